@@ -31,8 +31,8 @@ from common import HERE, ROOT, parser_of, read_json
 from on_device import PLANS
 from torch import Tensor
 
-from comp_lib.calibration.text import KINDS, windows_of
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.texts import KINDS
+from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.families.protocol import Model
 from comp_lib.hybrid_granularity.measured import measured_plan
@@ -46,7 +46,7 @@ from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shallow_copy
-from comp_lib.system.files import write_atomically
+from comp_lib.system.atomic import write_atomically
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 from course.hybrid_granularity import named_plan, stored_sensitivity, water_filling_plan  # noqa: E402

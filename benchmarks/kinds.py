@@ -23,8 +23,8 @@ from zero_shot import TYPES, answers
 
 from comp_lib.baselines import PLANNERS
 from comp_lib.baselines.llm_pruner import widths
-from comp_lib.calibration.text import KINDS, load_text, windows_of
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.texts import KINDS, load_text
+from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import evaluation_tokens
@@ -34,7 +34,7 @@ from comp_lib.planning import check_request, make_plan
 from comp_lib.plots.base import BLUE, GREY, figure_with_axes, png
 from comp_lib.prune import prune
 from comp_lib.shape import Shape
-from comp_lib.system.files import write_atomically
+from comp_lib.system.atomic import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
 SPARED = "spared"  # widths that leave whole what LLM-Pruner leaves whole, the first layers and the last ones

@@ -21,12 +21,12 @@ import torch
 from common import HERE, evaluation_windows, parser_of, read_json, write_json
 from torch import Tensor, nn
 
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.evaluation.loss import perplexity
+from comp_lib.gguf.speed import gain, measure
 from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model
-from comp_lib.on_device.gguf_export import export_gguf
-from comp_lib.on_device.speed import gain, measure
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.prune import prune
 from comp_lib.settings import Settings

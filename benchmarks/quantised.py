@@ -28,16 +28,16 @@ from common import evaluation_windows, parser_of, read_json, write_json
 from readme import MODELS, stored_in
 from torch import Tensor, nn
 
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.families import family_of
+from comp_lib.gguf.write import tensor_type
 from comp_lib.models.load import EMBEDDED, load_model
-from comp_lib.on_device.gguf_export import tensor_type
 from comp_lib.plots.base import LOSS, Picture, note, panels, png, style
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
-from comp_lib.system.files import write_atomically
+from comp_lib.system.atomic import write_atomically
 
 TYPES = {0.0: ("q8_0", "q4_0", "q4_1"), 0.471: ("q8_0", "q4_0"), 0.2: ("q8_0", "q4_0")}  # by ratio
 SMALLER = {"qwen-coder-1.5b": "qwen-coder-0.5b"}  # a parent with the same tokenizer

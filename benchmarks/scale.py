@@ -30,14 +30,14 @@ from limit import Machine, Run
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.models.load import EMBEDDED, load_model, open_model
-from comp_lib.models.skeleton import skeleton
+from comp_lib.models.meta_model import make_meta_model
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.system.files import TensorFiles
 from comp_lib.system.machine import peak_bytes
+from comp_lib.system.tensors import TensorFiles
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ def parent(folder: str | None, size: tuple[int, int]) -> tuple:
     Text for the real model, any tokens for random weights, which have no tokenizer.
     """
     if folder is None:
-        outline, files, tokenizer = open_model(EMBEDDED)
+        meta_model, files, tokenizer = open_model(EMBEDDED)
         ids = calibration_tokens("calibration", tokenizer, sequences=size[0], length=size[1])
-        return files, outline.config, tokenizer, ids
+        return files, meta_model.config, tokenizer, ids
     config = AutoConfig.from_pretrained(folder)
     ids = torch.randint(config.vocab_size, size, generator=torch.Generator().manual_seed(0))
     return TensorFiles(folder), config, Nothing(), ids
@@ -139,7 +139,7 @@ def measured(job: dict) -> dict:
     imports = psutil.Process().memory_info().rss
     started = time.perf_counter()
     if how == "files":
-        model = Streamed(skeleton(config, getattr(torch, job["dtype"])), files)
+        model = Streamed(make_meta_model(config, getattr(torch, job["dtype"])), files)
 
         def progress(what, done, total, report=None):
             if report is not None:

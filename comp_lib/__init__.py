@@ -4,7 +4,7 @@ The method (Xu et al., arXiv 2501.15255; the derivation is ours) drops whole dec
 other layers that their neighbours can best reproduce. Then it refits the kept weights to the dense layer's output.
 
     from comp_lib import Settings, load_model
-    from comp_lib.calibration.tokens import calibration_tokens
+    from comp_lib.calibration.windows import calibration_tokens
     from comp_lib.prune import prune
     from comp_lib.settings import PRESETS
 
@@ -18,7 +18,7 @@ Where to read on: `prune` is the method on one page, `prune_layer` its five step
 much each layer loses. The paper's ideas are folders: `importance` (what is removed), `hybrid_granularity` (how much),
 `recovery` (the refit), and `statistics` (the sums over tokens that all of them use). `families` finds the parts of a
 decoder layer; `disk` prunes layer by layer from files to files. The rest is calibration, baselines, models,
-evaluation, on_device, compare, healing, analysis, plots, system and cli.
+evaluation, gguf, compare, healing, analysis, plots, system and cli.
 
 `comp_lib.prune` is the module; the function of that name is imported from it, as above, never re-exported here: one
 name with two meanings would depend on what was imported first.
@@ -41,7 +41,7 @@ _LAZY = {
     "Plan": "comp_lib.plan",
     "Settings": "comp_lib.settings",
     "load_model": "comp_lib.models.load",
-    "load_text": "comp_lib.calibration.text",
+    "load_text": "comp_lib.calibration.texts",
     "prune_model": "comp_lib.disk.prune_model",
 }
 

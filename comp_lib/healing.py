@@ -1,27 +1,23 @@
-"""Healing: a pruned model learns again what its parent answers, through a few numbers folded into its weights.
+"""Healing: a pruned model learns again what its parent answers, through low-rank changes folded into its weights.
 
 The parent's own answers teach, on text that it wrote, so no data is needed (self-distillation):
 
     L = sum_t KL(p_t || q_t),     p_t, q_t: next token after x_1 ... x_t, by the parent, by the pruned model,
     dL / dz_t = q_t - p_t,        z_t the logits of the pruned model.
 
-What is trained is folded into the weights at the end; before the first step it changes nothing. Either low-rank changes
-of all linears in the layers ("lora"; Hu et al., arXiv 2106.09685),
+Each linear in the layers gets a change of low rank (LoRA; Hu et al., arXiv 2106.09685), which is trained and at the end
+added to the weights,
 
     W' = W + (alpha / r) B A,     A (r, n) random, B (m, r) = 0 at the start,
 
-or a factor for each neuron, each input of o_proj, and each channel of the norms ("scales", our choice of where):
-
-    x_i' = (1 + s_i) x_i,         s = 0 at the start; for a norm with gain g = c + w that is w' = w + g s.
-
-One sequence at a time passes through both models: with a wide vocabulary, its logits are the largest tensors here.
+so that before the first step nothing is changed. One sequence at a time passes through both models: with a wide
+vocabulary, its logits are the largest tensors here.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,10 +25,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .calibration.tokens import calibration_tokens, text_hashes
-from .errors import InputError, suggestion
-from .families import layers_of, parts
-from .families.protocol import STEPS, Model
+from .calibration.shares import text_hashes
+from .calibration.windows import Calibration
+from .errors import InputError
+from .families.protocol import Model
 from .models.load import load_model, open_model
 from .models.save import PLAN_FILE, Provenance, calibrated_on, check_destination, save_checkpoint, shareable
 from .plan import Plan
@@ -40,40 +36,21 @@ from .planning import check_length
 from .progress import Progress, no_progress
 from .shape import Shape
 
-HELD = 8  # sequences that do not teach: they judge before and after, and end a training of scales
-WARM = 0.1  # of the steps, in which the rate grows; then it falls to 0 in a straight line
-LONGEST = 1.0  # of a step's gradient
-RATES = {"lora": 1e-3, "scales": 5e-3}  # of AdamW, at its highest
-CHECKED = 25  # steps after each of which a training of scales ends unless the divergence on those has fallen
-Trainable = tuple[Model, list[nn.Parameter], Callable[[], Model]]
-"""A copy of a model, what is trained in it, and what folds that into the weights and returns the model."""
+JUDGING_SEQUENCES = 8  # the last ones: they do not teach, and judge before and after
+WARM_UP_SHARE = 0.1  # of the steps, in which the rate grows; then it falls to 0 in a straight line
+GRADIENT_NORM_LIMIT = 1.0  # a step's gradient is scaled down to this norm
 
 
 @dataclass(frozen=True)
 class Healing:
-    """What a training is asked to do."""
+    """The settings of a training."""
 
-    tune: str = "lora"  # or "scales"
     steps: int = 100
     batch: int = 4  # sequences in a step
     rank: int = 8  # r
     alpha: int = 16
-    rate: float | None = None  # None: that of RATES
-    seed: int = 0
-    sequences: int = 128  # of text, for `heal_folder`
-    length: int = 256  # tokens in each
-    force: bool = False  # whether `heal_folder` saves even what got worse
-
-    def __post_init__(self) -> None:
-        if self.tune not in RATES:
-            raise InputError(
-                f"expected --tune as lora or scales, got {self.tune!r}: {suggestion(self.tune, RATES)}"
-            )
-
-    @property
-    def highest(self) -> float:
-        """The learning rate at its highest."""
-        return RATES[self.tune] if self.rate is None else self.rate
+    rate: float = 1e-3  # of AdamW, at its highest
+    seed: int = 0  # decides the A at the start
 
 
 class Healed(NamedTuple):
@@ -87,44 +64,33 @@ class Healed(NamedTuple):
 def heal(
     model: Model, ids: Tensor, parent: Model, healing: Healing = Healing(), progress: Progress = no_progress
 ) -> Healed:
-    """Train a copy of `model` on ids (S, L) towards the answers of `parent`. The last HELD sequences do not teach.
+    """Train a copy of `model` on ids (S, L) towards the answers of `parent`; the last JUDGING_SEQUENCES do not teach.
 
     Raises InputError for too few sequences, and where the training does not converge.
     """
-    if len(ids) < HELD + healing.batch:
-        wanted = (
-            f"at least {HELD + healing.batch} sequences: {HELD} to judge by and {healing.batch} for a step"
+    minimum = JUDGING_SEQUENCES + healing.batch
+    if len(ids) < minimum:
+        raise InputError(
+            expected=f"at least {minimum} sequences ({JUDGING_SEQUENCES} that judge, {healing.batch} for a step)",
+            got=len(ids),
+            hint="ask for more",
         )
-        raise InputError(f"expected {wanted}, got {len(ids)}: ask for more")
-    adapted, trained, folded = (_low_rank if healing.tune == "lora" else _scales)(model, healing)
-    taught, held = ids[:-HELD], ids[-HELD:]
-    best = before = _mean_divergence(adapted, parent, held)
-    kept = [each.detach().clone() for each in trained]
-    optimizer = torch.optim.AdamW(trained)
-    for step in range(healing.steps):
-        optimizer.zero_grad()
-        for place in range(
-            step * healing.batch, (step + 1) * healing.batch
-        ):  # all of them before any comes again
-            (_divergence(adapted, parent, taught[place % len(taught)]) / healing.batch).backward()
-        nn.utils.clip_grad_norm_(trained, LONGEST)
-        optimizer.param_groups[0]["lr"] = rate(step, healing)
-        optimizer.step()
-        progress("healing", step + 1, healing.steps)
-        if healing.tune == "scales" and ((step + 1) % CHECKED == 0 or step + 1 == healing.steps):
-            if not (now := _mean_divergence(adapted, parent, held)) < best:
-                for each, old in zip(trained, kept, strict=True):
-                    each.data.copy_(old)
-                break
-            best, kept = now, [each.detach().clone() for each in trained]
-    healed = folded().requires_grad_(False)
-    after = _mean_divergence(healed, parent, held)
+    training_ids = ids[:-JUDGING_SEQUENCES]
+    judging_ids = ids[-JUDGING_SEQUENCES:]
+    adapted = _with_low_rank_changes(model, healing)
+    before = _mean_divergence(adapted, parent, judging_ids)
+    _train(adapted, training_ids, parent, healing, progress)
+    healed = adapted.merge_and_unload().requires_grad_(False)
+    after = _mean_divergence(healed, parent, judging_ids)
     if not math.isfinite(after):
-        raise InputError(f"expected a training that converges, got a divergence of {after}: lower the rate")
+        raise InputError(
+            expected="a training that converges", got=f"a divergence of {after}", hint="lower the rate"
+        )
     return Healed(healed, before, after)
 
 
-def _low_rank(model: Model, healing: Healing) -> Trainable:
+def _with_low_rank_changes(model: Model, healing: Healing) -> Any:
+    """A copy of `model` (peft's) in which only A and B of each linear are trainable."""
     import peft
 
     config = peft.LoraConfig(
@@ -132,56 +98,44 @@ def _low_rank(model: Model, healing: Healing) -> Trainable:
     )
     with torch.random.fork_rng(devices=[]):  # A is drawn from the global state
         torch.manual_seed(healing.seed)
-        adapted = peft.get_peft_model(copy.deepcopy(model), config)  # pruning shares tensors with the parent
-    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    return adapted, trained, adapted.merge_and_unload
+        # a deep copy, since pruning shares tensors with the parent
+        return peft.get_peft_model(copy.deepcopy(model), config)
 
 
-def _scales(model: Model, healing: Healing) -> Trainable:
-    model = copy.deepcopy(model).requires_grad_(False)
-    linears = [parts(layer)[which].linear for layer in layers_of(model) for which in STEPS]
-    norms = [
-        each for each in model.modules() if type(each).__name__.endswith("Norm") and [*each.parameters()]
-    ]
-    inputs = {each: nn.Parameter(torch.zeros_like(each.weight[0])) for each in linears}
-    gains = {each: nn.Parameter(torch.zeros_like(each.weight)) for each in norms}
-    hooks = [each.register_forward_pre_hook(lambda own, x: (x[0] * (1.0 + inputs[own]),)) for each in inputs]
-    hooks += [each.register_forward_hook(lambda own, x, y: y * (1.0 + gains[own])) for each in gains]
-
-    @torch.no_grad()
-    def folded() -> Model:
-        for hook in hooks:
-            hook.remove()
-        for linear, s in inputs.items():
-            linear.weight.mul_(1.0 + s)
-        for norm, s in gains.items():
-            signs, bias = torch.ones_like(norm.weight), getattr(norm, "bias", None)
-            signs[
-                ..., 1::2
-            ] = -1.0  # mean 0 and mean square 1, so that what comes out is the gain, and a bias
-            gain = (norm(signs) - (0.0 if bias is None else bias)) * signs
-            norm.weight.add_(gain * s)
-            if bias is not None:
-                bias.mul_(1.0 + s)
-        return model
-
-    return model, [*inputs.values(), *gains.values()], folded
+def _train(model: Any, ids: Tensor, parent: Model, healing: Healing, progress: Progress) -> None:
+    """Change the trainable parameters of `model` so that its answers on ids (S, L) come nearer to the parent's."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters)
+    for step in range(healing.steps):
+        optimizer.zero_grad()
+        start = step * healing.batch
+        for number in range(start, start + healing.batch):
+            sequence = ids[number % len(ids)]  # every sequence is read before any is read again
+            (_divergence(model, parent, sequence) / healing.batch).backward()
+        nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM_LIMIT)
+        optimizer.param_groups[0]["lr"] = rate(step, healing)
+        optimizer.step()
+        progress("healing", step + 1, healing.steps)
 
 
 def divergence(logits: Tensor, parent: Tensor) -> Tensor:
     """Mean over tokens of KL(p || q), nats: logits z of q (T, V) and of p (T, V) -> ()."""
-    q, p = (each.float().log_softmax(-1) for each in (logits, parent))
+    q = logits.float().log_softmax(-1)
+    p = parent.float().log_softmax(-1)
     return nn.functional.kl_div(q, p, reduction="sum", log_target=True) / len(q)
 
 
 def rate(step: int, healing: Healing) -> float:
-    """Learning rate of a step: up in a straight line for WARM of the steps, then down to almost 0."""
-    warm = max(1, round(WARM * healing.steps))
-    return healing.highest * min((step + 1) / warm, (healing.steps - step) / max(1, healing.steps - warm))
+    """Learning rate of a step: up in a straight line for WARM_UP_SHARE of the steps, then down to almost 0."""
+    warm_up_steps = max(1, round(WARM_UP_SHARE * healing.steps))
+    rising = (step + 1) / warm_up_steps
+    falling = (healing.steps - step) / max(1, healing.steps - warm_up_steps)
+    return healing.rate * min(rising, falling)
 
 
-def _divergence(model: Model, parent: Model, row: Tensor) -> Tensor:
-    ids = row[None].to(parent.device)
+def _divergence(model: Model, parent: Model, sequence: Tensor) -> Tensor:
+    """Divergence of the model's answers from the parent's on the tokens of a sequence (L,), with its gradient."""
+    ids = sequence[None].to(parent.device)
     with torch.no_grad():
         answers = parent(input_ids=ids, use_cache=False).logits[0]
     return divergence(model(input_ids=ids, use_cache=False).logits[0], answers)
@@ -189,7 +143,8 @@ def _divergence(model: Model, parent: Model, row: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _mean_divergence(model: Model, parent: Model, ids: Tensor) -> float:
-    return sum(_divergence(model, parent, row).item() for row in ids) / len(ids)
+    """Mean divergence over the sequences ids (S, L), nats per token."""
+    return sum(_divergence(model, parent, sequence).item() for sequence in ids) / len(ids)
 
 
 def heal_folder(
@@ -197,50 +152,70 @@ def heal_folder(
     parent: str | Path,
     folder: str | Path,
     healing: Healing = Healing(),
+    calibration: Calibration = Calibration("written", sequences=128),  # noqa: B008  a frozen value
     *,
-    source: str = "written",
     overwrite: bool = False,
+    force: bool = False,
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Healed:
-    """Heal `model`, a folder that `comp-lib prune` wrote, by `parent`, on text of `source`.
+    """Heal `model`, a folder that `comp-lib prune` wrote, by `parent`, on the text of `calibration`.
 
-    The training computes in float32; `folder` gets the dtype of the pruned one. Of `model` its weights, its tokenizer
-    and its plan are read, and nothing is copied. Raises InputError, before any work, for a parent that cannot be
-    one, and for what `save_checkpoint` refuses; after it, unless `healing.force`, for a model that got no better on the
-    sequences that did not teach.
+    The training computes in float32; `folder` gets the dtype of the pruned model. Of `model` its weights, its tokenizer
+    and its plan are read; no other file of it gets into `folder`.
+
+    Args:
+        calibration: the text; its last JUDGING_SEQUENCES sequences do not teach.
+        overwrite: whether a pruned model that is in `folder` is replaced.
+        force: whether a model that got no better on the sequences that did not teach is saved all the same.
+
+    Raises:
+        InputError: before any work, a parent that cannot be one, and what `save_checkpoint` refuses; after it, unless
+            `force`, a model that got no better.
     """
-    hashes = text_hashes(source)
-    outline, files, tokenizer = open_model(model)
-    check_destination(
-        folder, overwrite, Shape.of(outline).total * outline.dtype.itemsize, files.place, parent
-    )
-    check_length(outline, healing.length)
+    hashes = text_hashes(calibration.source)
+    meta_model, files, tokenizer = open_model(model)
+    size = Shape.of(meta_model).total * meta_model.dtype.itemsize
+    check_destination(folder, overwrite, size, files.place, parent)
+    check_length(meta_model, calibration.length)
     plan = Plan.load(files.place / PLAN_FILE)
-    (teacher, _), (small, _) = load_model(parent, device=device), load_model(model, device=device, copies=2)
-    dense = Shape.of(teacher)
-    ours = (outline.config.vocab_size, Shape.of(outline).hidden, plan.parent_layers)
-    theirs = (teacher.config.vocab_size, dense.hidden, dense.layers)
-    if ours != theirs:
-        expected = "the parent, with {:,} tokens, a stream {} numbers wide and {} layers".format(*ours)
+    parent_model, _ = load_model(parent, device=device)
+    pruned_model, _ = load_model(model, device=device, copies=2)
+    _check_parent(parent_model, meta_model, plan)
+    ids = calibration.tokens(tokenizer, model=parent_model, progress=progress)
+    healed = heal(pruned_model, ids, parent_model, healing, progress)
+    if healed.after >= healed.before and not force:
         raise InputError(
-            "expected {}, got {:,}, {} and {}: name the model that was pruned".format(expected, *theirs)
+            expected=f"less divergence from {shareable(parent)} on text that did not teach",
+            got=f"{healed.before:.4f} before and {healed.after:.4f} after",
+            hint="lower --rate, raise --sequences, or say --force",
         )
-    size: dict[str, Any] = {"sequences": healing.sequences, "length": healing.length, "seed": healing.seed}
-    ids = calibration_tokens(source, tokenizer, model=teacher, **size, progress=progress)
-    done = heal(small, ids, teacher, healing, progress)
-    if done.after >= done.before and not healing.force:
-        got = f"{done.before:.4f} before and {done.after:.4f} after: lower --rate, raise --sequences, or say --force"
+    history = (
+        f"what the card of {shareable(model)} says, then healed on "
+        f"{len(ids)} x {calibration.length} tokens of {shareable(calibration.source)} "
+        "towards the parent's answers: "
+        f"divergence {healed.before:.3f} before, {healed.after:.3f} nats per token after"
+    )
+    card = Provenance(
+        str(parent),
+        Shape.of(parent_model),
+        history,
+        vars(healing) | {"sequences": len(ids), "length": calibration.length},
+        hashes=(*calibrated_on(files.place), *hashes),
+    )
+    in_old_dtype = healed.model.to(meta_model.dtype)
+    save_checkpoint(folder, in_old_dtype, tokenizer, plan, card, overwrite=overwrite)
+    return healed
+
+
+def _check_parent(parent: Model, pruned: Model, plan: Plan) -> None:
+    """Raises InputError unless `pruned`, with this plan, can have been made of `parent`, by their sizes."""
+    expected_sizes = (pruned.config.vocab_size, Shape.of(pruned).hidden, plan.parent_layers)
+    sizes = (parent.config.vocab_size, Shape.of(parent).hidden, Shape.of(parent).layers)
+    if sizes != expected_sizes:
+        description = "the parent, with {:,} tokens, a stream {} numbers wide and {} layers"
         raise InputError(
-            f"expected less divergence from {shareable(parent)} on text that did not teach, got {got}"
+            expected=description.format(*expected_sizes),
+            got="{:,}, {} and {}".format(*sizes),
+            hint="name the model that was pruned",
         )
-    text = f"what the card of {shareable(model)} says, then healed on {healing.sequences} x {healing.length} tokens of "
-    text += f"{shareable(source)} towards the parent's answers: divergence {done.before:.3f} before, {done.after:.3f} "
-    hashes = *calibrated_on(files.place), *hashes
-    unused = ("rank", "alpha") if healing.tune == "scales" else ()
-    told = {name: value for name, value in vars(healing).items() if name not in unused} | {
-        "rate": healing.highest
-    }
-    card = Provenance(str(parent), dense, f"{text}nats per token after", told, hashes=hashes)
-    save_checkpoint(folder, done.model.to(outline.dtype), tokenizer, plan, card, overwrite=overwrite)
-    return done

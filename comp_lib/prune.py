@@ -28,7 +28,7 @@ from .prune_layer import LayerPruner, LayerReport, Report
 from .settings import Settings
 from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config
-from .system.files import finite
+from .system.tensors import finite
 
 
 @dataclass(frozen=True)

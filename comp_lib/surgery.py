@@ -102,7 +102,7 @@ def keep_layers(model: Model, layers: Sequence[int]) -> None:
 
 
 def update_config(model: Model) -> None:
-    """Make `model.config` describe the tensors, where one width can: widths that differ need `models.skeleton`."""
+    """Make `model.config` describe the tensors, where one width can: widths that differ need `models.meta_model`."""
     shape, family = Shape.of(model), family_of(model)
     for name, which in family.bias_fields.items():
         biased = any(parts(layer)[which].linear.bias is not None for layer in layers_of(model))

@@ -41,7 +41,7 @@ LONG = (
     "compare/",
     "lessons/",
     "course/",
-    "on_device/",
+    "gguf/",
     "models/",
 )
 LONG += (
@@ -63,7 +63,13 @@ SLOW += (
     "lessons/test_exercises.py",
     "evaluation/test_zero_shot.py",
 )
-SLOW += ("on_device/test_speed.py", "on_device/test_gguf", "hostile/test_calls.py", "analysis/test_page.py")
+SLOW += (
+    "gguf/test_speed.py",
+    "gguf/test_write.py",
+    "gguf/test_tokenizer.py",
+    "hostile/test_calls.py",
+    "analysis/test_page.py",
+)
 SLOW_TESTS = ("test_reload_in_another_process",)
 
 

@@ -25,7 +25,7 @@ MODULES += (
     "comp_lib.models.save",
 )
 MODULES += (
-    "comp_lib.on_device.gguf_export",
+    "comp_lib.models.export",
     "course.dense_stream",
     "pandas",
     "ipykernel.kernelapp",

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "comp_lib"
 INTERNALS = re.compile(
     r"\.(?:mlp|self_attn|lm_head|embed_tokens|rotary_emb|[a-z]+_proj)\b|model_type ==|\.model\.layers\b"
 )
-MAY_KNOW = ("families/", "models/own_widths.py", "models/skeleton.py", "disk/model_on_disk.py")
+MAY_KNOW = ("families/", "models/own_widths.py", "models/meta_model.py", "disk/model_on_disk.py")
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from comp_lib.on_device.gguf_export import export_gguf
-from comp_lib.on_device.speed import gguf_bytes_per_token
+from comp_lib.gguf.speed import gguf_bytes_per_token
+from comp_lib.models.export import export_gguf
 
 
 @pytest.fixture

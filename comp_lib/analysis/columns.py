@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..calibration.text import KINDS
-from ..calibration.tokens import calibration_tokens
+from ..calibration.texts import KINDS
+from ..calibration.windows import calibration_tokens
 from ..errors import InputError
 from ..families.protocol import Model
 from ..system.cache import remembered
-from ..system.files import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
+from ..system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from ..system.machine import cache_folder
 
 INDEX = ("model", "seed", "kind")

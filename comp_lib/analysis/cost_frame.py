@@ -19,7 +19,7 @@ from ..planning import check_request
 from ..prune import prune
 from ..settings import METHODS, PRESETS, Settings, default_recovery
 from ..shape import Shape
-from ..system.files import hash_of_tensor
+from ..system.hashes import hash_of_tensor
 from .columns import ALL, Sample, cached, tidy
 
 
@@ -45,7 +45,7 @@ def costs(
 ) -> pd.DataFrame:
     """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
-    windows: (S, L) of the text of each kind that judges, as `calibration.text.windows_of` gives them.
+    windows: (S, L) of the text of each kind that judges, as `calibration.windows.windows_of` gives them.
     Raises InputError, before any work, for a way that is not known or a ratio that no plan reaches.
     """
     asked = [

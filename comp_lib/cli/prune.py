@@ -92,14 +92,13 @@ def demo(
 ) -> None:
     """COMP on the included model: a fifth smaller, with pictures, the loss by kind, and texts before and after."""
     check_package("matplotlib", "notebooks")
-    from ..calibration.text import windows_of
-    from ..calibration.tokens import calibration_tokens
+    from ..calibration.windows import calibration_tokens, windows_of
     from ..evaluation.by_kind import judge
     from ..evaluation.generation import continuation
     from ..importance.layers import block_influence
     from ..models.load import EMBEDDED, load_model
     from ..plots import plot_kinds, plot_pruned, png
-    from ..system.files import check_output, write_atomically
+    from ..system.atomic import check_output, write_atomically
     from .measure import kinds_table
 
     small_folder, *pictures = (folder / name for name in ("model", "pruned.png", "kinds.png"))

@@ -1,18 +1,13 @@
 """Models in use. `comp-lib generate`: what one says next; `export`, `heal`, `report`: what is made of it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Exit, Option, echo
 
 from ..errors import InputError, check_package
 from .console import complain, listed, progress_bars
 from .options import Calibration, Device, Dtype, Length, Model, Overwrite, Seed, Solving
-
-TUNE_HELP = (
-    "What is trained: lora, or scales, a factor for each neuron, input of o_proj and channel of a norm."
-)
-RATE_HELP = "Learning rate, at its highest (default: 0.001 for lora, 0.005 for scales)."
 
 
 def generate(
@@ -47,8 +42,8 @@ def export(
         )
     if padded is not None and kind != "f16":
         raise InputError(f"expected --type with --gguf, got {kind} with --padded: leave it out")
+    from ..models.export import export_gguf
     from ..models.padded import export_padded
-    from ..on_device.gguf_export import export_gguf
 
     with progress_bars() as bars:
         if file is not None:
@@ -63,8 +58,7 @@ def heal(
     parent: Annotated[str, Option(help="The model that was pruned.")],
     folder: Annotated[Path, Option("--out", help="Folder for the healed model.")],
     steps: Annotated[int, Option(min=1, max=100_000, help="Of training.")] = 100,
-    tune: Annotated[str, Option(help=TUNE_HELP)] = "lora",
-    rate: Annotated[float | None, Option(min=0, max=1, help=RATE_HELP)] = None,
+    rate: Annotated[float, Option(min=0, max=1, help="Learning rate, at its highest.")] = 1e-3,
     text: Annotated[
         str, Option(help="written (by the parent), or what prune --calibration takes.")
     ] = "written",
@@ -77,22 +71,29 @@ def heal(
         bool, Option("--force", help="Save it even if it got worse on text that did not teach.")
     ] = False,
 ) -> None:
-    """Train MODEL, a pruned folder, to answer as its parent does. Needs the extra heal, but for --tune scales."""
-    if tune == "lora":
-        check_package("peft", "heal")
+    """Train MODEL, a pruned folder, to answer as its parent does. Needs the extra heal."""
+    check_package("peft", "heal")
+    from ..calibration import windows
     from ..healing import Healing, heal_folder
     from ..system.machine import available_device
 
-    healing = Healing(
-        tune, steps=steps, rate=rate, seed=seed, sequences=sequences, length=length, force=force
-    )
-    how: dict[str, Any] = {"source": text, "overwrite": overwrite, "device": str(available_device(device))}
     with progress_bars() as bars:
-        done = heal_folder(model, parent, folder, healing, **how, progress=bars)
+        healed = heal_folder(
+            model,
+            parent,
+            folder,
+            Healing(steps=steps, rate=rate, seed=seed),
+            windows.Calibration(text, sequences, length, seed),
+            overwrite=overwrite,
+            force=force,
+            device=str(available_device(device)),
+            progress=bars,
+        )
     echo(
-        f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after"
+        f"divergence from {parent} on text that did not teach: "
+        f"{healed.before:.4f} before, {healed.after:.4f} after"
     )
-    if done.after >= done.before:
+    if healed.after >= healed.before:
         complain("it did not help; saved all the same, as --force says")
     echo(f"saved: {folder}")
 
@@ -114,24 +115,22 @@ def report(
     calibration: Calibration = "general",
     sequences: Annotated[int, Option(min=1, max=100_000, help="Of calibration, 256 tokens each.")] = 64,
     seed: Seed = 0,
-    overwrite: Annotated[
-        bool, Option(help="Replace what report wrote, unless somebody changed it since.")
-    ] = False,
+    overwrite: Overwrite = False,
     dtype: Dtype = "float32",
     device: Solving = "cpu",
 ) -> None:
     """Check-up of MODEL as a page: what may go at what price, the next command, details. Needs the extra report."""
     check_package("papermill", "report")
-    from ..analysis.page import check_page_file, check_request, execute, sealed
-    from ..calibration.text import KINDS
+    from ..analysis.page import check_request, execute, render
+    from ..calibration.texts import KINDS
     from ..disk.prune_model import nats
-    from ..system.files import write_atomically
+    from ..system.atomic import check_output, write_atomically
     from ..system.machine import available_device
 
     if page_file.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"expected --out to be an .html file, got {page_file.name!r}: choose another name")
     files = page_file.with_suffix(".ipynb"), page_file
-    targets = [check_page_file(file, overwrite) for file in files]
+    targets = [check_output(file, overwrite) for file in files]
     asked = {
         "model": model,
         "against": against,
@@ -144,7 +143,7 @@ def report(
     asked["kinds"] = list(KINDS if kinds is None else listed(kinds, str, "kinds"))
     check_request(asked)
     notebook, stopped = execute(asked)
-    for target, text in zip(targets, sealed(notebook), strict=True):
+    for target, text in zip(targets, render(notebook), strict=True):
         write_atomically(target, text.encode())
     echo(f"page:     {page_file}\nnotebook: {files[0]}")
     if stopped is not None:

@@ -18,8 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..calibration.text import load_text, windows_of
-from ..calibration.tokens import WRITTEN, calibration_tokens, sources
+from ..calibration.shares import WRITTEN, shares_of
+from ..calibration.texts import load_text
+from ..calibration.windows import calibration_tokens, windows_of
 from ..errors import InputError, refusing
 from ..families import family_of
 from ..models.load import load_model
@@ -27,7 +28,8 @@ from ..models.save import shareable
 from ..planning import check_length, check_request
 from ..progress import Progress, no_progress
 from ..settings import METHODS, Settings, default_recovery
-from ..system.files import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value, write_atomically
+from ..system.atomic import write_atomically
+from ..system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from ..system.machine import cores
 from .cluster import executor, measured
 
@@ -46,7 +48,7 @@ class Grid:
     sequences: tuple[int, ...] = (32,)  # of calibration text
     _: KW_ONLY
     settings: Settings = Settings()
-    calibration: str = "calibration"  # see `calibration.tokens`
+    calibration: str = "calibration"  # see `calibration.shares`
     length: int = 256  # tokens in each sequence of it
     evaluation: str = "evaluation"  # name or path of a text, or "kinds" for the mean over all kinds
     windows: int = 12
@@ -65,7 +67,7 @@ class Grid:
         biases = bool(family_of(model).bias_fields)
         check_length(model, max(self.length, self.window))
         windows = windows_of(self.evaluation, tokenizer, self.window, self.windows)
-        parts = sources(self.calibration)
+        parts = shares_of(self.calibration)
         texts = [load_text(part) for part in parts if part not in WRITTEN]
         for count in self.sequences if len(texts) == len(parts) else ():  # else a model has to write
             size: dict[str, Any] = {"sequences": count, "length": self.length}

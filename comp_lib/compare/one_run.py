@@ -18,13 +18,12 @@ import torch
 import transformers
 
 from .. import __version__
-from ..calibration.text import windows_of
-from ..calibration.tokens import calibration_tokens
+from ..calibration.windows import calibration_tokens, windows_of
 from ..evaluation.by_kind import judge
 from ..evaluation.confidence import UNKNOWN
 from ..evaluation.generation import ratio
+from ..gguf import speed
 from ..models.load import load_model
-from ..on_device import speed
 from ..prune import prune
 from ..settings import Settings
 from ..system.machine import peak_bytes

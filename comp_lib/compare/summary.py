@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..plots.base import BESIDE, LOSS, Picture, figure_with_axes, log_y, png, style
-from ..system.files import write_atomically
+from ..system.atomic import write_atomically
 
 LOG_LOSS = LOSS.replace("token)", "token, log scale)")
 MEASURES = {  # column: heading, what a number looks like, which is best

@@ -37,8 +37,8 @@ from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..errors import InputError, refusing
 from ..families import layers_of
 from ..families.protocol import Model
+from ..models.meta_model import described, make_meta_model
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
-from ..models.skeleton import EMBEDDING, HEAD, described, skeleton
 from ..plan import Plan
 from ..planning import check_call, concluded, make_plan
 from ..progress import Progress, no_progress
@@ -46,7 +46,9 @@ from ..prune_layer import LayerPruner, LayerReport, Report
 from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
-from ..system.files import TensorFiles, fsync, hash_of_value, resolved, take_name
+from ..system.atomic import fsync, resolved, take_name
+from ..system.hashes import hash_of_value
+from ..system.tensors import EMBEDDING, HEAD, TensorFiles
 from .model_on_disk import PIECE, Places, States, Streamed, lay_out, write
 
 GRADIENTS = ("llm-pruner",)  # methods that need those of all weights at once: `prune` has them
@@ -117,7 +119,7 @@ def prune_to(
         outline.config.save_pretrained(work)
         outline.generation_config.to_json_file(work / "generation_config.json")
         finished = run.prune_layers(plan, outline)
-        written = Streamed(skeleton(outline.config, model.dtype), TensorFiles(work))
+        written = Streamed(make_meta_model(outline.config, model.dtype), TensorFiles(work))
         small = run.measured("pruned", written)
         plan, report = concluded(plan, finished, settings, ids, model.shape, written.shape)
         report = replace(report, seconds=time.perf_counter() - started)
@@ -312,7 +314,7 @@ class _Run:
 
 def _outline(model: Streamed, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
     """The new model without its numbers."""
-    small = skeleton(model.config, dtype)
+    small = make_meta_model(model.config, dtype)
     layers = layers_of(small)
     for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
         if settings.recovery == "bias":

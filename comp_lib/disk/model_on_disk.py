@@ -26,9 +26,9 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor, nn
 
 from ..families.protocol import Layer, Model
-from ..models.skeleton import EMBEDDING, HEAD
 from ..shape import Shape
-from ..system.files import INDEX, LARGEST, TensorFiles, as_bytes
+from ..system.hashes import as_bytes
+from ..system.tensors import EMBEDDING, HEAD, INDEX, LARGEST, TensorFiles
 
 PIECE = 4096  # tokens of the vocabulary whose part of the head is in memory at once
 STORED = {"torch.float64": "F64", "torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}

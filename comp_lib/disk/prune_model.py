@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..calibration.text import EVERY_KIND, windows_of
-from ..calibration.tokens import MIXTURES, WRITTEN, calibration_tokens, sources, text_hashes
+from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
+from ..calibration.texts import EVERY_KIND
+from ..calibration.windows import calibration_tokens, windows_of
 from ..errors import InputError, suggestion
 from ..families import family_of
 from ..families.protocol import Model
@@ -32,8 +33,9 @@ from ..planning import check_call, check_length, check_request, make_plan, why_m
 from ..progress import Progress, no_progress
 from ..settings import DEFAULTS, MOST_TOKENS, PER_NEURON, PRESETS, SEQUENCES, Settings, default_recovery
 from ..shape import Shape, span
-from ..system.files import TensorFiles, resolved
+from ..system.atomic import resolved
 from ..system.machine import available_device
+from ..system.tensors import TensorFiles
 from .from_disk import GRADIENTS, Saving, Written, check_out, prune_to
 from .model_on_disk import STORED, Streamed
 
@@ -137,7 +139,7 @@ def prune_model(
         model: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
         preset: one of settings.PRESETS; overwrite: whether an earlier result in `out` may be replaced.
-        calibration: text that decides, see `calibration.tokens`; evaluated: text that judges, or "none".
+        calibration: text that decides, see `calibration.shares`; evaluated: text that judges, or "none".
         more: `at_most`, in place of a ratio: how much the loss may rise, in nats per token (see `ratio_within`);
             `sequences` and `length` of the calibration text, `dtype` to compute in, and fields of `Settings`, which
             win over the preset's. None is the default.
@@ -148,11 +150,11 @@ def prune_model(
     settings, (sequences, length, dtype), at_most = _told(model, ratio, preset, evaluated, more)
     name, judged, plans = str(model), None if evaluated == "none" else evaluated, settings.method in GRADIENTS
     hashes = text_hashes(calibration)
-    whole = plans or at_most is not None or not WRITTEN.keys().isdisjoint(sources(calibration))
-    outline, files, tokenizer = open_model(name, dtype)
-    if settings.recovery == "bias" and more.get("recovery") is None and not family_of(outline).bias_fields:
+    whole = plans or at_most is not None or not WRITTEN.keys().isdisjoint(shares_of(calibration))
+    meta_model, files, tokenizer = open_model(name, dtype)
+    if settings.recovery == "bias" and more.get("recovery") is None and not family_of(meta_model).bias_fields:
         settings = replace(settings, recovery=default_recovery(settings.method, biases=False))
-    source, windows = Streamed(outline, files), dict[str, Tensor]()
+    source, windows = Streamed(meta_model, files), dict[str, Tensor]()
     check_request(source, settings)
     check_length(source, length)
     sequences = (
@@ -263,7 +265,7 @@ def _card(
 ) -> Provenance:
     """What the model card says of a run on ids (S, L) that was `told` this."""
     source = told["calibration"]
-    shares = sources(source)
+    shares = shares_of(source)
     text = f"{ids.shape[0]} x {ids.shape[1]} tokens of {shareable(source)}, drawn with seed {settings.seed}"
     if len(shares) > 1:
         text += f" ({', '.join(f'{shareable(each)} {share:.0%}' for each, share in shares.items())})"

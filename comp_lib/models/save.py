@@ -25,9 +25,10 @@ from ..families import OWN
 from ..families.protocol import Model
 from ..plan import Plan
 from ..shape import Shape, span
-from ..system.files import LARGEST, check_room, read_object, resolved, staged
+from ..system.atomic import check_room, read_object, resolved, staged
+from ..system.tensors import LARGEST
 from .load import quiet
-from .skeleton import described
+from .meta_model import described
 from .wheels import WHEELS
 
 CARD_FILE, PLAN_FILE = "README.md", "comp_plan.json"

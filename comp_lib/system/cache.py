@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import InputError
-from .files import write_atomically
+from .atomic import write_atomically
 
 TENSOR, STRUCTURE = (
     "tensor of this entry",

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from ..errors import InputError
-from .files import resolved
+from .atomic import resolved
 
 CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 

@@ -1,9 +1,10 @@
 """Heavy statistics, computed once: a cache on disk that notebooks, widgets and kernels share.
 
-`@cached` goes on a function that returns tensors and numbers. A result is one safetensors file, named by the SHA-256 of
-all that decides it: the function, its arguments (models and tensors by content, not by name), and the code behind it:
-that of the method and of this folder. So a formula that is mended, or broken, never meets numbers of its former self.
-Writing is atomic: two kernels that compute one entry at once both end well. A damaged file is computed anew.
+`@cached` goes on a function that returns tensors and numbers. Each result is one safetensors file. Its name holds the
+SHA-256 of all that decides the result: the function, its arguments (models and tensors by content, not by name), and
+the code behind it, which is that of `comp_lib` and of this folder. So a changed formula never reads numbers that its
+former version stored. Writing is atomic: two kernels that compute the same entry at once do not disturb each other.
+A damaged file is computed anew.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import ParamSpec, TypeVar
 from torch import Tensor, nn
 
 from comp_lib.system.cache import remembered
-from comp_lib.system.files import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
+from comp_lib.system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from comp_lib.system.machine import cache_folder
 
 Arguments = ParamSpec("Arguments")
@@ -28,11 +29,11 @@ Tensors = dict[str, Tensor]
 
 
 def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Compute `function` once for each set of arguments, without gradients.
+    """Wraps `function` so that it is computed once for each set of arguments, without gradients.
 
-    Arguments: tensors, models, dataclasses, and what JSON can hold.
-    Result: what JSON can hold, and tensors anywhere in it, which come back on the CPU; tuples come back as lists.
-    The call raises InputError when the entry cannot be written, and TypeError for an argument of another kind.
+    The arguments may be tensors, models, dataclasses, and values that JSON can hold. The result may be values that
+    JSON can hold, with tensors anywhere in it. Tensors come back on the CPU, and tuples come back as lists. A call
+    raises InputError when the entry cannot be written, and TypeError for an argument of another kind.
     """
 
     @functools.wraps(function)
@@ -46,7 +47,7 @@ def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
 
 
 def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
-    """All that decides a result, as JSON; the order of a mapping counts, since the first may be treated as such."""
+    """All that decides a result, as JSON. The order of a mapping counts, since a function may depend on it."""
     call.apply_defaults()
     key = {
         "function": f"{function.__module__}.{function.__qualname__}",
@@ -58,14 +59,13 @@ def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
 
 @functools.cache
 def code_of_the_course() -> str:
-    """Of the modules beside this one; figures and widgets decide no number."""
-    return hash_of_value({path.name: path.read_text("utf-8") for path in Path(__file__).parent.glob("*.py")})[
-        :16
-    ]
+    """A hash of the modules beside this one. Figures and widgets are left out: they decide no number."""
+    sources = {path.name: path.read_text("utf-8") for path in Path(__file__).parent.glob("*.py")}
+    return hash_of_value(sources)[:16]
 
 
 def _content(argument: object) -> object:
-    """An argument that JSON cannot hold, by what counts of it."""
+    """What identifies an argument that JSON cannot hold."""
     if isinstance(argument, Tensor):
         return hash_of_tensor(argument)
     if isinstance(argument, nn.Module):
@@ -74,6 +74,5 @@ def _content(argument: object) -> object:
         return {type(argument).__name__: asdict(argument)}
     if isinstance(argument, Sequence):
         return list(argument)
-    raise TypeError(
-        f"expected tensors, models, dataclasses or JSON's values, got {argument!r}: pass one of these"
-    )
+    kinds = "tensors, models, dataclasses or JSON's values"
+    raise TypeError(f"expected {kinds}, got {argument!r}: pass one of these")

@@ -14,9 +14,9 @@ from comp_lib.importance.layers import block_influence, sequence_loss_increase
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
-from comp_lib.statistics.gram import Gram, token_weights
+from comp_lib.statistics.gram import Gram, token_weight
 from comp_lib.statistics.solve import ridged
-from comp_lib.system.files import hash_of_model
+from comp_lib.system.hashes import hash_of_model
 
 KINDS = ("prose", "code", "mathematics")
 
@@ -71,7 +71,7 @@ def inputs_of(model, ids, layer, which="mlp"):
 
 def gram_of(model, ids, layer, which="mlp"):
     x, stream = inputs_of(model, ids, layer, which)
-    weighted = (x * token_weights(stream)[:, None]).double()
+    weighted = (x * token_weight(stream)[:, None]).double()
     return weighted.T @ weighted
 
 

@@ -11,7 +11,7 @@ from variants import build
 from comp_lib.errors import InputError
 from comp_lib.settings import Settings
 from comp_lib.statistics.gram import Gram
-from comp_lib.system.files import hash_of_model
+from comp_lib.system.hashes import hash_of_model
 from course import cache
 from course.cache import cached
 

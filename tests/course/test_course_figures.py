@@ -17,8 +17,8 @@ from studies import study_of
 
 import course.figures
 from comp_lib.errors import InputError
+from comp_lib.gguf.speed import Measured
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.on_device.speed import Measured
 from comp_lib.plan import PlanRequest
 from comp_lib.plots import figure_with_axes
 from comp_lib.plots.base import GREEN, RED, note

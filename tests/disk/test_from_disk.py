@@ -25,14 +25,14 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.importance.layers import block_influence, sequence_loss_increase
 from comp_lib.importance.widths import sensitivity
+from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model, open_model
+from comp_lib.models.meta_model import make_meta_model
 from comp_lib.models.save import Provenance, save_checkpoint
-from comp_lib.models.skeleton import skeleton
-from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.system.files import TensorFiles
+from comp_lib.system.tensors import TensorFiles
 
 SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, aim="dense")
 MEASURED = Settings(ratio=0.2, multiple=4, widths="measured")
@@ -43,7 +43,7 @@ class Killed(BaseException):
 
 
 def opened(folder, dtype=torch.float32):
-    return Streamed(skeleton(AutoConfig.from_pretrained(folder), dtype), TensorFiles(folder))
+    return Streamed(make_meta_model(AutoConfig.from_pretrained(folder), dtype), TensorFiles(folder))
 
 
 def saved(folder, name="gqa", **overrides):

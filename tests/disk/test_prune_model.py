@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM
 from variants import build
 
 from comp_lib import prune_model
-from comp_lib.calibration.text import DATA_FOLDERS, KINDS, load_text, windows_of
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.texts import DATA_FOLDERS, KINDS, load_text
+from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.importance.neurons import METRICS
-from comp_lib.on_device.gguf_export import export_gguf
+from comp_lib.models.export import export_gguf
 from comp_lib.prune import prune
 from comp_lib.settings import MOST_TOKENS
 from comp_lib.shape import Shape

@@ -14,7 +14,7 @@ import pytest
 from command import content, refused, run
 
 from comp_lib.cli.app import COMMANDS
-from comp_lib.on_device.gguf_export import export_gguf
+from comp_lib.models.export import export_gguf
 
 CALLS = {  # the least that each command needs
     "demo": "demo --out {tmp}/out",

@@ -16,7 +16,7 @@ from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.models.load import load_model
-from comp_lib.system.files import INDEX, SINGLE, TensorFiles
+from comp_lib.system.tensors import INDEX, SINGLE, TensorFiles
 
 NONE = object()  # the field is to be taken out
 DEEP = "[" * 100_000 + "]" * 100_000

@@ -19,7 +19,7 @@ from variants import build
 from comp_lib.errors import InputError
 from comp_lib.models import load
 from comp_lib.models.load import EMBEDDED, load_model, open_model
-from comp_lib.models.skeleton import skeleton
+from comp_lib.models.meta_model import make_meta_model
 from comp_lib.system.machine import available_device
 
 LLAMA3 = {
@@ -154,7 +154,7 @@ def test_devices(monkeypatch, cuda, mps, best):
 def test_a_skeleton_is_the_model_without_its_numbers(name, dtype):
     model = build(name)
     fields = model.config.to_dict()
-    bones = skeleton(model.config, dtype)
+    bones = make_meta_model(model.config, dtype)
     assert type(bones) is type(model) and not bones.training and bones.config._attn_implementation == "sdpa"
     assert bones.config is not model.config and model.config.to_dict() == fields
     assert {name: tensor.shape for name, tensor in bones.state_dict().items()} == {

@@ -13,8 +13,8 @@ from variants import build, tokens
 from comp_lib.errors import InputError
 from comp_lib.families import whole_attention
 from comp_lib.models.load import load_model
+from comp_lib.models.meta_model import described
 from comp_lib.models.padded import export_padded, filled_shape
-from comp_lib.models.skeleton import described
 from comp_lib.shape import Shape
 from comp_lib.surgery import shrink
 

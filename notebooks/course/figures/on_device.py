@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from comp_lib.evaluation.generation import ratio
-from comp_lib.on_device.speed import Measured
+from comp_lib.gguf.speed import Measured
 from comp_lib.plots.base import (
     ABOVE,
     BLUE,

@@ -22,21 +22,22 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType as Type
+from transformers import PreTrainedTokenizerBase
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+import gguf
+from gguf import GGMLQuantizationType as Type
 
 from ..errors import InputError, suggestion
 from ..families import ROWS, Family, family_of
 from ..families.protocol import Model
-from ..models.load import open_model
-from ..models.skeleton import EMBEDDING, HEAD, weight_shapes
 from ..progress import Progress, no_progress
 from ..shape import Shape
-from ..system.files import TensorFiles, check_output, check_room, resolved, staged
-from .gguf_tokenizer import tokenizer_metadata
+from ..system.atomic import check_output, check_room, staged
+from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
+from .tokenizer import tokenizer_metadata
 
 TYPES = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "q4_1": Type.Q4_1}
 HALF = float(
@@ -77,32 +78,37 @@ def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
-def export_gguf(
-    model: str | Path,
-    file: str | Path,
-    kind: str = "f16",
-    *,
-    overwrite: bool = False,
-    progress: Progress = no_progress,
-) -> Path:
-    """Write `model` (a folder, a .gguf file or "smollm2-135m") as the GGUF file `file`, and return its path.
+def check_gguf_output(file: str | Path, kind: str, overwrite: bool = False) -> Path:
+    """The path of a GGUF file to write, without links.
 
-    `kind` is one of TYPES, of the matrices: vectors stay f32, and with a 4-bit kind the embeddings and the head become
-    q8_0, as in most files of that kind. The file appears complete or not at all.
-    Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, for a file that is there
-    already, and for a folder or disk that cannot take it; later only for weights that are not finite, or too large for
-    the type.
+    Raises InputError for a `kind` that is not one of TYPES, a name with another ending, a file that is there already
+    unless it is to `overwrite`, and a folder that cannot be written to.
     """
     if kind not in TYPES:
-        raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {suggestion(kind, TYPES)}")
-    if resolved(file) == resolved(model):
-        raise InputError(f"expected a file apart from the model, got {file}: choose another name")
+        hint = suggestion(kind, TYPES)
+        raise InputError(expected=f"a type among {', '.join(TYPES)}", got=repr(kind), hint=hint)
     target = check_output(file, overwrite)
     if target.suffix != ".gguf":
-        raise InputError(f"expected a name that ends in .gguf, got {file}: choose another name")
-    outline, files, tokenizer = open_model(model)
-    config = outline.config
-    shape, family = Shape.of(outline), family_of(outline)
+        raise InputError(expected="a name that ends in .gguf", got=file, hint="choose another name")
+    return target
+
+
+def write_gguf(
+    target: Path,
+    meta_model: Model,
+    files: TensorFiles,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: str,
+    progress: Progress = no_progress,
+) -> None:
+    """Write the model that `meta_model` describes, whose weights are in `files`, as the GGUF file `target`.
+
+    `target` is as `check_gguf_output` returned it, `kind` one of TYPES. The file appears complete or not at all.
+    Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, and for a disk that
+    cannot take it; later only for weights that are not finite, or too large for the type.
+    """
+    config = meta_model.config
+    shape, family = Shape.of(meta_model), family_of(meta_model)
     architecture = _check_runs(config, shape, family)
     block, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]  # each row of each matrix is whole blocks
     heads = {groups * shape.group_heads * shape.head_dim for groups in shape.kv_groups}
@@ -117,8 +123,8 @@ def export_gguf(
             )  # it sets no other widths
             got = f"{odd[0]} {what} in a layer: {hint}export --type f16"
             raise InputError(f"expected widths that {kind} can hold, multiples of {block}, got {got}")
-    tensors, factors = _tensors(outline, architecture, kind), _rope_factors(outline, shape)
-    metadata = _metadata(outline, target.stem, kind) | tokenizer_metadata(tokenizer, config.vocab_size)
+    tensors, factors = _tensors(meta_model, architecture, kind), _rope_factors(meta_model, shape)
+    metadata = _metadata(meta_model, target.stem, kind) | tokenizer_metadata(tokenizer, config.vocab_size)
     needed = sum(tensor.nbytes for tensor in tensors.values())
     check_room(target.parent, needed, target.name)
     with staged(target) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture)) as writer:
@@ -136,7 +142,6 @@ def export_gguf(
             progress("exporting", done, len(tensors))
         for values in factors.values():
             writer.write_tensor_data(values)
-    return Path(file).expanduser()
 
 
 def _check_runs(config: Any, shape: Shape, family: Family) -> str:
@@ -170,12 +175,12 @@ def _check_runs(config: Any, shape: Shape, family: Family) -> str:
     return architecture
 
 
-def _tensors(outline: Model, architecture: str, kind: str) -> dict[str, _Tensor]:
+def _tensors(meta_model: Model, architecture: str, kind: str) -> dict[str, _Tensor]:
     """All tensors of the model by their names in the file."""
-    shape, family = Shape.of(outline), family_of(outline)
+    shape, family = Shape.of(meta_model), family_of(meta_model)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], shape.layers)
     tensors = {}
-    for key, size in weight_shapes(outline).items():
+    for key, size in weight_shapes(meta_model).items():
         module, _, suffix = key.rpartition(".")
         head_dim = shape.head_dim if module.rpartition(".")[2] in family.gguf_interleaved else None
         shift = family.gguf_norm_shift if module.endswith("norm") else 0.0
@@ -192,9 +197,9 @@ def tensor_type(key: str, size: tuple[int, ...], kind: str) -> Type:
     return Type.Q8_0 if key in (EMBEDDING, HEAD) and kind.startswith("q4") else TYPES[kind]
 
 
-def _metadata(outline: Model, name: str, kind: str) -> dict[str, Any]:
+def _metadata(meta_model: Model, name: str, kind: str) -> dict[str, Any]:
     """What the file says of the model: NAME -> value, for `add_NAME` of GGUFWriter."""
-    config, shape, family = outline.config, Shape.of(outline), family_of(outline)
+    config, shape, family = meta_model.config, Shape.of(meta_model), family_of(meta_model)
     context = config.max_position_embeddings
     own = family.gguf_fields(config)
     windowed = "sliding_attention" in getattr(config, "layer_types", ("sliding_attention",))
@@ -223,9 +228,9 @@ def _rope(config: Any) -> dict[str, Any]:
     return settings
 
 
-def _rope_factors(outline: Model, shape: Shape) -> dict[str, np.ndarray]:
+def _rope_factors(meta_model: Model, shape: Shape) -> dict[str, np.ndarray]:
     """What llama.cpp divides the rotary frequencies by (d/2,), as a tensor of the file; none if nothing is scaled."""
-    config, settings = outline.config, _rope(outline.config)
+    config, settings = meta_model.config, _rope(meta_model.config)
     if settings.get("rope_type", "default") == "default":
         return {}
     scaled = LlamaRotaryEmbedding(config=config).inv_freq

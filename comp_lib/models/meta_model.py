@@ -14,8 +14,8 @@ from ..errors import refusing
 from ..families import OWN
 from ..families.protocol import Model
 from ..shape import Shape
+from ..system.tensors import weight_shapes
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # fields of a parent's config that are untrue of its pruned child: the tensors are plain floats, no code comes along
 NOT_INHERITED = (
     "quantization_config",
@@ -27,7 +27,7 @@ NOT_INHERITED = (
 )
 
 
-def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Model:
+def make_meta_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Model:
     """The model that `config` (which is copied) describes, in evaluation mode, on the device meta: shapes only.
 
     What is in no file (a rotary embedding, the scale of an embedding) has numbers all the same. Whatever a config says,
@@ -35,7 +35,7 @@ def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Mode
     dtype: None is that of the config.
 
     >>> from transformers import LlamaConfig
-    >>> skeleton(LlamaConfig(num_hidden_layers=2)).num_parameters()
+    >>> make_meta_model(LlamaConfig(num_hidden_layers=2)).num_parameters()
     666914816
     """
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
@@ -51,19 +51,13 @@ def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Mode
     return model.eval()
 
 
-def weight_shapes(outline: Model) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of a skeleton, a tied head once."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
-    if outline.config.tie_word_embeddings:
-        del shapes[HEAD]
-    return shapes
-
-
-def filled(outline: Model, read: Callable[[str], Tensor]) -> Model:
-    """`outline`, a skeleton, with the tensor `read(name)` for each name of a weight; a tied head is not asked for."""
-    outline.load_state_dict({name: read(name) for name in weight_shapes(outline)}, assign=True, strict=False)
-    outline.tie_weights()
-    return outline
+def filled(meta_model: Model, read: Callable[[str], Tensor]) -> Model:
+    """`meta_model` with the tensor `read(name)` for each name of a weight; a tied head is not asked for."""
+    meta_model.load_state_dict(
+        {name: read(name) for name in weight_shapes(meta_model)}, assign=True, strict=False
+    )
+    meta_model.tie_weights()
+    return meta_model
 
 
 def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
@@ -90,7 +84,7 @@ def described(model: Model) -> Model:
     Loading them strictly proves that the config describes them. Raises InputError where no config of its family does:
     some know no other size of a head than the hidden size divided by the number of heads.
     """
-    child = skeleton(config_of(model.config, Shape.of(model)))
+    child = make_meta_model(config_of(model.config, Shape.of(model)))
     child.config._attn_implementation = model.config._attn_implementation
     expected = f"widths that a {model.config.model_type.removeprefix(OWN)} config can say"
     with refusing(expected, "the pruned model", "keep all KV groups"):

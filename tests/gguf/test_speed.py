@@ -7,9 +7,9 @@ import torch
 from variants import build
 
 from comp_lib.errors import InputError
-from comp_lib.on_device import speed
-from comp_lib.on_device.gguf_export import export_gguf
-from comp_lib.on_device.speed import Measured, bytes_per_token, gain, gguf_bytes_per_token, measure
+from comp_lib.gguf import speed
+from comp_lib.gguf.speed import Measured, bytes_per_token, gain, gguf_bytes_per_token, measure
+from comp_lib.models.export import export_gguf
 
 
 def counted(model, itemsize):

@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gguf import TokenType
 from tokenizers import decoders
+
+from gguf import TokenType
 
 from ..errors import InputError
 

@@ -9,17 +9,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from variants import PATTERNS, VARIANTS, build, tokens
 
-from comp_lib.calibration.text import load_text
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.texts import load_text
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.families import Family, family_of
-from comp_lib.models.gguf_files import GgufFile
+from comp_lib.gguf import llama_cpp, write
+from comp_lib.gguf.read import GgufFile
+from comp_lib.gguf.write import TYPES, interleave
+from comp_lib.models.export import export_gguf
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.models.wheels import wheel_gguf
-from comp_lib.on_device import gguf_export, llama_cpp
-from comp_lib.on_device.gguf_export import TYPES, export_gguf, interleave
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -135,7 +136,7 @@ def test_widths_that_no_stock_config_can_express(tmp_path, tokenizer, name, sett
 
 def test_rows_in_the_wrong_order_would_show(saved, tmp_path, monkeypatch):
     folder, model = saved()
-    monkeypatch.setattr(gguf_export, "interleave", lambda rows, head_dim: rows)
+    monkeypatch.setattr(write, "interleave", lambda rows, head_dim: rows)
     file = export_gguf(folder, tmp_path / "m.gguf", "f32")
     ids = tokens(1, 24)
     assert (llama_losses(file, ids) - torch_losses(model, ids)).abs().max() > 10 * CLOSE
@@ -275,10 +276,10 @@ def test_own_widths_of_a_family_that_has_one_in_llama_cpp():
     with pytest.raises(
         InputError, match="one width for all layers.* got qwen2 with others: use export --padded first"
     ):
-        gguf_export._check_runs(model.config, wider, family_of(model))
-    assert gguf_export._check_runs(model.config, shape, family_of(model)) == "qwen2"
+        write._check_runs(model.config, wider, family_of(model))
+    assert write._check_runs(model.config, shape, family_of(model)) == "qwen2"
     with pytest.raises(InputError, match="a model type that goes to GGUF .llama, .* got qwen2"):
-        gguf_export._check_runs(model.config, shape, Family())
+        write._check_runs(model.config, shape, Family())
 
 
 @pytest.mark.parametrize(

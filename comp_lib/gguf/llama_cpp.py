@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, check_package
-from ..models.gguf_files import GgufFile
+from .read import GgufFile
 
 FORCED = 1e6  # added to a logit: more than any other can make up for
 EVERY = 1 << 20  # tokens whose probability is asked for: more than any model has

@@ -9,9 +9,9 @@ import urllib.request
 import pytest
 import torch
 
+from comp_lib.gguf import llama_cpp
+from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model
-from comp_lib.on_device import llama_cpp
-from comp_lib.on_device.gguf_export import export_gguf
 
 pytest.importorskip("xllamacpp")
 ASKED = {"prompt": [1, 2], "n_predict": 2}

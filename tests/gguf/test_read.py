@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from comp_lib.errors import InputError
-from comp_lib.models.gguf_files import GgufFile, GgufTensors
+from comp_lib.gguf.read import GgufFile, GgufTensors
 from comp_lib.models.load import load_model, open_model
 
 IDS = torch.randint(0, 512, (2, 32), generator=torch.Generator().manual_seed(3))

@@ -15,10 +15,10 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX as QWEN2
 
 from comp_lib.errors import InputError
+from comp_lib.gguf import llama_cpp
+from comp_lib.gguf.tokenizer import RULES, SPACE
+from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model
-from comp_lib.on_device import llama_cpp
-from comp_lib.on_device.gguf_export import export_gguf
-from comp_lib.on_device.gguf_tokenizer import RULES, SPACE
 
 LLAMA3 = inspect.signature(TikTokenConverter).parameters["pattern"].default
 PROSE = (DATA / "calibration.txt").read_text("utf-8").splitlines()[:100]

@@ -1,7 +1,7 @@
 """GGUF files, read as they are: the header, the config and the tokenizer in it, and one tensor at a time.
 
 A header is a list of named values and a list of tensors. `GgufTensors` gives the tensors under the names of
-transformers, with the interface of `files.TensorFiles`. Blocks of a row are expanded to floats when they are
+transformers, with the interface of `system.tensors.TensorFiles`. Blocks of a row are expanded to floats when they are
 read. llama.cpp pairs the two halves of a rotary head in another order, so the rows of q and k are put back as
 transformers has them.
 """
@@ -14,7 +14,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import gguf
 import numpy
 import torch
 from tokenizers import pre_tokenizers
@@ -22,10 +21,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
+import gguf
+
 from ..errors import InputError, refusing
 from ..families import family_of
 from ..families.protocol import Model
-from ..system.files import TensorFiles, finite, hash_of_file
+from ..system.hashes import hash_of_file
+from ..system.tensors import TensorFiles, finite
 
 NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # types of values -> struct's letters
 STRING, LIST = 8, 9
@@ -131,9 +133,9 @@ def _stored(stream: BinaryIO) -> Stored:
 class GgufTensors(TensorFiles):
     """The tensors of the model in a GGUF file, by transformers' names."""
 
-    def __init__(self, file: GgufFile, outline: Model) -> None:
-        """outline: what the config of `file` describes. Raises InputError for a tensor that has no name there."""
-        self.config, self.family, self.first = outline.config, family_of(outline), file.header_bytes
+    def __init__(self, file: GgufFile, meta_model: Model) -> None:
+        """meta_model: what the config of `file` describes. Raises InputError for a tensor that has no name there."""
+        self.config, self.family, self.first = meta_model.config, family_of(meta_model), file.header_bytes
         self.place, self.files = file.path, [file.path]
         arch = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf), None)
         if arch is None:
@@ -143,7 +145,7 @@ class GgufTensors(TensorFiles):
         known = gguf.get_tensor_name_map(arch, self.config.num_hidden_layers)
         left = dict(file.tensors)
         stored = {
-            name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in outline.state_dict()
+            name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in meta_model.state_dict()
         }
         self.tensors = {name: left.pop(key) for name, key in stored.items() if key in left}
         if left:

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from ..evaluation.generation import greedy, ratio
 from ..families.protocol import Model
-from ..models.gguf_files import GgufFile
 from ..progress import Progress, no_progress
 from .llama_cpp import checked, start
+from .read import GgufFile
 
 Round = Callable[
     [], tuple[float, float]

@@ -1,0 +1,35 @@
+"""From the name of a model to a GGUF file (see `gguf.write`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import InputError
+from ..gguf.write import check_gguf_output, write_gguf
+from ..progress import Progress, no_progress
+from ..system.atomic import resolved
+from .load import open_model
+
+
+def export_gguf(
+    model: str | Path,
+    file: str | Path,
+    kind: str = "f16",
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> Path:
+    """Write `model` (a folder, a .gguf file or "smollm2-135m") as the GGUF file `file`, and return its path.
+
+    `kind` is one of `gguf.write.TYPES`, of the matrices: vectors stay f32, and with a 4-bit kind the embeddings and the
+    head become q8_0, as in most files of that kind. The file appears complete or not at all.
+    Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, for a file that is there
+    already, and for a folder or disk that cannot take it; later only for weights that are not finite, or too large for
+    the type.
+    """
+    if resolved(file) == resolved(model):
+        raise InputError(expected="a file apart from the model", got=file, hint="choose another name")
+    target = check_gguf_output(file, kind, overwrite)
+    meta_model, files, tokenizer = open_model(model)
+    write_gguf(target, meta_model, files, tokenizer, kind, progress)
+    return Path(file).expanduser()

@@ -1,1 +1,0 @@
-"""Models where they are used: GGUF files, llama.cpp, and how fast both runtimes are."""

@@ -1,0 +1,116 @@
+"""Files and folders, written as a whole or not at all.
+
+A file or folder is written under another name beside its place, `NAME.partial-<random>`, and then takes its name. A
+killed process leaves the old file as it was (of a folder: see `take_name`), and a `.partial-` that its user deletes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ..errors import InputError, refusing
+
+DAMAGED_HINT = "fetch or save it again"  # what to do about a file that makes no sense
+
+
+def resolved(path: str | Path) -> Path:
+    """The one name of a file or folder, without links and `~`. Raises InputError for a home that is not there."""
+    with refusing("a place on this machine", str(path)[:100], "name another"):
+        str(path).encode()  # a name that is no text cannot be opened again
+        return Path(path).expanduser().resolve()
+
+
+def check_room(folder: Path, needed_bytes: int, what: object) -> None:
+    """Raises InputError unless the disk of `folder` has room for so many bytes, which `what` needs."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        needed, got = f"{needed_bytes / 1e6:,.0f} MB of free disk space for {what}", f"{free / 1e6:,.0f} MB"
+        raise InputError(f"expected {needed}, got {got}: make room or choose another place")
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A name beside `target`, for a file or folder to write, which takes that name if the block ends well.
+
+    If not, what was written is deleted. Raises InputError when the system refuses to write it (a full disk, say).
+    """
+    partial = target.with_name(f"{target.name}.partial-{secrets.token_hex(4)}")
+    try:
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            fsync(path)
+        take_name(partial, target)
+    except BaseException as error:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError | SafetensorError):
+            got = f"{error}: make room or choose another place; what was there stays"
+            raise InputError(f"expected to write {target}, got {got}") from error
+        raise
+
+
+def take_name(partial: Path, target: Path) -> None:
+    """Give the finished file or folder `partial` the name of `target`; a folder that had it is deleted.
+
+    That folder is first renamed: a process killed between the two renames leaves both, and none of that name.
+    """
+    old = None
+    if target.is_dir():
+        old = target.with_name(f"{target.name}.old-{secrets.token_hex(4)}")
+        os.replace(target, old)
+    os.replace(partial, target)
+    fsync(target.parent)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All of it under that name, or what was there before. Where that is a link, it is what the link leads to."""
+    with staged(resolved(path)) as partial:
+        partial.write_bytes(content)
+
+
+def fsync(path: Path) -> None:
+    """Let a file or folder reach the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders, and has no need to
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_output(path: str | Path, overwrite: bool = False) -> Path:
+    """The path of a file to write, without links. Raises InputError unless it is new, or a file to `overwrite`."""
+    target = resolved(path)
+    if not os.access(target.parent, os.W_OK | os.X_OK) or not target.parent.is_dir():
+        raise InputError(
+            f"expected a file in a folder that can be written to, got {path}: make it, or choose another"
+        )
+    if os.path.lexists(target) and not (overwrite and target.is_file()):
+        advice = "choose another name, or replace a file with --overwrite"
+        raise InputError(f"expected a new file, got {path}, which is there: {advice}")
+    return target
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file says. Raises InputError unless it is an object in an ordinary file."""
+    with refusing("a file with an object in JSON", str(path), DAMAGED_HINT):
+        if not path.is_file():  # a pipe would let the reader wait for ever
+            raise ValueError("none")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}")
+        return content
