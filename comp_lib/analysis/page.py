@@ -1,42 +1,38 @@
-"""The check-up as a page: the notebook run by papermill, and one HTML file made of it by nbconvert.
+"""The check-up as a page: papermill runs the notebook, and nbconvert makes one HTML file of it.
 
-The page holds its pictures and asks nobody for anything; it runs no script. Notebook and page carry a SHA-256 of what
-was written: what somebody has changed since is never replaced. Neither the kernel nor nbconvert looks into the folder
-that the user stands in: a file there that is called like one of ours is not run.
+The page holds its pictures, loads nothing from anywhere and runs no script. Neither the kernel nor nbconvert looks into
+the folder that the user stands in, so a file there with the name of one of our modules is not run.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..calibration.text import EVERY_KIND, TEXTS
-from ..calibration.tokens import MIXTURES, WRITTEN, calibration_tokens, sources, text_hashes
+from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
+from ..calibration.texts import EVERY_KIND, TEXTS
+from ..calibration.windows import calibration_tokens
 from ..errors import InputError
 from ..evaluation.confidence import FEWEST
 from ..models.load import open_model
-from ..system.files import check_output, hash_of_value
 from .columns import draw
 from .cost_frame import settings_for
 from .differences import paired
 
-# a wheel carries the notebook beside this file, a source checkout in its folder of notebooks
-PLACES = (Path(__file__).parent, Path(__file__).parents[2] / "notebooks")
 NOTEBOOK = "checkup.ipynb"
-LENGTH, WINDOW = (
-    256,
-    128,
-)  # tokens of a calibration sequence, as `prune` has it, and of a window that is looked at
-SEAL = "<!-- comp-lib report, SHA-256 of all above: {} -->\n"
-LOG = {
+# a wheel carries the notebook beside this file, a source checkout in its folder of notebooks
+NOTEBOOK_FOLDERS = (Path(__file__).parent, Path(__file__).parents[2] / "notebooks")
+CALIBRATION_LENGTH = 256  # tokens of a calibration sequence, as `prune` has it
+WINDOW_LENGTH = 128  # tokens of a window that the layers are looked at with
+# where no terminal is, papermill's progress is one line for each cell
+PROGRESS_LINES = {
     "bar_format": "cells: {n_fmt} of {total_fmt}, {elapsed}\n",
     "mininterval": 0,
     "miniters": 1,
-}  # a line for each
+}
 TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}<meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'"/>{% endblock %}
@@ -46,106 +42,113 @@ TEMPLATE = """{% extends 'lab/index.html.j2' %}
 """
 
 
-def check_request(asked: Mapping[str, Any]) -> None:
-    """Raises InputError, before weights are read, for parameters of the notebook with which it would not run."""
-    parent, _, tokenizer = open_model(asked["model"], asked["dtype"])
-    draw(tokenizer, asked["kinds"], looked(asked["kinds"]), WINDOW, asked["seed"])
-    text_hashes(asked["calibration"])  # raises for a text that cannot be read
-    if WRITTEN.keys().isdisjoint(sources(asked["calibration"])):  # else the model has to write
+def check_request(parameters: Mapping[str, Any]) -> None:
+    """Raises InputError, before weights are read, for parameters with which the notebook would not run."""
+    kinds = parameters["kinds"]
+    calibration = parameters["calibration"]
+    parent, _, tokenizer = open_model(parameters["model"], parameters["dtype"])
+    draw(tokenizer, kinds, windows_of_each_kind(kinds), WINDOW_LENGTH, parameters["seed"])
+    text_hashes(calibration)  # raises for a text that cannot be read
+    if WRITTEN.keys().isdisjoint(shares_of(calibration)):  # else the model would have to write text now
         calibration_tokens(
-            asked["calibration"], tokenizer, sequences=asked["sequences"], length=LENGTH, evaluated=EVERY_KIND
+            calibration,
+            tokenizer,
+            sequences=parameters["sequences"],
+            length=CALIBRATION_LENGTH,
+            evaluated=EVERY_KIND,
         )
     for name in ("ratios", "ways"):
-        if not asked[name]:
-            raise InputError(f"expected at least one of the {name}, got none: name one")
-    for ratio in asked["ratios"]:
-        for way in asked["ways"]:
-            settings_for(parent, way, ratio, device=asked["device"])
-    if asked["against"]:
-        paired((asked["model"], parent), (asked["against"], open_model(asked["against"], asked["dtype"])[0]))
+        if not parameters[name]:
+            raise InputError(expected=f"at least one of the {name}", got="none", hint="name one")
+    for ratio in parameters["ratios"]:
+        for way in parameters["ways"]:
+            settings_for(parent, way, ratio, device=parameters["device"])
+    if parameters["against"]:
+        other, *_ = open_model(parameters["against"], parameters["dtype"])
+        paired((parameters["model"], parent), (parameters["against"], other))
 
 
-def looked(kinds: Collection[str]) -> int:
+def windows_of_each_kind(kinds: Collection[str]) -> int:
     """How many windows of each kind the layers are looked at with: as few as give intervals."""
     return -(-FEWEST // max(1, len(kinds)))
 
 
-def check_page_file(path: Path, overwrite: bool) -> Path:
-    """The file to write. Raises InputError unless it is new, or one to `overwrite` that is as `sealed` made it."""
-    target = check_output(path, overwrite)
-    if target.is_file() and not _unchanged(target):
-        raise InputError(f"expected what report wrote and nobody has changed since, got {path}: move it away")
-    return target
+def execute(parameters: Mapping[str, Any]) -> tuple[Any, str | None]:
+    """Run the notebook in a fresh folder. Returns it (nbformat's), and why it stopped: None if it reached its end.
 
-
-def _unchanged(path: Path) -> bool:
-    try:
-        text = path.read_text("utf-8")
-        if path.suffix != ".ipynb":
-            above = text[: text.rfind(SEAL[:4])]
-            return text == above + SEAL.format(hash_of_value(above))
-        notebook = json.loads(text)
-        return bool(notebook["metadata"]["comp_lib"] == hash_of_value(notebook["cells"]))
-    except (ValueError, TypeError, KeyError):  # no text, no JSON, or no notebook of ours
-        return False
-
-
-def execute(asked: Mapping[str, Any]) -> tuple[Any, str | None]:
-    """The notebook (nbformat's) run with these parameters, and why it stopped, None where it ran to its end.
-
-    asked: values of its cell of parameters, by their names. It runs in a fresh folder.
+    parameters: values for the notebook's cell of parameters, by their names.
     """
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    source = next(path for folder in PLACES if (path := folder / NOTEBOOK).is_file())
-    told = {
-        "name": asked["model"],
-        "length": LENGTH,
+    values = {
+        "name": parameters["model"],
+        "length": CALIBRATION_LENGTH,
         "windows": FEWEST,
-        "looked": looked(asked["kinds"]),
+        "looked": windows_of_each_kind(parameters["kinds"]),
         "harm": True,
     }
-    told |= dict(asked)
-    for name in ("model", "against"):
-        if asked[name] and (path := Path(asked[name]).expanduser()).exists():  # the kernel stands elsewhere
-            told[name] = str(path.resolve())
-    names, known = asked["calibration"], {*TEXTS, *MIXTURES, *WRITTEN}
-    texts = [names] if Path(names).exists() else names.split("+")
-    told["calibration"] = "+".join(
-        x if x in known or not Path(x).is_file() else str(Path(x).resolve()) for x in texts
-    )
-    how: dict[str, Any] = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty() or LOG}
+    values |= parameters
+    values["model"] = _absolute_path(parameters["model"])
+    values["against"] = _absolute_path(parameters["against"])
+    values["calibration"] = _absolute_paths(parameters["calibration"])
+    source = next(folder / NOTEBOOK for folder in NOTEBOOK_FOLDERS if (folder / NOTEBOOK).is_file())
     stopped = None
     with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:
         file = Path(folder, NOTEBOOK)
         try:
             papermill.execute_notebook(
-                source, file, told, cwd=folder, extra_arguments=["--log-level=ERROR"], **how
+                source,
+                file,
+                values,
+                cwd=folder,
+                kernel_name="python3",
+                progress_bar=sys.stderr.isatty() or PROGRESS_LINES,
+                extra_arguments=["--log-level=ERROR"],
             )
         except PapermillExecutionError as error:
             stopped = f"{error.ename}: {error.evalue}"
         except DeadKernelError:
             stopped = "the kernel died: as a rule there was too little memory"
         notebook = nbformat.read(file, as_version=4)
-    notebook.metadata["title"] = f"Check-up of {Path(told['model']).name}"
+    notebook.metadata["title"] = f"Check-up of {Path(values['model']).name}"
     return notebook, stopped
 
 
-def sealed(notebook: Any) -> tuple[str, str]:
-    """The text of an executed notebook, and of its page, each with its SHA-256."""
+def _absolute_path(model: str) -> str:
+    """The full path of a folder or file, since the kernel runs in another folder; any other name as it is."""
+    path = Path(model).expanduser()
+    if model and path.exists():
+        return str(path.resolve())
+    return model
+
+
+def _absolute_paths(calibration: str) -> str:
+    """A calibration source in which each file has its full path."""
+    texts = [calibration] if Path(calibration).exists() else calibration.split("+")
+    names = {*TEXTS, *MIXTURES, *WRITTEN}
+    for index, text in enumerate(texts):
+        if text not in names and Path(text).is_file():
+            texts[index] = str(Path(text).resolve())
+    return "+".join(texts)
+
+
+def render(notebook: Any) -> tuple[str, str]:
+    """The text of an executed notebook, as a file holds it, and the HTML of its page."""
     import nbformat
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors import TagRemovePreprocessor
 
-    without = TagRemovePreprocessor(enabled=True, remove_cell_tags={"notebook-only"})
-    hidden = {f"exclude_{name}": True for name in ("input", "input_prompt", "output_prompt", "anchor_links")}
     exporter = HTMLExporter(
-        raw_template=TEMPLATE, extra_template_basedirs=[], preprocessors=[without], **hidden
+        raw_template=TEMPLATE,
+        extra_template_basedirs=[],
+        preprocessors=[TagRemovePreprocessor(enabled=True, remove_cell_tags={"notebook-only"})],
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
     )
-    page = f"{exporter.from_notebook_node(notebook)[0]}\n"
-    cells = json.loads(nbformat.writes(notebook))["cells"]  # in the form in which they are read again
-    notebook.metadata["comp_lib"] = hash_of_value(cells)
-    return nbformat.writes(notebook), page + SEAL.format(hash_of_value(page))
+    page, _ = exporter.from_notebook_node(notebook)
+    return nbformat.writes(notebook), f"{page}\n"

@@ -13,8 +13,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from comp_lib.analysis import page
-from comp_lib.analysis.page import check_page_file, check_request, execute, sealed
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.analysis.page import check_request, execute, render
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.errors import InputError
 
 ASKED = {
@@ -27,7 +27,9 @@ ASKED = {
 }
 ASKED |= {"calibration": "general", "sequences": 64, "dtype": "float32", "device": "cpu"}
 MORE = {"model", "name", "length", "windows", "looked", "harm"}  # which `execute` sets
-SOURCE = next(path for folder in page.PLACES if (path := folder / page.NOTEBOOK).is_file())
+SOURCE = next(
+    folder / page.NOTEBOOK for folder in page.NOTEBOOK_FOLDERS if (folder / page.NOTEBOOK).is_file()
+)
 pytest.importorskip("papermill", reason="no papermill: pip install 'comp-lib[report]'")
 
 
@@ -69,9 +71,10 @@ def short(monkeypatch, tmp_path, kernels):
             new_code_cell(source),
             new_code_cell("print('after it')"),
         ]
-        (tmp_path / "places").mkdir()
-        nbformat.write(notebook, tmp_path / "places" / page.NOTEBOOK)
-        monkeypatch.setattr(page, "PLACES", (tmp_path / "places",))
+        folder = tmp_path / "notebooks"
+        folder.mkdir()
+        nbformat.write(notebook, folder / page.NOTEBOOK)
+        monkeypatch.setattr(page, "NOTEBOOK_FOLDERS", (folder,))
         return execute(ASKED | {"model": name, "calibration": text})
 
     return run
@@ -101,19 +104,19 @@ def test_the_page_begins_with_the_verdict(executed):
     assert (
         first.data["text/plain"].startswith("parent: ") and "comp-lib prune parent" in first.data["text/html"]
     )
-    text = sealed(executed[0])[1]
+    text = render(executed[0])[1]
     assert text.index("comp-lib prune parent") < text.index("<h2") < text.index("<img ")
 
 
 def test_a_random_model_is_not_pruned_and_has_no_empty_parts(parent, own_cache, kernels):
     notebook, stopped = execute(ASKED | {"model": str(parent), "harm": False})
-    text = sealed(notebook)[1]
+    text = render(notebook)[1]
     assert stopped is None and "no better than by chance" in text and "comp-lib generate" in text
     assert "What it costs" not in text and "Against another" not in text and text.count("<img ") == 2
 
 
 def test_the_page_asks_nobody_and_describes_its_figures(executed):
-    text = sealed(executed[0])[1]
+    text = render(executed[0])[1]
     assert not re.search(r"<script|<link|@import|src=\"(?!data:)", text)
     assert "Content-Security-Policy" in text and "default-src 'none'" in text
     alts = re.findall(r"<img alt=\"([^\"]*)\"", text)
@@ -138,7 +141,7 @@ def test_a_failing_cell_ends_the_run_and_what_was_before_stays(cell, short, caps
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cells: ")]
     assert len(lines) >= 2 and "cells: 1 of 5, 00:" in lines[1]  # with that of the parameters
     assert stopped == ENDS[cell]
-    text = sealed(notebook)[1]
+    text = render(notebook)[1]
     assert "A heading" in text and "after it" not in printed(notebook)
     assert "before it" in text or "kernel died" in stopped
 
@@ -178,7 +181,7 @@ def test_of_the_folder_that_one_stands_in_nothing_is_run_and_names_are_understoo
     [folder] = [output.data["text/plain"] for output in notebook.cells[-2].outputs if "data" in output]
     assert "comp-lib-" in folder and not os.path.exists(folder.strip("'"))
     assert os.getcwd() == str(tmp_path)
-    text = sealed(notebook)[1]
+    text = render(notebook)[1]
     assert text.startswith("<!DOCTYPE html>") and "of the folder" not in text
 
 
@@ -191,48 +194,12 @@ def test_the_notebook_has_just_the_parameters_that_are_given():
     assert space.keys() - {"__builtins__"} == ASKED.keys() | MORE
 
 
-@pytest.fixture(scope="module")
-def texts():
-    """Of a notebook and a page as `report` writes them."""
+def test_page_and_notebook_hold_the_title():
     cells = [new_code_cell("x = 1\ny = 2"), new_markdown_cell("# Words")]
-    return sealed(nbformat.v4.new_notebook(cells=cells, metadata={"title": "a<script>"}))
-
-
-@pytest.fixture
-def written(texts, tmp_path):
-    files = tmp_path / "report.ipynb", tmp_path / "report.html"
-    for file, text in zip(files, texts, strict=True):
-        file.write_text(text, "utf-8")
-    return files
-
-
-def test_what_nobody_changed_may_be_replaced(written):
-    for file in written:
-        check_page_file(file, overwrite=True)
-        with pytest.raises(InputError, match="--overwrite"):
-            check_page_file(file, overwrite=False)
-    check_page_file(written[0].with_name("not-there.ipynb"), overwrite=False)
-    assert "<title>a&lt;script&gt;</title>" in written[1].read_text("utf-8")
-
-
-@pytest.mark.parametrize("place", [0, 1], ids=["notebook", "page"])
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda text: text.replace("x = 1", "x = 3").replace("Words", "Other words"),
-        lambda text: (
-            text.replace('"cells": [', '"cells": [{"cell_type": "raw", "source": "", "metadata": {}},') + " "
-        ),
-        lambda text: "",
-        lambda text: "[1, 2]",
-    ],
-    ids=["edited", "more", "empty", "a list"],
-)
-def test_what_somebody_changed_is_not_replaced(written, place, change):
-    file = written[place]
-    file.write_text(change(file.read_text("utf-8")), "utf-8")
-    with pytest.raises(InputError, match="move it away"):
-        check_page_file(file, overwrite=True)
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"title": "a<script>"})
+    notebook_text, page_text = render(notebook)
+    assert "<title>a&lt;script&gt;</title>" in page_text
+    assert nbformat.reads(notebook_text, as_version=4) == notebook
 
 
 def test_what_would_not_run_is_refused_before_work(parent):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from importlib.util import find_spec
 
 import pytest
@@ -12,12 +11,12 @@ import torch
 from command import FEW, refused, run
 
 from comp_lib import healing
-from comp_lib.calibration.tokens import text_hashes
-from comp_lib.healing import HELD
+from comp_lib.calibration.shares import text_hashes
+from comp_lib.healing import JUDGING_SEQUENCES
 from comp_lib.models.load import load_model
 from comp_lib.models.save import calibrated_on
 
-SHORT = ("--steps", "3", "--sequences", HELD + 4, "--length", "16")
+SHORT = ("--steps", "3", "--sequences", JUDGING_SEQUENCES + 4, "--length", "16")
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="no peft: pip install 'comp-lib[heal]'")
 
 
@@ -85,17 +84,6 @@ def test_what_did_not_help_is_saved_only_by_force(parent, small, tmp_path, monke
     assert not (tmp_path / "healed").exists()
     done = run(*words, "--force")
     assert done.exit_code == 0 and "it did not help" in done.stderr and (tmp_path / "healed").exists()
-
-
-def test_scales_need_no_peft_and_another_word_is_refused_before_any_work(
-    parent, small, tmp_path, monkeypatch
-):
-    monkeypatch.setitem(sys.modules, "peft", None)
-    words = ("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT, "--tune")
-    refused(run(*words, "scale"), ["lora or scales, got 'scale': did you mean 'scales'"])
-    assert run(*words, "scales", "--force").exit_code == 0
-    card = (tmp_path / "healed" / "README.md").read_text("utf-8")
-    assert "tune scales" in card and "rate 0.005" in card and "rank" not in card
 
 
 @pytest.mark.parametrize(

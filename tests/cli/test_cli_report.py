@@ -51,14 +51,12 @@ def test_a_model_or_an_ending_that_cannot_be_is_refused(parent, tmp_path, asked)
 
 @pytest.mark.parametrize("name", ["page.html", "page.ipynb"])
 def test_a_file_that_is_there_is_not_replaced(parent, tmp_path, asked, name):
-    """Without --overwrite none, with it none of somebody else."""
     (tmp_path / name).write_text("{}", "utf-8")
-    refused(run("report", parent, "--out", tmp_path / "page.html"), ["--overwrite"])
-    refused(run("report", parent, "--out", tmp_path / "page.html", "--overwrite"), ["move it away", name])
+    refused(run("report", parent, "--out", tmp_path / "page.html"), ["--overwrite", name])
     assert (tmp_path / name).read_text("utf-8") == "{}" and not asked
 
 
-def test_page_and_notebook_are_written_also_after_a_failure_and_an_edited_one_stays(parent, tmp_path, asked):
+def test_page_and_notebook_are_written_also_after_a_failure(parent, tmp_path, asked):
     out, notebook = tmp_path / "page.html", tmp_path / "page.ipynb"
     done = run("report", parent, "--out", out, "--kinds", "code, prose", "--ways", "best, flap")
     assert done.exit_code == 0, done.output
@@ -67,8 +65,4 @@ def test_page_and_notebook_are_written_also_after_a_failure_and_an_edited_one_st
     refused(run("report", parent, "--out", out), ["--overwrite"])
     done = run("report", parent, "--out", out, "--overwrite")
     assert done.exit_code == 1 and "MemoryError" in done.stderr
-    assert "run = 2" in notebook.read_text("utf-8")
-    edited = notebook.read_text("utf-8").replace("run = 2", "run = 'mine'")
-    notebook.write_text(edited, "utf-8")
-    refused(run("report", parent, "--out", out, "--overwrite"), ["page.ipynb", "move it away"])
-    assert notebook.read_text("utf-8") == edited and len(asked) == 2
+    assert "run = 2" in notebook.read_text("utf-8") and len(asked) == 2
