@@ -18,17 +18,16 @@ from common import HERE, keep_row, options, read_json
 from torch import Tensor
 
 from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
-from comp_lib.calibration.text import windows_of
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.families import parts
 from comp_lib.families.layer import gain_behind
 from comp_lib.families.protocol import Layer
-from comp_lib.importance.neurons import Dense, energy, full_condition
+from comp_lib.importance.neurons import Problem, energy, full_condition
 from comp_lib.models.load import load_model
 from comp_lib.recovery.bias import unchanged
 from comp_lib.recovery.least_squares import GRID, choose_ridge
 from comp_lib.shape import Shape
-from comp_lib.statistics.gram import Gram, token_weights
+from comp_lib.statistics.gram import Gram, token_weight
 
 RATIO, WINDOWS, WINDOW = 0.2, 4, 256  # of the decoder; of each kind of text; tokens
 RANK, MIXTURES, APART = (
@@ -49,7 +48,7 @@ def gathered(layer: Layer, before: Tensor, mixed: int = 0) -> Gram:
             part = torch.rand(len(stream), 1, generator=generator) * APART * (turn > 0)
             other = stream[torch.randperm(len(stream), generator=generator)]
             after, x = mlp_step(layer, (stream + part * (other - stream))[None])
-            sums.add(x, weight=token_weights(after))
+            sums.add(x, token_weight=token_weight(after))
     return sums
 
 
@@ -68,7 +67,7 @@ def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, width: int, c
     cures: the most tokens for each neuron with which cures other than text are tried.
     """
     weight, gain = parts(layer)["mlp"].linear.weight.detach().T, gain_behind(layer, "mlp")
-    held = [(x[0], token_weights(after)[0]) for after, x in (mlp_step(layer, one[None]) for one in judged)]
+    held = [(x[0], token_weight(after)[0]) for after, x in (mlp_step(layer, one[None]) for one in judged)]
     starts = [0] + [
         round(width * 2**k / before.shape[1]) for k in range(12) if width * 2**k <= before[..., 0].numel()
     ]
@@ -77,8 +76,8 @@ def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, width: int, c
     for piece in pieces[1:]:
         upto.append(upto[-1] + piece)
 
-    def dense(sums: Gram, ridge: float) -> Dense:
-        return Dense(sums, weight, lambda: weight.new_zeros(len(weight)), ridge=ridge, gain=gain)
+    def dense(sums: Gram, ridge: float) -> Problem:
+        return Problem(sums, weight, lambda: weight.new_zeros(len(weight)), ridge=ridge, gain=gain)
 
     def price(sums: Gram, ridge: float) -> Tensor:
         return full_condition(dense(sums, ridge), keep, torch.Generator()).kept

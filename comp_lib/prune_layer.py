@@ -21,14 +21,15 @@ from .calibration.stream import Step, attention_step, batches, embed, mlp_step, 
 from .families import parts
 from .families.layer import answered, dense_target, gain_behind
 from .families.protocol import STEPS, Layer, Model, Which
-from .importance.neurons import METRICS, RIDGE, Dense, Selection, energy
+from .importance.neurons import METRICS, RIDGE, Problem, Selection, energy
 from .plan import Plan
-from .recovery.bias import mean_bias, unchanged
+from .recovery import RECOVERIES
 from .recovery.least_squares import choose_ridge
+from .recovery.refit import Refit
 from .settings import MUCH, Settings
 from .shape import Shape
 from .statistics.few_tokens import TokenStatistics
-from .statistics.gram import Gram, Statistics, contributions, enough, token_weights
+from .statistics.gram import Gram, Statistics, enough, token_weight
 from .surgery import add_biases, shrink, spread, upstream
 
 States = Any
@@ -57,17 +58,6 @@ class Report:
     tokens: int  # of calibration
     layers: tuple[LayerReport, ...]
     seconds: float  # of the last attempt, where an earlier one was cut off
-
-
-@dataclass(frozen=True)
-class Refit:
-    """What became of one dense layer."""
-
-    kept: Tensor  # KV groups or neurons, ascending
-    weight: Tensor | None = None  # V (n, m), zero where an input went; None: the layer stays as it is
-    bias: Tensor | None = None  # (m,)
-    error: float = 0.0  # ||X W - X V||^2 / ||X W||^2, with the bias where there is one
-    ridge: float | None = None  # lambda with which they were solved
 
 
 class LayerPruner:
@@ -137,10 +127,10 @@ class LayerPruner:
             refit = Refit(torch.arange(whole))
         else:
             self.differs = True
-            dense = self.collect_statistics(layer, which, target, keep, named)  # 1
-            selection = self.choose(dense, keep, named)  # 2
-            refit = fit(dense, selection, self.settings.recovery)  # 3
-            del dense, selection  # matrices of the size of the layer
+            problem = self.collect_statistics(layer, which, target, keep, named)  # 1
+            selection = self.choose(problem, keep, named)  # 2
+            refit = RECOVERIES[self.settings.recovery](problem, selection)  # 3
+            del problem, selection  # matrices of the size of the layer
             shrink(layer, which, refit.kept, refit.weight, refit.bias)  # 4
             refit = replace(refit, weight=None)
         # the stream between the two steps is this layer's alone, and may be written over
@@ -152,7 +142,7 @@ class LayerPruner:
 
     def collect_statistics(
         self, layer: Layer, which: Which, target: States | None, keep: int, named: tuple[int, ...] | None
-    ) -> Dense:
+    ) -> Problem:
         """The statistics of the text in the dense layer, and the ridge that suits it (by two halves of the text)."""
         settings, (count, length, _) = self.settings, self.hidden.shape
         searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
@@ -165,7 +155,7 @@ class LayerPruner:
         part, gain = parts(layer)[which], gain_behind(layer, which)
         weight = part.linear.weight.detach().T.to(halves[0].precision)  # W (n, m)
         own = partial(upstream, layer, which)
-        make = partial(Dense, weight=weight, upstream=own, block=part.block, gain=gain)
+        make = partial(Problem, weight=weight, upstream=own, block=part.block, gain=gain)
         if not searched:
             return make(halves[0], ridge=RIDGE if isinstance(settings.ridge, str) else settings.ridge)
         # which neurons stay matters little for how hard to hold them: a cheap metric will do
@@ -192,7 +182,7 @@ class LayerPruner:
             wanted = None
             if target is not None:
                 wanted = dense_target(layer, which, target[rows].to(linear.weight.device) - before, x)
-            trust = token_weights(after) if self.settings.token_weights else None
+            trust = token_weight(after) if self.settings.token_weights else None
             del before, after  # beside the products, and x and wanted while the next ones are made
             if self.inputs is not None:
                 self.inputs[rows] = x
@@ -200,11 +190,11 @@ class LayerPruner:
             del x, wanted
         return statistics
 
-    def choose(self, dense: Dense, keep: int, named: tuple[int, ...] | None) -> Selection:
+    def choose(self, problem: Problem, keep: int, named: tuple[int, ...] | None) -> Selection:
         """Which blocks stay: the best `keep` by the metric, or those that the plan names."""
         if named is not None:
-            return Selection(torch.tensor(named), torch.full((dense.blocks,), torch.nan))
-        return METRICS[self.settings.neuron_metric](dense, keep, self.generator)
+            return Selection(torch.tensor(named), torch.full((problem.blocks,), torch.nan))
+        return METRICS[self.settings.neuron_metric](problem, keep, self.generator)
 
     def pass_on(
         self,
@@ -238,26 +228,3 @@ class LayerPruner:
         """Go on from where another pruner with the same request was when it had `progress_made`."""
         self.hidden, self.dense, self.differs, self.ridges = hidden, dense, made["differs"], made["ridges"]
         self.generator.set_state(torch.tensor(made["generator"], dtype=torch.uint8))
-
-
-def fit(dense: Dense, selection: Selection, recovery: str) -> Refit:
-    """The weights of the inputs that stay, by that recovery."""
-    weight, inputs = dense.weight, spread(selection.kept.to(dense.weight.device), dense.block)
-    bias, error, ridge = None, None, None if recovery in ("none", "bias") else dense.ridge
-    if ridge is None:
-        fitted = unchanged(weight, inputs)
-        bias = mean_bias(dense.sums.mean, weight, inputs) if recovery == "bias" else None
-    elif recovery == "mask":
-        from .recovery.mask_tuning import fold_mask, tune_mask
-
-        mask, ridge = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, ridge)
-        fitted = fold_mask(weight, inputs, mask)
-    elif selection.retuned is not None and selection.curve is not None and dense.sums.outside is None:
-        fitted, curve = selection.retuned, selection.curve  # the sweep solved this very problem on its way
-        error = max(0.0, float(curve.errors[-1] - curve.moved[-1]))
-    else:
-        fitted = dense.sums.refit(weight, inputs, ridge)
-    own, error = dense.sums.energies(weight, fitted) if error is None else (dense.sums.energy(weight), error)
-    if bias is not None:
-        error += dense.sums.bias_energy(weight - fitted, bias)
-    return Refit(selection.kept, fitted, bias, error / own if own > 0.0 else 0.0, ridge)

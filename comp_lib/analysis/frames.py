@@ -24,9 +24,9 @@ from ..families.layer import gain_behind
 from ..families.protocol import STEPS, Device, Layer, Model, Which
 from ..importance.layers import sequence_loss_increase
 from ..importance.matrix_condition import scores_of, sweep
-from ..importance.neurons import METRICS, RIDGE, Dense
+from ..importance.neurons import METRICS, RIDGE, Problem
 from ..statistics.few_tokens import TokenStatistics
-from ..statistics.gram import Gram, Statistics, enough, token_weights
+from ..statistics.gram import Gram, Statistics, enough, token_weight
 from ..statistics.solve import Inverse, penalty
 from ..surgery import upstream
 from .columns import Sample, cached, tidy
@@ -146,8 +146,8 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
         first = hidden[rows].to(linear.weight.device)
         middle, x = attention_step(layer, first, rope)
         last, y = mlp_step(layer, middle)
-        sums["attention"].add(x, weight=token_weights(middle))
-        sums["mlp"].add(y, weight=token_weights(last))
+        sums["attention"].add(x, token_weight=token_weight(middle))
+        sums["mlp"].add(y, token_weight=token_weight(last))
         after[rows] = last
         for part, (one, other) in zip(PARTS, ((first, last), (first, middle), (middle, last)), strict=True):
             turns[part].append(1.0 - cosine_similarity(one.float(), other.float(), dim=-1).mean(1).double())
@@ -155,39 +155,39 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
     for which, (name, unit) in UNITS.items():
         weight = parts(layer)[which].linear.weight.detach().T.to(sums[which].precision)  # (n, m)
         own = partial(upstream, layer, which), parts(layer)[which].block, RIDGE, gain_behind(layer, which)
-        dense = Dense(sums.pop(which), weight, *own)
-        inverse = dense.sums.inverse(dense.ridge, dense.block)
-        tables[name] = {unit: torch.arange(dense.blocks)} | _alone(dense, inverse)
+        problem = Problem(sums.pop(which), weight, *own)
+        inverse = problem.statistics.inverse(problem.ridge, problem.block)
+        tables[name] = {unit: torch.arange(problem.blocks)} | _alone(problem, inverse)
     for name in RIVALS:  # of the MLP, whose turn was last
-        scores = METRICS[name](dense, dense.blocks, torch.Generator()).scores.double()
+        scores = METRICS[name](problem, problem.blocks, torch.Generator()).scores.double()
         tables["neurons"][name.replace("-", "_")] = scores
-    tables["neurons"]["removed_at"], tables["curves"] = _together(dense, inverse)
+    tables["neurons"]["removed_at"], tables["curves"] = _together(problem, inverse)
     return tables
 
 
-def _alone(dense: Dense, inverse: Inverse) -> dict[str, Tensor]:
+def _alone(problem: Problem, inverse: Inverse) -> dict[str, Tensor]:
     """Energy, condition and cost of each block (g,); a layer that writes nothing has shares of 0."""
-    own, weight = dense.sums.diagonal(), dense.scaled_weight
+    own, weight = problem.statistics.diagonal(), problem.scaled_weight
     tiny = torch.finfo(own.dtype).tiny
-    energy = dense.per_block(own * weight.square().sum(1))
+    energy = problem.per_block(own * weight.square().sum(1))
     diagonal = inverse.blocks.diagonal(dim1=1, dim2=2).flatten()  # P_ii (n,)
-    condition = ((own + penalty(own, dense.ridge)) * diagonal).clamp_min(1.0).sqrt()
+    condition = ((own + penalty(own, problem.ridge)) * diagonal).clamp_min(1.0).sqrt()
     return {
         "energy": energy / energy.sum().clamp_min(tiny),
-        "condition": condition.reshape(dense.blocks, -1).amax(1),
-        "cost": scores_of(inverse.blocks, weight).double() / max(dense.sums.energy(weight), tiny),
+        "condition": condition.reshape(problem.blocks, -1).amax(1),
+        "cost": scores_of(inverse.blocks, weight).double() / max(problem.statistics.energy(weight), tiny),
     }
 
 
-def _together(dense: Dense, inverse: Inverse) -> tuple[Tensor, dict[str, Tensor]]:
+def _together(problem: Problem, inverse: Inverse) -> tuple[Tensor, dict[str, Tensor]]:
     """When each neuron goes, as a share of all (n,), NaN where it stays; the error as they go. Spoils `inverse`."""
-    count, step, weight = dense.blocks, max(1, dense.blocks // POINTS), dense.scaled_weight
+    count, step, weight = problem.blocks, max(1, problem.blocks // POINTS), problem.scaled_weight
     removed = max(1, int(FURTHEST * count / step)) * step if count > 1 else 0
-    held = penalty(dense.sums.diagonal(), dense.ridge).to(weight)
+    held = penalty(problem.statistics.diagonal(), problem.ridge).to(weight)
     swept = sweep(inverse, weight, removed, per_round=step, held=held)
     removed_at = torch.full((count,), torch.nan, dtype=torch.float64)
     removed_at[swept.order] = torch.arange(1, removed + 1, dtype=torch.float64) / count
-    nothing, whole = swept.errors.new_zeros(1), dense.sums.energy(weight)
+    nothing, whole = swept.errors.new_zeros(1), problem.statistics.energy(weight)
     errors = ((swept.errors - swept.moved) / max(whole, torch.finfo(torch.float64).tiny)).clamp_min(0.0)
     gone = torch.cat([nothing.long(), swept.counts])
     curve = {"gone": gone, "width": count - gone, "share_gone": gone.double() / count}

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from typer import Option, echo
 
 from ..errors import check_package
-from ..importance import NEURON_METRICS
 from ..settings import METHODS, PRESETS_IN_WORDS
 from .console import out, progress_bars, table
 from .options import QUALITY, RESEARCH, Calibration, Dtype, Length, Model, Multiple, Overwrite, Seed, Solving
@@ -27,7 +26,7 @@ AT_MOST_HELP = (
     "In its place, how much the loss may rise: 0.2nats finds the ratio by up to 5 prunings in memory."
 )
 PRESET_HELP = ", ".join(f"{name} ({words})" for name, words in PRESETS_IN_WORDS.items()) + "."
-METHOD_HELP = ", ".join(dict.fromkeys((*METHODS, *NEURON_METRICS))) + "."
+METHOD_HELP = ", ".join(METHODS) + "."
 GROUPS_HELP = "KV groups to keep in each layer (default: all)."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
 EVALUATE_HELP = "Text that judges both models, or none; kinds: a little of each that ships."

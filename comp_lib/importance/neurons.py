@@ -1,8 +1,8 @@
 """Which inputs of a dense layer go: MLP neurons (block 1) and KV groups (block r * head_dim), by any metric.
 
-Every metric answers one question, `NeuronMetric`: given the dense layer, which blocks stay? Those that only look
-score all blocks once and keep the best. The two of COMP sweep (see `matrix_condition`), so they also bring the error
-curve and the re-tuned weights.
+Every metric answers one question, `NeuronMetric`: given the dense layer, which blocks stay? `METRICS` has them all,
+by the name that people type. Most score all blocks once and keep the best. The two of COMP sweep (see
+`matrix_condition`), so they also bring the error curve and the refitted weights.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from torch import Tensor
 
 from ..statistics.gram import Statistics, contributions
 from ..statistics.solve import penalty, ridged, spd_inverse
-from . import NEURON_METRICS
+from ..surgery import spread
 from .matrix_condition import Sweep, sweep
 
 RIDGE = 0.1  # lambda of the library, unless something else is asked for
+MASK_BLOCKS_PER_ROUND = 32  # that go before the mask is tuned again
 
 
 @dataclass(frozen=True)
-class Dense:
-    """A dense layer y = X W as the metrics see it: n inputs in blocks of `block`, m outputs."""
+class Problem:
+    """What a metric decides and a recovery solves: a dense layer y = X W, n inputs in blocks of `block`, m outputs."""
 
-    sums: Statistics  # of the calibration text: C = X^T X and what belongs to it
-    weight: Tensor  # W (n, m), in the precision of the sums
+    statistics: Statistics  # of the calibration text: C = X^T X and what belongs to it
+    weight: Tensor  # W (n, m), in the precision of the statistics
     upstream: Callable[[], Tensor]
     """Computes the squared norm of the weights that produce each block, of gate and up, of q, k and v: (blocks,)."""
     block: int = 1
     ridge: float = RIDGE  # lambda, relative to each input's own energy
-    gain: Tensor | None = (
-        None  # (m,): what outputs are multiplied by on their way to the stream; None: all the same
-    )
+    # (m,): what the outputs are multiplied by on their way to the stream; None: all by the same
+    gain: Tensor | None = None
 
     @property
     def scaled_weight(self) -> Tensor:
@@ -42,16 +42,21 @@ class Dense:
 
     @property
     def blocks(self) -> int:
+        """How many blocks the inputs make up."""
         return len(self.weight) // self.block
 
     def per_block(self, values: Tensor) -> Tensor:
         """Sum (n,) values over each block: (blocks,)."""
         return values.reshape(self.blocks, self.block).sum(1)
 
+    def inputs_of(self, blocks: Tensor) -> Tensor:
+        """Indices of the inputs in these blocks, on the device of the weights: (k,) -> (k * block,)."""
+        return spread(blocks.to(self.weight.device), self.block)
+
     @property
     def xtx(self) -> Tensor:
         """C (n, n)."""
-        return self.sums.matrix()
+        return self.statistics.matrix()
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,27 @@ class Selection:
 
     kept: Tensor  # blocks that stay, ascending (k,)
     scores: Tensor  # importance of each block (blocks,), larger is worth more
-    retuned: Tensor | None = (
-        None  # V (n, m): least-squares weights, where the metric's sweep already found them
+    refitted: Tensor | None = (
+        None  # V (n, m): least-squares weights, where the metric's sweep found them already
     )
-    curve: Sweep | None = None  # the whole sweep, where there was one
+    curve: Sweep | None = None  # the sweep, where there was one
 
 
-NeuronMetric = Callable[[Dense, int, torch.Generator], Selection]
+NeuronMetric = Callable[[Problem, int, torch.Generator], Selection]
 """Anything that can say which `keep` blocks of a dense layer stay."""
+
+METRICS: dict[str, NeuronMetric] = {}
+"""All metrics by name. `metric` adds one."""
+
+
+def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
+    """Add the decorated function to METRICS under `name`, by which `Settings.method` and `--method` find it."""
+
+    def add(function: NeuronMetric) -> NeuronMetric:
+        METRICS[name] = function
+        return function
+
+    return add
 
 
 def top(scores: Tensor, keep: int) -> Selection:
@@ -76,47 +94,66 @@ def top(scores: Tensor, keep: int) -> Selection:
     return Selection(kept=order[:keep].sort().values, scores=scores)
 
 
-def magnitude(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+@metric("magnitude")
+def magnitude(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """Norm of all weights that a block owns: blind to the data."""
-    return top((dense.upstream() + dense.per_block(dense.weight.square().sum(1))).sqrt(), keep)
+    squares = problem.upstream() + problem.per_block(problem.weight.square().sum(1))
+    return top(squares.sqrt(), keep)
 
 
-def activation(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
-    """Norm of what a block sends: ||x_i||, blind to the weights behind."""
-    return top(dense.per_block(dense.sums.diagonal()).sqrt(), keep)
+@metric("activation")
+def activation(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
+    """Norm of what a block sends, ||x_i||: blind to the weights behind it."""
+    return top(problem.per_block(problem.statistics.diagonal()).sqrt(), keep)
 
 
-def wanda_sp(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+@metric("wanda-sp")
+def wanda_sp(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """Wanda-sp: sum over a block's weights of |w_ij| ||x_i|| (Sun et al. 2023, as structured by An et al. 2024)."""
-    return top(dense.per_block(dense.weight.abs().sum(1) * dense.sums.diagonal().sqrt()), keep)
+    norms = problem.statistics.diagonal().sqrt()
+    return top(problem.per_block(problem.weight.abs().sum(1) * norms), keep)
 
 
-def energy(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+@metric("energy")
+def energy(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """||x_i|| ||w_i||, the size of a block's contribution: what COMP divides by the condition."""
-    return top(dense.per_block(dense.sums.diagonal() * dense.scaled_weight.square().sum(1)).sqrt(), keep)
+    squares = problem.statistics.diagonal() * problem.scaled_weight.square().sum(1)
+    return top(problem.per_block(squares).sqrt(), keep)
 
 
-def random(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+@metric("random")
+def random(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """Every block is worth the same: the floor for all others."""
-    return top(
-        torch.rand(dense.blocks, generator=generator, dtype=torch.float64).to(dense.weight.device), keep
-    )
+    scores = torch.rand(problem.blocks, generator=generator, dtype=torch.float64)
+    return top(scores.to(problem.weight.device), keep)
 
 
-def mask_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+@metric("mask-condition")
+def mask_condition(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """COMP with a mask to tune: energy of the contribution divided by its condition, in rounds."""
-    matrix = ridged(contributions(dense.xtx, dense.scaled_weight), dense.ridge)  # H = G + lambda diag(G)
+    matrix = ridged(
+        contributions(problem.xtx, problem.scaled_weight), problem.ridge
+    )  # H = G + lambda diag(G)
     ones = torch.ones(len(matrix), 1, dtype=matrix.dtype, device=matrix.device)
-    swept = sweep(spd_inverse(matrix)[0], ones, dense.blocks - keep, block=dense.block, per_round=32)
-    return Selection(swept.kept, swept.scores, None, swept)
+    swept = sweep(
+        spd_inverse(matrix)[0],
+        ones,
+        problem.blocks - keep,
+        block=problem.block,
+        per_round=MASK_BLOCKS_PER_ROUND,
+    )
+    return Selection(swept.kept, swept.scores, curve=swept)
 
 
-def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+@metric("full-condition")
+def full_condition(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """COMP with full weights to fit: ||w_i||^2 / (H^-1)_ii, in rounds."""
-    inverse = dense.sums.inverse(dense.ridge, dense.block)
-    held = penalty(dense.sums.diagonal(), dense.ridge)
-    swept = sweep(inverse, dense.scaled_weight, dense.blocks - keep, block=dense.block, held=held)
-    return Selection(swept.kept, swept.scores, swept.weights if dense.gain is None else None, swept)
-
-
-METRICS: dict[str, NeuronMetric] = {name: globals()[name.replace("-", "_")] for name in NEURON_METRICS}
+    swept = sweep(
+        problem.statistics.inverse(problem.ridge, problem.block),
+        problem.scaled_weight,
+        problem.blocks - keep,
+        block=problem.block,
+        held=penalty(problem.statistics.diagonal(), problem.ridge),
+    )
+    refitted = swept.weights if problem.gain is None else None  # with a gain they are V times the gain
+    return Selection(swept.kept, swept.scores, refitted, swept)

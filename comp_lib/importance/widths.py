@@ -26,7 +26,7 @@ from ..families.protocol import Layer, Model
 from ..plan import SMALLEST_SHARE, Plan
 from ..progress import Progress, no_progress
 from ..shape import Shape
-from ..statistics.gram import Gram, token_weights
+from ..statistics.gram import Gram, token_weight
 from ..statistics.solve import penalty
 from .matrix_condition import Sweep, sweep
 from .neurons import RIDGE
@@ -149,7 +149,7 @@ def narrowed(
     for rows in batches(*hidden.shape[:2]):
         after, x = mlp_step(layer, attention_step(layer, hidden[rows].to(linear.device), rope)[0])
         hidden[rows] = after
-        gram.add(x, weight=token_weights(after) if weighted else None)
+        gram.add(x, token_weight=token_weight(after) if weighted else None)
     gain = gain_behind(layer, "mlp")
     scaled = weight if gain is None else weight * gain.to(weight)
     most = len(weight) - (smallest(len(weight)) if fewest is None else fewest)

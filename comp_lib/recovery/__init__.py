@@ -1,1 +1,13 @@
 """What stays of a dense layer takes over what went: a tuned mask (the paper's), least squares, or a bias (FLAP's)."""
+
+from .bias import keep_weights, refit_by_bias
+from .least_squares import refit_by_least_squares
+from .mask_tuning import refit_by_mask
+from .refit import Recovery
+
+RECOVERIES: dict[str, Recovery] = {
+    "least-squares": refit_by_least_squares,
+    "mask": refit_by_mask,
+    "bias": refit_by_bias,
+    "none": keep_weights,
+}

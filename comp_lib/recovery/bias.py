@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..importance.neurons import Problem, Selection
+from .refit import Refit, relative
+
 
 def mean_bias(mean: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
     """b (m,): the mean contribution of the inputs that went; mean (n,), weight: W (n, m), kept (k,)."""
@@ -21,3 +24,21 @@ def unchanged(weight: Tensor, kept: Tensor) -> Tensor:
     left = torch.zeros_like(weight)
     left[kept] = weight[kept]
     return left
+
+
+def refit_by_bias(problem: Problem, selection: Selection) -> Refit:
+    """FLAP's recovery: the weights stay as they are, and the mean of what went becomes a bias."""
+    statistics = problem.statistics
+    inputs = problem.inputs_of(selection.kept)
+    fitted = unchanged(problem.weight, inputs)
+    bias = mean_bias(statistics.mean, problem.weight, inputs)
+    energy, error = statistics.energies(problem.weight, fitted)
+    error += statistics.bias_energy(problem.weight - fitted, bias)
+    return Refit(selection.kept, fitted, bias, error=relative(error, energy))
+
+
+def keep_weights(problem: Problem, selection: Selection) -> Refit:
+    """No recovery: the weights of what stays remain as they are."""
+    fitted = unchanged(problem.weight, problem.inputs_of(selection.kept))
+    energy, error = problem.statistics.energies(problem.weight, fitted)
+    return Refit(selection.kept, fitted, error=relative(error, energy))

@@ -22,7 +22,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..importance.neurons import Problem, Selection
 from ..statistics.gram import Statistics
+from .refit import Refit, relative
 
 GRID = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
 JUDGED = 128  # mixtures of the outputs on which lambdas are compared, where there are twice as many or more
@@ -56,3 +58,18 @@ def choose_ridge(
     errors = seen.held_out_errors(held, weight, kept, ridges)
     place = places.start + errors.index(min(errors))
     return GRID[place] * seen.tokens / (seen.tokens + held.tokens), place
+
+
+def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:
+    """COMP's recovery: all weights of what stays are fitted, to the target that the statistics hold."""
+    statistics = problem.statistics
+    weight = problem.weight
+    curve = selection.curve
+    if selection.refitted is not None and curve is not None and statistics.outside is None:
+        fitted = selection.refitted  # the sweep solved this very problem on its way
+        energy = statistics.energy(weight)
+        error = max(0.0, float(curve.errors[-1] - curve.moved[-1]))
+    else:
+        fitted = statistics.refit(weight, problem.inputs_of(selection.kept), problem.ridge)
+        energy, error = statistics.energies(weight, fitted)
+    return Refit(selection.kept, fitted, error=relative(error, energy), ridge=problem.ridge)

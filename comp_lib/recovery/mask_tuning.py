@@ -18,7 +18,10 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..importance.neurons import Problem, Selection
+from ..statistics.gram import contributions
 from ..statistics.solve import least_squares
+from .refit import Refit, relative
 
 MOST_ROUNDS = 64  # of the guard: lambda has grown by 38 digits then, and the mask of any finite sums is flat
 MAX_VARIANCE = 0.05  # of a tuned mask; more means that a few neurons imitate many
@@ -51,3 +54,12 @@ def fold_mask(weight: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
     folded = torch.zeros_like(weight)
     folded[kept] = weight[kept] * mask[:, None]
     return folded
+
+
+def refit_by_mask(problem: Problem, selection: Selection) -> Refit:
+    """The paper's recovery: one tuned factor for each input that stays, folded into its weights."""
+    inputs = problem.inputs_of(selection.kept)
+    mask, ridge = tune_mask(contributions(problem.xtx, problem.scaled_weight), inputs, problem.ridge)
+    fitted = fold_mask(problem.weight, inputs, mask)
+    energy, error = problem.statistics.energies(problem.weight, fitted)
+    return Refit(selection.kept, fitted, error=relative(error, energy), ridge=ridge)

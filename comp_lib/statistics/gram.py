@@ -17,9 +17,9 @@ A row may carry a weight. COMP divides it by the norm of the residual stream beh
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -32,30 +32,31 @@ BLOCK = 512  # columns of a symmetric product, of which one triangle is computed
 
 
 @dataclass
-class Statistics(Protocol):
+class Statistics(ABC):
     """What is kept of the calibration text for one dense layer with n inputs and m outputs, in some form."""
 
     x: Tensor  # sum of x (n,), float64, each token once whatever its weight
     ones: Tensor  # X^T 1 and 1^T 1 with the weights of C, (n + 1,), float64: what the error of a bias needs
     tokens: int
-    outside: (
-        Tensor | None
-    )  # of a target Y* from outside, in the form's own way; None: it is the layer's own output
+    # of a target Y* from outside, in the form's own way; None: the target is the layer's own output
+    outside: Tensor | None
 
     @property
+    @abstractmethod
     def precision(self) -> torch.dtype:
         """Of the weights W that go with this form."""
 
     @classmethod
+    @abstractmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
         """Empty sums; with `outputs`, for a target that comes from outside."""
 
-    def add(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> None:
-        """Add tokens: x (..., n), target (..., m) if the sums have one, weight (...) per token."""
+    def add(self, x: Tensor, target: Tensor | None = None, token_weight: Tensor | None = None) -> None:
+        """Add tokens: x (..., n), target (..., m) if the sums have one, token_weight (...); None: all the same."""
         if (target is None) != (self.outside is None):
             raise ValueError("expected a target exactly when the sums were made for one")
         x = x.detach().flatten(0, -2).float()
-        one = x.new_ones(len(x)) if weight is None else weight.reshape(-1).to(x)
+        one = x.new_ones(len(x)) if token_weight is None else token_weight.reshape(-1).to(x)
         for total, part in zip(self.x.split(BLOCK), x.split(BLOCK, dim=1), strict=True):
             total += part.sum(0, dtype=torch.float64)  # for which `part` is there in float64
         self.tokens += len(x)
@@ -63,18 +64,23 @@ class Statistics(Protocol):
         self.ones += torch.cat([x.T @ one, (one @ one)[None]])
         self.gather(x, None if target is None else target.detach().flatten(0, -2).float() * one[:, None])
 
+    @abstractmethod
     def gather(self, x: Tensor, y: Tensor | None) -> None:
         """Add weighted tokens X (T, n), with their target (T, m) from outside."""
 
+    @abstractmethod
     def __add__(self, other: Self) -> Self:
         """Sums over both texts."""
 
+    @abstractmethod
     def diagonal(self) -> Tensor:
         """C_ii (n,)."""
 
+    @abstractmethod
     def matrix(self) -> Tensor:
         """C (n, n)."""
 
+    @abstractmethod
     def energy(self, gap: Tensor) -> float:
         """||X G||^2 = tr(G^T C G) for G (n, m)."""
 
@@ -82,12 +88,15 @@ class Statistics(Protocol):
         """||X W||^2 and ||X W - X V||^2 for W and V (n, m)."""
         return self.energy(weight), self.energy(weight - other)
 
+    @abstractmethod
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
         """P = (C + lambda diag(C))^-1, for `matrix_condition.sweep`."""
 
+    @abstractmethod
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         """The least-squares weights V (n, m) of the inputs `kept` (k,), as `solve.least_squares` finds them."""
 
+    @abstractmethod
     def held_out_errors(
         self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
     ) -> list[float]:
@@ -201,7 +210,7 @@ def contributions(xtx: Tensor, weight: Tensor) -> Tensor:
     return xtx * (weight @ weight.T)
 
 
-def token_weights(stream: Tensor) -> Tensor:
+def token_weight(stream: Tensor) -> Tensor:
     """1 / ||h_t||, h being the residual stream behind the layer: (..., d) -> (...)."""
     norms: Tensor = stream.detach().float().norm(dim=-1)
     return norms.clamp_min(torch.finfo(torch.float32).tiny ** 0.5).reciprocal()

@@ -12,10 +12,9 @@ import pytest
 from command import FEW, content, ran, run
 from rich.console import Console
 
-from comp_lib.calibration.text import KINDS
+from comp_lib.calibration.texts import KINDS
 from comp_lib.cli import console
 from comp_lib.cli.prune import prune
-from comp_lib.importance.neurons import METRICS
 from comp_lib.settings import DEFAULTS, METHODS, PRESETS, PRESETS_IN_WORDS
 
 
@@ -33,7 +32,7 @@ def test_the_help_of_prune_has_four_groups_and_names_what_is_in_the_tables():
     flags = [said.index(f"--{name}") for name in ("out", "preset", "dtype", "method")]
     assert sorted(groups + flags) == [place for pair in zip(groups, flags, strict=True) for place in pair]
     assert said.index("--help") < groups[1]
-    missing = [name for name in (*METHODS, *METRICS, *PRESETS) if not re.search(rf"[ (]{name}[,;. ]", said)]
+    missing = [name for name in (*METHODS, *PRESETS) if not re.search(rf"[ (]{name}[,;. ]", said)]
     assert not missing and PRESETS.keys() == PRESETS_IN_WORDS.keys()
     assert {name: signature(prune).parameters[name].default for name in DEFAULTS} == DEFAULTS
 

@@ -9,7 +9,7 @@ import torch
 from variants import build, tokens
 
 from comp_lib.importance.matrix_condition import sweep
-from comp_lib.importance.neurons import Dense, full_condition
+from comp_lib.importance.neurons import Problem, full_condition
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.statistics.few_tokens import DualInverse, TokenStatistics
@@ -82,10 +82,10 @@ def test_held_out_errors_are_the_same(outside):
 
 def test_the_metric_chooses_the_same_with_single_weights():
     full, rows, w = problem(outside=False)
-    one = full_condition(Dense(full, w, torch.ones), 15, torch.Generator())
-    two = full_condition(Dense(rows, w.float(), torch.ones), 15, torch.Generator())
-    assert torch.equal(one.kept, two.kept) and two.retuned.dtype == torch.float32
-    torch.testing.assert_close(two.retuned.double(), one.retuned, rtol=1e-3, atol=1e-4)
+    one = full_condition(Problem(full, w, torch.ones), 15, torch.Generator())
+    two = full_condition(Problem(rows, w.float(), torch.ones), 15, torch.Generator())
+    assert torch.equal(one.kept, two.kept) and two.refitted.dtype == torch.float32
+    torch.testing.assert_close(two.refitted.double(), one.refitted, rtol=1e-3, atol=1e-4)
     matrix = ridged(full.xtx, 0.1)
     torch.testing.assert_close(
         rows.inverse(0.1).blocks.flatten(), spd_inverse(matrix)[0].diagonal(), rtol=1e-4, atol=0

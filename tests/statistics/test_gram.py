@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp_lib.statistics.gram import Gram, contributions, token_weights
+from comp_lib.statistics.gram import Gram, contributions, token_weight
 
 quick = settings(derandomize=True, deadline=None, max_examples=25)
 sizes = {
@@ -114,8 +114,8 @@ def test_half_precision_data_is_summed_in_full_precision():
 
 def test_token_weights_are_inverse_norms():
     stream = normal(0, 2, 5, 7).float()
-    torch.testing.assert_close(token_weights(stream) * stream.norm(dim=-1), torch.ones(2, 5))
-    assert token_weights(torch.zeros(1, 7)).isfinite().all()
+    torch.testing.assert_close(token_weight(stream) * stream.norm(dim=-1), torch.ones(2, 5))
+    assert token_weight(torch.zeros(1, 7)).isfinite().all()
 
 
 def test_token_weights_make_errors_relative_to_the_stream():
@@ -124,8 +124,8 @@ def test_token_weights_make_errors_relative_to_the_stream():
     loud = torch.ones(6)
     loud[0] = 1e4
     quiet, heavy = Gram.zeros(3), Gram.zeros(3)
-    quiet.add(x, weight=token_weights(stream))
-    heavy.add(x * loud[:, None], weight=token_weights(stream * loud[:, None]))
+    quiet.add(x, token_weight=token_weight(stream))
+    heavy.add(x * loud[:, None], token_weight=token_weight(stream * loud[:, None]))
     torch.testing.assert_close(quiet.xtx, heavy.xtx, rtol=1e-5, atol=1e-6)
 
 
