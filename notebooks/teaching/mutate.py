@@ -66,7 +66,7 @@ class Formula:
     notebook: str
 
     def break_in(self, folder: Path) -> None:
-        """Write the wrong formula in place of the right one. Raises TableError unless that occurs exactly once.
+        """Put the wrong formula in the place of the right one. Raises TableError unless that is there once.
 
         A module is treated as a notebook of one cell.
         """

@@ -1,9 +1,10 @@
 """Slides of the core lessons: `python notebooks/teaching/slides.py build/slides`
 
-One page of HTML, made from the notebooks as they are stored: of each lesson its aims, the drawing, the derivation, the
-figures with a sentence each (a prediction that stands before a figure is a slide of its own), and the takeaways. The
-page holds all that it shows and asks for nothing from outside; a policy in it forbids the browser to. Formulas are set
-by matplotlib, and their source is what a screen reader reads. Arrow keys, space, Home and End; it prints.
+One page of HTML is made from the notebooks as they are stored. It has of each lesson the aims, the drawing,
+the derivation, the figures with a sentence each (a prediction that stands before a figure is a slide of its
+own), and the takeaways. The page holds all that it shows and asks for nothing from outside; a policy in it
+forbids the browser to. matplotlib sets the formulas, and a screen reader reads their source. The page obeys
+arrow keys, space, Home and End, and it can be printed.
 """
 
 from __future__ import annotations
@@ -32,11 +33,20 @@ CORE = ("01_layer_importance", "02_matrix_condition", "03_hybrid_granularity", "
 DETAILS = re.compile(r"<details>\s*<summary>(.*?)</summary>(.*?)</details>", re.DOTALL)
 MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\s)([^$]+?)(?<!\s)\$", re.DOTALL)
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z*`$(])")
-SIZE = 100  # units of a formula to an em
+EM = 100  # units of a drawn formula to the size of the letters around it
+MARGIN_ABOVE = 4.0  # around a drawn formula, in these units
+MARGIN_BELOW = 2.0
+CURVE_LETTERS = {  # matplotlib's codes for pieces of a curve -> the letters of SVG
+    Curve.MOVETO: "M",
+    Curve.LINETO: "L",
+    Curve.CURVE3: "Q",
+    Curve.CURVE4: "C",
+    Curve.CLOSEPOLY: "Z",
+}
 
-# --- formulas ---------------------------------------------------------------------------------------------------------
+# --- formulas -----------------------------------------------------------------------------------------------
 
-PLAIN = (  # what matplotlib's own parser does not know: pattern, what to write instead
+REPLACEMENTS = (  # what matplotlib's own parser does not know: (pattern, what to write instead)
     (r"\\(?:big|Big|bigg|Bigg)[lr]?(?![a-zA-Z])", ""),
     (r"\\[lr]Vert(?![a-zA-Z])", r"\\Vert "),
     (r"\\[lr]vert(?![a-zA-Z])", "|"),
@@ -60,71 +70,90 @@ PLAIN = (  # what matplotlib's own parser does not know: pattern, what to write 
 )
 
 
-def _upright(words: str) -> str:
-    return r"\mathrm{" + words.replace(" ", r"\ ").replace("-", r"\!-\!" if " " not in words else "-") + "}"
+def _upright(text: str) -> str:
+    """LaTeX for words that are not slanted; a hyphen within a single word is set closer."""
+    if " " in text:
+        return r"\mathrm{" + text.replace(" ", r"\ ") + "}"
+    return r"\mathrm{" + text.replace("-", r"\!-\!") + "}"
 
 
-def _group(latex: str, start: int) -> int:
-    """Where the group in braces that begins at `start` ends."""
+def _end_of_group(latex: str, start: int) -> int:
+    """The index behind the group in braces that begins at `start`."""
     depth = 0
-    for place in range(start, len(latex)):
-        depth += {"{": 1, "}": -1}.get(latex[place], 0)
+    for index in range(start, len(latex)):
+        if latex[index] == "{":
+            depth += 1
+        elif latex[index] == "}":
+            depth -= 1
         if depth == 0:
-            return place + 1
+            return index + 1
     raise ValueError(f"expected as many closing braces as opening ones, got {latex!r}")
 
 
-def _without_braces_below(latex: str) -> str:
-    """The formula without `underbrace` and the words under it: `plain` only, the label keeps them."""
-    while (place := latex.find(mark := r"\underbrace{")) >= 0:
-        start = place + len(mark) - 1
-        end = _group(latex, start)
-        after = _group(latex, end + 1) if latex[end : end + 2] == "_{" else end
-        latex = latex[:place] + latex[start + 1 : end - 1] + latex[after:]
+def _without_underbraces(latex: str) -> str:
+    r"""The formula without each `\underbrace{}` and the words under it, but with the content of the brace."""
+    command = r"\underbrace"
+    while (start := latex.find(command + "{")) >= 0:
+        opening = start + len(command)
+        closed = _end_of_group(latex, opening)
+        content = latex[opening + 1 : closed - 1]
+        has_words_below = latex[closed : closed + 2] == "_{"
+        end = _end_of_group(latex, closed + 1) if has_words_below else closed
+        latex = latex[:start] + content + latex[end:]
     return latex
 
 
 def plain(latex: str) -> str:
     """The formula in the part of LaTeX that matplotlib sets."""
-    latex = _without_braces_below(" ".join(latex.split()))
-    for pattern, instead in PLAIN:
-        latex = re.sub(pattern, instead, latex)
+    latex = _without_underbraces(" ".join(latex.split()))
+    for pattern, replacement in REPLACEMENTS:
+        latex = re.sub(pattern, replacement, latex)
     return latex
 
 
 def lines(latex: str) -> list[str]:
-    """A displayed formula line by line, its alignment left out."""
+    """A displayed formula line by line, without its alignment."""
     latex = re.sub(r"\\(?:begin|end)\{(?:aligned|align\*?|gathered|array|split)\}(?:\{[^{}]*\})?", "", latex)
-    return [line.replace("&", " ").strip() for line in re.split(r"\\\\(?:\[[^]]*\])?", latex) if line.strip()]
+    split = re.split(r"\\\\(?:\[[^]]*\])?", latex)
+    return [line.replace("&", " ").strip() for line in split if line.strip()]
 
 
 def formula(latex: str) -> str:
-    """One line of LaTeX as a drawing in the text. Raises ValueError for what matplotlib cannot set."""
-    words = f"${plain(latex)}$"
-    font = FontProperties(size=SIZE)
+    """One line of LaTeX as a drawing in SVG. Raises ValueError for what matplotlib cannot set."""
+    text = f"${plain(latex)}$"
+    font = FontProperties(size=EM)
     with rc_context({"mathtext.fontset": "stix"}):
-        width, height, depth, _, _ = MathTextParser("path").parse(words, dpi=72, prop=font)
-        curve = TextPath((0, 0), words, size=SIZE, prop=font)
-    steps = []
-    for points, code in curve.iter_segments(simplify=False, curves=True):
-        letter = {
-            Curve.MOVETO: "M",
-            Curve.LINETO: "L",
-            Curve.CURVE3: "Q",
-            Curve.CURVE4: "C",
-            Curve.CLOSEPOLY: "Z",
-        }[code]
-        pairs = zip(points[::2], points[1::2], strict=True)
-        steps.append("Z" if letter == "Z" else letter + " ".join(f"{x:.1f} {-y:.1f}" for x, y in pairs))
-    width, height, depth = max(width, 1.0), height + 4.0, depth + 2.0
-    style = f"width:{width / SIZE:.3f}em;height:{(height + depth) / SIZE:.3f}em;vertical-align:{-depth / SIZE:.3f}em"
+        width, height, depth, _, _ = MathTextParser("path").parse(text, dpi=72, prop=font)
+        curve = TextPath((0, 0), text, size=EM, prop=font)
+    width = max(width, 1.0)
+    height += MARGIN_ABOVE  # above the line of writing
+    depth += MARGIN_BELOW  # below it
+    style = (
+        f"width:{width / EM:.3f}em;height:{(height + depth) / EM:.3f}em;vertical-align:{-depth / EM:.3f}em"
+    )
     box = f"0 {-height:.1f} {width:.1f} {height + depth:.1f}"
     label = html.escape(" ".join(latex.split()), quote=True)
-    return f'<svg role="img" aria-label="{label}" style="{style}" viewBox="{box}"><path d="{"".join(steps)}"/></svg>'
+    return (
+        f'<svg role="img" aria-label="{label}" style="{style}" viewBox="{box}">'
+        f'<path d="{svg_path(curve)}"/></svg>'
+    )
+
+
+def svg_path(curve: Curve) -> str:
+    """A curve of matplotlib in SVG's letters and numbers; y grows downwards there."""
+    pieces = []
+    for points, code in curve.iter_segments(simplify=False, curves=True):
+        letter = CURVE_LETTERS[code]
+        if letter == "Z":  # closes the curve, and has no points in SVG
+            pieces.append(letter)
+        else:
+            pairs = zip(points[::2], points[1::2], strict=True)
+            pieces.append(letter + " ".join(f"{x:.1f} {-y:.1f}" for x, y in pairs))
+    return "".join(pieces)
 
 
 def math(latex: str, display: bool) -> str:
-    """A formula in the text or on lines of its own; what cannot be set is shown as it is written."""
+    """A formula in the text or on lines of its own. What matplotlib cannot set is shown as it is written."""
     try:
         if display:
             return "".join(f'<span class="display">{formula(line)}</span>' for line in lines(latex))
@@ -136,18 +165,19 @@ def math(latex: str, display: bool) -> str:
 def to_html(markdown: str) -> str:
     """Markdown with formulas as HTML; links become words, since there is nothing to go to."""
     markdown = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", markdown)
-    kept: list[str] = []
+    formulas: list[str] = []
 
-    def keep(match: re.Match[str]) -> str:
-        kept.append(math(match[1] or match[2], display=match[1] is not None))
-        return f"@@{len(kept) - 1}@@"
+    def placeholder(match: re.Match[str]) -> str:
+        formulas.append(math(match[1] or match[2], display=match[1] is not None))
+        return f"@@{len(formulas) - 1}@@"
 
-    code = re.split(r"(```.*?```|`[^`\n]*`)", markdown, flags=re.DOTALL)
-    code[::2] = [MATH.sub(keep, text) for text in code[::2]]
-    return re.sub(r"@@(\d+)@@", lambda match: kept[int(match[1])], markdown2html("".join(code)))
+    pieces = re.split(r"(```.*?```|`[^`\n]*`)", markdown, flags=re.DOTALL)  # prose and code in turn
+    pieces[::2] = [MATH.sub(placeholder, prose) for prose in pieces[::2]]
+    page = markdown2html("".join(pieces))
+    return re.sub(r"@@(\d+)@@", lambda match: formulas[int(match[1])], page)
 
 
-# --- what a lesson holds ----------------------------------------------------------------------------------------------
+# --- what a lesson holds ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -160,135 +190,166 @@ class Slide:
 
 
 def unfolded(source: str) -> str:
-    """What everybody reads of a cell."""
+    """What everybody reads of a cell: its source without what is folded away."""
     return DETAILS.sub("", source).strip()
 
 
-def question(source: str) -> str | None:
-    """The prediction that a cell ends with."""
-    found = re.search(r"\*\*Predict\.?\*\*\.?(.*)", unfolded(source), re.DOTALL)
-    return found[1].strip() if found else None
+def before_prediction(source: str) -> str:
+    """What everybody reads of a cell before its prediction; all of it where there is none."""
+    return re.split(r"\*\*Predict", unfolded(source))[0]
 
 
-def answer(source: str) -> str | None:
-    """What is folded away in a cell: its last answer."""
-    found = DETAILS.findall(source)
-    return found[-1][1].strip() if found else None
+def question(cell: NotebookNode) -> str | None:
+    """The prediction with which a cell of prose ends."""
+    if cell.cell_type != "markdown":
+        return None
+    match = re.search(r"\*\*Predict\.?\*\*\.?(.*)", unfolded(cell.source), re.DOTALL)
+    return match[1].strip() if match else None
+
+
+def answer(source: str) -> str:
+    """The last answer that is folded away in a cell; "" where there is none."""
+    folded = DETAILS.findall(source)
+    return folded[-1][1].strip() if folded else ""
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first full stop, nothing of a heading."""
-    paragraph = next((part for part in re.split(r"\n\s*\n", text.strip()) if not part.startswith("#")), "")
+    """The first sentence of the first paragraph that is no heading."""
+    paragraphs = re.split(r"\n\s*\n", text.strip())
+    paragraph = next((paragraph for paragraph in paragraphs if not paragraph.startswith("#")), "")
     return SENTENCE.split(" ".join(paragraph.split()))[0]
 
 
 def image(cell: NotebookNode) -> str | None:
-    """The picture that a code cell shows, with its words."""
+    """The HTML element of the picture that a code cell shows, with its alt text."""
     for output in cell.get("outputs", []):
-        found = re.search(r"<img[^>]*>", str(output.get("data", {}).get("text/html", "")))
-        if found and "data:image/" in found[0]:
-            return found[0]
+        match = re.search(r"<img[^>]*>", str(output.get("data", {}).get("text/html", "")))
+        if match and "data:image/" in match[0]:
+            return match[0]
     return None
 
 
-def words_of(picture: str) -> str:
-    found = re.search(r'alt="([^"]*)"', picture)
-    return html.unescape(found[1]) if found else ""
+def alt_text(picture: str) -> str:
+    match = re.search(r'alt="([^"]*)"', picture)
+    return html.unescape(match[1]) if match else ""
 
 
 def headings(notebook: NotebookNode) -> list[str]:
-    """For each cell the heading under which it stands, without marks and numbers."""
-    found, now = [], ""
+    """For each cell the heading above it, without marks and numbers."""
+    headings_of_cells = []
+    heading = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             for line in unfolded(cell.source).splitlines():
                 if re.match(r"#{1,3} ", line):
-                    now = re.sub(r"^#+ (?:\d+ · )?", "", line).strip()
-        found.append(now)
-    return found
+                    heading = re.sub(r"^#+ (?:\d+ · )?", "", line).strip()
+        headings_of_cells.append(heading)
+    return headings_of_cells
 
 
 def derivation(notebook: NotebookNode) -> int | None:
-    """The cell in which something is derived: one that says so, or else the one with the most mathematics."""
+    """Index of the cell that derives something: one that says so, or else that with the most mathematics."""
 
-    def weight(cell: NotebookNode) -> tuple[bool, int]:
-        text = unfolded(cell.source)
-        said = bool(re.search(r"derivation|\bproof\b|\bderive", text, re.IGNORECASE))
-        amount = sum(len(match[0]) for match in MATH.finditer(text))
-        return said and amount > 0, amount
+    def mathematics(index: int) -> int:
+        """Number of letters in formulas."""
+        return sum(len(match[0]) for match in MATH.finditer(unfolded(notebook.cells[index].source)))
+
+    def rank(index: int) -> tuple[bool, int]:
+        text = unfolded(notebook.cells[index].source)
+        says_so = bool(re.search(r"derivation|\bproof\b|\bderive", text, re.IGNORECASE))
+        amount = mathematics(index)
+        return says_so and amount > 0, amount
 
     candidates = [
-        place
-        for place, cell in enumerate(notebook.cells[:-1])
-        if place and cell.cell_type == "markdown" and not re.match(r"## (Quiz|Your turn)", cell.source)
+        index
+        for index, cell in enumerate(notebook.cells[1:-1], 1)  # neither the title nor the takeaways
+        if cell.cell_type == "markdown" and not re.match(r"## (Quiz|Your turn)", cell.source)
     ]
-    best = max(candidates, key=lambda place: weight(notebook.cells[place]), default=None)
-    return best if best is not None and weight(notebook.cells[best])[1] else None
+    best = max(candidates, key=rank, default=None)
+    if best is None or mathematics(best) == 0:
+        return None
+    return best
 
 
 def drawing(notebook: NotebookNode) -> int | None:
-    """The cell that shows the lesson's drawing: the first picture that calls itself one, or else the first."""
-    pictures = {place: picture for place, cell in enumerate(notebook.cells) if (picture := image(cell))}
-    own = [
-        place
-        for place, picture in pictures.items()
-        if re.search(r"\b[Dd]rawing|\b[Dd]iagram", words_of(picture))
-    ]
-    return next(iter(own or pictures), None)
+    """Index of the cell with the lesson's drawing: the first picture that calls itself one, or the first."""
+    with_picture = []
+    for index, cell in enumerate(notebook.cells):
+        picture = image(cell)
+        if picture is None:
+            continue
+        if re.search(r"\b[Dd]rawing|\b[Dd]iagram", alt_text(picture)):
+            return index
+        with_picture.append(index)
+    return with_picture[0] if with_picture else None
 
 
 def figure(picture: str, sentence: str) -> str:
     return f"<figure>{picture}<figcaption>{to_html(sentence)}</figcaption></figure>"
 
 
-def caption(notebook: NotebookNode, place: int) -> str:
-    """What a figure shows, in a sentence: the answer to the prediction before it, or what is said behind it."""
-    before = notebook.cells[place - 1]
-    if before.cell_type == "markdown" and question(before.source):
-        told = first_sentence(answer(before.source) or "")
-        if told and not told.startswith("See "):
-            return told
-    behind = (cell for cell in notebook.cells[place + 1 :] if "check" not in cell.metadata.get("tags", []))
+def caption(notebook: NotebookNode, index: int) -> str:
+    """A sentence on what the figure of a cell shows.
+
+    It is the answer to the prediction before the cell, or the first sentence behind it, or that of its alt
+    text.
+    """
+    before = notebook.cells[index - 1]
+    if question(before):
+        sentence = first_sentence(answer(before.source))
+        if sentence and not sentence.startswith("See "):
+            return sentence
+    behind = (cell for cell in notebook.cells[index + 1 :] if "check" not in cell.metadata.get("tags", []))
     following = next(behind, None)
     if following is not None and following.cell_type == "markdown" and not following.source.startswith("#"):
-        sentence = first_sentence(re.split(r"\*\*Predict", unfolded(following.source))[0])
+        sentence = first_sentence(before_prediction(following.source))
         if 20 < len(sentence) < 260 and not sentence.endswith((":", "?")):
             return sentence
-    return described(image(notebook.cells[place]) or "")
+    return first_of_alt_text(image(notebook.cells[index]) or "")
 
 
-def described(picture: str) -> str:
-    """The first sentence of a picture's own words."""
-    return re.split(r"(?<=[.;])\s", words_of(picture))[0]
+def first_of_alt_text(picture: str) -> str:
+    """The first sentence of a picture's alt text, or what stands before its first semicolon."""
+    return re.split(r"(?<=[.;])\s", alt_text(picture))[0]
 
 
 def lesson_slides(notebook: NotebookNode) -> Iterator[Slide]:
-    """The slides of one lesson, in its order."""
-    cells, under = notebook.cells, headings(notebook)
-    title = cells[0].source.splitlines()[0].lstrip("# ").strip()
-    aims = re.search(r"\*\*You will be able to\*\*\s*(.*?)(?=\n\s*\n\*\*|\Z)", cells[0].source, re.DOTALL)
-    yield Slide(title, f"<p>You will be able to</p>{to_html(aims[1])}" if aims else "", "title")
-    drawn, derived = drawing(notebook), derivation(notebook)
+    """The slides of one lesson, in its order; the drawing comes first."""
+    cells = notebook.cells
+    headings_of_cells = headings(notebook)
+    yield title_slide(cells[0].source)
+    drawn = drawing(notebook)
+    derived = derivation(notebook)
     if drawn is not None:
         picture = image(cells[drawn]) or ""
-        yield Slide(under[drawn] if drawn > 1 else "The picture", figure(picture, described(picture)))
-    for place, cell in enumerate(cells):
-        if place == derived:
-            text = re.split(r"\*\*Predict", unfolded(cell.source))[0]
+        title = headings_of_cells[drawn] if drawn > 1 else "The picture"
+        yield Slide(title, figure(picture, first_of_alt_text(picture)))
+    for index, cell in enumerate(cells):
+        heading = headings_of_cells[index]
+        if index == derived:
+            text = before_prediction(cell.source)
             text = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-            yield Slide(under[place], to_html(text), "derivation")
+            yield Slide(heading, to_html(text), "derivation")
         picture = image(cell)
-        if picture is None or place == drawn:
+        if picture is None or index == drawn:
             continue
-        asked = question(cells[place - 1].source) if cells[place - 1].cell_type == "markdown" else None
-        if asked:
-            yield Slide(under[place], f"<p>Predict.</p>{to_html(asked)}", "question")
-        yield Slide(under[place], figure(picture, caption(notebook, place)))
-    items = re.split(r"^#+ Key takeaways.*$", cells[-1].source, flags=re.MULTILINE)[-1]
-    yield Slide("Key takeaways", to_html(re.split(r"\*\*Next", items)[0]), "takeaways")
+        prediction = question(cells[index - 1])
+        if prediction:
+            yield Slide(heading, f"<p>Predict.</p>{to_html(prediction)}", "question")
+        yield Slide(heading, figure(picture, caption(notebook, index)))
+    takeaways = re.split(r"^#+ Key takeaways.*$", cells[-1].source, flags=re.MULTILINE)[-1]
+    yield Slide("Key takeaways", to_html(re.split(r"\*\*Next", takeaways)[0]), "takeaways")
 
 
-# --- the page ---------------------------------------------------------------------------------------------------------
+def title_slide(first_cell: str) -> Slide:
+    """A lesson's title and aims, from the source of its first cell."""
+    title = first_cell.splitlines()[0].lstrip("# ").strip()
+    aims = re.search(r"\*\*You will be able to\*\*\s*(.*?)(?=\n\s*\n\*\*|\Z)", first_cell, re.DOTALL)
+    body = f"<p>You will be able to</p>{to_html(aims[1])}" if aims else ""
+    return Slide(title, body, "title")
+
+
+# --- the page -----------------------------------------------------------------------------------------------
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 STYLE = """
@@ -299,7 +360,8 @@ section { display: none; min-height: 100vh; padding: 1.5rem 3rem 2.2rem; flex-di
 section.now { display: flex }
 section > div { flex: 1; display: flex; flex-direction: column; justify-content: center; max-width: 46rem;
   width: 100%; margin: 0 auto }
-h2 { margin: 0; font-size: 1.5rem; color: #0b4f8a; border-bottom: .12rem solid #0b4f8a; padding-bottom: .3rem }
+h2 { margin: 0; font-size: 1.5rem; color: #0b4f8a; border-bottom: .12rem solid #0b4f8a;
+  padding-bottom: .3rem }
 .title h2 { font-size: 1.8rem }
 .takeaways > div, .title > div { font-size: .9rem; max-width: 52rem }
 .derivation > div { font-size: .8rem; max-width: 56rem }
@@ -351,18 +413,22 @@ go(parseInt(location.hash.slice(1)) - 1 || 0);
 
 
 def section(slide: Slide, lesson: str) -> str:
-    kind, name = html.escape(slide.kind, quote=True), html.escape(lesson, quote=True)
+    """A slide in HTML; `lesson` is what the foot of the slide says."""
+    kind = html.escape(slide.kind, quote=True)
+    name = html.escape(lesson, quote=True)
     title = re.sub(r"^<p>|</p>$", "", to_html(slide.title).strip())
     return f'<section class="{kind}" data-lesson="{name}"><h2>{title}</h2><div>{slide.body}</div></section>'
 
 
 def page(lessons: dict[str, list[Slide]]) -> str:
     """All slides as one page, contents first: name of a lesson -> its slides."""
-    links, sections, place = [], [], 2
+    links = []
+    sections = []
+    number = 2  # of a slide, counted from 1; the first slide has the contents
     for name, slides in lessons.items():
-        links.append(f'<li><a href="#{place}">{html.escape(name)}</a></li>')
+        links.append(f'<li><a href="#{number}">{html.escape(name)}</a></li>')
         sections += [section(slide, name) for slide in slides]
-        place += len(slides)
+        number += len(slides)
     contents = f"<p>Four lessons, from the notebooks as they are stored.</p><ol>{''.join(links)}</ol>"
     hint = "<p>Arrow keys or space; Home and End.</p>"
     first = section(Slide("Structured pruning without training: COMP", contents + hint, "title"), "contents")
@@ -380,7 +446,10 @@ def page(lessons: dict[str, list[Slide]]) -> str:
 
 
 def write(folder: Path, names: tuple[str, ...] = CORE, notebooks: Path = FOLDER) -> Path:
-    """The page in `folder`, from the notebooks of those names. Raises InputError where none can be written."""
+    """Write the page of these notebooks to `folder`, and return its path.
+
+    Raises InputError where it cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = check_output(folder / "index.html", overwrite=True)
     lessons = {}
@@ -393,8 +462,9 @@ def write(folder: Path, names: tuple[str, ...] = CORE, notebooks: Path = FOLDER)
 
 
 if __name__ == "__main__":
+    target = sys.argv[1] if len(sys.argv) > 1 else "build/slides"
     try:
-        made = write(Path(sys.argv[1] if len(sys.argv) > 1 else "build/slides"))
+        written = write(Path(target))
     except InputError as error:
         sys.exit(str(error))
-    print(f"{made}  {made.stat().st_size / 1e6:.1f} MB")
+    print(f"{written}  {written.stat().st_size / 1e6:.1f} MB")

@@ -7,7 +7,7 @@ import torch
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
-from comp_lib.families import parts
+from comp_lib.families.find import parts
 from comp_lib.statistics.solve import least_squares
 from comp_lib.surgery import shallow_copy, shrink
 from course import dense_stream as study

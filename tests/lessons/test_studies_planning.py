@@ -53,7 +53,7 @@ def plan_of(layers, widths) -> Plan:
 def test_stored_curves_go_through_their_points():
     found = {"gone": 32, "kl": [0.5, 0.25], "curves": [[0.0, 0.1, 0.3], [0.0, 0.2, 0.8]]}
     minds = planning.stored_sensitivity(found)
-    assert minds.gone == (32, 32) and minds.harm.tolist() == [0.5, 0.25]
+    assert minds.removed == (32, 32) and minds.harm.tolist() == [0.5, 0.25]
     assert minds.errors(0, 100)[[0, 16, 32, 48, 64]].tolist() == pytest.approx([0.0, 0.05, 0.1, 0.2, 0.3])
     assert len(minds.errors(1, 100)) == 65  # as far as it was measured
 

@@ -173,7 +173,7 @@ def test_the_answers_are_measured(loud):
         found = np.linalg.lstsq(others, parts[i], rcond=None)[0]
         left = ((parts[i] - others @ found) ** 2).sum()
         assert toy.cost[i] == pytest.approx(left) and toy.condition[i] == pytest.approx(toy.gram[i, i] / left)
-    assert toy.left == pytest.approx(((parts[0] - (toy.factor - 1) * parts[1]) ** 2).sum())
+    assert toy.error == pytest.approx(((parts[0] - (toy.factor - 1) * parts[1]) ** 2).sum())
 
 
 def test_the_worksheet_is_a_pdf_of_two_pages_and_the_same_bytes(tmp_path):
@@ -248,7 +248,7 @@ def test_every_formula_of_the_core_lessons_can_be_set(name):
                     slides.formula(line)
                 except ValueError:
                     failed.append(line)
-    assert not failed, "add to PLAIN in slides.py what matplotlib should set instead"
+    assert not failed, "add to REPLACEMENTS in slides.py what matplotlib should set instead"
 
 
 class Asking(HTMLParser):
