@@ -17,9 +17,8 @@ from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
 from .loss import Evaluation, compare, perplexity
 
-Row = tuple[
-    dict[str, float], dict[str, Interval | None]
-]  # value of each measure; its 95% interval, where it has one
+Row = tuple[dict[str, float], dict[str, Interval | None]]
+"""The value of each measure, and its 95% interval where it has one."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +30,24 @@ class ByKind:
     @property
     def mean(self) -> dict[str, float]:
         """Mean over kinds of what `Evaluation.values` gives: nats per token, but for `top1_agreement`, 0 to 1."""
-        rows = [one.values() for one in self.kinds.values()]
-        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        rows = [evaluation.values() for evaluation in self.kinds.values()]
+        return {measure: float(np.mean([row[measure] for row in rows])) for measure in rows[0]}
 
     def intervals(self) -> dict[str, Interval | None]:
         """95% intervals of `mean`, see `confidence`; None where there is none."""
-        return intervals([one.by_sequence for one in self.kinds.values()])
+        return intervals([evaluation.by_sequence for evaluation in self.kinds.values()])
 
     def rows(self) -> dict[str, Row]:
-        """Values and 95% intervals of each text, as they came; of several, at the end, of their mean: `mean of 8`."""
-        texts = {name: (one.values(), one.intervals()) for name, one in self.kinds.items()}
-        return texts | ({f"mean of {len(texts)}": (self.mean, self.intervals())} if len(texts) > 1 else {})
+        """Values and 95% intervals of each text in the order of `kinds`; of several texts, at the end, of their mean.
+
+        The row of the mean is called after the number of texts: `mean of 8`.
+        """
+        rows: dict[str, Row] = {}
+        for name, evaluation in self.kinds.items():
+            rows[name] = (evaluation.values(), evaluation.intervals())
+        if len(self.kinds) > 1:
+            rows[f"mean of {len(self.kinds)}"] = (self.mean, self.intervals())
+        return rows
 
 
 def judge(
@@ -51,10 +57,14 @@ def judge(
     *,
     progress: Progress = no_progress,
 ) -> ByKind:
-    """`model` on each of `windows` (S, L), as `windows_of` gives them, beside `dense` where it is given.
+    """Measure `model` on each of `windows` (S, L), as `windows_of` gives them, beside `dense` where it is given.
 
-    `progress` is told the name of the text and its sequences. Raises InputError as `loss.compare` does.
+    `progress` is called with the name of the text and with its sequences. Raises InputError as `loss.compare` does.
     """
-    if dense is None:
-        return ByKind({name: perplexity(model, ids, progress, name) for name, ids in windows.items()})
-    return ByKind({name: compare(model, dense, ids, progress, name) for name, ids in windows.items()})
+    kinds = {}
+    for name, ids in windows.items():
+        if dense is None:
+            kinds[name] = perplexity(model, ids, progress, name)
+        else:
+            kinds[name] = compare(model, dense, ids, progress, name)
+    return ByKind(kinds)

@@ -1,11 +1,11 @@
 """How far a mean over sequences can be trusted: its 95% interval.
 
-What varies is whole sequences, since the tokens of one are anything but independent. Of n of them,
+The unit that varies is a whole sequence, since the tokens of one are anything but independent. For n sequences,
 
     n < 8          no interval: the deviation of so few numbers says next to nothing
     8 <= n < 16    mean -+ t s / sqrt(n)     Student's t with n - 1 degrees of freedom, s the sample's deviation
-    16 <= n        the bootstrap: n values are drawn anew with replacement, RESAMPLES times; the middle 95% of the means
-                   so drawn is the interval (Efron's percentile interval), which is too narrow for fewer values
+    16 <= n        the bootstrap: n values are drawn anew with replacement, RESAMPLES times; the middle 95% of the
+                   means so drawn is the interval (Efron's percentile interval); for fewer values it is too narrow
 
 Two models judged on the same sequences are compared *paired*: the interval is that of the mean of the differences,
 sequence by sequence. Some texts are hard for every model; in the differences that cancels, and the interval is many
@@ -26,19 +26,21 @@ import numpy as np
 
 from ..errors import InputError
 
-FEWEST, MANY = 8, 16  # values that an interval needs; values from which it is bootstrapped
-TAILS, NORMAL = (0.025, 0.975), 1.959964  # of the interval; quantile of the normal distribution at the second
+MIN_VALUES = 8  # that an interval needs
+BOOTSTRAP_VALUES = 16  # from which on the interval is bootstrapped
+TAILS = (0.025, 0.975)  # quantiles between which the interval lies
+NORMAL_QUANTILE = 1.959964  # of the normal distribution, at 0.975
 RESAMPLES = 10_000
 CHUNK = 100  # resamples at once
 
 Interval = tuple[float, float]
-UNKNOWN: Interval = (np.nan, np.nan)  # of what has none, in tables of numbers
+NO_INTERVAL: Interval = (np.nan, np.nan)  # in tables of numbers
 
 
 def confidence_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
     """Bounds between which the mean of `values` (n,) lies with 95% confidence.
 
-    Raises InputError for fewer than FEWEST values, or values that are not finite.
+    Raises InputError for fewer than MIN_VALUES values, or values that are not finite.
 
     >>> low, high = confidence_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])  # mean 4.5
     >>> round(low, 2), round(high, 2)
@@ -47,17 +49,24 @@ def confidence_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> 
     values = np.asarray(values, dtype=np.float64)
     low, high = confidence_intervals(values[None], seed=seed)[0].tolist()
     if np.isnan(low):
-        got = f"{len(values)}, of which {np.isfinite(values).sum()} are finite: measure more windows"
-        raise InputError(f"expected at least {FEWEST} finite values for an interval, got {got}")
+        raise InputError(
+            expected=f"at least {MIN_VALUES} finite values for an interval",
+            got=f"{len(values)}, of which {np.isfinite(values).sum()} are finite",
+            hint="measure more windows",
+        )
     return low, high
 
 
 def intervals(kinds: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Interval | None]:
-    """Of each measure, the interval of its mean over kinds: measure -> values of a kind; None where there is none."""
-    bounds = confidence_intervals(*(np.array(list(columns.values())) for columns in kinds)).tolist()
+    """The interval of the mean over kinds of each measure; None where there is none.
+
+    kinds: of each kind, the values of each measure, by its name.
+    """
+    tables = [np.array(list(columns.values())) for columns in kinds]  # (measures, n) of each kind
+    bounds = confidence_intervals(*tables).tolist()
     return {
-        name: None if np.isnan(low) else (low, high)
-        for name, (low, high) in zip(kinds[0], bounds, strict=True)
+        measure: None if np.isnan(low) else (low, high)
+        for measure, (low, high) in zip(kinds[0], bounds, strict=True)
     }
 
 
@@ -69,29 +78,40 @@ def confidence_intervals(*kinds: np.ndarray, seed: int = 0) -> np.ndarray:
     finite = [np.where(np.isfinite(values), values, np.nan) for values in kinds]
     counts = [values.shape[1] for values in kinds]
     degrees = sum(counts) - len(counts)
-    if min(counts) < 2 or degrees < FEWEST - 1:
-        return np.tile(UNKNOWN, (len(kinds[0]), 1))
-    if min(counts) < MANY:
-        mean = np.mean([values.mean(1) for values in finite], 0)
-        variance = sum(values.var(1, ddof=1) / values.shape[1] for values in finite)
-        half = t_quantile(degrees) * np.sqrt(variance) / len(kinds)
-        return np.stack([mean - half, mean + half], 1)
+    if min(counts) < 2 or degrees < MIN_VALUES - 1:
+        return np.tile(NO_INTERVAL, (len(kinds[0]), 1))
+    if min(counts) < BOOTSTRAP_VALUES:
+        return _student_intervals(finite, degrees)
+    return _bootstrap_intervals(finite, seed)
+
+
+def _student_intervals(kinds: list[np.ndarray], degrees: int) -> np.ndarray:
+    """Student's intervals of the mean over kinds of each row: (k, n) of each kind -> (k, 2)."""
+    mean = np.mean([values.mean(1) for values in kinds], 0)
+    variance = sum(
+        values.var(1, ddof=1) / values.shape[1] for values in kinds
+    )  # of the sum of the kinds' means
+    half_width = t_quantile(degrees) * np.sqrt(variance) / len(kinds)
+    return np.stack([mean - half_width, mean + half_width], 1)
+
+
+def _bootstrap_intervals(kinds: list[np.ndarray], seed: int) -> np.ndarray:
+    """Bootstrapped intervals of the mean over kinds of each row: (k, n) of each kind -> (k, 2)."""
     random = np.random.default_rng(seed)
     means = np.zeros((len(kinds[0]), RESAMPLES))
-    for values, count in zip(finite, counts, strict=True):
-        drawn = (random.integers(count, size=(CHUNK, count)) for _ in range(0, RESAMPLES, CHUNK))
-        means += np.concatenate([values[:, places].mean(2) for places in drawn], 1) / len(kinds)
+    for values in kinds:
+        count = values.shape[1]
+        for start in range(0, RESAMPLES, CHUNK):
+            indices = random.integers(count, size=(CHUNK, count))
+            means[:, start : start + CHUNK] += values[:, indices].mean(2) / len(kinds)
     bounds: np.ndarray = np.quantile(means, TAILS, axis=1).T
     return bounds
 
 
 def t_quantile(degrees: int) -> float:
     """97.5% quantile of Student's t, within 0.001 from 7 degrees of freedom on (Cornish and Fisher's expansion)."""
-    z = NORMAL
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return (
-        z
-        + first / degrees
-        + second / degrees**2
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384 / degrees**3
-    )
+    z = NORMAL_QUANTILE
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / degrees + second / degrees**2 + third / degrees**3

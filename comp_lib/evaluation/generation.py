@@ -11,49 +11,65 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ..errors import InputError
-from ..families.frame import check_ids
 from ..families.protocol import Model
+from ..families.run import check_ids
 
 
 def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
     """What a model says after `prompt`, at most `tokens` tokens: greedy, so the same every time.
 
-    Raises InputError: nothing to go on from, or more than the model's context holds.
+    Raises InputError for a prompt without text, and for more tokens than the model's context holds.
     """
     if not prompt.strip():
         raise InputError(
-            "expected a prompt with some text, got an empty one: write what the model shall go on from"
+            expected="a prompt with some text",
+            got="an empty one",
+            hint="write what the model shall go on from",
         )
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)  # (1, L)
     check_ids(ids, model.config.vocab_size)
-    length, context = ids.shape[1], model.config.max_position_embeddings
+    length = ids.shape[1]
+    context = model.config.max_position_embeddings
     if tokens < 1 or length + tokens > context:
-        got = f"{length} and {tokens}: shorten the prompt, or ask for another number of tokens"
-        raise InputError(f"expected a prompt and at least one new token within {context} tokens, got {got}")
-    text: str = tokenizer.decode(greedy(model, ids, tokens)[0, length:], skip_special_tokens=True)
+        raise InputError(
+            expected=f"a prompt and at least one new token within {context} tokens",
+            got=f"{length} and {tokens}",
+            hint="shorten the prompt, or ask for another number of tokens",
+        )
+    new_ids = greedy(model, ids, tokens)[0, length:]
+    text: str = tokenizer.decode(new_ids, skip_special_tokens=True)
     return text
 
 
 @torch.inference_mode()
 def greedy(model: Model, ids: Tensor, tokens: int, **options: Any) -> Tensor:
     """ids (1, L) and at most `tokens` more, each the most likely one, (1, L + tokens); `options` are of generate()."""
-    told = model.generation_config  # beams, penalties: generate() would take from it whatever it is not given
+    original_config = (
+        model.generation_config
+    )  # beams, penalties: generate() takes what it is not given from it
     model.generation_config = GenerationConfig(
-        eos_token_id=told.eos_token_id, pad_token_id=told.pad_token_id or 0
+        eos_token_id=original_config.eos_token_id, pad_token_id=original_config.pad_token_id or 0
     )
-    options |= {"attention_mask": torch.ones_like(ids), "max_new_tokens": tokens, "do_sample": False}
     try:
-        out: Tensor = model.generate(input_ids=ids, **options)
+        extended_ids: Tensor = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            do_sample=False,
+            **options,
+        )
     finally:
-        model.generation_config = told
-    return out
+        model.generation_config = original_config
+    return extended_ids
 
 
-def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """Median, smallest and largest of one / other, round by round.
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float, float]:
+    """Median, smallest and largest of numerator / denominator, round by round.
 
     >>> ratio([4.0, 6.0, 8.0], [2.0, 2.0, 2.0])
     (3.0, 2.0, 4.0)
     """
-    ratios = [a / b for a, b in zip(one, other, strict=True)]
+    ratios = [
+        numerator / denominator for numerator, denominator in zip(numerators, denominators, strict=True)
+    ]
     return median(ratios), min(ratios), max(ratios)

@@ -14,8 +14,9 @@ hide a change: a pruned model may lose what it knew and still guess the next wor
 Every number is a mean over sequences of equal length. Each sequence's own value is kept, for `intervals` of the mean.
 
 Papers report WikiText-2: the test split, its rows joined with two line ends, cut into consecutive windows of 2,048
-tokens (or as many as the model takes), no window seeing the one before: `--text wikitext2 --length 2048`. A tokenizer
-that begins each text with a token of its own has it before the first window alone in papers, and before each one here.
+tokens (or as many as the model takes), no window seeing the window before: `--text wikitext2 --length 2048`. Where a
+tokenizer begins each text with a special token, papers have it before the first window alone, and this library before
+each window.
 
 Logits are by far the largest tensors here (49,152 columns for SmolLM2), so the head is applied to a few hundred
 positions at a time and the whole (B, L, V) never exists.
@@ -30,10 +31,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..calibration.text import evaluation_tokens as evaluation_tokens
+from ..calibration.windows import evaluation_tokens as evaluation_tokens
 from ..errors import InputError
-from ..families.frame import check_ids, head
 from ..families.protocol import Model
+from ..families.run import check_ids, head
 from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
 
@@ -44,10 +45,10 @@ HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a voc
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Quality of a model on a text; what defaults to None is there where it was compared with a dense model."""
+    """Quality of a model on a text; fields that default to None are set where it was compared with a dense model."""
 
-    by_sequence: dict[str, tuple[float, ...]]  # `values` of each sequence
-    tokens: int  # predicted ones
+    by_sequence: dict[str, tuple[float, ...]]  # measure -> its value for each sequence
+    tokens: int  # that were predicted
     loss: float  # nats per token
     dense_loss: float | None = None
     increase: float | None = None  # of the loss above the dense model's, nats per token
@@ -65,78 +66,96 @@ class Evaluation:
         return perplexity_of(self.loss)
 
     def values(self) -> dict[str, float]:
-        """`loss`, and where a dense model was compared with, `dense_loss`, `increase`, `kl` and `top1_agreement`."""
-        return {name: getattr(self, name) for name in self.by_sequence}
+        """`loss`, and after a comparison also `dense_loss`, `increase`, `kl` and `top1_agreement`."""
+        return {measure: getattr(self, measure) for measure in self.by_sequence}
 
     def intervals(self) -> dict[str, Interval | None]:
         """95% intervals of `values` and of `perplexity`; `increase` is paired. None where `confidence` has none."""
-        found = intervals([self.by_sequence])
-        bounds = found["loss"]
-        return found | {"perplexity": bounds and (perplexity_of(bounds[0]), perplexity_of(bounds[1]))}
+        bounds = intervals([self.by_sequence])
+        bounds["perplexity"] = None
+        if bounds["loss"] is not None:
+            low, high = bounds["loss"]
+            bounds["perplexity"] = (perplexity_of(low), perplexity_of(high))
+        return bounds
 
 
 def perplexity(
-    model: Model, ids: Tensor, progress: Progress = no_progress, what: str = "measuring"
+    model: Model, ids: Tensor, progress: Progress = no_progress, label: str = "measuring"
 ) -> Evaluation:
-    """Loss and perplexity of `model` on `ids` (S, L); `what` names it to `progress`."""
-    return _evaluation([model], ids, progress, what)
+    """Loss and perplexity of `model` on `ids` (S, L); `label` names the work to `progress`."""
+    return _evaluation([model], ids, progress, label)
 
 
 def compare(
-    model: Model, dense: Model, ids: Tensor, progress: Progress = no_progress, what: str = "measuring"
+    model: Model, dense: Model, ids: Tensor, progress: Progress = no_progress, label: str = "measuring"
 ) -> Evaluation:
     """`perplexity` of `model` and of `dense`, their KL divergence and top-1 agreement, in one pass over `ids` (S, L).
 
     Raises InputError when the two have different vocabularies.
     """
-    ours, theirs = (one.get_output_embeddings().out_features for one in (model, dense))
-    if ours != theirs:
-        got = f"{ours} and {theirs} tokens; compare a model with its parent"
-        raise InputError(f"expected two models with one vocabulary, got {got}")
-    return _evaluation([model, dense], ids, progress, what)
+    vocabulary = model.get_output_embeddings().out_features
+    dense_vocabulary = dense.get_output_embeddings().out_features
+    if vocabulary != dense_vocabulary:
+        raise InputError(
+            expected="two models with one vocabulary",
+            got=f"{vocabulary} and {dense_vocabulary} tokens",
+            hint="compare a model with its parent",
+        )
+    return _evaluation([model, dense], ids, progress, label)
 
 
 @torch.inference_mode()
-def _evaluation(models: list[Model], ids: Tensor, progress: Progress, what: str) -> Evaluation:
-    """Of the first of `models`; a second one is the dense model that it is compared with."""
+def _evaluation(models: list[Model], ids: Tensor, progress: Progress, label: str) -> Evaluation:
+    """Evaluation of the first of `models`; a second one is the dense model that it is compared with."""
     check_ids(ids, models[0].config.vocab_size)
+    measures = MEASURES if len(models) > 1 else ("loss",)
     parts = []
-    for rows in ids.split(BATCH):
-        parts.append(_of_sequences(models, rows))
-        progress(what, sum(map(len, parts)), len(ids))
-    columns = dict(
-        zip(MEASURES if len(models) > 1 else ["loss"], torch.cat(parts).T, strict=True)
-    )  # (S,) each
-    by_sequence = {name: tuple(column.tolist()) for name, column in columns.items()}
-    means = {name: column.mean().item() for name, column in columns.items()}
+    sequences = 0
+    for batch in ids.split(BATCH):
+        parts.append(_measures_by_sequence(models, batch))
+        sequences += len(batch)
+        progress(label, sequences, len(ids))
+    columns = dict(zip(measures, torch.cat(parts).T, strict=True))  # (S,) each
+    by_sequence = {measure: tuple(column.tolist()) for measure, column in columns.items()}
+    means = {measure: column.mean().item() for measure, column in columns.items()}
     return Evaluation(by_sequence, ids[:, 1:].numel(), **means)
 
 
-def _of_sequences(models: list[Model], rows: Tensor) -> Tensor:
-    """The loss of each sequence of `rows` (B, L), or with a dense model all MEASURES: (B, 1 or 5)."""
-    states, parts = (
-        [],
-        [],
-    )  # of what the head reads to predict all but the first token of each row, (B (L-1), d)
-    for model in models:
-        ids = rows.to(next(model.parameters()).device)
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        states.append(hidden[:, :-1].flatten(0, 1).split(HEAD_ROWS))
-    for targets, *inputs in zip(
-        rows[:, 1:].flatten().split(HEAD_ROWS), *states, strict=True
-    ):  # R of B (L-1) tokens
-        logits = [head(model, state).float() for model, state in zip(models, inputs, strict=True)]
-        log_q, *dense = (each.log_softmax(-1).to(logits[0].device) for each in logits)  # (R, V)
-        targets = targets.to(log_q.device)
-        loss = F.nll_loss(log_q, targets, reduction="none").double()  # (R,)
-        values = [loss]
-        for log_p in dense:
-            dense_loss = F.nll_loss(log_p, targets, reduction="none").double()
-            divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
-            agreement = log_p.argmax(-1) == log_q.argmax(-1)
-            values = [dense_loss, loss, loss - dense_loss, divergence, agreement]
-        parts.append(torch.stack([value.cpu().double() for value in values], 1))  # (R, 1 or 5)
-    return torch.cat(parts).view(len(rows), rows.shape[1] - 1, -1).mean(1)
+def _measures_by_sequence(models: list[Model], ids: Tensor) -> Tensor:
+    """The loss of each sequence of ids (B, L), (B, 1), or with a dense model all MEASURES, (B, 5)."""
+    chunks_of_models = [_states(model, ids).split(HEAD_ROWS) for model in models]
+    chunks_of_targets = ids[:, 1:].flatten().split(HEAD_ROWS)  # R of the B (L-1) tokens in each
+    parts = []
+    for targets, *states in zip(chunks_of_targets, *chunks_of_models, strict=True):
+        logits = [head(model, chunk).float() for model, chunk in zip(models, states, strict=True)]
+        device = logits[0].device
+        log_probabilities = [values.log_softmax(-1).to(device) for values in logits]  # (R, V) of each model
+        parts.append(_measures_by_token(targets.to(device), *log_probabilities))
+    measures = torch.cat(parts)  # (B (L-1), 1 or 5)
+    return measures.view(len(ids), ids.shape[1] - 1, -1).mean(1)
+
+
+def _states(model: Model, ids: Tensor) -> Tensor:
+    """What the head reads to predict all but the first token of each of ids (B, L): (B (L-1), d)."""
+    ids = ids.to(next(model.parameters()).device)
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden[:, :-1].flatten(0, 1)
+
+
+def _measures_by_token(targets: Tensor, log_q: Tensor, log_p: Tensor | None = None) -> Tensor:
+    """The loss of each of the targets (R,), (R, 1), or with a dense model's log p all MEASURES, (R, 5), on the CPU.
+
+    log_q, log_p: log-probabilities of the next token by the model and by the dense model, (R, V).
+    """
+    loss = F.nll_loss(log_q, targets, reduction="none").double()  # (R,)
+    if log_p is None:
+        columns = [loss]
+    else:
+        dense_loss = F.nll_loss(log_p, targets, reduction="none").double()
+        divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+        agreement = log_p.argmax(-1) == log_q.argmax(-1)
+        columns = [dense_loss, loss, loss - dense_loss, divergence, agreement]
+    return torch.stack([column.cpu().double() for column in columns], 1)
 
 
 def perplexity_of(loss: float) -> float:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ..calibration.text import DATA_FOLDERS
+from ..calibration.texts import DATA_FOLDERS
 from ..errors import refusing
 from ..families.protocol import Model
 
@@ -30,43 +30,48 @@ SETS = {
 
 
 def load_tasks(text: str) -> list[Any]:
-    """lm-eval's tasks, and groups of them, that `text` asks for: offline, literature, or names with commas between.
+    """lm-eval's tasks, and groups of them, that `text` names: offline, literature, or names with commas between.
 
     Raises InputError for what lm-eval cannot load: a name that it does not know, a task that is there twice or cannot
     be fetched.
     """
     from lm_eval.tasks import TaskManager
 
-    logging.getLogger("lm_eval").setLevel(
-        logging.ERROR
-    )  # it gives advice about ways of calling it that are not ours
-    shipped = next(path for folder in DATA_FOLDERS if (path := folder / "tasks").is_dir())
-    words = [word.strip() for word in text.split(",")]
-    names = list(dict.fromkeys(name for word in words for name in SETS.get(word, (word,))))
-    others = any(
-        not name.startswith("comp_") for name in names
-    )  # to read lm-eval's own thousands takes seconds
+    # lm-eval gives advice about ways of calling it that are not ours
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    names: list[str] = []
+    for word in text.split(","):
+        names += SETS.get(word.strip(), (word.strip(),))
+    names = list(dict.fromkeys(names))  # each name once
+    shipped = next(folder / "tasks" for folder in DATA_FOLDERS if (folder / "tasks").is_dir())
+    # to read lm-eval's own thousands of tasks takes seconds
+    with_defaults = not all(name.startswith("comp_") for name in names)
     advice = f"choose {', '.join(SETS)} or what `lm-eval ls tasks` names, each once, and go online once"
     with refusing("tasks that lm-eval can load", text, advice):
-        loaded = TaskManager(include_path=str(shipped), include_defaults=others).load(names)
+        loaded = TaskManager(include_path=str(shipped), include_defaults=with_defaults).load(names)
     members = {name for group in loaded["group_map"].values() for name in group}
-    return [task for name, task in (loaded["groups"] | loaded["tasks"]).items() if name not in members]
+    loaded_by_name = loaded["groups"] | loaded["tasks"]
+    return [task for name, task in loaded_by_name.items() if name not in members]
 
 
 def zero_shot(
     model: Model, tokenizer: Any, tasks: list[Any], batch: int = 16, limit: int | None = None
 ) -> Any:
-    """All that lm-eval says of `model` in these tasks, which `load_tasks` gives; `limit`: only the first items of each.
+    """Everything that lm-eval reports of `model` in these tasks, which `load_tasks` gives.
 
-    A dictionary: `results` has for each task and group shares from 0 to 1, such as `acc,none` and `acc_stderr,none`,
-    `samples` the answers to every item, and `versions` those of the tasks: two of them cannot be compared.
+    Returns a dictionary: `results` has for each task and group shares from 0 to 1, such as `acc,none` and
+    `acc_stderr,none`, `samples` the answers to every item, and `versions` those of the tasks: scores of two versions
+    cannot be compared.
+
+    limit: how many items of each task are asked, the first ones; None: all.
     """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    harness, none = (
+    return simple_evaluate(
         HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch),
-        TaskManager(include_defaults=False),
+        tasks=tasks,
+        task_manager=TaskManager(include_defaults=False),
+        limit=limit,
     )
-    return simple_evaluate(harness, tasks=tasks, task_manager=none, limit=limit)

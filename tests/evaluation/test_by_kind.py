@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from comp_lib.calibration.text import KINDS, load_text, windows_of
+from comp_lib.calibration.texts import KINDS, load_text
+from comp_lib.calibration.windows import windows_of
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import ByKind, judge
 from comp_lib.evaluation.confidence import confidence_intervals

@@ -11,10 +11,10 @@ from scipy import stats
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation import confidence, generation
-from comp_lib.evaluation.confidence import FEWEST, MANY, confidence_interval, confidence_intervals, intervals
+from comp_lib.evaluation.confidence import MIN_VALUES, BOOTSTRAP_VALUES, confidence_interval, confidence_intervals, intervals
 
 
-@pytest.mark.parametrize("count", range(FEWEST, MANY))
+@pytest.mark.parametrize("count", range(MIN_VALUES, BOOTSTRAP_VALUES))
 def test_of_few_values_it_is_students_interval(count):
     values = np.random.default_rng(count).gamma(1.0, size=count)
     theirs = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
@@ -22,7 +22,7 @@ def test_of_few_values_it_is_students_interval(count):
 
 
 def test_of_many_values_it_is_scipys_percentile_interval():
-    values = np.random.default_rng(2).gamma(1.0, size=MANY)  # skewed, where intervals differ from one another
+    values = np.random.default_rng(2).gamma(1.0, size=BOOTSTRAP_VALUES)  # skewed, where intervals differ from one another
     theirs = stats.bootstrap(
         (values,), np.mean, n_resamples=20_000, method="percentile", random_state=np.random.default_rng(0)
     ).confidence_interval
@@ -30,7 +30,7 @@ def test_of_many_values_it_is_scipys_percentile_interval():
     assert values.mean() - theirs.low != pytest.approx(theirs.high - values.mean(), rel=0.1)
 
 
-@pytest.mark.parametrize("count", [FEWEST, 40])
+@pytest.mark.parametrize("count", [MIN_VALUES, 40])
 def test_nineteen_of_twenty_intervals_hold_the_truth(monkeypatch, count):
     monkeypatch.setattr(confidence, "RESAMPLES", 500)
     random = np.random.default_rng(3)

@@ -13,7 +13,7 @@ import torch
 from command import refused, run
 from conftest import DATA
 
-from comp_lib.calibration.text import KINDS, load_text
+from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.errors import InputError
 from comp_lib.evaluation.zero_shot import SETS, load_tasks, zero_shot
 from comp_lib.models.load import load_model

@@ -51,7 +51,7 @@ def whiskers(axes):
 def simple():
     figure, axes = figure_with_axes()
     axes.plot([1, 3, 2])
-    return figure.described('A line, "up" & down <again>.')
+    return figure.with_alt_text('A line, "up" & down <again>.')
 
 
 class Tags(HTMLParser):
