@@ -4,13 +4,13 @@
 
 A run has to do some products, and read and write some bytes, whatever the program. `Run.work` counts them from the
 shapes alone, each product once, of a symmetric one half; `Machine.measured` is what this computer does in a second of
-each kind. One divided by the other is the least time. Measures the machine at the shapes of scale.json, keeps that in
-limit.json, and prints each row of scale.json, long_text.json and bfloat16.json beside the least that the machine of
-that row would have taken, which `scale.py` stores with it.
+each kind. One divided by the other is the least time. The script measures the machine at the shapes of scale.json and
+keeps that in limit.json. It prints each row of scale.json, long_text.json and bfloat16.json beside the least time
+that the machine of that row would have taken, which `scale.py` stores with it.
 
-Not counted: planning (block influence, measured widths), the elementwise work between two products, the system's calls.
-Operations are additions and multiplications, two for each multiply-add. The settings are COMP's own: least squares with
-the aim "self", the ridge chosen by held-out text. (Our count, tested against what torch counts.)
+Not counted: planning (block influence, measured widths), the elementwise work between two products, the system's
+calls. Operations are additions and multiplications, two for each multiply-add. The settings are COMP's own: least
+squares with the aim "self", the ridge chosen by held-out text. (Our count, tested against what torch counts.)
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from common import HERE, parser_of, read_json, write_json
 
-from comp_lib.calibration.stream import BATCH_TOKENS
 from comp_lib.plan import Plan
-from comp_lib.recovery.least_squares import JUDGED
+from comp_lib.recovery.least_squares import MIXTURES
 from comp_lib.shape import Shape
-from comp_lib.statistics.gram import WIDE, enough
+from comp_lib.statistics.gram import SINGLE_PRECISION_INPUTS, tokens_for_gram
+from comp_lib.walk import BATCH_TOKENS
 
 PIECE = 16 << 20  # bytes of a file, read or written to see how fast that is
-WIDEST = 1024  # of the matrices that are multiplied to see how fast that is
-TRIED = 3  # solves with which a ridge is chosen
+MATRIX_WIDTH = 1024  # the most columns of the matrices that are multiplied to see how fast that is
+RIDGE_SOLVES = 3  # solves with which a ridge is chosen
 TYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
@@ -48,9 +48,7 @@ class Work:
     written: float = 0.0  # bytes
 
     def __add__(self, other: Work) -> Work:
-        return Work(
-            *(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True))
-        )
+        return Work(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -70,55 +68,83 @@ class Run:
         return self.sequences * self.length
 
     def work(self) -> Work:
-        """All of it: each layer that stays passes the text on twice, whole and narrowed, and is refitted between."""
-        shape, plan = self.shape, self.plan
-        moved = self.tokens * shape.hidden * self.state * len(plan.layers)
-        after = shape.total - plan.removed * shape.decoder
-        total = Work(read=self.stored, written=self.saved * after + moved)
+        """All of it: each layer that stays passes the text on twice, dense and narrowed, and is refitted between."""
+        shape = self.shape
+        plan = self.plan
+        states = self.tokens * shape.hidden * self.state * len(plan.layers)
+        parameters = shape.total - plan.removed * shape.decoder
+        total = Work(read=self.stored, written=self.saved * parameters + states)
+        block = shape.head_dim * shape.group_heads  # columns of o_proj for each KV group
         for layer, neurons, groups in zip(plan.layers, plan.neurons, plan.kv_groups, strict=True):
-            block = shape.head_dim * shape.group_heads
-            for keep, whole, passing, size in (
-                (groups, shape.kv_groups[layer], self.through_attention, block),
-                (neurons, shape.neurons[layer], self.through_mlp, 1),
-            ):
-                total += passing(keep)
-                if keep < whole:
-                    total += passing(whole) + sum(self.dense_layer(whole * size, keep * size), start=Work())
+            all_groups = shape.kv_groups[layer]
+            total += self.through_attention(groups)
+            if groups < all_groups:
+                total += self.through_attention(all_groups) + self.refit(all_groups * block, groups * block)
+            all_neurons = shape.neurons[layer]
+            total += self.through_mlp(neurons)
+            if neurons < all_neurons:
+                total += self.through_mlp(all_neurons) + self.refit(all_neurons, neurons)
         return total
 
     def through_mlp(self, neurons: int) -> Work:
-        """All tokens."""
+        """All tokens pass an MLP of so many neurons."""
         return Work(model=2.0 * self.tokens * neurons * self.shape.neuron_parameters)
 
     def through_attention(self, groups: int) -> Work:
-        """All tokens."""
+        """All tokens pass an attention of so many KV groups."""
         queries = groups * self.shape.group_heads * self.shape.head_dim
-        scores = (
-            2.0 * self.tokens * self.length * queries
-        )  # of each token with itself and those before it, twice
+        # of each token with itself and the tokens before it: once for the scores, once for the values
+        scores = 2.0 * self.tokens * self.length * queries
         return Work(model=2.0 * self.tokens * groups * self.shape.group_parameters + scores)
 
-    def dense_layer(self, n: int, k: int) -> Iterator[Work]:
-        """Sums, selection and solve of one dense layer of n inputs, of which k stay."""
-        tokens, m, gone = self.tokens, self.shape.hidden, n - k
-        judged = m if m < 2 * JUDGED else JUDGED
-        tried = TRIED if self.sequences > 1 else 0
-        # in both forms the solve ends with two sums of squares: the error, and what it is in proportion to
-        if tokens >= enough(n):  # the sums are the matrix X^T X
-            kind = "single" if n >= WIDE else "double"
-            alive = (n + k) / 2  # on the mean over the sweep, which solves the refit on its way
-            yield Work(single=float(tokens) * n * n)
-            yield Work(**{kind: float(n) ** 3 + gone * alive * (alive + 2.0 * m)})
-            yield Work(**{kind: tried * (k**3 / 3 + 4.0 * k * k * judged)}) + Work(single=4.0 * n * n * m)
-            return
-        half = tokens / 2
-        rounds = 2.0 * tokens * tokens + 2.0 * tokens * (n + k) / 2 + tokens * tokens
-        yield Work(single=float(tokens) ** 2 * n + 2.0 * gone * (n + k) / 2 * m)
-        yield Work(double=float(tokens) ** 3 + float(tokens) ** 2 * n + gone * rounds)
-        ridge = Work(
-            single=tried and 3.0 * half * half * k, double=tried * (half**3 / 3 + 4.0 * half**2 * judged)
+    def refit(self, n: int, k: int) -> Work:
+        """Sums, selection and solve of a Linear of n inputs, of which k stay."""
+        m = self.shape.hidden
+        return self.sums(n) + self.selection_and_solve(n, k) + self.ridge_search(n, k) + self.error(n, m)
+
+    def as_matrix(self, n: int) -> bool:
+        """Whether the sums of n inputs are the matrix X^T X; else they are the few tokens themselves."""
+        return self.tokens >= tokens_for_gram(n)
+
+    def sums(self, n: int) -> Work:
+        if self.as_matrix(n):
+            return Work(single=float(self.tokens) * n * n)
+        return Work(single=float(self.tokens) ** 2 * n)
+
+    def selection_and_solve(self, n: int, k: int) -> Work:
+        """A sweep that removes n - k inputs and solves the refit on its way."""
+        tokens = self.tokens
+        m = self.shape.hidden
+        removed = n - k
+        alive = (n + k) / 2  # inputs, on the mean over the sweep
+        if self.as_matrix(n):
+            return wide_or_double(n, float(n) ** 3 + removed * alive * (alive + 2.0 * m))
+        rounds = 2.0 * tokens * tokens + 2.0 * tokens * alive + tokens * tokens
+        double = float(tokens) ** 3 + float(tokens) ** 2 * n + removed * rounds
+        return Work(single=2.0 * removed * alive * m, double=double)
+
+    def ridge_search(self, n: int, k: int) -> Work:
+        """Solves over half of the text, judged by the other half, which one sequence alone does not have."""
+        if self.sequences == 1:
+            return Work()
+        m = self.shape.hidden
+        judged = m if m < 2 * MIXTURES else MIXTURES  # outputs
+        if self.as_matrix(n):
+            return wide_or_double(n, RIDGE_SOLVES * (k**3 / 3 + 4.0 * k * k * judged))
+        half = self.tokens / 2
+        return Work(
+            single=3.0 * half * half * k, double=RIDGE_SOLVES * (half**3 / 3 + 4.0 * half**2 * judged)
         )
-        yield ridge + Work(single=4.0 * tokens * n * m)
+
+    def error(self, n: int, m: int) -> Work:
+        """Two sums of squares with which the solve ends: the error, and what it is in proportion to."""
+        rows = n if self.as_matrix(n) else self.tokens
+        return Work(single=4.0 * rows * n * m)
+
+
+def wide_or_double(n: int, operations: float) -> Work:
+    """Operations on a matrix of n rows and columns, which are done in float64 unless it is wide."""
+    return Work(single=operations) if n >= SINGLE_PRECISION_INPUTS else Work(double=operations)
 
 
 @dataclass(frozen=True)
@@ -133,35 +159,38 @@ class Machine:
 
     @classmethod
     def measured(cls, hidden: int, neurons: int, folder: Path, dtype: torch.dtype = torch.float32) -> Machine:
-        """At the shapes of a layer; folder: to write a file in, for a moment; dtype: in which the model computes."""
-        width = min(neurons, WIDEST)
-        rates = [product_rate(hidden, width, one) for one in (dtype, torch.float32, torch.float64)]
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            file = Path(place, "piece")
+        """At the shapes of a layer; `dtype` is that of the model. Writes a file into `folder` for a moment."""
+        width = min(neurons, MATRIX_WIDTH)
+        rates = [
+            product_rate(hidden, width, precision) for precision in (dtype, torch.float32, torch.float64)
+        ]
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            file = Path(temporary, "piece")
             written = PIECE / best_time(lambda: _write(file))
-            return cls(*rates, PIECE / best_time(file.read_bytes), written)
+            read = PIECE / best_time(file.read_bytes)
+        return cls(*rates, read, written)
 
     def seconds(self, work: Work) -> float:
         """The least time for `work`, one kind after the other."""
-        return sum(
-            amount / rate for amount, rate in zip(asdict(work).values(), asdict(self).values(), strict=True)
-        )
+        rates = asdict(self)
+        return sum(amount / rates[kind] for kind, amount in asdict(work).items())
 
 
 def product_rate(hidden: int, width: int, dtype: torch.dtype) -> float:
     """Operations a second of BATCH_TOKENS tokens that pass a matrix of a layer."""
-    tokens, inputs = torch.randn(BATCH_TOKENS, hidden).to(dtype), torch.randn(hidden, width).to(dtype)
+    tokens = torch.randn(BATCH_TOKENS, hidden).to(dtype)
+    inputs = torch.randn(hidden, width).to(dtype)
     return 2.0 * BATCH_TOKENS * hidden * width / best_time(lambda: tokens @ inputs)
 
 
 def best_time(work: Callable[[], object], times: int = 3) -> float:
     """Seconds of the quickest of a few times."""
-    took = []
+    seconds = []
     for _ in range(times):
         started = time.perf_counter()
         work()
-        took.append(time.perf_counter() - started)
-    return max(min(took), 1e-9)
+        seconds.append(time.perf_counter() - started)
+    return max(min(seconds), 1e-9)
 
 
 def _write(file: Path) -> None:
@@ -172,14 +201,18 @@ def _write(file: Path) -> None:
 
 
 def least(row: dict) -> float:
-    """Seconds stored with a row: as one number, or in older rows by phase."""
-    return row["least"] if isinstance(row["least"], float) else sum(row["least"].values())
+    """The least seconds stored with a row: as one number, or in older rows by phase."""
+    if isinstance(row["least"], float):
+        return row["least"]
+    return sum(row["least"].values())
 
 
 def stored_rows() -> list[dict]:
     """All rows of measured runs that say what the least was."""
-    files = ("scale.json", "long_text.json", "bfloat16.json")
-    return [row for file in files for row in read_json(HERE / file) if row.get("least")]
+    rows = []
+    for file in ("scale.json", "long_text.json", "bfloat16.json"):
+        rows += [row for row in read_json(HERE / file) if row.get("least")]
+    return rows
 
 
 def table(rows: list[dict]) -> list[str]:
@@ -198,14 +231,15 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     shapes = {"135m": (576, 1536)} | {name: (size.hidden, size.neurons) for name, size in SIZES.items()}
-    names = {dtype: str(dtype).removeprefix("torch.") for dtype in TYPES}
-    found = {
-        name: {word: round(product_rate(*shape, dtype) / 1e9, 1) for dtype, word in names.items()}
-        for name, shape in shapes.items()
-    }
+    gigaflops = {}
+    for name, (hidden, neurons) in shapes.items():
+        rates = {str(dtype).removeprefix("torch."): product_rate(hidden, neurons, dtype) for dtype in TYPES}
+        gigaflops[name] = {dtype: round(rate / 1e9, 1) for dtype, rate in rates.items()}
     disk = Machine.measured(*shapes["135m"], arguments.work)
-    row = {"threads": torch.get_num_threads(), "torch": torch.__version__, "gigaflops": found}
-    row |= {
+    row = {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "gigaflops": gigaflops,
         "read_megabytes_a_second": round(disk.read / 1e6),
         "written_megabytes_a_second": round(disk.written / 1e6),
     }

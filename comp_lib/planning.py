@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .baselines import PLANNERS, llm_pruner
-from .baselines.slimgpt import plan as slimgpt_plan
+from .decoder import Decoder, as_decoder
 from .errors import InputError
-from .families import whole_attention
+from .families.find import whole_attention
 from .families.protocol import Model
 from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
-from .hybrid_granularity.uniform import BLOCK, drop_count, parameters_left, uniform_plan
+from .hybrid_granularity.uniform import GGUF_BLOCK, drop_count, uniform_plan
 from .importance.layers import layers_to_drop
-from .importance.widths import reference_losses, sensitivity
+from .importance.widths import reference_removals, sensitivity
+from .methods import method_of, planner_of
 from .plan import Plan
 from .progress import Progress, no_progress
 from .prune_layer import LayerReport, Report
@@ -30,162 +30,204 @@ from .settings import Settings
 from .shape import Shape
 from .surgery import check_biases
 
-IMPORTANCE_SEQUENCES = (
-    4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
-)
+IMPORTANCE_SEQUENCES = 4  # on which whole layers are judged: a ranking needs fewer than a fit
 
 
 def make_plan(
-    model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
+    model: Model | Decoder,
+    ids: Tensor,
+    settings: Settings,
+    name: str = "",
+    progress: Progress = no_progress,
 ) -> Plan:
     """The plan that `settings` ask for, on calibration tokens ids (S, L). Raises InputError when they cannot be met."""
-    shape = Shape.of(model)
-    if settings.method in PLANNERS:
-        return PLANNERS[settings.method](model, ids, settings, name, progress)
-    request = settings.request(shape, name)
-    if settings.method == "slimgpt":
-        return slimgpt_plan(request)
+    decoder = as_decoder(model)
+    planner = planner_of(settings.method)
+    if planner is not None:
+        return planner.plan(decoder, ids, settings, name, progress)
+    request = settings.request(Shape.of(decoder), name)
     count = drop_count(request, settings.layers)
     if count or settings.widths == "per-layer":
-        judged = ids[:IMPORTANCE_SEQUENCES]
-        drop, importance = layers_to_drop(
-            settings.layer_metric, model, judged, count, settings.device, progress
-        )
+        judging_ids = ids[:IMPORTANCE_SEQUENCES]
+        metric = settings.layer_metric
+        drop, importance = layers_to_drop(metric, decoder, judging_ids, count, settings.device, progress)
         request = replace(request, drop=drop)
         if settings.widths == "per-layer":
             return paper_plan(request, importance.tolist())
     plan = uniform_plan(request)
-    if settings.widths == "uniform" or not (
-        losses := reference_losses(shape, plan)
-    ):  # or no neuron has to go
+    if settings.widths == "uniform":
         return plan
-    ridge = None if isinstance(settings.ridge, str) else settings.ridge
-    weighted, device = settings.token_weights, settings.device
+    removals = reference_removals(request.shape, plan)
+    if not removals:  # no neuron has to go
+        return plan
     measured = sensitivity(
-        model, ids, losses, ridge=ridge, weighted=weighted, device=device, progress=progress
+        decoder,
+        ids,
+        removals,
+        ridge=None if isinstance(settings.ridge, str) else settings.ridge,
+        weighted=settings.token_weights,
+        device=settings.device,
+        progress=progress,
     )
     return measured_plan(request, measured)
 
 
 def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
     """Why the `plan` that came of these settings removes clearly more than was asked for, in one line."""
-    why = "no finer step of the widths comes nearer"
-    if settings["method"] == "shortgpt":
-        why = "shortgpt removes nothing but whole layers"
-    elif (multiple := settings["multiple"]) not in (None, 1):
-        why = f"widths are multiples of {multiple}: --multiple {max(1, multiple // 4)} comes nearer"
-        why += ", but most GGUF files need 32" if multiple == BLOCK else ""
+    multiple = settings["multiple"]
+    if method_of(settings["method"]).whole_layers_only:
+        reason = f"{settings['method']} removes nothing but whole layers"
+    elif multiple not in (None, 1):
+        reason = f"widths are multiples of {multiple}: --multiple {max(1, multiple // 4)} comes nearer"
+        if multiple == GGUF_BLOCK:
+            reason += ", but most GGUF files need 32"
     elif len(plan.layers) < plan.parent_layers or settings["kv_groups"] is not None:
-        why = "the whole layers or KV groups that go are larger"
-    return f"{plan.removed:.1%} went where {plan.ratio:.1%} was asked for: {why}"
+        reason = "the whole layers or KV groups that go are larger"
+    else:
+        reason = "no finer step of the widths comes nearer"
+    return f"{plan.removed:.1%} went where {plan.ratio:.1%} was asked for: {reason}"
 
 
 def concluded(
-    plan: Plan, finished: Sequence[LayerReport], settings: Settings, ids: Tensor, before: Shape, after: Shape
+    plan: Plan,
+    reports: Sequence[LayerReport],
+    settings: Settings,
+    ids: Tensor,
+    before: Shape,
+    after: Shape,
 ) -> tuple[Plan, Report]:
     """The plan as it was carried out, and the report, whose seconds are still to be filled in."""
-    plan = replace(
+    finished_plan = replace(
         plan,
-        kept_neurons=tuple(tuple(layer.kept_neurons) for layer in finished),
-        kept_groups=tuple(tuple(layer.kept_groups) for layer in finished),
+        kept_neurons=tuple(tuple(layer.kept_neurons) for layer in reports),
+        kept_groups=tuple(tuple(layer.kept_groups) for layer in reports),
         removed=(before.decoder - after.decoder) / before.decoder,
     )
-    return plan, Report(settings=asdict(settings), tokens=ids.numel(), layers=tuple(finished), seconds=0.0)
+    report = Report(settings=asdict(settings), tokens=ids.numel(), layers=tuple(reports), seconds=0.0)
+    return finished_plan, report
 
 
-def check_length(model: Model, length: int) -> None:
+def check_length(model: Model | Decoder, length: int) -> None:
     """Raises InputError when `model` takes no sequences of so many tokens."""
-    if length > (longest := model.config.max_position_embeddings):
+    longest = model.config.max_position_embeddings
+    if length > longest:
         raise InputError(
-            f"expected sequences of at most {longest} tokens, the model's, got {length}: shorten them"
+            expected=f"sequences of at most {longest} tokens, the model's", got=length, hint="shorten them"
         )
 
 
-def check_request(model: Model, settings: Settings) -> None:
+def check_request(model: Model | Decoder, settings: Settings) -> None:
     """Raises InputError, before any text is read, for settings that no plan for `model` can meet."""
-    shape = Shape.of(model)
+    decoder = as_decoder(model)
+    shape = Shape.of(decoder)
     request = settings.request(shape)
-    fewer = settings.kv_groups is not None and settings.kv_groups < min(shape.kv_groups)
-    if whole_attention(model) and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
-        wanted = f"all KV groups of {model.config.model_type} to stay, which cannot go one by one"
-        got = f"{settings.method} with {settings.kv_groups or 'fewer'}: leave --kv-groups out, choose another method"
-        raise InputError(f"expected {wanted}, got {got}")
+    fewer_groups = settings.kv_groups is not None and settings.kv_groups < min(shape.kv_groups)
+    if fewer_groups or method_of(settings.method).removes_groups:
+        if whole_attention(decoder.structure):
+            count = settings.kv_groups or "fewer"
+            raise InputError(
+                expected=f"all KV groups of {decoder.config.model_type} to stay, which cannot go one by one",
+                got=f"{settings.method} with {count}",
+                hint="leave --kv-groups out, choose another method",
+            )
     if settings.recovery == "bias":
-        check_biases(model)
-    if settings.method == "llm-pruner":
-        llm_pruner.widths(shape, settings)
-    elif settings.method == "slimgpt":
-        slimgpt_plan(request)
-    elif settings.method not in PLANNERS:
-        count = drop_count(request, settings.layers)
-        largest = sorted(
-            range(shape.layers), key=shape.layer, reverse=True
-        )  # with which the ratio is in reach first
-        uniform_plan(replace(request, drop=largest[:count]))
-    elif settings.method != "shortgpt":  # whole layers need no width
-        parameters_left(request, settings.layers)
+        check_biases(decoder.structure)
+    planner = planner_of(settings.method)
+    if planner is not None:
+        planner.check(shape, settings)
+        return
+    largest_first = sorted(range(shape.layers), key=shape.layer, reverse=True)
+    dropped = largest_first[: drop_count(request, settings.layers)]  # with which the ratio is in reach, if at all
+    uniform_plan(replace(request, drop=dropped))
 
 
-def check_plan(plan: Plan, model: Model, settings: Settings) -> None:
+def check_plan(plan: Plan, model: Model | Decoder, settings: Settings) -> None:
     """Raises InputError unless `plan` can be carried out on `model`."""
-    shape = Shape.of(model)
-    if settings.method in PLANNERS and (plan.kept_neurons is None or plan.kept_groups is None):
-        wanted = f"a plan that names what stays, as those of the method {settings.method} do"
+    decoder = as_decoder(model)
+    shape = Shape.of(decoder)
+    unnamed = plan.kept_neurons is None or plan.kept_groups is None
+    if unnamed and method_of(settings.method).names_what_stays:
         raise InputError(
-            f"expected {wanted}, got one of widths: leave the plan out, or choose another method"
+            expected=f"a plan that names what stays, as those of the method {settings.method} do",
+            got="one of widths",
+            hint="leave the plan out, or choose another method",
         )
     if plan.parent_layers != shape.layers:
         raise InputError(
-            f"expected a plan for {shape.layers} layers, got one for {plan.parent_layers}: plan anew"
+            expected=f"a plan for {shape.layers} layers", got=f"one for {plan.parent_layers}", hint="plan anew"
         )
-    for what, counts, named, whole in (
-        ("neurons", plan.neurons, plan.kept_neurons, shape.neurons),
-        ("KV groups", plan.kv_groups, plan.kept_groups, shape.kv_groups),
-    ):
-        for place, (layer, count) in enumerate(zip(plan.layers, counts, strict=True)):
-            most = max(count, named[place][-1] + 1) if named else count
-            if most > whole[layer]:
-                raise InputError(
-                    f"expected at most {whole[layer]} {what} in layer {layer}, got {most}: plan anew"
-                )
-            if what == "KV groups" and count < whole[layer] and whole_attention(model):
-                got = f"{count} in layer {layer}: plan anew"
-                raise InputError(
-                    f"expected all {whole[layer]} KV groups of a model whose groups cannot go, got {got}"
-                )
+    _check_widths("neurons", plan, plan.neurons, plan.kept_neurons, shape.neurons)
+    _check_widths("KV groups", plan, plan.kv_groups, plan.kept_groups, shape.kv_groups)
+    for layer, count in zip(plan.layers, plan.kv_groups, strict=True):
+        if count < shape.kv_groups[layer] and whole_attention(decoder.structure):
+            raise InputError(
+                expected=f"all {shape.kv_groups[layer]} KV groups of a model whose groups cannot go",
+                got=f"{count} in layer {layer}",
+                hint="plan anew",
+            )
+
+
+def _check_widths(
+    units: str,
+    plan: Plan,
+    counts: Sequence[int],
+    kept: Sequence[Sequence[int]] | None,
+    full_widths: Sequence[int],
+) -> None:
+    """Raises InputError where a layer of the plan keeps more `units`, or others, than the parent's layer has."""
+    for position, (layer, count) in enumerate(zip(plan.layers, counts, strict=True)):
+        needed = count
+        if kept is not None:
+            needed = max(count, kept[position][-1] + 1)
+        if needed > full_widths[layer]:
+            raise InputError(
+                expected=f"at most {full_widths[layer]} {units} in layer {layer}", got=needed, hint="plan anew"
+            )
 
 
 def check_call(model: Any, ids: object, settings: object, plan: Plan | None = None) -> Tensor:
     """The tokens ids (S, L) as int64. Raises InputError for all that can be told of a run before any work."""
     if not isinstance(settings, Settings):
         raise InputError(
-            f"expected settings as Settings(...), got {type(settings).__name__}: import it from comp_lib"
+            expected="settings as Settings(...)", got=type(settings).__name__, hint="import it from comp_lib"
         )
-    if not hasattr(model, "config"):
+    if not isinstance(model, Decoder | Model):
         raise InputError(
-            f"expected a model, got {type(model).__name__}: load_model loads it, prune_model takes a name"
+            expected="a model",
+            got=type(model).__name__,
+            hint="load_model loads it, prune_model takes a name",
         )
-    whole_attention(model)  # raises for a layer of another kind
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
-        got = f"shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-        raise InputError(
-            f"expected calibration tokens, a tensor (S, L) with L of at least 2, got {got}: give text"
-        )
-    vocabulary = model.config.vocab_size
-    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
-    if not whole or int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
-        got = f"{ids.min():g} to {ids.max():g}" if whole else str(ids.dtype)
-        raise InputError(
-            f"expected tokens from 0 to {vocabulary - 1}, got {got}: use the tokenizer of this model"
-        )
+    decoder = as_decoder(model)
+    whole_attention(decoder.structure)  # raises for a layer of another kind
+    tokens = _check_tokens(ids, decoder.config.vocab_size)
     if plan is None:
-        check_request(model, settings)
-        if settings.widths == "measured" and len(ids) < 2:
+        check_request(decoder, settings)
+        if settings.widths == "measured" and len(tokens) < 2:
             raise InputError(
-                "expected 2 or more sequences for measured widths, got 1: one of them judges; give more"
+                expected="2 or more sequences for measured widths, of which one judges",
+                got=1,
+                hint="give more",
             )
     else:
-        check_plan(plan, model, settings)
+        check_plan(plan, decoder, settings)
         if settings.recovery == "bias":
-            check_biases(model)
+            check_biases(decoder.structure)
+    return tokens
+
+
+def _check_tokens(ids: object, vocabulary: int) -> Tensor:
+    """ids (S, L) as int64. Raises InputError unless they are tokens of that vocabulary."""
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
+        raise InputError(
+            expected="calibration tokens, a tensor (S, L) with L of at least 2",
+            got=f"shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__,
+            hint="give text",
+        )
+    integers = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if not integers or int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+        raise InputError(
+            expected=f"tokens from 0 to {vocabulary - 1}",
+            got=f"{ids.min():g} to {ids.max():g}" if integers else str(ids.dtype),
+            hint="use the tokenizer of this model",
+        )
     return ids.long()

@@ -16,20 +16,23 @@ from hypothesis import strategies as st
 from variants import LAYOUTS, NORM_BEHIND, VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib import planning
-from comp_lib.calibration.stream import embed, rotary, through
+from comp_lib.comp import prune
 from comp_lib.errors import InputError
-from comp_lib.families import parts
-from comp_lib.families.layer import dense_target, gain_behind
+from comp_lib.families.find import parts
+from comp_lib.families.probe import dense_target, gain_behind
+from comp_lib.families.run import embed, rotary
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import block_influence, layers_to_drop, sequence_loss_increase
-from comp_lib.importance.neurons import METRICS, Dense, full_condition
+from comp_lib.importance.neurons import METRICS, Problem, full_condition
+from comp_lib.methods import RECOVERY_NAMES
 from comp_lib.plan import Plan, PlanRequest
-from comp_lib.prune import make_plan, prune
+from comp_lib.planning import make_plan
 from comp_lib.prune_layer import LayerPruner
-from comp_lib.settings import PRESETS, RECOVERIES, Settings
+from comp_lib.settings import PRESETS, Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram
 from comp_lib.surgery import shallow_copy, upstream
+from comp_lib.walk import through
 
 SMALL = Settings(ratio=0.25, multiple=4)
 
@@ -176,8 +179,8 @@ def test_a_neuron_behind_a_norm_costs_what_the_stream_loses(name):
     sums = Gram.zeros(len(weight))
     sums.add(x.float()[None])
     xtx = sums.xtx
-    dense = Dense(sums, weight, lambda: torch.zeros(len(weight)), ridge=ridge, gain=gain)
-    found = full_condition(dense, len(weight) - 1, torch.Generator()).scores
+    problem = Problem(sums, weight, lambda: torch.zeros(len(weight)), ridge=ridge, gain=gain)
+    found = full_condition(problem, len(weight) - 1, torch.Generator()).scores
     penalties = ridge * xtx.diagonal()
     costs = []
     for neuron in range(len(weight)):
@@ -190,7 +193,7 @@ def test_a_neuron_behind_a_norm_costs_what_the_stream_loses(name):
         lost = (gap.T @ xtx @ gap).diagonal() + (penalties[:, None] * gap.square()).sum(0)  # of each output
         costs.append(float((gain.square() * lost).sum()))
     torch.testing.assert_close(found, torch.tensor(costs, dtype=found.dtype), rtol=1e-5, atol=0.0)
-    plain = full_condition(replace(dense, gain=None), len(weight) - 1, torch.Generator()).scores
+    plain = full_condition(replace(problem, gain=None), len(weight) - 1, torch.Generator()).scores
     assert not torch.equal(plain.argsort(), found.argsort())  # it decides who goes
 
 
@@ -481,7 +484,7 @@ def test_guard_holds_the_mask_and_reports_lambda():
 
 
 @pytest.mark.parametrize(
-    ("part", "recovery"), [*product(["outputs"], RECOVERIES), ("inputs", "least-squares")]
+    ("part", "recovery"), [*product(["outputs"], RECOVERY_NAMES), ("inputs", "least-squares")]
 )
 def test_layers_that_do_nothing_break_no_recovery(part, recovery):
     """Models grown by identity blocks have layers whose output weights are zero."""
@@ -497,7 +500,7 @@ def test_layers_that_do_nothing_break_no_recovery(part, recovery):
 
 @pytest.mark.parametrize(  # the peers that plan: test_baselines
     ("method", "recovery"),
-    dict.fromkeys([*product(("comp", "wanda-sp"), RECOVERIES), *product(METRICS, ["mask"])]),
+    dict.fromkeys([*product(("comp", "wanda-sp"), RECOVERY_NAMES), *product(METRICS, ["mask"])]),
 )
 def test_every_method_runs_with_every_recovery(method, recovery):
     done = prune(build(), tokens(2, 16), replace(SMALL, method=method, recovery=recovery, kv_groups=1))
@@ -514,7 +517,7 @@ WAYS = {"aim": "dense", "kv_groups": 1}, {"widths": "measured"}, {"recovery": "m
 def test_wide_layers_compute_in_float32_and_come_to_the_same(how, monkeypatch):
     ids, settings = tokens(8, 24), replace(SMALL, **how)
     double = prune(build(), ids, settings)
-    monkeypatch.setattr("comp_lib.statistics.gram.WIDE", 8)
+    monkeypatch.setattr("comp_lib.statistics.gram.SINGLE_PRECISION_INPUTS", 8)
     seen, gather = [], Gram.gather
     monkeypatch.setattr(Gram, "gather", lambda self, x, y: (seen.append(self.xtx.dtype), gather(self, x, y)))
     single = prune(build(), ids, settings)
@@ -526,7 +529,7 @@ def test_wide_layers_compute_in_float32_and_come_to_the_same(how, monkeypatch):
 @pytest.mark.parametrize(("length", "matrices"), [(6, False), (15, True)])  # of 2 sequences; 32 and 48 inputs
 def test_wide_layers_keep_matrices_from_half_as_many_tokens_on(length, matrices, monkeypatch):
     seen, gather = [], Gram.gather
-    monkeypatch.setattr("comp_lib.statistics.gram.WIDE", 8)
+    monkeypatch.setattr("comp_lib.statistics.gram.SINGLE_PRECISION_INPUTS", 8)
     monkeypatch.setattr(Gram, "gather", lambda self, x, y: (seen.append(x), gather(self, x, y)))
     prune(build(), tokens(2, length), replace(SMALL, ridge=0.1))
     assert bool(seen) == matrices

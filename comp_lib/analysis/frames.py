@@ -15,26 +15,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
 from ..errors import InputError
 from ..evaluation.confidence import confidence_intervals
-from ..families import layers_of, parts
-from ..families.frame import Rope
-from ..families.layer import gain_behind
-from ..families.protocol import STEPS, Device, Layer, Model, Which
+from ..families.find import layers_of, parts
+from ..families.probe import gain_behind
+from ..families.protocol import STEPS, Device, Model, Step
+from ..families.steps import attention_step, mlp_step
 from ..importance.layers import sequence_loss_increase
 from ..importance.matrix_condition import scores_of, sweep
 from ..importance.neurons import METRICS, RIDGE, Problem
 from ..statistics.few_tokens import TokenStatistics
-from ..statistics.gram import Gram, Statistics, enough, token_weight
+from ..statistics.gram import Gram, Statistics, token_weight, tokens_for_gram
 from ..statistics.solve import Inverse, penalty
 from ..surgery import upstream
+from ..walk import Visit, batches, walk
 from .columns import Sample, cached, tidy
 
 Asked = Collection[int] | None  # layers; None: all
 Tables = dict[str, dict[str, Tensor]]  # of one layer: name of a frame -> its columns
 PARTS = ("layer", *STEPS)
-UNITS: dict[Which, tuple[str, str]] = {"attention": ("groups", "group"), "mlp": ("neurons", "neuron")}
+UNITS: dict[Step, tuple[str, str]] = {"attention": ("groups", "group"), "mlp": ("neurons", "neuron")}
 FURTHEST = (
     0.6  # share of a layer's neurons up to which removal is followed: beyond it a layer is better dropped
 )
@@ -119,38 +119,37 @@ def _look_at(model: Model, sample: Sample, asked: list[int], device: Device) -> 
 
 
 def _walk(model: Model, sample: Sample, asked: list[int], device: Device) -> Iterator[Tables]:
-    hidden = embed(model, sample.ids)
-    rope = rotary(model, sample.ids.shape[1], device, hidden.dtype)
-    for index, module in enumerate(list(layers_of(model))[: max(asked, default=-1) + 1]):
-        layer, before = to_device(module, device), hidden
-        if index in asked:
-            hidden = torch.empty_like(before)  # filled by the look
-            yield _look(layer, before, hidden, rope)
-        else:
-            hidden = through(layer, before, rope, device)
+    for visit in walk(model, sample.ids, device):
+        if visit.index > max(asked, default=-1):
+            return
+        if visit.index in asked:
+            yield _look(visit)
 
 
-def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
-    """All about one layer; the text (S, L, d) goes from `hidden` to `after`, which is filled.
+def _look(visit: Visit) -> Tables:
+    """All about the layer of a visit, through which the text passes.
 
     "layers" has 1 - mean cosine between the states before and after each of PARTS, (S,).
     """
-    sums: dict[Which, Statistics] = {}
+    layer, hidden = visit.layer, visit.before
+    after = torch.empty_like(hidden)
+    sums: dict[Step, Statistics] = {}
     tokens = hidden.shape[0] * hidden.shape[1]
     for which in STEPS:
         linear = parts(layer)[which].linear
-        form: type[Statistics] = TokenStatistics if tokens < enough(linear.in_features) else Gram
+        form: type[Statistics] = TokenStatistics if tokens < tokens_for_gram(linear.in_features) else Gram
         sums[which] = form.zeros(linear.in_features, device=linear.weight.device)
     turns: dict[str, list[Tensor]] = {part: [] for part in PARTS}
     for rows in batches(*hidden.shape[:2]):
         first = hidden[rows].to(linear.weight.device)
-        middle, x = attention_step(layer, first, rope)
+        middle, x = attention_step(layer, first, visit.rope)
         last, y = mlp_step(layer, middle)
         sums["attention"].add(x, token_weight=token_weight(middle))
         sums["mlp"].add(y, token_weight=token_weight(last))
         after[rows] = last
         for part, (one, other) in zip(PARTS, ((first, last), (first, middle), (middle, last)), strict=True):
             turns[part].append(1.0 - cosine_similarity(one.float(), other.float(), dim=-1).mean(1).double())
+    visit.after = after
     tables = {"layers": {part: torch.cat(values) for part, values in turns.items()}}
     for which, (name, unit) in UNITS.items():
         weight = parts(layer)[which].linear.weight.detach().T.to(sums[which].precision)  # (n, m)
@@ -184,11 +183,11 @@ def _together(problem: Problem, inverse: Inverse) -> tuple[Tensor, dict[str, Ten
     count, step, weight = problem.blocks, max(1, problem.blocks // POINTS), problem.scaled_weight
     removed = max(1, int(FURTHEST * count / step)) * step if count > 1 else 0
     held = penalty(problem.statistics.diagonal(), problem.ridge).to(weight)
-    swept = sweep(inverse, weight, removed, per_round=step, held=held)
+    swept = sweep(inverse, weight, removed, per_round=step, penalties=held)
     removed_at = torch.full((count,), torch.nan, dtype=torch.float64)
     removed_at[swept.order] = torch.arange(1, removed + 1, dtype=torch.float64) / count
     nothing, whole = swept.errors.new_zeros(1), problem.statistics.energy(weight)
-    errors = ((swept.errors - swept.moved) / max(whole, torch.finfo(torch.float64).tiny)).clamp_min(0.0)
+    errors = ((swept.errors - swept.penalties) / max(whole, torch.finfo(torch.float64).tiny)).clamp_min(0.0)
     gone = torch.cat([nothing.long(), swept.counts])
     curve = {"gone": gone, "width": count - gone, "share_gone": gone.double() / count}
     return removed_at, curve | {"error": torch.cat([nothing, errors])}

@@ -16,17 +16,3 @@ COMP weights them); SlimGPT is a rule for widths. The others look at the whole m
 finished plan, which `prune` carries out to the letter with any recovery. All remove as many parameters as a uniform
 plan would at the same settings (`parameters_left` in `hybrid_granularity.uniform`); whole layers are coarser.
 """
-
-from __future__ import annotations
-
-from collections.abc import Callable
-
-from ..plan import Plan
-from . import flap, llm_pruner, shortgpt
-
-# Each chooses what stays of a model, judged on tokens (S, L): (model, ids, settings, name, progress) -> plan
-PLANNERS: dict[str, Callable[..., Plan]] = {
-    "llm-pruner": llm_pruner.plan,
-    "flap": flap.plan,
-    "shortgpt": shortgpt.plan,
-}

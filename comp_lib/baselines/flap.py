@@ -19,24 +19,24 @@ that of what the layer reads once the layers before it are pruned, as in every r
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
-from ..calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, to_device
+from ..decoder import Decoder
 from ..errors import InputError
-from ..families import layers_of, parts
-from ..families.protocol import Device, Model, Which
+from ..families.find import parts
+from ..families.protocol import Device, Model, Step
+from ..families.steps import run_step
 from ..hybrid_granularity.uniform import parameters_left
 from ..plan import Plan
 from ..progress import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
+from ..walk import Visit, batches, walk
 
 
 def plan(
-    model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
+    model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Plan:
     """What stays by standardised WIFV on ids (S, L). Raises InputError when the ratio is out of reach."""
     shape = Shape.of(model)
@@ -45,8 +45,8 @@ def plan(
     neurons, groups = [], []  # scores of each layer
     measured = fluctuations(model, ids, settings.device, progress)
     for count, (attention, mlp) in zip(shape.kv_groups, measured, strict=True):
-        neurons.append(standardised(mlp))
-        groups.append(standardised(attention.square()).reshape(count, -1).mean(1))
+        neurons.append(standardise(mlp))
+        groups.append(standardise(attention.square()).reshape(count, -1).mean(1))
     kept = _keep((neurons, groups), shape.with_biases() if request.biased else shape, left)
     if kept is None:
         got = f"{settings.ratio:g}: ask for less"
@@ -54,36 +54,42 @@ def plan(
     return request.finished(*kept)
 
 
+def check(shape: Shape, settings: Settings) -> None:
+    """Raises InputError when the ratio cannot be reached."""
+    parameters_left(settings.request(shape), settings.layers)
+
+
 @torch.no_grad()
 def fluctuations(
-    model: Model, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
+    model: Model | Decoder, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
 ) -> list[tuple[Tensor, Tensor]]:
     """WIFV of the inputs of o_proj (r g k,) and of down_proj (n,) in each layer, float64, for ids (S, L)."""
-    hidden = embed(model, ids)
-    attend = partial(attention_step, rope=rotary(model, ids.shape[1], device, hidden.dtype))
-    steps: dict[Which, Step] = {"attention": attend, "mlp": mlp_step}
-    layers, measured = layers_of(model), []
-    for index in range(len(layers)):
-        layer = to_device(layers[index], device)
-        scores = []
-        for which, step in steps.items():
-            linear = parts(layer)[which].linear
-            out, moments = torch.empty_like(hidden), torch.zeros(2, linear.in_features, dtype=torch.float64)
-            for rows in batches(*ids.shape):
-                out[rows], x = step(layer, hidden[rows].to(device))
-                x = x.flatten(0, -2).double()
-                moments += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
-            hidden = out
-            total, squares = moments
-            variance = (squares - total.square() / ids.numel()).clamp_min(0.0) / max(ids.numel() - 1, 1)
-            scores.append(variance * linear.weight.double().square().sum(0).cpu())
-        measured.append((scores[0], scores[1]))
-        del layer, linear  # before the next one is read
-        progress("fluctuations", index + 1, len(layers))
-    return measured
+    layer_count = Shape.of(model).layers
+    scores = []
+    for visit in walk(model, ids, device):
+        between, attention_scores = _step_fluctuations(visit, "attention", visit.before)
+        visit.after, mlp_scores = _step_fluctuations(visit, "mlp", between)
+        scores.append((attention_scores, mlp_scores))
+        progress("fluctuations", visit.index + 1, layer_count)
+    return scores
 
 
-def standardised(scores: Tensor) -> Tensor:
+def _step_fluctuations(visit: Visit, step: Step, stream: Tensor) -> tuple[Tensor, Tensor]:
+    """The stream (S, L, d) behind a step of the visited layer, and WIFV of the inputs of its dense layer (n,)."""
+    linear = parts(visit.layer)[step].linear
+    behind = torch.empty_like(stream)
+    moments = torch.zeros(2, linear.in_features, dtype=torch.float64)  # sums of x and of x^2
+    for rows in batches(*stream.shape[:2]):
+        behind[rows], x = run_step(visit.layer, step, stream[rows].to(visit.device), visit.rope)
+        x = x.flatten(0, -2).double()
+        moments += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
+    total, squares = moments
+    tokens = stream.shape[0] * stream.shape[1]
+    variance = (squares - total.square() / tokens).clamp_min(0.0) / max(tokens - 1, 1)
+    return behind, variance * linear.weight.double().square().sum(0).cpu()
+
+
+def standardise(scores: Tensor) -> Tensor:
     """Mean 0 and deviation 1 (n,); zeros where all scores are equal."""
     centred = scores - scores.mean()
     deviation = centred.square().sum().div(max(len(scores) - 1, 1)).sqrt()

@@ -22,8 +22,9 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor, nn
 
+from ..decoder import Decoder, as_decoder
 from ..errors import InputError
-from ..families import layers_of, parts
+from ..families.find import layers_of, parts
 from ..families.protocol import Layer, Model
 from ..hybrid_granularity.uniform import parameters_left
 from ..importance.neurons import top
@@ -34,12 +35,13 @@ from ..shape import Shape
 
 
 def plan(
-    model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
+    model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Plan:
     """What stays by Taylor importance on ids (S, L). Raises InputError when the ratio is out of reach."""
-    shape = Shape.of(model)
+    structure = as_decoder(model).structure
+    shape = Shape.of(structure)
     left = widths(shape, settings)
-    scores = taylor_scores(model, ids, unprotected(shape.layers), progress)
+    scores = taylor_scores(structure, ids, prunable_layers(shape.layers), progress)
     kept: list[list[Sequence[int]]] = [
         [range(width) for width in whole] for whole in (shape.neurons, shape.kv_groups)
     ]
@@ -49,7 +51,12 @@ def plan(
     return settings.request(shape, name).finished(kept[0], kept[1])
 
 
-def unprotected(layers: int) -> range:
+def check(shape: Shape, settings: Settings) -> None:
+    """Raises InputError when the ratio cannot be reached in the layers that may be pruned."""
+    widths(shape, settings)
+
+
+def prunable_layers(layers: int) -> range:
     """Layers that may be pruned: not the first 4 and the last 2 of 32; of fewer layers the same parts, rounded."""
     return range(min(4, (layers + 4) // 8), layers - min(2, (layers + 8) // 16))
 
@@ -58,7 +65,7 @@ def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     """Neurons and KV groups that each layer keeps under the common budget."""
     left = parameters_left(settings.request(shape), settings.layers)
     pays = shape.with_biases() if settings.recovery == "bias" else shape
-    layers, neurons, groups = unprotected(shape.layers), list(shape.neurons), list(shape.kv_groups)
+    layers, neurons, groups = prunable_layers(shape.layers), list(shape.neurons), list(shape.kv_groups)
     prunable = sum(shape.layer(layer) - shape.layer_parameters[layer] for layer in layers)
     share = (pays.decoder - left) / prunable
     for layer in layers:

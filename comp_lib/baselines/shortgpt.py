@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from ..decoder import Decoder
 from ..errors import InputError
 from ..families.protocol import Model
 from ..importance.layers import layers_to_drop
@@ -21,7 +22,7 @@ from ..shape import Shape
 
 
 def plan(
-    model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
+    model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Plan:
     """The fewest layers of least block influence on ids (S, L). Raises InputError when all but one do not suffice."""
     shape = Shape.of(model)
@@ -36,3 +37,7 @@ def plan(
             return request.finished([range(width) for width in neurons], [range(width) for width in groups])
     got = f"{settings.ratio:g} with {shape.layers} layers, one of which must stay: ask for less"
     raise InputError(f"expected a ratio that whole layers can reach, got {got}")
+
+
+def check(shape: Shape, settings: Settings) -> None:
+    """Nothing to refuse before the layers are judged: whole layers need no width."""

@@ -14,12 +14,35 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
+from ..decoder import Decoder
+from ..families.protocol import Model
 from ..hybrid_granularity.uniform import neurons_for
 from ..plan import Plan, PlanRequest
+from ..progress import Progress, no_progress
+from ..settings import Settings
+from ..shape import Shape
 
 
-def plan(request: PlanRequest) -> Plan:
-    """Widths that fall with depth. Raises InputError when the ratio cannot be reached."""
-    last = math.log(max(2, len(request.layers)))
-    place = {layer: math.log(index + 1) / last for index, layer in enumerate(request.layers)}
-    return request.plan(neurons_for(request, lambda factor, layer: factor * place[layer]))
+def plan(
+    model: Model | Decoder,
+    ids: Tensor,
+    settings: Settings,
+    name: str = "",
+    progress: Progress = no_progress,
+) -> Plan:
+    """Widths that fall with depth, whatever the tokens ids. Raises InputError when the ratio cannot be reached."""
+    return falling_widths(settings.request(Shape.of(model), name))
+
+
+def check(shape: Shape, settings: Settings) -> None:
+    """Raises InputError when the ratio cannot be reached."""
+    falling_widths(settings.request(shape))
+
+
+def falling_widths(request: PlanRequest) -> Plan:
+    """Widths that fall with the logarithm of depth. Raises InputError when the ratio cannot be reached."""
+    scale = math.log(max(2, len(request.layers)))
+    depth = {layer: math.log(index + 1) / scale for index, layer in enumerate(request.layers)}
+    return request.plan(neurons_for(request, lambda factor, layer: factor * depth[layer]))

@@ -24,14 +24,15 @@ from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import calibration_tokens, windows_of
 from ..errors import InputError, suggestion
-from ..families import family_of
 from ..families.protocol import Model
-from ..hybrid_granularity.uniform import CLOSE
+from ..families.table import family_of
+from ..hybrid_granularity.uniform import RATIO_TOLERANCE
+from ..methods import default_recovery
 from ..models.load import load_model, open_model
 from ..models.save import Provenance, shareable
 from ..planning import check_call, check_length, check_request, make_plan, why_more
 from ..progress import Progress, no_progress
-from ..settings import DEFAULTS, MOST_TOKENS, PER_NEURON, PRESETS, SEQUENCES, Settings, default_recovery
+from ..settings import DEFAULTS, MOST_TOKENS, PER_NEURON, PRESETS, SEQUENCES, Settings
 from ..shape import Shape, span
 from ..system.atomic import resolved
 from ..system.machine import available_device
@@ -110,7 +111,7 @@ class Verdict(Written):
         lines = [
             f"{self.plan.removed:.1%} of the decoder removed by {method}, in {self.seconds:.0f} s on {tokens}"
         ]
-        if self.plan.removed > self.plan.ratio + CLOSE:
+        if self.plan.removed > self.plan.ratio + RATIO_TOLERANCE:
             lines.append(why_more(self.plan, self.report.settings))
         lines += [f"{a:{widths[0]}} {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
         each = ", ".join(f"{kind} {values['increase']:+.3f}" for kind, values in kinds)
@@ -208,8 +209,8 @@ def ratio_within(
     through the two nearest measured ones has that loss, in the middle half of what lies between them.
     Raises InputError when even the smallest step costs more.
     """
+    from ..comp import prune
     from ..evaluation.by_kind import judge
-    from ..prune import prune
 
     ids = check_call(model, ids, settings)
     dense, gone = judge(model, windows).mean["loss"], 0.0
@@ -255,7 +256,7 @@ def _usual_sequences(shape: Shape, preset: str, calibration: str, length: int) -
 def _usual_type(files: TensorFiles) -> str:
     """What most of the numbers in `files` are stored as."""
     numbers = Counter[str]()
-    for tensor, kind in files.stored.items():
+    for tensor, kind in files.stored_types.items():
         numbers[kind] += math.prod(files.shapes[tensor])
     return numbers.most_common(1)[0][0]
 
@@ -291,7 +292,7 @@ def _told(
 ) -> tuple[Settings, tuple[int | None, int, str], float | None]:
     """Settings; sequences or None, length and dtype; at_most. Raises InputError for words that mean nothing."""
     if not isinstance(model, str | Path):
-        got = f"{type(model).__name__}: a loaded model is for comp_lib.prune.prune"
+        got = f"{type(model).__name__}: a loaded model is for comp_lib.comp.prune"
         raise InputError(f"expected the name or the folder of a model, got {got}")
     if (preset := str(preset)) not in PRESETS:
         raise InputError(f"expected another preset, got {preset!r}: {suggestion(preset, PRESETS)}")

@@ -3,9 +3,9 @@
 The error curve e_l of a layer's sweep carries its measured harm (`importance.widths`) to all other widths, and each
 step takes what is cheapest,
 
-    predicted harm of g neurons gone from layer l = harm_l^TEMPER * e_l(g) / e_l(reference),
+    predicted harm of g neurons gone from layer l = harm_l^HARM_EXPONENT * e_l(g) / e_l(reference),
 
-TEMPER < 1 because the layers are narrowed together, not alone: what one layer spoils also reaches the layers behind it,
+HARM_EXPONENT < 1 because the layers are narrowed together, not alone: what one layer spoils also reaches the layers behind it,
 and the spared ones gain less than the sum promises. Its value is measured, not derived (benchmarks/RESULTS.md).
 (Our derivation; the paper's own rule is in `paper`.)
 """
@@ -19,7 +19,7 @@ from ..plan import Plan, PlanRequest
 from ..shape import Shape
 from .uniform import uniform_plan
 
-TEMPER = 0.75
+HARM_EXPONENT = 0.75
 
 
 def measured_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
@@ -31,8 +31,8 @@ def measured_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
     harms = {}
     for layer in uniform.layers:
         errors = sensitivity.errors(layer, shape.neurons[layer])
-        harm = max(float(sensitivity.harm[layer]), 0.0) ** TEMPER
-        harms[layer] = harm * errors / float(errors[sensitivity.gone[layer]].clamp_min(1e-300))
+        harm = max(float(sensitivity.harm[layer]), 0.0) ** HARM_EXPONENT
+        harms[layer] = harm * errors / float(errors[sensitivity.removed[layer]].clamp_min(1e-300))
     widths = allocate_widths(shape, harms, sum(uniform.neurons), request.multiple)
     return uniform if widths is None else request.plan(widths)  # None: too little room for steps of this size
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 from ..errors import InputError
 from ..plan import SMALLEST_SHARE, Plan, PlanRequest
 
-LEAST_KEPT = 0.25  # of the neurons of the layers that stay; rather than fewer, whole layers go
-CLOSE = 0.005  # of the decoder: so much more than was asked for may go
-BLOCK, LOOSE = 32, 0.02  # GGUF files need multiples of BLOCK, which may remove LOOSE more than was asked for
+SMALLEST_KEPT_SHARE = 0.25  # of the neurons of the layers that stay; rather than fewer, whole layers go
+RATIO_TOLERANCE = 0.005  # of the decoder: so much more than was asked for may go
+GGUF_BLOCK, GGUF_TOLERANCE = 32, 0.02  # GGUF files need multiples of GGUF_BLOCK, which may remove GGUF_TOLERANCE more than was asked for
 
 
 def uniform_plan(request: PlanRequest) -> Plan:
@@ -35,7 +35,7 @@ def uniform_plan(request: PlanRequest) -> Plan:
 def drop_count(request: PlanRequest, layers: float | str) -> int:
     """How many whole layers go: a number, a share below 1 of the layers, or "auto"; `drop` is disregarded.
 
-    "auto": as few as leave the others at least LEAST_KEPT of their neurons. Measured (benchmarks/RESULTS.md): up to
+    "auto": as few as leave the others at least SMALLEST_KEPT_SHARE of their neurons. Measured (benchmarks/RESULTS.md): up to
     there, narrowing all layers costs less than dropping as many as leave half.
     """
     shape = request.shape
@@ -45,7 +45,7 @@ def drop_count(request: PlanRequest, layers: float | str) -> int:
         with suppress(InputError):  # with so few layers gone the ratio is out of reach
             plan = uniform_plan(replace(request, drop=range(count)))
             both = zip(plan.layers, plan.neurons, strict=True)
-            if all(width >= LEAST_KEPT * shape.neurons[layer] for layer, width in both):
+            if all(width >= SMALLEST_KEPT_SHARE * shape.neurons[layer] for layer, width in both):
                 return count
     uniform_plan(
         replace(request, drop=range(shape.layers - 1))
@@ -61,16 +61,16 @@ def parameters_left(request: PlanRequest, layers: float | str = "auto") -> int:
 
 
 def fitting_multiple(request: PlanRequest, layers: float | str = "auto") -> int:
-    """The largest power of 2, up to the request's multiple, that removes what is asked to within CLOSE; else 1.
+    """The largest power of 2, up to the request's multiple, that removes what is asked to within RATIO_TOLERANCE; else 1.
 
-    BLOCK, on which files for llama.cpp insist, may miss by LOOSE. The plan is the uniform one without biases, so the
+    GGUF_BLOCK, on which files for llama.cpp insist, may miss by GGUF_TOLERANCE. The plan is the uniform one without biases, so the
     multiple is the same for all methods.
     """
     asked = replace(request, biased=False)
     while asked.multiple > 1:
         with suppress(InputError):  # steps of this size are too large for so narrow a model
             plan = uniform_plan(replace(asked, drop=range(drop_count(asked, layers))))
-            if plan.removed <= request.ratio + (LOOSE if asked.multiple == BLOCK else CLOSE):
+            if plan.removed <= request.ratio + (GGUF_TOLERANCE if asked.multiple == GGUF_BLOCK else RATIO_TOLERANCE):
                 break
         asked = replace(asked, multiple=asked.multiple // 2)
     return asked.multiple

@@ -14,61 +14,60 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import batches, embed, rotary, sequence_losses, through, to_device
-from ..families import layers_of
+from ..decoder import Decoder
 from ..families.protocol import Device, Model
 from ..progress import Progress, no_progress
+from ..shape import Shape
+from ..walk import batches, sequence_losses, walk
 
 
 @torch.inference_mode()
 def block_influence(
-    model: Model, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
+    model: Model | Decoder, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
 ) -> Tensor:
     """BI_l = 1 - mean_t cos(h_t, h'_t) for ids (S, L): (layers,), 0 for a layer that only scales the stream."""
-    hidden = embed(model, ids)
-    rope = rotary(model, ids.shape[1], device, hidden.dtype)
+    layer_count = Shape.of(model).layers
     influence = []
-    layers = layers_of(model)
-    for index in range(len(layers)):
-        after = through(to_device(layers[index], device), hidden, rope, device)  # no name keeps the layer
-        cosine = sum(
-            float(nn.functional.cosine_similarity(hidden[rows].float(), after[rows].float(), dim=-1).sum())
-            for rows in batches(*ids.shape)
-        )
-        influence.append(1.0 - cosine / ids.numel())
-        hidden = after
-        progress("block influence", index + 1, len(layers))
+    for visit in walk(model, ids, device):
+        cosine_sum = 0.0  # over tokens
+        for rows in batches(*ids.shape):
+            before = visit.before[rows].float()
+            after = visit.after[rows].float()
+            cosine_sum += float(nn.functional.cosine_similarity(before, after, dim=-1).sum())
+        influence.append(1.0 - cosine_sum / ids.numel())
+        progress("block influence", visit.index + 1, layer_count)
     return torch.tensor(influence)
 
 
 @torch.inference_mode()
 def sequence_loss_increase(
-    model: Model, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
+    model: Model | Decoder, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
 ) -> Tensor:
     """Increase of each sequence's mean next-token loss (nats) when one layer is left out: ids (S, L) -> (layers, S).
 
     The layers are on `device` one at a time, each once; memory: the hidden states of ids for each layer.
     """
-    layers = layers_of(model)
-    hidden = embed(model, ids)
-    rope = rotary(model, ids.shape[1], device, hidden.dtype)
+    layer_count = Shape.of(model).layers
+    hidden = torch.empty(0)
     without: list[Tensor] = []  # for each layer left out, the stream of the others so far
-    for index in range(len(layers)):
-        layer = to_device(layers[index], device)
-        for place, stream in enumerate(without):
-            without[place] = through(layer, stream, rope, device)
-        without.append(hidden)
-        hidden = through(layer, hidden, rope, device)
-        del layer  # before the next one is read
-        progress("loss increase", index + 1, len(layers))
+    for visit in walk(model, ids, device):
+        without = [visit.through(stream) for stream in without]
+        without.append(visit.before)
+        hidden = visit.after
+        progress("loss increase", visit.index + 1, layer_count)
     losses = torch.stack([sequence_losses(model, stream, ids) for stream in without])
     return (losses - sequence_losses(model, hidden, ids)).cpu()
 
 
 def layers_to_drop(
-    name: str, model: Model, ids: Tensor, count: int, device: Device = "cpu", progress: Progress = no_progress
+    name: str,
+    model: Model | Decoder,
+    ids: Tensor,
+    count: int,
+    device: Device = "cpu",
+    progress: Progress = no_progress,
 ) -> tuple[list[int], Tensor]:
-    """The `count` least important layers by one of LAYER_METRICS, and what all are worth (layers,), on ids (S, L)."""
+    """The `count` least important layers by one of LAYER_METRICS, and the importance of all (layers,), on ids (S, L)."""
     if name == "block-influence":
         importance = block_influence(model, ids, device, progress)
     else:

@@ -1,6 +1,6 @@
 """The condition of a matrix, as a measure of what a neuron is worth.
 
-Context. A dense layer keeps some of its n inputs, and what stays may be re-tuned. Two ways to re-tune, one problem:
+Context. A dense layer keeps some of its n inputs, and what stays may be refitted. Two ways to refit, one problem:
 
     minimise  tr((W - V)^T H (W - V))   over V with V_i = 0 for every input i that goes
 
@@ -14,7 +14,7 @@ as v_i / c, and scores and errors stay (with a ridge r I they would not).
 Intuition. Removing i hurts as much as the others are unable to reproduce it. With P = H^-1,
 
     kappa_i = sqrt(H_ii P_ii) >= 1        individual condition number (Stewart's collinearity index, 1987)
-    s_i     = ||w_i||^2 / P_ii            = energy / kappa_i^2 = exactly the error left after the others are re-tuned
+    s_i     = ||w_i||^2 / P_ii            = energy / kappa_i^2 = exactly the error left after the others are refitted
 
 and for a block g of inputs that go together (a KV group): s_g = tr(W_g^T (P_gg)^-1 W_g).
 
@@ -22,7 +22,7 @@ Rounds. After a removal the survivors' best weights and their inverse follow wit
 
     V_K = V_K - P_KR (P_RR)^-1 V_R        P_KK = P_KK - P_KR (P_RR)^-1 P_RK        (Schur complement)
 
-so one sweep gives the order of removal, the error after each round, and the weights re-tuned so far. This is our
+so one sweep gives the order of removal, the error after each round, and the weights refitted so far. This is our
 derivation (the paper's text was not at hand); every formula is tested against brute force.
 """
 
@@ -35,6 +35,12 @@ from torch import Tensor
 
 from ..statistics.solve import Inverse, spd_inverse
 
+BLOCKS_PER_ROUND = 32  # at least, unless something else is asked for
+ROUNDS_FOR_ALL = (
+    64  # about so many rounds are enough to remove all of many blocks: a round takes more blocks then
+)
+INPUTS_PER_PART = 512  # of which W - V is in memory at once
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -43,10 +49,15 @@ class Sweep:
     kept: Tensor  # blocks that stay, ascending (k,)
     order: Tensor  # blocks that went, first to last (removed,)
     errors: Tensor  # tr((W - V)^T H (W - V)) after each round (rounds,): the error and the ridge's penalty
-    counts: Tensor  # blocks gone after each round (rounds,)
-    moved: Tensor  # that penalty, sum_i D_ii ||w_i - v_i||^2 (rounds,): errors - moved is the error on the data alone
+    counts: Tensor  # how many blocks are gone after each round (rounds,)
+    penalties: Tensor  # the ridge's penalty alone, sum_i D_ii ||w_i - v_i||^2 (rounds,)
     scores: Tensor  # importance of every block before anything went (blocks,)
-    weights: Tensor  # V (n, m): re-tuned, zero where a block went
+    weights: Tensor  # V (n, m): refitted, zero where a block went
+
+    @property
+    def data_errors(self) -> Tensor:
+        """||X W - X V||^2 after each round (rounds,): the error on the data, without the penalty."""
+        return self.errors - self.penalties
 
 
 def condition_numbers(matrix: Tensor, inverse: Tensor) -> Tensor:
@@ -65,10 +76,22 @@ def scores_of(inner: Tensor, weights: Tensor) -> Tensor:
     return (rows * solved).sum((1, 2))
 
 
-def pull(held: Tensor, weights: Tensor, moved: Tensor) -> float:
-    """sum_i D_ii ||w_i - v_i||^2 for D_ii (n,), W and V (n, m), in parts: W - V would be as large as the weights."""
-    parts = zip(*(each.split(512) for each in (held, weights, moved)), strict=True)
-    return sum(float(each @ (old - new).square().sum(1).to(each)) for each, old, new in parts)
+def movement_penalty(penalties: Tensor, weights: Tensor, refitted: Tensor) -> float:
+    """sum_i D_ii ||w_i - v_i||^2 for D_ii (n,), W and V (n, m).
+
+    It is summed in parts of some inputs, since W - V would be as large as the weights.
+    """
+    total = 0.0
+    parts = zip(
+        penalties.split(INPUTS_PER_PART),
+        weights.split(INPUTS_PER_PART),
+        refitted.split(INPUTS_PER_PART),
+        strict=True,
+    )
+    for held, before, after in parts:
+        squares = (before - after).square().sum(1)
+        total += float(held @ squares.to(held))
+    return total
 
 
 def sweep(
@@ -78,53 +101,53 @@ def sweep(
     *,
     block: int = 1,
     per_round: int | None = None,
-    held: Tensor | None = None,
+    penalties: Tensor | None = None,
 ) -> Sweep:
-    """Remove `remove` blocks, the least important first, at most `per_round` at a time, re-tuning the rest each time.
+    """Remove `remove` blocks, the least important first, at most `per_round` at a time; refit the rest each time.
 
-    per_round: None is 32, or a 64th of all blocks where that is more.
-    inverse: P = H^-1 (n, n); weights: W (n, m); neither is changed (another kind of `Inverse` is used up). held: D_ii
-    (n,), what H has beyond the data, for `Sweep.moved`; None: nothing. Time: about n (n + m) multiplications for each
-    input that goes; memory: one copy of each argument.
+    inverse: P = H^-1 (n, n); weights: W (n, m). Neither tensor is changed; an `Inverse` is used up. per_round: None is
+    BLOCKS_PER_ROUND, or a 64th of all blocks where that is more. penalties: D_ii (n,), what H has beyond the data, for
+    `Sweep.penalties`; None: nothing.
+    Time: about n (n + m) multiplications for each input that goes. Memory: one copy of each argument.
     """
-    inverse = Inverse(inverse.clone(), block) if isinstance(inverse, Tensor) else inverse
-    original, weights = (
-        weights,
-        weights.clone(memory_format=torch.contiguous_format),
-    )  # norms of rows, in each round
+    if isinstance(inverse, Tensor):
+        inverse = Inverse(inverse.clone(), block)
+    refitted = weights.clone(memory_format=torch.contiguous_format)  # each round needs the norms of its rows
     alive = torch.ones(len(weights) // block, dtype=torch.bool, device=weights.device)
-    per_round = per_round or max(32, len(alive) // 64)
-    first = scores_of(inverse.blocks, weights)
-    scores, total = first, 0.0
+    per_round = per_round or max(BLOCKS_PER_ROUND, len(alive) // ROUNDS_FOR_ALL)
+    first_scores = scores_of(inverse.blocks, refitted)
+    scores = first_scores
+    total_error = 0.0
     order: list[int] = []
-    errors, gone, moved = [], [], []
+    errors: list[float] = []
+    counts: list[int] = []
+    round_penalties: list[float] = []
     while len(order) < remove:
-        worst = torch.topk(
-            scores.masked_fill(~alive, torch.inf), min(per_round, remove - len(order)), largest=False
-        )
-        chosen = worst.indices
-        rows = (
-            chosen[:, None] * block + torch.arange(block, device=chosen.device)
-        ).flatten()  # inputs that go
-        own, theirs = inverse.rows(rows), weights[rows]  # P_R (r, n), V_R (r, m)
-        inner, _ = spd_inverse(own[:, rows])  # (P_RR)^-1, small: the rest are products
-        shift = inner @ theirs.to(inner)  # (P_RR)^-1 V_R
-        total += float((theirs * shift).sum())
-        inverse.remove(rows, own, inner)
-        weights.addmm_(own.to(weights).T, shift.to(weights), alpha=-1.0)
-        weights[rows] = 0.0
+        candidates = scores.masked_fill(~alive, torch.inf)
+        chosen = torch.topk(candidates, min(per_round, remove - len(order)), largest=False).indices
+        inputs = (chosen[:, None] * block + torch.arange(block, device=chosen.device)).flatten()  # R (r,)
+        inverse_rows = inverse.rows(inputs)  # P_R (r, n)
+        removed_weights = refitted[inputs]  # V_R (r, m)
+        inner, _ = spd_inverse(inverse_rows[:, inputs])  # (P_RR)^-1 (r, r): small, the rest are products
+        shift = inner @ removed_weights.to(inner)  # (P_RR)^-1 V_R (r, m)
+        total_error += float((removed_weights * shift).sum())
+        inverse.remove(inputs, inverse_rows, inner)
+        refitted.addmm_(inverse_rows.to(refitted).T, shift.to(refitted), alpha=-1.0)
+        refitted[inputs] = 0.0
         alive[chosen] = False
         order.extend(chosen.tolist())
-        errors.append(total)
-        gone.append(len(order))
-        moved.append(0.0 if held is None else pull(held, original, weights))
-        scores = scores_of(inverse.blocks, weights) if len(order) < remove else scores
+        counts.append(len(order))
+        errors.append(total_error)
+        round_penalty = 0.0 if penalties is None else movement_penalty(penalties, weights, refitted)
+        round_penalties.append(round_penalty)
+        if len(order) < remove:
+            scores = scores_of(inverse.blocks, refitted)
     return Sweep(
         kept=alive.nonzero().flatten(),
         order=torch.tensor(order, dtype=torch.long),
         errors=torch.tensor(errors, dtype=torch.float64),
-        counts=torch.tensor(gone, dtype=torch.long),
-        moved=torch.tensor(moved, dtype=torch.float64),
-        scores=first,
-        weights=weights,
+        counts=torch.tensor(counts, dtype=torch.long),
+        penalties=torch.tensor(round_penalties, dtype=torch.float64),
+        scores=first_scores,
+        weights=refitted,
     )

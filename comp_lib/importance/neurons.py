@@ -24,12 +24,15 @@ MASK_BLOCKS_PER_ROUND = 32  # that go before the mask is tuned again
 
 @dataclass(frozen=True)
 class Problem:
-    """What a metric decides and a recovery solves: a dense layer y = X W, n inputs in blocks of `block`, m outputs."""
+    """What a metric decides and a recovery solves, for a dense layer y = X W.
+
+    It has n inputs, in blocks of `block`, and m outputs.
+    """
 
     statistics: Statistics  # of the calibration text: C = X^T X and what belongs to it
     weight: Tensor  # W (n, m), in the precision of the statistics
     upstream: Callable[[], Tensor]
-    """Computes the squared norm of the weights that produce each block, of gate and up, of q, k and v: (blocks,)."""
+    """Computes the squared norm of the weights that produce each block (gate and up; q, k and v): (blocks,)."""
     block: int = 1
     ridge: float = RIDGE  # lambda, relative to each input's own energy
     # (m,): what the outputs are multiplied by on their way to the stream; None: all by the same
@@ -109,7 +112,7 @@ def activation(problem: Problem, keep: int, generator: torch.Generator) -> Selec
 
 @metric("wanda-sp")
 def wanda_sp(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
-    """Wanda-sp: sum over a block's weights of |w_ij| ||x_i|| (Sun et al. 2023, as structured by An et al. 2024)."""
+    """Wanda-sp: sum over a block's weights of |w_ij| ||x_i|| (Sun et al. 2023, structured by An et al. 2024)."""
     norms = problem.statistics.diagonal().sqrt()
     return top(problem.per_block(problem.weight.abs().sum(1) * norms), keep)
 
@@ -153,7 +156,7 @@ def full_condition(problem: Problem, keep: int, generator: torch.Generator) -> S
         problem.scaled_weight,
         problem.blocks - keep,
         block=problem.block,
-        held=penalty(problem.statistics.diagonal(), problem.ridge),
+        penalties=penalty(problem.statistics.diagonal(), problem.ridge),
     )
     refitted = swept.weights if problem.gain is None else None  # with a gain they are V times the gain
     return Selection(swept.kept, swept.scores, refitted, swept)

@@ -1,13 +1,13 @@
-"""How much a layer minds being narrowed, asked of the model itself.
+"""How much a layer minds being narrowed, measured with the model itself.
 
-A relative error of one layer says nothing of what the layers behind do with it, so filling up by errors alone starves
-the early layers and loses to uniform widths. Here each layer alone loses the same number of neurons, is re-tuned, and
-the whole model answers on sequences that no fit has seen:
+The relative error of one layer does not tell what the layers behind it make of that error. A plan that follows errors
+alone starves the early layers and loses to uniform widths. Here each layer alone loses the same number of neurons and is refitted, and
+the model predicts sequences that no fit has seen:
 
     harm_l = mean_t KL(p_t || p_t without those neurons of layer l)              nats per token
 
-The divergence, not the loss: it is zero for the dense model and has no sign to be lost in noise. The widths that follow
-are in `hybrid_granularity.measured`. (Our derivation.)
+It is the divergence, not the loss: it is zero for the dense model, and no noise can turn its sign. The widths that
+follow from it are in `hybrid_granularity.measured`. (Our derivation.)
 """
 
 from __future__ import annotations
@@ -18,72 +18,77 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
-from ..families import layers_of, parts
-from ..families.frame import Rope, head
-from ..families.layer import gain_behind
+from ..decoder import Decoder, as_decoder, copy_layer
+from ..families.find import parts
+from ..families.probe import gain_behind
 from ..families.protocol import Layer, Model
+from ..families.run import Rope, rotary
+from ..families.steps import attention_step, mlp_step
 from ..plan import SMALLEST_SHARE, Plan
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..statistics.gram import Gram, token_weight
 from ..statistics.solve import penalty
+from ..walk import batches, walk
 from .matrix_condition import Sweep, sweep
 from .neurons import RIDGE
 
-SEEN, HELD = (
-    32,
-    4,
-)  # calibration sequences on which layers are re-tuned and judged: widths need fewer than a fit
-LENGTH = 512  # tokens of each that judge: their states are in memory once for each layer
-POSITIONS = 512  # of these, at which the model's answer is compared
-ROWS = 64  # of these at a time
+FITTED_SEQUENCES = (
+    32  # of the calibration text, on which layers are refitted: widths need fewer than weights do
+)
+JUDGING_SEQUENCES = 4  # on which the refitted layers are judged
+JUDGED_LENGTH = 512  # tokens of each judging sequence: their states are in memory once for each layer
+COMPARED_POSITIONS = 512  # of these tokens, at which the predictions of the models are compared
+POSITIONS_PER_BATCH = 64  # that are compared at a time, since a vocabulary is large
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Of each layer of the parent, if so many of its MLP neurons went and no other layer changed."""
+    """What each layer of the parent does to the model, if some of its MLP neurons go and no other layer changes."""
 
-    gone: tuple[int, ...]  # (layers,)
+    removed: tuple[int, ...]  # neurons that go (layers,)
     harm: Tensor  # (layers,), nats per token
     curves: tuple[Sweep, ...]  # errors against neurons gone, down to SMALLEST_SHARE of the layer
 
     def errors(self, layer: int, neurons: int) -> Tensor:
         """Error of a layer's output with 0, 1, ... of its `neurons` gone, as far as its curve goes."""
         curve = self.curves[layer]
-        return interpolated(curve.counts, curve.errors - curve.moved, neurons)[: int(curve.counts[-1]) + 1]
+        last_count = int(curve.counts[-1])
+        return interpolate(curve.counts, curve.data_errors, neurons)[: last_count + 1]
 
 
-def interpolated(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
+def interpolate(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
     """Straight lines between (0, 0) and the points of an error curve: (neurons + 1,), flat behind the last point."""
     counts = torch.cat([torch.zeros(1, dtype=torch.float64), counts.double()])
     errors = torch.cat([torch.zeros(1, dtype=torch.float64), errors.double().clamp_min(0.0)])
-    gone = torch.arange(neurons + 1, dtype=torch.float64).clamp_max(float(counts[-1]))
-    right = torch.searchsorted(counts, gone).clamp(1, len(counts) - 1)
-    low, high = counts[right - 1], counts[right]
-    return errors[right - 1] + (errors[right] - errors[right - 1]) * (gone - low) / (high - low)
+    positions = torch.arange(neurons + 1, dtype=torch.float64).clamp_max(float(counts[-1]))
+    right = torch.searchsorted(counts, positions).clamp(1, len(counts) - 1)  # the point to the right of each
+    left = right - 1
+    rise = (errors[right] - errors[left]) * (positions - counts[left]) / (counts[right] - counts[left])
+    return errors[left] + rise
 
 
-def reference_losses(shape: Shape, plan: Plan) -> tuple[int, ...]:
-    """How many neurons each layer of the parent loses in the comparison: as in the plan; () if that narrows none.
+def reference_removals(shape: Shape, plan: Plan) -> tuple[int, ...]:
+    """How many neurons each layer of the parent loses in the comparison: as many as in the plan, but at least 1.
 
-    Layers that the plan drops are compared at the largest loss of the others.
+    Layers that the plan drops lose as many as the plan takes from any other. () for a plan that narrows no layer.
     """
-    lost = {
-        layer: shape.neurons[layer] - width for layer, width in zip(plan.layers, plan.neurons, strict=True)
-    }
-    largest = max(lost.values())
+    removals = {}
+    for layer, width in zip(plan.layers, plan.neurons, strict=True):
+        removals[layer] = shape.neurons[layer] - width
+    largest = max(removals.values())
     if not largest:
         return ()
-    asked = (lost.get(layer, largest) for layer in range(shape.layers))
-    return tuple(
-        min(max(1, gone), full - smallest(full)) for gone, full in zip(asked, shape.neurons, strict=True)
-    )
+    compared = []
+    for layer, neurons in enumerate(shape.neurons):
+        removal = max(1, removals.get(layer, largest))
+        compared.append(min(removal, neurons - smallest_width(neurons)))
+    return tuple(compared)
 
 
 @torch.no_grad()
 def sensitivity(
-    model: Model,
+    model: Model | Decoder,
     ids: Tensor,
     gone: int | Sequence[int],
     *,
@@ -94,37 +99,42 @@ def sensitivity(
 ) -> Sensitivity:
     """What narrowing each layer by `gone` neurons, one number or one for each layer, does to the model, on ids (S, L).
 
-    The last sequences judge (the first LENGTH tokens of HELD, or of half of few), up to SEEN of the others are fitted
-    to, with that `ridge` (None: RIDGE), tokens `weighted` by 1 / ||h||. The layers are on `device` one at a time, each
-    once: the model's judged stream passes, and that of each earlier layer's narrowing, before the layer is narrowed.
-    Cost: a walk over those, a sweep per layer, and the rest of the model on the judging sequences per layer.
-    Memory: a layer and its sums, the hidden states of the fitted sequences, and for each layer those of the judging
-    ones, at most HELD x LENGTH tokens: 0.5 GiB in bfloat16 for the 32 layers of a 7B model. Needs 2 sequences.
+    The last sequences judge: the first JUDGED_LENGTH tokens of JUDGING_SEQUENCES, or of half of all where these are
+    fewer. Up to FITTED_SEQUENCES of the others are fitted to, with that `ridge` (None: RIDGE), tokens `weighted` by
+    1 / ||h||. Needs 2 sequences. The layers are on `device` one at a time, each once: the judging stream of the model
+    passes a layer, and so does the stream of each narrowing before it, and then the layer is narrowed.
+
+    Cost: a walk over all these sequences, a sweep per layer, and the rest of the model on the judging sequences per
+    layer. Memory: a layer and its sums, the hidden states of the fitted sequences, and for each layer those of the
+    judging ones, at most JUDGING_SEQUENCES x JUDGED_LENGTH tokens: 0.5 GiB in bfloat16 for the 32 layers of a 7B model.
     """
-    shape = Shape.of(model)
+    decoder = as_decoder(model)
+    shape = Shape.of(decoder)
     losses = (gone,) * shape.layers if isinstance(gone, int) else tuple(gone)
-    held = min(HELD, len(ids) // 2)
-    judged = ids[-held:, :LENGTH]
-    stream, watched = embed(model, ids[: min(SEEN, len(ids) - held)]), embed(model, judged)
-    rope, judged_rope = (rotary(model, part.shape[1], device, stream.dtype) for part in (ids, judged))
-    without: list[Tensor] = []  # the judged stream so far, for each layer that was narrowed alone
-    curves, layers = [], layers_of(model)
-    for index in range(shape.layers):
-        layer = to_device(layers[index], device)
-        for place, changed in enumerate(without):
-            without[place] = through(layer, changed, judged_rope, device)
-        curve, gram, retuned = narrowed(
-            layer, stream, rope, losses[index], RIDGE if ridge is None else ridge, weighted
+    judging_count = min(JUDGING_SEQUENCES, len(ids) // 2)
+    judging_ids = ids[-judging_count:, :JUDGED_LENGTH]
+    fitted_count = min(FITTED_SEQUENCES, len(ids) - judging_count)
+    fitted = decoder.embed(ids[:fitted_count])
+    fitted_rope = rotary(decoder.structure, ids.shape[1], device, fitted.dtype)
+    fitted_ridge = RIDGE if ridge is None else ridge
+    dense = torch.empty(0)
+    without: list[Tensor] = []  # the judging stream so far, for each layer that was narrowed alone
+    curves = []
+    for visit in walk(decoder, judging_ids, device):
+        without = [visit.through(stream) for stream in without]
+        curve, gram, weight = narrowed(
+            visit.layer, fitted, fitted_rope, losses[visit.index], fitted_ridge, weighted
         )
-        watched, changed = with_weights(layer, watched, judged_rope, retuned)
-        without.append(changed)
+        visit.after, stream = with_weights(visit.layer, visit.before, visit.rope, weight)
+        without.append(stream)
+        dense = visit.after
         curves.append(replace(curve, weights=torch.empty(0)))  # those of all layers would be half a model
-        del layer, curve, gram, retuned  # before the next one is read
-        progress("sensitivity", index + 1, shape.layers)
-    return Sensitivity(losses, _divergences(model, watched, without, progress), tuple(curves))
+        del curve, gram, weight  # before the next layer is read
+        progress("sensitivity", visit.index + 1, shape.layers)
+    return Sensitivity(losses, _divergences(decoder, dense, without, progress), tuple(curves))
 
 
-def smallest(neurons: int) -> int:
+def smallest_width(neurons: int) -> int:
     """The fewest neurons that a plan leaves in a layer of so many."""
     return max(1, int(SMALLEST_SHARE * neurons))
 
@@ -138,10 +148,10 @@ def narrowed(
     weighted: bool = True,
     fewest: int | None = None,
 ) -> tuple[Sweep, Gram, Tensor]:
-    """What `layer` is like without its `gone` least neurons; `hidden` (S, L, d) goes through it, in place.
+    """What `layer` is like without its `gone` least important neurons; `hidden` (S, L, d) passes it, in place.
 
     Returns the error curve down to `fewest` neurons (None: as few as a plan may leave), the sums of the MLP's inputs,
-    and the re-tuned weights V (n, m) without the `gone` neurons.
+    and the refitted weights V (n, m) without the `gone` neurons.
     """
     linear = parts(layer)["mlp"].linear.weight
     gram = Gram.zeros(linear.shape[1], device=linear.device)
@@ -152,9 +162,10 @@ def narrowed(
         gram.add(x, token_weight=token_weight(after) if weighted else None)
     gain = gain_behind(layer, "mlp")
     scaled = weight if gain is None else weight * gain.to(weight)
-    most = len(weight) - (smallest(len(weight)) if fewest is None else fewest)
-    held = penalty(gram.diagonal(), ridge)
-    curve = sweep(gram.inverse(ridge), scaled, most, held=held)
+    if fewest is None:
+        fewest = smallest_width(len(weight))
+    penalties = penalty(gram.diagonal(), ridge)
+    curve = sweep(gram.inverse(ridge), scaled, len(weight) - fewest, penalties=penalties)
     kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
     kept[curve.order[:gone].to(linear.device)] = False
     return curve, gram, gram.refit(weight, kept.nonzero().flatten(), ridge)
@@ -162,26 +173,32 @@ def narrowed(
 
 def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Hidden states behind `layer` as it is, and if down_proj had the weights V (n, m): h (S, L, d) -> h', h''."""
-    whole, other = torch.empty_like(hidden), torch.empty_like(hidden)
     linear = parts(layer)["mlp"].linear.weight
-    changed = to_device(
-        layer, linear.device
-    )  # what stands behind the dense layer, a norm say, is the family's to know
+    changed = copy_layer(layer, linear.device)  # a whole layer, since a norm may follow down_proj
     parts(changed)["mlp"].linear.weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
+    behind = torch.empty_like(hidden)
+    changed_behind = torch.empty_like(hidden)
     for rows in batches(*hidden.shape[:2]):
         residual, _ = attention_step(layer, hidden[rows].to(linear.device), rope)
-        whole[rows], other[rows] = mlp_step(layer, residual)[0], mlp_step(changed, residual)[0]
-    return whole, other
+        behind[rows] = mlp_step(layer, residual)[0]
+        changed_behind[rows] = mlp_step(changed, residual)[0]
+    return behind, changed_behind
 
 
-def _divergences(model: Model, dense: Tensor, others: Sequence[Tensor], progress: Progress) -> Tensor:
-    """mean_t KL(p_t || q_t) from the streams (S, L, d) behind the last layer, of each of the others: (others,)."""
-    step = -(-dense[..., 0].numel() // POSITIONS)
-    states = [model.model.norm(stream.flatten(0, 1)[::step]) for stream in (dense, *others)]  # (positions, d)
-    total, count = torch.zeros(len(others), dtype=torch.float64), len(states[0])
-    for start in range(0, count, ROWS):  # a vocabulary is wide
-        answers = (head(model, part[start : start + ROWS]).float().log_softmax(-1) for part in states)
-        p = next(answers)  # (rows, V)
-        total += torch.tensor([float((p.exp() * (p - q)).sum(1).sum()) for q in answers], dtype=torch.float64)
-        progress("comparing answers", min(start + ROWS, count), count)
+def _divergences(decoder: Decoder, dense: Tensor, streams: Sequence[Tensor], progress: Progress) -> Tensor:
+    """mean_t KL(p_t || q_t): (streams,), nats; p is predicted from the dense stream, q from each of `streams`.
+
+    All streams (S, L, d) are those behind the last layer.
+    """
+    step = -(-dense[..., 0].numel() // COMPARED_POSITIONS)
+    states = [decoder.norm(stream.flatten(0, 1)[::step]) for stream in (dense, *streams)]  # (positions, d)
+    total = torch.zeros(len(streams), dtype=torch.float64)
+    count = len(states[0])
+    for start in range(0, count, POSITIONS_PER_BATCH):
+        stop = min(start + POSITIONS_PER_BATCH, count)
+        predictions = (decoder.logits(part[start:stop]).float().log_softmax(-1) for part in states)
+        p = next(predictions)  # (rows, V)
+        divergences = [float((p.exp() * (p - q)).sum(1).sum()) for q in predictions]
+        total += torch.tensor(divergences, dtype=torch.float64)
+        progress("comparing answers", stop, count)
     return total / count

@@ -32,7 +32,7 @@ def refit_by_bias(problem: Problem, selection: Selection) -> Refit:
     inputs = problem.inputs_of(selection.kept)
     fitted = unchanged(problem.weight, inputs)
     bias = mean_bias(statistics.mean, problem.weight, inputs)
-    energy, error = statistics.energies(problem.weight, fitted)
+    energy, error = statistics.energy_and_error(problem.weight, fitted)
     error += statistics.bias_energy(problem.weight - fitted, bias)
     return Refit(selection.kept, fitted, bias, error=relative(error, energy))
 
@@ -40,5 +40,5 @@ def refit_by_bias(problem: Problem, selection: Selection) -> Refit:
 def keep_weights(problem: Problem, selection: Selection) -> Refit:
     """No recovery: the weights of what stays remain as they are."""
     fitted = unchanged(problem.weight, problem.inputs_of(selection.kept))
-    energy, error = problem.statistics.energies(problem.weight, fitted)
+    energy, error = problem.statistics.energy_and_error(problem.weight, fitted)
     return Refit(selection.kept, fitted, error=relative(error, energy))

@@ -27,7 +27,7 @@ from ..statistics.gram import Statistics
 from .refit import Refit, relative
 
 GRID = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
-JUDGED = 128  # mixtures of the outputs on which lambdas are compared, where there are twice as many or more
+MIXTURES = 128  # mixtures of the outputs on which lambdas are compared, where there are twice as many or more
 
 
 def _signs(outputs: int, mixtures: int) -> Tensor:
@@ -52,9 +52,9 @@ def choose_ridge(
     places = range(len(GRID)) if last is None else range(max(0, last - 1), last + 2)
     ridges = GRID[places.start : places.stop]
     outputs = weight.shape[1]
-    mix = (_signs(outputs, JUDGED) if outputs >= 2 * JUDGED else torch.eye(outputs)).to(weight)
+    mix = (_signs(outputs, MIXTURES) if outputs >= 2 * MIXTURES else torch.eye(outputs)).to(weight)
     mix = mix if gain is None else gain.to(weight)[:, None] * mix
-    seen, held, weight = seen.mixed(mix), held.mixed(mix), weight @ mix
+    seen, held, weight = seen.mix_outputs(mix), held.mix_outputs(mix), weight @ mix
     errors = seen.held_out_errors(held, weight, kept, ridges)
     place = places.start + errors.index(min(errors))
     return GRID[place] * seen.tokens / (seen.tokens + held.tokens), place
@@ -65,11 +65,11 @@ def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:
     statistics = problem.statistics
     weight = problem.weight
     curve = selection.curve
-    if selection.refitted is not None and curve is not None and statistics.outside is None:
+    if selection.refitted is not None and curve is not None and statistics.given_target is None:
         fitted = selection.refitted  # the sweep solved this very problem on its way
         energy = statistics.energy(weight)
-        error = max(0.0, float(curve.errors[-1] - curve.moved[-1]))
+        error = max(0.0, float(curve.errors[-1] - curve.penalties[-1]))
     else:
         fitted = statistics.refit(weight, problem.inputs_of(selection.kept), problem.ridge)
-        energy, error = statistics.energies(weight, fitted)
+        energy, error = statistics.energy_and_error(weight, fitted)
     return Refit(selection.kept, fitted, error=relative(error, energy), ridge=problem.ridge)

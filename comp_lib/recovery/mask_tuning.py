@@ -23,7 +23,7 @@ from ..statistics.gram import contributions
 from ..statistics.solve import least_squares
 from .refit import Refit, relative
 
-MOST_ROUNDS = 64  # of the guard: lambda has grown by 38 digits then, and the mask of any finite sums is flat
+MAX_ROUNDS = 64  # of the guard: lambda has grown by 38 digits then, and the mask of any finite sums is flat
 MAX_VARIANCE = 0.05  # of a tuned mask; more means that a few neurons imitate many
 
 
@@ -38,12 +38,12 @@ def solve_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
 
 def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2) -> tuple[Tensor, float]:
     """The mask (k,) under the guard, and its lambda: it grows fourfold until the variance is at most MAX_VARIANCE."""
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         mask = solve_mask(gram, kept, ridge)
         if (variance := float(mask.var(unbiased=False))) <= MAX_VARIANCE:
             return mask, ridge
         ridge *= 4.0
-    got = f"one of variance {variance:g} after {MOST_ROUNDS} rounds"
+    got = f"one of variance {variance:g} after {MAX_ROUNDS} rounds"
     raise InputError(
         f"expected sums over tokens for which a mask can be tuned, got {got}: try --dtype float32"
     )
@@ -61,5 +61,5 @@ def refit_by_mask(problem: Problem, selection: Selection) -> Refit:
     inputs = problem.inputs_of(selection.kept)
     mask, ridge = tune_mask(contributions(problem.xtx, problem.scaled_weight), inputs, problem.ridge)
     fitted = fold_mask(problem.weight, inputs, mask)
-    energy, error = problem.statistics.energies(problem.weight, fitted)
+    energy, error = problem.statistics.energy_and_error(problem.weight, fitted)
     return Refit(selection.kept, fitted, error=relative(error, energy), ridge=ridge)

@@ -1,7 +1,7 @@
 """The dual form: for few tokens beside many inputs, T x T matrices instead of n x n.
 
-At 7B a dense layer has n = 11,008 inputs, and C = X^T X alone takes 0.5 GB; 1,024 calibration tokens are 45 MB, and say
-the same. So the tokens themselves are kept, and every formula of the method but the mask's is solved through
+At 7B a dense layer has n = 11,008 inputs, and C = X^T X alone takes 0.5 GB; 1,024 calibration tokens take 45 MB, and
+say the same. So the tokens themselves are kept, and every formula of the method but the mask's is solved through
 
     M = (I + X D^-1 X^T)^-1   (T, T),        P = (C + D)^-1 = D^-1 - D^-1 X^T M X D^-1:
 
@@ -11,8 +11,8 @@ the same. So the tokens themselves are kept, and every formula of the method but
       V_K = W_K + D_K^-1 X_K^T (I + K)^-1 E;
 * what they do on other tokens X':  X' V = X'_K W_K + X'_K D_K^-1 X_K^T (I + K)^-1 E: no n x m matrix at all.
 
-The processor multiplies float32 twice as fast as float64, and what comes out is as exact as what went in if the sums
-are short: they are of at most TERMS terms in float32, and added in float64.
+The processor multiplies float32 twice as fast as float64, and a result is as exact as its inputs if the sums are short.
+So the sums are of at most TERMS_PER_SUM terms in float32, and their results are added in float64.
 
 The results are those of the n x n forms, up to rounding. (Our derivation, tested against them. The mask problem has no
 such form: the rank of C o W W^T is not bounded by T.)
@@ -30,16 +30,15 @@ from typing_extensions import Self
 from .gram import Statistics
 from .solve import Inverse, downdate, factor_solve, penalty, products_per_block, spd_factor
 
-TERMS = 1024  # of a sum in float32
-PART = 64  # tokens whose squares are there in float64 at once
-PANEL = 256  # inputs of which all tokens are there in float64 at once
+TERMS_PER_SUM = 1024  # in float32
+TOKENS_PER_PART = 64  # whose squares are in memory in float64 at once
+INPUTS_PER_PANEL = 256  # of which all tokens are in memory in float64 at once
 
 
 @dataclass
 class TokenStatistics(Statistics):
-    """`Gram` for few tokens beside many inputs: the weighted tokens themselves."""
+    """`Gram` for few tokens beside many inputs: the weighted tokens themselves, and Y* (T, m), float32, if given."""
 
-    outside: Tensor | None  # Y* (T, m), float32
     squares: Tensor  # C_ii (n,), float64
     rows: Tensor  # X (T, n), float32
 
@@ -49,26 +48,33 @@ class TokenStatistics(Statistics):
 
     @classmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
-        x = torch.zeros(inputs, dtype=torch.float64, device=device)
-        y = None if outputs is None else torch.zeros(0, outputs, device=device)
         return cls(
-            x, x.new_zeros(inputs + 1), 0, y, x.new_zeros(inputs), torch.zeros(0, inputs, device=device)
+            input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
+            bias_sums=torch.zeros(inputs + 1, dtype=torch.float64, device=device),
+            tokens=0,
+            given_target=None if outputs is None else torch.zeros(0, outputs, device=device),
+            squares=torch.zeros(inputs, dtype=torch.float64, device=device),
+            rows=torch.zeros(0, inputs, device=device),
         )
 
-    def gather(self, x: Tensor, y: Tensor | None) -> None:
-        self.squares += sum(part.double().square().sum(0) for part in x.split(PART))
+    def gather(self, x: Tensor, target: Tensor | None) -> None:
+        self.squares += sum(part.double().square().sum(0) for part in x.split(TOKENS_PER_PART))
         self.rows = torch.cat([self.rows, x])
-        if y is not None and self.outside is not None:
-            self.outside = torch.cat([self.outside, y])
+        if target is not None and self.given_target is not None:
+            self.given_target = torch.cat([self.given_target, target])
 
     def __add__(self, other: Self) -> Self:
-        y = (
-            None
-            if self.outside is None or other.outside is None
-            else torch.cat([self.outside, other.outside])
+        given_target = None
+        if self.given_target is not None and other.given_target is not None:
+            given_target = torch.cat([self.given_target, other.given_target])
+        return type(self)(
+            input_sum=self.input_sum + other.input_sum,
+            bias_sums=self.bias_sums + other.bias_sums,
+            tokens=self.tokens + other.tokens,
+            given_target=given_target,
+            squares=self.squares + other.squares,
+            rows=torch.cat([self.rows, other.rows]),
         )
-        sums = self.x + other.x, self.ones + other.ones, self.tokens + other.tokens
-        return type(self)(*sums, y, self.squares + other.squares, torch.cat([self.rows, other.rows]))
 
     def diagonal(self) -> Tensor:
         return self.squares
@@ -76,17 +82,20 @@ class TokenStatistics(Statistics):
     def matrix(self) -> Tensor:
         return self.rows.double().T @ self.rows.double()
 
-    def energy(self, gap: Tensor) -> float:
-        gap = gap.float()
-        return sum(float((rows @ gap).double().square().sum()) for rows in self.rows.split(TERMS))
+    def energy(self, weight: Tensor) -> float:
+        weight = weight.float()
+        return sum(float((rows @ weight).double().square().sum()) for rows in self.rows.split(TERMS_PER_SUM))
 
-    def energies(self, weight: Tensor, other: Tensor) -> tuple[float, float]:
-        weight, other, own, moved = weight.float(), other.float(), 0.0, 0.0
-        for rows in self.rows.split(TERMS):  # W - V would be as large as the weights
-            before = rows @ weight
-            own += float(before.double().square().sum())
-            moved += float((before - rows @ other).double().square().sum())
-        return own, moved
+    def energy_and_error(self, weight: Tensor, fitted: Tensor) -> tuple[float, float]:
+        weight = weight.float()
+        fitted = fitted.float()
+        energy = 0.0
+        error = 0.0
+        for rows in self.rows.split(TERMS_PER_SUM):  # a product each: W - V would be as large as the weights
+            outputs = rows @ weight
+            energy += float(outputs.double().square().sum())
+            error += float((outputs - rows @ fitted).double().square().sum())
+        return energy, error
 
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
         return DualInverse(self.rows, penalty(self.diagonal(), ridge), block)
@@ -94,32 +103,38 @@ class TokenStatistics(Statistics):
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         root = _root(penalty(self.squares, 1.0)[kept])  # diag(C)^1/2 (k,)
         factor, _ = spd_factor(between_rows(self.rows, self.rows, root, kept), ridge)
-        missing = self.rows.new_empty(len(self.rows), weight.shape[1])  # (I + K)^-1 E (T, m)
-        for part in panels(weight.shape[1], TERMS):
-            missing[:, part] = factor_solve(factor, self.gap(weight, kept, part))
-        del factor  # as large as the weights that come now
+        solved = self.rows.new_empty(len(self.rows), weight.shape[1])  # (I + K)^-1 E (T, m)
+        for outputs in slices_of(weight.shape[1], TERMS_PER_SUM):
+            solved[:, outputs] = factor_solve(factor, self.gap(weight, kept, outputs))
+        del factor  # as large as the weights, which are made next
         fitted = torch.zeros_like(weight)
-        for part in panels(len(kept), TERMS):
-            inputs, own = kept[part], root[part]
-            moved = ((self.rows[:, inputs] / own).T @ missing).div_(own[:, None])
-            fitted[inputs] = moved.to(weight).add_(weight[inputs])
+        for part in slices_of(len(kept), TERMS_PER_SUM):
+            inputs = kept[part]
+            divisor = root[part]
+            shift = ((self.rows[:, inputs] / divisor).T @ solved).div_(divisor[:, None])
+            fitted[inputs] = shift.to(weight).add_(weight[inputs])
         return fitted
 
     def held_out_errors(
-        self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
+        self, held_out: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
     ) -> list[float]:
         root = _root(penalty(self.squares, 1.0)[kept])
         inner = between_rows(self.rows, self.rows, root, kept)  # (T, T)
-        outer = between_rows(held.rows, self.rows, root, kept)  # (T', T)
-        missing, judged = self.gap(weight, kept), held.gap(weight, kept)
-        whole = float(
-            (held.rows @ weight.float() if held.outside is None else held.outside).double().square().sum()
-        )
+        outer = between_rows(held_out.rows, self.rows, root, kept)  # (T', T)
+        gap = self.gap(weight, kept)
+        held_out_gap = held_out.gap(weight, kept)
+        target_energy = held_out.target_energy(weight)
         errors = []
         for ridge in ridges:
             factor, _ = spd_factor(inner.clone(), ridge)
-            errors.append(float((judged - outer @ factor_solve(factor, missing)).square().sum()) - whole)
+            left = held_out_gap - outer @ factor_solve(factor, gap)  # Y* - X' V (T', m)
+            errors.append(float(left.square().sum()) - target_energy)
         return errors
+
+    def target_energy(self, weight: Tensor) -> float:
+        """||Y*||^2; the layer's own output is X W, with weight W (n, m)."""
+        target = self.rows @ weight.float() if self.given_target is None else self.given_target
+        return float(target.double().square().sum())
 
     def gap(self, weight: Tensor, kept: Tensor, outputs: slice = slice(None)) -> Tensor:
         """E = Y* - X_K W_K (T, m), float64: what the kept inputs with their old weights W (n, m) leave open.
@@ -127,16 +142,16 @@ class TokenStatistics(Statistics):
         outputs: some of them, for a part of E.
         """
         weight = weight[:, outputs]
-        if self.outside is not None:
-            return (self.outside[:, outputs] - self._through(weight, kept)).double()
-        gone = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
-        gone[kept] = False
-        return self._through(weight, gone.nonzero().flatten()).double()
+        if self.given_target is not None:
+            return (self.given_target[:, outputs] - self._outputs_of(kept, weight)).double()
+        removed = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
+        removed[kept] = False
+        return self._outputs_of(removed.nonzero().flatten(), weight).double()
 
-    def _through(self, weight: Tensor, inputs: Tensor) -> Tensor:
-        """X_I W_I (T, m), float32, for some inputs I: of neither a copy is made as a whole."""
+    def _outputs_of(self, inputs: Tensor, weight: Tensor) -> Tensor:
+        """X_I W_I (T, m), float32, for some inputs I. X_I and W_I are copied in parts only."""
         total = self.rows.new_zeros(len(self.rows), weight.shape[1])
-        for part in inputs.split(TERMS):
+        for part in inputs.split(TERMS_PER_SUM):
             total.addmm_(self.rows[:, part], weight[part].float())
         return total
 
@@ -148,57 +163,58 @@ class DualInverse(Inverse):
         root = _root(penalties)
         factor, _ = spd_factor(between_rows(x, x, root), 1.0)
         self.x = x
-        self.free = 1.0 / penalties  # D^-1 (n,), zero for inputs that went
-        parts = panels(len(self.free), max(1, PANEL // block) * block)
-        self.blocks = torch.cat([self._diagonal_blocks(factor, part, block) for part in parts])
+        self.inverse_penalties = 1.0 / penalties  # D^-1 (n,), zero for inputs that went
+        width = max(1, INPUTS_PER_PANEL // block) * block  # of whole blocks
+        panels = slices_of(len(penalties), width)
+        self.blocks = torch.cat([self._diagonal_blocks(factor, panel, block) for panel in panels])
         self.inner = torch.cholesky_inverse(factor)  # M (T, T)
-        self.half = self.inner[:, :0]  # M X_R D_R^-1 of the rows R that were asked for last (T, r)
+        self.half = self.inner[:, :0]  # M X_R D_R^-1 (T, r) of the rows R that `rows` returned last
 
-    def _diagonal_blocks(self, factor: Tensor, part: slice, block: int) -> Tensor:
-        """Those of the inputs `part`: with H = L^-1 X D^-1, D^-1 - H^T H."""
-        scaled = self._scaled(part)
+    def _diagonal_blocks(self, factor: Tensor, inputs: slice, block: int) -> Tensor:
+        """The diagonal blocks of D^-1 - H^T H for some inputs, with H = L^-1 X D^-1."""
+        scaled = self._scaled(inputs)
         # L^-1 X D^-1 through its transpose, whose rows lie in the order in which LAPACK reads columns
         half = torch.linalg.solve_triangular(factor.T, scaled.T, upper=True, left=False).T
         half = half.reshape(len(scaled), -1, block)
         blocks = -products_per_block(half, half)
-        blocks.diagonal(dim1=1, dim2=2).add_(self.free[part].reshape(-1, block))
+        blocks.diagonal(dim1=1, dim2=2).add_(self.inverse_penalties[inputs].reshape(-1, block))
         return blocks
 
     def _scaled(self, inputs: Tensor | slice) -> Tensor:
         """X D^-1 (T, i), float64, of some inputs."""
-        return self.x[:, inputs].double() * self.free[inputs]
+        return self.x[:, inputs].double() * self.inverse_penalties[inputs]
 
     def rows(self, index: Tensor) -> Tensor:
         """P_R (r, n); zero in the columns of inputs that went."""
         self.half = self.inner @ self._scaled(index)
-        turned = -self.half.T
-        rows = turned.new_empty(len(index), len(self.free))
-        for part in panels(len(self.free), PANEL):
-            torch.mm(turned, self.x[:, part].double(), out=rows[:, part])
-        rows *= self.free
-        rows[torch.arange(len(index), device=index.device), index] += self.free[index]
+        negative_half = -self.half.T
+        rows = negative_half.new_empty(len(index), len(self.inverse_penalties))
+        for panel in slices_of(len(self.inverse_penalties), INPUTS_PER_PANEL):
+            torch.mm(negative_half, self.x[:, panel].double(), out=rows[:, panel])
+        rows *= self.inverse_penalties
+        rows[torch.arange(len(index), device=index.device), index] += self.inverse_penalties[index]
         return rows
 
     def remove(self, index: Tensor, rows: Tensor, inner: Tensor) -> None:
-        """Take out the inputs R, whose rows were asked for last: P_R (r, n), inner = (P_RR)^-1 (r, r)."""
+        """Remove the inputs R; rows: P_R (r, n), which `rows` returned last; inner: (P_RR)^-1 (r, r)."""
         self.inner.addmm_(self.half, inner @ self.half.T)
         downdate(self.blocks, index, rows, inner @ rows)
-        self.free[index] = 0.0
+        self.inverse_penalties[index] = 0.0
 
 
-def _root(held: Tensor) -> Tensor:
-    """D^1/2 (n,), float32; where nothing ever comes in, the least number there is: 0 divided by that is 0."""
-    return held.sqrt().float().clamp_min(torch.finfo(torch.float32).tiny)
+def _root(penalties: Tensor) -> Tensor:
+    """D^1/2 (n,), float32. An input that is always 0 gets the least positive number: 0 divided by that is 0."""
+    return penalties.sqrt().float().clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def between_rows(x: Tensor, y: Tensor, divisor: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
     """X Y^T (T, T'), float64, for float32 X (T, n) and Y (T', n), of the inputs `kept` (k,) if they are given.
 
-    divisor (k,), float32: each input of X and of Y is divided by its own first. No copy of X or Y is made as a whole.
+    divisor (k,), float32: each input of X and of Y is divided by its divisor first. X and Y are copied in parts only.
     An entry x_s . y_t is off by less than 1e-6 ||x_s|| ||y_t|| (tested, also on data that are nearly alike).
     """
     total = torch.zeros(len(x), len(y), dtype=torch.float64, device=x.device)
-    for part in panels(x.shape[1] if kept is None else len(kept), TERMS):
+    for part in slices_of(x.shape[1] if kept is None else len(kept), TERMS_PER_SUM):
         inputs = part if kept is None else kept[part]
         scale = 1.0 if divisor is None else divisor[part]
         left = x[:, inputs] / scale
@@ -207,6 +223,6 @@ def between_rows(x: Tensor, y: Tensor, divisor: Tensor | None = None, kept: Tens
     return total
 
 
-def panels(count: int, width: int) -> Iterator[slice]:
+def slices_of(count: int, width: int) -> Iterator[slice]:
     """Slices of at most `width` that make up `count`."""
     return (slice(start, min(start + width, count)) for start in range(0, count, width))

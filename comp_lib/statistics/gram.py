@@ -5,14 +5,15 @@ For y = X W with X (T, n) and W (n, m), the tokens T vanish from every formula o
     C = X^T X (n, n)      and, when the target is not the layer's own output,     B = X^T Y* (n, m).
 
 Both are sums over tokens, so they are gathered batch by batch, and two halves of a text can be added. Products run in
-float32, sums and solves in float64; from WIDE inputs on in float32 too, which takes half the memory and time. With a
-ridge as the presets have it that is digits enough: in a layer of 4,864 neurons the same ones stay, and the refitted
-weights differ by 7e-6 (measured once).
+float32, sums and solves in float64. From SINGLE_PRECISION_INPUTS on, sums and solves are in float32 too, which takes
+half the memory and time. With a ridge as the presets have it that is digits enough: in a layer of 4,864 neurons the
+same ones stay, and the refitted weights differ by 7e-6 (measured once).
 
 Beside them the plain sum of x is kept, for the mean input that a bias can stand in for.
 
-A row may carry a weight. COMP divides it by the norm of the residual stream behind the layer, so that errors count
-*relative* to what they disturb and one massive-activation token does not rule the fit. (Our derivation.)
+Each token may have a weight, which multiplies its row of X. COMP takes 1 / ||h||, h being the residual stream behind
+the layer. So errors count *relative* to what they disturb, and one massive-activation token does not rule the fit.
+(Our derivation.)
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self  # torch brings it; Python has it since 3.11
 
-from .solve import Inverse, least_squares, penalty, pulled, ridged, spd_inverse
+from .solve import Inverse, least_squares, penalty, ridge_solve, ridged, spd_inverse
 
-WIDE = 4096  # inputs from which sums and solves are in float32
+SINGLE_PRECISION_INPUTS = 4096  # from so many inputs on, sums and solves are in float32
 BLOCK = 512  # columns of a symmetric product, of which one triangle is computed
 
 
@@ -35,38 +36,45 @@ BLOCK = 512  # columns of a symmetric product, of which one triangle is computed
 class Statistics(ABC):
     """What is kept of the calibration text for one dense layer with n inputs and m outputs, in some form."""
 
-    x: Tensor  # sum of x (n,), float64, each token once whatever its weight
-    ones: Tensor  # X^T 1 and 1^T 1 with the weights of C, (n + 1,), float64: what the error of a bias needs
+    input_sum: Tensor  # sum of x (n,), float64, each token once whatever its weight
+    bias_sums: (
+        Tensor  # X^T 1 and 1^T 1 with the weights of C, (n + 1,), float64: what the error of a bias needs
+    )
     tokens: int
-    # of a target Y* from outside, in the form's own way; None: the target is the layer's own output
-    outside: Tensor | None
+    given_target: Tensor | None  # Y*, in a form of its own; None: the target is the layer's own output
 
     @property
     @abstractmethod
     def precision(self) -> torch.dtype:
-        """Of the weights W that go with this form."""
+        """The precision of the weights W that go with this form."""
 
     @classmethod
     @abstractmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
-        """Empty sums; with `outputs`, for a target that comes from outside."""
+        """Empty sums; with `outputs`, for a target that is given."""
 
     def add(self, x: Tensor, target: Tensor | None = None, token_weight: Tensor | None = None) -> None:
-        """Add tokens: x (..., n), target (..., m) if the sums have one, token_weight (...); None: all the same."""
-        if (target is None) != (self.outside is None):
+        """Add tokens: x (..., n), target (..., m) if one is to be given, token_weight (...); None: all the same."""
+        if (target is None) != (self.given_target is None):
             raise ValueError("expected a target exactly when the sums were made for one")
         x = x.detach().flatten(0, -2).float()
-        one = x.new_ones(len(x)) if token_weight is None else token_weight.reshape(-1).to(x)
-        for total, part in zip(self.x.split(BLOCK), x.split(BLOCK, dim=1), strict=True):
-            total += part.sum(0, dtype=torch.float64)  # for which `part` is there in float64
+        if token_weight is None:
+            token_weight = x.new_ones(len(x))
+        else:
+            token_weight = token_weight.reshape(-1).to(x)
+        for total, part in zip(self.input_sum.split(BLOCK), x.split(BLOCK, dim=1), strict=True):
+            total += part.sum(0, dtype=torch.float64)  # which makes a copy of `part` in float64
         self.tokens += len(x)
-        x = x * one[:, None]
-        self.ones += torch.cat([x.T @ one, (one @ one)[None]])
-        self.gather(x, None if target is None else target.detach().flatten(0, -2).float() * one[:, None])
+        x = x * token_weight[:, None]
+        weight_square = (token_weight @ token_weight)[None]  # 1^T 1 (1,)
+        self.bias_sums += torch.cat([x.T @ token_weight, weight_square])
+        if target is not None:
+            target = target.detach().flatten(0, -2).float() * token_weight[:, None]
+        self.gather(x, target)
 
     @abstractmethod
-    def gather(self, x: Tensor, y: Tensor | None) -> None:
-        """Add weighted tokens X (T, n), with their target (T, m) from outside."""
+    def gather(self, x: Tensor, target: Tensor | None) -> None:
+        """Add weighted tokens X (T, n), with their target Y* (T, m) if one is given."""
 
     @abstractmethod
     def __add__(self, other: Self) -> Self:
@@ -81,12 +89,12 @@ class Statistics(ABC):
         """C (n, n)."""
 
     @abstractmethod
-    def energy(self, gap: Tensor) -> float:
-        """||X G||^2 = tr(G^T C G) for G (n, m)."""
+    def energy(self, weight: Tensor) -> float:
+        """||X W||^2 = tr(W^T C W) for W (n, m)."""
 
-    def energies(self, weight: Tensor, other: Tensor) -> tuple[float, float]:
+    def energy_and_error(self, weight: Tensor, fitted: Tensor) -> tuple[float, float]:
         """||X W||^2 and ||X W - X V||^2 for W and V (n, m)."""
-        return self.energy(weight), self.energy(weight - other)
+        return self.energy(weight), self.energy(weight - fitted)
 
     @abstractmethod
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
@@ -98,29 +106,33 @@ class Statistics(ABC):
 
     @abstractmethod
     def held_out_errors(
-        self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
+        self, held_out: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
     ) -> list[float]:
-        """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held`, for V fitted to these with each lambda."""
+        """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held_out`, for V fitted to those of `self` with each lambda."""
 
-    def mixed(self, mix: Tensor) -> Self:
+    def mix_outputs(self, mix: Tensor) -> Self:
         """The sums for mixtures of the outputs, Y* M with M (m, p)."""
-        return replace(self, outside=None if self.outside is None else self.outside @ mix.to(self.outside))
+        if self.given_target is None:
+            return self
+        return replace(self, given_target=self.given_target @ mix.to(self.given_target))
 
     @property
     def mean(self) -> Tensor:
         """Mean input (n,), each token once."""
-        return self.x / max(self.tokens, 1)
+        return self.input_sum / max(self.tokens, 1)
 
     def bias_energy(self, gap: Tensor, bias: Tensor) -> float:
         """||X D - 1 b^T||^2 - ||X D||^2 = (1^T 1) b.b - 2 (X^T 1).(D b): gap D (n, m), bias b (m,)."""
-        return float(self.ones[-1] * (bias @ bias) - 2.0 * (self.ones[:-1] @ (gap.to(bias) @ bias)))
+        square = self.bias_sums[-1] * (bias @ bias)
+        product = self.bias_sums[:-1] @ (gap.to(bias) @ bias)
+        return float(square - 2.0 * product)
 
 
 @dataclass
 class Gram(Statistics):
-    """The sums as matrices; `outside` is B = X^T Y* (n, m), in the precision of C."""
+    """The sums as matrices; `given_target` is B = X^T Y* (n, m), in the precision of C."""
 
-    xtx: Tensor  # C (n, n), float64, or float32 from WIDE inputs on
+    xtx: Tensor  # C (n, n), float64, or float32 from SINGLE_PRECISION_INPUTS on
 
     @property
     def precision(self) -> torch.dtype:
@@ -128,25 +140,40 @@ class Gram(Statistics):
 
     @classmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
-        x = torch.zeros(inputs, dtype=torch.float64, device=device)
-        dtype = torch.float32 if inputs >= WIDE else torch.float64
-        outside = None if outputs is None else x.new_zeros(inputs, outputs, dtype=dtype)
-        return cls(x, x.new_zeros(inputs + 1), 0, outside, x.new_zeros(inputs, inputs, dtype=dtype))
+        dtype = torch.float32 if inputs >= SINGLE_PRECISION_INPUTS else torch.float64
+        given_target = None
+        if outputs is not None:
+            given_target = torch.zeros(inputs, outputs, dtype=dtype, device=device)
+        return cls(
+            input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
+            bias_sums=torch.zeros(inputs + 1, dtype=torch.float64, device=device),
+            tokens=0,
+            given_target=given_target,
+            xtx=torch.zeros(inputs, inputs, dtype=dtype, device=device),
+        )
 
     @classmethod
     def of(cls, xtx: Tensor) -> Self:
         """Sums of which only C (n, n) is known."""
-        return cls(xtx.new_zeros(len(xtx)), xtx.new_zeros(len(xtx) + 1), 0, None, xtx)
+        inputs = len(xtx)
+        return cls(xtx.new_zeros(inputs), xtx.new_zeros(inputs + 1), 0, None, xtx)
 
-    def gather(self, x: Tensor, y: Tensor | None) -> None:
+    def gather(self, x: Tensor, target: Tensor | None) -> None:
         add_square(self.xtx, x)
-        if y is not None and self.outside is not None:
-            self.outside += x.T @ y
+        if target is not None and self.given_target is not None:
+            self.given_target += x.T @ target
 
     def __add__(self, other: Self) -> Self:
-        outside = None if self.outside is None or other.outside is None else self.outside + other.outside
-        sums = self.x + other.x, self.ones + other.ones, self.tokens + other.tokens
-        return type(self)(*sums, outside, self.xtx + other.xtx)
+        given_target = None
+        if self.given_target is not None and other.given_target is not None:
+            given_target = self.given_target + other.given_target
+        return type(self)(
+            input_sum=self.input_sum + other.input_sum,
+            bias_sums=self.bias_sums + other.bias_sums,
+            tokens=self.tokens + other.tokens,
+            given_target=given_target,
+            xtx=self.xtx + other.xtx,
+        )
 
     def diagonal(self) -> Tensor:
         return self.xtx.diagonal()
@@ -154,9 +181,9 @@ class Gram(Statistics):
     def matrix(self) -> Tensor:
         return self.xtx
 
-    def energy(self, gap: Tensor) -> float:
-        gap = gap.float()  # a sum of squares to be reported: single precision is plenty
-        return float((gap * (self.xtx.float() @ gap)).sum())
+    def energy(self, weight: Tensor) -> float:
+        weight = weight.float()  # a sum of squares to be reported: single precision is plenty
+        return float((weight * (self.xtx.float() @ weight)).sum())
 
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
         return Inverse(spd_inverse(ridged(self.xtx, ridge))[0], block)
@@ -165,24 +192,30 @@ class Gram(Statistics):
         return least_squares(self.xtx, self.target(weight), weight.to(self.xtx), kept, ridge)
 
     def held_out_errors(
-        self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
+        self, held_out: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
     ) -> list[float]:
         weight = weight.to(self.xtx)
-        target, outer, old = self.target(weight)[kept], held.target(weight)[kept], weight[kept]
-        own, inner = (sums.xtx[kept[:, None], kept] for sums in (self, held))
-        fits = (
-            pulled(own.clone(), penalty(self.diagonal(), ridge)[kept], target, old) for ridge in ridges
-        )  # (k, m)
-        return [float((fitted * (inner @ fitted - 2.0 * outer)).sum()) for fitted in fits]
+        square = (kept[:, None], kept)  # index of C_KK
+        old_weight = weight[kept]
+        inner = self.xtx[square]
+        target = self.target(weight)[kept]
+        held_out_inner = held_out.xtx[square]
+        held_out_target = held_out.target(weight)[kept]
+        errors = []
+        for ridge in ridges:
+            penalties = penalty(self.diagonal(), ridge)[kept]
+            fitted = ridge_solve(inner.clone(), penalties, target, old_weight)  # (k, m)
+            errors.append(float((fitted * (held_out_inner @ fitted - 2.0 * held_out_target)).sum()))
+        return errors
 
     def target(self, weight: Tensor) -> Tensor:
         """B = X^T Y* (n, m); for the layer's own output it is C W, with weight W (n, m)."""
-        return self.xtx @ weight.to(self.xtx) if self.outside is None else self.outside
+        return self.xtx @ weight.to(self.xtx) if self.given_target is None else self.given_target
 
 
-def enough(inputs: int) -> int:
+def tokens_for_gram(inputs: int) -> int:
     """Tokens from which C is kept; fewer are kept themselves, where they take less memory (`few_tokens`)."""
-    return inputs // 2 if inputs >= WIDE else inputs
+    return inputs // 2 if inputs >= SINGLE_PRECISION_INPUTS else inputs
 
 
 def add_square(total: Tensor, x: Tensor) -> None:
@@ -194,10 +227,10 @@ def add_square(total: Tensor, x: Tensor) -> None:
     for start in range(0, size, BLOCK):
         stop = start + BLOCK
         product = x[:, start:].T @ x[:, start:stop]
-        corner, below = product[:BLOCK], product[BLOCK:]
-        total[start:stop, start:stop] += (
-            corner.tril() + corner.tril(-1).T
-        )  # not every library makes two equal halves
+        corner = product[:BLOCK]
+        below = product[BLOCK:]
+        # one half of the corner is mirrored: not every library computes two equal halves
+        total[start:stop, start:stop] += corner.tril() + corner.tril(-1).T
         total[stop:, start:stop] += below
         total[start:stop, stop:] += below.T
 

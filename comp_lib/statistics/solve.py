@@ -13,61 +13,64 @@ from torch import Tensor
 
 from ..errors import InputError
 
-PANEL = 512  # inputs that went before P is written again
+INPUTS_PER_UPDATE = 512  # that `Inverse` removes before it writes its matrix again
 
 
 def penalty(energy: Tensor, ridge: float) -> Tensor:
-    """D_ii = lambda C_ii (n,) from the diagonal of C or G (n,). A dead input (no energy) gets a trace of the mean.
+    """D_ii = lambda C_ii (n,) from the diagonal of C or G (n,).
 
-    So H has an inverse, and a dead input keeps its weights: at 0 it would hold a mask's variance up whatever lambda is.
+    A dead input (no energy) gets a trace of the mean. So H has an inverse, and a dead input keeps its weights: at 0 it
+    would keep the variance of a mask high, whatever lambda is.
     """
-    return ridge * energy.clamp_min(faint(energy))
+    return ridge * energy.clamp_min(rounding_floor(energy))
 
 
-def faint(energy: Tensor) -> float:
-    """What rounding leaves of the mean of energies (n,); where all are 0, a number of which an inverse still exists."""
+def rounding_floor(energy: Tensor) -> float:
+    """The rounding error of the mean of energies (n,); where all are 0, a number with which an inverse still exists."""
     info = torch.finfo(energy.dtype)
     return info.eps * max(float(energy.mean()), math.sqrt(info.tiny))
 
 
 def ridged(matrix: Tensor, ridge: float) -> Tensor:
     """H = C + D for C or G (n, n)."""
-    held = matrix.clone()
-    held.diagonal().add_(penalty(matrix.diagonal(), ridge))
-    return held
+    result = matrix.clone()
+    result.diagonal().add_(penalty(matrix.diagonal(), ridge))
+    return result
 
 
-def spd_factor(matrix: Tensor, held: Tensor | float = 0.0) -> tuple[Tensor, float]:
-    """Cholesky factor L (n, n) of A + D, positive definite, and the multiple of I added in an emergency.
+def spd_factor(matrix: Tensor, penalties: Tensor | float = 0.0) -> tuple[Tensor, float]:
+    """Cholesky factor L (n, n) of A + D, positive definite, and the multiple of I that had to be added.
 
-    matrix: A (n, n), to which D, `held` (n,) or one number for all, is added in place. The multiple is 0 as a rule;
-    where the digits do not suffice, the smallest power of ten times their rounding that does.
+    matrix: A (n, n), to which D is added in place; penalties: D_ii (n,), or one number for all. The multiple is 0 as
+    a rule. Where the digits do not suffice, it is the smallest power of ten times their rounding error that does.
     """
-    matrix.diagonal().add_(held)
+    matrix.diagonal().add_(penalties)
     factor, info = torch.linalg.cholesky_ex(matrix)
     added = 0.0
-    while info != 0 or factor.diagonal().isnan().any():  # LAPACK says so of a NaN, cuSOLVER does not
+    while info != 0 or factor.diagonal().isnan().any():  # LAPACK reports a NaN in `info`, cuSOLVER does not
         if not torch.isfinite(matrix).all():
             raise InputError(
-                "expected finite statistics, got NaN or infinity: look at the model, or try dtype float32"
+                expected="finite statistics",
+                got="NaN or infinity",
+                hint="look at the model, or try dtype float32",
             )
-        added = max(added * 10.0, faint(matrix.diagonal()))
-        one = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-        factor, info = torch.linalg.cholesky_ex(matrix + added * one)
+        added = max(added * 10.0, rounding_floor(matrix.diagonal()))
+        identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        factor, info = torch.linalg.cholesky_ex(matrix + added * identity)
     return factor, added
 
 
 def factor_solve(factor: Tensor, right: Tensor) -> Tensor:
     """A^-1 B (n, m) from the Cholesky factor L (n, n) of A, without the copy of L that torch.cholesky_solve makes."""
-    half = torch.linalg.solve_triangular(factor, right, upper=False)
-    solved: Tensor = torch.linalg.solve_triangular(factor.T, half, upper=True)
+    half_solved = torch.linalg.solve_triangular(factor, right, upper=False)
+    solved: Tensor = torch.linalg.solve_triangular(factor.T, half_solved, upper=True)
     return solved
 
 
 def spd_inverse(matrix: Tensor) -> tuple[Tensor, float]:
-    """Inverse of a symmetric positive definite matrix (n, n), and what `spd_factor` had to add."""
+    """Inverse of a symmetric positive definite matrix (n, n), and the multiple of I that `spd_factor` had to add."""
     factor, added = spd_factor(matrix)
-    del matrix  # perhaps the last to know of it: one n x n matrix less at the highest point
+    del matrix  # this may be its last reference: one n x n matrix less at the peak of memory
     return torch.cholesky_inverse(factor), added
 
 
@@ -78,20 +81,20 @@ def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, rid
     energy. Rescaling an input (x_i -> c x_i, w_i -> w_i / c) rescales its v_i alike and changes nothing else.
     """
     fitted = torch.zeros_like(weight)
-    held = penalty(xtx.diagonal(), ridge)[kept]
-    fitted[kept] = pulled(xtx[kept[:, None], kept], held, target[kept], weight[kept])
+    penalties = penalty(xtx.diagonal(), ridge)[kept]
+    fitted[kept] = ridge_solve(xtx[kept[:, None], kept], penalties, target[kept], weight[kept])
     return fitted
 
 
-def pulled(inner: Tensor, held: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def ridge_solve(inner: Tensor, penalties: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """(A + D)^-1 (B + D W) for A (k, k), which is used up, D_ii (k,), B and W (k, m): (k, m)."""
-    factor, added = spd_factor(inner, held)
+    factor, added = spd_factor(inner, penalties)
     del inner  # as large as the factor
-    return torch.cholesky_solve(target + (held + added)[:, None] * weight, factor)
+    return torch.cholesky_solve(target + (penalties + added)[:, None] * weight, factor)
 
 
 def diagonal_blocks(matrix: Tensor, block: int = 1) -> Tensor:
-    """(n, n) -> (n / block, block, block)."""
+    """The square blocks on the diagonal: (n, n) -> (n / block, block, block)."""
     count = len(matrix) // block
     index = torch.arange(count, device=matrix.device)
     return matrix.reshape(count, block, count, block)[index, :, index, :]
@@ -100,42 +103,49 @@ def diagonal_blocks(matrix: Tensor, block: int = 1) -> Tensor:
 class Inverse:
     """P = H^-1 as a sweep sees it, by rows and without the inputs that went: a matrix (n, n), which is used up.
 
-    What a round takes away is kept as two thin factors and subtracted where P is read: the whole matrix is written once
-    for PANEL inputs that went, not once a round.
+    What each round removes from P is kept as two thin factors, and subtracted where P is read. So the full matrix is
+    written once for INPUTS_PER_UPDATE removed inputs, not once a round.
     """
 
     def __init__(self, matrix: Tensor, block: int = 1) -> None:
         self.matrix = matrix
         self.blocks = diagonal_blocks(matrix, block)
         self.alive = torch.ones(len(matrix), dtype=matrix.dtype, device=matrix.device)
-        self.panel: list[tuple[Tensor, Tensor]] = []  # P is `matrix` minus each left^T right of (r, n)
+        # pairs of factors (r, n): P is `matrix` minus left^T right of each
+        self.updates: list[tuple[Tensor, Tensor]] = []
 
     def rows(self, index: Tensor) -> Tensor:
-        """P_R (r, n); exact zeros in the columns of inputs that went, instead of rounding dust."""
+        """P_R (r, n); exact zeros in the columns of inputs that went, instead of rounding errors."""
         rows = self.matrix[index]
-        for left, right in self.panel:
+        for left, right in self.updates:
             rows.addmm_(left[:, index].T, right, alpha=-1.0)
         return rows.mul_(self.alive)
 
     def remove(self, index: Tensor, rows: Tensor, inner: Tensor) -> None:
-        """Take out the inputs R, whose rows were asked for last, by the Schur complement P_KK - P_KR (P_RR)^-1 P_RK."""
+        """Remove the inputs R by the Schur complement P_KK - P_KR (P_RR)^-1 P_RK.
+
+        rows: P_R (r, n), which `rows` returned last; inner: (P_RR)^-1 (r, r).
+        """
         down = inner @ rows
-        self.panel.append((rows, down))
-        if sum(len(left) for left, _ in self.panel) >= PANEL:
-            left, right = map(torch.cat, zip(*self.panel, strict=True))
+        self.updates.append((rows, down))
+        if sum(len(left) for left, _ in self.updates) >= INPUTS_PER_UPDATE:
+            left, right = map(torch.cat, zip(*self.updates, strict=True))
             self.matrix.addmm_(left.T, right, alpha=-1.0)
-            self.panel = []
+            self.updates = []
         downdate(self.blocks, index, rows, down)
         self.alive[index] = 0.0
 
 
 def downdate(blocks: Tensor, index: Tensor, rows: Tensor, down: Tensor) -> None:
-    """Diagonal blocks of P (n / b, b, b), in place, without the inputs R: P_R (r, n), down = (P_RR)^-1 P_R (r, n)."""
+    """Take the inputs R out of the diagonal blocks of P (n / b, b, b), in place.
+
+    index: R (r,); rows: P_R (r, n); down: (P_RR)^-1 P_R (r, n).
+    """
     count, block = blocks.shape[:2]
     split = (len(index), count, block)
     blocks -= products_per_block(rows.reshape(split), down.reshape(split))
-    one = torch.eye(block, dtype=blocks.dtype, device=blocks.device)
-    blocks[index[::block] // block] = one  # keeps dead scores finite
+    identity = torch.eye(block, dtype=blocks.dtype, device=blocks.device)
+    blocks[index[::block] // block] = identity  # so that the scores of removed blocks stay finite
 
 
 def products_per_block(left: Tensor, right: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What the neurons of a dense model are worth: statistics that notebooks 02 and 03 and two widgets draw from.
 
-Everything here looks at the *dense* stream: no layer before the one in question has been pruned. That is what makes
-the numbers of one layer reusable, whatever the plan will be; `prune` itself gathers anew behind each pruned layer.
+Everything here looks at the *dense* stream: no layer before the one in question has been pruned. So the numbers of one
+layer can be used again, whatever the plan will be. `prune` itself gathers new statistics behind each pruned layer.
 """
 
 from __future__ import annotations
@@ -11,27 +11,29 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import layers_of, parts
-from comp_lib.families.frame import Rope
-from comp_lib.families.protocol import STEPS, Layer, Model, Which
-from comp_lib.importance.neurons import RIDGE, Dense
-from comp_lib.statistics.gram import Gram, Statistics, token_weights
+from comp_lib.families.find import layers_of, parts
+from comp_lib.families.protocol import STEPS, Layer, Model, Step
+from comp_lib.families.run import Rope, embed, rotary
+from comp_lib.families.steps import attention_step, mlp_step
+from comp_lib.importance.neurons import RIDGE, Problem
+from comp_lib.statistics.gram import Gram, Statistics, token_weight
 from comp_lib.surgery import upstream
+from comp_lib.walk import batches, through
 
 from .cache import Tensors, cached
 
 
 def layer_of(model: Model, layer: int) -> Layer:
-    """A decoder layer, by its number. Raises InputError: no such layer."""
+    """A decoder layer, by its number. Raises InputError if the model has no such layer."""
     layers: Sequence[Layer] = layers_of(model)
     if not 0 <= layer < len(layers):
-        raise InputError(f"expected a layer from 0 to {len(layers) - 1}, got {layer}: choose one of these")
+        expected = f"a layer from 0 to {len(layers) - 1}"
+        raise InputError(expected=expected, got=layer, hint="choose one of these")
     return layers[layer]
 
 
-def weight_of(layer: Layer, which: Which = "mlp") -> Tensor:
+def weight_of(layer: Layer, which: Step = "mlp") -> Tensor:
     """W (n, d), float64, of a layer's down_proj or o_proj, for y = X W."""
     return parts(layer)[which].linear.weight.detach().T.double()
 
@@ -50,26 +52,26 @@ def walk_to(model: Model, ids: Tensor, layer: int) -> tuple[Tensor, Rope]:
     return walk(model, hidden, rope, slice(layer)), rope
 
 
-def watched(layer: Layer, which: Which, hidden: Tensor, rope: Rope) -> Iterator[tuple[Tensor, Tensor]]:
+def watched(layer: Layer, which: Step, hidden: Tensor, rope: Rope) -> Iterator[tuple[Tensor, Tensor]]:
     """One residual step, batch by batch: the stream behind it (B, L, d), and what its dense layer reads (B, L, n)."""
     for rows in batches(*hidden.shape[:2]):
         yield mlp_step(layer, hidden[rows]) if which == "mlp" else attention_step(layer, hidden[rows], rope)
 
 
-def sums_of(layer: Layer, which: Which, hidden: Tensor, rope: Rope) -> tuple[dict[str, Gram], Tensor]:
+def sums_of(layer: Layer, which: Step, hidden: Tensor, rope: Rope) -> tuple[dict[str, Gram], Tensor]:
     """Sums of a dense layer, tokens "weighted" by 1 / ||h_t|| and "plain", and the stream behind its step (S, L, d)."""
     inputs = parts(layer)[which].linear.in_features
     sums = {name: Gram.zeros(inputs, device=hidden.device) for name in ("weighted", "plain")}
     streams = []
     for stream, x in watched(layer, which, hidden, rope):
-        sums["weighted"].add(x, weight=token_weights(stream))
+        sums["weighted"].add(x, token_weight=token_weight(stream))
         sums["plain"].add(x)
         streams.append(stream)
     return sums, torch.cat(streams)
 
 
 @cached
-def layer_tokens(model: Model, ids: Tensor, layer: int, which: Which = "mlp") -> Tensors:
+def layer_tokens(model: Model, ids: Tensor, layer: int, which: Step = "mlp") -> Tensors:
     """What a dense layer reads, token by token: x (T, n), and norms (T,) of the residual stream behind it.
 
     For as many tokens as fit in memory; `layer_grams` needs none of them at once.
@@ -77,12 +79,12 @@ def layer_tokens(model: Model, ids: Tensor, layer: int, which: Which = "mlp") ->
     return tokens_of(layer_of(model, layer), which, *walk_to(model, ids, layer))[0]
 
 
-def tokens_of(layer: Layer, which: Which, hidden: Tensor, rope: Rope) -> tuple[Tensors, Tensor]:
+def tokens_of(layer: Layer, which: Step, hidden: Tensor, rope: Rope) -> tuple[Tensors, Tensor]:
     """The same of a layer that reads `hidden` (S, L, d), and the stream behind its dense layer (S, L, d)."""
     for step in STEPS[: STEPS.index(which) + 1]:
         streams, inputs = zip(*watched(layer, step, hidden, rope), strict=True)
         hidden = torch.cat(streams)
-    return {"x": torch.cat(inputs).flatten(0, -2), "norms": 1.0 / token_weights(hidden).flatten()}, hidden
+    return {"x": torch.cat(inputs).flatten(0, -2), "norms": 1.0 / token_weight(hidden).flatten()}, hidden
 
 
 @cached
@@ -101,17 +103,21 @@ def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
 
 
 def dense_problem(
-    model: Model, ids: Tensor, layer: int, which: Which = "mlp", ridge: float = RIDGE, weighted: bool = True
-) -> Dense:
+    model: Model, ids: Tensor, layer: int, which: Step = "mlp", ridge: float = RIDGE, weighted: bool = True
+) -> Problem:
     """A layer's down_proj ("mlp") or o_proj ("attention") as the metrics see it, tokens `weighted` or not."""
-    module, name = layer_of(model, layer), f"{which}-{'weighted' if weighted else 'plain'}"
-    return as_dense(module, which, Gram.of(layer_grams(model, ids, layer)[name]), ridge)
+    module = layer_of(model, layer)
+    weighting = "weighted" if weighted else "plain"
+    gram = layer_grams(model, ids, layer)[f"{which}-{weighting}"]
+    return as_dense(module, which, Gram.of(gram), ridge)
 
 
-def as_dense(layer: Layer, which: Which, sums: Statistics, ridge: float = RIDGE) -> Dense:
-    """The same from sums at hand, on their device."""
-    weight, owned = (
-        weight_of(layer, which).to(sums.x.device),
-        lambda: upstream(layer, which).to(sums.x.device),
-    )
-    return Dense(sums, weight, owned, parts(layer)[which].block, ridge)
+def as_dense(layer: Layer, which: Step, sums: Statistics, ridge: float = RIDGE) -> Problem:
+    """The same from sums that are there already, on their device."""
+    device = sums.input_sum.device
+    weight = weight_of(layer, which).to(device)
+
+    def upstream_norms() -> Tensor:
+        return upstream(layer, which).to(device)
+
+    return Problem(sums, weight, upstream_norms, parts(layer)[which].block, ridge)

@@ -12,15 +12,16 @@ from transformers import AutoModelForCausalLM
 from variants import build, tokens
 
 from comp_lib.baselines import flap, llm_pruner
+from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.uniform import parameters_left, uniform_plan
 from comp_lib.importance.layers import block_influence
+from comp_lib.methods import METHODS, RECOVERY_NAMES, default_recovery
 from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.plan import PlanRequest
-from comp_lib.planning import check_request
-from comp_lib.prune import make_plan, prune
-from comp_lib.settings import BASELINES, RECOVERIES, Settings, default_recovery
+from comp_lib.planning import check_request, make_plan
+from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
 DEEP = {"num_hidden_layers": 8}  # the first and the last are protected
@@ -124,10 +125,10 @@ def test_protected_layers_stay_as_they_are(ratio):
 
 
 def test_which_layers_are_protected():
-    assert [llm_pruner.unprotected(n) for n in (32, 30, 40)] == [range(4, 30), range(4, 28), range(4, 38)]
+    assert [llm_pruner.prunable_layers(n) for n in (32, 30, 40)] == [range(4, 30), range(4, 28), range(4, 38)]
     for layers in range(1, 100):
-        assert len(llm_pruner.unprotected(layers)) > 0
-        assert llm_pruner.unprotected(layers).start <= 4 and layers - llm_pruner.unprotected(layers).stop <= 2
+        assert len(llm_pruner.prunable_layers(layers)) > 0
+        assert llm_pruner.prunable_layers(layers).start <= 4 and layers - llm_pruner.prunable_layers(layers).stop <= 2
 
 
 def test_uniform_1120_of_1536_in_30_layers_is_520_of_each_unprotected_one():
@@ -252,8 +253,8 @@ def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
 
 def test_standardised_scores():
     scores = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
-    torch.testing.assert_close(flap.standardised(scores), (scores - 3.0) / 7.0**0.5)
-    assert torch.equal(flap.standardised(torch.full((4,), 2.0)), torch.zeros(4))
+    torch.testing.assert_close(flap.standardise(scores), (scores - 3.0) / 7.0**0.5)
+    assert torch.equal(flap.standardise(torch.full((4,), 2.0)), torch.zeros(4))
 
 
 @pytest.mark.parametrize("token_weights", [True, False])
@@ -444,10 +445,10 @@ def test_the_budget_follows_the_layers():
     assert PlanRequest(shape, 0.5, biased=True).removed(shape.neurons) < 0
 
 
-@pytest.mark.parametrize("recovery", RECOVERIES)
-@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("recovery", RECOVERY_NAMES)
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.planner])
 def test_every_peer_runs_with_every_recovery(method, recovery):
-    if recovery not in BASELINES[method].get("recovery", RECOVERIES):
+    if recovery not in METHODS[method].allowed.get("recovery", RECOVERY_NAMES):
         with pytest.raises(InputError, match="recovery to be .* with the method shortgpt.*got 'bias'"):
             baseline(method, ratio=0.3, recovery=recovery)
         return

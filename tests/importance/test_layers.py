@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from variants import build, tokens
 
-from comp_lib.calibration.stream import to_device
 from comp_lib.importance import LAYER_METRICS
 from comp_lib.importance import layers as layers_module
 from comp_lib.importance.layers import block_influence, layers_to_drop, sequence_loss_increase

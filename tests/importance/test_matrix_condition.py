@@ -166,7 +166,7 @@ def test_the_units_of_the_inputs_do_not_matter(seed, groups, size, remove):
         gram = (x * c).T @ (x * c)
         inverse, _ = spd_inverse(ridged(gram, 0.1))
         held = penalty(gram.diagonal(), 0.1)
-        found.append(sweep(inverse, w / c[:, None], remove, block=size, per_round=1, held=held))
+        found.append(sweep(inverse, w / c[:, None], remove, block=size, per_round=1, penalties=held))
     first, second = found
     assert first.order.tolist() == second.order.tolist()
     for name in ("errors", "moved", "scores"):
@@ -215,12 +215,12 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(
     inverse, _ = spd_inverse(ridged(x.T @ x, ridge))
     held = ridge * x.square().sum(0)
     with patch.object(solve, "PANEL", panel):  # after so many inputs the inverse is written again
-        found = sweep(inverse, w, remove, block=size, per_round=per_round, held=held)
+        found = sweep(inverse, w, remove, block=size, per_round=per_round, penalties=held)
     assert sorted(found.order.tolist() + found.kept.tolist()) == list(range(groups))
     assert found.kept.tolist() == sorted(found.kept.tolist()) and len(found.order) == remove
     assert found.counts.tolist() == [*range(per_round, remove, per_round), remove]
     for count, error, moved in zip(
-        found.counts.tolist(), found.errors.tolist(), found.moved.tolist(), strict=True
+        found.counts.tolist(), found.errors.tolist(), found.penalties.tolist(), strict=True
     ):
         alive = blocks_of(without(groups, *found.order[:count].tolist()), size)
         solution, want = refit(rows, rows @ w, alive)
@@ -238,7 +238,7 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(
     torch.testing.assert_close(found.weights[kept], direct, **CLOSE)
     plain = sweep(inverse, w, remove, block=size, per_round=per_round)
     torch.testing.assert_close(plain.errors, found.errors, **CLOSE)
-    assert (plain.moved == 0.0).all()
+    assert (plain.penalties == 0.0).all()
     assert (found.weights[gone] == 0.0).all()
     torch.testing.assert_close(found.scores, scores_of(diagonal_blocks(inverse, size), w))
 

@@ -9,19 +9,20 @@ import pytest
 import torch
 from variants import LAYOUTS, build, tokens
 
-from comp_lib.calibration.stream import embed, rotary, through
+from comp_lib.comp import prune
 from comp_lib.errors import InputError
-from comp_lib.families import frame
-from comp_lib.hybrid_granularity.measured import TEMPER, allocate_widths, measured_plan
+from comp_lib.families.run import embed, rotary
+from comp_lib.hybrid_granularity.measured import HARM_EXPONENT, allocate_widths, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance import widths
 from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.importance.widths import Sensitivity, interpolated, narrowed, sensitivity, with_weights
+from comp_lib.importance.widths import Sensitivity, interpolate, narrowed, sensitivity, with_weights
 from comp_lib.plan import PlanRequest
-from comp_lib.prune import make_plan, prune
+from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
+from comp_lib.walk import through
 
 GONE = 12
 
@@ -82,8 +83,8 @@ def layer_by_layer(model, fitted, judged, gone):
         for layer in layers[first:]:
             hidden = through(layer, hidden, judged_rope, "cpu")
         states = hidden.flatten(0, 1)
-        states = model.model.norm(states[:: -(-len(states) // widths.POSITIONS)])
-        return [frame.head(model, rows).float().log_softmax(-1) for rows in states.split(widths.ROWS)]
+        states = model.model.norm(states[:: -(-len(states) // widths.COMPARED_POSITIONS)])
+        return [frame.head(model, rows).float().log_softmax(-1) for rows in states.split(widths.POSITIONS_PER_BATCH)]
 
     stream, watched, harms = embed(model, fitted), embed(model, judged), []
     dense = answers(watched, 0)
@@ -149,7 +150,7 @@ def test_sequences_that_judge_are_not_fitted(model, ids):
 
 
 def test_interpolated_passes_through_the_points_and_stays_flat_behind_them():
-    curve = interpolated(torch.tensor([2, 5]), torch.tensor([1.0, 4.0]), 7)
+    curve = interpolate(torch.tensor([2, 5]), torch.tensor([1.0, 4.0]), 7)
     assert curve.tolist() == pytest.approx([0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0])
 
 
@@ -174,7 +175,7 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     def predicted(widths):
         parts = zip(widths, harm.tolist(), errors, strict=True)
         return sum(
-            (weight**TEMPER) * (([0.0] + curve)[48 - width] / curve[12 - 1]) for width, weight, curve in parts
+            (weight**HARM_EXPONENT) * (([0.0] + curve)[48 - width] / curve[12 - 1]) for width, weight, curve in parts
         )
 
     every = [widths for widths in product(range(8, 49, 4), repeat=3) if sum(widths) == 3 * 36]

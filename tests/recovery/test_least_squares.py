@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comp_lib.prune import prune
+from comp_lib.comp import prune
 from comp_lib.recovery import least_squares
 from comp_lib.recovery.least_squares import GRID, choose_ridge
 from comp_lib.settings import Settings
@@ -104,12 +104,12 @@ def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
         halves.append(half)
     places = {}
     for judged in (10**6, 100):
-        monkeypatch.setattr(least_squares, "JUDGED", judged)
+        monkeypatch.setattr(least_squares, "MIXTURES", judged)
         _, places[judged] = choose_ridge(*halves, weight, kept)
     assert places[100] == places[10**6]
     mix = least_squares._signs(outputs, 100).to(weight)
     exact = halves[0].held_out_errors(halves[1], weight, kept, GRID)
-    mixed = halves[0].mixed(mix).held_out_errors(halves[1].mixed(mix), weight @ mix, kept, GRID)
+    mixed = halves[0].mix_outputs(mix).held_out_errors(halves[1].mix_outputs(mix), weight @ mix, kept, GRID)
     other = halves[0].held_out_errors(halves[1], weight @ mix, kept, GRID) if not outside else mixed
     assert mixed == other  # of the layer's own output only W decides
     gaps = [abs(one - two) for one, two in zip(mixed, exact, strict=True)]

@@ -233,7 +233,7 @@ def test_the_guard_ends_where_no_mask_can_be_tuned(monkeypatch, values):
     monkeypatch.setattr(mask_tuning, "solve_mask", lambda gram, kept, ridge: asked.append(ridge) or mask)
     with pytest.raises(InputError, match="for which a mask can be tuned, got one of variance"):
         tune_mask(torch.eye(2), torch.tensor([0, 1]))
-    assert len(asked) == mask_tuning.MOST_ROUNDS
+    assert len(asked) == mask_tuning.MAX_ROUNDS
 
 
 def test_sums_that_are_not_finite_are_a_refusal():

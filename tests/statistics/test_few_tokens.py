@@ -8,9 +8,9 @@ import pytest
 import torch
 from variants import build, tokens
 
+from comp_lib.comp import prune
 from comp_lib.importance.matrix_condition import sweep
 from comp_lib.importance.neurons import Problem, full_condition
-from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.statistics.few_tokens import DualInverse, TokenStatistics
 from comp_lib.statistics.gram import Gram
@@ -62,7 +62,7 @@ def test_fit_energy_and_statistics_are_the_same(outside):
     torch.testing.assert_close(fitted, expected, rtol=1e-4, atol=1e-5)
     assert rows.energy(w - fitted) == pytest.approx(full.energy(w - fitted), rel=1e-4)
     for sums in (full, rows):
-        assert sums.energies(w, fitted) == pytest.approx((full.energy(w), full.energy(w - fitted)), rel=1e-4)
+        assert sums.energy_and_error(w, fitted) == pytest.approx((full.energy(w), full.energy(w - fitted)), rel=1e-4)
     torch.testing.assert_close(rows.mean, full.mean)
     torch.testing.assert_close(rows.diagonal(), full.diagonal(), rtol=1e-5, atol=0)
     torch.testing.assert_close(rows.matrix(), full.matrix(), rtol=1e-4, atol=1e-5)

@@ -51,7 +51,7 @@ def test_add_gathers_both_sums_with_weights(seed, t, n, m):
     xty = sum(weight[b, i] ** 2 * torch.outer(x[b, i], y[b, i]) for b in range(2) for i in range(t))
     # products run in single precision
     torch.testing.assert_close(gram.xtx, xtx, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(gram.outside, xty, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gram.given_target, xty, rtol=1e-5, atol=1e-5)
     assert gram.tokens == 2 * t
 
 
@@ -65,7 +65,7 @@ def test_halves_of_a_text_add_up(seed, t, n, m):
     second.add(x[t:], y[t:], weight[t:])
     both = first + second
     torch.testing.assert_close(both.xtx, whole.xtx, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(both.outside, whole.outside, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(both.given_target, whole.given_target, rtol=1e-5, atol=1e-5)
     assert both.tokens == whole.tokens == 2 * t
     assert first.tokens == t, "adding must not change the halves"
 
@@ -76,7 +76,7 @@ def test_halves_without_a_target_add_up():
     second.add(normal(1, 4, 3))
     both = first + second
     torch.testing.assert_close(both.xtx, first.xtx + second.xtx)
-    assert both.outside is None and both.tokens == 9
+    assert both.given_target is None and both.tokens == 9
 
 
 def test_target_is_the_own_output_unless_it_came_from_outside():
