@@ -1,40 +1,42 @@
 """A grid of runs, methods side by side: ratio x method x seed x calibration size, one row each.
 
 The rows are in DIR/rows.csv, which is written anew beside itself and renamed after every run: a kill costs the run
-under way and nothing else, and the same command goes on where it ended. A row is found again by its key, a hash of all
-that decides the outcome: the tensors of the model, the texts in its tokens, sizes and settings. Each run has a
-process of its own (`one_run`); one that fails leaves a row that says why, and is tried again at the next start.
+under way and nothing else, and the same command goes on where it ended. A row is found by its key, a hash of all that
+decides the outcome: the tensors of the model, the texts in its tokens, sizes and settings. Each run has a process of
+its own (`one_run`). A run that fails leaves a row that says why, and is tried again at the next start.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from concurrent.futures import CancelledError, as_completed
+from concurrent.futures import CancelledError, Future, as_completed
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
 from ..calibration.shares import WRITTEN, shares_of
 from ..calibration.texts import load_text
 from ..calibration.windows import calibration_tokens, windows_of
 from ..errors import InputError, refusing
-from ..families import family_of
+from ..families.table import family_of
+from ..methods import METHODS, default_recovery
 from ..models.load import load_model
 from ..models.save import shareable
 from ..planning import check_length, check_request
 from ..progress import Progress, no_progress
-from ..settings import METHODS, Settings, default_recovery
+from ..settings import Settings
 from ..system.atomic import write_atomically
 from ..system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from ..system.machine import cores
-from .cluster import executor, measured
+from .cluster import Outcome, executor, measure_in_process
 
-ROWS = "rows.csv"
-SHARED = ("model", "calibration", "length", "evaluation", "windows", "window")  # by all runs of a grid
+ROWS_FILE = "rows.csv"
+SHARED_FIELDS = ("model", "calibration", "length", "evaluation", "windows", "window")  # the same in all runs
 
 
 @dataclass(frozen=True)
@@ -49,41 +51,55 @@ class Grid:
     _: KW_ONLY
     settings: Settings = Settings()
     calibration: str = "calibration"  # see `calibration.shares`
-    length: int = 256  # tokens in each sequence of it
+    length: int = 256  # tokens in a calibration sequence
     evaluation: str = "evaluation"  # name or path of a text, or "kinds" for the mean over all kinds
-    windows: int = 12
+    windows: int = 12  # of the evaluation text
     window: int = 512  # tokens in each
 
     def runs(self) -> dict[str, dict[str, Any]]:
-        """Key -> what `one_run.measure` is told: first all methods at all ratios, then the next size and seed.
+        """Key -> arguments of `one_run.measure`: first all methods at all ratios, then the next size and seed.
 
         Loads the model, for its hash. Raises InputError for what can be refused before a run.
         """
         if not (self.ratios and self.methods and self.sequences and self.seeds > 0):
             raise InputError(
-                "expected at least one ratio, method, seed and number of sequences, got none: name some"
+                expected="at least one ratio, method, seed and number of sequences",
+                got="none",
+                hint="name some",
             )
         model, tokenizer = load_model(self.model)
-        biases = bool(family_of(model).bias_fields)
         check_length(model, max(self.length, self.window))
         windows = windows_of(self.evaluation, tokenizer, self.window, self.windows)
-        parts = shares_of(self.calibration)
-        texts = [load_text(part) for part in parts if part not in WRITTEN]
-        for count in self.sequences if len(texts) == len(parts) else ():  # else a model has to write
-            size: dict[str, Any] = {"sequences": count, "length": self.length}
-            calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
+        texts = self._calibration_texts(tokenizer)
         contents = [hash_of_code(), hash_of_model(model), *map(hash_of_tensor, windows.values()), texts]
-        shared = {name: getattr(self, name) for name in SHARED}
+        shared = {name: getattr(self, name) for name in SHARED_FIELDS}
+        has_biases = bool(family_of(model).bias_fields)
         runs = {}
         for seed, sequences, ratio, method in product(
             range(self.seeds), self.sequences, self.ratios, self.methods
         ):
-            recovery = default_recovery(method, biases)
+            recovery = default_recovery(method, has_biases)
             settings = replace(self.settings, ratio=ratio, method=method, recovery=recovery, seed=seed)
             check_request(model, settings)
-            one = shared | {"sequences": sequences, "settings": asdict(settings)}
-            runs[hash_of_value([contents, _described(one) | {"model": None}])[:16]] = one
+            request = shared | {"sequences": sequences, "settings": asdict(settings)}
+            key = hash_of_value([contents, _columns_of(request) | {"model": None}])[:16]
+            runs[key] = request
         return runs
+
+    def _calibration_texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """The texts of the calibration source, but for what a model writes. Raises InputError for too little text."""
+        names = shares_of(self.calibration)
+        texts = [load_text(name) for name in names if name not in WRITTEN]
+        if len(texts) == len(names):  # else a model has to write, which takes too long for a check
+            for sequences in self.sequences:
+                calibration_tokens(
+                    self.calibration,
+                    tokenizer,
+                    sequences=sequences,
+                    length=self.length,
+                    evaluated=self.evaluation,
+                )
+        return texts
 
 
 def run(
@@ -96,38 +112,62 @@ def run(
 ) -> pd.DataFrame:
     """Measure the runs of `grid` that DIR/rows.csv lacks, and return its rows, one a run, in the order of the grid.
 
-    workers: runs at a time on this machine, which share its cores; scheduler: of a Dask cluster in its place.
-    Rows of other grids in the same folder stay. Only this process writes, a row as soon as its run is done: another one
-    at the same time would lose it again.
-    Raises InputError, before any work, for what `Grid.runs` refuses, and for a folder with anything but a comparison.
+    Rows of other grids in the same folder stay. Only this process writes the file, a row as soon as its run is done;
+    two processes at the same time would lose rows of each other.
+
+    Args:
+        workers: runs at a time on this machine, which share its cores.
+        scheduler: address of a Dask cluster that measures the runs in place of this machine.
+
+    Raises:
+        InputError: before any work, what `Grid.runs` refuses, and a folder with anything but a comparison.
     """
-    path = Path(folder).expanduser() / ROWS
+    path = Path(folder).expanduser() / ROWS_FILE
     rows = {row["key"]: row for row in read_rows(path).to_dict("records")}
     if not path.exists() and path.parent.exists() and any(path.parent.iterdir()):
-        got = f"{folder} with other files in it: name another"
-        raise InputError(f"expected a new folder, or that of an earlier comparison, got {got}")
+        raise InputError(
+            expected="a new folder, or that of an earlier comparison",
+            got=f"{folder} with other files in it",
+            hint="name another",
+        )
     runs = grid.runs()
     path.parent.mkdir(parents=True, exist_ok=True)
     missing = [key for key in runs if key not in rows or rows[key]["status"] != "ok"]
-    progress("runs", len(runs) - len(missing), len(runs))
-    shared = workers > 1 and scheduler is None and "OMP_NUM_THREADS" not in os.environ
-    threads = max(1, cores() // workers) if shared else None
+    finished = len(runs) - len(missing)
+    progress("runs", finished, len(runs))
     with executor(workers, scheduler) as pool:
-        futures = {pool.submit(measured, runs[key], os.getcwd(), threads): key for key in missing}
+        threads = _threads_of_a_run(workers, scheduler)
+        futures = {pool.submit(measure_in_process, runs[key], os.getcwd(), threads): key for key in missing}
         try:
-            for done, future in enumerate(as_completed(futures), len(runs) - len(missing) + 1):
+            for future in as_completed(futures):
                 key = futures[future]
-                failure = (
-                    CancelledError("the cluster went away") if future.cancelled() else future.exception()
-                )
-                failed = {"status": "failed", "message": f"{type(failure).__name__}: {failure}"}
-                rows[key] = {"key": key} | _described(runs[key]) | (failed if failure else future.result())
+                rows[key] = {"key": key} | _columns_of(runs[key]) | _outcome_of(future)
                 write_atomically(path, pd.DataFrame(list(rows.values())).to_csv(index=False).encode())
-                progress("runs", done, len(runs))
+                finished += 1
+                progress("runs", finished, len(runs))
         finally:  # after Ctrl-C, which reaches the processes too, no other run begins
             for future in futures:
                 future.cancel()
     return pd.DataFrame([rows[key] for key in runs])
+
+
+def _threads_of_a_run(workers: int, scheduler: str | None) -> int | None:
+    """Threads for each of several runs on this machine, None where nothing is to be said about them."""
+    if workers == 1 or scheduler is not None or "OMP_NUM_THREADS" in os.environ:
+        return None
+    return max(1, cores() // workers)
+
+
+def _outcome_of(future: Future[Outcome]) -> Outcome:
+    """What a run measured, or why it failed; the run has ended, or was cancelled because its cluster went away."""
+    failure: BaseException | None
+    if future.cancelled():
+        failure = CancelledError("the cluster went away")
+    else:
+        failure = future.exception()
+    if failure is None:
+        return future.result()
+    return {"status": "failed", "message": f"{type(failure).__name__}: {failure}"}
 
 
 def read_rows(path: str | Path) -> pd.DataFrame:
@@ -139,9 +179,14 @@ def read_rows(path: str | Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype={"key": str}, engine="python").dropna(subset=["key", "status"])
 
 
-def _described(request: dict[str, Any]) -> dict[str, Any]:
-    """What a run is told, as its row says it: without the folders of this machine."""
+def _columns_of(request: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a row that say what was asked for, without the folders of this machine."""
+    columns = dict(request)
+    for name, value in request.items():
+        if isinstance(value, str):
+            columns[name] = shareable(value)
     settings = request["settings"]
-    shown = {name: shareable(value) if isinstance(value, str) else value for name, value in request.items()}
-    varied = {name: settings[name] for name in ("method", "recovery", "ratio", "seed")}
-    return shown | varied | {"settings": json.dumps(settings)}
+    for name in ("method", "recovery", "ratio", "seed"):
+        columns[name] = settings[name]
+    columns["settings"] = json.dumps(settings)
+    return columns

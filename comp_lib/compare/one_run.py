@@ -1,4 +1,4 @@
-"""One run of a comparison, measured in a process of its own, which runs this module: a fresh one knows its own peak.
+"""One run of a comparison, in a process of its own that runs this module, so that the peak of memory is its own.
 
 Quality is the increase of the loss over the dense model, with a 95% interval (`evaluation.confidence`). It is taken
 window by window, since texts are not equally hard:
@@ -19,12 +19,12 @@ import transformers
 
 from .. import __version__
 from ..calibration.windows import calibration_tokens, windows_of
+from ..comp import prune
 from ..evaluation.by_kind import judge
-from ..evaluation.confidence import UNKNOWN
+from ..evaluation.confidence import NO_INTERVAL
 from ..evaluation.generation import ratio
 from ..gguf import speed
 from ..models.load import load_model
-from ..prune import prune
 from ..settings import Settings
 from ..system.machine import peak_bytes
 
@@ -40,37 +40,47 @@ def measure(
     windows: int,
     window: int,
 ) -> dict[str, Any]:
-    """Prune the model of that name and judge it; see `grid.Grid` for what is told.
+    """Prune the model of that name and judge it; see `grid.Grid` for the arguments.
 
-    Peak memory is that of this process above what it holds now: call it once, in a fresh one.
+    Peak memory is that of this process above what it holds now: call this once, in a fresh process.
     """
-    imports = psutil.Process().memory_info().rss
+    bytes_of_imports = psutil.Process().memory_info().rss
     parent, tokenizer = load_model(model)
-    judging = windows_of(evaluation, tokenizer, window, windows)
-    size: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
-    ids = calibration_tokens(calibration, tokenizer, model=parent, **size, evaluated=evaluation)
-    started = time.perf_counter()
+    judging_windows = windows_of(evaluation, tokenizer, window, windows)
+    ids = calibration_tokens(
+        calibration,
+        tokenizer,
+        model=parent,
+        sequences=sequences,
+        length=length,
+        seed=settings.seed,
+        evaluated=evaluation,
+    )
+    start = time.perf_counter()
     pruned = prune(parent, ids, settings, name=model, inplace=True)
-    seconds, peak = time.perf_counter() - started, peak_bytes() - imports
+    seconds = time.perf_counter() - start
+    bytes_of_pruning = peak_bytes() - bytes_of_imports
     del parent
     dense, _ = load_model(model)
     small: Any = pruned.model
     rates = speed.measure({"dense": dense, "small": small}, prompt=32, new_tokens=16, rounds=3)
-    judged = judge(small, judging, dense)
-    low, high = judged.intervals()["increase"] or UNKNOWN
-    return judged.mean | {
+    # tokens per second of the dense model over those of the small one: the ratio of their times, upside down
+    decode_ratio, _, _ = ratio(rates[0].decode, rates[1].decode)
+    quality = judge(small, judging_windows, dense)
+    low, high = quality.intervals()["increase"] or NO_INTERVAL
+    return quality.mean | {
         "increase_low": low,
         "increase_high": high,
         "removed": pruned.plan.removed,
         "parameters": small.num_parameters(),
         "seconds": seconds,
-        "peak_megabytes": peak / 2**20,
-        "decode_ratio": ratio(rates[0].decode, rates[1].decode)[0],  # of the times, so upside down
+        "peak_megabytes": bytes_of_pruning / 2**20,
+        "decode_ratio": decode_ratio,
         "versions": f"comp-lib {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
     }
 
 
 if __name__ == "__main__":
-    told = json.load(sys.stdin)
-    answer = measure(**told | {"settings": Settings(**told["settings"])})
-    sys.stdout.write(f"\n{json.dumps(answer)}\n")
+    request = json.load(sys.stdin)
+    request["settings"] = Settings(**request["settings"])
+    sys.stdout.write(f"\n{json.dumps(measure(**request))}\n")

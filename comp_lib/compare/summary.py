@@ -1,113 +1,136 @@
 """What the rows of a comparison say: a table in Markdown, and a picture.
 
-Rows are those of `compare.run`. A method is called by its name and its recovery. Of several seeds the mean is given,
-with the smallest and the largest: with three of them, that says more than a standard deviation. In the picture a large
-mark is that mean, a small one a seed; whiskers are the 95% interval over the evaluation windows (of several seeds the
-mean of its ends).
+Rows are those of `compare.run`. A method is called by its name and its recovery. For several seeds the mean is given,
+with the smallest and the largest value: with three seeds, that says more than a standard deviation. In the picture a
+large mark is that mean, and a small mark is a seed. Whiskers are the 95% interval over the evaluation windows; for
+several seeds its ends are the means of their ends.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from ..plots.base import BESIDE, LOSS, Picture, figure_with_axes, log_y, png, style
+from ..plots.base import LEGEND_BESIDE, LOSS, Picture, figure_with_axes, log_y, png, style
 from ..system.atomic import write_atomically
 
 LOG_LOSS = LOSS.replace("token)", "token, log scale)")
-MEASURES = {  # column: heading, what a number looks like, which is best
-    "increase": ("Increase of the loss over the dense model (nats per token)", ".3f", "min"),
-    "kl": ("KL divergence from the dense model (nats per token)", ".3f", "min"),
-    "top1_agreement": ("Same first choice as the dense model (share of tokens)", ".3f", "max"),
-    "decode_ratio": ("Time to decode one token (dense model = 1)", ".2f", "min"),
-    "peak_megabytes": ("Peak memory of pruning above imports (MiB)", ".0f", "min"),
-    "seconds": ("Time of pruning (seconds)", ".1f", "min"),
-    "removed": ("Really removed (share of the decoder's parameters)", ".4f", None),
+
+
+class Measure(NamedTuple):
+    """How a column of the rows is shown."""
+
+    heading: str
+    number_format: str
+    best: str | None  # "min" or "max": the best of several values; None: none is better than another
+
+
+MEASURES = {  # by the name of the column
+    "increase": Measure("Increase of the loss over the dense model (nats per token)", ".3f", "min"),
+    "kl": Measure("KL divergence from the dense model (nats per token)", ".3f", "min"),
+    "top1_agreement": Measure("Same first choice as the dense model (share of tokens)", ".3f", "max"),
+    "decode_ratio": Measure("Time to decode one token (dense model = 1)", ".2f", "min"),
+    "peak_megabytes": Measure("Peak memory of pruning above imports (MiB)", ".0f", "min"),
+    "seconds": Measure("Time of pruning (seconds)", ".1f", "min"),
+    "removed": Measure("Really removed (share of the decoder's parameters)", ".4f", None),
 }
 
 
-def finished(rows: pd.DataFrame, status: str = "ok") -> pd.DataFrame:
-    """The rows that have a result, or another status, with a column `label` that names method and recovery."""
+def rows_with_status(rows: pd.DataFrame, status: str = "ok") -> pd.DataFrame:
+    """The rows that have this status, with a column `label` that names method and recovery."""
     rows = rows[rows.status == status]
-    return rows.assign(label=rows.method + (" + " + rows.recovery).mask(rows.recovery == "none", ""))
+    recoveries = (" + " + rows.recovery).mask(rows.recovery == "none", "")
+    return rows.assign(label=rows.method + recoveries)
 
 
 def markdown(rows: pd.DataFrame) -> str:
     """One table for each number of calibration sequences and each measure: methods x ratios, the best in bold."""
-    done = finished(rows)
+    finished = rows_with_status(rows)
     parts = []
-    for sequences, part in done.groupby("sequences"):
-        first = part.iloc[0]
+    for sequences, group in finished.groupby("sequences"):
+        first = group.iloc[0]
         parts.append(
             f"# {first.model}, {sequences} x {first.length} tokens of {first.calibration}\n\n"
             f"Judged on {first.windows} x {first.window} tokens of {first.evaluation}, where the dense model's loss is "
             f"{first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); best mean in bold."
         )
-        parts += [
-            f"## {heading}\n\n{comparison(part, measure)}" for measure, (heading, *_) in MEASURES.items()
-        ]
-    lines = []
-    for row in finished(rows, "failed").itertuples():
-        size = f"ratio {row.ratio:g}, seed {row.seed}, {row.sequences} sequences"
-        lines.append(f"- {row.label}, {size}: {row.message}")
-    if lines:
-        parts.append("## Failed, to be tried again by the same command\n\n" + "\n".join(lines))
-    if len(done):
-        parts.append("Made with " + "; ".join(sorted(done.versions.unique())) + ".")
+        for column, measure in MEASURES.items():
+            parts.append(f"## {measure.heading}\n\n{comparison_table(group, column)}")
+    failures = []
+    for row in rows_with_status(rows, "failed").itertuples():
+        run = f"ratio {row.ratio:g}, seed {row.seed}, {row.sequences} sequences"
+        failures.append(f"- {row.label}, {run}: {row.message}")
+    if failures:
+        parts.append("## Failed, to be tried again by the same command\n\n" + "\n".join(failures))
+    if len(finished):
+        parts.append("Made with " + "; ".join(sorted(finished.versions.unique())) + ".")
     return "\n\n".join(parts) + "\n"
 
 
-def comparison(rows: pd.DataFrame, measure: str) -> str:
+def comparison_table(rows: pd.DataFrame, column: str) -> str:
     """Methods x ratios of one of MEASURES, as a Markdown table, from finished rows of one calibration size."""
-    _, form, judge = MEASURES[measure]
+    measure = MEASURES[column]
     seeds = rows.seed.nunique()
     table = pd.DataFrame("-", index=rows.label.unique(), columns=sorted(rows.ratio.unique()))
-    for ratio, of_ratio in rows.groupby("ratio"):
-        cells = of_ratio.groupby("label")[measure]
-        best = cells.mean().agg(judge) if judge else None
-        for label, values in cells:
-            words = f"**{values.mean():{form}}**" if values.mean() == best else f"{values.mean():{form}}"
-            words += f" ({values.min():{form}} to {values.max():{form}})" if len(values) > 1 else ""
-            words += f" [{len(values)} of {seeds} seeds]" if len(values) < seeds else ""
-            table.loc[label, ratio] = words
-    lines = [["method", *(f"{ratio:.0%}" for ratio in table)], *table.reset_index().to_numpy().tolist()]
-    head, *body = (f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([head, "|---|" + "---:|" * table.shape[1], *body])
+    for ratio, rows_of_ratio in rows.groupby("ratio"):
+        values_by_label = rows_of_ratio.groupby("label")[column]
+        best = None if measure.best is None else values_by_label.mean().agg(measure.best)
+        for label, values in values_by_label:
+            table.loc[label, ratio] = _cell(values, measure.number_format, best, seeds)
+    head = ["method", *(f"{ratio:.0%}" for ratio in table)]
+    body = table.reset_index().to_numpy().tolist()
+    head_line, *body_lines = (f"| {' | '.join(cells)} |" for cells in (head, *body))
+    return "\n".join([head_line, "|---|" + "---:|" * table.shape[1], *body_lines])
+
+
+def _cell(values: pd.Series, number_format: str, best: float | None, seeds: int) -> str:
+    """The mean of a method's values, one for each seed, in bold where it is the best, with their range."""
+    cell = f"{values.mean():{number_format}}"
+    if values.mean() == best:
+        cell = f"**{cell}**"
+    if len(values) > 1:
+        cell += f" ({values.min():{number_format}} to {values.max():{number_format}})"
+    if len(values) < seeds:
+        cell += f" [{len(values)} of {seeds} seeds]"
+    return cell
 
 
 def plot_increase(rows: pd.DataFrame) -> Picture:
     """Loss increase against the part really removed, a line for each method, with whiskers and seeds."""
-    logarithmic, seeds = rows.increase.min() > 0, rows.seed.nunique()
-    labels = {
-        "xlabel": "removed (% of the decoder's parameters)",
-        "ylabel": LOG_LOSS if logarithmic else LOSS,
-    }
-    figure, axes = figure_with_axes((8.0, 4.4), **labels)
-    words = []
-    for place, (name, own) in enumerate(rows.groupby("label", sort=False)):
-        groups, marks = own.groupby("ratio"), style(place)
-        x, y = 100 * groups.removed.mean(), groups.increase.mean()
-        spans = [y - groups.increase_low.mean(), groups.increase_high.mean() - y]
-        axes.errorbar(x, y, spans, label=name, capsize=2, linewidth=1, **marks)
-        for middle, (_, of_seeds) in zip(x, groups.increase, strict=True):
-            if len(of_seeds) > 1:
-                axes.plot([middle] * len(of_seeds), of_seeds, ".", color=marks["color"], alpha=0.6)
-        words.append(
-            f"{name} from {y.iloc[0]:.2f} nats at {x.iloc[0]:.0f}% to {y.iloc[-1]:.2f} at {x.iloc[-1]:.0f}%"
+    logarithmic = rows.increase.min() > 0
+    ylabel = LOG_LOSS if logarithmic else LOSS
+    figure, axes = figure_with_axes(
+        (8.0, 4.4), xlabel="removed (% of the decoder's parameters)", ylabel=ylabel
+    )
+    items = []
+    for index, (label, rows_of_label) in enumerate(rows.groupby("label", sort=False)):
+        groups = rows_of_label.groupby("ratio")
+        marks = style(index)
+        x = 100 * groups.removed.mean()
+        y = groups.increase.mean()
+        whiskers = [y - groups.increase_low.mean(), groups.increase_high.mean() - y]
+        axes.errorbar(x, y, whiskers, label=label, capsize=2, linewidth=1, **marks)
+        for position, (_, values_of_seeds) in zip(x, groups.increase, strict=True):
+            if len(values_of_seeds) > 1:
+                positions = [position] * len(values_of_seeds)
+                axes.plot(positions, values_of_seeds, ".", color=marks["color"], alpha=0.6)
+        items.append(
+            f"{label} from {y.iloc[0]:.2f} nats at {x.iloc[0]:.0f}% to {y.iloc[-1]:.2f} at {x.iloc[-1]:.0f}%"
         )
     if logarithmic:
         log_y(axes)
-    axes.legend(**BESIDE)
+    axes.legend(**LEGEND_BESIDE)
+    seeds = rows.seed.nunique()
     means = f" (means over {seeds} seeds)" if seeds > 1 else ""
-    return figure.described(f"Lines of the loss increase against the part removed{means}: ", words)
+    return figure.with_alt_text(f"Lines of the loss increase against the part removed{means}: ", items)
 
 
 def write_summary(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md and increase.png into `folder`; without a finished row, only the table."""
-    done = finished(rows)
     write_atomically(folder / "table.md", markdown(rows).encode())
-    if len(done):
-        write_atomically(
-            folder / "increase.png", png(plot_increase(done[done.sequences == done.sequences.max()]))
-        )
+    finished = rows_with_status(rows)
+    if len(finished):
+        largest = finished[finished.sequences == finished.sequences.max()]
+        write_atomically(folder / "increase.png", png(plot_increase(largest)))

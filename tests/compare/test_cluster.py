@@ -230,13 +230,13 @@ def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, m
 
 def test_a_run_imports_nothing_from_the_folder_where_it_works(tmp_path):
     (tmp_path / "random.py").write_text("raise SystemExit('planted')")  # which torch imports
-    done = cluster.measured({"model": "nowhere"}, str(tmp_path))
+    done = cluster.measure_in_process({"model": "nowhere"}, str(tmp_path))
     assert done["status"] == "failed" and "planted" not in done["message"] and done["message"]
 
 
 def test_a_scheduler_that_is_not_there_is_refused(grid, tmp_path, box, monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr(cluster, "CONNECT", 0.5)
+    monkeypatch.setattr(cluster, "CONNECTION_TIMEOUT", 0.5)
     for address in ("tcp://127.0.0.1:1", "nowhere"):
         with pytest.raises(InputError, match="expected a Dask scheduler, got.*comp-lib.distributed"):
             run(grid, tmp_path / "out", scheduler=address)

@@ -20,8 +20,9 @@ from command import run as command
 from rows import ANSWER, TIMED
 from variants import build
 
-from comp_lib.calibration.text import load_text
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.texts import load_text
+from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.comp import prune
 from comp_lib.compare import cluster
 from comp_lib.compare import grid as module
 from comp_lib.compare.grid import Grid, read_rows, run
@@ -30,7 +31,6 @@ from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.importance.neurons import METRICS
 from comp_lib.models.load import load_model
-from comp_lib.prune import prune
 from comp_lib.settings import PRESETS, Settings
 from comp_lib.system.machine import peak_bytes
 
@@ -51,7 +51,7 @@ def grid(parent, tmp_path_factory):
 @pytest.fixture
 def at_once(monkeypatch):
     """Nothing is measured."""
-    monkeypatch.setattr(module, "measured", lambda request, folder, threads: ANSWER)
+    monkeypatch.setattr(module, "measure_in_process", lambda request, folder, threads: ANSWER)
 
 
 def test_flap_goes_without_a_bias_where_the_family_has_no_room_for_one(grid, tokenizer, tmp_path):

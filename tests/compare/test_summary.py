@@ -7,7 +7,7 @@ import math
 import pytest
 from rows import rows_of
 
-from comp_lib.compare.summary import finished, markdown, plot_increase, write_summary
+from comp_lib.compare.summary import markdown, plot_increase, rows_with_status, write_summary
 
 
 def test_the_table_is_right():
@@ -38,7 +38,7 @@ def test_the_table_tells_what_is_missing():
 
 
 def test_increase_shows_means_with_their_intervals_and_seeds():
-    figure = plot_increase(finished(rows_of()))
+    figure = plot_increase(rows_with_status(rows_of()))
     axes = figure.axes[0]
     comp, wanda = (container.lines[0] for container in axes.containers)
     assert list(comp.get_xdata()) == pytest.approx([21.0, 51.0]) and list(comp.get_ydata()) == pytest.approx(
@@ -58,12 +58,14 @@ def test_increase_shows_means_with_their_intervals_and_seeds():
 
 
 def test_no_logarithm_of_a_gain():
-    figure = plot_increase(finished(rows_of({("comp", 0.1): (-0.01, 0.1), ("comp", 0.2): (0.1, 0.2)})))
+    figure = plot_increase(
+        rows_with_status(rows_of({("comp", 0.1): (-0.01, 0.1), ("comp", 0.2): (0.1, 0.2)}))
+    )
     assert figure.axes[0].get_yscale() == "linear"
 
 
 def test_rows_without_intervals_have_a_picture():
-    figure = plot_increase(finished(rows_of(increase_low=math.nan, increase_high=math.nan)))
+    figure = plot_increase(rows_with_status(rows_of(increase_low=math.nan, increase_high=math.nan)))
     assert list(figure.axes[0].containers[0].lines[0].get_ydata()) == pytest.approx([0.5, 2.5])
 
 
