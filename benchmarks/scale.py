@@ -7,8 +7,8 @@ SHAPE is 7b (LLaMA-2-7B's), 3b, 1b, or 135m (the real model); --layers gives the
 checkpoint has random bfloat16 weights, written layer by layer into --work, if there is room, and removed afterwards.
 The measured process does nothing but prune, in float32 (or --dtype), in which it saves; its peak is the most resident
 memory that it ever had. Each call prints its row and keeps it in --out, with the least time that limit.py counts for
-it. `computed` is LLM-Pruner's least need on the shape: weights and gradients in float32. (Older rows saved bfloat16 and
-know the seconds of each phase, and of `--memory`, which was a limit of the tokens in flight.)
+it. `computed` is LLM-Pruner's least need on the shape: weights and gradients in float32. (Older rows saved bfloat16
+and know the seconds of each phase, and of `--memory`, which was a limit of the tokens in flight.)
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from common import HERE, read_json, write_json
 from limit import Machine, Run
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.comp import prune
+from comp_lib.families.protocol import Model
 from comp_lib.models.load import EMBEDDED, load_model, open_model
 from comp_lib.models.meta_model import make_meta_model
-from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.system.machine import peak_bytes
@@ -57,45 +60,51 @@ class Size:
 
 
 SIZES = {"7b": Size(32, 4096, 11008, 32), "3b": Size(26, 3200, 8640, 32), "1b": Size(16, 2048, 5632, 32)}
-ASKED = ("shape", "how", "aim", "layers", "tokens")  # by which one row takes the place of another
+REAL = "135m"  # the shape of the real model
+SHAPES_IN_MEMORY = (REAL, "1b")
+KEY = ("shape", "how", "aim", "layers", "tokens")  # fields by which a row takes the place of an older one
 
 
-class Nothing:
+class NoTokenizer:
     """The tokenizer of random models, which have none to save."""
 
     def save_pretrained(self, folder):
         pass
 
 
+def random(*shape: int, scale: float = 0.02) -> Tensor:
+    return torch.randn(*shape, dtype=torch.bfloat16) * scale
+
+
 def make(folder: Path, size: Size) -> None:
-    """A checkpoint of that size, a shard a layer. Raises SystemExit when there is no room for it and its result."""
-    needed, free = 2 * 2 * size.parameters, shutil.disk_usage(folder.parent).free
+    """A checkpoint of that size, a shard a layer. Raises SystemExit when it and its result do not fit on the disk."""
+    needed = 2 * 2 * size.parameters
+    free = shutil.disk_usage(folder.parent).free
     if free < needed * 1.1:
         sys.exit(
             f"expected {needed / 9e8:.0f} GB free in {folder.parent}, got {free / 1e9:.0f} GB: see --work"
         )
     folder.mkdir()
     torch.manual_seed(0)
-    where: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
 
-    def write(file: str, tensors: dict[str, torch.Tensor]) -> None:
+    def write(file: str, tensors: dict[str, Tensor]) -> None:
         save_file(tensors, folder / file, metadata={"format": "pt"})
-        where.update(dict.fromkeys(tensors, file))
+        weight_map.update(dict.fromkeys(tensors, file))
 
-    def random(*shape: int, scale: float = 0.02) -> torch.Tensor:
-        return torch.randn(*shape, dtype=torch.bfloat16) * scale
-
-    d, n, one = size.hidden, size.neurons, torch.ones(size.hidden, dtype=torch.bfloat16)
+    d = size.hidden
+    n = size.neurons
+    norm = torch.ones(d, dtype=torch.bfloat16)
     for layer in range(size.layers):
         name = f"model.layers.{layer}."
         tensors = {f"{name}self_attn.{part}_proj.weight": random(d, d) for part in "qkvo"}
         tensors |= {f"{name}mlp.{part}_proj.weight": random(n, d) for part in ("gate", "up")}
         tensors |= {f"{name}mlp.down_proj.weight": random(d, n)}
-        tensors |= {f"{name}{part}_layernorm.weight": one.clone() for part in ("input", "post_attention")}
+        tensors |= {f"{name}{part}_layernorm.weight": norm.clone() for part in ("input", "post_attention")}
         write(f"model-{layer:05}.safetensors", tensors)
     write("model-embedding.safetensors", {"model.embed_tokens.weight": random(size.vocabulary, d, scale=1.0)})
-    write("model-head.safetensors", {"model.norm.weight": one, "lm_head.weight": random(size.vocabulary, d)})
-    index = {"metadata": {"total_size": 2 * size.parameters}, "weight_map": where}
+    write("model-head.safetensors", {"model.norm.weight": norm, "lm_head.weight": random(size.vocabulary, d)})
+    index = {"metadata": {"total_size": 2 * size.parameters}, "weight_map": weight_map}
     write_json(folder / "model.safetensors.index.json", index)
     LlamaConfig(
         vocab_size=size.vocabulary,
@@ -110,78 +119,83 @@ def make(folder: Path, size: Size) -> None:
     ).save_pretrained(folder)
 
 
-def parent(folder: str | None, size: tuple[int, int]) -> tuple:
-    """Files, config, tokenizer and calibration tokens (S, L) of a checkpoint that `make` wrote; None: the real model.
+def parent(folder: str | None, sequences: int, length: int) -> tuple:
+    """Files, config, tokenizer and calibration tokens (S, L) of a checkpoint of `make`; None: of the real model.
 
-    Text for the real model, any tokens for random weights, which have no tokenizer.
+    The real model gets text. Random weights, which have no tokenizer, get any tokens.
     """
     if folder is None:
         meta_model, files, tokenizer = open_model(EMBEDDED)
-        ids = calibration_tokens("calibration", tokenizer, sequences=size[0], length=size[1])
+        ids = calibration_tokens("calibration", tokenizer, sequences=sequences, length=length)
         return files, meta_model.config, tokenizer, ids
     config = AutoConfig.from_pretrained(folder)
-    ids = torch.randint(config.vocab_size, size, generator=torch.Generator().manual_seed(0))
-    return TensorFiles(folder), config, Nothing(), ids
+    ids = torch.randint(config.vocab_size, (sequences, length), generator=torch.Generator().manual_seed(0))
+    return TensorFiles(folder), config, NoTokenizer(), ids
 
 
-def measured(job: dict) -> dict:
+def settings_for(job: dict[str, Any]) -> Settings:
+    if job["how"] == "llm-pruner":
+        return Settings(ratio=0.2, multiple=64, method="llm-pruner", recovery="none")
+    return Settings(ratio=0.2, multiple=64, aim=job["aim"])
+
+
+def full_model(job: dict[str, Any], files: TensorFiles) -> Model:
+    """The parent in memory, in float32."""
+    if job["shape"] == REAL:
+        return load_model(EMBEDDED)[0]
+    return AutoModelForCausalLM.from_pretrained(files.path, dtype="float32")
+
+
+def measured(job: dict[str, Any]) -> dict[str, Any]:
     """In a process of its own: one run, its time and its memory."""
     from comp_lib.disk.from_disk import prune_to
     from comp_lib.disk.model_on_disk import Streamed
 
-    how, real, size = job["how"], job["shape"] == "135m", (job["sequences"], job["length"])
-    llm_pruner = {"method": how, "recovery": "none"}
-    settings = Settings(
-        ratio=0.2, multiple=64, **(llm_pruner if how == "llm-pruner" else {"aim": job["aim"]})
-    )
-    seconds = []
-    files, config, tokenizer, ids = parent(None if real else job["folder"], size)
+    settings = settings_for(job)
+    dtype = getattr(torch, job["dtype"])
+    folder = None if job["shape"] == REAL else job["folder"]
+    files, config, tokenizer, ids = parent(folder, job["sequences"], job["length"])
     imports = psutil.Process().memory_info().rss
     started = time.perf_counter()
-    if how == "files":
-        model = Streamed(make_meta_model(config, getattr(torch, job["dtype"])), files)
+    if job["how"] == "files":
+        layer_seconds = []
 
         def progress(what, done, total, report=None):
             if report is not None:
-                seconds.append(report.seconds)
+                layer_seconds.append(report.seconds)
 
+        model = Streamed(make_meta_model(config, dtype), files)
         plan = prune_to(job["out"], model, tokenizer, ids, settings, progress=progress).plan
         shape = model.shape
     else:
-        model = (
-            load_model(EMBEDDED)[0]
-            if real
-            else AutoModelForCausalLM.from_pretrained(files.place, dtype="float32")
-        )
+        model = full_model(job, files)
         shape = Shape.of(model)
-        done = prune(model, ids, settings, inplace=True)
-        seconds, plan = [layer.seconds for layer in done.report.layers], done.plan
-    whole, peak = time.perf_counter() - started, peak_bytes()
+        pruned = prune(model, ids, settings, inplace=True)
+        layer_seconds = [layer.seconds for layer in pruned.report.layers]
+        plan = pruned.plan
+    seconds = time.perf_counter() - started
     row = {
         "parameters": shape.total,
         "layers": shape.layers,
         "tokens": ids.numel(),
         "removed": plan.removed,
-        "seconds": round(whole, 1),
-        "seconds_per_layer": round(sum(seconds) / max(len(seconds), 1), 2),
-        "peak_megabytes": round(peak / 2**20, 1),
+        "seconds": round(seconds, 1),
+        "seconds_per_layer": round(sum(layer_seconds) / max(len(layer_seconds), 1), 2),
+        "peak_megabytes": round(peak_bytes() / 2**20, 1),
         "imports_megabytes": round(imports / 2**20, 1),
         "threads": torch.get_num_threads(),
     }
-    if how == "files" and job["aim"] == "self":
-        dtype, stored = (
-            getattr(torch, job["dtype"]),
-            sum(file.stat().st_size for file in files.place.glob("*.safetensors")),
-        )
-        run = Run(shape, plan, *size, stored=stored, saved=dtype.itemsize, state=dtype.itemsize)
+    if job["how"] == "files" and job["aim"] == "self":
+        stored = sum(file.stat().st_size for file in files.path.glob("*.safetensors"))
+        run = Run(shape, plan, *ids.shape, stored=stored, saved=dtype.itemsize, state=dtype.itemsize)
         machine = Machine.measured(shape.hidden, max(shape.neurons), Path(job["out"]).parent, dtype)
         row["least"] = round(machine.seconds(run.work()), 2)
     return row
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("shape", choices=[*SIZES, "135m"])
+    parser.add_argument("shape", choices=[*SIZES, REAL])
     parser.add_argument("--layers", type=int, help="fewer or more layers than the shape has")
     parser.add_argument("--how", choices=["files", "memory", "llm-pruner"], default="files")
     parser.add_argument(
@@ -197,43 +211,61 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="default: benchmarks/scale.json, or bfloat16.json")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        print(json.dumps(measured(json.loads(arguments.child))))
-        return
-    if arguments.how != "files" and arguments.shape not in ("135m", "1b"):
-        sys.exit(
-            f"expected 135m or 1b, which fit into memory as a whole, got {arguments.shape} --how {arguments.how}"
-        )
-    usual = {name: parser.get_default(name) for name in ("layers", "dtype", "aim")}
-    given = {name: value for name, value in vars(arguments).items() if name in usual and value != usual[name]}
-    command = ["python benchmarks/scale.py", arguments.shape, "--how", arguments.how]
-    command += ["--sequences", arguments.sequences, "--length", arguments.length]
-    command += [word for name, value in given.items() for word in (f"--{name}", value)]
-    out = arguments.out or HERE / (
-        "scale.json" if arguments.dtype == "float32" else f"{arguments.dtype}.json"
-    )
+    return parser.parse_args()
+
+
+def command_of(arguments: argparse.Namespace) -> str:
+    """What to type for this run, with the options that have another value than by default."""
+    words = ["python benchmarks/scale.py", arguments.shape, "--how", arguments.how]
+    words += ["--sequences", arguments.sequences, "--length", arguments.length]
+    if arguments.layers is not None:
+        words += ["--layers", arguments.layers]
+    if arguments.dtype != "float32":
+        words += ["--dtype", arguments.dtype]
+    if arguments.aim != "self":
+        words += ["--aim", arguments.aim]
+    return " ".join(map(str, words))
+
+
+def run_in_child(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Makes the checkpoint, prunes it in a process of its own, and removes both; returns what was measured."""
     arguments.work.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="scale-", dir=arguments.work.resolve()))
     job = {name: getattr(arguments, name) for name in ("shape", "how", "sequences", "length", "dtype", "aim")}
     job |= {"folder": str(work / "dense"), "out": str(work / "small")}
     try:
-        if arguments.shape != "135m":
+        if arguments.shape != REAL:
             size = SIZES[arguments.shape]
             make(work / "dense", replace(size, layers=arguments.layers or size.layers))
         child = [sys.executable, __file__, arguments.shape, "--child", json.dumps(job)]
-        row = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        return json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True).stdout)
     finally:
         shutil.rmtree(work)
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.child:
+        print(json.dumps(measured(json.loads(arguments.child))))
+        return
+    if arguments.how != "files" and arguments.shape not in SHAPES_IN_MEMORY:
+        sys.exit(
+            f"expected {' or '.join(SHAPES_IN_MEMORY)}, which fit into memory as a whole, "
+            f"got {arguments.shape} --how {arguments.how}"
+        )
+    file = "scale.json" if arguments.dtype == "float32" else f"{arguments.dtype}.json"
+    out = arguments.out or HERE / file
+    measurement = run_in_child(arguments)
     row = {
         "shape": arguments.shape,
         "how": arguments.how,
         "aim": arguments.aim,
-        "command": " ".join(map(str, command)),
-        **row,
-        "llm_pruner_megabytes_computed": round(2 * row["parameters"] * 4 / 2**20, 1),
+        "command": command_of(arguments),
+        **measurement,
+        "llm_pruner_megabytes_computed": round(2 * measurement["parameters"] * 4 / 2**20, 1),
     }
-    rows = [old for old in read_json(out) if any(old[name] != row[name] for name in ASKED)] + [row]
+    others = [old for old in read_json(out) if any(old[name] != row[name] for name in KEY)]
+    rows = [*others, row]
     write_json(out, rows)
     print("\n".join(table(rows)))
 

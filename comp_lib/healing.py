@@ -176,9 +176,9 @@ def heal_folder(
     hashes = text_hashes(calibration.source)
     meta_model, files, tokenizer = open_model(model)
     size = Shape.of(meta_model).total * meta_model.dtype.itemsize
-    check_destination(folder, overwrite, size, files.place, parent)
+    check_destination(folder, overwrite, size, files.path, parent)
     check_length(meta_model, calibration.length)
-    plan = Plan.load(files.place / PLAN_FILE)
+    plan = Plan.load(files.path / PLAN_FILE)
     parent_model, _ = load_model(parent, device=device)
     pruned_model, _ = load_model(model, device=device, copies=2)
     _check_parent(parent_model, meta_model, plan)
@@ -201,7 +201,7 @@ def heal_folder(
         Shape.of(parent_model),
         history,
         vars(healing) | {"sequences": len(ids), "length": calibration.length},
-        hashes=(*calibrated_on(files.place), *hashes),
+        hashes=(*calibrated_on(files.path), *hashes),
     )
     in_old_dtype = healed.model.to(meta_model.dtype)
     save_checkpoint(folder, in_old_dtype, tokenizer, plan, card, overwrite=overwrite)

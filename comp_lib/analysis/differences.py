@@ -7,7 +7,6 @@ layers were dropped, by the plan that a pruned checkpoint carries.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -15,37 +14,37 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ..calibration.stream import embed, rotary, through, to_device
 from ..errors import InputError
 from ..evaluation.by_kind import ByKind
 from ..evaluation.confidence import confidence_intervals
-from ..families import layers_of, parts
+from ..families.find import parts
 from ..families.protocol import Device, Layer, Model
 from ..models.load import open_model
 from ..models.save import PLAN_FILE
 from ..plan import Plan
 from ..shape import Shape
+from ..walk import walk
 from .columns import Sample, tidy
 from .cost_frame import rows_of
 
 
-def paired(one: tuple[str, Model], two: tuple[str, Model]) -> tuple[Model, Model, Plan | None]:
+def pair(one: tuple[str, Model], two: tuple[str, Model]) -> tuple[Model, Model, Plan | None]:
     """Two models, by their names, as they can be compared, the larger first; the plan that the other carries.
 
     Raises InputError as `match`, and for a broken plan.
     """
     (_, first), (name, other) = sorted((one, two), key=lambda named: -Shape.of(named[1]).decoder)
-    match(first, other, plan := carried(name))
+    match_layers(first, other, plan := carried_plan(name))
     return first, other, plan
 
 
-def carried(name: str) -> Plan | None:
+def carried_plan(name: str) -> Plan | None:
     """The plan by which the model of that name was pruned, or None. Raises InputError for a broken one."""
-    path = open_model(name)[1].place / PLAN_FILE
+    path = open_model(name)[1].path / PLAN_FILE
     return Plan.load(path) if path.is_file() else None
 
 
-def match(model: Model, other: Model, plan: Plan | None = None) -> dict[int, int]:
+def match_layers(model: Model, other: Model, plan: Plan | None = None) -> dict[int, int]:
     """Layers of `model` -> of `other`, by the `plan`, if it was pruned from `model` by that one, else by their numbers.
 
     A pruned model and its healed copy carry the same plan, and neither was pruned from the other.
@@ -76,31 +75,38 @@ def changed_layers(
 
     plan: of `other`, where whole layers were dropped. Raises InputError as `match` does.
     """
-    places, walks = match(model, other, plan), [_walk(one, sample, device) for one in (model, other)]
+    positions = match_layers(model, other, plan)
+    other_visits = walk(other, sample.ids, device)
     rows: list[dict[str, Any]] = []
-    for index, (layer, state) in enumerate(walks[0]):
-        row = {"layer": index, "kind": sample.name, "tokens": sample.ids.numel(), "windows": len(sample.ids)}
-        row |= {"neurons": parts(layer)["mlp"].linear.in_features, "other_neurons": 0}
-        if (place := places.get(index)) is not None:
-            second, other_state = next(walks[1])  # layers that stay, stay in order
-            turns = 1.0 - cosine_similarity(state.float(), other_state.float(), dim=-1).mean(1).double()
-            [(low, high)] = confidence_intervals(turns[None].double().cpu().numpy()).tolist()
-            row |= {"other_layer": place, "stream": float(turns.mean()), "low": low, "high": high}
+    for visit in walk(model, sample.ids, device):
+        row = {
+            "layer": visit.index,
+            "kind": sample.name,
+            "tokens": sample.ids.numel(),
+            "windows": len(sample.ids),
+            "neurons": parts(visit.layer)["mlp"].linear.in_features,
+            "other_neurons": 0,
+        }
+        if visit.index in positions:
+            other_visit = next(other_visits)  # layers that stay, stay in order
+            turns = _turns(visit.after, other_visit.after)
+            [(low, high)] = confidence_intervals(turns[None].cpu().numpy()).tolist()
             row |= {
-                "weights": _weight_change(layer, second),
-                "other_neurons": parts(second)["mlp"].linear.in_features,
+                "other_layer": positions[visit.index],
+                "stream": float(turns.mean()),
+                "low": low,
+                "high": high,
+                "weights": _weight_change(visit.layer, other_visit.layer),
+                "other_neurons": parts(other_visit.layer)["mlp"].linear.in_features,
             }
         rows.append(row)
     return tidy("changed_layers", rows, model, sample.seed)
 
 
-def _walk(model: Model, sample: Sample, device: Device) -> Iterator[tuple[Layer, Tensor]]:
-    """Each layer, and the stream behind it (S, L, d)."""
-    hidden = embed(model, sample.ids)
-    rope = rotary(model, sample.ids.shape[1], device, hidden.dtype)
-    for layer in layers_of(model):
-        hidden = through(to_device(layer, device), hidden, rope, device)
-        yield layer, hidden
+def _turns(states: Tensor, other_states: Tensor) -> Tensor:
+    """1 - mean cosine between two streams (S, L, d), for each sequence (S,), float64."""
+    cosines = cosine_similarity(states.float(), other_states.float(), dim=-1)
+    return 1.0 - cosines.mean(1).double()
 
 
 def _weight_change(layer: Layer, other: Layer) -> float:

@@ -33,10 +33,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
-from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..errors import InputError, refusing
-from ..families import layers_of
+from ..families.find import layers_of
 from ..families.protocol import Model
+from ..families.run import embed, rotary
 from ..models.meta_model import described, make_meta_model
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
 from ..plan import Plan
@@ -49,6 +49,7 @@ from ..surgery import add_biases, keep_layers, shrink, update_config
 from ..system.atomic import fsync, resolved, take_name
 from ..system.hashes import hash_of_value
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles
+from ..walk import sequence_losses, through
 from .model_on_disk import PIECE, Places, States, Streamed, lay_out, write
 
 GRADIENTS = ("llm-pruner",)  # methods that need those of all weights at once: `prune` has them
@@ -130,7 +131,7 @@ def prune_to(
             card = replace(card, perplexities=((saving.text, saving.windows[:, 1:].numel(), before, after),))
         save_metadata(work, target.name, tokenizer, written.shape, plan, card)
     if work != target:  # without the lock: Windows renames no folder in which a file is open
-        check_destination(out, saving.overwrite, 0, model.files.place)  # what came meanwhile stays
+        check_destination(out, saving.overwrite, 0, model.files.path)  # what came meanwhile stays
         for path in work.iterdir():
             fsync(path)
         take_name(work, target)
@@ -168,7 +169,7 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> 
         got = f"{work} with other files: move it away or choose another name"
         raise InputError(f"expected nothing, or a run that was cut off, got {got}")
     if work != target:
-        check_destination(out, saving.overwrite, max(0, needed - sum(there.values())), model.files.place)
+        check_destination(out, saving.overwrite, max(0, needed - sum(there.values())), model.files.path)
     return work
 
 

@@ -22,8 +22,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from ..errors import InputError, refusing, suggestion
-from ..families import OWN, whole_attention
+from ..families.find import whole_attention
 from ..families.protocol import Model
+from ..families.table import OWN
 from ..system.atomic import DAMAGED_HINT, read_object
 from ..system.machine import available_device, free_memory
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
@@ -162,11 +163,11 @@ def _check_weights(meta_model: Model, files: TensorFiles) -> None:
     }
     for problem, names in problems.items():
         if names:
-            got = f"{len(names)} {problem} in {files.place} ({', '.join(sorted(names)[:3])}); {DAMAGED_HINT}"
+            got = f"{len(names)} {problem} in {files.path} ({', '.join(sorted(names)[:3])}); {DAMAGED_HINT}"
             raise InputError(f"expected the weights that config.json describes, got {got}")
     if meta_model.config.tie_word_embeddings and {EMBEDDING, HEAD} <= files.shapes.keys():
         if not torch.equal(*(files.read(name, torch.float32) for name in (EMBEDDING, HEAD))):
-            got = f"{HEAD} with other numbers in {files.place}; set tie_word_embeddings to false, or remove that tensor"
+            got = f"{HEAD} with other numbers in {files.path}; set tie_word_embeddings to false, or remove that tensor"
             raise InputError(f"expected one table of tokens, as tie_word_embeddings says, got {got}")
 
 

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..errors import refusing
-from ..families import OWN
 from ..families.protocol import Model
+from ..families.table import OWN
 from ..shape import Shape
 from ..system.tensors import weight_shapes
 

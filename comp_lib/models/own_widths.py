@@ -23,8 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from ..families import OWN
 from ..families.protocol import STEPS
+from ..families.table import OWN
 from ..surgery import shrink
 
 

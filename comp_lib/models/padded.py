@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..families import layers_of, parts
+from ..families.find import layers_of, parts
 from ..families.protocol import Layer
 from ..shape import Shape
 from ..system.atomic import resolved, staged
@@ -36,7 +36,7 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
         raise InputError(f"expected a folder whose layers differ in width, got {got}")
     large = make_meta_model(config_of(small.config, filled_shape(shape)), small.dtype)
     large.generation_config = small.generation_config
-    check_destination(out, overwrite, Shape.of(large).total * small.dtype.itemsize, files.place)
+    check_destination(out, overwrite, Shape.of(large).total * small.dtype.itemsize, files.path)
     tensors = {name: files.read(name, small.dtype) for name in weight_shapes(small)}
     for index, (own, wide) in enumerate(zip(*(layers_of(one) for one in (small, large)), strict=True)):
         _fill_up(tensors, f"model.layers.{index}", own, wide)
@@ -46,9 +46,9 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
         tokenizer.save_pretrained(partial)
         register = REGISTER.format(json.dumps(result.config.model_type))
         for name in (PLAN_FILE, CARD_FILE):
-            if (files.place / name).is_file():
+            if (files.path / name).is_file():
                 text = (
-                    (files.place / name).read_text("utf-8").replace(OWN_WIDTHS, FILLED).replace(register, "")
+                    (files.path / name).read_text("utf-8").replace(OWN_WIDTHS, FILLED).replace(register, "")
                 )
                 (partial / name).write_text(text, "utf-8")
     return Path(out).expanduser()

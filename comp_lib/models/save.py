@@ -21,12 +21,12 @@ from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
 from ..errors import InputError
-from ..families import OWN
 from ..families.protocol import Model
+from ..families.table import OWN
 from ..plan import Plan
 from ..shape import Shape, span
 from ..system.atomic import check_room, read_object, resolved, staged
-from ..system.tensors import LARGEST
+from ..system.tensors import LARGEST_FILE_BYTES
 from .load import quiet
 from .meta_model import described
 from .wheels import WHEELS
@@ -88,7 +88,7 @@ def save_checkpoint(
 def write_weights(folder: Path, model: Model) -> None:
     """The config and the weights of `model`, which whoever may read the one may read as well: safetensors are 0600."""
     with quiet():
-        model.save_pretrained(folder, max_shard_size=LARGEST)
+        model.save_pretrained(folder, max_shard_size=LARGEST_FILE_BYTES)
     for path in folder.glob("*.safetensors"):
         path.chmod((folder / "config.json").stat().st_mode)
 

@@ -29,12 +29,15 @@ def resolved(path: str | Path) -> Path:
         return Path(path).expanduser().resolve()
 
 
-def check_room(folder: Path, needed_bytes: int, what: object) -> None:
-    """Raises InputError unless the disk of `folder` has room for so many bytes, which `what` needs."""
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        needed, got = f"{needed_bytes / 1e6:,.0f} MB of free disk space for {what}", f"{free / 1e6:,.0f} MB"
-        raise InputError(f"expected {needed}, got {got}: make room or choose another place")
+def check_room(folder: Path, needed_bytes: int, purpose: object) -> None:
+    """Raises InputError unless the disk of `folder` has room for so many bytes, which `purpose` needs."""
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise InputError(
+            expected=f"{needed_bytes / 1e6:,.0f} MB of free disk space for {purpose}",
+            got=f"{free_bytes / 1e6:,.0f} MB",
+            hint="make room or choose another place",
+        )
 
 
 @contextmanager
@@ -55,8 +58,11 @@ def staged(target: Path) -> Iterator[Path]:
         else:
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError | SafetensorError):
-            got = f"{error}: make room or choose another place; what was there stays"
-            raise InputError(f"expected to write {target}, got {got}") from error
+            raise InputError(
+                expected=f"to write {target}",
+                got=error,
+                hint="make room or choose another place; what was there stays",
+            ) from error
         raise
 
 
@@ -65,18 +71,18 @@ def take_name(partial: Path, target: Path) -> None:
 
     That folder is first renamed: a process killed between the two renames leaves both, and none of that name.
     """
-    old = None
+    old_folder = None
     if target.is_dir():
-        old = target.with_name(f"{target.name}.old-{secrets.token_hex(4)}")
-        os.replace(target, old)
+        old_folder = target.with_name(f"{target.name}.old-{secrets.token_hex(4)}")
+        os.replace(target, old_folder)
     os.replace(partial, target)
     fsync(target.parent)
-    if old is not None:
-        shutil.rmtree(old)
+    if old_folder is not None:
+        shutil.rmtree(old_folder)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """All of it under that name, or what was there before. Where that is a link, it is what the link leads to."""
+    """Write all of `content`, or leave what was there before. A link stays; the file that it leads to is written."""
     with staged(resolved(path)) as partial:
         partial.write_bytes(content)
 
@@ -97,20 +103,28 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
     target = resolved(path)
     if not os.access(target.parent, os.W_OK | os.X_OK) or not target.parent.is_dir():
         raise InputError(
-            f"expected a file in a folder that can be written to, got {path}: make it, or choose another"
+            expected="a file in a folder that can be written to",
+            got=path,
+            hint="make it, or choose another",
         )
     if os.path.lexists(target) and not (overwrite and target.is_file()):
-        advice = "choose another name, or replace a file with --overwrite"
-        raise InputError(f"expected a new file, got {path}, which is there: {advice}")
+        raise InputError(
+            expected="a new file",
+            got=f"{path}, which is there",
+            hint="choose another name, or replace a file with --overwrite",
+        )
     return target
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """What a JSON file says. Raises InputError unless it is an object in an ordinary file."""
-    with refusing("a file with an object in JSON", str(path), DAMAGED_HINT):
+    expected = "a file with an object in JSON"
+    with refusing(expected, str(path), DAMAGED_HINT):
         if not path.is_file():  # a pipe would let the reader wait for ever
-            raise ValueError("none")
+            raise InputError(expected=expected, got=f"{str(path)!r}: none", hint=DAMAGED_HINT)
         content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"a {type(content).__name__}")
-        return content
+    if not isinstance(content, dict):
+        raise InputError(
+            expected=expected, got=f"{str(path)!r}: a {type(content).__name__}", hint=DAMAGED_HINT
+        )
+    return content

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 PACKAGE = Path(__file__).parents[1]
-PIECE = 16 << 20  # bytes of a file, or values of a tensor, read at a time
-# fields of a config that are no part of a model; tensors have a dtype
-NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version", "dtype"}
-WHOLE_NUMBERS = {
+PIECE_SIZE = 16 << 20  # bytes of a file, or values of a tensor, read at a time
+SAMPLE_SIZE = 64  # numbers of each tensor that go into the hash of a model
+# fields of a config that do not change what a model computes, and its dtype, which the tensors have
+IGNORED_FIELDS = {"_name_or_path", "transformers_version", "dtype"}
+INTEGER_DTYPES = {
     1: torch.uint8,
     2: torch.int16,
     4: torch.int32,
     8: torch.int64,
-}  # bytes -> dtype to view them as
+}  # bytes of a number -> dtype
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
@@ -42,39 +43,41 @@ def hash_of_value(value: Any) -> str:
 
 
 def hash_of_tensor(values: Tensor) -> str:
-    """Of the numbers, their dtype and shape."""
-    head = f"{values.dtype}{tuple(values.shape)}".encode()
-    return hashlib.sha256(head + as_bytes(values.detach().cpu())).hexdigest()
+    """SHA-256 of the numbers, their dtype and shape."""
+    description = f"{values.dtype}{tuple(values.shape)}".encode()
+    return hashlib.sha256(description + as_bytes(values.detach().cpu())).hexdigest()
 
 
 def hash_of_file(path: Path) -> str:
-    """Of the bytes of a file."""
+    """SHA-256 of the bytes of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(PIECE):
+        while block := file.read(PIECE_SIZE):
             digest.update(block)
     return digest.hexdigest()
 
 
 def hash_of_model(model: nn.Module) -> str:
-    """Of the names, shapes and numbers of its tensors, and of its config, which may rotate or mask otherwise.
+    """Hash of the names, shapes and numbers of its tensors, and of its config, which may rotate or mask otherwise.
 
-    Of the numbers a spread sample, and a sum over all bits, which one changed weight changes.
+    Of the numbers it takes a sample, spread over the tensor, and a sum over all bits, which one changed weight changes.
     """
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
-        flat = tensor.detach().flatten()
-        total = sum(int(part.sum()) for part in flat.view(WHOLE_NUMBERS[flat.itemsize]).split(PIECE))
+        numbers = tensor.detach().flatten()
+        integers = numbers.view(INTEGER_DTYPES[numbers.itemsize])
+        total = sum(int(piece.sum()) for piece in integers.split(PIECE_SIZE))
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{total}".encode())
-        digest.update(flat[:: max(1, flat.numel() // 64)].float().cpu().numpy().tobytes())
+        sample = numbers[:: max(1, numbers.numel() // SAMPLE_SIZE)]
+        digest.update(sample.float().cpu().numpy().tobytes())
     config: Any = model.config
     fields = json.loads(config.to_json_string())
-    kept = {name: fields[name] for name in fields.keys() - NO_PART_OF_A_MODEL}
-    return hash_of_value([digest.hexdigest()[:16], kept])[:16]
+    hashed_fields = {name: fields[name] for name in fields.keys() - IGNORED_FIELDS}
+    return hash_of_value([digest.hexdigest()[:16], hashed_fields])[:16]
 
 
 @functools.cache
 def hash_of_code() -> str:
-    """Of all modules of this package: a stored result never meets a formula other than its own."""
+    """Hash of all modules of this package: a stored result never meets a formula other than its own."""
     code = {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for path in PACKAGE.glob("**/*.py")}
     return hash_of_value(code)[:16]

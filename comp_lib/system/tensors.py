@@ -16,13 +16,22 @@ from ..errors import InputError, refusing
 from .atomic import DAMAGED_HINT, read_object
 from .hashes import hash_of_file, hash_of_value
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-LARGEST = 5_000_000_000  # bytes of a file of weights, as users of the Hub expect
-SMALL = (".json", ".jinja", ".model", ".txt")  # endings of what is not weights, and decides the result too
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+LARGEST_FILE_BYTES = 5_000_000_000  # of a file of weights, as users of the Hub expect
+SMALL_FILE_ENDINGS = (
+    ".json",
+    ".jinja",
+    ".model",
+    ".txt",
+)  # of what is not weights, and decides the result too
 FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be stored as
-COMPLETE = "complete safetensors"
-ROWS = 512  # of a matrix at a time: what is touched of a file counts as memory until the file is closed
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+PICKLE_ENDINGS = (".bin", ".pt", ".pth")
+COMPLETE_FILE = "complete safetensors"
+# rows of a matrix that are read at a time: what is touched of a file counts as memory until the file is closed
+ROWS_AT_A_TIME = 512
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 
 
 def weight_shapes(model: Any) -> dict[str, tuple[int, ...]]:
@@ -41,59 +50,99 @@ class TensorFiles:
 
         Raises InputError: neither is there, or a file is missing or cut off.
         """
-        self.place = Path(folder)
-        single, index = self.place / SINGLE, self.place / INDEX
-        if single.is_file():
-            self.files = [single]
-        elif index.exists():
-            with refusing("a weight_map that names files", str(index), DAMAGED_HINT):
-                names = set(read_object(index)["weight_map"].values())
-                if any(Path(name).name != name or not (self.place / name).is_file() for name in names):
-                    raise ValueError("names of something else than files beside it")
-                self.files = sorted(self.place / name for name in names)
-        else:
-            pickles = sorted(
-                path.name for path in self.place.iterdir() if path.suffix in (".bin", ".pt", ".pth")
-            )
-            got = f"{', '.join(pickles[:3]) or 'none'}; pickles can run code and are not read"
-            advice = "save the model with save_pretrained first"
-            raise InputError(f"expected weights as *.safetensors in {str(folder)!r}, got {got}: {advice}")
-        self.where: dict[str, Path] = {}
-        self.stored: dict[str, str] = {}  # one of FLOATS
+        self.path = Path(folder)
+        self.files = _weight_files(self.path)
+        self.file_of: dict[str, Path] = {}
+        self.stored_types: dict[str, str] = {}  # one of FLOATS
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
-            with refusing(COMPLETE, str(path), DAMAGED_HINT), safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  not a dictionary
-                    part = file.get_slice(name)
-                    if name in self.where or part.get_dtype() not in FLOATS:
-                        raise ValueError(f"{name} twice, or in {part.get_dtype()}")
-                    self.where[name], self.stored[name] = path, part.get_dtype()
-                    self.shapes[name] = tuple(part.get_shape())
+            self._add_header(path)
+
+    def _add_header(self, path: Path) -> None:
+        """Notes the tensors of a file."""
+        with refusing(COMPLETE_FILE, str(path), DAMAGED_HINT), safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
+            types = {name: part.get_dtype() for name, part in slices.items()}
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+        for name in slices:
+            if name in self.file_of or types[name] not in FLOATS:
+                raise InputError(
+                    expected=COMPLETE_FILE,
+                    got=f"{str(path)!r}: {name} twice, or in {types[name]}",
+                    hint=DAMAGED_HINT,
+                )
+            self.file_of[name] = path
+        self.stored_types |= types
+        self.shapes |= shapes
 
     def read(self, name: str, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
         """The tensor, or its `rows` (k,) as (k, columns), in memory of its own.
 
         Raises InputError for a NaN or an infinity in it.
         """
-        if rows is not None and len(rows) > ROWS:
-            return torch.cat([self.read(name, dtype, part) for part in rows.split(ROWS)])
-        path = self.where[name]
-        with refusing(COMPLETE, str(path), DAMAGED_HINT), safe_open(path, framework="pt") as file:
+        if rows is not None and len(rows) > ROWS_AT_A_TIME:
+            return torch.cat([self.read(name, dtype, part) for part in rows.split(ROWS_AT_A_TIME)])
+        path = self.file_of[name]
+        with refusing(COMPLETE_FILE, str(path), DAMAGED_HINT), safe_open(path, framework="pt") as file:
             stored = file.get_tensor(name)
-            tensor = stored.to(dtype, copy=True) if rows is None else stored[rows].to(dtype)
+            if rows is None:
+                tensor = stored.to(dtype, copy=True)
+            else:
+                tensor = stored[rows].to(dtype)
         return finite(name, tensor)
 
     def fingerprint(self) -> str:
         """A short name for the content of the folder: weights, config and tokenizer, all of each."""
-        small = [path for path in self.place.iterdir() if path.suffix in SMALL and path.is_file()]
-        return hash_of_value({path.name: hash_of_file(path) for path in sorted({*self.files, *small})})[:16]
+        small_files = [
+            path for path in self.path.iterdir() if path.suffix in SMALL_FILE_ENDINGS and path.is_file()
+        ]
+        paths = sorted({*self.files, *small_files})
+        return hash_of_value({path.name: hash_of_file(path) for path in paths})[:16]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """`model.safetensors`, else the files that the index names."""
+    single = folder / SINGLE
+    index = folder / INDEX
+    if single.is_file():
+        return [single]
+    if index.exists():
+        return _files_of_index(index)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_ENDINGS)
+    names_of_pickles = ", ".join(pickles[:3]) or "none"
+    raise InputError(
+        expected=f"weights as *.safetensors in {str(folder)!r}",
+        got=f"{names_of_pickles}; pickles can run code and are not read",
+        hint="save the model with save_pretrained first",
+    )
+
+
+def _files_of_index(index: Path) -> list[Path]:
+    """The files that the weight_map of an index names. Raises InputError unless they all lie beside it."""
+    expected = "a weight_map that names files"
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise InputError(expected=expected, got=f"none in {str(index)!r}", hint=DAMAGED_HINT)
+    folder = index.parent
+    names = {str(name) for name in weight_map.values()}
+    with refusing(expected, str(index), DAMAGED_HINT):  # a name can be longer than the system takes
+        beside = all(Path(name).name == name and (folder / name).is_file() for name in names)
+    if not beside:
+        raise InputError(
+            expected=expected,
+            got=f"names of something else than files beside {str(index)!r}",
+            hint=DAMAGED_HINT,
+        )
+    return sorted(folder / name for name in names)
 
 
 def finite(name: str, tensor: Tensor) -> Tensor:
     """`tensor`. Raises InputError that names it when there is a NaN or an infinity in it."""
-    low, high = torch.aminmax(tensor)  # without a second tensor of this size
-    if not (torch.isfinite(low) and torch.isfinite(high)):
+    lowest, highest = torch.aminmax(tensor)  # without a second tensor of this size
+    if not (torch.isfinite(lowest) and torch.isfinite(highest)):
         raise InputError(
-            f"expected finite weights, got NaN or infinity in {name}; {DAMAGED_HINT}, or take dtype float32"
+            expected="finite weights",
+            got=f"NaN or infinity in {name}",
+            hint=f"{DAMAGED_HINT}, or take dtype float32",
         )
     return tensor

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from variants import LAYOUTS, WHOLE_ATTENTION, build, tokens
 
+from comp_lib.comp import prune
 from comp_lib.disk import from_disk, model_on_disk
 from comp_lib.disk.from_disk import Saving, prune_to
 from comp_lib.disk.model_on_disk import States, Streamed
@@ -29,7 +30,6 @@ from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model, open_model
 from comp_lib.models.meta_model import make_meta_model
 from comp_lib.models.save import Provenance, save_checkpoint
-from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.system.tensors import TensorFiles
@@ -274,7 +274,7 @@ def test_the_model_that_is_read_is_not_overwritten(calm, tokenizer):
 
 
 def test_a_large_model_is_numbered_files_and_an_index(parent, calm, tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(model_on_disk, "LARGEST", 30_000)
+    monkeypatch.setattr(model_on_disk, "LARGEST_FILE_BYTES", 30_000)
     prune_to(tmp_path / "several", opened(parent), tokenizer, tokens(), SETTINGS)
     one, several = (AutoModelForCausalLM.from_pretrained(folder) for folder in (calm, tmp_path / "several"))
     assert len(list((tmp_path / "several").glob("model-0000*.safetensors"))) > 1

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from variants import FAMILIES, FOUR, LAYOUTS, VARIANTS, build, tokens
 
 from comp_lib.errors import InputError
-from comp_lib.families import whole_attention
+from comp_lib.families.find import whole_attention
 from comp_lib.models import save as checkpoint
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.save import Provenance, check_destination, model_card, save_checkpoint
@@ -238,7 +238,7 @@ def test_room_is_wanted_for_all_that_is_written(small, uneven, tmp_path, monkeyp
 
 def test_more_weights_are_shards_with_an_index(small, monkeypatch, tmp_path):
     """transformers' own limit is 50 GB, more than many file systems and uploads take."""
-    monkeypatch.setattr(checkpoint, "LARGEST", 20_000)
+    monkeypatch.setattr(checkpoint, "LARGEST_FILE_BYTES", 20_000)
     folder = save_checkpoint(tmp_path / "out", *small)
     shards = {path.name: load_file(path) for path in folder.glob("*.safetensors")}
     assert len(shards) > 2 and "model.safetensors" not in shards
