@@ -1,6 +1,7 @@
-"""How nbval compares, and how long it waits.
+"""How nbval compares outputs, and how long it waits for a cell.
 
-A warning on stderr is no other result. (None is ever stored: see tests/lessons/test_notebooks.py.)
+nbval does not compare stderr: a warning does not make a result different. (No stderr is ever stored: see
+tests/lessons/test_notebooks.py.)
 """
 
 from __future__ import annotations
@@ -9,19 +10,19 @@ import os
 
 import pytest
 
-# Seconds for a cell, here and in store.py. The slowest takes about 100 s on two idle cores with a cold cache: a laptop
-# of a quarter of that speed, busy with something else, must not fail a sound lesson.
+# Seconds for a cell, here and in store.py. The slowest cell takes about 100 s on two idle cores with a cold
+# cache. A sound lesson must not fail on a laptop that has a quarter of that speed and is busy with other things.
 CELL_TIMEOUT = 1200
 
 
 def pytest_configure(config) -> None:
-    os.environ["COMP_LIB_STRICT_FIGURES"] = "1"  # texts of figures that lie on each other are errors here
+    os.environ["COMP_LIB_STRICT_FIGURES"] = "1"  # a figure whose texts overlap is an error here
     if hasattr(config.option, "nbval_cell_timeout"):
         config.option.nbval_cell_timeout = CELL_TIMEOUT
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """The limit of pytest-timeout for a cell, each of which is a test of its own, must not come first."""
+    """Each cell is a test of its own; for it the limit of pytest-timeout must not come before nbval's."""
     for item in items:
         if ".ipynb::" in item.nodeid:
             item.add_marker(pytest.mark.timeout(CELL_TIMEOUT + 60))
@@ -33,8 +34,11 @@ def pytest_collectstart(collector) -> None:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Say how many cells ran, before pytest's last line counts them among all else."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    cells = [report.nodeid.split("::")[0] for report in reports if ".ipynb::" in report.nodeid]
-    if cells:
-        terminalreporter.write_line(f"{len(cells)} cells of {len(set(cells))} notebooks were executed")
+    """Say how many cells ran, before pytest's last line counts them together with all other tests."""
+    stats = terminalreporter.stats
+    reports = [*stats.get("passed", []), *stats.get("failed", [])]
+    notebooks = [report.nodeid.split("::")[0] for report in reports if ".ipynb::" in report.nodeid]
+    if notebooks:
+        terminalreporter.write_line(
+            f"{len(notebooks)} cells of {len(set(notebooks))} notebooks were executed"
+        )

@@ -1,9 +1,9 @@
-"""Run notebooks and keep what they show: `python notebooks/store.py [--clean] NOTEBOOK ...`
+"""Run notebooks and store their outputs: `python notebooks/store.py [--clean] NOTEBOOK ...`
 
-Each notebook is executed from a fresh kernel in its own folder and written back with its outputs. What would differ
-from run to run or from machine to machine for no reason is left out: timestamps, versions, the state of widgets, the
-pieces in which a stream arrived. With --clean nothing is executed, only tidied. Exercises hold stubs, which cannot
-run: they are stored without outputs.
+Each notebook is executed from a fresh kernel in its own folder and written back with its outputs. What would
+differ from run to run or from machine to machine for no reason is left out: timestamps, versions, the state
+of widgets, the pieces in which a stream arrived. With --clean notebooks are only tidied, not executed.
+Exercises hold stubs, which cannot run: they are stored without outputs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-CELL_TIMEOUT = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["CELL_TIMEOUT"]  # seconds
+CONFTEST = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
+CELL_TIMEOUT = CONFTEST["CELL_TIMEOUT"]  # seconds
 WIDGET = "application/vnd.jupyter.widget-view+json"
-NO_WIDGET = "An interactive view: run this notebook to use it."
+NO_WIDGET = "An interactive view: run this notebook to use it."  # is stored in its place
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {
     "file_extension": ".py",
@@ -41,37 +42,46 @@ def tidy(notebook: NotebookNode, exercise: bool = False) -> NotebookNode:
     """The notebook (a new one) as it is stored: the same results, the same bytes."""
     notebook = nbformat.from_dict(notebook)
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE})
-    notebook.nbformat, notebook.nbformat_minor = 4, max(5, notebook.nbformat_minor)
+    notebook.nbformat = 4
+    notebook.nbformat_minor = max(5, notebook.nbformat_minor)
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
-        kept = {"tags": tags} if tags else {}
+        metadata = {"tags": tags} if tags else {}
         if {"check", "hide-input"} & set(tags):
-            kept["jupyter"] = {"source_hidden": True}  # JupyterLab folds it away; nbval runs it all the same
-        cell.metadata = nbformat.from_dict(kept)
+            metadata["jupyter"] = {
+                "source_hidden": True
+            }  # JupyterLab folds it away; nbval runs it all the same
+        cell.metadata = nbformat.from_dict(metadata)
         if cell.cell_type == "code":
-            cell.outputs = [] if exercise else _outputs(cell.outputs)
-            cell.execution_count = None if exercise else cell.execution_count
+            if exercise:
+                cell.outputs = []
+                cell.execution_count = None
+            else:
+                cell.outputs = _tidy_outputs(cell.outputs)
     return notebook
 
 
-def _outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Outputs without widget views, whose models died with the kernel; neighbouring pieces of a stream become one."""
-    kept: list[NotebookNode] = []
+def _tidy_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """The outputs of a cell in the form that is stored.
+
+    Widget views go, since their models died with the kernel; neighbouring pieces of a stream become one.
+    """
+    tidied: list[NotebookNode] = []
     for output in outputs:
         if output.output_type in ("display_data", "execute_result"):
             output.metadata = NotebookNode()
             if WIDGET in output.data:
                 output.data = NotebookNode({"text/plain": NO_WIDGET})
-        if kept and output.output_type == "stream" and kept[-1].get("name") == output.name:
-            kept[-1].text += output.text
+        if tidied and output.output_type == "stream" and tidied[-1].get("name") == output.name:
+            tidied[-1].text += output.text
         else:
-            kept.append(output)
-    return kept
+            tidied.append(output)
+    return tidied
 
 
 def execute(path: Path) -> NotebookNode:
-    """The notebook of that path, run from a fresh kernel in its folder. Raises CellExecutionError."""
-    os.environ["COMP_LIB_STRICT_FIGURES"] = "1"  # texts of figures that lie on each other are errors here
+    """Run the notebook of that path from a fresh kernel in its folder. Raises CellExecutionError."""
+    os.environ["COMP_LIB_STRICT_FIGURES"] = "1"  # a figure whose texts overlap is an error here
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
     client = NotebookClient(
@@ -86,10 +96,16 @@ def execute(path: Path) -> NotebookNode:
 
 
 def store(path: Path, run: bool = True) -> None:
-    """Execute (if `run`), tidy and write back; a notebook that fails stays as it was."""
-    run = run and not is_exercise(path)
-    notebook = execute(path) if run else nbformat.read(path, as_version=4)
-    notebook = tidy(notebook, is_exercise(path))
+    """Execute a notebook (if `run`, and if it is no exercise), tidy it and write it back.
+
+    A notebook that fails stays as it was.
+    """
+    exercise = is_exercise(path)
+    if run and not exercise:
+        notebook = execute(path)
+    else:
+        notebook = nbformat.read(path, as_version=4)
+    notebook = tidy(notebook, exercise)
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
 
@@ -101,14 +117,14 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     failed = []
     for path in options.notebooks:
-        started = time.perf_counter()
+        start = time.perf_counter()
         try:
             store(path, run=not options.clean)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             failed.append(path)
             print(f"{path}: FAILED, left as it was\n{error}", file=sys.stderr)
         else:
-            print(f"{path}: {time.perf_counter() - started:.0f} s", flush=True)
+            print(f"{path}: {time.perf_counter() - start:.0f} s", flush=True)
     return 1 if failed else 0
 
 

@@ -1,4 +1,7 @@
-"""The lessons that have exercises: where their notebooks are, and which check belongs to which function."""
+"""The lessons that have exercises: where their notebooks are, and which check belongs to which function.
+
+Used by tests/lessons.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import numpy as np
@@ -21,21 +25,41 @@ sys.path.insert(0, str(EXERCISES))
 from checking import Wrong as Wrong  # noqa: E402
 
 
+def code_sources(path: Path) -> list[str]:
+    """The sources of the code cells of a notebook."""
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def number_of(path: Path) -> str:
+    """The lesson's number, with which the name of its notebook begins: "02b"."""
+    return path.stem.split("_")[0]
+
+
+def checks_module(number: str) -> ModuleType:
+    """The module that checks the exercises of a lesson."""
+    return importlib.import_module(f"checks_{number}")
+
+
 def functions(path: Path) -> dict:
-    """What the cells of a notebook define, its checks left out."""
-    space = {"torch": torch, "Tensor": torch.Tensor, "Callable": Callable, "np": np}
-    space |= {"uniform_plan": uniform_plan, "Plan": Plan, "PlanRequest": PlanRequest}
-    space["checks"] = importlib.import_module(f"checks_{path.stem.split('_')[0]}")
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code" and cell.source.startswith("def "):
-            exec(cell.source, space)
-    return space
+    """Name -> function, for all functions that the cells of a notebook define; and the names that these need.
+
+    Cells that only call the checks are not run.
+    """
+    namespace = {"torch": torch, "Tensor": torch.Tensor, "Callable": Callable, "np": np}
+    namespace |= {"uniform_plan": uniform_plan, "Plan": Plan, "PlanRequest": PlanRequest}
+    namespace["checks"] = checks_module(number_of(path))
+    for source in code_sources(path):
+        if source.startswith("def "):
+            exec(source, namespace)
+    return namespace
 
 
 @dataclass(frozen=True)
 class Lesson:
-    name: str
-    checks: dict[str, Callable]  # function that the reader writes -> what checks it
+    """A lesson that has exercises."""
+
+    name: str  # of its notebooks
+    checks: dict[str, Callable]  # name of a function that the reader writes -> the function that checks it
 
     @property
     def stubs(self) -> Path:
@@ -47,13 +71,16 @@ class Lesson:
 
 
 def lesson(path: Path) -> Lesson:
-    """What a notebook of solutions says: a cell `checks.check_x(x)` for each function, `checks` being its module."""
-    checks = importlib.import_module(f"checks_{path.stem.split('_')[0]}")
-    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    pairs = [match for source in sources if (match := re.fullmatch(r"checks\.(\w+)\((\w+)\)", source))]
-    return Lesson(path.stem, {pair[2]: getattr(checks, pair[1]) for pair in pairs})
+    """The lesson of a notebook of solutions, which has a cell `checks.check_x(x)` for each function `x`."""
+    module = checks_module(number_of(path))
+    checks = {}
+    for source in code_sources(path):
+        match = re.fullmatch(r"checks\.(\w+)\((\w+)\)", source)
+        if match:
+            check, function = match.groups()
+            checks[function] = getattr(module, check)
+    return Lesson(path.stem, checks)
 
 
-LESSONS = {
-    path.stem.split("_")[0]: lesson(path) for path in sorted((EXERCISES / "solutions").glob("*.ipynb"))
-}
+SOLUTIONS = sorted((EXERCISES / "solutions").glob("*.ipynb"))
+LESSONS = {number_of(path): lesson(path) for path in SOLUTIONS}

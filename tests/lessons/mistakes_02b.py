@@ -1,11 +1,8 @@
-"""Wrong answers to the exercises of lesson 2b, and words of the sentence that tells each."""
+"""Wrong answers to the exercises of lesson 2b, and what their checks say to each."""
 
 from __future__ import annotations
 
 import torch
-from lessons import LESSONS
-
-CHECKS = LESSONS["02b"].checks
 
 
 def norms(c):
@@ -16,6 +13,7 @@ def energy(c, w):
     return c.diagonal() * w.square().sum(1)
 
 
+# (function that the learner writes, a wrong answer, pattern that the check's sentence matches)
 MISTAKES = [
     ("fooling_units", lambda c, w: norms(c)[:3], r"shape \(9,\), got \(3,\)"),
     ("fooling_units", lambda c, w: 1 / norms(c), "all activations are equal"),

@@ -16,11 +16,10 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from lessons import EXERCISES, LESSONS, Wrong, functions
+from lessons import EXERCISES, LESSONS, SOLUTIONS, Wrong, checks_module, functions
 
 from comp_lib.plan import Plan
 
-SOLUTIONS = sorted((EXERCISES / "solutions").glob("*.ipynb"))
 generate = runpy.run_path(str(EXERCISES / "generate.py"))
 
 
@@ -125,8 +124,8 @@ MISTAKES = [(number, *row) for number, table in TABLES.items() for row in table.
 
 @pytest.mark.parametrize("number, name, mistake, words", MISTAKES)
 def test_whatever_is_drawn_a_check_names_the_mistake(number, name, mistake, words, monkeypatch):
-    for place, value in getattr(TABLES[number], "INSTEAD", {}).items():
-        monkeypatch.setattr(sys.modules[f"checks_{number}"], place, value)
+    for attribute, replacement in getattr(TABLES[number], "REPLACEMENTS", {}).items():
+        monkeypatch.setattr(checks_module(number), attribute, replacement)
     mistake.__name__ = name
     for draw in range(DRAWS):
         with other_numbers(draw), pytest.raises(Wrong) as told:
