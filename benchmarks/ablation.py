@@ -2,11 +2,11 @@
 
     python benchmarks/ablation.py [--model gemma3-270m] [--out benchmarks/ablation.jsonl] [--seconds 3600]
 
-Each run becomes one line of JSON, written as it ends; a second call skips the runs that are stored. The project's
-own two texts calibrate and evaluate; a row's seed draws the calibration windows. `increases` are the extra losses
-over the dense model on each evaluation window, nats per token, and `increase` is their mean. `error` is the share of
-its output's energy that an MLP lost on the calibration text, mean over the layers. Another model than the included
-one gets one seed, the parts that apply to it, and a file of its own.
+Each run becomes one line of JSON, written as it ends; a second call skips the runs that are stored. The
+project's own two texts calibrate and evaluate; a row's seed draws the calibration windows. `increases` are
+the extra losses over the dense model on each evaluation window, nats per token, and `increase` is their mean.
+`error` is the share of its output's energy that an MLP lost on the calibration text, mean over the layers.
+Another model than the included one gets one seed, the parts that apply to it, and a file of its own.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import torch
 from common import HERE, evaluation_windows, parser_of
 
 from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.comp import prune
 from comp_lib.evaluation.loss import Evaluation, perplexity
 from comp_lib.families.protocol import Model
 from comp_lib.models.load import EMBEDDED
-from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 

@@ -1,17 +1,18 @@
-"""What healing and quantising add to a pruned model, and cost: COMP, LLM-Pruner, and both with the same training.
+"""What healing and quantising add to a pruned model, and what they cost
 
     python benchmarks/after.py [--model smollm2-135m] [--work build/after]
 
-Each step is a command that people type, in a process of its own. A row keeps its seconds, and the highest resident
-memory of the process and its children, next to that of the imports alone. The texts that the parent writes are to be
-in the cache by then: call this twice, and delete the folders between. It prunes by the defaults of `prune`, to
-multiples of 256. It heals by the defaults of `heal`, on text that the parent wrote. It exports
-COMP's healed folder, and the parent. Then the evaluation text of each kind judges every model, with 95% intervals of
-the loss above the parent's; of a .gguf file the weights that it holds are judged. llama.cpp also computes the loss
-of the file itself, on a few of these tokens, next to that of transformers on the same tokens. Rows go to after.json,
-which lesson 10 shows; a second call goes on. Gemma 3's rows there are of an older run, on six windows of 512 tokens
-of each kind; training_seconds are those that `heal` prints. Rows named "scales" are of a way of training that `heal`
-no longer has.
+COMP and LLM-Pruner get the same training. Each step is a command that people type, in a process of its own. A
+row keeps its seconds, and the highest resident memory of the process and its children, next to that of the
+imports alone. The texts that the parent writes are to be in the cache by then: call this twice, and delete
+the folders between. It prunes by the defaults of `prune`, to multiples of 256. It heals by the defaults of
+`heal`, on text that the parent wrote. It exports COMP's healed folder, and the parent. Then the evaluation
+text of each kind judges every model, with 95% intervals of the loss above the parent's; of a .gguf file the
+weights that it holds are judged. llama.cpp also computes the loss of the file itself, on a few of these
+tokens, next to that of transformers on the same tokens. Rows go to after.json, which lesson 10 shows; a
+second call goes on. Gemma 3's rows there are of an older run, on six windows of 512 tokens of each kind;
+training_seconds are those that `heal` prints. Rows named "scales" are of a way of training that `heal` no
+longer has.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from common import HERE, decoder_parameters, markdown, parser_of, read_json, wri
 
 from comp_lib.calibration.windows import windows_of
 from comp_lib.evaluation.by_kind import judge
-from comp_lib.evaluation.confidence import UNKNOWN
+from comp_lib.evaluation.confidence import NO_INTERVAL
 from comp_lib.families.protocol import Model
 from comp_lib.gguf import llama_cpp
 from comp_lib.models.load import load_model
 
 FILE = HERE / "after.json"
-IMPORTS = "import peft, comp_lib.cli.app, comp_lib.prune, comp_lib.healing"
+IMPORTS = "import peft, comp_lib.cli.app, comp_lib.comp, comp_lib.healing"
 PRUNE = ("--ratio", "0.2", "--multiple", "256", "--evaluate", "none", "--overwrite")
 HEAL = ("--parent", "MODEL", "--out")
 STEPS = {  # what is made -> of what, by which command; MODEL is the parent
@@ -63,11 +64,11 @@ def main() -> None:
     os.environ["COMP_LIB_CACHE"] = str((arguments.work / "cache").resolve())
     stored = read_json(FILE)
     rows = {row["name"]: row for row in stored if row["model"] == arguments.model}
-    others = [row for row in stored if row["model"] != arguments.model]
+    other_models = [row for row in stored if row["model"] != arguments.model]
 
     def keep(row: dict) -> None:
         rows[row["name"]] = {"model": arguments.model, **row}
-        write_json(FILE, [*others, *rows.values()])
+        write_json(FILE, [*other_models, *rows.values()])
         print(json.dumps({name: value for name, value in row.items() if name != "windows"}), flush=True)
 
     parent, tokenizer = models.load(arguments.model)
@@ -95,9 +96,9 @@ def step_row(
     name: str, output: Path, arguments: argparse.Namespace, parent: Model, windows: dict[str, torch.Tensor]
 ) -> dict:
     """Carries out the step of that name, and judges what it makes."""
-    origin, words = STEPS[name]
-    command = [str(path(word, arguments)) if word in {"MODEL", *STEPS} else word for word in words]
-    if words[0] == "export":
+    origin, template = STEPS[name]
+    command = [str(path(word, arguments)) if word in {"MODEL", *STEPS} else word for word in template]
+    if template[0] == "export":
         command += ["--type", name.rpartition(", ")[2], "--overwrite"]
     seconds, peak = measured([sys.executable, "-m", "comp_lib", *command])
     small, _ = load_model(output)
@@ -107,7 +108,7 @@ def step_row(
         row |= in_llama_cpp(output, small, windows)
     else:
         row["removed"] = 1 - decoder_parameters(small) / decoder_parameters(parent)
-    interval = judgement.intervals()["increase"] or UNKNOWN
+    interval = judgement.intervals()["increase"] or NO_INTERVAL
     row["mean"] = [judgement.mean["increase"], *interval]
     row["kl"] = judgement.mean["kl"]
     row["windows"] = {

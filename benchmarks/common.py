@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from comp_lib.calibration.stream import batches
 from comp_lib.calibration.texts import load_text
 from comp_lib.evaluation.loss import evaluation_tokens
+from comp_lib.methods import default_recovery
 from comp_lib.models.load import EMBEDDED
-from comp_lib.settings import MUCH, PRESETS, Settings, default_recovery
+from comp_lib.settings import LARGE_RATIO, PRESETS, Settings
 from comp_lib.system.atomic import write_atomically
+from comp_lib.walk import batches
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -25,7 +26,7 @@ CALIBRATION_SHARE = 0.7  # of a file: the first part calibrates, the rest evalua
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
-    """A parser that knows --model. `description` is a script's docstring, of which the first line is shown."""
+    """A parser that knows --model; it shows the first line of `description`, a script's docstring."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--model", default=EMBEDDED)
     return parser
@@ -90,17 +91,17 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def keep_row(file: Path, row: dict[str, Any], measured: Collection[str]) -> None:
-    """Writes `row` into `file`, in place of an older row that differs only in the fields that are `measured`."""
+    """Writes `row` into `file`, in place of an older row that differs only in the `measured` fields."""
 
     def request(row: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in row.items() if name not in measured}
 
-    others = [old for old in read_json(file) if request(old) != request(row)]
-    write_json(file, [*others, row])
+    older_rows = [old for old in read_json(file) if request(old) != request(row)]
+    write_json(file, [*older_rows, row])
 
 
 def preset(settings: dict) -> str:
-    """The preset that a row's settings follow, perhaps with another target; of a baseline "" or "our refit"."""
+    """The preset that a row follows, perhaps with another target; of a baseline "" or "our refit"."""
     if settings["method"] != "comp":
         return "our refit" if settings["recovery"] == "least-squares" else ""
     aims_at_dense = "dense" in (settings.get("aim"), settings.get("target"))
@@ -118,13 +119,13 @@ def preset(settings: dict) -> str:
 
 
 def presets_at(ratio: float) -> dict[str, dict[str, Any]]:
-    """The settings of each preset when `ratio` of the decoder goes, and of `spared`, which is kinds.py's own."""
+    """The settings of each preset if `ratio` of the decoder goes, and of kinds.py's `spared`."""
     spared = PRESETS["stock"] | {"widths": "spared"}
     presets = {}
     for name, values in (PRESETS | {"spared": spared}).items():
         presets[name] = {"ridge": "auto"} | values
         if values.get("aim") == "auto":
-            presets[name]["aim"] = "dense" if ratio > MUCH else "self"
+            presets[name]["aim"] = "dense" if ratio > LARGE_RATIO else "self"
     return presets
 
 

@@ -1,12 +1,12 @@
 """What pruning the real model by a fifth costs, in quality, time and memory.
 
-    python benchmarks/headline.py [--text FILE] [--sequences 32] [--set '{"method": "flap", "recovery": "bias"}']
+    python benchmarks/headline.py [--text FILE] [--set '{"method": "flap", "recovery": "bias"}']
 
-One process does everything. It imports, looks at its memory, loads and prunes, and looks at the peak. Then one dense
-forward pass over the same calibration tokens gives the unit of time. Last come the perplexities on text that was not
-used for calibration. The machine's speed cancels in the ratios; nothing here is a test. Each call prints its row and
-keeps it in benchmarks/headline.json, from which benchmarks/readme.py writes a table of RESULTS.md; lesson 00 shows
-some rows, too.
+One process does everything. It imports, looks at its memory, loads and prunes, and looks at the peak. Then
+one dense forward pass over the same calibration tokens gives the unit of time. Last come the perplexities on
+text that was not used for calibration. The machine's speed cancels in the ratios; nothing here is a test.
+Each call prints its row and keeps it in benchmarks/headline.json, from which benchmarks/readme.py writes a
+table of RESULTS.md; lesson 00 shows some rows, too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import psutil
 from common import decoder_parameters, dense_pass, keep_row, options, settings_of, texts
 
 from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.comp import prune
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
-from comp_lib.prune import prune
 from comp_lib.system.machine import peak_bytes
 
 FILE = Path(__file__).with_suffix(".json")

@@ -2,16 +2,18 @@
 
     python benchmarks/hybrids.py [--model gemma3-270m] [--rows N]
 
-Measures up to N of the plans that benchmarks/hybrids.json lacks, and keeps them there; lesson 03 draws them. One
-thing varies: where the budget goes. All plans are carried out on the same 8 x 128 tokens of all kinds of
-`data/calibration`. In a layer the neurons go in the order of one sweep over the dense model. What stays is refitted
-to the dense stream with one ridge. Then 16 windows of 128 tokens judge, two of each kind of `data/evaluation`; their
-losses are kept one by one. Layers go greedily by the loss on 4 x 64 tokens of calibration. The divergences by which
-widths are measured come from 12 x 128 tokens to fit and 4 x 128 to judge.
+Measures up to N of the plans that benchmarks/hybrids.json lacks, and keeps them there; lesson 03 draws them.
+One thing varies: where the budget goes. All plans are carried out on the same 8 x 128 tokens of all kinds of
+`data/calibration`. In a layer the neurons go in the order of one sweep over the dense model. What stays is
+refitted to the dense stream with one ridge. Then 16 windows of 128 tokens judge, two of each kind of
+`data/evaluation`; their losses are kept one by one. Layers go greedily by the loss on 4 x 64 tokens of
+calibration. The divergences by which widths are measured come from 12 x 128 tokens to fit and 4 x 128 to
+judge.
 
-A budget is a share of the decoder's parameters, or of the time of a token, which is a line through the measurements
-of on_device.json (llama.cpp, f16). Another model than the included one has a file of its own, hybrids-MODEL.json,
-and budgets of parameters only. (The stored rows of attentions and MLPs that were left out are of older code.)
+A budget is a share of the decoder's parameters, or of the time of a token, which is a line through the
+measurements of on_device.json (llama.cpp, f16). Another model than the included one has a file of its own,
+hybrids-MODEL.json, and budgets of parameters only. (The stored rows of attentions and MLPs that were left out
+are of older code.)
 """
 
 from __future__ import annotations
@@ -90,8 +92,8 @@ def tokens(tokenizer: Any) -> tuple[Tensor, Tensor]:
 def greedy(model: Model, ids: Tensor) -> tuple[list[int], list[float]]:
     """The layers in the order in which they go, and the increase of the loss without each alone.
 
-    The search is lazy, because harm mostly grows as layers go: in each round it tries the layer whose last known harm
-    is least, until that layer has been tried in this round.
+    The search is lazy, because harm mostly grows as layers go: in each round it tries the layer whose last
+    known harm is least, until that layer has been tried in this round.
     """
     alone = sequence_loss_increase(model, ids).mean(1).tolist()
     dense_loss = perplexity(model, ids).loss
@@ -169,7 +171,7 @@ class SpeedLine:
         return self.fixed + self.layer * layers + self.neuron * neurons
 
     def narrowed(self, shape: Shape, layers: int, ratio: float) -> int:
-        """The widest multiple with which so many layers take at most 1 - ratio of the time; 0 or less: none."""
+        """The widest multiple with which so many layers take at most 1 - ratio of the time; <= 0: none."""
         allowed = (1 - ratio) * self.time(shape.layers, sum(shape.neurons))
         remaining = allowed - self.time(layers, 0)
         return min(shape.neurons[0], int(remaining / self.neuron / layers) // MULTIPLE * MULTIPLE)
@@ -198,13 +200,13 @@ def line(shape: Shape) -> SpeedLine:
 def cases(shape: Shape, stored: dict[str, Any]) -> Iterator[Case]:
     """All plans, the more important ratios first."""
     measured = stored_sensitivity(stored)
-    at_fifth, *others = (list(by_parameters(shape, stored, ratio, measured)) for ratio in (0.2, 0.5, 0.3))
+    at_fifth, *at_rest = (list(by_parameters(shape, stored, ratio, measured)) for ratio in (0.2, 0.5, 0.3))
     yield from at_fifth
-    for plans in others:
+    for plans in at_rest:
         yield from plans[:4]
     for ratio in RATIOS if stored["line"] else ():
         yield from by_time(shape, stored, ratio)
-    for plans in others:
+    for plans in at_rest:
         yield from plans[4:]
 
 

@@ -2,15 +2,17 @@
 
     python benchmarks/limit.py [--work build]
 
-A run has to do some products, and read and write some bytes, whatever the program. `Run.work` counts them from the
-shapes alone, each product once, of a symmetric one half; `Machine.measured` is what this computer does in a second of
-each kind. One divided by the other is the least time. The script measures the machine at the shapes of scale.json and
-keeps that in limit.json. It prints each row of scale.json, long_text.json and bfloat16.json beside the least time
-that the machine of that row would have taken, which `scale.py` stores with it.
+A run has to do some products, and read and write some bytes, whatever the program. `Run.work` counts them
+from the shapes alone, each product once, of a symmetric one half; `Machine.measured` is what this computer
+does in a second of each kind. One divided by the other is the least time. The script measures the machine at
+the shapes of scale.json and keeps that in limit.json. It prints each row of scale.json, long_text.json and
+bfloat16.json beside the least time that the machine of that row would have taken, which `scale.py` stores
+with it.
 
-Not counted: planning (block influence, measured widths), the elementwise work between two products, the system's
-calls. Operations are additions and multiplications, two for each multiply-add. The settings are COMP's own: least
-squares with the aim "self", the ridge chosen by held-out text. (Our count, tested against what torch counts.)
+Not counted: planning (block influence, measured widths), the elementwise work between two products, the
+system's calls. Operations are additions and multiplications, two for each multiply-add. The settings are
+COMP's own: least squares with the aim "self", the ridge chosen by held-out text. (Our count, tested against
+what torch counts.)
 """
 
 from __future__ import annotations
@@ -47,8 +49,8 @@ class Work:
     read: float = 0.0  # bytes
     written: float = 0.0  # bytes
 
-    def __add__(self, other: Work) -> Work:
-        return Work(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+    def __add__(self, addend: Work) -> Work:
+        return Work(*(a + b for a, b in zip(vars(self).values(), vars(addend).values(), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Run:
         return self.sequences * self.length
 
     def work(self) -> Work:
-        """All of it: each layer that stays passes the text on twice, dense and narrowed, and is refitted between."""
+        """All of it: the text passes each layer that stays twice, dense and narrowed, with a refit between."""
         shape = self.shape
         plan = self.plan
         states = self.tokens * shape.hidden * self.state * len(plan.layers)
@@ -149,7 +151,7 @@ def wide_or_double(n: int, operations: float) -> Work:
 
 @dataclass(frozen=True)
 class Machine:
-    """What this computer does in a second, with the threads that torch has now: rates by the names of `Work`."""
+    """What this computer does in a second, with torch's present threads: rates by the names of `Work`."""
 
     model: float
     single: float
@@ -159,7 +161,7 @@ class Machine:
 
     @classmethod
     def measured(cls, hidden: int, neurons: int, folder: Path, dtype: torch.dtype = torch.float32) -> Machine:
-        """At the shapes of a layer; `dtype` is that of the model. Writes a file into `folder` for a moment."""
+        """At the shapes of a layer of a model in `dtype`; a file lies in `folder` for a moment."""
         width = min(neurons, MATRIX_WIDTH)
         rates = [
             product_rate(hidden, width, precision) for precision in (dtype, torch.float32, torch.float64)

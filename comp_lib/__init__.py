@@ -5,8 +5,8 @@ other layers that their neighbours can best reproduce. Then it refits the kept w
 
     from comp_lib import Settings, load_model
     from comp_lib.calibration.windows import calibration_tokens
-    from comp_lib.prune import prune
-    from comp_lib.settings import PRESETS
+    from .comp import prune
+    from .settings import PRESETS
 
     model, tokenizer = load_model("smollm2-135m")
     ids = calibration_tokens("general", tokenizer, model=model, sequences=128, length=256)
@@ -20,7 +20,7 @@ much each layer loses. The paper's ideas are folders: `importance` (what is remo
 decoder layer; `disk` prunes layer by layer from files to files. The rest is calibration, baselines, models,
 evaluation, gguf, compare, healing, analysis, plots, system and cli.
 
-`comp_lib.prune` is the module; the function of that name is imported from it, as above, never re-exported here: one
+`comp_lib.comp` is the module; the function of that name is imported from it, as above, never re-exported here: one
 name with two meanings would depend on what was imported first.
 
 Importing this package is cheap. The names below are looked up on first use, so torch is loaded only when it is needed.

@@ -137,7 +137,9 @@ def check_request(model: Model | Decoder, settings: Settings) -> None:
         planner.check(shape, settings)
         return
     largest_first = sorted(range(shape.layers), key=shape.layer, reverse=True)
-    dropped = largest_first[: drop_count(request, settings.layers)]  # with which the ratio is in reach, if at all
+    dropped = largest_first[
+        : drop_count(request, settings.layers)
+    ]  # with which the ratio is in reach, if at all
     uniform_plan(replace(request, drop=dropped))
 
 
@@ -154,7 +156,9 @@ def check_plan(plan: Plan, model: Model | Decoder, settings: Settings) -> None:
         )
     if plan.parent_layers != shape.layers:
         raise InputError(
-            expected=f"a plan for {shape.layers} layers", got=f"one for {plan.parent_layers}", hint="plan anew"
+            expected=f"a plan for {shape.layers} layers",
+            got=f"one for {plan.parent_layers}",
+            hint="plan anew",
         )
     _check_widths("neurons", plan, plan.neurons, plan.kept_neurons, shape.neurons)
     _check_widths("KV groups", plan, plan.kv_groups, plan.kept_groups, shape.kv_groups)
@@ -181,7 +185,9 @@ def _check_widths(
             needed = max(count, kept[position][-1] + 1)
         if needed > full_widths[layer]:
             raise InputError(
-                expected=f"at most {full_widths[layer]} {units} in layer {layer}", got=needed, hint="plan anew"
+                expected=f"at most {full_widths[layer]} {units} in layer {layer}",
+                got=needed,
+                hint="plan anew",
             )
 
 
@@ -204,9 +210,9 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
         check_request(decoder, settings)
         if settings.widths == "measured" and len(tokens) < 2:
             raise InputError(
-                expected="2 or more sequences for measured widths, of which one judges",
+                expected="2 or more sequences for measured widths",
                 got=1,
-                hint="give more",
+                hint="one of them judges; give more",
             )
     else:
         check_plan(plan, decoder, settings)

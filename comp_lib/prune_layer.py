@@ -1,39 +1,57 @@
-"""One layer in five visible steps: collect statistics, choose, refit, shrink, pass on.
+"""One layer of the decoder, in five visible steps: gather, choose, recover, shrink, pass on.
 
-What happens to a decoder layer, given the hidden states that enter it. `prune` takes the layers from a model in memory,
-`disk.from_disk` from files. What one layer passes on to the next is hidden states (S, L, d) of the calibration text,
-in the pruned model and, where the least squares aim at it, in the dense one: a tensor, or anything that is sliced like
-one (`disk.model_on_disk.States`).
+`comp.prune_layers` calls `prune_layer` for each layer. What a layer needs of those before it, and leaves to those
+behind it, are the `Streams`: the calibration text's hidden states (S, L, d) in the pruned model and, where the least
+squares aim at it, in the dense one. Each is a tensor, or anything that is sliced like one (`disk.states.StatesFile`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary
-from .families import parts
-from .families.layer import answered, dense_target, gain_behind
-from .families.protocol import STEPS, Layer, Model, Which
+from .families.find import parts
+from .families.probe import dense_target, gain_behind
+from .families.protocol import STEPS, Layer, Step
+from .families.run import Rope, answered
+from .families.steps import run_step
 from .importance.neurons import METRICS, RIDGE, Problem, Selection, energy
 from .plan import Plan
 from .recovery import RECOVERIES
 from .recovery.least_squares import choose_ridge
 from .recovery.refit import Refit
-from .settings import MUCH, Settings
+from .settings import Settings
 from .shape import Shape
 from .statistics.few_tokens import TokenStatistics
-from .statistics.gram import Gram, Statistics, enough, token_weight
+from .statistics.gram import Gram, Statistics, token_weight, tokens_for_gram
 from .surgery import add_biases, shrink, spread, upstream
+from .walk import batches
 
-States = Any
-"""Hidden states (S, L, d) of all sequences, sliced by sequences."""
+
+class States(Protocol):
+    """Hidden states (S, L, d) of all sequences, sliced by sequences: a tensor, or a file."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+    def __setitem__(self, rows: slice, values: Tensor, /) -> None: ...
+
+
+class NewStates(Protocol):
+    """Makes room for hidden states, as `torch.empty` does."""
+
+    def __call__(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> States: ...
 
 
 @dataclass(frozen=True)
@@ -60,171 +78,230 @@ class Report:
     seconds: float  # of the last attempt, where an earlier one was cut off
 
 
-class LayerPruner:
-    """Takes the layers of a model in their order, narrows those that stay as the plan says, and moves the text on."""
+@dataclass(frozen=True)
+class Run:
+    """What is the same for all layers of a run."""
 
-    def __init__(
-        self,
-        model: Model,
-        ids: Tensor,
-        settings: Settings,
-        plan: Plan,
-        shape: Shape,
-        new_states: Callable[..., States] = torch.empty,
-    ) -> None:
-        """Of `model`, which has that `shape`, only what stands before the layers is read; ids (S, L).
+    settings: Settings
+    plan: Plan
+    shape: Shape  # of the parent
+    rope: Rope  # what the parent hands its layers
+    new_states: NewStates = torch.empty
 
-        new_states: makes space for hidden states, called as torch.empty(shape, dtype=...).
-        """
-        self.settings, self.plan, self.shape, self.new_states = settings, plan, shape, new_states
-        self.device = torch.device(settings.device)
-        self.generator = torch.Generator().manual_seed(settings.seed)
-        self.ridges: dict[Which, int] = {}  # place of the last layer's in the grid
-        self.inputs: Tensor | None = None  # of down_proj (S, L, n), of few tokens, from their statistics on
-        first = embed(model, ids[:1])
-        self.hidden: States = new_states((*ids.shape, first.shape[-1]), dtype=first.dtype)
-        for rows in batches(*ids.shape):
-            self.hidden[rows] = embed(model, ids[rows])
-        rope = rotary(model, ids.shape[1], self.device, first.dtype)
-        self.steps: dict[Which, Step] = {"attention": partial(attention_step, rope=rope), "mlp": mlp_step}
-        aimed = settings.aim == "dense" or (settings.aim == "auto" and plan.ratio > MUCH)
-        walks = aimed and settings.recovery == "least-squares"
-        self.dense: States | None = self.hidden if walks else None  # the dense model's, beside the pruned
-        self.differs = False  # whether the two streams differ by now
 
-    def prune_layer(self, index: int, layer: Layer) -> LayerReport | None:
-        """Narrow `layer`, number `index` of the parent, in place, and pass the text through it. None: it is dropped."""
-        start = time.perf_counter()
-        if self.settings.recovery == "bias":
-            add_biases(layer)
-        targets: dict[Which, States] = {}
-        for which in STEPS if self.dense is not None else ():
-            targets[which] = self.dense = self.pass_on(layer, which, self.dense)
-        if index not in self.plan.layers:
-            self.differs = True
-            return None
-        done = {which: self.prune_step(index, layer, which, targets.get(which)) for which in STEPS}
-        attention, mlp = done["attention"], done["mlp"]
-        return LayerReport(
-            layer=index,
-            error=mlp.error,
-            attention_error=attention.error,
-            ridge=mlp.ridge,
-            seconds=time.perf_counter() - start,
-            kept_neurons=tuple(mlp.kept.tolist()),
-            kept_groups=tuple(attention.kept.tolist()),
-        )
+@dataclass
+class Streams:
+    """What one layer leaves to the next."""
 
-    def prune_step(self, index: int, layer: Layer, which: Which, target: States | None) -> Refit:
-        """The five steps, for one dense layer. target (S, L, d): the stream that it should lead to, None: its own."""
-        plan, place = self.plan, self.plan.layers.index(index)
-        if which == "mlp":
-            keep, kept, whole = plan.neurons[place], plan.kept_neurons, self.shape.neurons[index]
+    pruned: States  # hidden states in the pruned model
+    dense: States | None  # in the dense model; None: nobody aims at them
+    differ: bool = False  # whether the two may differ by now
+    ridge_positions: dict[Step, int] = field(
+        default_factory=dict
+    )  # in the grid of lambdas, of the last layer
+    generator: torch.Generator = field(default_factory=torch.Generator)  # of metrics that draw
+
+    @classmethod
+    def start(cls, pruned: States, settings: Settings, plan: Plan, shape: Shape) -> Streams:
+        """Streams before the first layer, where the pruned model's is the dense one's too. shape: the parent's."""
+        left = shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
+        removed = 1.0 - left / shape.decoder
+        dense = pruned if settings.aims_at_dense(plan.ratio, removed) else None
+        return cls(pruned, dense, generator=torch.Generator().manual_seed(settings.seed))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to become of one dense layer."""
+
+    step: Step
+    full_width: int  # neurons or KV groups that it has
+    keep: int  # how many of them stay
+    named: Sequence[int] | None  # which, where the plan names them
+
+    @classmethod
+    def of(cls, run: Run, index: int, step: Step) -> Task:
+        """The task for a step of layer `index` of the parent, which stays."""
+        plan = run.plan
+        position = plan.layers.index(index)
+        if step == "mlp":
+            named = None if plan.kept_neurons is None else plan.kept_neurons[position]
+            return cls(step, run.shape.neurons[index], plan.neurons[position], named)
+        named = None if plan.kept_groups is None else plan.kept_groups[position]
+        return cls(step, run.shape.kv_groups[index], plan.kv_groups[position], named)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the calibration text says of one dense layer."""
+
+    problem: Problem
+    # inputs X of the dense layer (S, L, n), kept for `pass_on` where they take no more room than the statistics
+    inputs: Tensor | None
+    ridge_position: int | None  # of the chosen lambda in the grid
+
+
+def prune_layer(run: Run, index: int, layer: Layer, streams: Streams) -> LayerReport | None:
+    """Narrow `layer`, number `index` of the parent, in place, and move the streams behind it. None: it is dropped."""
+    start = time.perf_counter()
+    if run.settings.recovery == "bias":
+        add_biases(layer)
+    targets = advance_dense(run, layer, streams)
+    if index not in run.plan.layers:
+        streams.differ = True
+        return None
+    attention = prune_step(run, layer, Task.of(run, index, "attention"), targets.get("attention"), streams)
+    mlp = prune_step(run, layer, Task.of(run, index, "mlp"), targets.get("mlp"), streams)
+    return LayerReport(
+        layer=index,
+        error=mlp.error,
+        attention_error=attention.error,
+        ridge=mlp.ridge,
+        seconds=time.perf_counter() - start,
+        kept_neurons=tuple(mlp.kept.tolist()),
+        kept_groups=tuple(attention.kept.tolist()),
+    )
+
+
+def advance_dense(run: Run, layer: Layer, streams: Streams) -> dict[Step, States]:
+    """Move the dense stream, if there is one, through the layer as it is; what it is behind each step is a target."""
+    targets = dict[Step, States]()
+    if streams.dense is not None:
+        for step in STEPS:
+            behind = run.new_states(tuple(streams.dense.shape), dtype=streams.dense.dtype)
+            pass_on(run, layer, step, streams.dense, behind)
+            targets[step] = streams.dense = behind
+    return targets
+
+
+def prune_step(run: Run, layer: Layer, task: Task, target: States | None, streams: Streams) -> Refit:
+    """The five steps, for one dense layer. target (S, L, d): the stream that it should lead to; None: its own."""
+    refit = Refit(torch.arange(task.full_width))
+    inputs = None
+    if needs_refit(task, streams):
+        gathered = gather(run, layer, task, target, streams)
+        inputs = gathered.inputs
+        if gathered.ridge_position is not None:
+            streams.ridge_positions[task.step] = gathered.ridge_position
+        selection = choose(run, gathered.problem, task, streams.generator)
+        refit = RECOVERIES[run.settings.recovery](gathered.problem, selection)
+        del gathered, selection  # matrices of the size of the layer
+        shrink(layer, task.step, refit.kept, refit.weight, refit.bias)
+        refit = replace(refit, weight=None)
+        streams.differ = True
+    kept_inputs = None if inputs is None else (inputs, refit.kept)
+    if task.step == "mlp":  # the stream between the two steps is this layer's alone, and may be written over
+        pass_on(run, layer, task.step, streams.pruned, streams.pruned, kept_inputs)
+    else:
+        behind = run.new_states(tuple(streams.pruned.shape), dtype=streams.pruned.dtype)
+        pass_on(run, layer, task.step, streams.pruned, behind, kept_inputs)
+        streams.pruned = behind
+    return refit
+
+
+def needs_refit(task: Task, streams: Streams) -> bool:
+    """Whether blocks go, or an MLP that keeps all of them can make good what went before it."""
+    mends = task.step == "mlp" and streams.dense is not None and streams.differ
+    return task.keep < task.full_width or mends
+
+
+def gather(run: Run, layer: Layer, task: Task, target: States | None, streams: Streams) -> Gathered:
+    """Step 1: the statistics of the text in the dense layer, and the ridge that suits it, by two halves of the text."""
+    settings = run.settings
+    hidden = streams.pruned
+    count, length, _ = hidden.shape
+    part = parts(layer)[task.step]
+    linear = part.linear
+    inputs = None
+    if task.step == "mlp" and count * length <= linear.in_features:
+        inputs = torch.empty(count, length, linear.in_features, dtype=hidden.dtype, device=settings.device)
+    searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
+    size = -(-count // 2) if searched else count
+    halves = [
+        sum_statistics(run, layer, task.step, hidden, target, slice(first, min(first + size, count)), inputs)
+        for first in range(0, count, size)
+    ]
+    problem_of = partial(
+        Problem,
+        weight=linear.weight.detach().T.to(halves[0].precision),  # W (n, m)
+        upstream=partial(upstream, layer, task.step),
+        block=part.block,
+        gain=gain_behind(layer, task.step),
+    )
+    if not searched:
+        ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
+        return Gathered(problem_of(halves[0], ridge=ridge), inputs, None)
+    problem = problem_of(halves[0])
+    if (
+        task.named is None
+    ):  # which neurons stay matters little for how hard to hold them: a cheap metric will do
+        likely = energy(problem, task.keep, streams.generator).kept
+    else:
+        likely = torch.tensor(task.named)
+    kept = spread(likely.to(problem.weight.device), part.block)
+    last_position = streams.ridge_positions.get(task.step)
+    ridge, position = choose_ridge(halves[0], halves[1], problem.weight, kept, problem.gain, last_position)
+    return Gathered(problem_of(halves[0] + halves[1], ridge=ridge), inputs, position)
+
+
+def sum_statistics(
+    run: Run,
+    layer: Layer,
+    step: Step,
+    hidden: States,
+    target: States | None,
+    sequences: slice,
+    inputs: Tensor | None,
+) -> Statistics:
+    """The statistics over some `sequences`, whose inputs of the dense layer are written to `inputs`, if given."""
+    settings = run.settings
+    linear = parts(layer)[step].linear
+    device = linear.weight.device
+    length = hidden.shape[1]
+    needs_matrix = settings.recovery == "mask" or settings.neuron_metric == "mask-condition"
+    few = hidden.shape[0] * length < tokens_for_gram(linear.in_features)
+    form: type[Statistics] = TokenStatistics if few and not needs_matrix else Gram
+    statistics = form.zeros(linear.in_features, None if target is None else linear.out_features, device)
+    for batch in batches(sequences.stop - sequences.start, length):
+        rows = slice(sequences.start + batch.start, sequences.start + batch.stop)
+        before = hidden[rows].to(device)
+        after, x = run_step(layer, step, before, run.rope)
+        wanted_output = None
+        if target is not None:
+            wanted_output = dense_target(layer, step, target[rows].to(device) - before, x)
+        weights = token_weight(after) if settings.token_weights else None
+        del before, after  # beside the products, and x and wanted_output while the next ones are made
+        if inputs is not None:
+            inputs[rows] = x
+        statistics.add(x, wanted_output, weights)
+        del x, wanted_output
+    return statistics
+
+
+def choose(run: Run, problem: Problem, task: Task, generator: torch.Generator) -> Selection:
+    """Step 2: which blocks stay, the best `task.keep` by the metric, or those that the plan names."""
+    if task.named is not None:
+        return Selection(torch.tensor(task.named), torch.full((problem.blocks,), torch.nan))
+    return METRICS[run.settings.neuron_metric](problem, task.keep, generator)
+
+
+def pass_on(
+    run: Run,
+    layer: Layer,
+    step: Step,
+    hidden: States,
+    out: States,
+    kept_inputs: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """Step 5: all sequences through one residual step, from `hidden` to `out`, which may be the same.
+
+    kept_inputs: inputs X (S, L, n) of the dense layer as it was, and which of them stay (k,): they need not be computed
+    again.
+    """
+    for rows in batches(*hidden.shape[:2]):
+        before = hidden[rows].to(run.settings.device)
+        if kept_inputs is None:
+            out[rows] = run_step(layer, step, before, run.rope)[0]
         else:
-            keep, kept, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
-        named = None if kept is None else kept[place]
-        if keep == whole and not (which == "mlp" and self.dense is not None and self.differs):
-            refit = Refit(torch.arange(whole))
-        else:
-            self.differs = True
-            problem = self.collect_statistics(layer, which, target, keep, named)  # 1
-            selection = self.choose(problem, keep, named)  # 2
-            refit = RECOVERIES[self.settings.recovery](problem, selection)  # 3
-            del problem, selection  # matrices of the size of the layer
-            shrink(layer, which, refit.kept, refit.weight, refit.bias)  # 4
-            refit = replace(refit, weight=None)
-        # the stream between the two steps is this layer's alone, and may be written over
-        self.hidden = self.pass_on(
-            layer, which, self.hidden, self.hidden if which == "mlp" else None, refit.kept
-        )  # 5
-        self.inputs = None
-        return refit
-
-    def collect_statistics(
-        self, layer: Layer, which: Which, target: States | None, keep: int, named: tuple[int, ...] | None
-    ) -> Problem:
-        """The statistics of the text in the dense layer, and the ridge that suits it (by two halves of the text)."""
-        settings, (count, length, _) = self.settings, self.hidden.shape
-        searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
-        if which == "mlp" and count * length <= (whole := parts(layer)[which].linear.in_features):
-            # no more room than the sums take: what the pruned layer would compute again
-            self.inputs = torch.empty(count, length, whole, dtype=self.hidden.dtype, device=self.device)
-        size = -(-count // (1 + searched))
-        starts = range(0, count, size)
-        halves = [self.statistics(layer, which, target, start, min(start + size, count)) for start in starts]
-        part, gain = parts(layer)[which], gain_behind(layer, which)
-        weight = part.linear.weight.detach().T.to(halves[0].precision)  # W (n, m)
-        own = partial(upstream, layer, which)
-        make = partial(Problem, weight=weight, upstream=own, block=part.block, gain=gain)
-        if not searched:
-            return make(halves[0], ridge=RIDGE if isinstance(settings.ridge, str) else settings.ridge)
-        # which neurons stay matters little for how hard to hold them: a cheap metric will do
-        likely = energy(make(halves[0]), keep, self.generator).kept if named is None else torch.tensor(named)
-        inputs, last = spread(likely.to(weight.device), part.block), self.ridges.get(which)
-        ridge, self.ridges[which] = choose_ridge(halves[0], halves[1], weight, inputs, gain, last)
-        return make(halves[0] + halves[1], ridge=ridge)
-
-    def statistics(
-        self, layer: Layer, which: Which, target: States | None, first: int, last: int
-    ) -> Statistics:
-        """The statistics over sequences `first` to `last` - 1; of few tokens beside so many inputs, the tokens."""
-        linear = parts(layer)[which].linear
-        masked = self.settings.recovery == "mask" or self.settings.neuron_metric == "mask-condition"
-        tokens = self.hidden.shape[0] * self.hidden.shape[1]
-        few = tokens < enough(linear.in_features) and not masked  # a mask needs the matrix
-        kind: type[Statistics] = TokenStatistics if few else Gram
-        outputs = None if target is None else linear.out_features
-        statistics = kind.zeros(linear.in_features, outputs, linear.weight.device)
-        for rows in batches(last - first, self.hidden.shape[1]):
-            rows = slice(first + rows.start, first + rows.stop)
-            before = self.hidden[rows].to(linear.weight.device)
-            after, x = self.steps[which](layer, before)
-            wanted = None
-            if target is not None:
-                wanted = dense_target(layer, which, target[rows].to(linear.weight.device) - before, x)
-            trust = token_weight(after) if self.settings.token_weights else None
-            del before, after  # beside the products, and x and wanted while the next ones are made
-            if self.inputs is not None:
-                self.inputs[rows] = x
-            statistics.add(x, wanted, trust)
-            del x, wanted
-        return statistics
-
-    def choose(self, problem: Problem, keep: int, named: tuple[int, ...] | None) -> Selection:
-        """Which blocks stay: the best `keep` by the metric, or those that the plan names."""
-        if named is not None:
-            return Selection(torch.tensor(named), torch.full((problem.blocks,), torch.nan))
-        return METRICS[self.settings.neuron_metric](problem, keep, self.generator)
-
-    def pass_on(
-        self,
-        layer: Layer,
-        which: Which,
-        hidden: States,
-        out: States | None = None,
-        kept: Tensor | None = None,
-    ) -> States:
-        """All sequences through one residual step, into `out` (may be `hidden`), or new; kept (k,): of the `inputs`."""
-        out = self.new_states(tuple(hidden.shape), dtype=hidden.dtype) if out is None else out
-        for rows in batches(*hidden.shape[:2]):
-            before, x = (
-                hidden[rows].to(self.device),
-                None if self.inputs is None else self.inputs[rows][..., kept],
-            )
-            out[rows] = (
-                self.steps[which](layer, before)[0] if x is None else answered(layer, which, before, x)
-            )
-        return out
-
-    def progress_made(self) -> dict[str, Any]:
-        """What the next layers need of the last ones beside the hidden states, as JSON."""
-        return {
-            "differs": self.differs,
-            "ridges": self.ridges,
-            "generator": self.generator.get_state().tolist(),
-        }
-
-    def resume(self, made: dict[str, Any], hidden: States, dense: States | None) -> None:
-        """Go on from where another pruner with the same request was when it had `progress_made`."""
-        self.hidden, self.dense, self.differs, self.ridges = hidden, dense, made["differs"], made["ridges"]
-        self.generator.set_state(torch.tensor(made["generator"], dtype=torch.uint8))
+            inputs, kept = kept_inputs
+            out[rows] = answered(layer, step, before, inputs[rows][..., kept])

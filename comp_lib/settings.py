@@ -10,39 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, suggestion
 from .importance import LAYER_METRICS
+from .methods import METHODS, RECOVERY_NAMES, method_of
 
 if TYPE_CHECKING:
     from .plan import PlanRequest
     from .shape import Shape
 
-# Baselines that choose the widths themselves (see `baselines`), and the settings that this leaves them.
-BASELINES: dict[str, dict[str, tuple[object, ...]]] = {
-    "llm-pruner": {"layers": ("auto", 0), "widths": ("uniform",)},
-    "flap": {"layers": ("auto", 0), "widths": ("uniform",), "kv_groups": (None,)},
-    "slimgpt": {"layers": ("auto", 0), "widths": ("uniform",)},
-    "shortgpt": {
-        "layers": ("auto",),
-        "kv_groups": (None,),
-        "widths": ("uniform",),
-        "recovery": ("least-squares", "mask", "none"),  # no bias: no channel goes whose mean it could be
-    },
-}
-METHODS = ("comp", "magnitude", "wanda-sp", "random", *BASELINES)
-RECOVERIES = ("least-squares", "mask", "bias", "none")
 # The same for all layers, which any runtime loads; by layer importance, the paper's; by measurement, the best.
 WIDTHS = ("uniform", "per-layer", "measured")
-
-
-def default_recovery(method: str, biases: bool = True) -> str:
-    """What the makers of a method do after the cut (LLM-Pruner fine-tunes, which no method here may).
-
-    A metric that is none of METHODS, such as one of your own, gets COMP's refit: it is compared with COMP's metric.
-    biases: whether the model's family has room for them; without, FLAP goes without.
-    """
-    own = {"comp": "least-squares", "slimgpt": "least-squares", "flap": "bias" if biases else "none"}
-    return own.get(str(method), "none" if method in METHODS else "least-squares")
-
-
+AIMS = ("self", "dense", "auto")
 # What to set for a whole recipe. What each costs and reaches: benchmarks/RESULTS.md. The paper's share of whole layers
 # is our choice: the digests name none.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -61,7 +37,10 @@ PRESETS_IN_WORDS = {
     "best": "widths by measurement, and 256 sequences of text",
     "paper": "whole layers, then widths by layer importance, then a tuned mask",
 }
-MUCH = 0.2  # of the decoder: where more goes, the aim "auto" is the dense model's stream, at the price of a second walk
+LARGE_RATIO = 0.2  # of the decoder: where more is to go, the aim "auto" is the dense model's stream
+ROUNDING = (
+    0.02  # of the decoder: so much more than was asked for may go because widths are multiples of something
+)
 # What `comp-lib prune` takes where nothing else is said. Of text: 128 sequences, or what SEQUENCES says. Of mixtures
 # as many or PER_NEURON tokens for each neuron of a layer, but at most MOST_TOKENS, which they have with any tokenizer.
 DEFAULTS: dict[str, Any] = {
@@ -72,10 +51,15 @@ DEFAULTS: dict[str, Any] = {
     "device": "cpu",
 }
 SEQUENCES = {"best": 256}
-PER_NEURON, MOST_TOKENS = 8, 65_536
+PER_NEURON = 8
+MOST_TOKENS = 65_536
 
-MOST_LAYERS, LARGEST_RIDGE = 10_000, 1e6  # nothing is left of a fit by then
-NUMBERS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings that are numbers -> their types, in words
+MOST_LAYERS = 10_000
+LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
+LARGEST_INTEGER = 2**63 - 1
+NUMBERS: dict[
+    str, tuple[tuple[type, ...], str]
+] = {  # settings that are numbers -> their types, and those in words
     "multiple": ((int, type(None)), "a whole number or None"),
     "seed": ((int,), "a whole number"),
     "kv_groups": ((int, type(None)), "a whole number or None"),
@@ -90,94 +74,150 @@ class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens.
 
     Raises InputError by the name of what is wrong; a ratio that is none is refused by `plan.PlanRequest`.
+
+        Settings(ratio=0.3)  # COMP with its defaults, a third less
+        Settings(ratio=0.3, **PRESETS["best"])
+        Settings(method="wanda-sp", recovery="none")
     """
 
-    ratio: float = 0.2  # part of the decoder's parameters to remove, at least
-    method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
-    layers: float | str = (
-        "auto"  # whole layers to drop, or their share; "auto": what widths alone cannot carry
-    )
-    layer_metric: str = "loss"  # or "block-influence", the paper's, which is fooled by some layers
-    widths: str = "uniform"  # one of WIDTHS
-    kv_groups: int | None = None  # KV groups to keep in each layer; None: all
-    recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`
-    aim: str = (
-        "self"  # of the least squares: the layer's own output, the "dense" model's stream, or "auto", by MUCH
-    )
-    ridge: float | str = (
-        "auto"  # lambda of the solves, relative to each input's own energy; "auto": by held-out text
-    )
-    token_weights: bool = True  # divide each token by the norm of its residual stream
-    multiple: int | None = (
-        None  # widths are multiples of this; None: 64, or the first half of it that is fine enough
-    )
+    ratio: float = 0.2
+    """Part of the decoder's parameters to remove, at least."""
+    method: str = "comp"
+    """One of METHODS, or any name in importance.neurons.METRICS."""
+    layers: float | str = "auto"
+    """Whole layers to drop, or their share; "auto": what widths alone cannot carry."""
+    layer_metric: str = "loss"
+    """What whole layers are judged by: or "block-influence", the paper's, which is fooled by some layers."""
+    widths: str = "uniform"
+    """How much each layer keeps: one of WIDTHS."""
+    kv_groups: int | None = None
+    """KV groups to keep in each layer; None: all."""
+    recovery: str = "least-squares"
+    """One of RECOVERY_NAMES, for any method; its own is `methods.default_recovery`."""
+    aim: str = "self"
+    """Of the least squares: the layer's own output ("self"), the "dense" model's stream, or "auto", by LARGE_RATIO."""
+    ridge: float | str = "auto"
+    """lambda of the solves, relative to each input's own energy; "auto": by held-out text."""
+    token_weights: bool = True
+    """Whether each token is divided by the norm of its residual stream."""
+    multiple: int | None = None
+    """Widths are multiples of this; None: of 64, or of the first half of it that is fine enough."""
     seed: int = 0
-    device: str = "cpu"  # where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1"
+    device: str = "cpu"
+    """Where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1"."""
 
     def __post_init__(self) -> None:
-        from .importance.neurons import METRICS, RIDGE
-        from .system.machine import available_device
+        self._check_numbers()
+        self._check_names()
+        self._check_ranges()
+        self._check_device()
+        self._check_combinations()
 
+    def _check_numbers(self) -> None:
         for name, (kinds, words) in NUMBERS.items():
             value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, kinds)
-                or (type(value) is int and abs(value) >= 2**63)
-            ):
-                raise InputError(f"expected {name} to be {words}, got {value!r}: write another")
+            fits = isinstance(value, kinds) and not isinstance(value, bool)
+            if not fits or (isinstance(value, int) and abs(value) > LARGEST_INTEGER):
+                raise InputError(expected=f"{name} to be {words}", got=repr(value), hint="write another")
+
+    def _check_names(self) -> None:
+        from .importance.neurons import METRICS
+
         for name, value, options in (
             ("method", self.method, tuple(dict.fromkeys((*METHODS, *METRICS)))),
-            ("recovery", self.recovery, RECOVERIES),
-            ("aim", self.aim, ("self", "dense", "auto")),
+            ("recovery", self.recovery, RECOVERY_NAMES),
+            ("aim", self.aim, AIMS),
             ("widths", self.widths, WIDTHS),
             ("layer metric", self.layer_metric, LAYER_METRICS),
         ):
             if value not in options:
-                hint = suggestion(str(value), options)
-                raise InputError(f"expected {name} to be one of {', '.join(options)}, got {value!r}: {hint}")
-        if self.widths == "measured" and self.recovery != "least-squares":
-            wanted = "the recovery least-squares with measured widths, for which they are measured"
-            raise InputError(
-                f"expected {wanted}, got {self.recovery!r}: choose other widths, or the preset stock"
-            )
+                raise InputError(
+                    expected=f"{name} to be one of {', '.join(options)}",
+                    got=repr(value),
+                    hint=suggestion(str(value), options),
+                )
+
+    def _check_ranges(self) -> None:
+        from .importance.neurons import RIDGE
+
         layers = self.layers
-        if layers != "auto" and (
-            isinstance(layers, str) or not 0 <= layers <= MOST_LAYERS or max(1, layers) % 1
-        ):
-            wanted = "layers to be a number or 'auto', or a share below 1"
-            raise InputError(f"expected {wanted}, got {self.layers!r}: say how many are dropped")
+        if layers != "auto":
+            if isinstance(layers, str) or not 0 <= layers <= MOST_LAYERS or max(1, layers) % 1:
+                raise InputError(
+                    expected="layers to be a number or 'auto', or a share below 1",
+                    got=repr(layers),
+                    hint="say how many are dropped",
+                )
         if self.ridge != "auto" and (isinstance(self.ridge, str) or not 0.0 < self.ridge <= LARGEST_RIDGE):
-            wanted = f"a ridge above 0, at most {LARGEST_RIDGE:g}, or 'auto'"
-            raise InputError(f"expected {wanted}, got {self.ridge}: {RIDGE:g} suits 8,000 tokens")
+            raise InputError(
+                expected=f"a ridge above 0, at most {LARGEST_RIDGE:g}, or 'auto'",
+                got=self.ridge,
+                hint=f"{RIDGE:g} suits 8,000 tokens",
+            )
+
+    def _check_device(self) -> None:
+        from .system.machine import available_device
+
         if self.device == "auto":
             raise InputError(
-                "expected the name of a device, got 'auto': ask system.machine.available_device for it"
+                expected="the name of a device",
+                got="'auto'",
+                hint="ask system.machine.available_device for it",
             )
         available_device(self.device, double=True)
-        for name, allowed in BASELINES.get(self.method, {}).items():
-            if getattr(self, name) not in allowed:
-                wanted = (
-                    f"{' or '.join(map(str, allowed))} with the method {self.method}, which decides the rest"
+
+    def _check_combinations(self) -> None:
+        if self.widths == "measured" and self.recovery != "least-squares":
+            raise InputError(
+                expected="the recovery least-squares with measured widths, for which they are measured",
+                got=repr(self.recovery),
+                hint="choose other widths, or the preset stock",
+            )
+        if self.aim == "dense" and self.recovery != "least-squares":
+            raise InputError(
+                expected="the recovery least-squares with the aim 'dense', which no other has",
+                got=repr(self.recovery),
+                hint="choose the aim self, or the preset stock",
+            )
+        for name, allowed in method_of(self.method).allowed.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                options = " or ".join(map(str, allowed))
+                raise InputError(
+                    expected=f"{name} to be {options} with the method {self.method}, which decides the rest",
+                    got=repr(value),
+                    hint="leave it out, or choose another method or the preset stock",
                 )
-                got = f"{getattr(self, name)!r}: leave it out, or choose another method or the preset stock"
-                raise InputError(f"expected {name} to be {wanted}, got {got}")
 
     @property
     def neuron_metric(self) -> str:
-        """COMP's metric presumes its recovery, so the recovery decides which of the two it is."""
-        if self.method not in ("comp", "slimgpt"):
-            return self.method
+        """A name in METRICS. COMP's metric presumes its recovery, so the recovery decides which of the two it is."""
+        metric = method_of(self.method).neuron_metric or self.method
+        if metric != "condition":
+            return metric
         return "full-condition" if self.recovery == "least-squares" else "mask-condition"
+
+    def aims_at_dense(self, asked: float, removed: float) -> bool:
+        """Whether the fit aims at the dense model's stream, at the price of a second walk.
+
+        asked, removed: parts of the decoder that a plan was to remove, and removes. Of a plan that somebody made or
+        changed by hand the two may differ by more than ROUNDING.
+        """
+        large = asked > LARGE_RATIO or removed > LARGE_RATIO + ROUNDING
+        aimed = self.aim == "dense" or (self.aim == "auto" and large)
+        return aimed and self.recovery == "least-squares"
 
     def request(self, shape: Shape, name: str = "") -> PlanRequest:
         """What a planner for a model of that shape and name is asked for; no layers are dropped yet."""
         from .hybrid_granularity.uniform import fitting_multiple
         from .plan import PlanRequest
 
-        biased = self.recovery == "bias"
         request = PlanRequest(
-            shape=shape, ratio=self.ratio, kv_groups=self.kv_groups, parent=name, biased=biased
+            shape=shape,
+            ratio=self.ratio,
+            kv_groups=self.kv_groups,
+            parent=name,
+            biased=self.recovery == "bias",
         )
-        fitting = fitting_multiple(request, self.layers) if self.multiple is None else self.multiple
-        return replace(request, multiple=fitting)
+        multiple = fitting_multiple(request, self.layers) if self.multiple is None else self.multiple
+        return replace(request, multiple=multiple)

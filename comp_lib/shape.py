@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .families import layers_of, parts
-from .families.protocol import STEPS, Model
+from .decoder import Decoder, as_decoder
+from .families.find import Part, layers_of, parts
+from .families.protocol import Model
 
 
 def span(widths: Sequence[int]) -> str:
@@ -45,34 +46,42 @@ class Shape:
     other_parameters: int  # embeddings, head (once, if tied) and the final norm
 
     @classmethod
-    def of(cls, model: Model) -> Shape:
+    def of(cls, model: Model | Decoder) -> Shape:
         """Read the shape from the tensors of `model`: its config cannot describe every pruned model.
 
-        A model that is read layer by layer (`disk.model_on_disk`) brings its shape along.
         Where some attention is more than KV groups, each is one group that no parameter belongs to.
         """
-        if isinstance(known := getattr(model, "shape", None), cls):
-            return known
-        layers = list(layers_of(model))
-        mixers, mlps = ([parts(layer)[which] for layer in layers] for which in STEPS)
-
-        costs = []  # of one block: rows of what produces it, and its inputs of the dense layer
-        for part in (mixers[0], mlps[0]):
-            made = [(getattr(part.module, name), rows.shape[1]) for name, rows in part.rows.items()]
-            produced = sum(count * (linear.in_features + (linear.bias is not None)) for linear, count in made)
-            costs.append(part.block * part.linear.out_features + produced)
-        neurons, hidden = tuple(part.linear.in_features for part in mlps), mlps[0].linear.out_features
-        first, (group, neuron) = mixers[0], costs
-        head_dim = first.module.head_dim if first.grouped else first.block
-        if all(part.grouped for part in mixers):
-            kv_groups = tuple(part.linear.in_features // first.block for part in mixers)
+        structure = as_decoder(model).structure
+        layers = list(layers_of(structure))
+        layer_parts = [parts(layer) for layer in layers]
+        attentions = [part["attention"] for part in layer_parts]
+        mlps = [part["mlp"] for part in layer_parts]
+        neuron_parameters = _block_parameters(mlps[0])
+        neurons = tuple(mlp.linear.in_features for mlp in mlps)
+        if all(attention.grouped for attention in attentions):
+            group_parameters = _block_parameters(attentions[0])
+            kv_groups = tuple(attention.linear.in_features // attention.block for attention in attentions)
         else:
-            kv_groups, group = (1,) * len(layers), 0
-        whole = [sum(p.numel() for p in layer.parameters()) for layer in layers]
-        widths = zip(whole, neurons, kv_groups, strict=True)
-        fixed = tuple(count - width * neuron - groups * group for count, width, groups in widths)
-        other = sum(p.numel() for p in model.parameters()) - sum(whole)  # a tied head is one parameter here
-        return cls(hidden, head_dim, first.block // head_dim, neurons, kv_groups, neuron, group, fixed, other)
+            group_parameters = 0
+            kv_groups = (1,) * len(layers)
+        head_dim = attentions[0].module.head_dim if attentions[0].grouped else attentions[0].block
+        layer_totals = [sum(weight.numel() for weight in layer.parameters()) for layer in layers]
+        fixed = [
+            total - width * neuron_parameters - groups * group_parameters
+            for total, width, groups in zip(layer_totals, neurons, kv_groups, strict=True)
+        ]
+        total = sum(weight.numel() for weight in structure.parameters())  # a tied head is one parameter here
+        return cls(
+            hidden=mlps[0].linear.out_features,
+            head_dim=head_dim,
+            group_heads=attentions[0].block // head_dim,
+            neurons=neurons,
+            kv_groups=kv_groups,
+            neuron_parameters=neuron_parameters,
+            group_parameters=group_parameters,
+            layer_parameters=tuple(fixed),
+            other_parameters=total - sum(layer_totals),
+        )
 
     @property
     def layers(self) -> int:
@@ -132,3 +141,12 @@ class Shape:
             )
         fixed = fixed[: len(neurons)]
         return replace(self, neurons=tuple(neurons), kv_groups=tuple(kv_groups), layer_parameters=fixed)
+
+
+def _block_parameters(part: Part) -> int:
+    """Parameters of one block of a part: the rows that produce its inputs of the dense layer, and what reads them."""
+    total = part.block * part.linear.out_features
+    for name, rows in part.rows.items():
+        linear = getattr(part.module, name)
+        total += rows.shape[1] * (linear.in_features + (linear.bias is not None))
+    return total

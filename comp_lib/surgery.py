@@ -15,49 +15,60 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .families import family_of, layers_of, parts
-from .families.layer import shrunk
-from .families.protocol import Layer, Model, Which
+from .families.find import layers_of, parts, remember_widths
+from .families.protocol import CausalLM, Layer, Model, Step
+from .families.table import family_of
 from .shape import Shape
 
+ROWS_IN_FLOAT64 = 1024  # of a matrix at once: all of it may be a gigabyte
 
-def shallow_copy(model: nn.Module) -> nn.Module:
+
+def shallow_copy(model: Model) -> CausalLM:
     """A second model with its own structure and config around the same tensors: surgery replaces, never writes."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    copied: CausalLM = copy.deepcopy(model, tensors)  # type: ignore[assignment]
+    return copied
 
 
-def upstream(layer: Layer, which: Which) -> Tensor:
+def upstream(layer: Layer, step: Step) -> Tensor:
     """Squared norm of the weights that produce each block of the dense layer's inputs: (blocks,), float64."""
-    part, norms = parts(layer)[which], []
+    part = parts(layer)[step]
+    norms = []
     for name, rows in part.rows.items():
-        pieces = (
-            getattr(part.module, name).weight.detach().split(1024)
-        )  # in float64 at once it may be a gigabyte
-        norms.append(torch.cat([piece.double().square().sum(1) for piece in pieces])[rows].sum(1))
+        weight = getattr(part.module, name).weight.detach()
+        row_norms = [piece.double().square().sum(1) for piece in weight.split(ROWS_IN_FLOAT64)]
+        norms.append(torch.cat(row_norms)[rows].sum(1))
     return torch.stack(norms).sum(0)
 
 
 def shrink(
-    layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None
+    layer: Layer,
+    step: Step,
+    kept: Tensor,
+    weight: Tensor | None = None,
+    bias_change: Tensor | None = None,
 ) -> None:
     """Keep the neurons or KV groups `kept` (ascending) of a layer.
 
-    weight (n, m) replaces the dense layer's in the y = X W orientation; shift (m,) is added to the bias that it must
-    then have (`add_biases`).
+    weight (n, m) replaces the dense layer's in the y = X W orientation; bias_change (m,) is added to the bias that it
+    must then have (`add_biases`).
     """
-    part = parts(layer)[which]
-    dense, inputs = part.linear, spread(kept, part.block).to(part.linear.weight.device)
+    part = parts(layer)[step]
     for name, rows in part.rows.items():
         linear = getattr(part.module, name)
-        index = rows[kept.cpu()].flatten().sort().values.to(linear.weight.device)
-        bias = None if linear.bias is None else linear.bias.detach()[index]
-        setattr(part.module, name, _linear(linear.weight.detach()[index], bias, linear))
-    source = dense.weight.detach() if weight is None else weight.T.to(dense.weight)
+        kept_rows = rows[kept.cpu()].flatten().sort().values.to(linear.weight.device)
+        row_bias = None if linear.bias is None else linear.bias.detach()[kept_rows]
+        setattr(part.module, name, _linear(linear.weight.detach()[kept_rows], row_bias, linear))
+    dense = part.linear
+    inputs = spread(kept, part.block).to(dense.weight.device)
+    new_weight = dense.weight.detach() if weight is None else weight.T.to(dense.weight)
     bias = None if dense.bias is None else dense.bias.detach().clone()
-    if shift is not None:
-        bias += shift.to(bias)
-    setattr(part.module, part.dense, _linear(source[:, inputs].contiguous(), bias, dense))
-    shrunk(layer)
+    if bias_change is not None:
+        if bias is None:
+            raise ValueError("expected a dense layer with a bias to add to, got none: call add_biases first")
+        bias += bias_change.to(bias)
+    setattr(part.module, part.linear_name, _linear(new_weight[:, inputs].contiguous(), bias, dense))
+    remember_widths(layer)
 
 
 def spread(blocks: Tensor, size: int) -> Tensor:
@@ -68,14 +79,17 @@ def spread(blocks: Tensor, size: int) -> Tensor:
 def check_biases(model: Model) -> None:
     """Raises InputError unless the config of this family can say that dense layers have biases."""
     if not family_of(model).bias_fields:
-        got = f"{model.config.model_type}: choose 'none' or 'least-squares'"
-        raise InputError(f"expected a model whose config knows mlp_bias, for the recovery 'bias', got {got}")
+        raise InputError(
+            expected="a model whose config knows mlp_bias, for the recovery 'bias'",
+            got=model.config.model_type,
+            hint="choose 'none' or 'least-squares'",
+        )
 
 
 def add_biases(layer: Layer) -> None:
     """Give each dense layer that has no bias one of zeros: a stock config has them everywhere or nowhere."""
     for part in parts(layer).values():
-        for name in (*part.rows, part.dense):
+        for name in (*part.rows, part.linear_name):
             linear = getattr(part.module, name)
             if linear.bias is None:
                 weight = linear.weight.detach()
@@ -89,8 +103,8 @@ def keep_layers(model: Model, layers: Sequence[int]) -> None:
     """
     stack = layers_of(model)
     for name, entries in list(vars(model.config).items()):
-        whole = isinstance(entries, list) and len(entries) == len(stack)
-        if whole and not name.endswith(("_id", "_ids", "architectures")):
+        entry_a_layer = isinstance(entries, list) and len(entries) == len(stack)
+        if entry_a_layer and not name.endswith(("_id", "_ids", "architectures")):
             setattr(model.config, name, [entries[index] for index in layers])
     for index in sorted({*range(len(stack))} - {*layers}, reverse=True):
         del stack[index]
@@ -102,10 +116,10 @@ def keep_layers(model: Model, layers: Sequence[int]) -> None:
 
 
 def update_config(model: Model) -> None:
-    """Make `model.config` describe the tensors, where one width can: widths that differ need `models.meta_model`."""
-    shape, family = Shape.of(model), family_of(model)
-    for name, which in family.bias_fields.items():
-        biased = any(parts(layer)[which].linear.bias is not None for layer in layers_of(model))
+    """Make `model.config` describe the tensors, where one width can: for others see `models.meta_model`."""
+    shape = Shape.of(model)
+    for name, step in family_of(model).bias_fields.items():
+        biased = any(parts(layer)[step].linear.bias is not None for layer in layers_of(model))
         setattr(model.config, name, biased)
     if shape.uniform:
         model.config.intermediate_size = shape.neurons[0]
@@ -115,14 +129,12 @@ def update_config(model: Model) -> None:
         model.config.num_attention_heads = shape.kv_groups[0] * shape.group_heads
 
 
-def _linear(weight: Tensor, bias: Tensor | None, old: nn.Linear) -> nn.Linear:
-    """A layer with these tensors, trainable and in training mode exactly as `old` was."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta").train(
-        old.training
-    )
-    linear.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
+def _linear(weight: Tensor, bias: Tensor | None, original: nn.Linear) -> nn.Linear:
+    """A layer with these tensors, trainable and in training mode exactly as `original` was."""
+    outputs, inputs = weight.shape
+    linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta").train(original.training)
+    linear.weight = nn.Parameter(weight, requires_grad=original.weight.requires_grad)
     if bias is not None:
-        linear.bias = nn.Parameter(
-            bias, requires_grad=(old.weight if old.bias is None else old.bias).requires_grad
-        )
+        template = original.weight if original.bias is None else original.bias
+        linear.bias = nn.Parameter(bias, requires_grad=template.requires_grad)
     return linear

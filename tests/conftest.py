@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import os
@@ -155,6 +156,22 @@ def tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",
         model_max_length=TINY["max_position_embeddings"],
     )
+
+
+@pytest.fixture
+def bare_tokenizer(tokenizer):
+    """A tokenizer that puts nothing before a text, and so leaves start tokens to the library."""
+    bare = copy.deepcopy(tokenizer)
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    return bare
+
+
+@pytest.fixture
+def short_file(tmp_path):
+    """A text much shorter than what ships, of which it is the beginning."""
+    path = tmp_path / "short.txt"
+    path.write_text((DATA / "calibration.txt").read_text("utf-8")[:3000], "utf-8")
+    return path
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # What scripts begin with; no module that one runs as a program, and nothing that starts threads.
-MODULES = ("torch", "transformers.models.llama.modeling_llama", "comp_lib.prune", "comp_lib.disk.from_disk")
+MODULES = ("torch", "transformers.models.llama.modeling_llama", "comp_lib.comp", "comp_lib.disk.from_disk")
 MODULES += (
     "comp_lib.cli.app",
     "comp_lib.evaluation.by_kind",

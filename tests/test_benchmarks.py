@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from variants import build, tokens
 
-from comp_lib.prune import prune
+from comp_lib.comp import prune
+from comp_lib.errors import InputError
+from comp_lib.models.wheels import WHEELS
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram
@@ -24,7 +27,7 @@ SETTINGS = Settings(ratio=0.2, multiple=4, layers=0)
 
 @pytest.fixture
 def script(monkeypatch):
-    """One of benchmarks/, by its name."""
+    """Imports a script of benchmarks/ by its name."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module
 
@@ -32,12 +35,29 @@ def script(monkeypatch):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_each_says_what_it_can_be_asked(script, name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as ending:
         script(name).main()
-    assert ended.value.code == 0 and f"usage: {name}.py" in capsys.readouterr().out
+    assert ending.value.code == 0 and f"usage: {name}.py" in capsys.readouterr().out
 
 
-# --- limit.py ---------------------------------------------------------------------------------------------------------
+# --- models.py --------------------------------------------------------------------------------------------
+
+
+def test_models_of_the_benchmarks_are_no_names_of_the_library(script, monkeypatch):
+    def nothing_installed(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    models = script("models")
+    monkeypatch.setattr(importlib.metadata, "files", nothing_installed)
+    assert not set(models.MODELS) & set(WHEELS)
+    assert models.located("smollm2-135m") == "smollm2-135m"
+    for name, model in models.MODELS.items():
+        with pytest.raises(InputError, match=f"the package {model['packages'][0]} for '{name}'") as refusal:
+            models.located(name)
+        assert model["install"] in str(refusal.value) and model["version"] in model["install"]
+
+
+# --- limit.py ---------------------------------------------------------------------------------------------
 
 
 def run_of(limit, model, ids, settings=SETTINGS):
@@ -46,14 +66,17 @@ def run_of(limit, model, ids, settings=SETTINGS):
 
 
 def counted(work):
+    """Operations that torch counts in `work()`."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         work()
     return counter.get_total_flops()
 
 
 def test_a_pass_is_what_torch_counts(script):
-    model, ids = build("gqa"), tokens(4, 16)
-    run, layer = run_of(script("limit"), model, ids), model.model.layers[0]
+    model = build("gqa")
+    ids = tokens(4, 16)
+    run = run_of(script("limit"), model, ids)
+    layer = model.model.layers[0]
     hidden = torch.randn(*ids.shape, run.shape.hidden)
     assert run.through_mlp(run.shape.neurons[0]).model == counted(lambda: layer.mlp(hidden))
     queries = run.shape.kv_groups[0] * run.shape.group_heads * run.shape.head_dim
@@ -66,12 +89,12 @@ def test_a_pass_is_what_torch_counts(script):
 def test_half_of_a_symmetric_product_is_enough(script):
     x = torch.randn(64, 48)
     run = run_of(script("limit"), build("gqa"), tokens(8, 64))
-    sums, *_ = run.dense_layer(48, 32)
-    assert 2 * sums.single == counted(lambda: Gram.zeros(48).add(x)) * run.tokens / 64
+    assert 2 * run.sums(48).single == counted(lambda: Gram.zeros(48).add(x)) * run.tokens / 64
 
 
 @pytest.mark.parametrize("size", [(2, 8), (8, 32)], ids=["few tokens", "many"])
 def test_no_run_multiplies_less(script, size):
-    model, ids = build("gqa"), tokens(*size)
+    model = build("gqa")
+    ids = tokens(*size)
     work = run_of(script("limit"), model, ids).work()  # factors, inverses and solves are not in torch's count
     assert 0 < work.model + work.single < counted(lambda: prune(model, ids, SETTINGS))

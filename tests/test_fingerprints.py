@@ -19,10 +19,10 @@ import pytest
 import torch
 from variants import build, tokens
 
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.comp import Pruned, prune
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.models.load import EMBEDDED, load_model
-from comp_lib.prune import Pruned, prune
 from comp_lib.settings import PRESETS, Settings
 
 STORED = Path(__file__).with_name("fingerprints.json")

@@ -10,9 +10,9 @@ import pytest
 import torch
 import variants
 
+from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.healing import JUDGING_SEQUENCES, Healing, divergence, heal, rate
-from comp_lib.prune import prune
 from comp_lib.settings import Settings
 
 pytestmark = pytest.mark.slow

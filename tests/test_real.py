@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from test_fingerprints import check, fingerprint, real
 
-from comp_lib.calibration.text import load_text
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.texts import load_text
+from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.comp import prune
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.models.save import Provenance, save_checkpoint
-from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 

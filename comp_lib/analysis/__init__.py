@@ -12,8 +12,8 @@ Each function returns one row an observation; `COLUMNS` says what the columns me
 
 from .columns import COLUMNS, Sample, draw
 from .cost_frame import costs
-from .differences import changed_kinds, changed_layers, paired
+from .differences import changed_kinds, changed_layers, pair
 from .frames import curves, groups, layers, neurons
 
 __all__ = ["COLUMNS", "Sample", "changed_kinds", "changed_layers", "costs", "curves", "draw"]
-__all__ += ["groups", "layers", "neurons", "paired"]
+__all__ += ["groups", "layers", "neurons", "pair"]

@@ -1,4 +1,4 @@
-"""What all frames share: their text, their cache, and what their columns mean, to which a test holds every frame.
+"""What all frames share: their text, their cache, and what their columns mean; a test holds every frame to that.
 
 All frames have the same index: `model`, a short name for the content of its tensors; `seed`, with which the text was
 drawn; `kind` of text, or `all` for several kinds together.
@@ -31,7 +31,7 @@ WINDOWS = {
     "high": "upper end of the same interval, in the same unit",
     "windows": "number of windows of text behind the row",
 } | TOKENS
-LOSSES = {  # of two models on the same windows
+LOSSES = {  # columns about two models on the same windows
     "dense_loss": "loss of the first (the dense) model, nats per token",
     "loss": "loss of the other (the pruned) model, nats per token",
     "increase": "loss - dense_loss, nats per token",
@@ -42,7 +42,7 @@ LOSSES = {  # of two models on the same windows
 COLUMNS: dict[str, dict[str, str]] = {
     "layers": {
         "layer": LAYER,
-        "part": "what is looked at: layer (the whole), attention or mlp",
+        "part": "what is looked at: layer (all of it), attention or mlp",
         "measure": "block influence, or harm: what the model loses without the layer",
         "value": "block influence: 1 - mean cosine, no unit; harm: nats per token of loss added",
     }
@@ -116,10 +116,10 @@ class Sample:
         return self.kinds[0] if len(set(self.kinds)) == 1 else ALL
 
 
-def cached(what: str, model: Model, sample: Sample, key: object, make: Callable[[], Any]) -> Any:
-    """What `make` returns, kept under model, text, code and `key`; what it may be: `system.cache.remembered`."""
-    decides = [hash_of_code(), hash_of_model(model), hash_of_tensor(sample.ids), key]
-    path = cache_folder() / "analysis" / f"{what}-{hash_of_value(decides)[:24]}.safetensors"
+def cached(name: str, model: Model, sample: Sample, key: object, make: Callable[[], Any]) -> Any:
+    """What `make` returns, kept under model, text, code and `key`; see `system.cache.remembered` for what it may be."""
+    key_parts = [hash_of_code(), hash_of_model(model), hash_of_tensor(sample.ids), key]
+    path = cache_folder() / "analysis" / f"{name}-{hash_of_value(key_parts)[:24]}.safetensors"
     return remembered(path, make)
 
 
@@ -129,12 +129,15 @@ def draw(
     """`windows` windows of `length` tokens of the calibration text of each of `kinds`.
 
     Windows of the kinds take turns, so that the first few hold every kind.
-    Raises InputError for a kind that does not ship, and for more than there is of one.
+    Raises InputError for a kind that does not ship, and for more windows than the text of a kind has.
     """
     if not kinds or len(set(kinds)) < len(kinds):
         raise InputError(
-            f"expected each kind of text once, at least one, got {', '.join(kinds) or 'none'}: mend that"
+            expected="each kind of text once, at least one", got=", ".join(kinds) or "none", hint="mend that"
         )
-    size: dict[str, Any] = {"sequences": windows, "length": length, "seed": seed}
-    drawn = [calibration_tokens(f"calibration:{kind}", tokenizer, **size) for kind in kinds]
-    return Sample(torch.stack(drawn, 1).flatten(0, 1), tuple(kinds) * windows, seed)
+    windows_by_kind = [
+        calibration_tokens(f"calibration:{kind}", tokenizer, sequences=windows, length=length, seed=seed)
+        for kind in kinds
+    ]
+    ids = torch.stack(windows_by_kind, 1).flatten(0, 1)
+    return Sample(ids, tuple(kinds) * windows, seed)

@@ -10,27 +10,35 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from ..comp import prune
 from ..errors import InputError, suggestion
 from ..evaluation.by_kind import ByKind, judge
-from ..evaluation.confidence import UNKNOWN
-from ..families import family_of
+from ..evaluation.confidence import NO_INTERVAL
 from ..families.protocol import Model
+from ..families.table import family_of
+from ..methods import METHODS, default_recovery
 from ..planning import check_request
-from ..prune import prune
-from ..settings import METHODS, PRESETS, Settings, default_recovery
+from ..settings import PRESETS, Settings
 from ..shape import Shape
 from ..system.hashes import hash_of_tensor
 from .columns import ALL, Sample, cached, tidy
 
 
 def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed: int = 0) -> Settings:
-    """What `prune` is told for a preset or a method, by its name. Raises InputError when that cannot be met."""
-    if way not in (known := (*PRESETS, *METHODS)):
-        expected = f"a preset or a method among {', '.join(known)}"
-        raise InputError(f"expected {expected}, got {way!r}: {suggestion(way, known)}")
-    biases = bool(family_of(model).bias_fields)
-    how = PRESETS.get(way) or PRESETS["stock"] | {"method": way, "recovery": default_recovery(way, biases)}
-    settings = Settings(ratio=ratio, device=device, seed=seed, **how)
+    """The settings of `prune` for a preset or a method, by its name. Raises InputError when they cannot be met."""
+    ways = (*PRESETS, *METHODS)
+    if way not in ways:
+        raise InputError(
+            expected=f"a preset or a method among {', '.join(ways)}",
+            got=repr(way),
+            hint=suggestion(way, ways),
+        )
+    if way in PRESETS:
+        options = PRESETS[way]
+    else:
+        recovery = default_recovery(way, biases=bool(family_of(model).bias_fields))
+        options = PRESETS["stock"] | {"method": way, "recovery": recovery}
+    settings = Settings(ratio=ratio, device=device, seed=seed, **options)
     check_request(model, settings)
     return settings
 
@@ -46,39 +54,51 @@ def costs(
     """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
     windows: (S, L) of the text of each kind that judges, as `calibration.windows.windows_of` gives them.
-    Raises InputError, before any work, for a way that is not known or a ratio that no plan reaches.
+    Raises InputError, before any work, for an unknown way, or a ratio that no plan reaches.
     """
-    asked = [
-        (way, share, settings_for(model, way, share, device, sample.seed)) for way in ways for share in ratios
+    requests = [
+        (way, ratio, settings_for(model, way, ratio, device, sample.seed)) for way in ways for ratio in ratios
     ]
-    texts = {kind: hash_of_tensor(ids) for kind, ids in windows.items()}
+    text_hashes = {kind: hash_of_tensor(ids) for kind, ids in windows.items()}
     rows: list[dict[str, Any]] = []
-    for way, share, settings in asked:
-        measure = partial(_measured, model, sample, windows, settings)
-        measured = cached("costs", model, sample, [texts, asdict(settings)], measure)
-        rows += [{"way": way, "ratio": share} | row for row in measured]
+    for way, ratio, settings in requests:
+        key = [text_hashes, asdict(settings)]
+        rows_of_plan = cached(
+            "costs", model, sample, key, partial(_measure, model, sample, windows, settings)
+        )
+        rows += [{"way": way, "ratio": ratio} | row for row in rows_of_plan]
     return tidy("costs", rows, model, sample.seed)
 
 
-def _measured(
+def _measure(
     model: Model, sample: Sample, windows: Mapping[str, Tensor], settings: Settings
 ) -> list[dict[str, Any]]:
-    """The rows of one plan: one for each kind, and one for their mean where there are several."""
+    """Prune and judge: a row for each kind, and a row for their mean where there are several."""
     small = prune(model, sample.ids, settings).model
-    before, left = Shape.of(model), Shape.of(small)
-    sizes = {"removed": 1 - left.decoder / before.decoder, "parameters": left.total}
+    small_shape = Shape.of(small)
+    removed = 1 - small_shape.decoder / Shape.of(model).decoder
+    sizes = {"removed": removed, "parameters": small_shape.total}
     return [sizes | row for row in rows_of(judge(small, windows, model))]
 
 
 def rows_of(judged: ByKind) -> list[dict[str, Any]]:
     """Losses, their difference with its interval, KL and agreement, for each kind and for the mean of several."""
     rows: list[dict[str, Any]] = []
-    for name, (values, bounds) in judged.rows().items():
-        kind, seen = (
-            (name, [judged.kinds[name]]) if name in judged.kinds else (ALL, list(judged.kinds.values()))
-        )
-        low, high = bounds["increase"] or UNKNOWN
-        size = {"windows": sum(len(one.losses) for one in seen), "tokens": sum(one.tokens for one in seen)}
-        interval = {"low": low, "high": high, "agreement": values["top1_agreement"]}
-        rows.append({"kind": kind} | size | values | interval)
+    for name, (values, intervals) in judged.rows().items():
+        if name in judged.kinds:
+            kind = name
+            evaluations = [judged.kinds[name]]
+        else:
+            kind = ALL
+            evaluations = list(judged.kinds.values())
+        low, high = intervals["increase"] or NO_INTERVAL
+        row = {
+            "kind": kind,
+            "windows": sum(len(evaluation.losses) for evaluation in evaluations),
+            "tokens": sum(evaluation.tokens for evaluation in evaluations),
+            "low": low,
+            "high": high,
+            "agreement": values["top1_agreement"],
+        }
+        rows.append(row | values)
     return rows

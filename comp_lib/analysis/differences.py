@@ -1,6 +1,6 @@
 """Two checkpoints side by side: base and tuned, dense and pruned, before and after healing.
 
-They must read the same tokens into a stream of the same width. Layers are matched by their number, or, where whole
+Both must read the same tokens into a stream of the same width. Layers are matched by their number, or, where whole
 layers were dropped, by the plan that a pruned checkpoint carries.
 """
 
@@ -27,44 +27,55 @@ from ..walk import walk
 from .columns import Sample, tidy
 from .cost_frame import rows_of
 
+Named = tuple[str, Model]
+"""A model and the name by which it was loaded."""
 
-def pair(one: tuple[str, Model], two: tuple[str, Model]) -> tuple[Model, Model, Plan | None]:
-    """Two models, by their names, as they can be compared, the larger first; the plan that the other carries.
 
-    Raises InputError as `match`, and for a broken plan.
+def pair(one_model: Named, another_model: Named) -> tuple[Model, Model, Plan | None]:
+    """The two models as they can be compared, the larger first, and the plan that the smaller carries.
+
+    Raises InputError as `match_layers` does, and for a broken plan.
     """
-    (_, first), (name, other) = sorted((one, two), key=lambda named: -Shape.of(named[1]).decoder)
-    match_layers(first, other, plan := carried_plan(name))
-    return first, other, plan
+    both = sorted((one_model, another_model), key=lambda named: -Shape.of(named[1]).decoder)
+    (_, larger), (name, smaller) = both
+    plan = carried_plan(name)
+    match_layers(larger, smaller, plan)
+    return larger, smaller, plan
 
 
 def carried_plan(name: str) -> Plan | None:
-    """The plan by which the model of that name was pruned, or None. Raises InputError for a broken one."""
+    """The plan by which the model of that name was pruned, or None. Raises InputError for a broken plan."""
     path = open_model(name)[1].path / PLAN_FILE
     return Plan.load(path) if path.is_file() else None
 
 
 def match_layers(model: Model, other: Model, plan: Plan | None = None) -> dict[int, int]:
-    """Layers of `model` -> of `other`, by the `plan`, if it was pruned from `model` by that one, else by their numbers.
+    """Layers of `model` -> those of `other`: by the `plan` if it pruned `other` from `model`, else by their numbers.
 
     A pruned model and its healed copy carry the same plan, and neither was pruned from the other.
     Raises InputError for models of other widths or vocabularies, or with layers that cannot be matched.
     """
-    sizes = [(each.config.hidden_size, each.config.vocab_size) for each in (model, other)]
-    if sizes[0] != sizes[1]:
-        expected = f"another model with a stream of {sizes[0][0]} numbers and {sizes[0][1]:,} tokens in its vocabulary"
+    hidden = model.config.hidden_size
+    vocabulary = model.config.vocab_size
+    other_hidden = other.config.hidden_size
+    other_vocabulary = other.config.vocab_size
+    if (hidden, vocabulary) != (other_hidden, other_vocabulary):
         raise InputError(
-            f"expected {expected}, got {sizes[1][0]} and {sizes[1][1]:,}: compare relatives only"
+            expected=f"another model with a stream of {hidden} numbers and {vocabulary:,} tokens in its vocabulary",
+            got=f"{other_hidden} and {other_vocabulary:,}",
+            hint="compare relatives only",
         )
-    whole, left = Shape.of(model), Shape.of(other)
-    if whole.layers == left.layers:
-        return {layer: layer for layer in range(whole.layers)}
-    if plan is None or (plan.parent_layers, plan.neurons) != (whole.layers, left.neurons):
-        got = f"{left.layers}, and no {PLAN_FILE} that says which of them stayed"
+    shape = Shape.of(model)
+    other_shape = Shape.of(other)
+    if shape.layers == other_shape.layers:
+        return {layer: layer for layer in range(shape.layers)}
+    if plan is None or (plan.parent_layers, plan.neurons) != (shape.layers, other_shape.neurons):
         raise InputError(
-            f"expected another model with {whole.layers} layers, got {got}: compare with its parent"
+            expected=f"another model with {shape.layers} layers",
+            got=f"{other_shape.layers}, and no {PLAN_FILE} that says which of them stayed",
+            hint="compare with its parent",
         )
-    return {layer: place for place, layer in enumerate(plan.layers)}
+    return {layer: other_layer for other_layer, layer in enumerate(plan.layers)}
 
 
 @torch.no_grad()
@@ -73,9 +84,9 @@ def changed_layers(
 ) -> pd.DataFrame:
     """How each layer of `model` differs in `other`, on the same text; columns: COLUMNS["changed_layers"].
 
-    plan: of `other`, where whole layers were dropped. Raises InputError as `match` does.
+    plan: of `other`, where whole layers were dropped. Raises InputError as `match_layers` does.
     """
-    positions = match_layers(model, other, plan)
+    other_layers = match_layers(model, other, plan)
     other_visits = walk(other, sample.ids, device)
     rows: list[dict[str, Any]] = []
     for visit in walk(model, sample.ids, device):
@@ -87,12 +98,12 @@ def changed_layers(
             "neurons": parts(visit.layer)["mlp"].linear.in_features,
             "other_neurons": 0,
         }
-        if visit.index in positions:
+        if visit.index in other_layers:
             other_visit = next(other_visits)  # layers that stay, stay in order
             turns = _turns(visit.after, other_visit.after)
             [(low, high)] = confidence_intervals(turns[None].cpu().numpy()).tolist()
             row |= {
-                "other_layer": positions[visit.index],
+                "other_layer": other_layers[visit.index],
                 "stream": float(turns.mean()),
                 "low": low,
                 "high": high,
@@ -111,18 +122,21 @@ def _turns(states: Tensor, other_states: Tensor) -> Tensor:
 
 def _weight_change(layer: Layer, other: Layer) -> float:
     """||W' - W|| / ||W|| over all weights of the layers, NaN where one has another shape."""
-    ours, theirs = (dict(one.named_parameters()) for one in (layer, other))
-    if any(name not in theirs or theirs[name].shape != weight.shape for name, weight in ours.items()):
-        return math.nan
-    change = sum(
-        float((theirs[name].float() - weight.float()).square().sum()) for name, weight in ours.items()
-    )
-    return float((change / sum(float(weight.float().square().sum()) for weight in ours.values())) ** 0.5)
+    weights = dict(layer.named_parameters())
+    other_weights = dict(other.named_parameters())
+    squared_norm = 0.0
+    squared_change = 0.0
+    for name, weight in weights.items():
+        if name not in other_weights or other_weights[name].shape != weight.shape:
+            return math.nan
+        squared_norm += float(weight.float().square().sum())
+        squared_change += float((other_weights[name].float() - weight.float()).square().sum())
+    return float((squared_change / squared_norm) ** 0.5)
 
 
 def changed_kinds(model: Model, judged: ByKind, seed: int = 0) -> pd.DataFrame:
     """Where two models disagree, by kind of text; columns: COLUMNS["changed_kinds"].
 
-    judged: the other one beside `model`, as `evaluation.by_kind.judge` gives it.
+    judged: the other model beside `model`, as `evaluation.by_kind.judge` gives it.
     """
     return tidy("changed_kinds", rows_of(judged), model, seed)

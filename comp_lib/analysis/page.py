@@ -16,11 +16,11 @@ from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
 from ..calibration.texts import EVERY_KIND, TEXTS
 from ..calibration.windows import calibration_tokens
 from ..errors import InputError
-from ..evaluation.confidence import FEWEST
+from ..evaluation.confidence import MIN_VALUES
 from ..models.load import open_model
 from .columns import draw
 from .cost_frame import settings_for
-from .differences import paired
+from .differences import pair
 
 NOTEBOOK = "checkup.ipynb"
 # a wheel carries the notebook beside this file, a source checkout in its folder of notebooks
@@ -65,12 +65,12 @@ def check_request(parameters: Mapping[str, Any]) -> None:
             settings_for(parent, way, ratio, device=parameters["device"])
     if parameters["against"]:
         other, *_ = open_model(parameters["against"], parameters["dtype"])
-        paired((parameters["model"], parent), (parameters["against"], other))
+        pair((parameters["model"], parent), (parameters["against"], other))
 
 
 def windows_of_each_kind(kinds: Collection[str]) -> int:
     """How many windows of each kind the layers are looked at with: as few as give intervals."""
-    return -(-FEWEST // max(1, len(kinds)))
+    return -(-MIN_VALUES // max(1, len(kinds)))
 
 
 def execute(parameters: Mapping[str, Any]) -> tuple[Any, str | None]:
@@ -86,7 +86,7 @@ def execute(parameters: Mapping[str, Any]) -> tuple[Any, str | None]:
     values = {
         "name": parameters["model"],
         "length": CALIBRATION_LENGTH,
-        "windows": FEWEST,
+        "windows": MIN_VALUES,
         "looked": windows_of_each_kind(parameters["kinds"]),
         "harm": True,
     }

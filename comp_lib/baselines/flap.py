@@ -4,17 +4,19 @@ For a dense layer y = W x, input channel j is worth the error that remains when 
 
     WIFV_j = var_t(x_j) ||W_:j||^2                      "weighted input feature variance"
 
-measured on the dense model. To compare layers, scores are standardised over the channels of each layer and module
-kind (mean 0, deviation 1); a KV group's is the mean over its channels of o_proj. All neurons and KV groups of all
-layers stand in one ranking, whose tail goes: widths and heads adapt to the layers. The mean of what went, times its
-weights, becomes a bias: the recovery "bias" (`recovery.bias.mean_bias`), whose parameters the budget pays for.
+measured on the dense model. To compare layers, scores are standardised over the channels of each layer and
+module kind (mean 0, deviation 1); a KV group's is the mean over its channels of o_proj. All neurons and KV
+groups of all layers stand in one ranking, whose tail goes: widths and heads adapt to the layers. The mean of
+what went, times its weights, becomes a bias: the recovery "bias" (`recovery.bias.mean_bias`), whose
+parameters the budget pays for.
 
-Where the public code goes beyond the formula: it squares the scores of o_proj before it standardises them. We do too,
-since the published numbers come from it (and it serves better: perplexity 63 against 67 on SmolLM2-135M without a fifth
-of its decoder, 8 x 128 tokens). Its running variance differs from the exact one by a factor that standardising takes
-out, but for the first sequence, which it leaves out. There a layer may lose all of its heads; here the best neuron and
-the best KV group of each layer stay. There the bias holds the mean of the dense model's inputs (66 instead of 67), here
-that of what the layer reads once the layers before it are pruned, as in every recovery of this package.
+Where the public code goes beyond the formula: it squares the scores of o_proj before it standardises them. We
+do too, since the published numbers come from it (and it serves better: perplexity 63 against 67 on
+SmolLM2-135M without a fifth of its decoder, 8 x 128 tokens). Its running variance differs from the exact one
+by a factor that standardising takes out, but for the first sequence, which it leaves out. There a layer may
+lose all of its heads; here the best neuron and the best KV group of each layer stay. There the bias holds the
+mean of the dense model's inputs (66 instead of 67), here that of what the layer reads once the layers before
+it are pruned, as in every recovery of this package.
 """
 
 from __future__ import annotations
@@ -42,16 +44,23 @@ def plan(
     shape = Shape.of(model)
     request = settings.request(shape, name)
     left = parameters_left(request, settings.layers)
-    neurons, groups = [], []  # scores of each layer
-    measured = fluctuations(model, ids, settings.device, progress)
-    for count, (attention, mlp) in zip(shape.kv_groups, measured, strict=True):
-        neurons.append(standardise(mlp))
-        groups.append(standardise(attention.square()).reshape(count, -1).mean(1))
-    kept = _keep((neurons, groups), shape.with_biases() if request.biased else shape, left)
+    neuron_scores = []
+    group_scores = []
+    variances = fluctuations(model, ids, settings.device, progress)
+    for group_count, (attention, mlp) in zip(shape.kv_groups, variances, strict=True):
+        neuron_scores.append(standardise(mlp))
+        channel_scores = standardise(attention.square())
+        group_scores.append(channel_scores.reshape(group_count, -1).mean(1))
+    costs = shape.with_biases() if request.biased else shape
+    kept = _keep((neuron_scores, group_scores), costs, left)
     if kept is None:
-        got = f"{settings.ratio:g}: ask for less"
-        raise InputError(f"expected a ratio that leaves each layer a neuron and a KV group, got {got}")
-    return request.finished(*kept)
+        raise InputError(
+            expected="a ratio that leaves each layer a neuron and a KV group",
+            got=f"{settings.ratio:g}",
+            hint="ask for less",
+        )
+    kept_neurons, kept_groups = kept
+    return request.finished(kept_neurons, kept_groups)
 
 
 def check(shape: Shape, settings: Settings) -> None:
@@ -96,26 +105,31 @@ def standardise(scores: Tensor) -> Tensor:
     return centred / deviation if deviation > 0.0 else centred
 
 
-def _keep(scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int) -> list[list[list[int]]] | None:
-    """Ascending indices of the neurons and KV groups that stay in each layer; None when the budget is out of reach.
+def _keep(
+    scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int
+) -> list[list[list[int]]] | None:
+    """Ascending indices of the neurons and KV groups that stay in each layer; None when the ratio is out of reach.
 
-    The ranking is followed from its tail; a KV group that would remove more than is still asked for stays, so that the
-    decoder ends less than one neuron below `left`.
+    scores: of the neurons, and of the KV groups, of each layer. left: the parameters that the decoder may
+    keep. The ranking is followed from its tail; a KV group that would remove more than is still asked for
+    stays, so that the decoder ends less than one neuron below `left`.
     """
-    costs = shape.neuron_parameters, shape.group_parameters
+    costs = (shape.neuron_parameters, shape.group_parameters)
     kept = [[set(range(len(values))) for values in layers] for layers in scores]
-    units = []
+    ranking = []  # (score, 0 for a neuron or 1 for a KV group, layer, index), without the best of each layer
     for kind, layers in enumerate(scores):
         for layer, values in enumerate(layers):
             best = int(values.argmax())
-            units += [
-                (value, kind, layer, unit) for unit, value in enumerate(values.tolist()) if unit != best
-            ]
+            for index, value in enumerate(values.tolist()):
+                if index != best:
+                    ranking.append((value, kind, layer, index))
     excess = shape.decoder - left
-    for _, kind, layer, unit in sorted(units):
+    for _, kind, layer, index in sorted(ranking):
         if excess <= 0:
             break
         if costs[kind] < excess + costs[0]:
-            kept[kind][layer].remove(unit)
+            kept[kind][layer].remove(index)
             excess -= costs[kind]
-    return None if excess > 0 else [[sorted(units) for units in layers] for layers in kept]
+    if excess > 0:
+        return None
+    return [[sorted(indices) for indices in layers] for layers in kept]

@@ -1,17 +1,19 @@
-"""LLM-Pruner (Ma et al. 2023): Taylor importance of coupled weights, from the gradient of the language-model loss.
+"""LLM-Pruner (Ma et al. 2023): Taylor importance of coupled weights, from the gradient of the loss.
 
-The loss L is the mean next-token loss of the calibration tokens, g its gradient. A weight w is worth |w g|, which the
-public code calls "param_first", the default of its LLaMA scripts. A coupled group is worth the sum over its weights: of
-an MLP neuron, its rows of gate_proj and up_proj and its column of down_proj; of a KV group, its rows of k_proj and
-v_proj, the rows of q_proj of its query heads and their columns of o_proj.
-(The public code folds q and o onto k by the index modulo their size, which under grouped-query attention is not the
-heads that read this KV head; we sum what really goes. Biases do not count, there as here.)
+The loss L is the mean next-token loss of the calibration tokens, g its gradient. A weight w is worth |w g|,
+which the public code calls "param_first", the default of its LLaMA scripts. A coupled group is worth the sum
+over its weights: of an MLP neuron, its rows of gate_proj and up_proj and its column of down_proj; of a KV
+group, its rows of k_proj and v_proj, the rows of q_proj of its query heads and their columns of o_proj. (The
+public code folds q and o onto k by the index modulo their size, which under grouped-query attention is not
+the heads that read this KV head; we sum what really goes. Biases do not count, there as here.)
 
-Each layer is ranked by itself, and all lose the same share, but the first 4 and the last 2 of 32 lose nothing. KV
-groups lose that share rounded down, as in the public code; neurons make up the difference. No fine-tuning follows.
+Each layer is ranked by itself, and all lose the same share, but the first 4 and the last 2 of 32 lose
+nothing. KV groups lose that share rounded down, as in the public code; neurons make up the difference. No
+fine-tuning follows.
 
-What it costs: the size of all weights that may go, for the sums of their gradients, beside the whole model on one
-device (`Settings.device`, where one layer at a time computes, is not used). One sequence at a time has a graph.
+What it costs: the size of all weights that may go, for the sums of their gradients, beside the whole model on
+one device (`Settings.device`, where one layer at a time computes, is not used). One sequence at a time has a
+graph.
 """
 
 from __future__ import annotations
@@ -40,15 +42,14 @@ def plan(
     """What stays by Taylor importance on ids (S, L). Raises InputError when the ratio is out of reach."""
     structure = as_decoder(model).structure
     shape = Shape.of(structure)
-    left = widths(shape, settings)
+    neurons_left, groups_left = widths(shape, settings)
     scores = taylor_scores(structure, ids, prunable_layers(shape.layers), progress)
-    kept: list[list[Sequence[int]]] = [
-        [range(width) for width in whole] for whole in (shape.neurons, shape.kv_groups)
-    ]
-    for layer, layer_scores in scores.items():
-        for chosen, score, keep in zip(kept, layer_scores, left, strict=True):
-            chosen[layer] = top(score, keep[layer]).kept.tolist()
-    return settings.request(shape, name).finished(kept[0], kept[1])
+    kept_neurons: list[Sequence[int]] = [range(count) for count in shape.neurons]
+    kept_groups: list[Sequence[int]] = [range(count) for count in shape.kv_groups]
+    for layer, (neuron_scores, group_scores) in scores.items():
+        kept_neurons[layer] = top(neuron_scores, neurons_left[layer]).kept.tolist()
+        kept_groups[layer] = top(group_scores, groups_left[layer]).kept.tolist()
+    return settings.request(shape, name).finished(kept_neurons, kept_groups)
 
 
 def check(shape: Shape, settings: Settings) -> None:
@@ -57,31 +58,35 @@ def check(shape: Shape, settings: Settings) -> None:
 
 
 def prunable_layers(layers: int) -> range:
-    """Layers that may be pruned: not the first 4 and the last 2 of 32; of fewer layers the same parts, rounded."""
+    """Layers that may be pruned: of 32 not the first 4 and the last 2, of fewer the same parts, rounded."""
     return range(min(4, (layers + 4) // 8), layers - min(2, (layers + 8) // 16))
 
 
 def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     """Neurons and KV groups that each layer keeps under the common budget."""
     left = parameters_left(settings.request(shape), settings.layers)
-    pays = shape.with_biases() if settings.recovery == "bias" else shape
-    layers, neurons, groups = prunable_layers(shape.layers), list(shape.neurons), list(shape.kv_groups)
+    costs = shape.with_biases() if settings.recovery == "bias" else shape
+    layers = prunable_layers(shape.layers)
+    neurons = list(shape.neurons)
+    groups = list(shape.kv_groups)
     prunable = sum(shape.layer(layer) - shape.layer_parameters[layer] for layer in layers)
-    share = (pays.decoder - left) / prunable
+    share = (costs.decoder - left) / prunable
     for layer in layers:
         groups[layer] = settings.kv_groups or max(1, groups[layer] - int(share * groups[layer]))
-    excess = max(0, -(-(pays.with_widths(neurons, groups).decoder - left) // pays.neuron_parameters))
+    excess = costs.with_widths(neurons, groups).decoder - left  # parameters
+    excess_neurons = max(0, -(-excess // costs.neuron_parameters))
     removable = [neurons[layer] - 1 for layer in layers]
-    if excess > sum(removable):
-        expected = (
-            f"a ratio that {settings.method} can reach in the {len(layers)} layers that it does not protect"
-        )
+    if excess_neurons > sum(removable):
         raise InputError(
-            f"expected {expected}, got {settings.ratio:g}: ask for less or choose another method"
+            expected=f"a ratio that {settings.method} can reach in the {len(layers)} layers "
+            "that it does not protect",
+            got=f"{settings.ratio:g}",
+            hint="ask for less or choose another method",
         )
     # in proportion to what each layer can lose, in whole numbers that sum to the excess exactly
-    ends = [seen * excess // max(1, sum(removable)) for seen in accumulate(removable, initial=0)]
-    for layer, (start, end) in zip(layers, pairwise(ends), strict=True):
+    total_removable = max(1, sum(removable))
+    bounds = [count * excess_neurons // total_removable for count in accumulate(removable, initial=0)]
+    for layer, (start, end) in zip(layers, pairwise(bounds), strict=True):
         neurons[layer] -= end - start
     return neurons, groups
 
@@ -94,14 +99,17 @@ def taylor_scores(
     Gradients are summed in float32 at least. The model is left as it was, its gradients included.
     """
     stack = layers_of(model)
-    weights = [each for layer in layers for each in stack[layer].parameters() if each.ndim == 2]
+    weights = []
+    for layer in layers:
+        weights += [parameter for parameter in stack[layer].parameters() if parameter.ndim == 2]
     precise = torch.promote_types(model.dtype, torch.float32)
     sums: dict[Tensor, Tensor] = {weight: torch.zeros_like(weight, dtype=precise) for weight in weights}
     before = [(weight.requires_grad, weight.grad) for weight in weights]
 
     def add(weight: Tensor) -> None:
-        """Move a gradient into the sums as soon as it is there: no two are held."""
-        gradient, weight.grad = weight.grad, None
+        """Move a gradient into the sums as soon as it is computed, so that only one is in memory."""
+        gradient = weight.grad
+        weight.grad = None
         if gradient is not None:
             sums[weight].add_(gradient.to(precise), alpha=1 / len(ids))
 
@@ -110,13 +118,12 @@ def taylor_scores(
         for weight in weights:
             weight.requires_grad_(True).grad = None
             hooks.append(weight.register_post_accumulate_grad_hook(add))
-        for done, row in enumerate(ids.to(model.device)):
+        for count, row in enumerate(ids.to(model.device), start=1):
             with torch.enable_grad():
                 logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
-                nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device)).backward(
-                    inputs=weights
-                )
-            progress("gradients", done + 1, len(ids))
+                loss = nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device))
+                loss.backward(inputs=weights)
+            progress("gradients", count, len(ids))
     finally:
         for hook in hooks:
             hook.remove()
@@ -129,13 +136,15 @@ def taylor_scores(
 def _groups(layer: Layer, gradients: dict[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Sums of |w g| over the coupled groups of a layer: neurons (n,), KV groups (g,)."""
 
-    def worth(weight: Tensor) -> Tensor:
+    def importance(weight: Tensor) -> Tensor:
         return (gradients.pop(weight) * weight.detach()).abs()
 
     sums = {}
-    for which, part in parts(layer).items():
-        owned = [
-            worth(getattr(part.module, name).weight).sum(1)[rows].sum(1) for name, rows in part.rows.items()
-        ]
-        sums[which] = sum(owned) + worth(part.linear.weight).sum(0).reshape(len(owned[0]), -1).sum(1)
+    for step, part in parts(layer).items():
+        produced = []  # of each matrix that produces the blocks, the sum over its rows of each block (blocks,)
+        for name, rows in part.rows.items():
+            row_sums = importance(getattr(part.module, name).weight).sum(1)
+            produced.append(row_sums[rows].sum(1))
+        column_sums = importance(part.linear.weight).sum(0)
+        sums[step] = sum(produced) + column_sums.reshape(len(produced[0]), -1).sum(1)
     return sums["mlp"], sums["attention"]

@@ -24,19 +24,24 @@ from ..shape import Shape
 def plan(
     model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Plan:
-    """The fewest layers of least block influence on ids (S, L). Raises InputError when all but one do not suffice."""
+    """Drops the fewest layers of least block influence on ids (S, L).
+
+    Raises InputError when dropping all but one layer does not reach the ratio.
+    """
     shape = Shape.of(model)
     order, _ = layers_to_drop("block-influence", model, ids, shape.layers - 1, settings.device, progress)
-    asked = settings.request(shape, name)
+    full_request = settings.request(shape, name)
     for count in range(1, shape.layers):
-        request = replace(asked, drop=order[:count])
-        neurons, groups = (
-            [widths[layer] for layer in request.layers] for widths in (shape.neurons, shape.kv_groups)
-        )
+        request = replace(full_request, drop=order[:count])
+        neurons = [shape.neurons[layer] for layer in request.layers]
+        groups = [shape.kv_groups[layer] for layer in request.layers]
         if request.removed(neurons, groups) >= settings.ratio:
             return request.finished([range(width) for width in neurons], [range(width) for width in groups])
-    got = f"{settings.ratio:g} with {shape.layers} layers, one of which must stay: ask for less"
-    raise InputError(f"expected a ratio that whole layers can reach, got {got}")
+    raise InputError(
+        expected="a ratio that whole layers can reach",
+        got=f"{settings.ratio:g} with {shape.layers} layers, one of which must stay",
+        hint="ask for less",
+    )
 
 
 def check(shape: Shape, settings: Settings) -> None:

@@ -3,6 +3,7 @@
 import io
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,20 +14,28 @@ from rich.table import Column, Table
 from typer import Exit, echo, secho
 from typer.core import TyperGroup
 
-from ..errors import OUT_OF_MEMORY, InputError
+from ..errors import OUT_OF_MEMORY, InputError, debugging, printable
 
-LULL = 2  # seconds without a line in a log
-# what people call their files is no markup
-out, err = (Console(stderr=stderr, markup=False, emoji=False) for stderr in (False, True))
+SECONDS_BETWEEN_LINES = 2  # of progress, in a log
+DEBUG_FLAG = "--debug"  # of `app.set_up`
+# markup is off: what people call their files is no markup
+output = Console(markup=False, emoji=False)
+error_output = Console(stderr=True, markup=False, emoji=False)
 
 
-def complain(words: object) -> None:
-    """Say on stderr, in one line, what did not go well."""
-    secho(f"comp-lib: {words}", fg="red", err=True)
+def complain(sentence: object) -> None:
+    """Print on stderr, in one line, what did not go well."""
+    secho(f"comp-lib: {printable(str(sentence))}", fg="red", err=True)
 
 
 class Commands(TyperGroup):
     """What the user can mend is one line and exit code 2; Ctrl-C is exit code 130."""
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        """Take --debug from behind a command to where it is declared, before all of them."""
+        if DEBUG_FLAG in args:
+            args = [DEBUG_FLAG, *(argument for argument in args if argument != DEBUG_FLAG)]
+        return super().parse_args(context, args)
 
     def invoke(self, context: Any) -> Any:
         """Run the command that was typed."""
@@ -37,23 +46,15 @@ class Commands(TyperGroup):
             return super().invoke(context)
         except BrokenPipeError:  # a `head` that has read enough is nobody's mistake
             raise
-        except (InputError, OSError) as error:
-            words = (
-                str(error)
-                if isinstance(error, InputError)
-                else f"expected the system to allow it, got {error}"
-            )
-            complain(InputError(words))
-            raise Exit(2) from error
+        except InputError as error:
+            raise _refusal(error, str(error)) from error
+        except OSError as error:
+            raise _refusal(error, f"expected the system to allow it, got {error}") from error
         except RuntimeError as error:
             if type(error).__name__ != OUT_OF_MEMORY:
                 raise
-            complain(
-                InputError(
-                    f"expected more room on the device: {error}: shorten the text, or take --device cpu"
-                )
-            )
-            raise Exit(2) from error
+            advice = "shorten the text, or take --device cpu"
+            raise _refusal(error, f"expected more room on the device: {error}: {advice}") from error
         except KeyboardInterrupt as stop:
             complain(
                 "stopped; what is finished of prune or compare stays, and the same command goes on from there"
@@ -61,33 +62,29 @@ class Commands(TyperGroup):
             raise Exit(130) from stop
 
 
+def _refusal(error: Exception, sentence: str) -> Exit:
+    """The end of a command that is refused, after its line on stderr; with --debug the traceback comes first."""
+    if debugging():
+        traceback.print_exception(error)
+    complain(sentence)
+    return Exit(2)
+
+
 @contextmanager
 def progress_bars() -> Iterator[Callable[..., None]]:
-    """In the block, a `Progress` of `comp_lib.progress`: bars on stderr.
-
-    Where that is no terminal, a line for what begins or ends, for each finished layer, and every LULL seconds.
-    """
-    begun, seen = time.monotonic(), dict[str, float]()
-
-    def line(what: str, done: int, total: int, report: object = None) -> None:
-        now = time.monotonic()
-        if report is not None or done == total or now - seen.get(what, -LULL) >= LULL:
-            seen[what] = now
-            echo(f"{what}: {done} of {total}, {now - begun:.0f} s", err=True)
-
-    if not err.is_terminal:
-        yield line
+    """In the block, a `Progress` of `comp_lib.progress`: bars on stderr, or lines where that is no terminal."""
+    if not error_output.is_terminal:
+        yield _line_printer()
         return
-    name, left = progress.TextColumn("{task.description:>16}", markup=False), progress.TimeRemainingColumn()
     columns = (
-        name,
+        progress.TextColumn("{task.description:>16}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeElapsedColumn(),
         "left",
-        left,
+        progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=err) as bars:
+    with progress.Progress(*columns, console=error_output) as bars:
         tasks: dict[str, progress.TaskID] = {}
 
         def show(what: str, done: int, total: int, report: object = None) -> None:
@@ -98,17 +95,33 @@ def progress_bars() -> Iterator[Callable[..., None]]:
         yield show
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> Table:
+def _line_printer() -> Callable[..., None]:
+    """A `Progress` for logs: a line for each beginning, end and finished layer, and every SECONDS_BETWEEN_LINES."""
+    started = time.monotonic()
+    printed: dict[str, float] = {}  # task -> when its last line was printed
+
+    def print_line(what: str, done: int, total: int, report: object = None) -> None:
+        now = time.monotonic()
+        is_due = what not in printed or now - printed[what] >= SECONDS_BETWEEN_LINES
+        if is_due or report is not None or done == total:
+            printed[what] = now
+            echo(f"{what}: {done} of {total}, {now - started:.0f} s", err=True)
+
+    return print_line
+
+
+def make_table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> Table:
     """A table with these columns and rows."""
-    result = Table(*(Column(name, overflow="fold") for name in columns), title=title)
+    table = Table(*(Column(name, overflow="fold") for name in columns), title=title)
     for row in rows:
-        result.add_row(*row)
-    return result
+        table.add_row(*row)
+    return table
 
 
-def listed(text: str, kind: Callable[[str], Any], name: str) -> tuple[Any, ...]:
-    """The values between the commas. Raises InputError."""
+def split_values(text: str, convert: Callable[[str], Any], option: str) -> tuple[Any, ...]:
+    """The values between the commas of an option's text. Raises InputError for what `convert` refuses."""
     try:
-        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+        return tuple(convert(part.strip()) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise InputError(f"expected --{name} as numbers between commas, got {text!r}: {error}") from error
+        expected = f"--{option} as numbers between commas"
+        raise InputError(expected=expected, got=f"{text!r}", hint=str(error)) from error

@@ -3,49 +3,87 @@
 import os
 import shutil
 import sys
+from dataclasses import dataclass
 from importlib import metadata, util
+from pathlib import Path
 
 from typer import Exit
 
 from .. import __version__
-from .console import out, table
+from .console import make_table, output
 
-LEAST_MEMORY, LEAST_DISK = 2 * 2**30, 2**30  # bytes for the embedded model: a run of it, and its conversion
-EXTRAS = {"notebooks": "matplotlib", "report": "papermill", "gguf": "xllamacpp", "evaluate": "lm_eval"}
-EXTRAS |= {"heal": "peft", "distributed": "distributed"}  # extra: a package that it brings
+MIN_MEMORY = 2 * 2**30  # bytes, for a run of the embedded model
+MIN_DISK = 2**30  # bytes, for its conversion
+EXTRAS = {  # extra -> a package that it brings
+    "plots": "matplotlib",
+    "notebooks": "jupyterlab",
+    "report": "papermill",
+    "gguf": "xllamacpp",
+    "evaluate": "lm_eval",
+    "heal": "peft",
+    "distributed": "distributed",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the doctor looked at."""
+
+    name: str
+    value: str
+    is_enough: bool = True
+    remedy: str = ""  # what to do where it is not enough
 
 
 def doctor() -> None:
     """What comp-lib finds on this machine, what is missing, what to type. Exit code 1 if SmolLM2 could not be run."""
+    findings = _findings()
+    rows = []
+    for finding in findings:
+        if finding.is_enough:
+            rows.append(("✓", finding.name, finding.value, ""))
+        else:
+            rows.append(("✗", finding.name, finding.value, finding.remedy))
+    missing = [extra for extra, package in EXTRAS.items() if util.find_spec(package) is None]
+    if missing:
+        command = f"pip install 'comp-lib[{','.join(missing)}]'"
+        rows.append(("·", "extras", f"missing: {', '.join(missing)}", command))
+    output.print(make_table(("", "what", "found", "to do"), rows))
+    if not all(finding.is_enough for finding in findings):
+        raise Exit(1)
+
+
+def _findings() -> list[Finding]:
+    """Everything that the embedded model needs."""
     from ..models.load import EMBEDDED
     from ..models.wheels import WHEELS
     from ..system.machine import available_device, cache_folder, cores, free_memory
 
-    folder, free, model = cache_folder(), free_memory(), WHEELS[EMBEDDED]
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())  # "/", at last, does
-    room = shutil.disk_usage(there).free if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else 0
-    clear = "delete what is in that folder, or set COMP_LIB_CACHE to a larger disk"
-    here = all(util.find_spec(wheel.replace("-", "_")) for wheel in model["packages"])
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers"))
-    findings = [  # what, found, well, what to do where it is not
-        ("versions", f"comp-lib {__version__}, {versions}, Python {sys.version.split()[0]}", True, ""),
-        ("computes on", f"{cores()} cores, {available_device('auto')}", True, ""),
-        (
+    python = sys.version.split()[0]
+    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers"))
+    memory = free_memory()
+    cache = cache_folder()
+    disk = _free_disk(cache)
+    larger_disk = "delete what is in that folder, or set COMP_LIB_CACHE to a larger disk"
+    wheel = WHEELS[EMBEDDED]
+    is_installed = all(util.find_spec(package.replace("-", "_")) for package in wheel["packages"])
+    return [
+        Finding("versions", f"comp-lib {__version__}, {libraries}, Python {python}"),
+        Finding("computes on", f"{cores()} cores, {available_device('auto')}"),
+        Finding(
             "free memory",
-            f"{free / 2**30:.1f} GiB",
-            free >= LEAST_MEMORY,
+            f"{memory / 2**30:.1f} GiB",
+            memory >= MIN_MEMORY,
             "close other programs: 2 GiB are wanted",
         ),
-        ("room in the cache", f"{room / 2**30:.1f} GiB in {folder}", room >= LEAST_DISK, clear),
-        (EMBEDDED, "here" if here else "missing", here, model["install"]),
+        Finding("room in the cache", f"{disk / 2**30:.1f} GiB in {cache}", disk >= MIN_DISK, larger_disk),
+        Finding(EMBEDDED, "here" if is_installed else "missing", is_installed, wheel["install"]),
     ]
-    rows = [
-        ("✓" if well else "✗", what, found, "" if well else remedy) for what, found, well, remedy in findings
-    ]
-    if missing := [extra for extra, package in EXTRAS.items() if util.find_spec(package) is None]:
-        rows.append(
-            ("·", "extras", f"missing: {', '.join(missing)}", f"pip install 'comp-lib[{','.join(missing)}]'")
-        )
-    out.print(table(("", "what", "found", "to do"), rows))
-    if not all(well for _, _, well, _ in findings):
-        raise Exit(1)
+
+
+def _free_disk(folder: Path) -> int:
+    """Bytes that may be written to a folder, which need not exist yet: 0 where nothing may."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())  # "/", at last, does
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        return shutil.disk_usage(nearest).free
+    return 0

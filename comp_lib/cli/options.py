@@ -4,21 +4,25 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-QUALITY, RESOURCES, RESEARCH = "Quality", "Resources", "Research"  # groups of flags; all others are basic
+# groups of flags in the help; flags without a group are the basic ones
+QUALITY = "Quality"
+RESOURCES = "Resources"
+RESEARCH = "Research"
+
+MODEL_HELP = "smollm2-135m (included), gemma3-270m, a folder, a .gguf file, or a Hub id"
 CALIBRATION_HELP = (
     "general, shipped, written (by the model), a text's name or file, or several: mine.txt+general."
 )
-NAMES = "smollm2-135m (included), gemma3-270m"
-Model = Annotated[str, Argument(help=f"{NAMES}, a folder, a .gguf file, or a Hub id")]
+SOLVING_HELP = "cpu, cuda or auto; not mps, which has no float64."
+LENGTH_HELP = "Tokens per sequence or window."
+MULTIPLE_HELP = "Widths are multiples of this (default: 64, or so fine a part of it as the ratio needs)."
+
+ModelName = Annotated[str, Argument(help=MODEL_HELP)]
 Dtype = Annotated[str, Option(help="float32, bfloat16 or float16.", rich_help_panel=RESOURCES)]
 Device = Annotated[str, Option(help="cpu, cuda, mps or auto.", rich_help_panel=RESOURCES)]
-SOLVING_HELP = "cpu, cuda or auto; not mps, which has no float64."
-Solving = Annotated[str, Option(help=SOLVING_HELP, rich_help_panel=RESOURCES)]
-Calibration = Annotated[str, Option(help=CALIBRATION_HELP, rich_help_panel=QUALITY)]
-Length = Annotated[
-    int, Option(min=2, max=1_000_000, help="Tokens per sequence or window.", rich_help_panel=QUALITY)
-]
-MULTIPLE_HELP = "Widths are multiples of this (default: 64, or so fine a part of it as the ratio needs)."
+SolvingDevice = Annotated[str, Option(help=SOLVING_HELP, rich_help_panel=RESOURCES)]
+CalibrationText = Annotated[str, Option(help=CALIBRATION_HELP, rich_help_panel=QUALITY)]
+Length = Annotated[int, Option(min=2, max=1_000_000, help=LENGTH_HELP, rich_help_panel=QUALITY)]
 Multiple = Annotated[int | None, Option(min=1, max=1_000_000, help=MULTIPLE_HELP, rich_help_panel=RESEARCH)]
 Seed = Annotated[int, Option(min=0, max=2**63 - 1, rich_help_panel=RESEARCH)]
 Overwrite = Annotated[bool, Option(help="Replace what is there.")]

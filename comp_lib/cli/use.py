@@ -6,12 +6,22 @@ from typing import Annotated
 from typer import Argument, Exit, Option, echo
 
 from ..errors import InputError, check_package
-from .console import complain, listed, progress_bars
-from .options import Calibration, Device, Dtype, Length, Model, Overwrite, Seed, Solving
+from .console import complain, progress_bars, split_values
+from .options import CalibrationText, Device, Dtype, Length, ModelName, Overwrite, Seed, SolvingDevice
+
+TYPE_HELP = "Of the GGUF matrices: f32, f16, q8_0, q4_1 or q4_0."
+PADDED_HELP = "Folder whose layers have one width, filled up with zeros."
+TEXT_HELP = "written (by the parent), or what prune --calibration takes."
+FORCE_HELP = "Save it even if it got worse on text that did not teach."
+PAGE_HELP = "File (.html) for the page; the notebook lies beside it."
+AGAINST_HELP = "Another checkpoint to compare with, such as the parent."
+KINDS_HELP = "Kinds of text that judge, with commas (default: all eight)."
+RATIOS_HELP = "Parts of the decoder that may go, with commas."
+WAYS_HELP = "Presets or methods of prune, with commas; the first has the verdict."
 
 
 def generate(
-    model: Model,
+    model: ModelName,
     prompt: Annotated[str, Option(help="Text to go on from.")],
     tokens: Annotated[int, Option(min=1, max=1_000_000, help="New tokens at most.")] = 60,
     dtype: Dtype = "float32",
@@ -21,27 +31,24 @@ def generate(
     from ..evaluation.generation import continuation
     from ..models.load import load_model
 
-    echo(prompt + continuation(*load_model(model, dtype, device), prompt, tokens))
+    loaded, tokenizer = load_model(model, dtype, device)
+    echo(prompt + continuation(loaded, tokenizer, prompt, tokens))
 
 
 def export(
-    model: Model,
+    model: ModelName,
     file: Annotated[Path | None, Option("--gguf", help="File for llama.cpp.")] = None,
-    kind: Annotated[
-        str, Option("--type", help="Of the GGUF matrices: f32, f16, q8_0, q4_1 or q4_0.")
-    ] = "f16",
-    padded: Annotated[
-        Path | None, Option(help="Folder whose layers have one width, filled up with zeros.")
-    ] = None,
+    kind: Annotated[str, Option("--type", help=TYPE_HELP)] = "f16",
+    padded: Annotated[Path | None, Option(help=PADDED_HELP)] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write MODEL as a GGUF file, which llama.cpp and its kin run, or as a stock folder, which any runtime loads."""
-    if (file is None) == (padded is None):
-        raise InputError(
-            f"expected --gguf or --padded, got {'neither' if file is None else 'both'}: name one of them"
-        )
+    if file is None and padded is None:
+        raise InputError(expected="--gguf or --padded", got="neither", hint="name one of them")
+    if file is not None and padded is not None:
+        raise InputError(expected="--gguf or --padded", got="both", hint="name one of them")
     if padded is not None and kind != "f16":
-        raise InputError(f"expected --type with --gguf, got {kind} with --padded: leave it out")
+        raise InputError(expected="--type with --gguf", got=f"{kind} with --padded", hint="leave it out")
     from ..models.export import export_gguf
     from ..models.padded import export_padded
 
@@ -59,21 +66,17 @@ def heal(
     folder: Annotated[Path, Option("--out", help="Folder for the healed model.")],
     steps: Annotated[int, Option(min=1, max=100_000, help="Of training.")] = 100,
     rate: Annotated[float, Option(min=0, max=1, help="Learning rate, at its highest.")] = 1e-3,
-    text: Annotated[
-        str, Option(help="written (by the parent), or what prune --calibration takes.")
-    ] = "written",
+    text: Annotated[str, Option(help=TEXT_HELP)] = "written",
     sequences: Annotated[int, Option(min=12, max=100_000, help="Of that text; 8 do not teach.")] = 128,
     length: Length = 256,
     seed: Seed = 0,
     device: Device = "cpu",
     overwrite: Overwrite = False,
-    force: Annotated[
-        bool, Option("--force", help="Save it even if it got worse on text that did not teach.")
-    ] = False,
+    force: Annotated[bool, Option("--force", help=FORCE_HELP)] = False,
 ) -> None:
     """Train MODEL, a pruned folder, to answer as its parent does. Needs the extra heal."""
     check_package("peft", "heal")
-    from ..calibration import windows
+    from ..calibration.windows import Calibration
     from ..healing import Healing, heal_folder
     from ..system.machine import available_device
 
@@ -83,7 +86,7 @@ def heal(
             parent,
             folder,
             Healing(steps=steps, rate=rate, seed=seed),
-            windows.Calibration(text, sequences, length, seed),
+            Calibration(text, sequences, length, seed),
             overwrite=overwrite,
             force=force,
             device=str(available_device(device)),
@@ -99,25 +102,19 @@ def heal(
 
 
 def report(
-    model: Model,
-    page_file: Annotated[
-        Path, Option("--out", help="File (.html) for the page; the notebook lies beside it.")
-    ],
-    against: Annotated[str, Option(help="Another checkpoint to compare with, such as the parent.")] = "",
-    kinds: Annotated[
-        str | None, Option(help="Kinds of text that judge, with commas (default: all eight).")
-    ] = None,
-    ratios: Annotated[str, Option(help="Parts of the decoder that may go, with commas.")] = "0.1,0.2,0.3",
-    ways: Annotated[
-        str, Option(help="Presets or methods of prune, with commas; the first has the verdict.")
-    ] = "stock",
+    model: ModelName,
+    page_file: Annotated[Path, Option("--out", help=PAGE_HELP)],
+    against: Annotated[str, Option(help=AGAINST_HELP)] = "",
+    kinds: Annotated[str | None, Option(help=KINDS_HELP)] = None,
+    ratios: Annotated[str, Option(help=RATIOS_HELP)] = "0.1,0.2,0.3",
+    ways: Annotated[str, Option(help=WAYS_HELP)] = "stock",
     at_most: Annotated[str, Option(help="How much the loss may rise.")] = "0.5nats",
-    calibration: Calibration = "general",
+    calibration: CalibrationText = "general",
     sequences: Annotated[int, Option(min=1, max=100_000, help="Of calibration, 256 tokens each.")] = 64,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
-    device: Solving = "cpu",
+    device: SolvingDevice = "cpu",
 ) -> None:
     """Check-up of MODEL as a page: what may go at what price, the next command, details. Needs the extra report."""
     check_package("papermill", "report")
@@ -128,24 +125,30 @@ def report(
     from ..system.machine import available_device
 
     if page_file.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"expected --out to be an .html file, got {page_file.name!r}: choose another name")
-    files = page_file.with_suffix(".ipynb"), page_file
-    targets = [check_output(file, overwrite) for file in files]
-    asked = {
+        expected = "--out to be an .html file"
+        raise InputError(expected=expected, got=repr(page_file.name), hint="choose another name")
+    notebook_file = page_file.with_suffix(".ipynb")
+    notebook_target = check_output(notebook_file, overwrite)
+    page_target = check_output(page_file, overwrite)
+    parameters = {
         "model": model,
         "against": against,
         "calibration": calibration,
         "sequences": sequences,
         "seed": seed,
+        "dtype": dtype,
+        "device": str(available_device(device, double=True)),
+        "allowed": nats(at_most),
+        "ratios": list(split_values(ratios, float, "ratios")),
+        "ways": list(split_values(ways, str, "ways")),
+        "kinds": list(KINDS if kinds is None else split_values(kinds, str, "kinds")),
     }
-    asked |= {"dtype": dtype, "device": str(available_device(device, double=True)), "allowed": nats(at_most)}
-    asked |= {"ratios": list(listed(ratios, float, "ratios")), "ways": list(listed(ways, str, "ways"))}
-    asked["kinds"] = list(KINDS if kinds is None else listed(kinds, str, "kinds"))
-    check_request(asked)
-    notebook, stopped = execute(asked)
-    for target, text in zip(targets, render(notebook), strict=True):
-        write_atomically(target, text.encode())
-    echo(f"page:     {page_file}\nnotebook: {files[0]}")
-    if stopped is not None:
-        complain(f"it stopped at {stopped}; the page goes up to there")
+    check_request(parameters)
+    notebook, failure = execute(parameters)
+    notebook_text, page_text = render(notebook)
+    write_atomically(notebook_target, notebook_text.encode())
+    write_atomically(page_target, page_text.encode())
+    echo(f"page:     {page_file}\nnotebook: {notebook_file}")
+    if failure is not None:
+        complain(f"it stopped at {failure}; the page goes up to there")
         raise Exit(1)

@@ -34,7 +34,9 @@ class OnDisk(Decoder):
         self.files = files
         self.shape = Shape.of(meta_model)
         self._norm = self._filled(backbone_of(meta_model).norm, "model.norm.")
-        self._head: nn.Linear | None = None  # all of it, kept from the first answer until a layer is asked for
+        self._head: nn.Linear | None = (
+            None  # all of it, kept from the first answer until a layer is asked for
+        )
 
     @property
     def structure(self) -> Model:

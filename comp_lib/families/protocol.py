@@ -4,20 +4,29 @@ COMP looks at a decoder layer as two residual steps, each of which ends in a den
 
     r  = h + out(o_proj(X_o)),      h' = r + out(down_proj(X))
 
-`out` is nothing at all, a number, or a norm: `reach` finds out which.
+`out` is nothing at all, a number, or a norm: `probe.reach` finds out which.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-Model = Any
-"""A decoder with `config`, `model` and `lm_head`. Read layer by layer, it has a `skeleton` too, without numbers."""
+Model = PreTrainedModel
+"""A causal language model in memory, as transformers builds it."""
 Layer = nn.Module
 Device = torch.device | str
-Which = Literal["attention", "mlp"]
+Step = Literal["attention", "mlp"]
 """One of the two residual steps of a layer."""
-STEPS: tuple[Which, Which] = ("attention", "mlp")
+STEPS: tuple[Step, Step] = ("attention", "mlp")
+
+if TYPE_CHECKING:
+    from transformers import GenerationMixin
+
+    class CausalLM(PreTrainedModel, GenerationMixin):
+        """What this library returns as a model: one of transformers' that can also write text."""
+else:
+    CausalLM = PreTrainedModel

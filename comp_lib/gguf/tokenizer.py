@@ -15,9 +15,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tokenizers import decoders
-
 from gguf import TokenType
+from tokenizers import decoders
 
 from ..errors import InputError
 

@@ -1,4 +1,4 @@
-"""A model folder as one GGUF file, for llama.cpp and whatever is built on it.
+"""A model folder as one GGUF file, for llama.cpp and all that is built on it.
 
 The tensors pass one by one, so of a large model little is in memory. Two things differ between the two formats.
 
@@ -22,58 +22,69 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import torch
+from gguf import GGMLQuantizationType
 from transformers import PreTrainedTokenizerBase
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-import gguf
-from gguf import GGMLQuantizationType as Type
-
 from ..errors import InputError, suggestion
-from ..families import ROWS, Family, family_of
 from ..families.protocol import Model
+from ..families.table import FAMILIES, Family, family_of
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..system.atomic import check_output, check_room, staged
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
 from .tokenizer import tokenizer_metadata
 
-TYPES = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "q4_1": Type.Q4_1}
-HALF = float(
-    np.finfo(np.float16).max
-)  # the largest weight of a type other than f32: the scale of a block is a half
+TYPES = {
+    "f32": GGMLQuantizationType.F32,
+    "f16": GGMLQuantizationType.F16,
+    "q8_0": GGMLQuantizationType.Q8_0,
+    "q4_0": GGMLQuantizationType.Q4_0,
+    "q4_1": GGMLQuantizationType.Q4_1,
+}
+# the largest weight of a type other than f32: the scale of a block is a half, too
+LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
-class _Tensor:
+class _ExportedTensor:
     """What a tensor of the folder becomes."""
 
-    key: str  # in the folder
+    source: str  # its name in the folder
     shape: tuple[int, ...]
-    kind: Type
+    kind: GGMLQuantizationType
     head_dim: int | None  # of the heads whose rows are to be interleaved
     shift: float  # added to its numbers
 
     @property
-    def nbytes(self) -> int:
-        block, size = gguf.GGML_QUANT_SIZES[self.kind]
-        return prod(self.shape) // block * size
+    def n_bytes(self) -> int:
+        block_values, block_bytes = gguf.GGML_QUANT_SIZES[self.kind]
+        return prod(self.shape) // block_values * block_bytes
 
     def converted(self, files: TensorFiles) -> np.ndarray:
-        """As it is stored in the GGUF file. Raises InputError for numbers that are not finite or too large."""
-        values = files.read(self.key, torch.float32).numpy()
-        if self.kind != Type.F32 and np.abs(values).max(initial=0.0) > HALF:
-            got = f"more than {HALF:g} in {self.key}: export --type f32"
-            raise InputError(f"expected weights that {self.kind.name.lower()} can hold, got {got}")
+        """The tensor as the GGUF file stores it. Raises InputError for numbers that are not finite or too large."""
+        values = files.read(self.source, torch.float32).numpy()
+        if self.kind != GGMLQuantizationType.F32 and np.abs(values).max(initial=0.0) > LARGEST_HALF:
+            raise InputError(
+                expected=f"weights that {self.kind.name.lower()} can hold",
+                got=f"more than {LARGEST_HALF:g} in {self.source}",
+                hint="export --type f32",
+            )
         values += np.float32(self.shift)
-        values = values if self.head_dim is None else interleave(values, self.head_dim)
+        if self.head_dim is not None:
+            values = interleave(values, self.head_dim)
         stored: np.ndarray = gguf.quants.quantize(values, self.kind)
         return stored
 
 
 def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """Rows (h d, ...) of whole heads from transformers' order to llama.cpp's: halves become neighbours."""
+    """Rows (h d, ...) of all heads from transformers' order to llama.cpp's: halves become neighbours.
+
+    The inverse of `read.halves_apart`.
+    """
     halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
@@ -108,131 +119,185 @@ def write_gguf(
     cannot take it; later only for weights that are not finite, or too large for the type.
     """
     config = meta_model.config
-    shape, family = Shape.of(meta_model), family_of(meta_model)
-    architecture = _check_runs(config, shape, family)
-    block, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]  # each row of each matrix is whole blocks
-    heads = {groups * shape.group_heads * shape.head_dim for groups in shape.kv_groups}
-    for what, widths in {
-        "stream": {shape.hidden},
-        "neurons": {*shape.neurons},
-        "heads' outputs": heads,
-    }.items():
-        if odd := sorted(width for width in widths if width % block):
-            hint = (
-                f"prune with --multiple {block}, or " if what == "neurons" else ""
-            )  # it sets no other widths
-            got = f"{odd[0]} {what} in a layer: {hint}export --type f16"
-            raise InputError(f"expected widths that {kind} can hold, multiples of {block}, got {got}")
-    tensors, factors = _tensors(meta_model, architecture, kind), _rope_factors(meta_model, shape)
+    shape = Shape.of(meta_model)
+    architecture = _checked_architecture(config, shape, family_of(meta_model))
+    _check_widths(shape, kind)
+    tensors = _exported_tensors(meta_model, architecture, kind)
+    factors = _rope_factors(meta_model, shape)
     metadata = _metadata(meta_model, target.stem, kind) | tokenizer_metadata(tokenizer, config.vocab_size)
-    needed = sum(tensor.nbytes for tensor in tensors.values())
-    check_room(target.parent, needed, target.name)
+    needed_bytes = sum(tensor.n_bytes for tensor in tensors.values())
+    check_room(target.parent, needed_bytes, target.name)
     with staged(target) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture)) as writer:
         for field, value in metadata.items():
-            getattr(writer, f"add_{field}")(value)
+            add_field = getattr(writer, f"add_{field}")
+            add_field(value)
         for name, tensor in tensors.items():
-            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), tensor.nbytes, tensor.kind)
+            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), tensor.n_bytes, tensor.kind)
         for name, values in factors.items():
             writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
         writer.write_header_to_file(partial)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for done, tensor in enumerate(tensors.values(), 1):
+        for count, tensor in enumerate(tensors.values(), 1):
             writer.write_tensor_data(tensor.converted(files))
-            progress("exporting", done, len(tensors))
+            progress("exporting", count, len(tensors))
         for values in factors.values():
             writer.write_tensor_data(values)
 
 
-def _check_runs(config: Any, shape: Shape, family: Family) -> str:
-    """llama.cpp's name of the architecture. Raises InputError for what it does not read from a file, or refuses."""
+def _checked_architecture(config: Any, shape: Shape, family: Family) -> str:
+    """llama.cpp's name of the architecture. Raises InputError for a model that llama.cpp cannot compute."""
     if family.gguf is None:
-        types = ", ".join(name for name, row in ROWS.items() if row.gguf)
+        types = ", ".join(name for name, family in FAMILIES.items() if family.gguf)
         raise InputError(
-            f"expected a model type that goes to GGUF ({types}), got {config.model_type}: use the folder"
+            expected=f"a model type that goes to GGUF ({types})",
+            got=config.model_type,
+            hint="use the folder",
         )
     architecture = family.gguf if shape.uniform else family.gguf_per_layer
     if architecture is None:
-        got = f"{config.model_type} with others: use export --padded first, and export that folder"
-        raise InputError(f"expected one width for all layers, as llama.cpp has it but for Llama, got {got}")
-    biased = any(getattr(config, name, False) for name in ("attention_bias", "mlp_bias", "use_bias"))
-    reason = "biases" if biased and family.gguf not in ("llama", "granite") else family.gguf_refusal(config)
+        raise InputError(
+            expected="one width for all layers, as llama.cpp has it but for Llama",
+            got=f"{config.model_type} with others",
+            hint="use export --padded first, and export that folder",
+        )
+    reason = _refusal(config, family)
     if reason is not None:
-        got = f"{config.model_type} with {reason}: use the folder itself"
-        raise InputError(f"expected a model that llama.cpp runs, got {got}")
-    activation = getattr(config, "hidden_activation", None) or config.hidden_act  # Gemma has its own word
+        raise InputError(
+            expected="a model that llama.cpp runs",
+            got=f"{config.model_type} with {reason}",
+            hint="use the folder itself",
+        )
+    activation = getattr(config, "hidden_activation", None) or config.hidden_act  # Gemma has another field
     if activation not in family.gguf_activations:
-        wanted = f"the activation {family.gguf_activations[0]}, the only one that llama.cpp has here"
-        raise InputError(f"expected {wanted}, got {activation}: use the folder itself")
-    rotation, known = _rope(config).get("rope_type", "default"), family.gguf_rope
-    if rotation not in known:
-        wanted = f"rope scaling that llama.cpp's {family.gguf} reads ({', '.join(known)})"
-        raise InputError(f"expected {wanted}, got {rotation}: use the folder itself")
-    width = shape.kv_groups[0] * shape.group_heads * shape.head_dim
-    if family.gguf_square and width != shape.hidden:
-        wanted = f"heads that are together as wide as the stream, {shape.hidden}, as llama.cpp's {family.gguf} has them"
-        raise InputError(f"expected {wanted}, got {width}: prune with all KV groups kept")
+        raise InputError(
+            expected=f"the activation {family.gguf_activations[0]}, the only one that llama.cpp has here",
+            got=activation,
+            hint="use the folder itself",
+        )
+    rope_type = _rope_parameters(config).get("rope_type", "default")
+    if rope_type not in family.gguf_rope:
+        rope_types = ", ".join(family.gguf_rope)
+        raise InputError(
+            expected=f"rope scaling that llama.cpp's {family.gguf} reads ({rope_types})",
+            got=rope_type,
+            hint="use the folder itself",
+        )
+    heads_width = shape.kv_groups[0] * shape.group_heads * shape.head_dim
+    if family.gguf_square and heads_width != shape.hidden:
+        raise InputError(
+            expected=f"heads that are together as wide as the stream, {shape.hidden}, as llama.cpp's "
+            f"{family.gguf} has them",
+            got=heads_width,
+            hint="prune with all KV groups kept",
+        )
     return architecture
 
 
-def _tensors(meta_model: Model, architecture: str, kind: str) -> dict[str, _Tensor]:
+def _refusal(config: Any, family: Family) -> str | None:
+    """What llama.cpp cannot express of a config, in words; None: it can be written."""
+    biased = any(getattr(config, name, False) for name in ("attention_bias", "mlp_bias", "use_bias"))
+    if biased and family.gguf not in ("llama", "granite"):
+        return "biases"
+    return family.gguf_refusal(config)
+
+
+def _check_widths(shape: Shape, kind: str) -> None:
+    """Raises InputError unless each row of each matrix is a number of complete blocks."""
+    block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]
+    heads_widths = [groups * shape.group_heads * shape.head_dim for groups in shape.kv_groups]
+    widths_of = {"stream": [shape.hidden], "neurons": shape.neurons, "heads' outputs": heads_widths}
+    for width_name, widths in widths_of.items():
+        refused = [width for width in widths if width % block_values]
+        if refused:
+            hint = "export --type f16"
+            if width_name == "neurons":  # --multiple sets no other widths
+                hint = f"prune with --multiple {block_values}, or {hint}"
+            raise InputError(
+                expected=f"widths that {kind} can hold, multiples of {block_values}",
+                got=f"{min(refused)} {width_name} in a layer",
+                hint=hint,
+            )
+
+
+def _exported_tensors(meta_model: Model, architecture: str, kind: str) -> dict[str, _ExportedTensor]:
     """All tensors of the model by their names in the file."""
-    shape, family = Shape.of(meta_model), family_of(meta_model)
+    shape = Shape.of(meta_model)
+    family = family_of(meta_model)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], shape.layers)
     tensors = {}
-    for key, size in weight_shapes(meta_model).items():
-        module, _, suffix = key.rpartition(".")
-        head_dim = shape.head_dim if module.rpartition(".")[2] in family.gguf_interleaved else None
-        shift = family.gguf_norm_shift if module.endswith("norm") else 0.0
-        tensors[f"{names[module]}.{suffix}"] = _Tensor(
-            key, size, tensor_type(key, size, kind), head_dim, shift
+    for source, size in weight_shapes(meta_model).items():
+        module, _, suffix = source.rpartition(".")
+        _, _, linear_name = module.rpartition(".")
+        tensors[f"{names[module]}.{suffix}"] = _ExportedTensor(
+            source,
+            size,
+            tensor_type(source, size, kind),
+            head_dim=shape.head_dim if linear_name in family.gguf_interleaved else None,
+            shift=family.gguf_norm_shift if module.endswith("norm") else 0.0,
         )
     return tensors
 
 
-def tensor_type(key: str, size: tuple[int, ...], kind: str) -> Type:
-    """What a tensor, called `key` in transformers, becomes in a file of that kind."""
+def tensor_type(name: str, size: tuple[int, ...], kind: str) -> GGMLQuantizationType:
+    """What the tensor `name` of transformers becomes in a file of that kind."""
     if len(size) == 1:
-        return Type.F32
-    return Type.Q8_0 if key in (EMBEDDING, HEAD) and kind.startswith("q4") else TYPES[kind]
+        return GGMLQuantizationType.F32
+    if name in (EMBEDDING, HEAD) and kind.startswith("q4"):
+        return GGMLQuantizationType.Q8_0
+    return TYPES[kind]
 
 
 def _metadata(meta_model: Model, name: str, kind: str) -> dict[str, Any]:
     """What the file says of the model: NAME -> value, for `add_NAME` of GGUFWriter."""
-    config, shape, family = meta_model.config, Shape.of(meta_model), family_of(meta_model)
+    config = meta_model.config
+    shape = Shape.of(meta_model)
+    family_fields = family_of(meta_model).gguf_fields(config)
     context = config.max_position_embeddings
-    own = family.gguf_fields(config)
+    window = getattr(config, "sliding_window", None)
     windowed = "sliding_attention" in getattr(config, "layer_types", ("sliding_attention",))
-    known = "sliding_window" in own or not windowed  # to most architectures of llama.cpp windows are not
-    window = context if known else getattr(config, "sliding_window", None) or context
-    heads = tuple(groups * shape.group_heads for groups in shape.kv_groups)
-    file_type = gguf.LlamaFileType[f"{'ALL' if kind == 'f32' else 'MOSTLY'}_{kind.upper()}"]
-    file = {"type": gguf.GGUFType.MODEL, "name": name, "file_type": file_type}
-    file |= {"quantization_version": gguf.GGML_QUANT_VERSION, "context_length": min(window, context)}
-    sizes = {"vocab_size": config.vocab_size, "embedding_length": shape.hidden, "block_count": shape.layers}
-    layers = {"feed_forward_length": shape.neurons, "head_count": heads, "head_count_kv": shape.kv_groups}
-    widths = {field: values[0] if shape.uniform else list(values) for field, values in layers.items()}
-    head = {
+    if window and windowed and "sliding_window" not in family_fields:
+        context = min(window, context)  # most architectures of llama.cpp have no windows
+
+    def per_layer(widths: tuple[int, ...]) -> int | list[int]:
+        """One number if all layers have it, else one for each layer."""
+        return widths[0] if shape.uniform else list(widths)
+
+    precision = "ALL" if kind == "f32" else "MOSTLY"
+    fields = {
+        "type": gguf.GGUFType.MODEL,
+        "name": name,
+        "file_type": gguf.LlamaFileType[f"{precision}_{kind.upper()}"],
+        "quantization_version": gguf.GGML_QUANT_VERSION,
+        "context_length": context,
+        "vocab_size": config.vocab_size,
+        "embedding_length": shape.hidden,
+        "block_count": shape.layers,
+        "feed_forward_length": per_layer(shape.neurons),
+        "head_count": per_layer(tuple(groups * shape.group_heads for groups in shape.kv_groups)),
+        "head_count_kv": per_layer(shape.kv_groups),
         "key_length": shape.head_dim,
         "value_length": shape.head_dim,
         "layer_norm_rms_eps": config.rms_norm_eps,
+        "rope_dimension_count": shape.head_dim,
+        "rope_freq_base": _rope_parameters(config)["rope_theta"],
     }
-    theta = _rope(config)["rope_theta"]
-    rotary = {"rope_dimension_count": shape.head_dim, "rope_freq_base": theta}
-    return file | sizes | widths | head | rotary | own
+    return fields | family_fields
 
 
-def _rope(config: Any) -> dict[str, Any]:
-    """The rotary embedding of layers that see everything: rope_theta, rope_type and what that needs."""
-    settings: dict[str, Any] = config.rope_parameters.get("full_attention", config.rope_parameters)
-    return settings
+def _rope_parameters(config: Any) -> dict[str, Any]:
+    """The rotary embedding of layers without a window: rope_theta, rope_type and what that type needs."""
+    parameters: dict[str, Any] = config.rope_parameters.get("full_attention", config.rope_parameters)
+    return parameters
 
 
 def _rope_factors(meta_model: Model, shape: Shape) -> dict[str, np.ndarray]:
     """What llama.cpp divides the rotary frequencies by (d/2,), as a tensor of the file; none if nothing is scaled."""
-    config, settings = meta_model.config, _rope(meta_model.config)
-    if settings.get("rope_type", "default") == "default":
+    config = meta_model.config
+    parameters = _rope_parameters(config)
+    if parameters.get("rope_type", "default") == "default":
         return {}
     scaled = LlamaRotaryEmbedding(config=config).inv_freq
     exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
-    return {"rope_freqs.weight": (settings["rope_theta"] ** -exponents / scaled).numpy()}
+    default = parameters["rope_theta"] ** -exponents
+    return {"rope_freqs.weight": (default / scaled).numpy()}

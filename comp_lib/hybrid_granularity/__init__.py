@@ -1,1 +1,1 @@
-"""How much goes: layers, and neurons in each that stays, for a given budget (`uniform`, `paper`, `measured`)."""
+"""How much goes for a given budget: layers, and neurons of those that stay (`uniform`, `paper`, `measured`)."""

@@ -1,16 +1,18 @@
-"""Measured widths: layers that mind less lose more.
+"""Measured widths: a layer whose narrowing harms the model less loses more.
 
-The error curve e_l of a layer's sweep carries its measured harm (`importance.widths`) to all other widths, and each
-step takes what is cheapest,
+The error curve e_l of a layer's sweep extends its measured harm (`importance.widths`) to all other widths:
 
     predicted harm of g neurons gone from layer l = harm_l^HARM_EXPONENT * e_l(g) / e_l(reference),
 
-HARM_EXPONENT < 1 because the layers are narrowed together, not alone: what one layer spoils also reaches the layers behind it,
-and the spared ones gain less than the sum promises. Its value is measured, not derived (benchmarks/RESULTS.md).
-(Our derivation; the paper's own rule is in `paper`.)
+and each step takes the neurons that are predicted to harm least. HARM_EXPONENT < 1 because the layers are
+narrowed together, not alone: the errors of one layer also reach the layers behind it, and to spare a layer
+gains less than the sum promises. Its value is measured, not derived (benchmarks/RESULTS.md). (Our derivation;
+the paper's own rule is in `paper`.)
 """
 
 from __future__ import annotations
+
+import math
 
 from torch import Tensor
 
@@ -20,44 +22,54 @@ from ..shape import Shape
 from .uniform import uniform_plan
 
 HARM_EXPONENT = 0.75
+SMALLEST_ERROR = 1e-300  # so that a curve of zeros divides nothing by zero
 
 
 def measured_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
-    """As many parameters as `uniform_plan` leaves, in the layers that mind most. Raises InputError as that does.
+    """As many parameters as `uniform_plan` leaves, more of them in the layers whose narrowing harms most.
 
     Each step narrows one layer to its next lower multiple, where the predicted harm per neuron is least.
+    Where there is no room for steps of this size, it is the uniform plan. Raises InputError as that does.
     """
-    uniform, shape = uniform_plan(request), request.shape
+    uniform = uniform_plan(request)
+    shape = request.shape
     harms = {}
     for layer in uniform.layers:
         errors = sensitivity.errors(layer, shape.neurons[layer])
+        reference = float(errors[sensitivity.removed[layer]].clamp_min(SMALLEST_ERROR))
         harm = max(float(sensitivity.harm[layer]), 0.0) ** HARM_EXPONENT
-        harms[layer] = harm * errors / float(errors[sensitivity.removed[layer]].clamp_min(1e-300))
+        harms[layer] = harm * errors / reference
     widths = allocate_widths(shape, harms, sum(uniform.neurons), request.multiple)
-    return uniform if widths is None else request.plan(widths)  # None: too little room for steps of this size
+    return uniform if widths is None else request.plan(widths)
 
 
 def allocate_widths(
-    shape: Shape, harms: dict[int, Tensor], most: int, multiple: int
+    shape: Shape, harms: dict[int, Tensor], budget: int, multiple: int
 ) -> tuple[int, ...] | None:
-    """Widths of the layers in `harms`, at most `most` neurons in all, by least harm per neuron; None: no such steps.
+    """Widths of the layers in `harms`, at most `budget` neurons in all, by least harm per neuron.
 
     harms: for each layer, predicted harm with 0, 1, ... of its neurons gone, as far as it may be narrowed.
+    None where steps of `multiple` neurons do not reach the budget.
     """
     widths = {layer: shape.neurons[layer] for layer in harms}
-
-    def price(layer: int) -> float:
-        full, now = shape.neurons[layer], widths[layer]
-        after = (now - 1) // multiple * multiple
-        if after < min(multiple, full) or full - after >= len(harms[layer]):
-            return float("inf")
-        return float(harms[layer][full - after] - harms[layer][full - now]) / (now - after)
-
-    prices = {layer: price(layer) for layer in widths}
-    while sum(widths.values()) > most:
+    prices = {layer: _price(shape.neurons[layer], widths[layer], harms[layer], multiple) for layer in widths}
+    while sum(widths.values()) > budget:
         cheapest = min(prices, key=prices.__getitem__)
-        if prices[cheapest] == float("inf"):
+        if prices[cheapest] == math.inf:
             return None
-        widths[cheapest] = (widths[cheapest] - 1) // multiple * multiple
-        prices[cheapest] = price(cheapest)
+        widths[cheapest] = _narrower(widths[cheapest], multiple)
+        prices[cheapest] = _price(shape.neurons[cheapest], widths[cheapest], harms[cheapest], multiple)
     return tuple(widths.values())
+
+
+def _narrower(width: int, multiple: int) -> int:
+    """The next lower multiple."""
+    return (width - 1) // multiple * multiple
+
+
+def _price(neurons: int, width: int, harm: Tensor, multiple: int) -> float:
+    """Predicted harm per neuron of the next step, for a layer of `neurons` with `width` left; inf: no step."""
+    narrower = _narrower(width, multiple)
+    if narrower < min(multiple, neurons) or neurons - narrower >= len(harm):
+        return math.inf
+    return float(harm[neurons - narrower] - harm[neurons - width]) / (width - narrower)

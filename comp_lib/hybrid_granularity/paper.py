@@ -1,7 +1,7 @@
 """The paper's widths: important layers keep more.
 
-The digests say that layers go first, by importance, and that each layer that stays gets a ratio of its own from the
-same importance. Our reading: with I_l the importance, layer l loses of its neurons the share
+The digests say that layers go first, by importance, and that each layer that stays gets a ratio of its own
+from the same importance. Our reading: with I_l the importance, layer l loses of its neurons the share
 
     min(1 - SMALLEST_SHARE, x (1 / I_l) / mean_k (1 / I_k)),
 

@@ -1,7 +1,7 @@
 """Uniform widths: layers first, then one width for all layers that stay. Any stock runtime loads the result.
 
-Planners that choose neurons one by one (`baselines`) keep what the uniform plan keeps (`parameters_left`), so that
-all methods can be compared at the same size.
+Planners that choose neurons one by one (`baselines`) keep what the uniform plan keeps (`parameters_left`), so
+that all methods can be compared at the same size.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from dataclasses import replace
 
 from ..errors import InputError
 from ..plan import SMALLEST_SHARE, Plan, PlanRequest
+from ..shape import Shape
 
-SMALLEST_KEPT_SHARE = 0.25  # of the neurons of the layers that stay; rather than fewer, whole layers go
-RATIO_TOLERANCE = 0.005  # of the decoder: so much more than was asked for may go
-GGUF_BLOCK, GGUF_TOLERANCE = 32, 0.02  # GGUF files need multiples of GGUF_BLOCK, which may remove GGUF_TOLERANCE more than was asked for
+SMALLEST_KEPT_SHARE = 0.25  # of the neurons of the layers that stay; rather than keep fewer, layers are dropped
+RATIO_TOLERANCE = 0.005  # of the decoder: a plan may remove so much more than was asked for
+GGUF_BLOCK = 32  # most GGUF files need widths that are multiples of this
+GGUF_TOLERANCE = 0.02  # of the decoder: a plan of such widths may remove so much more
+LARGEST_FACTOR = 1e4  # of the bisection in `neurons_for`, with which all layers lose as much as they may
+BISECTIONS = 100  # more than a float has digits
 
 
 def uniform_plan(request: PlanRequest) -> Plan:
@@ -33,47 +37,53 @@ def uniform_plan(request: PlanRequest) -> Plan:
 
 
 def drop_count(request: PlanRequest, layers: float | str) -> int:
-    """How many whole layers go: a number, a share below 1 of the layers, or "auto"; `drop` is disregarded.
+    """How many layers are dropped: a number, a share below 1 of the layers, or "auto"; `request.drop` is ignored.
 
-    "auto": as few as leave the others at least SMALLEST_KEPT_SHARE of their neurons. Measured (benchmarks/RESULTS.md): up to
-    there, narrowing all layers costs less than dropping as many as leave half.
+    "auto": as few as leave the others at least SMALLEST_KEPT_SHARE of their neurons. Measured
+    (benchmarks/RESULTS.md): up to there, narrowing all layers costs less than dropping as many as leave half.
+    Raises InputError where even one layer cannot be narrowed enough.
     """
     shape = request.shape
     if not isinstance(layers, str):
         return round(layers * shape.layers) if 0 < layers < 1 else int(layers)
     for count in range(shape.layers - 1):
-        with suppress(InputError):  # with so few layers gone the ratio is out of reach
-            plan = uniform_plan(replace(request, drop=range(count)))
-            both = zip(plan.layers, plan.neurons, strict=True)
-            if all(width >= SMALLEST_KEPT_SHARE * shape.neurons[layer] for layer, width in both):
+        with suppress(InputError):  # with so few layers dropped the ratio is out of reach
+            if _keeps_enough(uniform_plan(replace(request, drop=range(count))), shape):
                 return count
-    uniform_plan(
-        replace(request, drop=range(shape.layers - 1))
-    )  # one layer is left: what it can give must do
+    uniform_plan(replace(request, drop=range(shape.layers - 1)))  # raises where one layer alone keeps too much
     return shape.layers - 1
 
 
+def _keeps_enough(plan: Plan, shape: Shape) -> bool:
+    """Whether each layer of the plan keeps at least SMALLEST_KEPT_SHARE of its neurons."""
+    widths = zip(plan.layers, plan.neurons, strict=True)
+    return all(width >= SMALLEST_KEPT_SHARE * shape.neurons[layer] for layer, width in widths)
+
+
 def parameters_left(request: PlanRequest, layers: float | str = "auto") -> int:
-    """Parameters of the decoder under the uniform plan with so many layers gone: the most that any method keeps."""
-    request = replace(request, biased=False)  # who adds biases pays for them
+    """Parameters of the decoder under the uniform plan with so many layers dropped: the most that any method keeps."""
+    request = replace(request, biased=False)  # a method that adds biases pays for them
     plan = uniform_plan(replace(request, drop=range(drop_count(request, layers))))
     return request.shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
 
 
 def fitting_multiple(request: PlanRequest, layers: float | str = "auto") -> int:
-    """The largest power of 2, up to the request's multiple, that removes what is asked to within RATIO_TOLERANCE; else 1.
+    """The largest power of 2, up to the request's multiple, with which the ratio is met to within RATIO_TOLERANCE.
 
-    GGUF_BLOCK, on which files for llama.cpp insist, may miss by GGUF_TOLERANCE. The plan is the uniform one without biases, so the
-    multiple is the same for all methods.
+    1 if there is none. GGUF_BLOCK, which files for llama.cpp need, may miss the ratio by GGUF_TOLERANCE. The
+    plan is the uniform one without biases, so the multiple is the same for all methods.
     """
-    asked = replace(request, biased=False)
-    while asked.multiple > 1:
+    request = replace(request, biased=False)
+    multiple = request.multiple
+    while multiple > 1:
+        tolerance = GGUF_TOLERANCE if multiple == GGUF_BLOCK else RATIO_TOLERANCE
         with suppress(InputError):  # steps of this size are too large for so narrow a model
-            plan = uniform_plan(replace(asked, drop=range(drop_count(asked, layers))))
-            if plan.removed <= request.ratio + (GGUF_TOLERANCE if asked.multiple == GGUF_BLOCK else RATIO_TOLERANCE):
+            candidate = replace(request, multiple=multiple)
+            plan = uniform_plan(replace(candidate, drop=range(drop_count(candidate, layers))))
+            if plan.removed <= request.ratio + tolerance:
                 break
-        asked = replace(asked, multiple=asked.multiple // 2)
-    return asked.multiple
+        multiple //= 2
+    return multiple
 
 
 def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -> tuple[int, ...]:
@@ -82,27 +92,37 @@ def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -
     `share_of(factor, layer)` is the share of its neurons that a layer loses; it grows with the factor.
     Raises InputError when the ratio is out of reach.
     """
-    multiple = request.multiple
 
-    def widths(factor: float) -> tuple[int, ...]:
-        kept = []
-        for layer in request.layers:
-            full = request.shape.neurons[layer]
-            share = min(max(share_of(factor, layer), 0.0), 1.0 - SMALLEST_SHARE)
-            # the tiny addition forgives the rounding of full * (1 - share) when it is a multiple already
-            rounded = int((full * (1.0 - share) + 1e-6) // multiple) * multiple if share > 0 else full
-            kept.append(max(rounded, min(multiple, full)))
-        return tuple(kept)
+    def widths_at(factor: float) -> tuple[int, ...]:
+        return tuple(_width(request, layer, share_of(factor, layer)) for layer in request.layers)
 
-    low, high = 0.0, 1e4
-    if (most := request.removed(widths(high))) < request.ratio:
-        got = f"{request.ratio:g}: drop layers or KV groups, or ask for less"
+    low = 0.0
+    high = LARGEST_FACTOR
+    largest_removal = request.removed(widths_at(high))
+    if largest_removal < request.ratio:
         raise InputError(
-            f"expected a ratio that these layers and groups allow, at most {most:.3f}, got {got}"
+            expected=f"a ratio that these layers and groups allow, at most {largest_removal:.3f}",
+            got=f"{request.ratio:g}",
+            hint="drop layers or KV groups, or ask for less",
         )
-    if request.removed(widths(low)) >= request.ratio:
-        return widths(low)
-    for _ in range(100):
+    if request.removed(widths_at(low)) >= request.ratio:
+        return widths_at(low)
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (low, middle) if request.removed(widths(middle)) >= request.ratio else (middle, high)
-    return widths(high)
+        if request.removed(widths_at(middle)) >= request.ratio:
+            high = middle
+        else:
+            low = middle
+    return widths_at(high)
+
+
+def _width(request: PlanRequest, layer: int, share: float) -> int:
+    """The width of a layer that loses this share of its neurons: a multiple, or all of them."""
+    neurons = request.shape.neurons[layer]
+    multiple = request.multiple
+    share = min(max(share, 0.0), 1.0 - SMALLEST_SHARE)
+    if share == 0.0:
+        return neurons
+    # the tiny addition forgives the rounding of neurons * (1 - share) when it is a multiple already
+    width = int((neurons * (1.0 - share) + 1e-6) // multiple) * multiple
+    return max(width, min(multiple, neurons))

@@ -1,3 +1,3 @@
-"""Who goes: whole layers, neurons and KV groups (by the condition of a matrix), and how much each layer minds."""
+"""What goes: whole layers, neurons and KV groups; and how much the model loses when a layer is narrowed."""
 
 LAYER_METRICS = "block-influence", "loss"

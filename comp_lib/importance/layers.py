@@ -2,11 +2,12 @@
 
 Two readings, from cheap to true:
 
-* block influence, 1 - mean cosine between a layer's input and output: one pass, and a proxy (a layer that turns the
-  stream little is taken for unimportant; the paper's coarse metric, also known from ShortGPT);
+* block influence, 1 - mean cosine between a layer's input and output: one pass, and a proxy, since it takes a
+  layer that turns the stream little for unimportant (the paper's coarse metric, also known from ShortGPT);
 * loss increase: leave the layer out and measure the calibration loss (our addition: the harm itself).
 
-Prefixes are shared: leaving out layer l needs the layers after l only, so that L layers cost about L / 2 passes.
+Prefixes are shared: to leave out layer l, only the layers after l are run again. So L layers cost about
+L / 2 passes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..walk import batches, sequence_losses, walk
 def block_influence(
     model: Model | Decoder, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
 ) -> Tensor:
-    """BI_l = 1 - mean_t cos(h_t, h'_t) for ids (S, L): (layers,), 0 for a layer that only scales the stream."""
+    """BI_l = 1 - mean_t cos(h_t, h'_t), (layers,), for ids (S, L): 0 where a layer only scales the stream."""
     layer_count = Shape.of(model).layers
     influence = []
     for visit in walk(model, ids, device):
@@ -43,9 +44,9 @@ def block_influence(
 def sequence_loss_increase(
     model: Model | Decoder, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
 ) -> Tensor:
-    """Increase of each sequence's mean next-token loss (nats) when one layer is left out: ids (S, L) -> (layers, S).
+    """Increase of each sequence's mean next-token loss when one layer is left out: (layers, S), nats.
 
-    The layers are on `device` one at a time, each once; memory: the hidden states of ids for each layer.
+    The layers are on `device` one at a time, each once. Memory: the hidden states of ids (S, L) for each layer.
     """
     layer_count = Shape.of(model).layers
     hidden = torch.empty(0)
@@ -67,7 +68,10 @@ def layers_to_drop(
     device: Device = "cpu",
     progress: Progress = no_progress,
 ) -> tuple[list[int], Tensor]:
-    """The `count` least important layers by one of LAYER_METRICS, and the importance of all (layers,), on ids (S, L)."""
+    """The `count` least important layers on ids (S, L), and the importance of all (layers,).
+
+    name: one of LAYER_METRICS.
+    """
     if name == "block-influence":
         importance = block_influence(model, ids, device, progress)
     else:

@@ -1,20 +1,21 @@
 """The condition of a matrix, as a measure of what a neuron is worth.
 
-Context. A dense layer keeps some of its n inputs, and what stays may be refitted. Two ways to refit, one problem:
+Context. A dense layer keeps some of its n inputs, and what stays may be refitted. Two ways to refit, one
+problem:
 
     minimise  tr((W - V)^T H (W - V))   over V with V_i = 0 for every input i that goes
 
 * full least squares: H = C + D, C = X^T X, and W the layer's weights (n, m);
 * mask: H = G + D, G the Gram matrix of contributions, and W = (1, ..., 1)^T (n, 1), V the mask.
 
-D = lambda diag(C), or lambda diag(G), holds V at W: sum_i D_ii ||w_i - v_i||^2, in proportion to each input's own
-energy. So a loud input is held harder, and its units do not matter: with x_i -> c x_i and w_i -> w_i / c, v_i follows
-as v_i / c, and scores and errors stay (with a ridge r I they would not).
+D = lambda diag(C), or lambda diag(G), holds V at W: sum_i D_ii ||w_i - v_i||^2, in proportion to each input's
+own energy. So a loud input is held harder, and its units do not matter: with x_i -> c x_i and w_i -> w_i / c,
+v_i follows as v_i / c, and scores and errors stay (with a ridge r I they would not).
 
 Intuition. Removing i hurts as much as the others are unable to reproduce it. With P = H^-1,
 
     kappa_i = sqrt(H_ii P_ii) >= 1        individual condition number (Stewart's collinearity index, 1987)
-    s_i     = ||w_i||^2 / P_ii            = energy / kappa_i^2 = exactly the error left after the others are refitted
+    s_i     = ||w_i||^2 / P_ii            = energy / kappa_i^2 = exactly the error left after a refit
 
 and for a block g of inputs that go together (a KV group): s_g = tr(W_g^T (P_gg)^-1 W_g).
 
@@ -22,8 +23,8 @@ Rounds. After a removal the survivors' best weights and their inverse follow wit
 
     V_K = V_K - P_KR (P_RR)^-1 V_R        P_KK = P_KK - P_KR (P_RR)^-1 P_RK        (Schur complement)
 
-so one sweep gives the order of removal, the error after each round, and the weights refitted so far. This is our
-derivation (the paper's text was not at hand); every formula is tested against brute force.
+so one sweep gives the order of removal, the error after each round, and the weights refitted so far. This is
+our derivation (the paper's text was not at hand); every formula is tested against brute force.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def condition_numbers(matrix: Tensor, inverse: Tensor) -> Tensor:
 
 
 def scores_of(inner: Tensor, weights: Tensor) -> Tensor:
-    """s_g = tr(W_g^T (P_gg)^-1 W_g) for consecutive blocks of inputs: P_gg (blocks, b, b), W (n, m) -> (blocks,)."""
+    """s_g = tr(W_g^T (P_gg)^-1 W_g), (blocks,), for consecutive blocks g: P_gg (blocks, b, b), W (n, m)."""
     if inner.shape[1] == 1:
         norms: Tensor = torch.linalg.vector_norm(weights, dim=1)  # makes no copy of all weights
         return norms.square() / inner.flatten()
@@ -103,12 +104,12 @@ def sweep(
     per_round: int | None = None,
     penalties: Tensor | None = None,
 ) -> Sweep:
-    """Remove `remove` blocks, the least important first, at most `per_round` at a time; refit the rest each time.
+    """Remove `remove` blocks, the least important first, in rounds after each of which the rest is refitted.
 
-    inverse: P = H^-1 (n, n); weights: W (n, m). Neither tensor is changed; an `Inverse` is used up. per_round: None is
-    BLOCKS_PER_ROUND, or a 64th of all blocks where that is more. penalties: D_ii (n,), what H has beyond the data, for
-    `Sweep.penalties`; None: nothing.
-    Time: about n (n + m) multiplications for each input that goes. Memory: one copy of each argument.
+    inverse: P = H^-1 (n, n); weights: W (n, m). Neither tensor is changed; an `Inverse` is used up.
+    per_round: None is BLOCKS_PER_ROUND, or a 64th of all blocks where that is more. penalties: D_ii (n,),
+    what H has beyond the data, for `Sweep.penalties`; None: nothing. Time: about n (n + m) multiplications
+    for each input that goes. Memory: one copy of each argument.
     """
     if isinstance(inverse, Tensor):
         inverse = Inverse(inverse.clone(), block)

@@ -1,8 +1,8 @@
 """Which inputs of a dense layer go: MLP neurons (block 1) and KV groups (block r * head_dim), by any metric.
 
-Every metric answers one question, `NeuronMetric`: given the dense layer, which blocks stay? `METRICS` has them all,
-by the name that people type. Most score all blocks once and keep the best. The two of COMP sweep (see
-`matrix_condition`), so they also bring the error curve and the refitted weights.
+Every metric answers one question, `NeuronMetric`: given the dense layer, which blocks stay? `METRICS` has
+them all, by the name that people type. Most score all blocks once and keep the best. The two of COMP sweep
+(see `matrix_condition`), so they also bring the error curve and the refitted weights.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Problem:
     statistics: Statistics  # of the calibration text: C = X^T X and what belongs to it
     weight: Tensor  # W (n, m), in the precision of the statistics
     upstream: Callable[[], Tensor]
-    """Computes the squared norm of the weights that produce each block (gate and up; q, k and v): (blocks,)."""
+    """Computes the squared norm of the weights that produce each block (gate, up; q, k, v): (blocks,)."""
     block: int = 1
     ridge: float = RIDGE  # lambda, relative to each input's own energy
     # (m,): what the outputs are multiplied by on their way to the stream; None: all by the same
@@ -82,7 +82,7 @@ METRICS: dict[str, NeuronMetric] = {}
 
 
 def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
-    """Add the decorated function to METRICS under `name`, by which `Settings.method` and `--method` find it."""
+    """Adds the decorated function to METRICS under `name`, for `Settings.method` and `--method`."""
 
     def add(function: NeuronMetric) -> NeuronMetric:
         METRICS[name] = function
@@ -112,7 +112,10 @@ def activation(problem: Problem, keep: int, generator: torch.Generator) -> Selec
 
 @metric("wanda-sp")
 def wanda_sp(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
-    """Wanda-sp: sum over a block's weights of |w_ij| ||x_i|| (Sun et al. 2023, structured by An et al. 2024)."""
+    """Wanda-sp: sum over a block's weights of |w_ij| ||x_i|| (Sun et al. 2023).
+
+    It was made structured by An et al. 2024.
+    """
     norms = problem.statistics.diagonal().sqrt()
     return top(problem.per_block(problem.weight.abs().sum(1) * norms), keep)
 

@@ -1,13 +1,13 @@
 """How much a layer minds being narrowed, measured with the model itself.
 
-The relative error of one layer does not tell what the layers behind it make of that error. A plan that follows errors
-alone starves the early layers and loses to uniform widths. Here each layer alone loses the same number of neurons and is refitted, and
-the model predicts sequences that no fit has seen:
+The relative error of one layer does not tell what the layers behind it make of that error. A plan that
+follows errors alone starves the early layers and loses to uniform widths. Here each layer alone loses the
+same number of neurons and is refitted, and the model predicts sequences that no fit has seen:
 
     harm_l = mean_t KL(p_t || p_t without those neurons of layer l)              nats per token
 
-It is the divergence, not the loss: it is zero for the dense model, and no noise can turn its sign. The widths that
-follow from it are in `hybrid_granularity.measured`. (Our derivation.)
+It is the divergence, not the loss: it is zero for the dense model, and no noise can turn its sign. The widths
+that follow from it are in `hybrid_granularity.measured`. (Our derivation.)
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ POSITIONS_PER_BATCH = 64  # that are compared at a time, since a vocabulary is l
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What each layer of the parent does to the model, if some of its MLP neurons go and no other layer changes."""
+    """What happens to the model if one layer of the parent loses some MLP neurons and no other changes."""
 
     removed: tuple[int, ...]  # neurons that go (layers,)
     harm: Tensor  # (layers,), nats per token
@@ -58,7 +58,7 @@ class Sensitivity:
 
 
 def interpolate(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
-    """Straight lines between (0, 0) and the points of an error curve: (neurons + 1,), flat behind the last point."""
+    """Straight lines from (0, 0) through the points of an error curve: (neurons + 1,), flat at its end."""
     counts = torch.cat([torch.zeros(1, dtype=torch.float64), counts.double()])
     errors = torch.cat([torch.zeros(1, dtype=torch.float64), errors.double().clamp_min(0.0)])
     positions = torch.arange(neurons + 1, dtype=torch.float64).clamp_max(float(counts[-1]))
@@ -69,9 +69,10 @@ def interpolate(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
 
 
 def reference_removals(shape: Shape, plan: Plan) -> tuple[int, ...]:
-    """How many neurons each layer of the parent loses in the comparison: as many as in the plan, but at least 1.
+    """How many neurons each layer of the parent loses in the comparison: as in the plan, but at least 1.
 
-    Layers that the plan drops lose as many as the plan takes from any other. () for a plan that narrows no layer.
+    Layers that the plan drops lose as many as the plan takes from any other. () for a plan that narrows no
+    layer.
     """
     removals = {}
     for layer, width in zip(plan.layers, plan.neurons, strict=True):
@@ -97,16 +98,18 @@ def sensitivity(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Sensitivity:
-    """What narrowing each layer by `gone` neurons, one number or one for each layer, does to the model, on ids (S, L).
+    """What it does to the model, on ids (S, L), to narrow each layer alone by `gone` neurons.
 
-    The last sequences judge: the first JUDGED_LENGTH tokens of JUDGING_SEQUENCES, or of half of all where these are
-    fewer. Up to FITTED_SEQUENCES of the others are fitted to, with that `ridge` (None: RIDGE), tokens `weighted` by
-    1 / ||h||. Needs 2 sequences. The layers are on `device` one at a time, each once: the judging stream of the model
-    passes a layer, and so does the stream of each narrowing before it, and then the layer is narrowed.
+    gone: one number, or one for each layer. The last sequences judge: the first JUDGED_LENGTH tokens of
+    JUDGING_SEQUENCES, or of half of all where these are fewer. Up to FITTED_SEQUENCES of the others are
+    fitted to, with that `ridge` (None: RIDGE), tokens `weighted` by 1 / ||h||. Needs 2 sequences. The layers
+    are on `device` one at a time, each once: the judging stream of the model passes a layer, and so does the
+    stream of each narrowing before it, and then the layer is narrowed.
 
-    Cost: a walk over all these sequences, a sweep per layer, and the rest of the model on the judging sequences per
-    layer. Memory: a layer and its sums, the hidden states of the fitted sequences, and for each layer those of the
-    judging ones, at most JUDGING_SEQUENCES x JUDGED_LENGTH tokens: 0.5 GiB in bfloat16 for the 32 layers of a 7B model.
+    Cost: a walk over all these sequences, a sweep per layer, and the rest of the model on the judging
+    sequences per layer. Memory: a layer and its sums, the hidden states of the fitted sequences, and for each
+    layer those of the judging ones, at most JUDGING_SEQUENCES x JUDGED_LENGTH tokens: 0.5 GiB in bfloat16 for
+    the 32 layers of a 7B model.
     """
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
@@ -148,10 +151,11 @@ def narrowed(
     weighted: bool = True,
     fewest: int | None = None,
 ) -> tuple[Sweep, Gram, Tensor]:
-    """What `layer` is like without its `gone` least important neurons; `hidden` (S, L, d) passes it, in place.
+    """What `layer` is like without its `gone` least important neurons.
 
-    Returns the error curve down to `fewest` neurons (None: as few as a plan may leave), the sums of the MLP's inputs,
-    and the refitted weights V (n, m) without the `gone` neurons.
+    `hidden` (S, L, d) is written over by the states behind the layer. Returns the error curve down to
+    `fewest` neurons (None: as few as a plan may leave), the sums of the MLP's inputs, and the refitted
+    weights V (n, m) without the `gone` neurons.
     """
     linear = parts(layer)["mlp"].linear.weight
     gram = Gram.zeros(linear.shape[1], device=linear.device)
@@ -172,7 +176,7 @@ def narrowed(
 
 
 def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden states behind `layer` as it is, and if down_proj had the weights V (n, m): h (S, L, d) -> h', h''."""
+    """Hidden states h (S, L, d) behind `layer`, and behind it with the weights V (n, m) in down_proj."""
     linear = parts(layer)["mlp"].linear.weight
     changed = copy_layer(layer, linear.device)  # a whole layer, since a norm may follow down_proj
     parts(changed)["mlp"].linear.weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
@@ -186,7 +190,7 @@ def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tu
 
 
 def _divergences(decoder: Decoder, dense: Tensor, streams: Sequence[Tensor], progress: Progress) -> Tensor:
-    """mean_t KL(p_t || q_t): (streams,), nats; p is predicted from the dense stream, q from each of `streams`.
+    """mean_t KL(p_t || q_t), (streams,), nats: p from the dense stream, q from each of `streams`.
 
     All streams (S, L, d) are those behind the last layer.
     """

@@ -1,4 +1,7 @@
-"""What stays of a dense layer takes over what went: a tuned mask (the paper's), least squares, or a bias (FLAP's)."""
+"""What stays of a dense layer takes over the work of what went.
+
+It does so by a tuned mask (the paper's), by least squares (COMP's), by a bias (FLAP's), or not at all.
+"""
 
 from .bias import keep_weights, refit_by_bias
 from .least_squares import refit_by_least_squares

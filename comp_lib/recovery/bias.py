@@ -1,6 +1,7 @@
 """Recovery that leaves the weights alone: nothing, or a bias.
 
-FLAP (An et al. 2023) puts the mean of what went in its place: b = mean(x)_gone W_gone, added to the layer's output.
+FLAP (An et al. 2023) adds the mean of what went to the layer's output: b = mean(x)_R W_R for the removed
+inputs R.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from .refit import Refit, relative
 
 def mean_bias(mean: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
     """b (m,): the mean contribution of the inputs that went; mean (n,), weight: W (n, m), kept (k,)."""
-    gone = mean.clone()
-    gone[kept] = 0.0
-    return gone @ weight.to(gone)
+    removed_mean = mean.clone()
+    removed_mean[kept] = 0.0
+    return removed_mean @ weight.to(removed_mean)
 
 
 def unchanged(weight: Tensor, kept: Tensor) -> Tensor:
     """V (n, m) without any recovery: `weight` (n, m), zero where an input went."""
-    left = torch.zeros_like(weight)
-    left[kept] = weight[kept]
-    return left
+    remaining = torch.zeros_like(weight)
+    remaining[kept] = weight[kept]
+    return remaining
 
 
 def refit_by_bias(problem: Problem, selection: Selection) -> Refit:

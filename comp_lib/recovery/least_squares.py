@@ -1,20 +1,21 @@
-"""Least squares (beyond the paper, same statistics): all weights of the survivors are free, by one symmetric solve.
+"""Least squares (beyond the paper, same statistics): one symmetric solve for all weights of the survivors.
 
     V_K = (C_KK + D_KK)^-1 (B_K + D_KK W_K),        D = lambda diag(C), B = X^T Y*,
 
-with the same pull towards "change nothing", in proportion to each neuron's own energy. With B = C W the target is the
-layer's own output ("self"); with B from outside it is whatever the dense model's residual stream misses at this depth
-("dense"). The solve itself is `solve.least_squares`; statistics know how to `refit` in their own form.
+with the same pull towards "change nothing" as a tuned mask has, in proportion to each neuron's own energy.
+With B = C W the target is the layer's own output ("self"). With a given B it is whatever the dense model's
+residual stream misses at this depth ("dense"). The solve itself is `solve.least_squares`; statistics know how
+to `refit` in their own form.
 
-The ridge lambda is chosen by text that the fit has not seen. How strongly should the survivors be held to their old
-weights? The fewer tokens, the more: a fit to 1,000 tokens says little about 1,500 neurons, one to 80,000 says a lot.
-Statistics are sums over tokens, so both halves of the calibration text are at hand: V is fitted to the first for each
-lambda of a grid, and judged on the second by
+The ridge lambda is chosen by text that the fit has not seen. How strongly should the survivors be held to
+their old weights? The fewer tokens, the more: a fit to 1,000 tokens says little about 1,500 neurons, one to
+80,000 says a lot. Statistics are sums over tokens, so both halves of the calibration text are at hand: V is
+fitted to the first for each lambda of a grid, and judged on the second by
 
     ||Y* - X V||^2 - ||Y*||^2 = tr(V^T C V) - 2 tr(V^T B)        with C and B of the second half.
 
-The whole text then gets the same pull in absolute terms: lambda times its share of the tokens. (Our derivation, tested
-against brute force.)
+The whole text then gets the same pull in absolute terms: lambda times its share of the tokens. (Our
+derivation, tested against brute force.)
 """
 
 from __future__ import annotations
@@ -26,38 +27,44 @@ from ..importance.neurons import Problem, Selection
 from ..statistics.gram import Statistics
 from .refit import Refit, relative
 
-GRID = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
-MIXTURES = 128  # mixtures of the outputs on which lambdas are compared, where there are twice as many or more
+GRID = tuple(0.01 * 3.0**k for k in range(8))  # lambdas, 0.01 to 21.9, relative to each input's own energy
+MIXTURES = 128  # of the outputs, on which lambdas are compared where there are twice as many outputs or more
 
 
 def _signs(outputs: int, mixtures: int) -> Tensor:
-    """Signs (m, p), each 1 / sqrt(p), the same ones each time: ||E M||^2 is ||E||^2 on the mean over such M."""
+    """M (m, p), random signs over sqrt(p), the same ones each time: the mean of ||E M||^2 is ||E||^2."""
     draw = torch.randint(2, (outputs, mixtures), generator=torch.Generator().manual_seed(0))
     return (2 * draw - 1).double().div(mixtures**0.5)
 
 
 def choose_ridge(
-    seen: Statistics,
-    held: Statistics,
+    fitted: Statistics,
+    held_out: Statistics,
     weight: Tensor,
     kept: Tensor,
     gain: Tensor | None = None,
-    last: int | None = None,
+    previous: int | None = None,
 ) -> tuple[float, int]:
-    """Lambda for both halves together, and its place in GRID: `seen` is fitted, `held` judges; W (n, m), kept (k,).
+    """Lambda for both halves of the text together, and its position in GRID.
 
-    gain (m,): how much an error of each output counts; None: all the same.
-    last: the place of the layer before, beside which is looked, for lambdas change slowly; None: everywhere.
+    `fitted` is the half that weights are fitted to, `held_out` the one that judges them; W (n, m), kept (k,).
+    gain (m,): how much an error of each output counts; None: all the same. previous: the position that the
+    layer before got. Lambdas change slowly, so only its neighbours are tried; None: the whole grid.
     """
-    places = range(len(GRID)) if last is None else range(max(0, last - 1), last + 2)
-    ridges = GRID[places.start : places.stop]
+    positions = range(len(GRID))
+    if previous is not None:
+        positions = range(max(0, previous - 1), min(len(GRID), previous + 2))
     outputs = weight.shape[1]
-    mix = (_signs(outputs, MIXTURES) if outputs >= 2 * MIXTURES else torch.eye(outputs)).to(weight)
-    mix = mix if gain is None else gain.to(weight)[:, None] * mix
-    seen, held, weight = seen.mix_outputs(mix), held.mix_outputs(mix), weight @ mix
-    errors = seen.held_out_errors(held, weight, kept, ridges)
-    place = places.start + errors.index(min(errors))
-    return GRID[place] * seen.tokens / (seen.tokens + held.tokens), place
+    mix = _signs(outputs, MIXTURES) if outputs >= 2 * MIXTURES else torch.eye(outputs)  # (m, p)
+    mix = mix.to(weight)
+    if gain is not None:
+        mix = gain.to(weight)[:, None] * mix
+    errors = fitted.mix_outputs(mix).held_out_errors(
+        held_out.mix_outputs(mix), weight @ mix, kept, GRID[positions.start : positions.stop]
+    )
+    position = positions.start + errors.index(min(errors))
+    share = fitted.tokens / (fitted.tokens + held_out.tokens)
+    return GRID[position] * share, position
 
 
 def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:

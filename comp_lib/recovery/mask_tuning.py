@@ -1,15 +1,16 @@
-"""Mask tuning (the paper's): one factor for each neuron that stays, by one symmetric solve and without gradients.
+"""Mask tuning (the paper's): one factor for each neuron that stays, by one solve, without gradients.
 
     m_K = argmin (1 - m)^T G (1 - m) + lambda sum_K G_ii (m_i - 1)^2,        m = 0 for what goes,
 
-G being the Gram matrix of the neurons' contributions (`statistics.gram.contributions`). The fit is a trap when it is
-left alone: a few neurons that must imitate many take huge factors of either sign, which fit the calibration text and
-nothing else. The guard watches the variance of the mask and raises lambda until it is small. The mask is folded into
-the weights; nothing is left at run time. (Our derivation, tested against brute force.)
+G being the Gram matrix of the neurons' contributions (`statistics.gram.contributions`). Without a guard the
+fit is a trap: a few neurons that must imitate many take huge factors of either sign, which fit the
+calibration text and nothing else. The guard watches the variance of the mask and raises lambda until it is
+small. The mask is folded into the weights; nothing is left at run time. (Our derivation, tested against brute
+force.)
 
-Lineage: Kwon et al. 2022 ("A fast post-training pruning framework for transformers", NeurIPS) tune masks by the same
-Gram matrix, towards the dense model's stream minus the residual of the pruned one, and stop at factors beyond 10.
-Lesson 04 has that guard beside ours.
+Lineage: Kwon et al. 2022 ("A fast post-training pruning framework for transformers", NeurIPS) tune masks by
+the same Gram matrix, towards the dense model's stream minus the residual of the pruned one, and stop at
+factors beyond 10. Lesson 04 has that guard beside ours.
 """
 
 from __future__ import annotations
@@ -28,24 +29,28 @@ MAX_VARIANCE = 0.05  # of a tuned mask; more means that a few neurons imitate ma
 
 
 def solve_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    """The mask problem for a given lambda: G (n, n), kept inputs (k,) -> m_K (k,). No guard: see `tune_mask`.
+    """The mask m_K (k,) for a given lambda, without a guard (see `tune_mask`): G (n, n), kept inputs (k,).
 
-    Stationary point: (G_KK + D) m = G_K: 1 + D 1, with D = lambda diag(G_KK): least squares with one output, W = 1.
+    It is the least-squares problem with one output and W = 1: its stationary point is
+    (G_KK + D) m = G_K: 1 + D 1, with D = lambda diag(G_KK).
     """
     ones = torch.ones(len(gram), 1, dtype=gram.dtype, device=gram.device)
     return least_squares(gram, gram.sum(1, keepdim=True), ones, kept, ridge)[kept, 0]
 
 
 def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2) -> tuple[Tensor, float]:
-    """The mask (k,) under the guard, and its lambda: it grows fourfold until the variance is at most MAX_VARIANCE."""
+    """The mask (k,) under the guard, and its lambda: fourfold until the variance is at most MAX_VARIANCE."""
+    variance = 0.0
     for _ in range(MAX_ROUNDS):
         mask = solve_mask(gram, kept, ridge)
-        if (variance := float(mask.var(unbiased=False))) <= MAX_VARIANCE:
+        variance = float(mask.var(unbiased=False))
+        if variance <= MAX_VARIANCE:
             return mask, ridge
         ridge *= 4.0
-    got = f"one of variance {variance:g} after {MAX_ROUNDS} rounds"
     raise InputError(
-        f"expected sums over tokens for which a mask can be tuned, got {got}: try --dtype float32"
+        expected="sums over tokens for which a mask can be tuned",
+        got=f"one of variance {variance:g} after {MAX_ROUNDS} rounds",
+        hint="try --dtype float32",
     )
 
 

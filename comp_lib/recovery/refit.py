@@ -1,6 +1,7 @@
 """What a recovery returns, and what all recoveries have in common: the error that they leave.
 
-Each recovery is one function (`Recovery`), in the module that has its mathematics; `recovery.RECOVERIES` names them.
+Each recovery is one function (`Recovery`), in the module that has its mathematics; `recovery.RECOVERIES`
+names them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The dual form: for few tokens beside many inputs, T x T matrices instead of n x n.
 
-At 7B a dense layer has n = 11,008 inputs, and C = X^T X alone takes 0.5 GB; 1,024 calibration tokens take 45 MB, and
-say the same. So the tokens themselves are kept, and every formula of the method but the mask's is solved through
+At 7B a dense layer has n = 11,008 inputs, and C = X^T X alone takes 0.5 GB; 1,024 calibration tokens take 45
+MB, and say the same. So the tokens themselves are kept, and every formula of the method but the mask's is
+solved through
 
     M = (I + X D^-1 X^T)^-1   (T, T),        P = (C + D)^-1 = D^-1 - D^-1 X^T M X D^-1:
 
@@ -11,11 +12,11 @@ say the same. So the tokens themselves are kept, and every formula of the method
       V_K = W_K + D_K^-1 X_K^T (I + K)^-1 E;
 * what they do on other tokens X':  X' V = X'_K W_K + X'_K D_K^-1 X_K^T (I + K)^-1 E: no n x m matrix at all.
 
-The processor multiplies float32 twice as fast as float64, and a result is as exact as its inputs if the sums are short.
-So the sums are of at most TERMS_PER_SUM terms in float32, and their results are added in float64.
+The processor multiplies float32 twice as fast as float64, and a result is as exact as its inputs if the sums
+are short. So the sums are of at most TERMS_PER_SUM terms in float32, and their results are added in float64.
 
-The results are those of the n x n forms, up to rounding. (Our derivation, tested against them. The mask problem has no
-such form: the rank of C o W W^T is not bounded by T.)
+The results are those of the n x n forms, up to rounding. (Our derivation, tested against them. The mask
+problem has no such form: the rank of C o W W^T is not bounded by T.)
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ INPUTS_PER_PANEL = 256  # of which all tokens are in memory in float64 at once
 
 @dataclass
 class TokenStatistics(Statistics):
-    """`Gram` for few tokens beside many inputs: the weighted tokens themselves, and Y* (T, m), float32, if given."""
+    """`Gram` for few tokens beside many inputs: the weighted tokens themselves.
+
+    `given_target` is Y* (T, m), float32.
+    """
 
     squares: Tensor  # C_ii (n,), float64
     rows: Tensor  # X (T, n), float32
@@ -203,15 +207,16 @@ class DualInverse(Inverse):
 
 
 def _root(penalties: Tensor) -> Tensor:
-    """D^1/2 (n,), float32. An input that is always 0 gets the least positive number: 0 divided by that is 0."""
+    """D^1/2 (n,), float32. A penalty of 0 gets the least positive number, and 0 divided by that is 0."""
     return penalties.sqrt().float().clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def between_rows(x: Tensor, y: Tensor, divisor: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
-    """X Y^T (T, T'), float64, for float32 X (T, n) and Y (T', n), of the inputs `kept` (k,) if they are given.
+    """X Y^T (T, T'), float64, for X (T, n) and Y (T', n), float32.
 
-    divisor (k,), float32: each input of X and of Y is divided by its divisor first. X and Y are copied in parts only.
-    An entry x_s . y_t is off by less than 1e-6 ||x_s|| ||y_t|| (tested, also on data that are nearly alike).
+    kept (k,): the inputs that count; None: all. divisor (k,), float32: each input of X and of Y is divided by
+    its divisor first. X and Y are copied in parts only. An entry x_s . y_t is off by less than 1e-6 ||x_s||
+    ||y_t|| (tested, also on data that are nearly alike).
     """
     total = torch.zeros(len(x), len(y), dtype=torch.float64, device=x.device)
     for part in slices_of(x.shape[1] if kept is None else len(kept), TERMS_PER_SUM):

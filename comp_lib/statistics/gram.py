@@ -4,16 +4,16 @@ For y = X W with X (T, n) and W (n, m), the tokens T vanish from every formula o
 
     C = X^T X (n, n)      and, when the target is not the layer's own output,     B = X^T Y* (n, m).
 
-Both are sums over tokens, so they are gathered batch by batch, and two halves of a text can be added. Products run in
-float32, sums and solves in float64. From SINGLE_PRECISION_INPUTS on, sums and solves are in float32 too, which takes
-half the memory and time. With a ridge as the presets have it that is digits enough: in a layer of 4,864 neurons the
-same ones stay, and the refitted weights differ by 7e-6 (measured once).
+Both are sums over tokens, so they are gathered batch by batch, and two halves of a text can be added.
+Products run in float32, sums and solves in float64. From SINGLE_PRECISION_INPUTS on, sums and solves are in
+float32 too, which takes half the memory and time. With a ridge as the presets have it that is digits enough:
+in a layer of 4,864 neurons the same ones stay, and the refitted weights differ by 7e-6 (measured once).
 
 Beside them the plain sum of x is kept, for the mean input that a bias can stand in for.
 
-Each token may have a weight, which multiplies its row of X. COMP takes 1 / ||h||, h being the residual stream behind
-the layer. So errors count *relative* to what they disturb, and one massive-activation token does not rule the fit.
-(Our derivation.)
+Each token may have a weight, which multiplies its row of X. COMP takes 1 / ||h||, h being the residual stream
+behind the layer. So errors count *relative* to what they disturb, and one massive-activation token does not
+rule the fit. (Our derivation.)
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Statistics(ABC):
         """Empty sums; with `outputs`, for a target that is given."""
 
     def add(self, x: Tensor, target: Tensor | None = None, token_weight: Tensor | None = None) -> None:
-        """Add tokens: x (..., n), target (..., m) if one is to be given, token_weight (...); None: all the same."""
+        """Add tokens: x (..., n), target (..., m) if the sums have one, token_weight (...), 1 if None."""
         if (target is None) != (self.given_target is None):
             raise ValueError("expected a target exactly when the sums were made for one")
         x = x.detach().flatten(0, -2).float()
@@ -102,13 +102,13 @@ class Statistics(ABC):
 
     @abstractmethod
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
-        """The least-squares weights V (n, m) of the inputs `kept` (k,), as `solve.least_squares` finds them."""
+        """The least-squares weights V (n, m) of the inputs `kept` (k,), as of `solve.least_squares`."""
 
     @abstractmethod
     def held_out_errors(
         self, held_out: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
     ) -> list[float]:
-        """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held_out`, for V fitted to those of `self` with each lambda."""
+        """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held_out`, for V fitted to these with each lambda."""
 
     def mix_outputs(self, mix: Tensor) -> Self:
         """The sums for mixtures of the outputs, Y* M with M (m, p)."""
@@ -219,7 +219,10 @@ def tokens_for_gram(inputs: int) -> int:
 
 
 def add_square(total: Tensor, x: Tensor) -> None:
-    """Add X^T X to `total` (n, n), in the precision of X (T, n): the lower triangle is computed, a block at a time."""
+    """Add X^T X to `total` (n, n), in the precision of X (T, n).
+
+    The lower triangle is computed, a block of columns at a time.
+    """
     size = x.shape[1]
     if size < 2 * BLOCK:
         total += x.T @ x
@@ -236,9 +239,10 @@ def add_square(total: Tensor, x: Tensor) -> None:
 
 
 def contributions(xtx: Tensor, weight: Tensor) -> Tensor:
-    """Gram matrix of the neurons' contributions a_i = x_i w_i^T: G = C o (W W^T), (n, n). (Our derivation, tested.)
+    """Gram matrix of the neurons' contributions a_i = x_i w_i^T: G = C o (W W^T), (n, n).
 
-    xtx: C (n, n); weight: W (n, m). For any mask m: ||Y - sum_i m_i a_i||^2 = (1 - m)^T G (1 - m).
+    xtx: C (n, n); weight: W (n, m). (Our derivation, tested.) For any mask m: ||Y - sum_i m_i a_i||^2 = (1 -
+    m)^T G (1 - m).
     """
     return xtx * (weight @ weight.T)
 

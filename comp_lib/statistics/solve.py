@@ -1,7 +1,8 @@
 """Solving with the sums: positive definite matrices, ridges, and least squares, in the precision of the sums.
 
-A ridge in this package is always *relative to each input's own energy*: D = lambda diag(C). So a loud input is held
-harder, and its units do not matter: with x_i -> c x_i and w_i -> w_i / c the answer follows as v_i / c.
+A ridge in this package is always *relative to each input's own energy*: D = lambda diag(C). So a loud input
+is held harder, and its units do not matter: with x_i -> c x_i and w_i -> w_i / c the answer follows as v_i /
+c.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ INPUTS_PER_UPDATE = 512  # that `Inverse` removes before it writes its matrix ag
 def penalty(energy: Tensor, ridge: float) -> Tensor:
     """D_ii = lambda C_ii (n,) from the diagonal of C or G (n,).
 
-    A dead input (no energy) gets a trace of the mean. So H has an inverse, and a dead input keeps its weights: at 0 it
-    would keep the variance of a mask high, whatever lambda is.
+    A dead input (no energy) gets a trace of the mean. So H has an inverse, and a dead input keeps its
+    weights: at 0 it would keep the variance of a mask high, whatever lambda is.
     """
     return ridge * energy.clamp_min(rounding_floor(energy))
 
 
 def rounding_floor(energy: Tensor) -> float:
-    """The rounding error of the mean of energies (n,); where all are 0, a number with which an inverse still exists."""
+    """The rounding error of the mean of energies (n,).
+
+    Where all are 0, it is a number with which an inverse still exists.
+    """
     info = torch.finfo(energy.dtype)
     return info.eps * max(float(energy.mean()), math.sqrt(info.tiny))
 
@@ -41,8 +45,9 @@ def ridged(matrix: Tensor, ridge: float) -> Tensor:
 def spd_factor(matrix: Tensor, penalties: Tensor | float = 0.0) -> tuple[Tensor, float]:
     """Cholesky factor L (n, n) of A + D, positive definite, and the multiple of I that had to be added.
 
-    matrix: A (n, n), to which D is added in place; penalties: D_ii (n,), or one number for all. The multiple is 0 as
-    a rule. Where the digits do not suffice, it is the smallest power of ten times their rounding error that does.
+    matrix: A (n, n), to which D is added in place; penalties: D_ii (n,), or one number for all. The multiple
+    is 0 as a rule. Where the digits do not suffice, it is the smallest power of ten times their rounding
+    error that does.
     """
     matrix.diagonal().add_(penalties)
     factor, info = torch.linalg.cholesky_ex(matrix)
@@ -61,14 +66,17 @@ def spd_factor(matrix: Tensor, penalties: Tensor | float = 0.0) -> tuple[Tensor,
 
 
 def factor_solve(factor: Tensor, right: Tensor) -> Tensor:
-    """A^-1 B (n, m) from the Cholesky factor L (n, n) of A, without the copy of L that torch.cholesky_solve makes."""
+    """A^-1 B (n, m) from the Cholesky factor L (n, n) of A.
+
+    Unlike torch.cholesky_solve, it makes no copy of L.
+    """
     half_solved = torch.linalg.solve_triangular(factor, right, upper=False)
     solved: Tensor = torch.linalg.solve_triangular(factor.T, half_solved, upper=True)
     return solved
 
 
 def spd_inverse(matrix: Tensor) -> tuple[Tensor, float]:
-    """Inverse of a symmetric positive definite matrix (n, n), and the multiple of I that `spd_factor` had to add."""
+    """Inverse of a symmetric positive definite matrix (n, n), and the multiple of I that was added."""
     factor, added = spd_factor(matrix)
     del matrix  # this may be its last reference: one n x n matrix less at the peak of memory
     return torch.cholesky_inverse(factor), added
@@ -77,8 +85,9 @@ def spd_inverse(matrix: Tensor) -> tuple[Tensor, float]:
 def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
     """V (n, m) minimising ||Y* - X V||^2 + sum_i D_ii ||v_i - w_i||^2 over the kept rows, D = lambda diag(C).
 
-    xtx: C (n, n); target: B = X^T Y* (n, m); weight: W (n, m); kept (k,); ridge: lambda, relative to each input's own
-    energy. Rescaling an input (x_i -> c x_i, w_i -> w_i / c) rescales its v_i alike and changes nothing else.
+    xtx: C (n, n); target: B = X^T Y* (n, m); weight: W (n, m); kept (k,); ridge: lambda, relative to each
+    input's own energy. Rescaling an input (x_i -> c x_i, w_i -> w_i / c) rescales its v_i alike and changes
+    nothing else.
     """
     fitted = torch.zeros_like(weight)
     penalties = penalty(xtx.diagonal(), ridge)[kept]
@@ -101,10 +110,10 @@ def diagonal_blocks(matrix: Tensor, block: int = 1) -> Tensor:
 
 
 class Inverse:
-    """P = H^-1 as a sweep sees it, by rows and without the inputs that went: a matrix (n, n), which is used up.
+    """P = H^-1 (n, n) as a sweep sees it, by rows and without the inputs that went. The matrix is used up.
 
-    What each round removes from P is kept as two thin factors, and subtracted where P is read. So the full matrix is
-    written once for INPUTS_PER_UPDATE removed inputs, not once a round.
+    What each round removes from P is kept as two thin factors, and subtracted where P is read. So the full
+    matrix is written once for INPUTS_PER_UPDATE removed inputs, not once a round.
     """
 
     def __init__(self, matrix: Tensor, block: int = 1) -> None:

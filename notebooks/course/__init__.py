@@ -1,1 +1,1 @@
-"""Heavy statistics behind the notebooks and widgets, each computed once and kept in the cache (see `cache`)."""
+"""Heavy statistics behind notebooks and widgets, each computed once and kept in the cache (see `cache`)."""

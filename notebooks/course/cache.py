@@ -1,10 +1,10 @@
 """Heavy statistics, computed once: a cache on disk that notebooks, widgets and kernels share.
 
-`@cached` goes on a function that returns tensors and numbers. Each result is one safetensors file. Its name holds the
-SHA-256 of all that decides the result: the function, its arguments (models and tensors by content, not by name), and
-the code behind it, which is that of `comp_lib` and of this folder. So a changed formula never reads numbers that its
-former version stored. Writing is atomic: two kernels that compute the same entry at once do not disturb each other.
-A damaged file is computed anew.
+`@cached` goes on a function that returns tensors and numbers. Each result is one safetensors file. Its name
+holds the SHA-256 of all that decides the result: the function, its arguments (models and tensors by content,
+not by name), and the code behind it, which is that of `comp_lib` and of this folder. So a changed formula
+never reads numbers that its former version stored. Writing is atomic: two kernels that compute the same entry
+at once do not disturb each other. A damaged file is computed anew.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ Tensors = dict[str, Tensor]
 def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Wraps `function` so that it is computed once for each set of arguments, without gradients.
 
-    The arguments may be tensors, models, dataclasses, and values that JSON can hold. The result may be values that
-    JSON can hold, with tensors anywhere in it. Tensors come back on the CPU, and tuples come back as lists. A call
-    raises InputError when the entry cannot be written, and TypeError for an argument of another kind.
+    The arguments may be tensors, models, dataclasses, and values that JSON can hold. The result may be values
+    that JSON can hold, with tensors anywhere in it. Tensors come back on the CPU, and tuples come back as
+    lists. A call raises InputError when the entry cannot be written, and TypeError for an argument of another
+    kind.
     """
 
     @functools.wraps(function)
@@ -47,7 +48,7 @@ def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
 
 
 def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
-    """All that decides a result, as JSON. The order of a mapping counts, since a function may depend on it."""
+    """All that decides a result, as JSON. The order of a mapping counts: a function may depend on it."""
     call.apply_defaults()
     key = {
         "function": f"{function.__module__}.{function.__qualname__}",

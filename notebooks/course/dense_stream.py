@@ -1,12 +1,13 @@
 """What the neurons of a dense model are worth: statistics that notebooks 02 and 03 and two widgets draw from.
 
-Everything here looks at the *dense* stream: no layer before the one in question has been pruned. So the numbers of one
-layer can be used again, whatever the plan will be. `prune` itself gathers new statistics behind each pruned layer.
+Everything here looks at the *dense* stream: no layer before the one in question has been pruned. So the
+numbers of one layer can be used again, whatever the plan will be. `prune` itself gathers new statistics
+behind each pruned layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from .cache import Tensors, cached
 
 def layer_of(model: Model, layer: int) -> Layer:
     """A decoder layer, by its number. Raises InputError if the model has no such layer."""
-    layers: Sequence[Layer] = layers_of(model)
+    layers = layers_of(model)
     if not 0 <= layer < len(layers):
         expected = f"a layer from 0 to {len(layers) - 1}"
         raise InputError(expected=expected, got=layer, hint="choose one of these")
@@ -53,13 +54,19 @@ def walk_to(model: Model, ids: Tensor, layer: int) -> tuple[Tensor, Rope]:
 
 
 def watched(layer: Layer, which: Step, hidden: Tensor, rope: Rope) -> Iterator[tuple[Tensor, Tensor]]:
-    """One residual step, batch by batch: the stream behind it (B, L, d), and what its dense layer reads (B, L, n)."""
+    """One residual step, batch by batch.
+
+    Yields the stream behind the step (B, L, d), and what its dense layer reads (B, L, n).
+    """
     for rows in batches(*hidden.shape[:2]):
         yield mlp_step(layer, hidden[rows]) if which == "mlp" else attention_step(layer, hidden[rows], rope)
 
 
 def sums_of(layer: Layer, which: Step, hidden: Tensor, rope: Rope) -> tuple[dict[str, Gram], Tensor]:
-    """Sums of a dense layer, tokens "weighted" by 1 / ||h_t|| and "plain", and the stream behind its step (S, L, d)."""
+    """Sums of a dense layer, and the stream behind its step (S, L, d).
+
+    The sums are "weighted", with tokens weighted by 1 / ||h_t||, and "plain".
+    """
     inputs = parts(layer)[which].linear.in_features
     sums = {name: Gram.zeros(inputs, device=hidden.device) for name in ("weighted", "plain")}
     streams = []
@@ -91,7 +98,8 @@ def tokens_of(layer: Layer, which: Step, hidden: Tensor, rope: Rope) -> tuple[Te
 def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
     """C = X^T X (n, n), float64, of both dense layers, from one walk to a layer of the dense stream.
 
-    "mlp-weighted", "mlp-plain", "attention-weighted", "attention-plain": tokens weighted by 1 / ||h_t|| or not.
+    "mlp-weighted", "mlp-plain", "attention-weighted", "attention-plain": tokens weighted by 1 / ||h_t|| or
+    not.
     """
     module = layer_of(model, layer)
     hidden, rope = walk_to(model, ids, layer)

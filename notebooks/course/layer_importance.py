@@ -1,11 +1,13 @@
-"""Layer statistics for notebooks and widgets: what each layer does to the stream, and what its loss does to the model.
+"""Layer statistics for notebooks and widgets: what each layer does to the stream, and what its loss does to
+the model.
 
     turn    1 - cos(h_t, h'_t) of every token in every layer; block influence is its mean over the tokens
     norm    ||h_t|| before the first layer and after each: massive activations stand out
     harm    increase of the loss, nats per token, when one layer is left out; for each sequence, so that the
             spread over sequences says how far a difference between two layers can be trusted
 
-Lesson 01 defines all of it in its cells, in the plain way; harm is that of the check-up (`analysis.frames`).
+Lesson 01 defines all three in its cells, in the plain way. The harm is the one of the check-up
+(`analysis.frames`).
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from torch import Tensor, nn
 
 from comp_lib.analysis.columns import ALL, Sample
 from comp_lib.analysis.frames import layer_harm
-from comp_lib.calibration.stream import through
 from comp_lib.evaluation.confidence import confidence_intervals
-from comp_lib.families import layers_of
+from comp_lib.families.find import layers_of
 from comp_lib.families.protocol import Model
+from comp_lib.walk import through
 
 from .cache import Tensors, cached
 from .dense_stream import walk_to
@@ -48,14 +50,14 @@ class LayerStudy:
 
 
 def layer_study(model: Model, ids: Tensor) -> LayerStudy:
-    """All statistics for ids (S, L), from the cache where they are there."""
+    """All statistics for ids (S, L), from the cache if it has them."""
     harm = layer_harm(model, Sample(ids, (ALL,) * len(ids)))
     return LayerStudy(harm=harm, **stream_statistics(model, ids))
 
 
 @cached
 def stream_statistics(model: Model, ids: Tensor) -> Tensors:
-    """influence (n,), cosine (n, S, L) and norms (n + 1, S, L) of the dense model for ids (S, L): one pass."""
+    """influence (n,), cosine (n, S, L), norms (n + 1, S, L) of the dense model for ids (S, L): one pass."""
     hidden, rope = walk_to(model, ids, 0)  # (S, L, d)
     cosine, norms = [], [hidden.float().norm(dim=-1)]
     for layer in layers_of(model):
@@ -67,10 +69,10 @@ def stream_statistics(model: Model, ids: Tensor) -> Tensors:
 
 
 def ranks(values: Tensor) -> Tensor:
-    """0 for the smallest of (n,), n - 1 for the largest."""
+    """The rank of each of the values (n,): 0 for the smallest, n - 1 for the largest."""
     return torch.argsort(torch.argsort(values, stable=True), stable=True)
 
 
 def rank_gap(proxy: Tensor, harm: Tensor) -> Tensor:
-    """Places by which the proxy puts each layer too low (+) or too high (-): (n,) integers."""
+    """By how many ranks the proxy puts each layer too low (+) or too high (-): (n,) integers."""
     return ranks(harm) - ranks(proxy)

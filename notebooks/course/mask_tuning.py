@@ -1,7 +1,7 @@
-"""Behind lesson 04: what masks are tuned from, layer by layer, and a model into which they are folded.
+"""What lesson 04 needs besides its cells: the sums that masks are tuned from, and models with masks.
 
-As in `dense_stream`, each layer is fitted to what the *dense* model feeds it. The solves, the guards and the experiment
-stand in the lesson's cells.
+As in `dense_stream`, each layer is fitted to what the *dense* model feeds it. The lesson's cells hold the
+solves, the guards and the experiment.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from comp_lib.families import layers_of
+from comp_lib.families.find import layers_of
 from comp_lib.families.protocol import Model
-from comp_lib.importance.neurons import Dense
+from comp_lib.importance.neurons import Problem
 from comp_lib.recovery.mask_tuning import fold_mask
 from comp_lib.statistics.gram import contributions
 from comp_lib.surgery import shallow_copy, shrink, update_config
@@ -23,10 +23,10 @@ from .dense_stream import as_dense, sums_of, walk_to, watched, weight_of
 
 
 class LayerSums(NamedTuple):
-    """What an MLP's masks are tuned from: G (n, n), float64, and its down_proj as the metrics see it."""
+    """What the mask of an MLP is tuned from: G (n, n), float64, and its down_proj as the metrics see it."""
 
-    plain: Tensor  # tokens as loud as they are
-    problem: Dense  # of tokens divided by the norm of their stream
+    plain: Tensor  # G, of the tokens as they are
+    problem: Problem  # of tokens divided by the norm of their stream
 
 
 def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[LayerSums]:
@@ -40,11 +40,17 @@ def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[L
 
 
 def with_masks(model: Model, kept: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> Model:
-    """A smaller model: the neurons `kept`, (k,) in each layer, stay; masks (k,) go into down_proj; None: all ones."""
+    """A smaller model that keeps the neurons `kept`, (k,) in each layer, with the masks (k,) folded into
+    down_proj.
+
+    Without `masks` all of them are ones.
+    """
+    if masks is None:
+        masks = [torch.ones(len(neurons)) for neurons in kept]
     smaller = shallow_copy(model)
     for index, layer in enumerate(layers_of(smaller)):
-        weight, stay = weight_of(layer), kept[index]
-        values = torch.ones(len(stay)) if masks is None else masks[index]
-        shrink(layer, "mlp", stay, fold_mask(weight, stay, values.to(weight)))
+        weight = weight_of(layer)
+        neurons = kept[index]
+        shrink(layer, "mlp", neurons, fold_mask(weight, neurons, masks[index].to(weight)))
     update_config(smaller)
     return smaller

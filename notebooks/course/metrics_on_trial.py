@@ -1,6 +1,7 @@
-"""Metrics on trial (lesson 02b): what several layers read, and the loss of the model once neurons have gone.
+"""What takes time in lesson 02b, metrics on trial: the inputs of several layers, and the loss without some
+neurons.
 
-What the metrics say, and the errors of single layers, stand in the lesson's own cells; here is what takes time.
+What the metrics say, and the errors of single layers, stand in the lesson's own cells.
 """
 
 from __future__ import annotations
@@ -9,28 +10,28 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from comp_lib.calibration.stream import sequence_losses
-from comp_lib.families import parts
+from comp_lib.families.find import parts
 from comp_lib.families.protocol import Model
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.statistics.gram import Gram
 from comp_lib.surgery import shallow_copy, shrink
+from comp_lib.walk import sequence_losses
 
 from .cache import Tensors, cached
 from .dense_stream import layer_of, tokens_of, walk, walk_to, weight_of
 
-Choice = Mapping[int, Tensor]  # layer -> neurons that stay (k,), ascending
+Choice = Mapping[int, Tensor]  # layer -> the neurons that stay (k,), ascending
 
 
 def mlp_tokens(model: Model, ids: Tensor, layers: Sequence[int]) -> list[Tensors]:
-    """What down_proj reads in each of `layers`, token by token: `layer_tokens` of each, from one walk."""
-    found = _mlp_tokens(model, ids, tuple(sorted(layers)))
-    return [{name: found[f"{name} {layer}"] for name in ("x", "norms")} for layer in layers]
+    """What down_proj reads in each of `layers`, token by token: `layer_tokens` of each, but from one walk."""
+    tokens = _mlp_tokens(model, ids, tuple(sorted(layers)))
+    return [{name: tokens[f"{name} {layer}"] for name in ("x", "norms")} for layer in layers]
 
 
 @cached
 def _mlp_tokens(model: Model, ids: Tensor, layers: tuple[int, ...]) -> Tensors:
-    """layers: ascending."""
+    """The same as one flat mapping with the names "x LAYER" and "norms LAYER"; `layers` ascend."""
     (hidden, rope), there, found = walk_to(model, ids, 0), 0, dict[str, Tensor]()
     for layer in layers:
         hidden = walk(model, hidden, rope, slice(there, layer))
@@ -46,23 +47,24 @@ def losses_without(
 ) -> Tensors:
     """Loss of each of `windows` (S, L), nats per token, when the MLPs keep what a choice says: name -> (S,).
 
-    The weights of all that stay are fitted to the dense layer's output on `ids`, but for the names in `as_they_are`.
-    "dense": of the model as it is.
+    The weights of the neurons that stay are fitted to the dense layer's output on `ids`, except in the
+    choices whose names are in `as_they_are`. The name "dense" has the losses of the model itself.
     """
     layers = sorted({layer for choice in choices.values() for layer in choice})
     pruned = {name: shallow_copy(model) for name in choices}
     for layer, tokens in zip(layers, mlp_tokens(model, ids, layers), strict=True):
         module = layer_of(model, layer)
-        sums, weight = Gram.zeros(parts(module)["mlp"].linear.in_features), weight_of(module)
-        sums.add(tokens["x"], weight=1.0 / tokens["norms"])
+        weight = weight_of(module)
+        sums = Gram.zeros(parts(module)["mlp"].linear.in_features)
+        sums.add(tokens["x"], token_weight=1.0 / tokens["norms"])
         for name, choice in choices.items():
             if layer in choice:
                 fitted = None if name in as_they_are else sums.refit(weight, choice[layer], RIDGE)
                 shrink(layer_of(pruned[name], layer), "mlp", choice[layer], fitted)
     first = layers[0]
-    hidden, rope = walk_to(model, windows, first)  # up to there all models are the same
-    judged = {**pruned, "dense": model}
-    return {
-        name: sequence_losses(one, walk(one, hidden, rope, slice(first, None)), windows)
-        for name, one in judged.items()
-    }
+    hidden, rope = walk_to(model, windows, first)  # all models are the same before this layer
+    losses = {}
+    for name, judged in {**pruned, "dense": model}.items():
+        final = walk(judged, hidden, rope, slice(first, None))
+        losses[name] = sequence_losses(judged, final, windows)
+    return losses

@@ -1,4 +1,4 @@
-"""How a notebook starts and shows: its first cell either works or says in one line what to do."""
+"""How a notebook starts and shows things: its first cell works, or says in one line what to do."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ from comp_lib.shape import Shape
 
 from .figures import overlapping_texts
 
-STRICT = "COMP_LIB_STRICT_FIGURES"
-NEEDED = "ipywidgets"  # what the extra brings that a kernel can lack
+STRICT = "COMP_LIB_STRICT_FIGURES"  # name of an environment variable
+NEEDED = "ipywidgets"  # the package of the extra `notebooks` that a kernel can lack
 
 
 @contextmanager
 def quiet(progress: bool = False) -> Iterator[None]:
-    """Without bars of downloads and conversions, since a notebook keeps what it shows; `progress` lets them be seen."""
+    """Hides bars of downloads and conversions, since a notebook keeps what it shows.
+
+    With `progress` they are shown.
+    """
     if not progress:
         logging.disable_progress_bar()  # of transformers and of the Hub, until the kernel ends
         hub_logging.set_verbosity_error()  # each retry without a network would be a warning
@@ -46,9 +49,9 @@ def start(
 ) -> tuple[Model, Any]:
     """Check that everything is there, seed torch, and return (model, tokenizer).
 
-    Bars of downloads and conversions are left out, since a notebook keeps what it shows; `progress` lets them be seen.
-    copies: how many models of that size the lesson holds. Raises InputError: a missing package, a model that does not
-    fit into the free memory, or what `load_model` refuses.
+    Bars of downloads and conversions are left out, since a notebook keeps what it shows; `progress` lets them
+    be seen. copies: how many models of that size the lesson holds. Raises InputError if a package is missing,
+    if the model does not fit into the free memory, or if `load_model` refuses it.
     """
     check_extras()
     torch.manual_seed(seed)
@@ -57,49 +60,56 @@ def start(
 
 
 def check_extras() -> None:
-    """Raises InputError unless the packages of the extra `notebooks` are there."""
+    """Raises InputError unless the packages of the extra `notebooks` are installed."""
     check_package(NEEDED, "notebooks")
 
 
 def show(figure: Picture, reading: str = "") -> None:
     """Display a figure with its alt text, and above it what a reader should see in it.
 
-    Raises ValueError for texts on each other where STRICT is set (our tests).
+    Where the variable STRICT is set, as in our tests, raises ValueError for texts that lie on each other.
     """
     if reading:
         figure.suptitle(reading)
-    if os.environ.get(STRICT) and (unreadable := overlapping_texts(figure)):
-        raise ValueError(f"expected texts beside each other, got {'; '.join(unreadable)}: move them")
+    if os.environ.get(STRICT):
+        unreadable = overlapping_texts(figure)
+        if unreadable:
+            raise ValueError(f"expected texts beside each other, got {'; '.join(unreadable)}: move them")
     display(mime_bundle(figure), raw=True)
 
 
 def drawing(name: str) -> None:
-    """Display a drawing of the folder `drawings`, an SVG, with the words in its <desc> for those who cannot see it."""
-    page = (Path(__file__).parent / "drawings" / f"{name}.svg").read_bytes()
-    words = ElementTree.fromstring(page).findtext("{http://www.w3.org/2000/svg}desc", "")
-    source = f"data:image/svg+xml;base64,{base64.b64encode(page).decode('ascii')}"
-    display({"text/html": f'<img alt="{html.escape(words)}" src="{source}"/>', "text/plain": words}, raw=True)
+    """Display an SVG of the folder `drawings`, with the words in its <desc> for those who cannot see it."""
+    svg = (Path(__file__).parent / "drawings" / f"{name}.svg").read_bytes()
+    alt_text = ElementTree.fromstring(svg).findtext("{http://www.w3.org/2000/svg}desc", "")
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
+    image = f'<img alt="{html.escape(alt_text)}" src="{source}"/>'
+    display({"text/html": image, "text/plain": alt_text}, raw=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
-    """Rows as a table, for the last line of a cell: words to the left, numbers to the right."""
+    """Rows as a table, for the last line of a cell: columns of words to the left, of numbers to the right."""
     rows = [list(row) for row in rows]
-    sides = ["---:" if all(_numeric(row[i]) for row in rows) else "---" for i in range(len(head))]
-    cells = [
-        head,
-        sides,
-        *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows),
-    ]
-    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in cells))
+    sides = []
+    for column in range(len(head)):
+        numeric = all(_numeric(row[column]) for row in rows)
+        sides.append("---:" if numeric else "---")
+    lines = [head, sides, *([_as_text(cell) for cell in row] for row in rows)]
+    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def _as_text(cell: object) -> str:
+    """A cell as it is printed: a whole number with commas between its thousands."""
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
 def _numeric(cell: object) -> bool:
-    """A number, or words that begin with one and do not go on in words: "12%", "+0.3 ± 0.1", not "3, 4" or "2 of 3"."""
+    """Whether a cell is a number, perhaps with a unit or an error: "12%", "+0.3 ± 0.1", but not "2 of 3"."""
     return isinstance(cell, int | float) or bool(re.fullmatch(r"[+-]?\d\S*( ± \S+)?", str(cell)))
 
 
 def side_by_side(texts: Mapping[str, str]) -> None:
-    """Display texts, each under its title, in columns; in plain words where there is no HTML."""
+    """Display texts in columns, each under its title; without HTML, as plain text, one after another."""
     style = f"width: {100 / len(texts):.0f}%; text-align: left; vertical-align: top; white-space: pre-wrap"
     cells = [f"<b>{html.escape(title)}</b><br/>{html.escape(text)}" for title, text in texts.items()]
     columns = "".join(f'<td style="{style}">{cell}</td>' for cell in cells)
@@ -119,11 +129,13 @@ class Sizes:
 
 
 def sizes_for(model: Model) -> Sizes:
-    """Sizes that suit a model: some three tokens for each neuron of a layer, within its context and a few minutes."""
-    widest, context = max(Shape.of(model).neurons), model.config.max_position_embeddings
+    """Sizes that suit a model: some three tokens for each neuron of a layer.
+
+    They stay within the model's context and within a few minutes.
+    """
+    widest = max(Shape.of(model).neurons)
+    context = model.config.max_position_embeddings
     length = min(256, context)
     sequences = min(64, max(8, 3 * widest // length))
-    multiple = min(
-        64, 1 << max(0, (widest // 32).bit_length() - 1)
-    )  # the largest power of 2 that leaves 32 steps
-    return Sizes(sequences, length, window=min(512, context), multiple=multiple)
+    power_of_two = 1 << max(0, (widest // 32).bit_length() - 1)  # the largest that leaves 32 steps
+    return Sizes(sequences, length, window=min(512, context), multiple=min(64, power_of_two))

@@ -127,7 +127,7 @@ def _beaten(plan: Callable, harm: Harm, layers: int, proxy: list[int]) -> tuple[
 
 def _real() -> tuple:
     """The real model and a short text (1, 48)."""
-    from comp_lib.calibration.tokens import calibration_tokens
+    from comp_lib.calibration.windows import calibration_tokens
 
     model, tokenizer = real_model()
     return model, calibration_tokens("calibration", tokenizer, sequences=1, length=48, seed=1)
@@ -135,7 +135,7 @@ def _real() -> tuple:
 
 def _states(model, ids: Tensor) -> list[Tensor]:
     """The states before the first layer and after each: n + 1 of (S, L, d)."""
-    from comp_lib.calibration.stream import embed
+    from comp_lib.families.run import embed
 
     return _behind(model, [embed(model, ids)], [])
 
@@ -152,7 +152,7 @@ def _behind(model, states: list[Tensor], gone: list[int]) -> list[Tensor]:
 
 def _harm(model, ids: Tensor) -> Harm:
     """What skipping layers costs; the layers before the first of them are not run again."""
-    from comp_lib.calibration.stream import sequence_losses
+    from comp_lib.walk import sequence_losses
 
     whole = _states(model, ids)
 

@@ -110,8 +110,8 @@ def _errors(seen: Tensor, held: Tensor, weight: Tensor, kept: Tensor) -> Loss:
 
 def _real_layer() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Layer 15 of the embedded model: inputs to fit, to judge, of the evaluation text; W; four fifths by energy."""
-    from comp_lib.calibration.text import load_text
-    from comp_lib.calibration.tokens import calibration_tokens
+    from comp_lib.calibration.texts import load_text
+    from comp_lib.calibration.windows import calibration_tokens
     from comp_lib.evaluation.loss import evaluation_tokens
     from course.dense_stream import layer_of, layer_tokens, weight_of
 

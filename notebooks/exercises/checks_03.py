@@ -131,8 +131,8 @@ def _without_each(blocks: list[nn.Module], loss: Callable[[], float]) -> dict[tu
 
 
 def _real_blocks() -> Blocks:
-    from comp_lib.calibration.text import KINDS
-    from comp_lib.calibration.tokens import calibration_tokens
+    from comp_lib.calibration.texts import KINDS
+    from comp_lib.calibration.windows import calibration_tokens
     from comp_lib.evaluation.loss import perplexity
 
     model, tokenizer = real_model()

@@ -174,7 +174,7 @@ def weight_of(layer: int) -> Tensor:
 @torch.no_grad()
 def inputs(layer: int, text: str, sequences: int) -> Tensor:
     """What down_proj of a layer reads (T, n), for the first sequences of a text that ships."""
-    from comp_lib.calibration.text import load_text
+    from comp_lib.calibration.texts import load_text
 
     model, tokenizer = real_model()
     ids = torch.tensor(tokenizer(load_text(text)[:200_000])["input_ids"][: sequences * LENGTH]).view(

@@ -166,7 +166,7 @@ def q4_0(weights: Tensor) -> Tensor:
 @cache
 def loaded() -> tuple[Any, Tensor]:
     """The real model, and the tokens that judge (1, LENGTH)."""
-    from comp_lib.calibration.text import load_text
+    from comp_lib.calibration.texts import load_text
 
     model, tokenizer = real_model()
     return model, torch.tensor([tokenizer(load_text("evaluation")[:2000])["input_ids"][:LENGTH]])
@@ -175,7 +175,8 @@ def loaded() -> tuple[Any, Tensor]:
 @torch.no_grad()
 def losses_when_rounded(model: Any, tokens: Tensor) -> list[float]:
     """The loss with the matrices of each layer, one after the other, as q4_0; the layers before it run once."""
-    from comp_lib.calibration.stream import embed, rotary, sequence_losses
+    from comp_lib.families.run import embed, rotary
+    from comp_lib.walk import sequence_losses
     from course.dense_stream import walk
 
     losses, hidden = [], embed(model, tokens)

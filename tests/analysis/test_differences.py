@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from comp_lib.analysis import columns, draw
-from comp_lib.analysis.differences import changed_kinds, changed_layers, match, paired
+from comp_lib.analysis.differences import changed_kinds, changed_layers, match_layers, pair
+from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import compare, evaluation_tokens
-from comp_lib.prune import prune
 from comp_lib.settings import Settings
 
 
@@ -79,9 +79,9 @@ def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows):
 def test_strangers_are_refused(tiny_llama):
     model = tiny_llama()
     with pytest.raises(InputError, match="stream of 32 numbers"):
-        match(model, tiny_llama(hidden_size=64))
+        match_layers(model, tiny_llama(hidden_size=64))
     with pytest.raises(InputError, match="3 layers, got 2"):
-        match(model, tiny_llama(num_hidden_layers=2))
+        match_layers(model, tiny_llama(num_hidden_layers=2))
 
 
 def test_parent_and_pruned_are_compared_in_that_order(tiny_llama, tokenizer, sample, tmp_path):
@@ -97,11 +97,11 @@ def test_parent_and_pruned_are_compared_in_that_order(tiny_llama, tokenizer, sam
     done.plan.save(tmp_path / "small" / PLAN_FILE)
     loaded = {name: (str(tmp_path / name), load_model(tmp_path / name)[0]) for name in ("parent", "small")}
     for one, other in (("parent", "small"), ("small", "parent")):
-        first, second, plan = paired(loaded[one], loaded[other])
+        first, second, plan = pair(loaded[one], loaded[other])
         assert (first, second, plan) == (loaded["parent"][1], loaded["small"][1], done.plan)
     (tmp_path / "small" / PLAN_FILE).unlink()
     with pytest.raises(InputError, match="layers"):
-        paired(loaded["small"], loaded["parent"])
+        pair(loaded["small"], loaded["parent"])
 
 
 def test_a_pruned_model_and_its_healed_copy_are_compared_as_they_stand(
@@ -117,7 +117,7 @@ def test_a_pruned_model_and_its_healed_copy_are_compared_as_they_stand(
         tokenizer.save_pretrained(tmp_path / name)
         done.plan.save(tmp_path / name / PLAN_FILE)
     one, two = ((str(tmp_path / name), load_model(tmp_path / name)[0]) for name in ("small", "healed"))
-    first, other, plan = paired(one, two)
+    first, other, plan = pair(one, two)
     assert (first, other) == (one[1], two[1])
     frame = changed_layers(first, other, sample, plan=plan)
     assert len(frame) == 3 and (frame.weights == 0).all()

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import copy
+from functools import partial
 
 import pytest
-from tokenizers import processors
+import torch
 
+from comp_lib.calibration.shares import allot, shares_of
 from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import calibration_tokens
-
-
-@pytest.fixture
-def bare_tokenizer(tokenizer):
-    """A tokenizer that puts nothing before a text, and so leaves start tokens to the library."""
-    bare = copy.deepcopy(tokenizer)
-    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
-    return bare
 
 
 @pytest.mark.parametrize("windows_of_each", [1, 2, 3])
@@ -34,3 +27,35 @@ def test_texts_take_turns_at_who_has_one_window_more_with_a_start_token(
     assert int(started.sum()) == 2 * windows_of_each
     if windows_of_each == 1:
         assert started.tolist() == [True, False, True, False]
+
+
+def test_half_of_each_text_begins_as_a_reader_begins(bare_tokenizer, short_file):
+    """With the start token, else the end token."""
+    draw = partial(calibration_tokens, tokenizer=bare_tokenizer, sequences=20, length=16)
+    for source in (short_file, f"{short_file}+calibration:code", "shipped"):
+        bare_tokenizer.bos_token = "<s>"
+        bare_tokenizer.eos_token = "</s>"
+        ids = draw(source)
+        turns = allot(shares_of(source), 20, {}, source)
+        is_started = ids[:, 0] == bare_tokenizer.bos_token_id
+        for text_name in set(turns):
+            flags = [flag for flag, turn in zip(is_started.tolist(), turns, strict=True) if turn == text_name]
+            assert abs(sum(flags) - len(flags) / 2) <= 0.5
+        bare_tokenizer.bos_token = None
+        assert (draw(source)[is_started, 0] == bare_tokenizer.eos_token_id).all()
+        bare_tokenizer.eos_token = None
+        plain = draw(source)
+        assert torch.equal(ids[~is_started], plain[~is_started])
+        assert torch.equal(ids[is_started, 1:], plain[is_started, :-1])
+
+
+def test_windows_that_the_model_writes_begin_so_already(bare_tokenizer, short_file, tiny_llama, own_cache):
+    draw = partial(calibration_tokens, tokenizer=bare_tokenizer, model=tiny_llama(), sequences=20, length=16)
+    start = bare_tokenizer.bos_token_id
+    assert draw(f"{short_file}+self")[:, 0].eq(start).tolist() == [False, True] * 10
+    assert start in draw(f"{short_file}+self:random")[:, 0], "a random token is no start token"
+
+
+def test_bare_texts_get_no_start_tokens(bare_tokenizer):
+    ids = calibration_tokens("calibration+calibration:code", bare_tokenizer, sequences=20, length=16)
+    assert bare_tokenizer.bos_token_id not in ids[:, 0]

@@ -7,17 +7,9 @@ import torch
 from variants import VARIANTS, build, tokens
 
 from comp_lib.calibration import stream
-from comp_lib.calibration.stream import (
-    attention_step,
-    batches,
-    embed,
-    mlp_step,
-    rotary,
-    sequence_losses,
-    through,
-    to_device,
-)
-from comp_lib.families.frame import head
+from comp_lib.families.run import embed, head, rotary
+from comp_lib.families.steps import attention_step, mlp_step
+from comp_lib.walk import batches, sequence_losses, through
 
 
 def outputs(model, ids) -> list[torch.Tensor]:

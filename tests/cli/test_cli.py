@@ -9,8 +9,8 @@ from command import FEW, content, ran, refused, run
 from transformers import AutoModelForCausalLM
 from typer.models import OptionInfo
 
-from comp_lib.calibration import tokens
-from comp_lib.calibration.text import load_text
+from comp_lib.calibration import windows
+from comp_lib.calibration.texts import load_text
 from comp_lib.cli.app import app
 from comp_lib.disk import prune_model
 from comp_lib.evaluation.loss import compare, evaluation_tokens
@@ -157,7 +157,10 @@ def test_inspect_lists_every_layer(parent):
         [cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")
     ]
     model, tokenizer = load.load_model(parent)
-    shape, ids = Shape.of(model), tokens.calibration_tokens("calibration", tokenizer, sequences=8, length=128)
+    shape, ids = (
+        Shape.of(model),
+        windows.calibration_tokens("calibration", tokenizer, sequences=8, length=128),
+    )
     columns = (
         range(3),
         shape.neurons,
@@ -229,7 +232,7 @@ def embedded(tmp_path, tiny_llama, tokenizer, monkeypatch):
 def test_a_demo_refuses_what_is_there_before_it_measures(embedded, tmp_path, monkeypatch, mine):
     (tmp_path / "demo" / mine).parent.mkdir(parents=True)
     (tmp_path / "demo" / mine).write_text("mine")
-    for place in (tokens, prune_model):
+    for place in (windows, prune_model):
         monkeypatch.setattr(place, "calibration_tokens", lambda *_, **__: pytest.fail("this is work"))
     refused(run("demo", "--out", tmp_path / "demo"), ["--overwrite"])
     assert content(tmp_path / "demo") == {mine: b"mine"}

@@ -31,7 +31,7 @@ MISSING = {"packages": ["no-such-wheel"], "install": "pip install nothing"}
     "place, name, value, what, remedy",
     [
         (machine, "free_memory", lambda: 2**30, "free memory", "close other programs"),
-        (doctor, "LEAST_DISK", 2**80, "room in the cache", "COMP_LIB_CACHE"),
+        (doctor, "MIN_DISK", 2**80, "room in the cache", "COMP_LIB_CACHE"),
         (wheels, "WHEELS", {"smollm2-135m": MISSING}, "smollm2-135m", "pip install nothing"),
     ],
 )
@@ -57,8 +57,8 @@ def test_an_extra_that_is_missing_is_named_with_what_to_type(monkeypatch):
 @pytest.mark.parametrize(
     ("package", "extra", "words"),
     [
-        ("matplotlib", "notebooks", "demo"),
-        ("matplotlib", "notebooks", "compare MODEL --out out"),
+        ("matplotlib", "plots", "demo"),
+        ("matplotlib", "plots", "compare MODEL --out out"),
         ("lm_eval", "evaluate", "evaluate MODEL --tasks offline"),
         ("peft", "heal", "heal MODEL --parent MODEL --out out"),
         ("papermill", "report", "report MODEL --out page.html"),

@@ -15,7 +15,8 @@ from rich.console import Console
 from comp_lib.calibration.texts import KINDS
 from comp_lib.cli import console
 from comp_lib.cli.prune import prune
-from comp_lib.settings import DEFAULTS, METHODS, PRESETS, PRESETS_IN_WORDS
+from comp_lib.methods import METHODS
+from comp_lib.settings import DEFAULTS, PRESETS, PRESETS_IN_WORDS
 
 
 def test_help_imports_nothing_heavy():
@@ -84,7 +85,7 @@ def test_a_log_gets_a_line_a_layer_and_a_terminal_bars(parent, tmp_path, monkeyp
     done = ran("evaluate", parent, "--length", "32", "--sequences", "2")
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == list(KINDS)
     terminal = Console(stderr=True, force_terminal=True, width=100)
-    monkeypatch.setattr(console, "err", terminal)
+    monkeypatch.setattr(console, "error_output", terminal)
     with terminal.capture() as seen, console.progress_bars() as bars:
         bars("pruning", 1, 3)
     assert "1/3" in seen.get() and "\x1b" in seen.get()

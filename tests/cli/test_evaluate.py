@@ -9,7 +9,7 @@ import torch
 from command import FEW, ran, refused, run
 from transformers import AutoModelForCausalLM
 
-from comp_lib.calibration.text import KINDS, load_text
+from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.evaluation.loss import compare, evaluation_tokens
 
 SMALL = ["--length", "32", "--sequences", "3"]

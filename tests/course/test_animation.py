@@ -92,7 +92,7 @@ def coloured(*colours):
         figure, axes = figure_with_axes((3.0, 2.0))
         axes.bar(0, 1, color=colour)
         axes.set(xlim=(-20, 20))
-        yield figure.described(f"A thin bar in {colour}."), 0.5
+        yield figure.with_alt_text(f"A thin bar in {colour}."), 0.5
 
 
 def test_it_begins_with_its_end_which_is_the_still_and_stays_longest():

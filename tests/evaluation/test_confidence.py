@@ -11,7 +11,13 @@ from scipy import stats
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation import confidence, generation
-from comp_lib.evaluation.confidence import MIN_VALUES, BOOTSTRAP_VALUES, confidence_interval, confidence_intervals, intervals
+from comp_lib.evaluation.confidence import (
+    BOOTSTRAP_VALUES,
+    MIN_VALUES,
+    confidence_interval,
+    confidence_intervals,
+    intervals,
+)
 
 
 @pytest.mark.parametrize("count", range(MIN_VALUES, BOOTSTRAP_VALUES))

@@ -11,16 +11,18 @@ from conftest import TINY, randomise
 from transformers import AutoConfig, AutoModelForCausalLM
 from variants import SPECIAL, build, tokens
 
-from comp_lib.calibration.stream import attention_step, embed, mlp_step, rotary, through
+from comp_lib.comp import prune
 from comp_lib.errors import InputError
-from comp_lib.families import family_of, whole_attention
-from comp_lib.families.frame import head
-from comp_lib.families.layer import dense_target, gain_behind
+from comp_lib.families.find import whole_attention
+from comp_lib.families.probe import dense_target, gain_behind
+from comp_lib.families.run import embed, head, rotary
+from comp_lib.families.steps import attention_step, mlp_step
+from comp_lib.families.table import family_of
 from comp_lib.models.load import open_model
-from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers
+from comp_lib.walk import through
 
 HYBRID = {
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],

@@ -11,9 +11,10 @@ from variants import PATTERNS, VARIANTS, build, tokens
 
 from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
-from comp_lib.families import Family, family_of
+from comp_lib.families.table import Family, family_of
 from comp_lib.gguf import llama_cpp, write
 from comp_lib.gguf.read import GgufFile
 from comp_lib.gguf.write import TYPES, interleave
@@ -21,7 +22,6 @@ from comp_lib.models.export import export_gguf
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.models.wheels import wheel_gguf
-from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
@@ -276,10 +276,10 @@ def test_own_widths_of_a_family_that_has_one_in_llama_cpp():
     with pytest.raises(
         InputError, match="one width for all layers.* got qwen2 with others: use export --padded first"
     ):
-        write._check_runs(model.config, wider, family_of(model))
-    assert write._check_runs(model.config, shape, family_of(model)) == "qwen2"
+        write._checked_architecture(model.config, wider, family_of(model))
+    assert write._checked_architecture(model.config, shape, family_of(model)) == "qwen2"
     with pytest.raises(InputError, match="a model type that goes to GGUF .llama, .* got qwen2"):
-        write._check_runs(model.config, shape, Family())
+        write._checked_architecture(model.config, shape, Family())
 
 
 @pytest.mark.parametrize(

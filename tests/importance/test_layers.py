@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from variants import build, tokens
 
+from comp_lib.decoder import copy_layer
 from comp_lib.importance import LAYER_METRICS
-from comp_lib.importance import layers as layers_module
 from comp_lib.importance.layers import block_influence, layers_to_drop, sequence_loss_increase
 
 NAMES = ["gqa", "all-at-once", "eager", "mistral-window", "qwen2"]
@@ -126,15 +126,16 @@ def test_progress_counts_layers():
 @pytest.mark.parametrize("name", LAYER_METRICS)
 def test_one_layer_at_a_time_is_on_the_device(name, monkeypatch):
     """The promise of a run on a small device: no metric may gather all layers there."""
-    copies, most = [], 0
+    copies = []
+    largest_count = 0
 
-    def counted(layer, device, own=False):
-        nonlocal most
-        copied = to_device(layer, device, own)
+    def counted(*arguments, **keywords):
+        nonlocal largest_count
+        copied = copy_layer(*arguments, **keywords)
         copies.append(weakref.ref(copied))
-        most = max(most, sum(copy() is not None for copy in copies))
+        largest_count = max(largest_count, sum(copy() is not None for copy in copies))
         return copied
 
-    monkeypatch.setattr(layers_module, "to_device", counted)
+    monkeypatch.setattr("comp_lib.decoder.copy_layer", counted)
     layers_to_drop(name, model_of(), tokens(2, 16), 2, device=torch.device("cpu"))
-    assert len(copies) >= LAYERS and most <= 2  # the next one comes before the last one's name is given away
+    assert len(copies) >= LAYERS and largest_count == 1

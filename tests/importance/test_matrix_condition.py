@@ -169,7 +169,7 @@ def test_the_units_of_the_inputs_do_not_matter(seed, groups, size, remove):
         found.append(sweep(inverse, w / c[:, None], remove, block=size, per_round=1, penalties=held))
     first, second = found
     assert first.order.tolist() == second.order.tolist()
-    for name in ("errors", "moved", "scores"):
+    for name in ("errors", "penalties", "scores"):
         torch.testing.assert_close(getattr(first, name), getattr(second, name), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(first.weights, second.weights * units[:, None], **CLOSE)
 
@@ -214,7 +214,7 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(
     rows = with_ridge(x, ridge)
     inverse, _ = spd_inverse(ridged(x.T @ x, ridge))
     held = ridge * x.square().sum(0)
-    with patch.object(solve, "PANEL", panel):  # after so many inputs the inverse is written again
+    with patch.object(solve, "INPUTS_PER_UPDATE", panel):  # after so many inputs the inverse is written again
         found = sweep(inverse, w, remove, block=size, per_round=per_round, penalties=held)
     assert sorted(found.order.tolist() + found.kept.tolist()) == list(range(groups))
     assert found.kept.tolist() == sorted(found.kept.tolist()) and len(found.order) == remove

@@ -11,7 +11,7 @@ from variants import LAYOUTS, build, tokens
 
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
-from comp_lib.families.run import embed, rotary
+from comp_lib.families.run import embed, head, rotary
 from comp_lib.hybrid_granularity.measured import HARM_EXPONENT, allocate_widths, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance import widths
@@ -84,7 +84,9 @@ def layer_by_layer(model, fitted, judged, gone):
             hidden = through(layer, hidden, judged_rope, "cpu")
         states = hidden.flatten(0, 1)
         states = model.model.norm(states[:: -(-len(states) // widths.COMPARED_POSITIONS)])
-        return [frame.head(model, rows).float().log_softmax(-1) for rows in states.split(widths.POSITIONS_PER_BATCH)]
+        return [
+            head(model, rows).float().log_softmax(-1) for rows in states.split(widths.POSITIONS_PER_BATCH)
+        ]
 
     stream, watched, harms = embed(model, fitted), embed(model, judged), []
     dense = answers(watched, 0)
@@ -121,12 +123,17 @@ def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
 
 
 @pytest.mark.parametrize(
-    "limits", [{"POSITIONS": 37, "ROWS": 10}, {"LENGTH": 9}, {"LENGTH": 9, "POSITIONS": 11}]
+    "limits",
+    [
+        {"COMPARED_POSITIONS": 37, "POSITIONS_PER_BATCH": 10},
+        {"JUDGED_LENGTH": 9},
+        {"JUDGED_LENGTH": 9, "COMPARED_POSITIONS": 11},
+    ],
 )
 def test_the_walk_keeps_to_its_limits(limits, model, ids, monkeypatch):
     for name, value in limits.items():
         monkeypatch.setattr(widths, name, value)
-    expected = layer_by_layer(model, ids[:-4], ids[-4:, : limits.get("LENGTH")], GONE)
+    expected = layer_by_layer(model, ids[:-4], ids[-4:, : limits.get("JUDGED_LENGTH")], GONE)
     assert torch.equal(sensitivity(model, ids, GONE).harm, expected)
 
 
@@ -175,7 +182,8 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     def predicted(widths):
         parts = zip(widths, harm.tolist(), errors, strict=True)
         return sum(
-            (weight**HARM_EXPONENT) * (([0.0] + curve)[48 - width] / curve[12 - 1]) for width, weight, curve in parts
+            (weight**HARM_EXPONENT) * (([0.0] + curve)[48 - width] / curve[12 - 1])
+            for width, weight, curve in parts
         )
 
     every = [widths for widths in product(range(8, 49, 4), repeat=3) if sum(widths) == 3 * 36]

@@ -10,7 +10,6 @@ import importlib
 import os
 import re
 import runpy
-import sys
 
 import nbformat
 import numpy as np
@@ -23,33 +22,39 @@ from comp_lib.plan import Plan
 generate = runpy.run_path(str(EXERCISES / "generate.py"))
 
 
-DRAWS = int(os.environ.get("COMP_LIB_DRAWS", 4))  # of which each mistake is told its own name; 60 were tried
+# Random numbers with which each mistake has to be recognised; 60 draws were tried by hand.
+DRAWS = int(os.environ.get("COMP_LIB_DRAWS", 4))
 
 
 @contextlib.contextmanager
 def other_numbers(draw):
     """All generators that a check or an answer makes get other seeds; draw 0 leaves them as they are."""
+    shift = 7919 * draw
+    default_rng = np.random.default_rng
 
-    class Moved(torch.Generator):
+    class ShiftedGenerator(torch.Generator):
         def manual_seed(self, seed):
-            return super().manual_seed(seed + 7919 * draw)
+            return super().manual_seed(seed + shift)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "Generator", Moved)
-        patch.setattr(
-            np.random, "default_rng", lambda seed, make=np.random.default_rng: make(seed + 7919 * draw)
-        )
+        patch.setattr(torch, "Generator", ShiftedGenerator)
+        patch.setattr(np.random, "default_rng", lambda seed: default_rng(seed + shift))
         yield
 
 
-EACH = [
+def sources(path, kind):
+    """The sources of the cells of one kind, "code" or "markdown", of a notebook."""
+    return [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == kind]
+
+
+FUNCTIONS = [  # that learners write, with their lesson
     pytest.param(lesson, name, id=f"{lesson.name}-{name}")
     for lesson in LESSONS.values()
     for name in lesson.checks
 ]
 
 
-@pytest.mark.parametrize("lesson, name", EACH)
+@pytest.mark.parametrize("lesson, name", FUNCTIONS)
 def test_a_check_refuses_the_stub(lesson, name):
     with pytest.raises(Wrong, match=f"nothing to check yet: `{name}`"):
         lesson.checks[name](functions(lesson.stubs)[name])
@@ -58,54 +63,56 @@ def test_a_check_refuses_the_stub(lesson, name):
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
 def test_the_exercises_are_what_the_solutions_make(path, capsys):
     assert generate["main"](["--check", str(path)]) == 0, f"python notebooks/exercises/generate.py {path}"
-    exercise = generate["exercise"](nbformat.read(path, 4))
-    solved = [
-        cell.source for cell in nbformat.read(path, 4).cells if "solution" in cell.metadata.get("tags", [])
-    ]
-    hints = [cell.source for cell in exercise.cells if "<summary>Solution</summary>" in cell.source]
-    assert len(solved) == len(hints) >= 1
-    assert all(
-        one in other and other.count("<details>") >= 3 for one, other in zip(solved, hints, strict=True)
-    )
+    notebook = nbformat.read(path, 4)
+    exercise = generate["exercise"](notebook)
+    solutions = [cell.source for cell in notebook.cells if "solution" in cell.metadata.get("tags", [])]
+    folded = [cell.source for cell in exercise.cells if "<summary>Solution</summary>" in cell.source]
+    assert len(solutions) == len(folded) >= 1
+    for solution, hints in zip(solutions, folded, strict=True):
+        assert solution in hints
+        assert hints.count("<details>") >= 3
 
 
 HEADING = re.compile(r"^## (\d) · .+ · difficulty [1-5] of 5 · (\d+) minutes$", re.MULTILINE)
-OPEN = re.compile(r"^## Open task: .+ · difficulty [1-5] of 5 · (\d+) minutes$", re.MULTILINE)
+OPEN_TASK = re.compile(r"^## Open task: .+ · difficulty [1-5] of 5 · (\d+) minutes$", re.MULTILINE)
+HINT = re.compile(r"Hint \d</summary>(.*?)</details>", re.DOTALL)
 
 
 @pytest.mark.parametrize("lesson", LESSONS.values(), ids=lambda lesson: lesson.name)
 def test_each_lesson_has_graded_exercises_and_an_open_task(lesson):
-    cells = [cell.source for cell in nbformat.read(lesson.solutions, 4).cells if cell.cell_type == "markdown"]
-    headings = [match for cell in cells if (match := HEADING.match(cell))]
-    [task] = [match for cell in cells if (match := OPEN.match(cell))]
-    assert [int(match[1]) for match in headings] == list(range(1, len(lesson.checks) + 1)) and len(
-        headings
-    ) <= 4
-    assert "**A good answer**" in task.string and cells.index(task.string) == len(cells) - 2
-    minutes = sum(int(match[2]) for match in headings) + int(task[1])
-    assert f"**Time** about {minutes} minutes." in cells[0]
-    assert not [
-        hint
-        for cell in cells
-        for hint in re.findall(r"Hint \d</summary>(.*?)</details>", cell, re.S)
-        if "`" in hint
-    ]
+    prose = sources(lesson.solutions, "markdown")
+    headings = list(filter(None, map(HEADING.match, prose)))
+    [task] = filter(None, map(OPEN_TASK.match, prose))
+    numbers = [int(heading[1]) for heading in headings]
+    assert numbers == list(range(1, len(lesson.checks) + 1))
+    assert len(numbers) <= 4
+    assert "**A good answer**" in task.string
+    assert prose.index(task.string) == len(prose) - 2
+    minutes = sum(int(heading[2]) for heading in headings) + int(task[1])
+    assert f"**Time** about {minutes} minutes." in prose[0]
+    for source in prose:
+        for hint in HINT.findall(source):
+            assert "`" not in hint, "a hint says it in words, not in code"
 
 
 def test_each_idea_has_one_exercise_with_a_blank():
-    sources = [cell.source for lesson in LESSONS.values() for cell in nbformat.read(lesson.stubs, 4).cells]
-    blanks = [
-        re.match(r"def (\w+)", source)[1]
-        for source in sources
-        if re.search(r"(= |return )\.\.\.  # fill", source)
-    ]
+    blanks = []
+    for lesson in LESSONS.values():
+        for source in sources(lesson.stubs, "code"):
+            if re.search(r"(= |return )\.\.\.  # fill", source):
+                blanks.append(re.match(r"def (\w+)", source)[1])
     assert blanks == ["gram", "condition", "refit", "removed_in_rounds", "widths", "mask_from_gram"]
 
 
 @pytest.mark.parametrize(
-    "source", ["x = 1", "def f():\n    return 1", "import torch\ndef f():\n    'x'\n    return 1"]
+    "source",
+    [
+        pytest.param("x = 1", id="no function"),
+        pytest.param("def f():\n    return 1", id="no docstring"),
+        pytest.param("import torch\ndef f():\n    'x'\n    return 1", id="more than a function"),
+    ],
 )
-def test_only_a_function_with_words_becomes_a_stub(source):
+def test_only_a_function_with_a_docstring_becomes_a_stub(source):
     with pytest.raises(SyntaxError, match="expected one function with a docstring"):
         generate["stub"](source)
 
@@ -113,45 +120,51 @@ def test_only_a_function_with_words_becomes_a_stub(source):
 @pytest.mark.parametrize("lesson", LESSONS.values(), ids=lambda lesson: lesson.name)
 def test_each_exercise_is_checked_in_both_notebooks(lesson):
     for path in (lesson.stubs, lesson.solutions):
-        sources = [cell.source for cell in nbformat.read(path, 4).cells]
+        code = sources(path, "code")
         for name, check in lesson.checks.items():
-            assert f"checks.{check.__name__}({name})" in sources
+            assert f"checks.{check.__name__}({name})" in code
 
 
 TABLES = {number: importlib.import_module(f"mistakes_{number}") for number in LESSONS}
-MISTAKES = [(number, *row) for number, table in TABLES.items() for row in table.MISTAKES]
+MISTAKES = [
+    pytest.param(number, name, mistake, pattern, id=f"{number}-{name}-{pattern}")
+    for number, table in TABLES.items()
+    for name, mistake, pattern in table.MISTAKES
+]
 
 
-@pytest.mark.parametrize("number, name, mistake, words", MISTAKES)
-def test_whatever_is_drawn_a_check_names_the_mistake(number, name, mistake, words, monkeypatch):
+@pytest.mark.parametrize("number, name, mistake, pattern", MISTAKES)
+def test_whatever_is_drawn_a_check_names_the_mistake(number, name, mistake, pattern, monkeypatch):
     for attribute, replacement in getattr(TABLES[number], "REPLACEMENTS", {}).items():
         monkeypatch.setattr(checks_module(number), attribute, replacement)
     mistake.__name__ = name
     for draw in range(DRAWS):
-        with other_numbers(draw), pytest.raises(Wrong) as told:
+        with other_numbers(draw), pytest.raises(Wrong) as refusal:
             LESSONS[number].checks[name](mistake)
-        assert re.search(words, str(told.value)), f"draw {draw}: {told.value}"
+        assert re.search(pattern, str(refusal.value)), f"draw {draw}: {refusal.value}"
 
 
 def test_the_capstone_is_handed_in_by_a_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    checks, my_plan = sys.modules["checks_05"], functions(LESSONS["05"].solutions)["my_plan"]
-    checks.hand_in(my_plan, "../ada")
+    checks_05 = checks_module("05")
+    my_plan = functions(LESSONS["05"].solutions)["my_plan"]
+    checks_05.hand_in(my_plan, "../ada")
     assert capsys.readouterr().out.startswith("Not saved")
     with pytest.raises(Wrong, match=r"got 0\.0%"):
-        checks.hand_in(lambda asked: asked.plan([1536] * 30), "bob")
+        checks_05.hand_in(lambda request: request.plan([1536] * 30), "bob")
     assert not list(tmp_path.iterdir())
-    checks.hand_in(my_plan, "ada")
-    checks.check(Plan.load(tmp_path / "plans" / "ada.json"), checks.real_outline())
+    checks_05.hand_in(my_plan, "ada")
+    checks_05.check(Plan.load(tmp_path / "plans" / "ada.json"), checks_05.real_outline())
 
 
-@pytest.mark.parametrize(
-    "lesson, name", [each for each in EACH if each.values[1] != "finish"]
-)  # it writes files
-def test_an_answer_that_was_not_returned_is_told(lesson, name):
-    def forgotten(*arguments):
+RETURNING = [function for function in FUNCTIONS if function.values[1] != "finish"]  # `finish` writes files
+
+
+@pytest.mark.parametrize("lesson, name", RETURNING)
+def test_a_check_says_that_the_return_is_missing(lesson, name):
+    def without_return(*arguments):
         pass
 
-    forgotten.__name__ = name
+    without_return.__name__ = name
     with pytest.raises(Wrong, match=f"`{name}` returns nothing: end it with `return`"):
-        lesson.checks[name](forgotten)
+        lesson.checks[name](without_return)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, StableLmConfig, StableLmForCausal
 from variants import build, tokens
 
 from comp_lib.errors import InputError
-from comp_lib.families import whole_attention
+from comp_lib.families.find import whole_attention
 from comp_lib.models.load import load_model
 from comp_lib.models.meta_model import described
 from comp_lib.models.padded import export_padded, filled_shape

@@ -55,7 +55,7 @@ def test_the_search_takes_the_best_of_the_grid_and_walks_beside_it():
     ridge, place = choose_ridge(halves[0][2], halves[1][2], w, kept)
     assert ridge == pytest.approx(best / 2) and GRID[place] == best
     plenty, w = problem(4000)
-    smaller, _ = choose_ridge(plenty[0][2], plenty[1][2], w, kept, last=place)
+    smaller, _ = choose_ridge(plenty[0][2], plenty[1][2], w, kept, previous=place)
     assert smaller * 2 == pytest.approx(GRID[GRID.index(best) - 1])  # one step at a time
 
 

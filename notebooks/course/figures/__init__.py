@@ -1,6 +1,7 @@
-"""Figures of the lessons, a module for each: pure functions from results to pictures (see `comp_lib.plots.base`).
+"""Figures of the lessons, a module for each: pure functions from results to pictures (see
+`comp_lib.plots.base`).
 
-Here is what several of them draw with.
+This module has what several of them draw with.
 """
 
 from __future__ import annotations
@@ -17,30 +18,25 @@ from matplotlib.transforms import Bbox
 
 from comp_lib.plots.base import GREY
 
-TITLE = 26  # points of print between the axes and a title that stands above a legend
 Interval = tuple[float, float, float]  # a mean, and the ends of its 95% interval; NaN where none is known
-NEAR = 10  # points of print, as the next two: of names from their points, of which the first that is free is taken
-CLOSE = [
-    (4, 5),
-    (5, 0),
-    (4, -5),
-    (-4, 5),
-    (-5, 0),
-    (-4, -5),
-    (1, 8),
-    (1, -8),
-    (8, 6),
-    (-8, 6),
-    (8, -6),
-    (-8, -6),
-]
-PLACES = [
-    (far * x, far * y) for far in (1, 2, 3, 4) for x, y in ((12, -8), (12, 8), (-12, 8), (-12, -8), (16, -18))
-]
+Offset = tuple[float, float]  # of a name from its point: to the right and up, in points of print
+TITLE = 26  # points of print between the axes and a title that stands above a legend
+UNLED_DISTANCE = 10  # points of print: a name that is further from its point gets a line that leads to it
+# offsets for `name_points`, the best first: beside the point, and at a distance
+TIGHT_RIGHT: list[Offset] = [(4, 5), (5, 0), (4, -5)]
+TIGHT_LEFT: list[Offset] = [(-4, 5), (-5, 0), (-4, -5)]
+TIGHT_ABOVE_AND_BELOW: list[Offset] = [(1, 8), (1, -8)]
+TIGHT_CORNERS: list[Offset] = [(8, 6), (-8, 6), (8, -6), (-8, -6)]
+TIGHT_OFFSETS = TIGHT_RIGHT + TIGHT_LEFT + TIGHT_ABOVE_AND_BELOW + TIGHT_CORNERS
+DIRECTIONS = [(12, -8), (12, 8), (-12, 8), (-12, -8), (16, -18)]
+WIDE_OFFSETS: list[Offset] = [(factor * x, factor * y) for factor in (1, 2, 3, 4) for x, y in DIRECTIONS]
 
 
 def spans(intervals: Sequence[Sequence[float]]) -> tuple[Any, Any]:
-    """Means (n,), and how far the ends of their intervals are below and above (2, n), as `Axes.errorbar` takes them."""
+    """Means (n,), and how far the ends of their intervals lie below and above them (2, n).
+
+    This is the form in which `Axes.errorbar` takes them.
+    """
     means, lows, highs = np.array(intervals, dtype=float).T
     return means, np.nan_to_num([means - lows, highs - means])
 
@@ -49,11 +45,12 @@ def name_points(
     axes: Axes,
     points: Mapping[str, tuple[float, float]],
     fontsize: int = 8,
-    places: Sequence[tuple[float, float]] = PLACES,
+    offsets: Sequence[Offset] = WIDE_OFFSETS,
 ) -> None:
-    """Names beside points, each at the first of `places` where it covers no other name and no point.
+    """Writes names beside points, each at the first of `offsets` where it covers no other name and no point.
 
-    A line leads from a name that is further away to its point.
+    If no offset is free, the last one is taken. A line leads from a name to its point where that is not close
+    by.
     """
     figure: Any = axes.figure
     looks: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": fontsize}
@@ -63,54 +60,62 @@ def name_points(
     for text in texts:
         text.remove()
     pixels = axes.transData.transform(list(points.values()))
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels]
+    occupied = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels]
     line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
     for (name, point), (x, y), (width, height) in zip(points.items(), pixels, sizes, strict=True):
-        for place in places:
-            right, up = (offset * figure.dpi / 72 for offset in place)
-            left = x + right - (width if right < 0 else 0)
-            far = max(map(abs, place)) > NEAR  # then the line needs room too
-            box = Bbox.from_bounds(left, y + up - height / 2, width, height).padded(3 if far else 0)
+        for offset in offsets:
+            right, up = (distance * figure.dpi / 72 for distance in offset)
+            left = x + right
+            side = "left"  # of the name, at the offset
+            if right < 0:
+                left -= width
+                side = "right"
+            box = Bbox.from_bounds(left, y + up - height / 2, width, height)
+            leader = None
+            if max(map(abs, offset)) > UNLED_DISTANCE:
+                leader = line
+                box = box.padded(3)  # the line needs room too
             inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
-            if inside and not any(box.overlaps(other) for other in taken):
+            if inside and not any(box.overlaps(obstacle) for obstacle in occupied):
                 break
-        side = "right" if right < 0 else "left"
-        axes.annotate(name, point, place, ha=side, arrowprops=line if far else None, **looks)
-        taken.append(box)
+        axes.annotate(name, point, offset, ha=side, arrowprops=leader, **looks)
+        occupied.append(box)
 
 
 def overlapping_texts(figure: Figure) -> list[str]:
-    """What cannot be read in the figure: pairs of texts that lie on each other, and texts that its edge cuts off."""
+    """What cannot be read in the figure: pairs of texts that overlap, and texts that its edge cuts off."""
     figure.draw_without_rendering()
     texts = [text for text in _texts(figure) if text.get_visible() and text.get_text().strip()]
-    boxes = [text.get_window_extent().padded(-1) for text in texts]  # pixels; letters touch no sooner
-    found = [
-        f"{one.get_text()!r} on {other.get_text()!r}"
-        for (one, box), (other, second) in combinations(zip(texts, boxes, strict=True), 2)
-        if box.overlaps(second)
-    ]
+    boxes = [
+        text.get_window_extent().padded(-1) for text in texts
+    ]  # pixels; the letters themselves are smaller
+    text_boxes = list(zip(texts, boxes, strict=True))
+    faults = []
+    for (upper, upper_box), (lower, lower_box) in combinations(text_boxes, 2):
+        if upper_box.overlaps(lower_box):
+            faults.append(f"{upper.get_text()!r} on {lower.get_text()!r}")
     edge = figure.bbox.padded(2)
-    outside = [
-        text.get_text()
-        for text, box in zip(texts, boxes, strict=True)
-        if not (edge.contains(*box.min) and edge.contains(*box.max))
-    ]
-    return found + [f"{words!r} over the edge" for words in outside]
+    for text, box in text_boxes:
+        if not (edge.contains(*box.min) and edge.contains(*box.max)):
+            faults.append(f"{text.get_text()!r} over the edge")
+    return faults
 
 
 def _texts(figure: Figure) -> list[Text]:
     """All texts that are drawn; of the ticks only those within the axes' limits."""
-    drawn = [
-        *figure.texts,
-        *(text for legend in figure.legends for text in legend.get_texts()),
-    ]  # titles are texts
+    drawn = list(figure.texts)  # the title of the figure is one of them
+    for legend in figure.legends:
+        drawn += legend.get_texts()
     for axes in figure.axes:
         if not axes.get_visible():
             continue
         drawn += [*axes.texts, axes.title]
-        if legend := axes.get_legend():
-            drawn += legend.get_texts()
-        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
+        legend_of_axes = axes.get_legend()
+        if legend_of_axes is not None:
+            drawn += legend_of_axes.get_texts()
+        if not axes.axison:
+            continue
+        for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
             ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
             drawn += [axis.label, *(tick.label1 for tick in ticks)]

@@ -1,4 +1,4 @@
-"""Figures of lesson 10: what two models answer, and how a training brings a pruned model nearer to its parent."""
+"""Figures of lesson 10: what two models answer, and how training brings a pruned model near its parent."""
 
 from __future__ import annotations
 
@@ -8,51 +8,53 @@ from itertools import cycle
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from comp_lib.plots.base import ABOVE, BLUE, GREY, Picture, figure_with_axes, style
+from comp_lib.plots.base import BLUE, GREY, LEGEND_ABOVE, Picture, figure_with_axes, style
 
 Line = Sequence[tuple[int, float]]  # (step, divergence from the parent in nats per token)
 
 
 def plot_answers(tokens: Sequence[str], answers: Mapping[str, Sequence[float]], prompt: str) -> Picture:
-    """Bars of the probabilities of some next tokens, name of the model -> one for each: the parent's come first."""
+    """Bars of the probabilities of some next tokens.
+
+    answers: name of the model -> a probability for each of `tokens`. The parent comes first.
+    """
     xlabel = f"the parent's likeliest tokens after “{prompt} …”"
     figure, axes = figure_with_axes((7.0, 3.2), xlabel=xlabel, ylabel="probability")
-    places, words = np.arange(len(tokens)), []
+    positions = np.arange(len(tokens))
+    phrases = []
     for number, (name, values) in enumerate(answers.items()):
-        axes.bar(places + 0.4 * (number - 0.5), values, 0.4, color=(GREY, BLUE)[number], label=name)
-        words.append(
-            f"{name}: {', '.join(f'{token} {value:.2f}' for token, value in zip(tokens, values, strict=True))}"
-        )
-    axes.set_xticks(places, tokens)
+        axes.bar(positions + 0.4 * (number - 0.5), values, 0.4, color=(GREY, BLUE)[number], label=name)
+        numbers = [f"{token} {value:.2f}" for token, value in zip(tokens, values, strict=True)]
+        phrases.append(f"{name}: {', '.join(numbers)}")
+    axes.set_xticks(positions, tokens)
     axes.grid(axis="x", visible=False)
     axes.set_title("Pruning has moved the probabilities")
     axes.legend()
-    return figure.described("Bars of the probabilities of the next token. ", words)
+    return figure.with_alt_text("Bars of the probabilities of the next token. ", phrases)
 
 
 def plot_divergence(lines: Mapping[int, Mapping[str, Line]], title: str) -> Picture:
-    """Divergence from the parent against the steps of a training; seed -> method -> its line."""
-    label = "divergence from the parent\n(nats per token)"
-    figure, axes = figure_with_axes((7.0, 3.4), xlabel="steps of training", ylabel=label)
-    words = []
+    """Divergence from the parent against the steps of a training: seed -> method -> its line."""
+    ylabel = "divergence from the parent\n(nats per token)"
+    figure, axes = figure_with_axes((7.0, 3.4), xlabel="steps of training", ylabel=ylabel)
+    phrases = []
     for (seed, methods), dashes in zip(lines.items(), cycle(("-", "--", ":")), strict=False):
-        for place, (method, points) in enumerate(methods.items()):
+        for number, (method, points) in enumerate(methods.items()):
             steps, values = zip(*points, strict=True)
             name = f"{method}, seed {seed}"
-            axes.plot(steps, values, label=name, **style(place) | {"linestyle": dashes})
-            words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
+            axes.plot(steps, values, label=name, **style(number) | {"linestyle": dashes})
+            phrases.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
     axes.set_title(title, pad=26)
-    axes.legend(ncols=4, fontsize=9, **ABOVE)
-    return figure.described(
-        "Lines of the divergence from the parent against the steps of a training. ", words
-    )
+    axes.legend(ncols=4, fontsize=9, **LEGEND_ABOVE)
+    opening = "Lines of the divergence from the parent against the steps of a training. "
+    return figure.with_alt_text(opening, phrases)
 
 
 def plot_low_rank(outputs: int, inputs: int, rank: int) -> Picture:
-    """A matrix (outputs, inputs) and the two thin ones of a change of that rank, to scale."""
+    """A matrix (outputs, inputs) and the two thin ones of a change of this rank, to scale."""
     figure, axes = figure_with_axes((7.0, 3.0))
     gap = 0.8 * inputs  # room for the names
-    boxes = {
+    boxes = {  # name: left edge, height, width
         "W": (0, outputs, inputs),
         "B": (inputs + gap, outputs, rank),
         "A": (inputs + 2 * gap, rank, inputs),
@@ -64,5 +66,5 @@ def plot_low_rank(outputs: int, inputs: int, rank: int) -> Picture:
     axes.set(xlim=(-gap, 2 * inputs + 3 * gap), ylim=(-0.25 * outputs, outputs), aspect="equal")
     axes.axis("off")
     axes.set_title(f"A matrix W, and a change of rank {rank}")
-    words = [f"{name} {height:,} × {width:,}" for name, (_, height, width) in boxes.items()]
-    return figure.described("Three rectangles to scale, B a thin column and A a thin row: ", words)
+    sizes = [f"{name} {height:,} × {width:,}" for name, (_, height, width) in boxes.items()]
+    return figure.with_alt_text("Three rectangles to scale, B a thin column and A a thin row: ", sizes)

@@ -1,7 +1,9 @@
-"""Animations that a page plays without a kernel and without a script: GIFs, each with a still that says the same.
+"""Animations that a page plays without a kernel and without a script: GIFs, each with a still that says the
+same.
 
-A figure function returns its frames in order, each with the seconds that it stays. The last one says everything: it is
-the still, and its `alt_text` speaks for all. It stands in this folder, since a file beside it would void the cache.
+A figure function returns its frames in order, each with the seconds that it stays. The last frame says
+everything: it is the still, and its `alt_text` speaks for all. This module stands in the folder `figures`,
+since a change of a file beside `cache.py` would void the cache.
 """
 
 from __future__ import annotations
@@ -19,40 +21,43 @@ from comp_lib.plots.base import Picture, png
 
 SHADES = 64  # colours of a GIF
 LAST = 2.0  # seconds that the last frame stays
-Frame = tuple[Picture, float]  # and its seconds
+Frame = tuple[Picture, float]  # a picture, and the seconds that it stays
 
 
 def gif_and_still(frames: Sequence[Frame]) -> tuple[bytes, bytes]:
     """A GIF that loops, and its last frame as PNG.
 
-    The loop begins with the last frame: that one is printed, and shown by what does not play a GIF.
+    The loop begins with the last frame, since printers and viewers that play no GIF show the first one.
     """
-    pages = [Image.open(io.BytesIO(png(figure))).convert("RGB") for figure, _ in (frames[-1], *frames[:-1])]
+    in_order = [frames[-1], *frames[:-1]]
+    pages = [Image.open(io.BytesIO(png(figure))).convert("RGB") for figure, _ in in_order]
+    milliseconds = [round(1000 * seconds) for _, seconds in in_order]
+    milliseconds[0] = round(1000 * LAST)
     # one palette for all frames; the default method would mix a colour of few pixels into its neighbours
     sheet = Image.fromarray(np.concatenate([np.asarray(page) for page in pages]))
     sheet = sheet.quantize(SHADES, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     height = sheet.height // len(frames)
-    still, *others = [
-        sheet.crop((0, top, sheet.width, top + height)) for top in range(0, sheet.height, height)
-    ]
-    milliseconds = [round(1000 * seconds) for seconds in (LAST, *(seconds for _, seconds in frames[:-1]))]
-    moving, resting = io.BytesIO(), io.BytesIO()
-    still.save(moving, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
-    still.save(resting, "PNG")
-    return moving.getvalue(), resting.getvalue()
+    tops = range(0, sheet.height, height)
+    still, *rest = [sheet.crop((0, top, sheet.width, top + height)) for top in tops]
+    gif_file = io.BytesIO()
+    still.save(gif_file, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0)
+    still_file = io.BytesIO()
+    still.save(still_file, "PNG")
+    return gif_file.getvalue(), still_file.getvalue()
 
 
 def play(frames: Sequence[Frame]) -> None:
     """Display an animation with its alt text; below it, folded, its still.
 
-    Whoever asked the browser for less motion sees the still at once; a PDF holds it too.
+    Readers who asked their browser for less motion see the still at once. A PDF holds the still too.
     """
-    words = frames[-1][0].alt_text
+    last_picture, _ = frames[-1]
     gif, still = (b64encode(data).decode("ascii") for data in gif_and_still(frames))
-    alt, source = html.escape(words), f"data:image/png;base64,{still}"
+    alt = html.escape(last_picture.alt_text)
+    source = f"data:image/png;base64,{still}"
     page = (
         f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{source}"/>'
         f'<img alt="{alt}" src="data:image/gif;base64,{gif}"/></picture>'
         f'<details><summary>The same without motion</summary><img alt="{alt}" src="{source}"/></details>'
     )
-    display({"text/html": page, "image/png": still, "text/plain": words}, raw=True)
+    display({"text/html": page, "image/png": still, "text/plain": last_picture.alt_text}, raw=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from comp_lib.plots.base import (
     BLUE,
-    DASHED,
+    DASHED_LINE,
     GREEN,
     GREY,
     LOSS,
@@ -22,73 +22,87 @@ from comp_lib.plots.base import (
 
 from . import Interval, spans
 
-METHODS = ["COMP", "FLAP", "Wanda-sp", "LLM-Pruner"]  # a method has its colour and marker from its place here
+METHODS = ["COMP", "FLAP", "Wanda-sp", "LLM-Pruner"]  # the position of a method gives its colour and marker
 
 
 def plot_windows(losses: Mapping[str, Sequence[float]]) -> Picture:
-    """Losses (windows,) of two models, name -> nats per token: a row for each window, the hardest at the top."""
-    (one, ours), (other, theirs) = ((name, np.asarray(values)) for name, values in losses.items())
-    order = np.argsort(ours)
-    size, xlabel, ylabel = (
-        (7.5, 0.2 * len(ours) + 1.4),
-        "loss of the window (nats per token)",
-        "one row: one window",
-    )
-    figure, axes = figure_with_axes(size, xlabel=xlabel, ylabel=ylabel)
-    axes.hlines(range(len(ours)), ours[order], theirs[order], color=GREY, linewidth=1)
-    for name, values, colour, marker in ((one, ours, BLUE, "o"), (other, theirs, ORANGE, "s")):
-        axes.plot(values[order], range(len(ours)), marker, color=colour, label=name)
+    """Losses (windows,) of two models, name -> nats per token: a row for each window, the hardest on top."""
+    first, second = losses  # names
+    blue = np.asarray(losses[first])
+    orange = np.asarray(losses[second])
+    order = np.argsort(blue)
+    rows = range(len(blue))
+    size = (7.5, 0.2 * len(blue) + 1.4)
+    labels = {"xlabel": "loss of the window (nats per token)", "ylabel": "one row: one window"}
+    figure, axes = figure_with_axes(size, **labels)
+    axes.hlines(rows, blue[order], orange[order], color=GREY, linewidth=1)
+    axes.plot(blue[order], rows, "o", color=BLUE, label=first)
+    axes.plot(orange[order], rows, "s", color=ORANGE, label=second)
     axes.set_yticks([])
     axes.set_title("Windows differ more than models")
     axes.legend(loc="lower right")
-    gap = np.abs(ours - theirs).mean()
-    words = f"{one}'s go from {ours.min():.2f} to {ours.max():.2f} nats; the models differ by {gap:.2f} in a window."
-    return figure.described(f"Rows of two marks, the loss of a window in {one} and in {other}. {words}")
+    gap = np.abs(blue - orange).mean()
+    return figure.with_alt_text(
+        f"Rows of two marks, the loss of a window in {first} and in {second}. {first}'s go from "
+        f"{blue.min():.2f} to {blue.max():.2f} nats; the models differ by {gap:.2f} in a window."
+    )
 
 
 def plot_intervals(
     rows: Mapping[str, Interval], xlabel: str, title: str, first: str | None = None, limit: float = 0.0
 ) -> Picture:
-    """Values with their 95% intervals, a row for each, from the top; dashed: 0, and the limit.
+    """Values with their 95% intervals, a row for each, from the top. Dashed lines stand at 0 and at the
+    limit.
 
-    A row whose name ends with `first` is green and begins a group, whose name before the colon is said once.
+    A row whose name ends with `first` is green and begins a group. Its name is "GROUP: ROW"; the rows that
+    follow are labelled with the part after the colon alone.
     """
     figure, axes = figure_with_axes((8.0, 0.38 * len(rows) + 1.2), xlabel=xlabel)
     middles, whiskers = spans(list(rows.values()))
     axes.errorbar(middles, range(len(rows)), xerr=whiskers, fmt="o", color=BLUE, capsize=3)
-    for place, name in enumerate(rows):
-        if first is not None and name.endswith(first):
-            axes.axhline(place - 0.5, color=GREY, linewidth=0.8)
-            axes.plot(middles[place], place, "o", color=GREEN, markersize=8, zorder=3)
+    row_labels = []
+    for row, name in enumerate(rows):
+        if first is None:
+            row_labels.append(name)
+        elif name.endswith(first):
+            row_labels.append(name)
+            axes.axhline(row - 0.5, color=GREY, linewidth=0.8)
+            axes.plot(middles[row], row, "o", color=GREEN, markersize=8, zorder=3)
+        else:
+            row_labels.append(name.split(": ", 1)[-1])
     for value in {0.0, limit}:
-        axes.axvline(value, **DASHED)
-    names = [name if first is None or name.endswith(first) else name.split(": ", 1)[-1] for name in rows]
-    axes.set_yticks(range(len(rows)), names)
+        axes.axvline(value, **DASHED_LINE)
+    axes.set_yticks(range(len(rows)), row_labels)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_title(title)
-    words = [
+    phrases = [
         f"{name} {middle:+.2f} ({low:+.2f} to {high:+.2f})" for name, (middle, low, high) in rows.items()
     ]
-    return figure.described(f"Marks with 95% intervals, {xlabel}: ", words)
+    return figure.with_alt_text(f"Marks with 95% intervals, {xlabel}: ", phrases)
 
 
 def plot_ratios(models: Mapping[str, Mapping[str, Mapping[float, Interval]]]) -> Picture:
-    """Loss increase against the ratio removed: model -> method -> ratio -> mean, low, high; a panel for each model."""
-    size, xlabel = (3.2 * len(models) + 0.6, 3.6), "removed (% of the decoder)"
-    figure, by_model = panels(1, len(models), size, share="xy", xlabel=xlabel, yscale="log")
-    words = []
-    for axes, (model, methods) in zip(by_model, models.items(), strict=True):
+    """Loss increase against the ratio removed, a panel for each model.
+
+    models: model -> method -> ratio -> (mean, low, high).
+    """
+    size = (3.2 * len(models) + 0.6, 3.6)
+    labels = {"xlabel": "removed (% of the decoder)", "yscale": "log"}
+    figure, axes_of_models = panels(1, len(models), size, share="xy", **labels)
+    phrases = []
+    for axes, (model, methods) in zip(axes_of_models, models.items(), strict=True):
         axes.set_title(model)
-        for method, values in methods.items():
-            ratios, found = zip(*sorted(values.items()), strict=True)
-            percent, (losses, whiskers) = [100 * ratio for ratio in ratios], spans(found)
+        for method, interval_of_ratio in methods.items():
+            ratios, intervals = zip(*sorted(interval_of_ratio.items()), strict=True)
+            percents = [100 * ratio for ratio in ratios]
+            losses, whiskers = spans(intervals)
             looks = style(METHODS.index(method)) | {"linewidth": 1, "capsize": 3}
-            axes.errorbar(percent, losses, yerr=whiskers, label=method, **looks)
-            words.append(
-                f"{model}, {method}: {losses[0]:.2f} at {ratios[0]:.0%}, {losses[-1]:.2f} at {ratios[-1]:.0%}"
-            )
-        axes.set_xticks(percent)
-    by_model[0].set_ylabel(LOSS)
-    plain_ticks(by_model[0].yaxis, by_model[0].get_ylim())
-    by_model[0].legend()
-    return figure.described("Lines of the mean loss increase against the ratio removed. ", words)
+            axes.errorbar(percents, losses, yerr=whiskers, label=method, **looks)
+            ends = f"{losses[0]:.2f} at {ratios[0]:.0%}, {losses[-1]:.2f} at {ratios[-1]:.0%}"
+            phrases.append(f"{model}, {method}: {ends}")
+        axes.set_xticks(percents)
+    left_axes = axes_of_models[0]
+    left_axes.set_ylabel(LOSS)
+    plain_ticks(left_axes.yaxis, left_axes.get_ylim())
+    left_axes.legend()
+    return figure.with_alt_text("Lines of the mean loss increase against the ratio removed. ", phrases)

@@ -1,4 +1,4 @@
-"""Figures of planning (lesson 03): the widths of plans, what a width costs, and what that does to the model."""
+"""Figures of planning (lesson 03): the widths of plans, what they cost, and what that does to the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from comp_lib.plan import Plan
 from comp_lib.plots.base import BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, log_y, note, panels
 
-from . import CLOSE, name_points
+from . import TIGHT_OFFSETS, name_points
 
 
 def plot_widths(plan: Plan, neurons: Sequence[int], errors: Sequence[float]) -> Picture:
@@ -21,32 +21,31 @@ def plot_widths(plan: Plan, neurons: Sequence[int], errors: Sequence[float]) -> 
     neurons: of the parent; errors: put into the stream, a share of its energy.
     """
     figure, (top, bottom) = panels(2, 1, (8.5, 4.4), "x", ylabel=["", "predicted error\n(% of the stream)"])
-    words = _widths(top, plan, neurons)
+    widths = _widths(top, plan, neurons)
     hatched = ", hatched layers are dropped" if plan.dropped else ""
     top.set_title(f"{plan.removed:.1%} of the decoder's parameters go; green stays{hatched}", fontsize=11)
-    kept = [errors[layer] for layer in plan.layers]
-    bottom.bar(plan.layers, kept, color=ORANGE)
-    bottom.set_ylim(0, max(kept) * 1.15 + 1e-6)
+    errors_of_kept = [errors[layer] for layer in plan.layers]
+    bottom.bar(plan.layers, errors_of_kept, color=ORANGE)
+    bottom.set_ylim(0, max(errors_of_kept) * 1.15 + 1e-6)
     bottom.yaxis.set_major_formatter(PercentFormatter(1.0))
     bottom.set_xlabel("decoder layer")
-    worst = int(np.argmax(kept))
-    return figure.described(
-        f"Bars of the width of each layer, and of its predicted error. {words} Of those that stay, layer "
-        f"{plan.layers[worst]} has the largest predicted error, {kept[worst]:.2%}."
+    worst = int(np.argmax(errors_of_kept))
+    return figure.with_alt_text(
+        f"Bars of the width of each layer, and of its predicted error. {widths} Of those that stay, layer "
+        f"{plan.layers[worst]} has the largest predicted error, {errors_of_kept[worst]:.2%}."
     )
 
 
 def plot_plans(plans: Mapping[str, Plan], neurons: Sequence[int]) -> Picture:
     """The widths of several plans, one below the other."""
     figure, axes = panels(len(plans), 1, (8.5, 1.5 * len(plans) + 0.8), "x")
-    words = []
+    sentences = []
     for panel, (name, plan) in zip(axes, plans.items(), strict=True):
-        words.append(f"{name}: {_widths(panel, plan, neurons)}")
-        panel.set_title(
-            f"{name}: {plan.removed:.1%} of the decoder goes, green stays", fontsize=10, loc="left"
-        )
+        sentences.append(f"{name}: {_widths(panel, plan, neurons)}")
+        title = f"{name}: {plan.removed:.1%} of the decoder goes, green stays"
+        panel.set_title(title, fontsize=10, loc="left")
     axes[-1].set_xlabel("decoder layer")
-    return figure.described(f"Widths of all layers under {len(plans)} plans. {' '.join(words)}")
+    return figure.with_alt_text(f"Widths of all layers under {len(plans)} plans. {' '.join(sentences)}")
 
 
 def _widths(axes: Axes, plan: Plan, neurons: Sequence[int]) -> str:
@@ -57,49 +56,43 @@ def _widths(axes: Axes, plan: Plan, neurons: Sequence[int]) -> str:
     if plan.dropped:
         heights = [neurons[layer] for layer in plan.dropped]
         axes.bar(plan.dropped, heights, color="white", edgecolor=RED, hatch="///")
-        dropped = f"layer{'s' if len(plan.dropped) > 1 else ''} {', '.join(map(str, plan.dropped))}"
+        noun = "layers" if len(plan.dropped) > 1 else "layer"
+        dropped = f"{noun} {', '.join(map(str, plan.dropped))}"
     axes.set(ylabel="MLP neurons", xlim=(-0.7, len(neurons) - 0.3))
     axes.grid(axis="x", visible=False)
     if len(set(plan.neurons)) == 1:
         return f"{dropped} dropped, {plan.neurons[0]} of {max(neurons)} neurons in every layer that stays."
-    least = f"{min(plan.neurons)} (layer {plan.layers[np.argmin(plan.neurons)]})"
-    return f"{dropped} dropped, {least} to {max(plan.neurons)} of {max(neurons)} neurons stay in a layer."
+    narrowest = f"{min(plan.neurons)} (layer {plan.layers[np.argmin(plan.neurons)]})"
+    return f"{dropped} dropped, {narrowest} to {max(plan.neurons)} of {max(neurons)} neurons stay in a layer."
 
 
 def plot_curves(curves: NDArray[np.float64], step: int, named: Sequence[int]) -> Picture:
-    """Error curves (layers, K + 1) of all layers, `step` neurons between two points, with some layers `named`."""
-    figure, axes = figure_with_axes(
-        (7.5, 3.6),
-        xlabel="neurons removed from the layer",
-        ylabel="error in the stream\n(% of its energy, log scale)",
-    )
-    gone = step * np.arange(curves.shape[1])
-    axes.plot(gone[1:], 100 * curves[:, 1:].T, color="lightgrey", linewidth=0.8)
-    words = []
+    """Error curves (layers, K + 1) of all layers, `step` neurons between two points; some are `named`."""
+    labels = {
+        "xlabel": "neurons removed from the layer",
+        "ylabel": "error in the stream\n(% of its energy, log scale)",
+    }
+    figure, axes = figure_with_axes((7.5, 3.6), **labels)
+    removed = step * np.arange(curves.shape[1])
+    axes.plot(removed[1:], 100 * curves[:, 1:].T, color="lightgrey", linewidth=0.8)
+    phrases = []
     for layer, colour in zip(named, (BLUE, ORANGE, GREEN, RED), strict=False):
-        axes.plot(gone[1:], 100 * curves[layer, 1:], color=colour)
-        note(
-            axes,
-            f"layer {layer}",
-            (gone[-1], 100 * curves[layer, -1]),
-            (5, 0),
-            va="center",
-            color=colour,
-            fontsize=9,
-        )
-        words.append(f"layer {layer} from {curves[layer, 1]:.4%} to {curves[layer, -1]:.2%}")
-    axes.set_xlim(0, gone[-1])
+        axes.plot(removed[1:], 100 * curves[layer, 1:], color=colour)
+        end = (removed[-1], 100 * curves[layer, -1])
+        note(axes, f"layer {layer}", end, (5, 0), va="center", color=colour, fontsize=9)
+        phrases.append(f"layer {layer} from {curves[layer, 1]:.4%} to {curves[layer, -1]:.2%}")
+    axes.set_xlim(0, removed[-1])
     axes.set_title("Removing neurons costs some layers less than others")
-    log_y(axes, most=6)
-    return figure.described(
-        f"Error curves of {len(curves)} layers, up to {gone[-1]:,} neurons removed: ", words
-    )
+    log_y(axes, max_ticks=6)
+    opening = f"Error curves of {len(curves)} layers, up to {removed[-1]:,} neurons removed: "
+    return figure.with_alt_text(opening, phrases)
 
 
 def plot_harm(
     errors: NDArray[np.float64], harms: NDArray[np.float64], pair: tuple[int, int], last: int
 ) -> Picture:
-    """What narrowing one layer does to the model, against the error it puts into the stream: both (layers,).
+    """What narrowing one layer does to the model, against the error that it puts into the stream: both
+    (layers,).
 
     A line joins the `pair` of layers with the same error; the layer `last` is named too.
     """
@@ -107,14 +100,16 @@ def plot_harm(
         "xlabel": "error in the stream (% of its energy)",
         "ylabel": "harm: divergence (nats, log scale)",
     }
-    figure, axes = figure_with_axes(
-        (7.5, 4.2), title="Equal errors do not mean equal harm", yscale="log", **labels
-    )
+    title = "Equal errors do not mean equal harm"
+    figure, axes = figure_with_axes((7.5, 4.2), title=title, yscale="log", **labels)
     axes.plot(100 * errors, harms, "o", color=GREY, markersize=5)
     axes.plot(100 * errors[list(pair)], harms[list(pair)], "o-", color=ORANGE)
     axes.plot(100 * errors[last], harms[last], "o", color=RED)
-    log_y(axes, most=6)
-    named = (*pair, last)
-    name_points(axes, {f"layer {layer}": (100 * errors[layer], harms[layer]) for layer in named}, 10, CLOSE)
-    points = (f"layer {layer} {errors[layer]:.3%} and {harms[layer]:.4f} nats" for layer in named)
-    return figure.described(f"Error and harm of {len(errors)} layers, each narrowed alone: ", points)
+    log_y(axes, max_ticks=6)
+    points = {}
+    phrases = []
+    for layer in (*pair, last):
+        points[f"layer {layer}"] = (100 * errors[layer], harms[layer])
+        phrases.append(f"layer {layer} {errors[layer]:.3%} and {harms[layer]:.4f} nats")
+    name_points(axes, points, 10, TIGHT_OFFSETS)
+    return figure.with_alt_text(f"Error and harm of {len(errors)} layers, each narrowed alone: ", phrases)

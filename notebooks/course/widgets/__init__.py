@@ -6,9 +6,9 @@ from comp_lib.errors import InputError
 
 from ..start import check_extras
 
-check_extras()  # here, so that a notebook that imports a widget says what to install whatever it imports first
+check_extras()  # whatever widget a notebook imports first, it says what to install
 
 
 def alert(error: InputError) -> str:
-    """HTML of the one sentence, which screen readers say at once."""
+    """HTML of the sentence of an error, which screen readers say at once."""
     return f'<p role="alert"><b>{html.escape(str(error))}</b></p>'

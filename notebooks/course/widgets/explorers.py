@@ -1,7 +1,7 @@
-"""Explorers: controls above, a picture and facts below, an answer to every move of a control.
+"""Explorers: controls above, a picture and facts below, and an answer to every move of a control.
 
-All numbers come from cached statistics (see `lessons`) and parameter arithmetic. No control calls a model, so the
-answer is there at once; only the planner's button does, which says so.
+All numbers come from cached statistics (see `course.cache`) and from arithmetic on parameters. No control
+calls a model, so the answer comes at once. Only the planner's button calls one, and says so.
 """
 
 from __future__ import annotations
@@ -46,18 +46,25 @@ from ..figures.matrix_condition import plot_energy_condition
 from ..hybrid_granularity import layer_errors, water_filling_plan
 from . import alert
 
-IN_ROUNDS, ONE_LOOK = "full-condition, in rounds", "full-condition, one look"
+# ways to choose neurons, as a control shows them
+IN_ROUNDS = "full-condition, in rounds"
+ONE_LOOK = "full-condition, one look"
 CHOICES = (IN_ROUNDS, ONE_LOOK, "energy", "condition alone", "wanda-sp", "activation", "magnitude")
-UNIFORM, PER_LAYER, MEASURED = "uniform", "the paper's, by importance", "measured, by divergence"
-WATER, BY_HAND = "water-filling, by error", "by hand"
+# ways to set the widths of a plan, as a control shows them
+UNIFORM = "uniform"
+PER_LAYER = "the paper's, by importance"
+MEASURED = "measured, by divergence"
+WATER = "water-filling, by error"
+BY_HAND = "by hand"
+MEASURE_LABEL = "measure its loss"  # of the planner's button
 BYTES = 4  # of a parameter
-Line = tuple[float, float, float]
-Loss = tuple[float, float, float]  # mean and its interval
+Line = tuple[float, float, float]  # of the time of a token in ms: (fixed, for each layer, for each neuron)
+Loss = tuple[float, float, float]  # increase over the dense model, nats per token, and its interval
 Measure = Callable[[Plan], Loss]
 
 
 class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
-    """Rows of controls, then `image` and `facts`; heights in pixels, so that the page does not jump."""
+    """Rows of controls, then `image` and `facts`; heights are fixed, so that the page does not jump."""
 
     def __init__(self, rows: Sequence[Sequence[Widget]], image_height: int, height: int) -> None:
         self.image = HTML(layout=Layout(min_height=f"{image_height}px"))
@@ -65,20 +72,21 @@ class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
         boxes = [HBox(row) for row in rows]
         super().__init__([*boxes, self.image, self.facts], layout=Layout(min_height=f"{height}px"))
         for control in chain(*rows):
-            if control.has_trait("continuous_update"):  # no answer while a slider is on its way
+            if control.has_trait("continuous_update"):  # no answer while a slider moves
                 control.continuous_update = False
             control.observe(self._draw, "value")
         self._draw()
 
     @abstractmethod
     def answer(self) -> tuple[Picture, str]:
-        """The picture and the facts (HTML) for what the controls say. Raises InputError: it cannot be had."""
+        """The picture and the facts (HTML) for what the controls say. Raises InputError if there are none."""
 
     def _draw(self, change: object = None) -> None:
-        """Show the answer; a wrong wish gets a sentence, and the last good picture stays."""
+        """Show the answer. Wrong input is answered with a sentence, and the last good picture stays."""
         try:
             figure, facts = self.answer()
-            self.image.value, self.facts.value = mime_bundle(figure)["text/html"], facts
+            self.image.value = mime_bundle(figure)["text/html"]
+            self.facts.value = facts
         except InputError as error:
             self.facts.value = alert(error)
 
@@ -90,109 +98,141 @@ def shared(description: str, width: int = 30) -> dict[str, Any]:
 
 
 class LayerExplorer(Explorer):
-    """How one layer turns each token, and its place among all. Controls `layer`, `metric`, `sequence`."""
+    """How one layer turns each token, and its rank among all. Controls: `layer`, `metric`, `sequence`."""
 
     def __init__(self, study: LayerStudy, layer: int = 0) -> None:
         self._study = study
-        which = f"number of a text, 0 to {study.cosine.shape[1] - 1}"
+        tooltip = f"number of a text, 0 to {study.cosine.shape[1] - 1}"
         self.layer = IntSlider(layer, 0, len(study.influence) - 1, **shared("layer", 26))
         self.metric = Dropdown(options=list(METRICS), **shared("metric", 26))
-        self.sequence = IntText(0, tooltip=which, **shared("sequence", 12))
+        self.sequence = IntText(0, tooltip=tooltip, **shared("sequence", 12))
         super().__init__([(self.layer, self.metric, self.sequence)], image_height=340, height=480)
 
     def answer(self) -> tuple[Picture, str]:
-        layer, study = self.layer.value, self._study
+        study = self._study
+        layer = self.layer.value
         figure = plot_layer(study, layer, self.metric.value, self.sequence.value)
-        influence, harm, last = study.influence, study.mean_harm, len(study.influence)
+        influence = study.influence
+        harm = study.mean_harm
+        layers = len(influence)
         low, high = study.harm_interval[layer].tolist()
-        gap = int(rank_gap(influence, harm)[layer])
-        by, harmed = (1 + int(ranks(values)[layer]) for values in (influence, harm))
-        verdict = "the two agree on it"
-        if gap:
-            verdict = (
-                f"the proxy puts it {abs(gap)} place{'s' * (abs(gap) > 1)} too {'low' if gap > 0 else 'high'}"
-            )
-        return figure, (
-            f"<p>Layer {layer}: block influence {influence[layer]:.4f} (place {by} of {last}), loss increase "
-            f"{harm[layer]:.3f} nats per token (95%: {low:.3f} to {high:.3f}; place {harmed} of {last}; place 1 goes "
-            f"first): {verdict}.</p>"
+        influence_rank = 1 + int(ranks(influence)[layer])
+        harm_rank = 1 + int(ranks(harm)[layer])
+        facts = (
+            f"<p>Layer {layer}: block influence {influence[layer]:.4f} (place {influence_rank} of {layers}), "
+            f"loss increase {harm[layer]:.3f} nats per token (95%: {low:.3f} to {high:.3f}; place "
+            f"{harm_rank} of {layers}; place 1 goes first): "
+            f"{_verdict(int(rank_gap(influence, harm)[layer]))}.</p>"
         )
+        return figure, facts
+
+
+def _verdict(gap: int) -> str:
+    """The rank gap of a layer (see `rank_gap`) in words."""
+    if gap == 0:
+        return "the two agree on it"
+    noun = "place" if abs(gap) == 1 else "places"
+    direction = "low" if gap > 0 else "high"
+    return f"the proxy puts it {abs(gap)} {noun} too {direction}"
 
 
 def energies(frame: pd.DataFrame) -> pd.Series:
-    """H_ii ||w_i||^2 over ||X W||^2 of each row of `analysis.neurons`, ridge included: cost times condition squared."""
+    """H_ii ||w_i||^2 / ||X W||^2 of each row of `analysis.neurons`, ridge included.
+
+    It is the cost times the condition squared.
+    """
     return frame.cost * frame.condition**2
 
 
 class NeuronExplorer(Explorer):
-    """Every neuron of a layer, energy against condition. Controls `layer`, `metric`, `share` (% to remove), `place`.
+    """Every neuron of a layer, energy against condition. Controls: `layer`, `metric`, `share`, `place`.
 
-    neurons, curves: the frames of `analysis` of these names, of the same layers. `place` picks a neuron by its cost, 1
-    being the cheapest.
+    neurons, curves: the frames of `analysis` with these names, of the same layers. `share` is how many
+    neurons to remove, in percent. `place` picks a neuron by the rank of its cost, where 1 is the cheapest.
     """
 
     def __init__(self, neurons: pd.DataFrame, curves: pd.DataFrame, layer: int | None = None) -> None:
         self._neurons = {number: rows for number, rows in neurons.groupby("layer")}
         self._curves = {number: rows for number, rows in curves.groupby("layer")}
-        first = min(self._neurons) if layer is None else layer
-        self.layer = SelectionSlider(options=sorted(self._neurons), value=first, **shared("layer"))
+        if layer is None:
+            layer = min(self._neurons)
+        self.layer = SelectionSlider(options=sorted(self._neurons), value=layer, **shared("layer"))
         self.metric = Dropdown(options=CHOICES, **shared("choose by"))
         self.share = IntSlider(20, 0, int(100 * FURTHEST), **shared("remove (%)"))
-        self.place = IntSlider(1, 1, len(self._neurons[first]), **shared("place by cost"))
+        self.place = IntSlider(1, 1, len(self._neurons[layer]), **shared("place by cost"))
         super().__init__([(self.layer, self.metric), (self.share, self.place)], image_height=450, height=620)
 
     def removed(self, metric: str | None = None) -> NDArray[np.bool_]:
-        """Which neurons of the layer go by `metric`, by default the one chosen (n,), bool."""
-        frame, metric = self._neurons[self.layer.value], metric or self.metric.value
+        """Which neurons of the layer `metric` removes: (n,), bool; by default the metric of the control."""
+        metric = metric or self.metric.value
+        frame = self._neurons[self.layer.value]
         swept = int(frame.removed_at.notna().sum())  # a sweep ends at whole steps, a little before FURTHEST
         count = min(round(self.share.value / 100 * len(frame)), swept)
         if metric == IN_ROUNDS:
             return np.asarray(frame.removed_at * len(frame) < count + 0.5)
-        worth = {ONE_LOOK: frame.cost, "condition alone": 1.0 / frame.condition, "energy": energies(frame)}
-        chosen = worth[metric] if metric in worth else frame[metric.replace("-", "_")]
-        return np.isin(np.arange(len(frame)), np.argsort(chosen.to_numpy(), kind="stable")[:count])
+        if metric == ONE_LOOK:
+            scores = frame.cost
+        elif metric == "condition alone":
+            scores = 1.0 / frame.condition
+        elif metric == "energy":
+            scores = energies(frame)
+        else:
+            scores = frame[metric.replace("-", "_")]
+        lowest = np.argsort(scores.to_numpy(), kind="stable")[:count]
+        return np.isin(np.arange(len(frame)), lowest)
 
     def answer(self) -> tuple[Picture, str]:
-        frame, gone = self._neurons[self.layer.value], self.removed()
-        energy, condition, cost = (
-            column.to_numpy() for column in (energies(frame), frame.condition, frame.cost)
-        )
+        layer = self.layer.value
+        metric = self.metric.value
+        frame = self._neurons[layer]
+        energy = energies(frame).to_numpy()
+        condition = frame.condition.to_numpy()
+        cost = frame.cost.to_numpy()
+        removed = self.removed()
         self.place.max = len(frame)  # a narrow layer has fewer
-        layer, metric, place = self.layer.value, self.metric.value, self.place.value
-        picked = int(np.argsort(cost, kind="stable")[place - 1])
-        title = f"Layer {layer}: {gone.sum():,} of {len(frame):,} neurons go by {metric}"
+        cost_rank = self.place.value
+        picked = int(np.argsort(cost, kind="stable")[cost_rank - 1])
+        title = f"Layer {layer}: {removed.sum():,} of {len(frame):,} neurons go by {metric}"
         sentences = [
-            f"What goes holds {energy[gone].sum() / energy.sum():.1%} of the neurons' energy; its costs, one at a "
-            f"time, add up to {cost[gone].sum():.2%} of ‖Y‖²."
+            f"What goes holds {energy[removed].sum() / energy.sum():.1%} of the neurons' energy; its costs, "
+            f"one at a time, add up to {cost[removed].sum():.2%} of ‖Y‖²."
         ]
         if metric == IN_ROUNDS:
-            left = np.interp(gone.sum(), self._curves[layer].gone, self._curves[layer].error)
+            curve = self._curves[layer]
+            error = np.interp(removed.sum(), curve.gone, curve.error)
             sentences.append(
-                f"Gone together, with the rest re-tuned, they leave an error of {left:.2%} of ‖Y‖²."
+                f"Gone together, with the rest re-tuned, they leave an error of {error:.2%} of ‖Y‖²."
             )
-        verdicts = [
-            f"{'goes' if self.removed(by)[picked] else 'stays'} by {by}" for by in ("energy", ONE_LOOK)
-        ]
+        by_energy = _fate(self.removed("energy")[picked])
+        by_cost = _fate(self.removed(ONE_LOOK)[picked])
         sentences.append(
             f"Neuron {picked}: energy {energy[picked]:.3%}, condition {condition[picked]:.2f} (median "
-            f"{np.median(condition):.2f}), cost {cost[picked]:.4%} of ‖Y‖², number {place} of {len(cost)} from the "
-            f"cheapest. It {'goes' if gone[picked] else 'stays'} here; it {' and '.join(verdicts)}."
+            f"{np.median(condition):.2f}), cost {cost[picked]:.4%} of ‖Y‖², number {cost_rank} of "
+            f"{len(cost)} from the cheapest. It {_fate(removed[picked])} here; it {by_energy} by energy and "
+            f"{by_cost} by {ONE_LOOK}."
         )
-        figure = plot_energy_condition(energy, condition, gone, title, picked)
+        figure = plot_energy_condition(energy, condition, removed, title, picked)
         return figure, "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
 
 
+def _fate(removed: np.bool_) -> str:
+    """What happens to a neuron, as the verb of a sentence."""
+    return "goes" if removed else "stays"
+
+
 class Planner(Explorer):
-    """A plan made by hand: which layers go, how wide the others are; what it weighs, and what it loses when asked.
+    """A plan made by hand: the layers to drop, and the widths of the others; how large the model is, and what
+    it loses.
 
-    Controls: `ratio` (%), `dropped` (numbers of layers), `widths` (how they are set); with BY_HAND, `layer` and
-    `width` change one layer of the plan shown. What the error curves predict is always there; `measure_button` carries
-    the plan out and says what the model loses, which takes a while, and `measured` keeps the answers.
+    Controls: `ratio` (%), `dropped` (numbers of layers), `widths` (how they are set). With BY_HAND, `layer`
+    and `width` change one layer of the plan shown. The error that the curves predict is always shown.
+    `measure_button` carries the plan out and shows what the model loses, which takes a while; `measured`
+    keeps the answers.
 
-    shape: of the dense model; sensitivity: of its layers; importance: one number for each layer, for the paper's
-    widths; line: (fixed, layer, neuron) of the time of a token in ms; measure: loss of a plan over the dense model with
-    its interval, (mean, low, high); task: what to look for; options: of `PlanRequest`. `plan` is the plan shown, None
-    while the request cannot be met.
+    shape: of the dense model; sensitivity: of its layers; importance: one number for each layer, for the
+    paper's widths; line: (fixed, layer, neuron) of the time of a token in ms; measure: loss of a plan over
+    the dense model with its interval, (mean, low, high); task: what to look for; options: of `PlanRequest`.
+    `plan` is the plan shown, None while the request cannot be met.
     """
 
     def __init__(
@@ -205,13 +245,11 @@ class Planner(Explorer):
         task: str = "",
         **options: Any,
     ) -> None:
-        self.shape, self.sensitivity, self.line, self.measure, self.options = (
-            shape,
-            sensitivity,
-            line,
-            measure,
-            options,
-        )
+        self.shape = shape
+        self.sensitivity = sensitivity
+        self.line = line
+        self.measure = measure
+        self.options = options
         self.importance = [float(value) for value in importance]
         self.plan: Plan | None = None
         self.measured: dict[Plan, Loss] = {}
@@ -225,15 +263,18 @@ class Planner(Explorer):
         )
         left = VBox([self.ratio, self.widths, self.layer, self.width])
         self.measure_button = Button(
-            description="measure its loss", disabled=measure is None, layout=Layout(width="12em")
+            description=MEASURE_LABEL, disabled=measure is None, layout=Layout(width="12em")
         )
         self.measure_button.on_click(self._measure)
         self.results = HTML(layout=Layout(min_height="4em"))
         super().__init__([(self.ratio, self.widths, self.layer, self.width, self.dropped)], 400, 720)
         rows = [HBox([left, self.dropped]), self.image, self.facts, self.measure_button, self.results]
-        self.children = [HTML(f"<p><b>Task.</b> {html.escape(task)}</p>"), *rows] if task else rows
+        if task:
+            rows.insert(0, HTML(f"<p><b>Task.</b> {html.escape(task)}</p>"))
+        self.children = rows
 
     def _make(self) -> Plan:
+        """The plan that the controls ask for. Raises InputError if there is none."""
         request = PlanRequest(self.shape, self.ratio.value / 100, list(self.dropped.value), **self.options)
         if self.widths.value == BY_HAND:
             return self._by_hand(request)
@@ -241,39 +282,50 @@ class Planner(Explorer):
             return paper_plan(request, self.importance)
         if self.widths.value == MEASURED:
             return measured_plan(request, self.sensitivity)
-        return (
-            water_filling_plan(request, self.sensitivity)
-            if self.widths.value == WATER
-            else uniform_plan(request)
-        )
+        if self.widths.value == WATER:
+            return water_filling_plan(request, self.sensitivity)
+        return uniform_plan(request)
 
     def _by_hand(self, request: PlanRequest) -> Plan:
-        """The plan shown with one layer's width changed; layers that come back have all their neurons."""
-        shown = {} if self.plan is None else dict(zip(self.plan.layers, self.plan.neurons, strict=True))
-        widths = {layer: shown.get(layer, self.shape.neurons[layer]) for layer in request.layers}
-        if self.layer.value in widths:
-            widths[self.layer.value] = min(self.width.value, self.shape.neurons[self.layer.value])
+        """The plan shown, with the width of one layer changed.
+
+        A layer that is not dropped any more has all its neurons.
+        """
+        shown_widths = self._shown_widths()
+        dense_widths = self.shape.neurons
+        widths = {layer: shown_widths.get(layer, dense_widths[layer]) for layer in request.layers}
+        changed = self.layer.value
+        if changed in widths:
+            widths[changed] = min(self.width.value, dense_widths[changed])
         return request.plan(tuple(widths.values()))
 
+    def _shown_widths(self) -> dict[int, int]:
+        """The widths of the plan that is shown: layer -> neurons; empty while no plan is shown."""
+        if self.plan is None:
+            return {}
+        return dict(zip(self.plan.layers, self.plan.neurons, strict=True))
+
     def _draw(self, change: Any = None) -> None:
-        """As all explorers; by hand, another layer's slider starts at that layer's width."""
+        """As in all explorers; by hand, the slider of the width starts at the width of the layer chosen."""
         by_hand = self.widths.value == BY_HAND
-        self.layer.disabled = self.width.disabled = not by_hand
-        owner = getattr(change, "owner", None)
-        if by_hand and self.plan is not None and owner in (self.layer, self.widths):
-            shown = dict(zip(self.plan.layers, self.plan.neurons, strict=True))
-            self.width.value = shown.get(self.layer.value, self.width.value)
+        self.layer.disabled = not by_hand
+        self.width.disabled = not by_hand
+        moved_control = getattr(change, "owner", None)
+        if by_hand and moved_control in (self.layer, self.widths):
+            self.width.value = self._shown_widths().get(self.layer.value, self.width.value)
         super()._draw(change)
 
     def answer(self) -> tuple[Picture, str]:
         try:
             plan = self._make()
         except InputError:
-            self.plan, self.image.value = None, ""
+            self.plan = None
+            self.image.value = ""
             raise
         self.plan = plan
         errors = layer_errors(self.sensitivity, self.shape, plan)
-        before, after = self.shape, self.shape.with_widths(plan.neurons, plan.kv_groups)
+        before = self.shape
+        after = before.with_widths(plan.neurons, plan.kv_groups)
         rows = {
             "goes": f"{plan.removed:.1%} of the decoder",
             "parameters": f"{after.total:,} of {before.total:,}",
@@ -283,38 +335,48 @@ class Planner(Explorer):
         if plan.removed < plan.ratio:
             rows["goes"] += f", less than the {plan.ratio:.0%} asked for: narrow more"
         if self.line is not None:
-            fixed, layer, neuron = self.line
-            times = [fixed + layer * shape.layers + neuron * sum(shape.neurons) for shape in (after, before)]
-            rows["predicted time of a token"] = f"{times[0]:.1f} of {times[1]:.1f} ms"
-        rows["measured loss over the dense model"] = _told(self.measured.get(plan))
-        cells = "".join(
-            f"<tr><td>{name}&ensp;</td><td><b>{value}</b></td></tr>" for name, value in rows.items()
-        )
-        return plot_widths(plan, before.neurons, errors.tolist()), f"<table>{cells}</table>"
+            times = f"{_milliseconds(self.line, after):.1f} of {_milliseconds(self.line, before):.1f} ms"
+            rows["predicted time of a token"] = times
+        rows["measured loss over the dense model"] = _in_words(self.measured.get(plan))
+        cells = [f"<tr><td>{name}&ensp;</td><td><b>{value}</b></td></tr>" for name, value in rows.items()]
+        return plot_widths(plan, before.neurons, errors.tolist()), f"<table>{''.join(cells)}</table>"
 
     def _measure(self, button: object = None) -> None:
         """Carry the plan out; the button waits until that is done."""
         if self.plan is None or self.measure is None or self.plan in self.measured:
             return
-        self.measure_button.disabled, self.measure_button.description = True, "measuring ..."
+        self.measure_button.disabled = True
+        self.measure_button.description = "measuring ..."
         try:
             self.measured[self.plan] = self.measure(self.plan)
         except InputError as error:
             self.results.value = alert(error)
             return
         finally:
-            self.measure_button.disabled, self.measure_button.description = False, "measure its loss"
-        best_first = sorted(self.measured.items(), key=lambda item: item[1][0])
-        lines = (
-            f"<li>{_told(loss)}: {plan.removed:.1%} gone, {len(plan.dropped)} layers dropped, "
-            f"{min(plan.neurons)} to {max(plan.neurons)} neurons</li>"
-            for plan, loss in best_first
-        )
-        self.results.value = f"<p>Measured so far, best first:</p><ol>{''.join(lines)}</ol>"
+            self.measure_button.disabled = False
+            self.measure_button.description = MEASURE_LABEL
+        items = []
+        for plan in sorted(self.measured, key=self._mean_loss):
+            items.append(
+                f"<li>{_in_words(self.measured[plan])}: {plan.removed:.1%} gone, {len(plan.dropped)} layers "
+                f"dropped, {min(plan.neurons)} to {max(plan.neurons)} neurons</li>"
+            )
+        self.results.value = f"<p>Measured so far, best first:</p><ol>{''.join(items)}</ol>"
         super()._draw()
 
+    def _mean_loss(self, plan: Plan) -> float:
+        """The mean of a measured loss."""
+        mean, _, _ = self.measured[plan]
+        return mean
 
-def _told(loss: Loss | None) -> str:
+
+def _milliseconds(line: Line, shape: Shape) -> float:
+    """The time of a token in a model of this shape, as the line predicts it."""
+    fixed, layer, neuron = line
+    return fixed + layer * shape.layers + neuron * sum(shape.neurons)
+
+
+def _in_words(loss: Loss | None) -> str:
     """A measured loss in words."""
     if loss is None:
         return "not measured yet"

@@ -1,4 +1,4 @@
-"""Before and after: two models go on from the same prompt, side by side."""
+"""Two models continue the same prompt, side by side: the dense one and the pruned one."""
 
 from __future__ import annotations
 
@@ -6,31 +6,39 @@ import html
 from typing import Any
 
 import ipywidgets as widgets
-from torch import nn
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation.generation import continuation
+from comp_lib.families.protocol import Model
 from comp_lib.shape import Shape
 
 from . import alert
 
-HEIGHT, STATUS_HEIGHT = "220px", "56px"  # of the two texts, and of two lines: the page below must not jump
-MOST = 200  # new tokens
+TEXTS_HEIGHT = "220px"  # fixed, so that the page below does not jump
+STATUS_HEIGHT = "56px"  # two lines
+MOST_TOKENS = 200  # that can be asked for
 
 
 class GenerationBox(widgets.VBox):  # type: ignore[misc]  # ipywidgets brings no types
-    """A prompt, a button, and what `dense` and `pruned` say. Display it, or drive it: set `prompt.value`, `run()`."""
+    """A prompt, a button, and the texts of both models.
+
+    Display it, or drive it: set `prompt.value`, then call `run()`.
+    """
 
     def __init__(
-        self, dense: nn.Module, pruned: nn.Module, tokenizer: Any, prompt: str = "", tokens: int = 40
+        self, dense: Model, pruned: Model, tokenizer: Any, prompt: str = "", tokens: int = 40
     ) -> None:
-        self.models, self.tokenizer = (dense, pruned), tokenizer
-        wide, two_lines = widgets.Layout(width="98%"), widgets.Layout(height=STATUS_HEIGHT, overflow="auto")
+        self.models = (dense, pruned)
+        self.tokenizer = tokenizer
+        wide = widgets.Layout(width="98%")
         self.prompt = widgets.Text(prompt, description="Prompt", continuous_update=False, layout=wide)
-        self.tokens = widgets.IntSlider(tokens, 1, MOST, description="New tokens", continuous_update=False)
+        self.tokens = widgets.IntSlider(
+            tokens, 1, MOST_TOKENS, description="New tokens", continuous_update=False
+        )
         self.button = widgets.Button(
             description="Generate", button_style="primary", tooltip="Let both models go on"
         )
+        two_lines = widgets.Layout(height=STATUS_HEIGHT, overflow="auto")
         self.status = widgets.HTML("Press Generate: both models go on from the prompt.", layout=two_lines)
         self.texts = tuple(
             widgets.HTML(layout=widgets.Layout(width="50%", padding="0 12px")) for _ in self.models
@@ -38,15 +46,16 @@ class GenerationBox(widgets.VBox):  # type: ignore[misc]  # ipywidgets brings no
         self._write("", "")
         self.button.on_click(lambda _: self.run())
         controls = widgets.HBox([self.tokens, self.button])
-        texts = widgets.HBox(list(self.texts), layout=widgets.Layout(height=HEIGHT, overflow="auto"))
+        texts = widgets.HBox(list(self.texts), layout=widgets.Layout(height=TEXTS_HEIGHT, overflow="auto"))
         super().__init__([self.prompt, controls, self.status, texts])
 
     def run(self) -> None:
-        """Generate with both models; wrong input is said in a sentence, and the texts stay as they were."""
+        """Generate with both models. Wrong input is answered with a sentence, and the texts stay."""
         self.button.disabled = True
         self.status.value = "Both models are writing ..."
         try:
-            prompt, tokens = self.prompt.value, self.tokens.value
+            prompt = self.prompt.value
+            tokens = self.tokens.value
             self._write(*(continuation(model, self.tokenizer, prompt, tokens) for model in self.models))
             self.status.value = "The same prompt, greedy: it will be the same text next time."
         except InputError as error:
@@ -55,9 +64,12 @@ class GenerationBox(widgets.VBox):  # type: ignore[misc]  # ipywidgets brings no
             self.button.disabled = False
 
     def _write(self, *texts: str) -> None:
+        """Show the text of each model behind the prompt, or dots instead of an empty text."""
         for box, model, name, text in zip(self.texts, self.models, ("dense", "pruned"), texts, strict=True):
-            prompt = f"{html.escape(self.prompt.value)}<b>{html.escape(text)}</b>" if text else "..."
+            body = "..."
+            if text:
+                body = f"{html.escape(self.prompt.value)}<b>{html.escape(text)}</b>"
             box.value = (
                 f"<h4>{name}: {Shape.of(model).total:,} parameters</h4>"
-                f'<p style="white-space: pre-wrap; line-height: 1.5">{prompt}</p>'
+                f'<p style="white-space: pre-wrap; line-height: 1.5">{body}</p>'
             )

@@ -7,12 +7,11 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import torch
 from conftest import DATA
 
-from comp_lib.calibration import texts as text_module
+from comp_lib.calibration import texts as texts_module
 from comp_lib.calibration.encoding import encode
-from comp_lib.calibration.texts import KINDS, TEXT_SETS, load_text
+from comp_lib.calibration.texts import KINDS, TEXT_SETS, judging_texts, load_text
 from comp_lib.errors import InputError
 
 
@@ -27,7 +26,7 @@ def test_shipped_texts_are_those_in_data(name):
 
 def test_installed_texts_are_found_first(tmp_path, monkeypatch):
     (tmp_path / "calibration.txt").write_text("from the wheel")
-    monkeypatch.setattr(text_module, "DATA_FOLDERS", (tmp_path, *text_module.DATA_FOLDERS))
+    monkeypatch.setattr(texts_module, "DATA_FOLDERS", (tmp_path, *texts_module.DATA_FOLDERS))
     assert load_text("calibration") == "from the wheel"
     assert load_text("evaluation") != "from the wheel"
 
@@ -39,9 +38,8 @@ def grams(name: str, size: int = 8) -> set[tuple[str, ...]]:
 
 def test_no_eight_words_in_a_row_stand_on_both_sides():
     """Of any kind: what calibrates says nothing of what judges."""
-    calibration, evaluation = (
-        {gram for kind in KINDS for gram in grams(f"{side}:{kind}")} for side in TEXT_SETS
-    )
+    calibration = set().union(*(grams(f"calibration:{kind}") for kind in KINDS))
+    evaluation = set().union(*(grams(f"evaluation:{kind}") for kind in KINDS))
     assert len(calibration) > 50_000 and len(evaluation) > 20_000
     assert not calibration & evaluation
 
@@ -56,11 +54,13 @@ def test_prose_is_the_text_without_a_kind_and_an_unknown_kind_is_named():
 @pytest.mark.real
 def test_shipped_texts_are_as_long_as_their_readme_says(real_model):
     table = (DATA / "README.md").read_text("utf-8")
-    for side, least in (("calibration", 8_000), ("evaluation", 4_000)):
+    for side, min_tokens in (("calibration", 8_000), ("evaluation", 4_000)):
         for kind in KINDS:
-            name, file = f"{side}:{kind}", f"{side}.txt" if kind == "prose" else f"{side}/{kind}.txt"
-            tokens, words = len(encode(real_model[1], load_text(name))), len(load_text(name).split())
-            assert tokens >= least
+            name = f"{side}:{kind}"
+            file = f"{side}.txt" if kind == "prose" else f"{side}/{kind}.txt"
+            tokens = len(encode(real_model[1], load_text(name)))
+            words = len(load_text(name).split())
+            assert tokens >= min_tokens
             assert f"| `{file}` | {len(pieces(name))} | {words:,} | {tokens:,} |" in table
 
 
@@ -72,7 +72,7 @@ def test_a_file(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "parts"),
     [
         (lambda path: None, ["no such file", "choose one of", "wikitext2"]),
         (lambda path: path.mkdir(), ["no such file"]),
@@ -83,14 +83,21 @@ def test_a_file(tmp_path, content):
     ],
     ids=["missing", "folder", "empty", "blank", "latin1", "loop"],
 )
-def test_bad_files(tmp_path, make, words):
+def test_bad_files(tmp_path, make, parts):
     path = tmp_path / "bad.txt"
     make(path)
     with pytest.raises(InputError) as raised:
         load_text(path)
     message = str(raised.value)
-    assert all(word in message for word in ["expected", "got", "bad.txt", *words]), message
+    assert all(part in message for part in ["expected", "got", "bad.txt", *parts]), message
     assert "\n" not in message
+
+
+def test_every_kind_judges_under_one_name():
+    texts = judging_texts("kinds")
+    assert list(texts) == list(KINDS) and texts["code"] == "evaluation:code"
+    assert load_text("kinds") == "\n\n\n".join(map(load_text, texts.values()))
+    assert judging_texts("evaluation:code") == {"evaluation:code": "evaluation:code"}
 
 
 def test_a_misspelt_name_gets_the_nearest():
@@ -101,21 +108,21 @@ def test_a_misspelt_name_gets_the_nearest():
 # --- WikiText-2 -------------------------------------------------------------------------------------------------------
 
 
-def stand_in(monkeypatch, load_dataset):
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, __spec__="there"))
+def replace_datasets(monkeypatch, load_dataset):
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, __spec__="here"))
 
 
 @pytest.mark.parametrize(("name", "split"), [("wikitext2", "test"), ("wikitext2:train", "train")])
 def test_wikitext_is_asked_for_and_joined_as_in_papers(monkeypatch, name, split):
-    asked = []
+    calls = []
 
     def load_dataset(path, subset, **options):
-        asked.append((path, subset, options))
+        calls.append((path, subset, options))
         return {"text": ["", " = Title = \n", "a\n"]}
 
-    stand_in(monkeypatch, load_dataset)
+    replace_datasets(monkeypatch, load_dataset)
     assert load_text(name) == "\n\n = Title = \n\n\na\n"
-    assert asked == [("Salesforce/wikitext", "wikitext-2-raw-v1", {"split": split})]
+    assert calls == [("Salesforce/wikitext", "wikitext-2-raw-v1", {"split": split})]
 
 
 def test_wikitext_without_its_library(monkeypatch):
@@ -131,22 +138,8 @@ def test_wikitext_out_of_reach(monkeypatch, error):
     def load_dataset(*args, **options):
         raise error
 
-    stand_in(monkeypatch, load_dataset)
+    replace_datasets(monkeypatch, load_dataset)
     with pytest.raises(InputError) as raised:
         load_text("wikitext2:train")
-    assert all(
-        word in str(raised.value) for word in ["wikitext2", "train", type(error).__name__, "pass a text file"]
-    )
-
-
-# --- encode -----------------------------------------------------------------------------------------------------------
-
-
-def test_encode_is_the_text_and_nothing_more(tokenizer, caplog):
-    text = load_text("evaluation")
-    ids = encode(tokenizer, text)
-    assert ids.dtype == torch.long and ids.ndim == 1
-    assert len(ids) > tokenizer.model_max_length  # which deserves no warning: windows are cut out of it
-    assert not caplog.records
-    assert tokenizer.decode(ids) == text
-    assert tokenizer(text[:99])["input_ids"][0] == tokenizer.bos_token_id != ids[0]
+    for part in ("wikitext2", "train", type(error).__name__, "pass a text file"):
+        assert part in str(raised.value)

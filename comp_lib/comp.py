@@ -1,0 +1,160 @@
+"""COMP, on one page: plan, then walk the decoder once, layer by layer.
+
+The plan says how many layers, neurons and KV groups stay (`planning.make_plan`). Then, for each layer
+(`prune_layer.prune_layer`):
+
+1. `gather`: the calibration text passes the dense layer, whose inputs are summed up;
+2. `choose`: the metric says which neurons (and KV groups) stay;
+3. a recovery refits the weights that stay to the output that was there;
+4. `shrink`: the tensors get smaller;
+5. `pass_on`: the text passes the pruned layer, so that the next layer is fitted to what it will really see.
+
+The loop, `prune_layers`, is the same for a model in memory (`prune`) and on disk (`disk.from_disk.prune_to`): it takes
+layers from a `Decoder` and gives them to a `Sink`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .decoder import Decoder, InMemory, as_decoder
+from .families.find import layers_of
+from .families.protocol import CausalLM, Layer, Model
+from .families.run import rotary
+from .plan import Plan
+from .planning import check_call, concluded, make_plan
+from .progress import Progress, no_progress
+from .prune_layer import LayerReport, Report, Run, States, Streams, prune_layer
+from .settings import Settings
+from .shape import Shape
+from .surgery import keep_layers, shallow_copy, update_config
+from .system.tensors import finite
+from .walk import batches
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` returns."""
+
+    model: CausalLM
+    plan: Plan
+    report: Report
+
+
+class Sink(Protocol):
+    """Where layers go when they are finished, and where the hidden states between them are."""
+
+    def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> States:
+        """Room for hidden states, as `torch.empty` makes it."""
+
+    def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
+        """Streams behind the layers that an earlier run has finished, and their reports; None and none to start.
+
+        length: tokens of a sequence.
+        """
+
+    def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
+        """Take layer `index` of the parent, which is dropped where there is no report, and the streams behind it."""
+
+
+class KeepInMemory(Sink):
+    """The layers go to `model`, where those of the parent were."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> States:
+        return torch.empty(tuple(shape), dtype=dtype)
+
+    def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
+        return None, []
+
+    def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
+        if report is not None:
+            layers = layers_of(self.model)
+            layers[index] = layer.to(next(layers[index].parameters()).device)
+
+
+@torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
+def prune(
+    model: Model,
+    ids: Tensor,
+    settings: Settings = Settings(),  # noqa: B008  a frozen value
+    *,
+    plan: Plan | None = None,
+    name: str = "",
+    progress: Progress = no_progress,
+    inplace: bool = False,
+) -> Pruned:
+    """Prune `model` on the calibration tokens `ids` (S, L) and return the smaller model, its plan and a report.
+
+    The given model stays as it is, sharing the tensors that do not change; with `inplace` its layers are given up one
+    by one, which halves the memory. A `plan` that only says how much stays leaves the choice to the metric; one that
+    names what stays (`kept_neurons`, `kept_groups`, as a finished plan does) is carried out to the letter.
+    `progress` gets the report of each layer when it is finished.
+    Raises InputError before any work when the settings or the plan cannot be met, or a weight is NaN or infinite.
+    The recovery "bias" adds parameters, which the plan's `removed` counts.
+    Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
+
+        from comp_lib import Settings, load_model, prune
+        from comp_lib.calibration.windows import calibration_tokens
+
+        model, tokenizer = load_model("smollm2-135m")
+        ids = calibration_tokens("shipped", tokenizer, sequences=16, length=256)
+        pruned = prune(model, ids, Settings(ratio=0.2))
+        pruned.plan.removed  # 0.2 or a little more
+    """
+    started = time.perf_counter()
+    ids = check_call(model, ids, settings, plan)
+    for weight_name, weight in model.named_parameters():
+        finite(weight_name, weight)
+    before = Shape.of(model)
+    plan = plan or make_plan(model, ids, settings, name, progress)
+    small = model if inplace else shallow_copy(model)
+    decoder = InMemory(small, give_up_layers=inplace)
+    reports = prune_layers(decoder, ids, settings, plan, KeepInMemory(small), progress)
+    keep_layers(small, plan.layers)
+    update_config(small)
+    finished_plan, report = concluded(plan, reports, settings, ids, before, Shape.of(small))
+    return Pruned(small, finished_plan, replace(report, seconds=time.perf_counter() - started))
+
+
+def prune_layers(
+    model: Model | Decoder,
+    ids: Tensor,
+    settings: Settings,
+    plan: Plan,
+    sink: Sink,
+    progress: Progress = no_progress,
+) -> list[LayerReport]:
+    """The loop: each layer of `model` that stays is pruned by the `plan` on ids (S, L), and given to the `sink`."""
+    decoder = as_decoder(model)
+    shape = Shape.of(decoder)
+    streams, reports = sink.resume(settings, ids.shape[1])
+    if streams is None:
+        streams = Streams.start(embedded(decoder, ids, sink), settings, plan, shape)
+    rope = rotary(decoder.structure, ids.shape[1], settings.device, streams.pruned.dtype)
+    run = Run(settings, plan, shape, rope, sink.new_states)
+    for index in range(len(reports), shape.layers):
+        layer = decoder.layer(index, settings.device)
+        report = prune_layer(run, index, layer, streams)
+        sink.put(index, layer, report, streams)
+        del layer  # before the next one is read
+        reports.append(report)
+        progress("pruning", index + 1, shape.layers, report)
+    return [report for report in reports if report is not None]
+
+
+def embedded(decoder: Decoder, ids: Tensor, sink: Sink) -> States:
+    """Hidden states before the first layer (S, L, d), for ids (S, L), where the sink keeps them."""
+    first = decoder.embed(ids[:1])
+    hidden = sink.new_states((*ids.shape, first.shape[-1]), dtype=first.dtype)
+    for rows in batches(*ids.shape):
+        hidden[rows] = decoder.embed(ids[rows])
+    return hidden

@@ -1,0 +1,179 @@
+"""Finding the parts of a decoder layer: its gated MLP, and what mixes the tokens, with the linear that ends each."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, NoReturn, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .protocol import Layer, Model, Step
+
+GATED_MLPS = ({"gate_proj", "up_proj", "down_proj"}, {"gate_up_proj", "down_proj"})
+PLAIN_ATTENTIONS = ({"q_proj", "k_proj", "v_proj", "o_proj"}, {"qkv_proj", "o_proj"})
+OUTPUT_NAMES = ("o_proj", "out_proj", "dense")  # of the linear that ends a token mixer
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the two parts of a layer, with the linear in it that writes to the stream."""
+
+    name: str  # in the layer
+    module: Any
+    linear_name: str  # of the linear that writes to the stream, in the module
+    linear: nn.Linear
+    rows: dict[str, Tensor]
+    """All other linears, which produce the inputs of that one: name -> rows (blocks, rows of a block).
+
+    A block is what can only go as a whole: a neuron, a KV group with its query heads, or all of another mixer.
+    """
+    block: int = 1  # inputs of the linear in a block
+    grouped: bool = False  # whether an attention is queries, keys, values and outputs whose rows are heads
+    separable: bool = True  # whether blocks can go one by one: not where a norm spans all heads
+
+
+def backbone_of(model: nn.Module) -> Any:
+    """The part of a causal language model under its head, with `embed_tokens`, `layers` and `norm`.
+
+    Raises InputError for a model that is laid out otherwise.
+    """
+    backbone = getattr(model, "model", None)
+    children = dict(backbone.named_children()) if isinstance(backbone, nn.Module) else {}
+    missing = [name for name in ("embed_tokens", "layers", "norm") if name not in children]
+    if not missing and not hasattr(model, "lm_head"):
+        missing = ["lm_head"]
+    if missing:
+        raise InputError(
+            expected="a decoder with embed_tokens, layers and norm, and lm_head over it",
+            got=f"{type(model).__name__} without {' and '.join(missing)}",
+            hint="choose another model",
+        )
+    return backbone
+
+
+def layers_of(model: nn.Module) -> nn.ModuleList:
+    """The decoder layers of a model, first to last."""
+    backbone: Any = model.model
+    return cast("nn.ModuleList", backbone.layers)
+
+
+def parts(layer: Layer) -> dict[Step, Part]:
+    """The two parts of a layer. Raises InputError, with the name of what does not fit, where it has others."""
+    for name, module in layer.named_modules():
+        if "expert" in f"{name} {type(module).__name__}".lower():
+            refuse(layer, "experts, of which each token sees a few")
+        if hasattr(module, "lambda_init"):  # a file would make it anew from another place
+            refuse(layer, "a number that follows from its place in the model")
+    gated_mlps = list[tuple[str, Any, set[str]]]()
+    mixers = list[tuple[str, Any, set[str]]]()
+    for name, module in layer.named_children():
+        linears = {
+            child_name for child_name, child in module.named_children() if isinstance(child, nn.Linear)
+        }
+        if linears in GATED_MLPS:
+            gated_mlps.append((name, module, linears))
+        elif any(type(child) is nn.Linear for child in module.modules()):
+            mixers.append((name, module, linears))
+    if len(gated_mlps) != 1:
+        count = len(gated_mlps) or "no"
+        refuse(layer, f"{count} MLP of gate_proj, up_proj (or gate_up_proj) and down_proj")
+    outputs = [output for *_, linears in mixers for output in OUTPUT_NAMES if output in linears]
+    if len(mixers) != 1 or not outputs:
+        names = " and ".join(name for name, *_ in mixers) or "nothing"
+        refuse(layer, f"{names} instead of one part with an o_proj")
+    return {"attention": _mixer(*mixers[0], outputs[0]), "mlp": _gated_mlp(layer, *gated_mlps[0])}
+
+
+def _gated_mlp(layer: Layer, name: str, mlp: Any, linears: set[str]) -> Part:
+    """The MLP of that name, whose blocks are neurons."""
+    if any(weight.partition(".")[0] not in linears for weight, _ in mlp.named_parameters()):
+        refuse(layer, "a norm or other weights between the neurons and down_proj")
+    neurons = torch.arange(mlp.down_proj.in_features)
+    if "up_proj" in linears:
+        rows = {"gate_proj": neurons[:, None], "up_proj": neurons[:, None]}
+    else:
+        rows = {"gate_up_proj": torch.stack([neurons, neurons + len(neurons)], 1)}
+    return Part(name, mlp, "down_proj", mlp.down_proj, rows)
+
+
+def _mixer(name: str, module: Any, linears: set[str], output_name: str) -> Part:
+    """What mixes the tokens. Its blocks are KV groups where it is plain attention with norms; else it is one block."""
+    linear = getattr(module, output_name)
+    widths = {
+        linear_name: getattr(module, linear_name).out_features
+        for linear_name in sorted(linears - {output_name})
+    }
+    norm_sizes: Counter[str] = Counter()  # what has weights beside the linears -> how many
+    for weight_name, weight in module.named_parameters():
+        owner = weight_name.partition(".")[0]
+        if owner not in linears:
+            norm_sizes[owner] += weight.numel()
+    head_dim = getattr(module, "head_dim", 0)
+    produced = sum(widths.values())  # rows of all queries, keys and values
+    queries = linear.in_features
+    keys = widths.get("k_proj", (produced - queries) // 2)
+    plain = linears in PLAIN_ATTENTIONS and head_dim and all(owner.endswith("norm") for owner in norm_sizes)
+    if not plain or produced != queries + 2 * keys or keys < 1 or keys % head_dim or queries % keys:
+        rows = {linear_name: torch.arange(width)[None] for linear_name, width in widths.items()}
+        return Part(name, module, output_name, linear, rows, queries, separable=False)
+    groups = keys // head_dim
+    query_rows = torch.arange(queries).reshape(groups, -1)  # (groups, rows of a group)
+    key_rows = torch.arange(keys).reshape(groups, -1)
+    if "qkv_proj" in widths:
+        rows = {"qkv_proj": torch.cat([query_rows, key_rows + queries, key_rows + queries + keys], 1)}
+    else:
+        rows = {"q_proj": query_rows, "k_proj": key_rows, "v_proj": key_rows}
+    return Part(
+        name,
+        module,
+        output_name,
+        linear,
+        rows,
+        block=query_rows.shape[1],
+        grouped=True,
+        separable=max(norm_sizes.values(), default=0) <= head_dim,
+    )
+
+
+def whole_attention(model: Model) -> bool:
+    """Whether KV groups cannot go one by one: some attention is more than groups, or a norm spans all heads.
+
+    Raises InputError, by the name of what does not fit, for layers of another kind.
+    """
+    return not all(parts(layer)["attention"].separable for layer in backbone_of(model).layers)
+
+
+def remember_widths(layer: Layer) -> None:
+    """After surgery: make the layer's modules remember their new widths.
+
+    Phi-3 finds its queries by the number of heads in its config, which all layers share until then.
+    """
+    both = parts(layer)
+    mlp = both["mlp"]
+    if hasattr(mlp.module, "intermediate_size"):
+        mlp.module.intermediate_size = mlp.linear.in_features
+    attention = both["attention"]
+    if not attention.grouped:
+        return
+    module = attention.module
+    heads = attention.linear.in_features // module.head_dim
+    groups = attention.linear.in_features // attention.block
+    for name, count in (("num_heads", heads), ("num_key_value_heads", groups)):
+        if hasattr(module, name):
+            setattr(module, name, count)
+    if "qkv_proj" in attention.rows and heads != module.config.num_attention_heads:
+        module.config = copy.copy(module.config)
+        module.config.num_attention_heads = heads
+
+
+def refuse(layer: Layer, got: str) -> NoReturn:
+    """Raise InputError: `got` is what the layer has instead of what the method needs."""
+    raise InputError(
+        expected="a decoder layer that adds attention, then a gated MLP to the stream",
+        got=f"{type(layer).__name__} with {got}",
+        hint="choose another model",
+    )

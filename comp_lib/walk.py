@@ -1,0 +1,109 @@
+"""A text on its way through a decoder, layer by layer: what every measurement of a model is made of.
+
+A measurement needs what flows *into* a layer, and nothing of the layers around it. So the hidden states of all
+sequences, h (S, L, d), are what lives through a walk; a layer is copied to the compute device, used, and let go (our
+reading of the paper's "layers loaded one at a time").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .decoder import Decoder, as_decoder
+from .families.find import layers_of
+from .families.protocol import Device, Layer, Model
+from .families.run import Rope, head, rotary
+from .families.steps import attention_step, mlp_step
+
+BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
+LOGITS = 1 << 22  # numbers of an answer at once: tokens times vocabulary
+
+
+def batches(count: int, length: int) -> Iterator[slice]:
+    """Slices over `count` sequences of `length` tokens, at most BATCH_TOKENS, but one sequence, in a slice.
+
+    >>> list(batches(count=3, length=1024))
+    [slice(0, 2, None), slice(2, 3, None)]
+    """
+    step = max(1, BATCH_TOKENS // length)
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def through(layer: Layer, hidden: Tensor, rope: Rope, device: Device) -> Tensor:
+    """All sequences through one layer on `device`: h (S, L, d) -> a new h' (S, L, d) where h is."""
+    out = torch.empty_like(hidden)
+    for rows in batches(*hidden.shape[:2]):
+        residual, _ = attention_step(layer, hidden[rows].to(device), rope)
+        out[rows] = mlp_step(layer, residual)[0]
+    return out
+
+
+class Visit:
+    """A text at one layer of a decoder."""
+
+    def __init__(self, index: int, layer: Layer, before: Tensor, rope: Rope, device: Device) -> None:
+        """before (S, L, d): hidden states that enter `layer`, number `index`, which is on `device`."""
+        self.index = index
+        self.layer = layer
+        self.before = before
+        self.rope = rope
+        self.device = device
+        self._after: Tensor | None = None
+
+    def through(self, hidden: Tensor) -> Tensor:
+        """Another text of the same length through this layer: (S, L, d) -> (S, L, d)."""
+        return through(self.layer, hidden, self.rope, self.device)
+
+    @property
+    def after(self) -> Tensor:
+        """Hidden states that leave the layer (S, L, d): computed once. Who has computed them otherwise sets them."""
+        if self._after is None:
+            self._after = self.through(self.before)
+        return self._after
+
+    @after.setter
+    def after(self, states: Tensor) -> None:
+        self._after = states
+
+
+def walk(model: Model | Decoder, ids: Tensor, device: Device = "cpu") -> Iterator[Visit]:
+    """Walk the text ids (S, L) through all layers, one on `device` at a time.
+
+    A visit ends when the next one is asked for. Its layer is let go then, before the next is read: so use
+    `visit.layer`, and keep no other name for it. A layer that nobody passes, at the end of a walk that is broken off,
+    is not computed.
+    """
+    decoder = as_decoder(model)
+    hidden = decoder.embed(ids)
+    rope = rotary(decoder.structure, ids.shape[1], device, hidden.dtype)
+    for index in range(len(layers_of(decoder.structure))):
+        visit = Visit(index, decoder.layer(index, device), hidden, rope, device)
+        yield visit
+        hidden = visit.after
+        del visit.layer
+
+
+def sequence_losses(model: Model | Decoder, hidden: Tensor, ids: Tensor) -> Tensor:
+    """Mean next-token loss of each sequence, nats per token, from the last layer's output: (S, L, d) -> (S,).
+
+    The vocabulary is wide, so logits z exist for some tokens and for a piece of the head at a time, piece by piece in
+    -log p(x) = log sum_v exp(z_v) - z_x.
+    """
+    decoder = as_decoder(model)
+    states = hidden[:, :-1].flatten(0, 1)
+    following = ids[:, 1:].flatten().to(hidden.device)
+    log_sums = torch.full(following.shape, -torch.inf, device=hidden.device)  # log sum_v exp(z_v)
+    next_logits = torch.zeros_like(following).float()  # z_x
+    for first_token, piece in decoder.head_pieces():
+        tokens_at_once = max(1, LOGITS // piece.out_features)
+        for rows in torch.arange(len(states), device=hidden.device).split(tokens_at_once):
+            normed = decoder.norm(states[rows])
+            logits = head(decoder.structure, normed, piece).float()  # (tokens, piece of the vocabulary)
+            log_sums[rows] = torch.logaddexp(log_sums[rows], logits.logsumexp(-1))
+            columns = following[rows] - first_token
+            inside = (columns >= 0) & (columns < logits.shape[1])
+            next_logits[rows[inside]] = logits[inside, columns[inside]]
+    return (log_sums - next_logits).view(len(ids), -1).mean(1)

@@ -1,0 +1,66 @@
+"""`--debug`: a refusal shows where it comes from, and stays a refusal."""
+
+from __future__ import annotations
+
+import pytest
+from command import FEW, refused, run
+
+from comp_lib.errors import DEBUG
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    """The variable that the flag sets is taken back after each test."""
+    monkeypatch.setenv(DEBUG, "0")
+
+
+@pytest.mark.parametrize("position", [0, 1, 4], ids=["before the command", "behind it", "at the end"])
+def test_debug_shows_the_cause_and_then_the_line(parent, tmp_path, position):
+    (tmp_path / "latin.txt").write_bytes("Café".encode("latin-1"))
+    arguments = ["evaluate", parent, "--text", tmp_path / "latin.txt"]
+    refused(run(*arguments), ["UnicodeDecodeError"])
+    arguments.insert(position, "--debug")
+    result = run(*arguments)
+    lines = result.stderr.splitlines()
+    assert result.exit_code == 2
+    assert lines[0] == "Traceback (most recent call last):" and any("in load_text" in line for line in lines)
+    cause = next(number for number, line in enumerate(lines) if line.startswith("UnicodeDecodeError: "))
+    refusal = next(number for number, line in enumerate(lines) if "InputError: expected" in line)
+    assert cause < refusal < len(lines) - 1
+    assert [line for line in lines if line.startswith("comp-lib: ")] == lines[-1:]
+    assert lines[-1].startswith("comp-lib: expected readable text in UTF-8")
+
+
+def test_debug_of_what_the_system_refuses(parent, monkeypatch):
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("comp_lib.models.load.load_model", fail)
+    result = run("inspect", parent, "--debug")
+    assert result.exit_code == 2 and "in fail" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(
+        "comp-lib: expected the system to allow it, got [Errno 28]"
+    )
+
+
+def test_every_command_takes_debug(parent, tmp_path):
+    """Behind it as before it: what is refused is another thing."""
+    for command in (
+        "demo",
+        "inspect",
+        "prune",
+        "evaluate",
+        "generate",
+        "compare",
+        "export",
+        "report",
+        "heal",
+    ):
+        result = run(command, "--no-such-flag", "--debug")
+        assert result.exit_code == 2 and "no-such-flag" in result.stderr and "--debug" not in result.stderr
+    assert run("doctor", "--debug").exit_code in (0, 1)
+
+
+def test_debug_changes_nothing_for_a_command_that_succeeds(parent, tmp_path):
+    result = run("prune", parent, "--out", tmp_path / "small", *FEW, "--debug")
+    assert result.exit_code == 0 and "Traceback" not in result.output
