@@ -5,13 +5,13 @@ The parent's own answers teach, on text that it wrote, so no data is needed (sel
     L = sum_t KL(p_t || q_t),     p_t, q_t: next token after x_1 ... x_t, by the parent, by the pruned model,
     dL / dz_t = q_t - p_t,        z_t the logits of the pruned model.
 
-Each linear in the layers gets a change of low rank (LoRA; Hu et al., arXiv 2106.09685), which is trained and at the end
-added to the weights,
+Each linear in the layers gets a change of low rank (LoRA; Hu et al., arXiv 2106.09685), which is trained and
+at the end added to the weights,
 
     W' = W + (alpha / r) B A,     A (r, n) random, B (m, r) = 0 at the start,
 
-so that before the first step nothing is changed. One sequence at a time passes through both models: with a wide
-vocabulary, its logits are the largest tensors here.
+so that before the first step nothing is changed. One sequence at a time passes through both models: with a
+wide vocabulary, its logits are the largest tensors here.
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ def heal_folder(
 ) -> Healed:
     """Heal `model`, a folder that `comp-lib prune` wrote, by `parent`, on the text of `calibration`.
 
-    The training computes in float32; `folder` gets the dtype of the pruned model. Of `model` its weights, its tokenizer
-    and its plan are read; no other file of it gets into `folder`.
+    The training computes in float32; `folder` gets the dtype of the pruned model. Of `model` its weights, its
+    tokenizer and its plan are read; no other file of it gets into `folder`.
 
     Args:
         calibration: the text; its last JUDGING_SEQUENCES sequences do not teach.
@@ -170,8 +170,8 @@ def heal_folder(
         force: whether a model that got no better on the sequences that did not teach is saved all the same.
 
     Raises:
-        InputError: before any work, a parent that cannot be one, and what `save_checkpoint` refuses; after it, unless
-            `force`, a model that got no better.
+        InputError: before any work, a parent that cannot be one, and what `save_checkpoint` refuses; after
+            it, unless `force`, a model that got no better.
     """
     hashes = text_hashes(calibration.source)
     meta_model, files, tokenizer = open_model(model)

@@ -1,36 +1,15 @@
 """The methods by name, for whoever says one: who plans for it, which settings it leaves, what follows the cut.
 
 A method that is not in METHODS can be any neuron metric of `importance.neurons.METRICS`, one of your own for instance.
-What is slow to import is looked up by `planner_of` when it is needed: help is made from this table.
+Nothing that is slow to import stands here: help is made from this table.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from .decoder import Decoder
-    from .plan import Plan
-    from .progress import Progress
-    from .settings import Settings
-    from .shape import Shape
 
 RECOVERY_NAMES = ("least-squares", "mask", "bias", "none")  # of `recovery.RECOVERIES`
-
-
-class Planner(Protocol):
-    """A module of `baselines` that decides how much goes, or also what."""
-
-    def plan(self, model: Decoder, ids: Tensor, settings: Settings, name: str, progress: Progress) -> Plan:
-        """The plan for a model of that name, judged on tokens ids (S, L)."""
-
-    def check(self, shape: Shape, settings: Settings) -> None:
-        """Raises InputError, before any text is read, for settings that cannot be met."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +23,7 @@ class Method:
     neuron_metric: str | None = None
     """What chooses the neurons, "condition" for COMP's; None: the metric of the method's own name."""
     planner: str | None = None
-    """Its `Planner`, a module of `baselines`; None: COMP's planners."""
+    """Name of its planner in `baselines.PLANNERS`; None: COMP's planners."""
     names_what_stays: bool = False
     """Whether its plan names the neurons and KV groups that stay, so that no metric chooses."""
     removes_groups: bool = False
@@ -62,7 +41,7 @@ METHODS = {
     "wanda-sp": Method(),
     "random": Method(),
     "llm-pruner": Method(
-        planner="llm_pruner",
+        planner="llm-pruner",
         names_what_stays=True,
         removes_groups=True,
         needs_gradients=True,
@@ -109,12 +88,3 @@ def default_recovery(name: str, biases: bool = True) -> str:
     if not biases and method.recovery_without_biases is not None:
         return method.recovery_without_biases
     return method.recovery
-
-
-def planner_of(name: str) -> Planner | None:
-    """The planner of the method of that name, None for those that COMP's planners serve."""
-    planner = method_of(name).planner
-    if planner is None:
-        return None
-    module: Any = importlib.import_module(f"comp_lib.baselines.{planner}")
-    return cast("Planner", module)

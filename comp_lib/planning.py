@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .baselines import PLANNERS, Planner
 from .decoder import Decoder, as_decoder
 from .errors import InputError
 from .families.find import whole_attention
@@ -22,7 +23,7 @@ from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import GGUF_BLOCK, drop_count, uniform_plan
 from .importance.layers import layers_to_drop
 from .importance.widths import reference_removals, sensitivity
-from .methods import method_of, planner_of
+from .methods import method_of
 from .plan import Plan
 from .progress import Progress, no_progress
 from .prune_layer import LayerReport, Report
@@ -42,7 +43,7 @@ def make_plan(
 ) -> Plan:
     """The plan that `settings` ask for, on calibration tokens ids (S, L). Raises InputError when they cannot be met."""
     decoder = as_decoder(model)
-    planner = planner_of(settings.method)
+    planner = _planner_of(settings)
     if planner is not None:
         return planner.plan(decoder, ids, settings, name, progress)
     request = settings.request(Shape.of(decoder), name)
@@ -70,6 +71,12 @@ def make_plan(
         progress=progress,
     )
     return measured_plan(request, measured)
+
+
+def _planner_of(settings: Settings) -> Planner | None:
+    """What plans for the method; None: COMP's planners do."""
+    name = method_of(settings.method).planner
+    return None if name is None else PLANNERS[name]
 
 
 def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
@@ -132,7 +139,7 @@ def check_request(model: Model | Decoder, settings: Settings) -> None:
             )
     if settings.recovery == "bias":
         check_biases(decoder.structure)
-    planner = planner_of(settings.method)
+    planner = _planner_of(settings)
     if planner is not None:
         planner.check(shape, settings)
         return

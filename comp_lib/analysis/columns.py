@@ -1,7 +1,7 @@
 """What all frames share: their text, their cache, and what their columns mean; a test holds every frame to that.
 
-All frames have the same index: `model`, a short name for the content of its tensors; `seed`, with which the text was
-drawn; `kind` of text, or `all` for several kinds together.
+All frames have the same index: `model`, a short name for the content of its tensors; `seed`, with which the
+text was drawn; `kind` of text, or `all` for several kinds together.
 """
 
 from __future__ import annotations

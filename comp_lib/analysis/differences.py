@@ -1,7 +1,7 @@
 """Two checkpoints side by side: base and tuned, dense and pruned, before and after healing.
 
-Both must read the same tokens into a stream of the same width. Layers are matched by their number, or, where whole
-layers were dropped, by the plan that a pruned checkpoint carries.
+Both must read the same tokens into a stream of the same width. Layers are matched by their number, or, where
+whole layers were dropped, by the plan that a pruned checkpoint carries.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Pictures of a check-up, from the frames of `analysis`; narrow, so that they can be read on a phone.
 
-The alt text of each picture is its verdict: one line, computed from the same numbers, which `show` writes below it.
+The alt text of each picture is its verdict: one line, computed from the same numbers, which `show` writes
+below it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The check-up as a page: papermill runs the notebook, and nbconvert makes one HTML file of it.
 
-The page holds its pictures, loads nothing from anywhere and runs no script. Neither the kernel nor nbconvert looks into
-the folder that the user stands in, so a file there with the name of one of our modules is not run.
+The page holds its pictures, loads nothing from anywhere and runs no script. Neither the kernel nor nbconvert
+looks into the folder that the user stands in, so a file there with the name of one of our modules is not run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The box that a check-up begins with: what may go at what price, and the command to type next.
 
-The price of a ratio is the loss that it adds on the mean of the kinds. A ratio passes where the upper end of its price's
-interval is at most what is allowed. Where no ratio passes, or there is no interval, the command is that of a longer
-check-up.
+The price of a ratio is the loss that it adds on the mean of the kinds. A ratio passes where the upper end of
+the interval of its price is at most what is allowed. Where no ratio passes, or there is no interval, the
+command is that of a longer check-up.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def verdict(
     Args:
         allowed: price that may be paid, nats per token.
         sequences: of the calibration text.
-        options: of `prune`, by their names, as the check-up was called with them; an option that has its value in
-            DEFAULTS is left out of the command.
+        options: of `prune`, by their names, as the check-up was called with them; an option that has its
+            value in DEFAULTS is left out of the command.
     """
     rows = costs[costs.way == costs.way.iloc[0]]
     means = rows.groupby("ratio").tail(1).sort_values("ratio")  # the mean is the last kind, or the only one

@@ -6,7 +6,7 @@
 | flap | FLAP, An et al. 2023, arXiv 2312.11983 | `flap`; its bias compensation is the recovery "bias" |
 | slimgpt | SlimGPT, Ling et al. 2024, arXiv 2412.18110 | `slimgpt`: widths alone, the rest is COMP's |
 | shortgpt | ShortGPT, Men et al. 2024, arXiv 2403.03853 | `shortgpt` |
-| wanda-sp | Wanda, Sun et al. 2023, arXiv 2306.11695, made structured by An et al. | `importance.neurons.wanda_sp` |
+| wanda-sp | Wanda, Sun et al. 2023, arXiv 2306.11695, structured by An et al. | `importance.neurons.wanda_sp` |
 | magnitude | the norm of all weights that go together | `importance.neurons.magnitude` |
 | random | the floor | `importance.neurons.random` |
 
@@ -17,3 +17,34 @@ and are *planners*: they return a finished plan, which `prune` carries out to th
 All remove as many parameters as a uniform plan would at the same settings (`parameters_left` in
 `hybrid_granularity.uniform`); whole layers are coarser.
 """
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ..decoder import Decoder
+from ..plan import Plan
+from ..progress import Progress
+from ..settings import Settings
+from ..shape import Shape
+from . import flap, llm_pruner, shortgpt, slimgpt
+
+
+class Planner(Protocol):
+    """Decides how much of a model goes, or also what. The modules of this package are such planners."""
+
+    def plan(self, model: Decoder, ids: Tensor, settings: Settings, name: str, progress: Progress, /) -> Plan:
+        """The plan for a model of that name, judged on tokens ids (S, L)."""
+
+    def check(self, shape: Shape, settings: Settings, /) -> None:
+        """Raises InputError, before any text is read, for settings that cannot be met."""
+
+
+PLANNERS: dict[str, Planner] = {
+    "llm-pruner": llm_pruner,
+    "flap": flap,
+    "slimgpt": slimgpt,
+    "shortgpt": shortgpt,
+}

@@ -84,7 +84,7 @@ def fluctuations(
 
 
 def _step_fluctuations(visit: Visit, step: Step, stream: Tensor) -> tuple[Tensor, Tensor]:
-    """The stream (S, L, d) behind a step of the visited layer, and WIFV of the inputs of its dense layer (n,)."""
+    """The stream (S, L, d) behind a step of the visited layer, and WIFV of its dense layer's inputs (n,)."""
     linear = parts(visit.layer)[step].linear
     behind = torch.empty_like(stream)
     moments = torch.zeros(2, linear.in_features, dtype=torch.float64)  # sums of x and of x^2
@@ -105,10 +105,8 @@ def standardise(scores: Tensor) -> Tensor:
     return centred / deviation if deviation > 0.0 else centred
 
 
-def _keep(
-    scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int
-) -> list[list[list[int]]] | None:
-    """Ascending indices of the neurons and KV groups that stay in each layer; None when the ratio is out of reach.
+def _keep(scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int) -> list[list[list[int]]] | None:
+    """Ascending indices of the neurons and KV groups that stay in each layer; None: the ratio is out of reach.
 
     scores: of the neurons, and of the KV groups, of each layer. left: the parameters that the decoder may
     keep. The ranking is followed from its tail; a KV group that would remove more than is still asked for

@@ -141,7 +141,7 @@ def _groups(layer: Layer, gradients: dict[Tensor, Tensor]) -> tuple[Tensor, Tens
 
     sums = {}
     for step, part in parts(layer).items():
-        produced = []  # of each matrix that produces the blocks, the sum over its rows of each block (blocks,)
+        produced = []  # for each matrix that produces the blocks, the sums over its rows (blocks,)
         for name, rows in part.rows.items():
             row_sums = importance(getattr(part.module, name).weight).sum(1)
             produced.append(row_sums[rows].sum(1))

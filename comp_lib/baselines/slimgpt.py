@@ -1,13 +1,15 @@
-"""SlimGPT (Ling et al. 2024, arXiv 2412.18110): optimal brain surgeon for neurons, widths that fall with depth.
+"""SlimGPT (Ling et al. 2024, arXiv 2412.18110): the brain surgeon for neurons, widths that fall with depth.
 
-An error of a layer reaches all layers behind it, so early layers lose less: with n layers, layer i (from 0) loses
+An error of a layer reaches all layers behind it, so early layers lose less: with n layers, layer i (from 0)
+loses
 
     r_i = x log(i + 1) / log(n)
 
-of its neurons. The digests say that the ratio rises with the logarithm of depth; that it starts at nothing is our
-choice, and x is the smallest that reaches the budget. The inverse of C decides greedily which neurons go, and the others
-take over their work: COMP's price and refit are the same formula. The authors damp C by a hundredth of its mean
-diagonal and weigh all tokens alike; here `ridge=0.01, token_weights=False` comes closest. Heads stay.
+of its neurons. The digests say that the ratio rises with the logarithm of depth; that it starts at nothing is
+our choice, and x is the smallest that reaches the budget. The inverse of C decides greedily which neurons go,
+and the others take over their work: COMP's price and refit are the same formula. The authors damp C by a
+hundredth of its mean diagonal and weigh all tokens alike; here `ridge=0.01, token_weights=False` comes
+closest. Heads stay.
 """
 
 from __future__ import annotations

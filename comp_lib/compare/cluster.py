@@ -1,7 +1,8 @@
 """Where the runs of a grid are measured: in processes of this machine, or on the workers of a Dask cluster.
 
-To the grid both are executors, as Python's concurrent.futures has them. Each run has a process of its own (`one_run`),
-on a cluster too. Whoever can reach a Dask scheduler can run code on its workers: see docs/clusters.md.
+To the grid both are executors, as Python's concurrent.futures has them. Each run has a process of its own
+(`one_run`), on a cluster too. Whoever can reach a Dask scheduler can run code on its workers: see
+docs/clusters.md.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def executor(workers: int = 1, scheduler: str | None = None) -> Iterator[Executo
 def measure_in_process(request: dict[str, Any], folder: str, threads: int | None = None) -> Outcome:
     """Run `one_run` in a process of its own. Returns what it measured, or the last line that it wrote before it died.
 
-    request: the arguments of `one_run.measure`, as JSON. folder: that the process works in, if it exists here, so that
-    relative paths hold. threads: that it computes with; None: as many as it likes.
+    request: the arguments of `one_run.measure`, as JSON. folder: that the process works in, if it exists
+    here, so that relative paths hold. threads: that it computes with; None: as many as it likes.
     """
     environment = dict(os.environ)
     if threads is not None:

@@ -1,9 +1,10 @@
 """A grid of runs, methods side by side: ratio x method x seed x calibration size, one row each.
 
-The rows are in DIR/rows.csv, which is written anew beside itself and renamed after every run: a kill costs the run
-under way and nothing else, and the same command goes on where it ended. A row is found by its key, a hash of all that
-decides the outcome: the tensors of the model, the texts in its tokens, sizes and settings. Each run has a process of
-its own (`one_run`). A run that fails leaves a row that says why, and is tried again at the next start.
+The rows are in DIR/rows.csv, which is written anew beside itself and renamed after every run: a kill costs
+the run under way and nothing else, and the same command goes on where it ended. A row is found by its key, a
+hash of all that decides the outcome: the tensors of the model, the texts in its tokens, sizes and settings.
+Each run has a process of its own (`one_run`). A run that fails leaves a row that says why, and is tried again
+at the next start.
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ def run(
 ) -> pd.DataFrame:
     """Measure the runs of `grid` that DIR/rows.csv lacks, and return its rows, one a run, in the order of the grid.
 
-    Rows of other grids in the same folder stay. Only this process writes the file, a row as soon as its run is done;
-    two processes at the same time would lose rows of each other.
+    Rows of other grids in the same folder stay. Only this process writes the file, a row as soon as its run
+    is done; two processes at the same time would lose rows of each other.
 
     Args:
         workers: runs at a time on this machine, which share its cores.

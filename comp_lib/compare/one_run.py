@@ -1,7 +1,7 @@
 """One run of a comparison, in a process of its own that runs this module, so that the peak of memory is its own.
 
-Quality is the increase of the loss over the dense model, with a 95% interval (`evaluation.confidence`). It is taken
-window by window, since texts are not equally hard:
+Quality is the increase of the loss over the dense model, with a 95% interval (`evaluation.confidence`). It is
+taken window by window, since texts are not equally hard:
 
     d_i = loss_pruned(window i) - loss_dense(window i),     increase = mean_i d_i
 """

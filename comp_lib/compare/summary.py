@@ -1,9 +1,9 @@
 """What the rows of a comparison say: a table in Markdown, and a picture.
 
-Rows are those of `compare.run`. A method is called by its name and its recovery. For several seeds the mean is given,
-with the smallest and the largest value: with three seeds, that says more than a standard deviation. In the picture a
-large mark is that mean, and a small mark is a seed. Whiskers are the 95% interval over the evaluation windows; for
-several seeds its ends are the means of their ends.
+Rows are those of `compare.run`. A method is called by its name and its recovery. For several seeds the mean
+is given, with the smallest and the largest value: with three seeds, that says more than a standard deviation.
+In the picture a large mark is that mean, and a small mark is a seed. Whiskers are the 95% interval over the
+evaluation windows; for several seeds its ends are the means of their ends.
 """
 
 from __future__ import annotations

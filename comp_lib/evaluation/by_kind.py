@@ -1,17 +1,22 @@
 """How good a model is on each kind of text that ships, and on the mean over the kinds.
 
-One text can hide a loss: a pruned model may keep its prose and forget how to write code. So every kind is judged by
-itself, by what `loss` measures, and the mean gives each kind the same weight, however long its text is.
+One text can hide a loss: a pruned model may keep its prose and forget how to write code. So every kind is
+judged by itself, by what `loss` measures, and the mean gives each kind the same weight, however long its text
+is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from ..calibration.texts import EVERY_KIND
+from ..calibration.windows import windows_of
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
@@ -50,6 +55,32 @@ class ByKind:
         return rows
 
 
+def evaluate(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str | Path = EVERY_KIND,
+    *,
+    against: Model | None = None,
+    length: int = 512,
+    sequences: int | None = None,
+    progress: Progress = no_progress,
+) -> ByKind:
+    """Measure `model` on the text of that name or file, beside the model `against` where one is given.
+
+        from comp_lib import evaluate, load_model
+
+        small, tokenizer = load_model("build/small")
+        parent, _ = load_model("smollm2-135m")
+        quality = evaluate(small, tokenizer, "evaluation:code", against=parent)
+        quality.mean["increase"], quality.intervals()["increase"]  # nats per token, and its 95% interval
+
+    text: as for `load_text`; the default is a text of each kind that ships. Windows of `length` tokens are
+    judged, all that the text has, or that many `sequences`. Raises InputError for a text that cannot be read
+    or is too short, and as `loss.compare` does.
+    """
+    return judge(model, windows_of(text, tokenizer, length, sequences), against, progress=progress)
+
+
 def judge(
     model: Model,
     windows: Mapping[str, Tensor],
@@ -59,7 +90,8 @@ def judge(
 ) -> ByKind:
     """Measure `model` on each of `windows` (S, L), as `windows_of` gives them, beside `dense` where it is given.
 
-    `progress` is called with the name of the text and with its sequences. Raises InputError as `loss.compare` does.
+    `progress` is called with the name of the text and with its sequences. Raises InputError as `loss.compare`
+    does.
     """
     kinds = {}
     for name, ids in windows.items():

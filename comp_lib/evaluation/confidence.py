@@ -1,21 +1,23 @@
 """How far a mean over sequences can be trusted: its 95% interval.
 
-The unit that varies is a whole sequence, since the tokens of one are anything but independent. For n sequences,
+The unit that varies is a whole sequence, since the tokens of one are anything but independent. For n
+sequences,
 
     n < 8          no interval: the deviation of so few numbers says next to nothing
     8 <= n < 16    mean -+ t s / sqrt(n)     Student's t with n - 1 degrees of freedom, s the sample's deviation
     16 <= n        the bootstrap: n values are drawn anew with replacement, RESAMPLES times; the middle 95% of the
                    means so drawn is the interval (Efron's percentile interval); for fewer values it is too narrow
 
-Two models judged on the same sequences are compared *paired*: the interval is that of the mean of the differences,
-sequence by sequence. Some texts are hard for every model; in the differences that cancels, and the interval is many
-times narrower than what the two models' own intervals suggest.
+Two models judged on the same sequences are compared *paired*: the interval is that of the mean of the
+differences, sequence by sequence. Some texts are hard for every model; in the differences that cancels, and
+the interval is many times narrower than what the two models' own intervals suggest.
 
-The mean over several kinds of text weighs kinds alike, and only sequences vary, within each kind: a stratified
-bootstrap (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.2), or Student's t with n - 1
-degrees of freedom for each kind where one of them has fewer than 16.
+The mean over several kinds of text weighs kinds alike, and only sequences vary, within each kind: a
+stratified bootstrap (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.2), or
+Student's t with n - 1 degrees of freedom for each kind where one of them has fewer than 16.
 
-An interval tells what other sequences of the same texts would give, nothing about other texts or calibration samples.
+An interval tells what other sequences of the same texts would give, nothing about other texts or calibration
+samples.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """How good a model is, and how far it has moved from another.
 
-A model is judged by the loss per token, in nats, over windows of text; position 1 of a window is not predicted:
+A model is judged by the loss per token, in nats, over windows of text; position 1 of a window is not
+predicted:
 
     loss = - mean_t log p(x_t | x_<t),    perplexity = exp(loss).
 
@@ -8,18 +9,20 @@ A pruned model is compared with its dense parent position by position, over the 
 
     KL = mean_t sum_v p_dense(v) (log p_dense(v) - log p_pruned(v)) >= 0,
 
-zero only if nothing changed, and by the share of positions at which both put the same token first. Perplexity alone can
-hide a change: a pruned model may lose what it knew and still guess the next word as well on average.
+zero only if nothing changed, and by the share of positions at which both put the same token first. Perplexity
+alone can hide a change: a pruned model may lose what it knew and still guess the next word as well on
+average.
 
-Every number is a mean over sequences of equal length. Each sequence's own value is kept, for `intervals` of the mean.
+Every number is a mean over sequences of equal length. Each sequence's own value is kept, for `intervals` of
+the mean.
 
-Papers report WikiText-2: the test split, its rows joined with two line ends, cut into consecutive windows of 2,048
-tokens (or as many as the model takes), no window seeing the window before: `--text wikitext2 --length 2048`. Where a
-tokenizer begins each text with a special token, papers have it before the first window alone, and this library before
-each window.
+Papers report WikiText-2: the test split, its rows joined with two line ends, cut into consecutive windows of
+2,048 tokens (or as many as the model takes), no window seeing the window before: `--text wikitext2 --length
+2048`. Where a tokenizer begins each text with a special token, papers have it before the first window alone,
+and this library before each window.
 
-Logits are by far the largest tensors here (49,152 columns for SmolLM2), so the head is applied to a few hundred
-positions at a time and the whole (B, L, V) never exists.
+Logits are by far the largest tensors here (49,152 columns for SmolLM2), so the head is applied to a few
+hundred positions at a time and the whole (B, L, V) never exists.
 """
 
 from __future__ import annotations

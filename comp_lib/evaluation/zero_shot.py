@@ -6,10 +6,10 @@ log-probability, in sum (acc), or divided by its length in characters (acc_norm)
     acc      = share of items in which  argmax_i  log p(answer_i | context)                     is the right one,
     acc_norm = share of items in which  argmax_i  log p(answer_i | context) / len(answer_i)     is the right one.
 
-`offline` are the tasks that ship in data/tasks: 20 phenomena of English grammar (pairs: chance is 0.5), last words of
-sentences from evaluation.txt, everyday physical sense, and school science (one of four: chance is 0.25). `literature`
-are the seven that papers on pruning report; lm-eval fetches them from the Hub. Any other name that lm-eval knows works
-as well.
+`offline` are the tasks that ship in data/tasks: 20 phenomena of English grammar (pairs: chance is 0.5), last
+words of sentences from evaluation.txt, everyday physical sense, and school science (one of four: chance is
+0.25). `literature` are the seven that papers on pruning report; lm-eval fetches them from the Hub. Any other
+name that lm-eval knows works as well.
 
 Imports lm-eval when called: it takes seconds, and is an extra (`comp-lib[evaluate]`).
 """
@@ -32,8 +32,8 @@ SETS = {
 def load_tasks(text: str) -> list[Any]:
     """lm-eval's tasks, and groups of them, that `text` names: offline, literature, or names with commas between.
 
-    Raises InputError for what lm-eval cannot load: a name that it does not know, a task that is there twice or cannot
-    be fetched.
+    Raises InputError for what lm-eval cannot load: a name that it does not know, a task that is there twice
+    or cannot be fetched.
     """
     from lm_eval.tasks import TaskManager
 
@@ -60,8 +60,8 @@ def zero_shot(
     """Everything that lm-eval reports of `model` in these tasks, which `load_tasks` gives.
 
     Returns a dictionary: `results` has for each task and group shares from 0 to 1, such as `acc,none` and
-    `acc_stderr,none`, `samples` the answers to every item, and `versions` those of the tasks: scores of two versions
-    cannot be compared.
+    `acc_stderr,none`, `samples` the answers to every item, and `versions` those of the tasks: scores of two
+    versions cannot be compared.
 
     limit: how many items of each task are asked, the first ones; None: all.
     """

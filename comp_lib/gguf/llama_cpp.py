@@ -1,10 +1,10 @@
 """llama.cpp, in this process: xllamacpp brings it as a ready wheel (`pip install 'comp-lib[gguf]'`).
 
-Its Python interface is llama.cpp's server, so everything is a request, though none goes over the network. The server
+Its Python interface is llama.cpp's server, so every call is a request, though none goes over the network. The server
 listens on a port of loopback all the same: a key that nobody is told keeps it shut.
 
-One of the requests has no name of its own: how likely is a given text? A token that `logit_bias` forces is reported
-with the log-probability that the model itself gave it, before the bias; so each token of a text is forced after those
+One of the requests has no name of its own: how likely is a given text? If `logit_bias` forces a token, the reply has
+the log-probability that the model itself gave it, before the bias. So each token of a text is forced after those
 before it, which the server keeps in its cache.
 """
 
@@ -20,8 +20,8 @@ from torch import Tensor
 from ..errors import InputError, check_package
 from .read import GgufFile
 
-FORCED = 1e6  # added to a logit: more than any other can make up for
-EVERY = 1 << 20  # tokens whose probability is asked for: more than any model has
+FORCING_BIAS = 1e6  # added to a logit: more than any other can make up for
+ALL_TOKENS = 1 << 20  # tokens whose probability is asked for: more than any model has
 
 
 def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f16") -> Any:
@@ -34,7 +34,7 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
     check_package("xllamacpp", "gguf")
     import xllamacpp
 
-    GgufFile(file)
+    GgufFile(file)  # refuses another kind of file
     params = xllamacpp.CommonParams()
     params.model.path = str(Path(file).expanduser())
     params.api_keys = [secrets.token_urlsafe(32)]
@@ -44,13 +44,17 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
     params.verbosity = 0
     params.ui = False
     if threads:
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type[f"GGML_TYPE_{cache.upper()}"]
+        params.cpuparams.n_threads = threads
+        params.cpuparams_batch.n_threads = threads
+    cache_type = xllamacpp.ggml_type[f"GGML_TYPE_{cache.upper()}"]
+    params.cache_type_k = cache_type
+    params.cache_type_v = cache_type
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
-        got = f"{file}: {error}; export the model again"
-        raise InputError(f"expected a GGUF file that llama.cpp runs, got {got}") from error
+        raise InputError(
+            expected="a GGUF file that llama.cpp runs", got=f"{file}: {error}", hint="export the model again"
+        ) from error
     # a server that is deleted before its own thread runs waits for that thread forever: an answer shows that it runs
     checked(server.handle_completions({"prompt": [0], "n_predict": 0}))
     return server
@@ -65,27 +69,31 @@ def losses(server: Any, ids: Tensor) -> Tensor:
     return values
 
 
-def _log_probability(server: Any, before: list[int], token: int, others: list[int]) -> float:
-    reply = _force(server, before, token, 1)
+def _log_probability(server: Any, context: list[int], token: int, candidates: list[int]) -> float:
+    """Log-probability of `token` after `context`; one of `candidates` is forced where `token` itself cannot be."""
+    reply = _force(server, context, token, 1)
     if reply is not None:
         return float(reply["logprob"])
-    for other in (
-        others
-    ):  # the distribution does not depend on what is forced, but a whole one takes long to write out
-        reply = _force(server, before, other, EVERY)
+    # the distribution does not depend on the forced token, but all of it takes long to write out
+    for candidate in candidates:
+        reply = _force(server, context, candidate, ALL_TOKENS)
         if reply is not None:
-            return next(float(entry["logprob"]) for entry in reply["top_logprobs"] if entry["id"] == token)
-    raise RuntimeError(f"expected a token among {others[:5]} ... that ends a character, got none")
+            logprobs = {entry["id"]: entry["logprob"] for entry in reply["top_logprobs"]}
+            return float(logprobs[token])
+    raise RuntimeError(f"expected a token among {candidates[:5]} ... that ends a character, got none")
 
 
-def _force(server: Any, before: list[int], token: int, listed: int) -> dict[str, Any] | None:
-    """What the server says of `token` after `before`: nothing if it ends within a character, which waits for more."""
+def _force(server: Any, context: list[int], token: int, listed: int) -> dict[str, Any] | None:
+    """What the server says of `token` after `context`, and of the `listed` likeliest tokens.
+
+    None if `token` ends within a character: the server waits for the rest of it.
+    """
     request = {
-        "prompt": before,
+        "prompt": context,
         "n_predict": 1,
         "n_probs": listed,
         "temperature": 0,
-        "logit_bias": [[token, FORCED]],
+        "logit_bias": [[token, FORCING_BIAS]],
     }
     logprobs = checked(server.handle_completions(request))["choices"][0]["logprobs"]
     if logprobs is None:
@@ -99,7 +107,6 @@ def _force(server: Any, before: list[int], token: int, listed: int) -> dict[str,
 def checked(reply: dict[str, Any]) -> dict[str, Any]:
     """`reply`. Raises InputError where llama.cpp says in it that it cannot answer."""
     if "error" in reply:
-        raise InputError(
-            f"expected a request that llama.cpp can meet, got: {reply['error'].get('message', reply)}"
-        )
+        message = reply["error"].get("message", reply)
+        raise InputError(expected="a request that llama.cpp can meet", got=message)
     return reply

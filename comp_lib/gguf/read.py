@@ -289,4 +289,5 @@ def halves_apart(rows: numpy.ndarray, heads: int) -> numpy.ndarray:
     The inverse of `write.interleave`.
     """
     pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
-    return pairs.swapaxes(1, 2).reshape(rows.shape)
+    halves: numpy.ndarray = pairs.swapaxes(1, 2)
+    return halves.reshape(rows.shape)

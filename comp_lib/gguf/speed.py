@@ -26,9 +26,8 @@ from ..progress import Progress, no_progress
 from .llama_cpp import checked, start
 from .read import GgufFile
 
-Round = Callable[
-    [], tuple[float, float]
-]  # -> seconds to the first token, seconds of the `new_tokens` after that
+Seconds = tuple[float, float]  # to the first token, and of the `new_tokens` after that
+Round = Callable[[], Seconds]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Gain:
-    """Of a model over the first one."""
+    """How much faster a model is than the first one."""
 
     speedup: tuple[float, float, float]  # of decode: median, smallest and largest over the rounds
     prefill: tuple[float, float, float]
@@ -72,69 +71,87 @@ def measure(
     many threads as torch has. Raises InputError for more tokens than a file's context, and as `llama_cpp.start` does.
     """
     runs = {name: _round_of(model, prompt, new_tokens) for name, model in models.items()}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+    times: dict[str, list[Seconds]] = {name: [] for name in models}
     for turn in range(rounds + 1):
         for name, run in runs.items():
             seconds = run()
-            if turn:
+            if turn > 0:
                 times[name].append(seconds)
         progress("rounds", turn, rounds)
     return [_measured(name, model, times[name], prompt, new_tokens) for name, model in models.items()]
 
 
 def _measured(
-    name: str, model: Any, times: list[tuple[float, float]], prompt: int, new_tokens: int
+    name: str, model: Model | str | Path, times: list[Seconds], prompt: int, new_tokens: int
 ) -> Measured:
-    size = gguf_bytes_per_token(model) if isinstance(model, str | Path) else bytes_per_token(model)
-    first = tuple(first for first, _ in times)
-    decode = tuple(new_tokens / rest for _, rest in times)
-    return Measured(name, size, first, tuple(prompt / seconds for seconds in first), decode)
+    """The `times` of all rounds as speeds."""
+    if isinstance(model, str | Path):
+        size = gguf_bytes_per_token(model)
+    else:
+        size = bytes_per_token(model)
+    return Measured(
+        name,
+        size,
+        first=tuple(first for first, _ in times),
+        prefill=tuple(prompt / first for first, _ in times),
+        decode=tuple(new_tokens / rest for _, rest in times),
+    )
 
 
 def bytes_per_token(model: Model) -> int:
     """Bytes of the parameters that one step of decoding reads, of a model in transformers."""
-    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    whole: int = sum(
-        parameter.nbytes for parameter in model.parameters()
-    )  # a tied head is one parameter here
-    return whole - (0 if head is table else int(table.nbytes))
+    embedding: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    total = sum(parameter.nbytes for parameter in model.parameters())  # a tied head is one parameter here
+    if head.weight is embedding.weight:
+        return total
+    return total - int(embedding.weight.nbytes)
 
 
 def gguf_bytes_per_token(path: str | Path) -> int:
     """The same of a GGUF file, as its tensors are stored. Raises InputError for another file."""
     sizes = {name: tensor.n_bytes for name, tensor in GgufFile(path).tensors.items()}
-    return sum(sizes.values()) - (sizes["token_embd.weight"] if "output.weight" in sizes else 0)
+    total = sum(sizes.values())
+    tied = "output.weight" not in sizes
+    return total if tied else total - sizes["token_embd.weight"]
 
 
-def _round_of(model: Any, prompt: int, new_tokens: int) -> Round:
+def _round_of(model: Model | str | Path, prompt: int, new_tokens: int) -> Round:
     """What runs a round of this model: in llama.cpp by its own clock, which leaves out the way through Python."""
-    ids = [place % 200 for place in range(prompt)]  # time does not depend on what they say
+    ids = [index % 200 for index in range(prompt)]  # time does not depend on what they say
     if not isinstance(model, str | Path):
         return partial(timed, model, torch.tensor([ids]), new_tokens)
     server = start(model, context=prompt + new_tokens + 1, threads=torch.get_num_threads())
-    request = {"prompt": ids, "n_predict": new_tokens + 1, "ignore_eos": True, "cache_prompt": False}
-    request |= {"temperature": 0, "samplers": ["top_k"], "top_k": 1}
+    request = {
+        "prompt": ids,
+        "n_predict": new_tokens + 1,
+        "ignore_eos": True,
+        "cache_prompt": False,
+        "temperature": 0,
+        "samplers": ["top_k"],
+        "top_k": 1,
+    }
 
-    def run() -> tuple[float, float]:
+    def run() -> Seconds:
         timings = checked(server.handle_completions(request))["timings"]
         # the first of the predicted tokens comes with the prompt, and the clock of the predicted starts there
-        return timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3 * new_tokens / (
-            timings["predicted_n"] - 1
-        )
+        seconds_per_token = timings["predicted_ms"] / 1e3 / (timings["predicted_n"] - 1)
+        return timings["prompt_ms"] / 1e3, seconds_per_token * new_tokens
 
     return run
 
 
-def timed(model: Model, ids: Tensor, new_tokens: int) -> tuple[float, float]:
+def timed(model: Model, ids: Tensor, new_tokens: int) -> Seconds:
     """Seconds from the prompt `ids` (1, L) to the first token after it, and of the `new_tokens` after that."""
     times: list[float] = []
 
-    def clock(so_far: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        """Asked after each token whether to stop: notes the time, and never does."""
-        so_far[0, -1].item()  # waits for a device that works ahead
+    def clock(ids_so_far: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        """Says after each token that the model shall go on, and notes the time."""
+        ids_so_far[0, -1].item()  # waits for a device that works ahead
         times.append(time.perf_counter())
-        return torch.zeros(len(so_far), dtype=torch.bool, device=so_far.device)
+        return torch.zeros(len(ids_so_far), dtype=torch.bool, device=ids_so_far.device)
 
-    tokens, started = 1 + new_tokens, time.perf_counter()
+    tokens = 1 + new_tokens
+    started = time.perf_counter()
     greedy(model, ids.to(model.device), tokens, min_new_tokens=tokens, stopping_criteria=[clock])
     return times[0] - started, times[-1] - times[0]

@@ -6,7 +6,7 @@ llama.cpp has tokenizers of its own, in two kinds that LLaMA-class models use:
     llama  sentencepiece: tokens with scores, of which the highest merges first; unknown characters become bytes
 
 Both come out of the tokenizer's own JSON. The rule has only a name in GGUF, so it is recognised by what it does to a
-probe; a conversion from GGUF keeps it that way too (`GgufFile.tokenizer`). What is of another kind is refused by
+probe; a conversion from GGUF keeps it that way too (`GgufFile.tokenizer`). A tokenizer of another kind is refused by
 name, since llama.cpp would run it and understand another text than the model was trained on.
 """
 
@@ -40,89 +40,105 @@ def tokenizer_metadata(tokenizer: Any, size: int) -> dict[str, Any]:
     Raises InputError for a kind that llama.cpp does not have.
     """
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        got = type(tokenizer).__name__
-        raise InputError(f"expected a tokenizer that has a tokenizer.json, got {got}: save it as a fast one")
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = described["model"]
+        raise InputError(
+            expected="a tokenizer that has a tokenizer.json",
+            got=type(tokenizer).__name__,
+            hint="save it as a fast one",
+        )
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = description["model"]
     if model["type"] != "BPE":
         raise InputError(
-            f"expected a BPE tokenizer, byte-level or sentencepiece, got {model['type']}: not exported"
+            expected="a BPE tokenizer, byte-level or sentencepiece", got=model["type"], hint="not exported"
         )
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
-    texts, types = _tokens(described, size, tokenizer.unk_token)
-    kind: dict[str, Any]
+    texts, types = _tokens(description, size, tokenizer.unk_token)
+    fields: dict[str, Any]
     if model["byte_fallback"]:
-        kind = {
+        fields = {
             "tokenizer_model": "llama",
             "tokenizer_pre": "default",
             "token_scores": _scores(texts, types, merges),
+            "add_space_prefix": tokenizer.tokenize("x")[0].startswith(SPACE),
         }
-        kind["add_space_prefix"] = tokenizer.tokenize("x")[0].startswith(SPACE)
     else:
-        rule = _rule(tokenizer.backend_tokenizer.pre_tokenizer)
-        pairs = [f"{left} {right}" for left, right in merges]
-        kind = {
+        fields = {
             "tokenizer_model": "gpt2",
-            "tokenizer_pre": rule,
-            "token_merges": pairs,
+            "tokenizer_pre": _rule(tokenizer.backend_tokenizer.pre_tokenizer),
+            "token_merges": [f"{left} {right}" for left, right in merges],
             "add_space_prefix": False,
         }
-    return kind | {"token_list": texts, "token_types": types} | _special(tokenizer, size)
+    fields |= {"token_list": texts, "token_types": types}
+    return fields | _special_tokens(tokenizer, size)
 
 
-def _tokens(described: dict[str, Any], size: int, unknown: str) -> tuple[list[str], list[TokenType]]:
+def _tokens(description: dict[str, Any], size: int, unknown: str) -> tuple[list[str], list[TokenType]]:
     """Text and type of each of the model's `size` tokens; rows without a token are padding.
 
     Tokens that were added to the vocabulary, but not to the model, are left out: no text can use them.
     """
-    vocab, byte_fallback = described["model"]["vocab"], described["model"]["byte_fallback"]
-    texts, types = [f"[PAD{index}]" for index in range(size)], [TokenType.UNUSED] * size
-    for text, index in vocab.items():
+    vocabulary = description["model"]["vocab"]
+    byte_fallback = description["model"]["byte_fallback"]
+    texts = [f"[PAD{index}]" for index in range(size)]
+    types = [TokenType.UNUSED] * size
+    for text, index in vocabulary.items():
         is_byte = byte_fallback and len(text) == 6 and text.startswith("<0x") and text.endswith(">")
-        texts[index], types[index] = text, TokenType.BYTE if is_byte else TokenType.NORMAL
-    for token in described["added_tokens"]:
-        kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
+        texts[index] = text
+        types[index] = TokenType.BYTE if is_byte else TokenType.NORMAL
+    for token in description["added_tokens"]:
+        if token["id"] >= size:
+            continue
+        texts[token["id"]] = token["content"]
         if byte_fallback and token["content"] == unknown:
-            kind = TokenType.UNKNOWN
-        if token["id"] < size:
-            texts[token["id"]], types[token["id"]] = token["content"], kind
+            types[token["id"]] = TokenType.UNKNOWN
+        elif token["special"]:
+            types[token["id"]] = TokenType.CONTROL
+        else:
+            types[token["id"]] = TokenType.USER_DEFINED
     return texts, types
 
 
 def _scores(texts: list[str], types: list[TokenType], merges: list[list[str]]) -> list[float]:
     """Sentencepiece's scores from the order of the merges, which is the order of the scores."""
-    ranks: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for rank, (left, right) in enumerate(merges):
-        ranks.setdefault(left + right, -1.0 - rank)
-    last = -1.0 - len(merges)  # of what no merge makes: single characters
+        scores.setdefault(left + right, -1.0 - rank)
+    lowest = -1.0 - len(merges)  # of what no merge makes: single characters
     return [
-        ranks.get(text, last) if kind == TokenType.NORMAL else 0.0
+        scores.get(text, lowest) if kind == TokenType.NORMAL else 0.0
         for text, kind in zip(texts, types, strict=True)
     ]
 
 
 def _rule(pre_tokenizer: Any) -> str:
     """llama.cpp's name for what cuts a text into words. Raises InputError for one that is not in RULES."""
-    cuts = () if pre_tokenizer is None else pre_tokenizer.pre_tokenize_str(PROBE)
-    words = [PROBE[start:end] for _, (start, end) in cuts]
-    spelled = decoders.ByteLevel().decode(
-        [text for text, _ in cuts]
-    )  # with no space put before it, and in bytes
-    for name, expected in RULES.items():
-        if words == expected.split("|") and spelled == PROBE:
+    pieces = [] if pre_tokenizer is None else pre_tokenizer.pre_tokenize_str(PROBE)
+    words = [PROBE[start:end] for _, (start, end) in pieces]
+    # the pieces, put together again, are the probe: no space was put before it, and it was cut into bytes
+    joined = decoders.ByteLevel().decode([text for text, _ in pieces])
+    for name, probe_words in RULES.items():
+        if words == probe_words.split("|") and joined == PROBE:
             return name
-    got = f"one that cuts {PROBE[:16]!r} into {words[:6]}"
     raise InputError(
-        f"expected a tokenizer that cuts words like one of {', '.join(RULES)}, got {got}: not exported"
+        expected=f"a tokenizer that cuts words like one of {', '.join(RULES)}",
+        got=f"one that cuts {PROBE[:16]!r} into {words[:6]}",
+        hint="not exported",
     )
 
 
-def _special(tokenizer: Any, size: int) -> dict[str, Any]:
-    ids = tokenizer("x")["input_ids"]  # what it does counts, not what its many settings say
+def _special_tokens(tokenizer: Any, size: int) -> dict[str, Any]:
+    """Ids of the special tokens, whether a text begins and ends with them, and the template of a chat."""
+    fields: dict[str, Any] = {}
+    for name in SPECIAL:
+        index = getattr(tokenizer, name)
+        if index is not None and index < size:
+            fields[name] = index
+    ids = tokenizer("x")["input_ids"]  # what the tokenizer does counts, not what its many settings say
+    fields["add_bos_token"] = len(ids) > 1 and ids[0] == tokenizer.bos_token_id
+    fields["add_eos_token"] = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id
     template = tokenizer.chat_template
-    named = {name: getattr(tokenizer, name) for name in SPECIAL}
-    special = {name: index for name, index in named.items() if index is not None and index < size}
-    special["add_bos_token"] = len(ids) > 1 and ids[0] == tokenizer.bos_token_id
-    special["add_eos_token"] = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id
-    template = template.get("default") if isinstance(template, dict) else template
-    return special | ({"chat_template": template} if template else {})
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template:
+        fields["chat_template"] = template
+    return fields

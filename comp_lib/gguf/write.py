@@ -148,7 +148,7 @@ def write_gguf(
 def _checked_architecture(config: Any, shape: Shape, family: Family) -> str:
     """llama.cpp's name of the architecture. Raises InputError for a model that llama.cpp cannot compute."""
     if family.gguf is None:
-        types = ", ".join(name for name, family in FAMILIES.items() if family.gguf)
+        types = ", ".join(name for name, row in FAMILIES.items() if row.gguf)
         raise InputError(
             expected=f"a model type that goes to GGUF ({types})",
             got=config.model_type,
@@ -229,13 +229,10 @@ def _exported_tensors(meta_model: Model, architecture: str, kind: str) -> dict[s
     for source, size in weight_shapes(meta_model).items():
         module, _, suffix = source.rpartition(".")
         _, _, linear_name = module.rpartition(".")
-        tensors[f"{names[module]}.{suffix}"] = _ExportedTensor(
-            source,
-            size,
-            tensor_type(source, size, kind),
-            head_dim=shape.head_dim if linear_name in family.gguf_interleaved else None,
-            shift=family.gguf_norm_shift if module.endswith("norm") else 0.0,
-        )
+        head_dim = shape.head_dim if linear_name in family.gguf_interleaved else None
+        shift = family.gguf_norm_shift if module.endswith("norm") else 0.0
+        gguf_type = tensor_type(source, size, kind)
+        tensors[f"{names[module]}.{suffix}"] = _ExportedTensor(source, size, gguf_type, head_dim, shift)
     return tensors
 
 
@@ -297,7 +294,8 @@ def _rope_factors(meta_model: Model, shape: Shape) -> dict[str, np.ndarray]:
     parameters = _rope_parameters(config)
     if parameters.get("rope_type", "default") == "default":
         return {}
-    scaled = LlamaRotaryEmbedding(config=config).inv_freq
+    rotary: Any = LlamaRotaryEmbedding  # it takes any config that has rotary parameters
+    scaled = rotary(config=config).inv_freq
     exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
     default = parameters["rope_theta"] ** -exponents
     return {"rope_freqs.weight": (default / scaled).numpy()}

@@ -1,1 +1,1 @@
-"""How much goes for a given budget: layers, and neurons of those that stay (`uniform`, `paper`, `measured`)."""
+"""How much goes for a given budget: layers, and neurons of those that stay."""

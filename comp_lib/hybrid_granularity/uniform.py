@@ -14,7 +14,9 @@ from ..errors import InputError
 from ..plan import SMALLEST_SHARE, Plan, PlanRequest
 from ..shape import Shape
 
-SMALLEST_KEPT_SHARE = 0.25  # of the neurons of the layers that stay; rather than keep fewer, layers are dropped
+SMALLEST_KEPT_SHARE = (
+    0.25  # of the neurons of the layers that stay; rather than keep fewer, layers are dropped
+)
 RATIO_TOLERANCE = 0.005  # of the decoder: a plan may remove so much more than was asked for
 GGUF_BLOCK = 32  # most GGUF files need widths that are multiples of this
 GGUF_TOLERANCE = 0.02  # of the decoder: a plan of such widths may remove so much more
@@ -23,7 +25,7 @@ BISECTIONS = 100  # more than a float has digits
 
 
 def uniform_plan(request: PlanRequest) -> Plan:
-    """Keep one neuron width in all layers that stay: the largest multiple with which at least the ratio is gone.
+    """Keep one width in all layers that stay: the largest multiple with which at least the ratio is removed.
 
     Of a parent whose layers differ in width, one share stays instead of one width.
     Raises InputError when the ratio cannot be reached with these layers and KV groups.
@@ -37,11 +39,12 @@ def uniform_plan(request: PlanRequest) -> Plan:
 
 
 def drop_count(request: PlanRequest, layers: float | str) -> int:
-    """How many layers are dropped: a number, a share below 1 of the layers, or "auto"; `request.drop` is ignored.
+    """How many layers are dropped; `request.drop` is ignored.
 
-    "auto": as few as leave the others at least SMALLEST_KEPT_SHARE of their neurons. Measured
-    (benchmarks/RESULTS.md): up to there, narrowing all layers costs less than dropping as many as leave half.
-    Raises InputError where even one layer cannot be narrowed enough.
+    layers: a number, a share below 1 of all layers, or "auto": as few as leave the others at least
+    SMALLEST_KEPT_SHARE of their neurons. Measured (benchmarks/RESULTS.md): up to there, narrowing all layers
+    costs less than dropping as many as leave half. Raises InputError where even one layer cannot be narrowed
+    enough.
     """
     shape = request.shape
     if not isinstance(layers, str):
@@ -50,7 +53,9 @@ def drop_count(request: PlanRequest, layers: float | str) -> int:
         with suppress(InputError):  # with so few layers dropped the ratio is out of reach
             if _keeps_enough(uniform_plan(replace(request, drop=range(count))), shape):
                 return count
-    uniform_plan(replace(request, drop=range(shape.layers - 1)))  # raises where one layer alone keeps too much
+    uniform_plan(
+        replace(request, drop=range(shape.layers - 1))
+    )  # raises where one layer alone keeps too much
     return shape.layers - 1
 
 
@@ -61,14 +66,14 @@ def _keeps_enough(plan: Plan, shape: Shape) -> bool:
 
 
 def parameters_left(request: PlanRequest, layers: float | str = "auto") -> int:
-    """Parameters of the decoder under the uniform plan with so many layers dropped: the most that any method keeps."""
+    """Parameters of the decoder under the uniform plan with so many layers dropped: no method keeps more."""
     request = replace(request, biased=False)  # a method that adds biases pays for them
     plan = uniform_plan(replace(request, drop=range(drop_count(request, layers))))
     return request.shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
 
 
 def fitting_multiple(request: PlanRequest, layers: float | str = "auto") -> int:
-    """The largest power of 2, up to the request's multiple, with which the ratio is met to within RATIO_TOLERANCE.
+    """The largest power of 2, up to the request's multiple, that meets the ratio to within RATIO_TOLERANCE.
 
     1 if there is none. GGUF_BLOCK, which files for llama.cpp need, may miss the ratio by GGUF_TOLERANCE. The
     plan is the uniform one without biases, so the multiple is the same for all methods.

@@ -46,7 +46,7 @@ def sequence_loss_increase(
 ) -> Tensor:
     """Increase of each sequence's mean next-token loss when one layer is left out: (layers, S), nats.
 
-    The layers are on `device` one at a time, each once. Memory: the hidden states of ids (S, L) for each layer.
+    ids (S, L). The layers are on `device` one at a time, each once. Memory: the hidden states for each layer.
     """
     layer_count = Shape.of(model).layers
     hidden = torch.empty(0)

@@ -1,8 +1,8 @@
 """What all figures share: one palette, one style, and words for those who cannot see them.
 
-A plot function is pure: it takes results and returns a matplotlib Figure. `figure.alt_text` says what a reader who
-cannot see the figure would want to know, computed from the same numbers. Colours come from seaborn's colour-blind
-palette, axes carry their units, and nothing opens a window or touches pyplot's state.
+A plot function is pure: it takes results and returns a matplotlib Figure. `figure.alt_text` says what a
+reader who cannot see the figure would want to know, computed from the same numbers. Colours come from
+seaborn's colour-blind palette, axes carry their units, and nothing opens a window or touches pyplot's state.
 """
 
 from __future__ import annotations

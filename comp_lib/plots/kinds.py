@@ -28,8 +28,8 @@ from .base import (
 def plot_kinds(rows: Mapping[str, Row]) -> Picture:
     """Bars of the loss on each text, from the top; the last row is their mean. See `evaluation.by_kind.ByKind.rows`.
 
-    Whiskers are 95% intervals of the loss. Where all rows have a `dense_loss`, it gets a bar too, and the whiskers are
-    those of the increase, which is known far better than either loss.
+    Whiskers are 95% intervals of the loss. Where all rows have a `dense_loss`, it gets a bar too, and the
+    whiskers are those of the increase, which is known far better than either loss.
     """
     compared = all("dense_loss" in values for values, _ in rows.values())
     if compared:
@@ -99,7 +99,8 @@ def plot_pruned(
 ) -> Picture:
     """What was removed: block influence above, widths kept in the middle, errors of the layers below.
 
-    importance, neurons, groups: one entry for each layer of the parent; errors: relative, one for each of the plan.
+    importance, neurons, groups: one entry for each layer of the parent; errors: relative, one for each of the
+    plan.
     """
     labels = ["block influence", "MLP neurons\n(green: kept)", "error left after\nrecovery (% of energy)"]
     figure, (top, middle, bottom) = panels(3, 1, (9.0, 7.5), "x", ylabel=labels)

@@ -1,7 +1,7 @@
 """Who measures the runs of a grid: processes here, side by side, and the workers of a Dask cluster.
 
-Most runs are stand-ins that answer at once, or wait for a file to go away, so that "in the middle" is a place and not
-a time.
+Most runs are stand-ins that answer at once, or wait for a file to go away, so that "in the middle" is a place
+and not a time.
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+"""The ratio that a loss allows, found by pruning in memory a few times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+from torch import Tensor
+
+from ..comp import prune
+from ..errors import InputError
+from ..evaluation.by_kind import judge
+from ..families.protocol import Model
+from ..planning import check_call, make_plan
+from ..progress import Progress, no_progress
+from ..settings import Settings
+
+SMALLEST_RATIO = 0.01
+LARGEST_RATIO = 0.8
+TRIES = 5  # prunings, at most
+CLOSE_ENOUGH = 0.9  # of what is allowed: then no other ratio is tried
+
+
+def ratio_within(
+    at_most: float,
+    model: Model,
+    ids: Tensor,
+    windows: Mapping[str, Tensor],
+    settings: Settings,
+    progress: Progress = no_progress,
+) -> float:
+    """The largest ratio found with which the loss on `windows` rises by `at_most`, in nats per token, mean over kinds.
+
+    The model is pruned in memory on ids (S, L) with these settings, TRIES times at most. Each ratio is where a parabola
+    through the two nearest measured ones has that loss, in the middle half of what lies between them.
+    Raises InputError when even the smallest step costs more.
+    """
+    ids = check_call(model, ids, settings)
+    dense_loss = judge(model, windows).mean["loss"]
+    removed = 0.0  # by the last pruning
+    low, low_cost = 0.0, 0.0  # the largest ratio that holds, and what it costs
+    high, high_cost = LARGEST_RATIO, math.inf  # the smallest that costs too much
+    for number in range(1, TRIES + 1):
+        ratio = _next_ratio(at_most, low, low_cost, high, high_cost)
+        if number == TRIES and not low:
+            ratio = SMALLEST_RATIO
+        tried = replace(settings, ratio=ratio)
+        cost = math.inf
+        plan = None
+        with suppress(InputError):  # out of reach
+            plan = make_plan(model, ids, tried, progress=progress)
+        if plan is not None:
+            small = prune(model, ids, tried, plan=plan, progress=progress)
+            removed = small.plan.removed
+            cost = judge(small.model, windows).mean["loss"] - dense_loss
+            del small  # before the next one is made
+        progress(f"ratio {ratio:.3f}: {cost:+.3f} nats", number, TRIES)
+        if cost <= at_most:
+            low, low_cost = ratio, cost
+        else:
+            high = ratio
+            high_cost = cost if math.isfinite(cost) else math.inf
+        if high == SMALLEST_RATIO or low_cost >= CLOSE_ENOUGH * at_most:
+            break
+    if not low:
+        raise InputError(
+            expected="--at-most as much loss as the smallest step costs, in nats per token",
+            got=f"{at_most:g}, where {removed:.1%} of the decoder costs {high_cost:.3f} already",
+            hint="allow more",
+        )
+    return low
+
+
+def _next_ratio(at_most: float, low: float, low_cost: float, high: float, high_cost: float) -> float:
+    """Where a parabola from the ratio `low` that costs `low_cost` to `high` costs `at_most`, in the middle half."""
+    share = math.sqrt((at_most - low_cost) / (high_cost - low_cost))
+    return round(max(SMALLEST_RATIO, low + (high - low) * min(max(share, 0.25), 0.75)), 3)
+
+
+def parse_nats(text: object) -> float:
+    """The number in "0.2" or "0.2nats". Raises InputError unless it is above 0."""
+    with suppress(ValueError):
+        nats = float(str(text).strip().removesuffix("nats"))
+        if 0.0 < nats < math.inf:
+            return nats
+    raise InputError(
+        expected="--at-most as a number of nats per token above 0, such as 0.2nats",
+        got=repr(text),
+        hint="say how much worse it may become",
+    )

@@ -1,0 +1,106 @@
+"""What `prune_model` returns: how much smaller a model has become, and at what price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import Any
+
+import torch
+
+from ..hybrid_granularity.uniform import RATIO_TOLERANCE
+from ..planning import why_more
+from ..shape import span
+from .from_disk import Written
+
+UNQUANTISED = ("F64", "F32", "F16")  # what a model is saved as where its parent is; else as bfloat16
+COLUMNS = 80  # of a terminal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Written):
+    """A pruned model on disk: how much smaller it is than its parent, and at what price."""
+
+    parent: str
+    megabytes: tuple[float, float]
+    """Of the files of weights: the parent's, and the model's."""
+    stored: tuple[str, str]
+    """What most of their numbers are: "BF16", "Q8_0"."""
+    by_text: dict[str, dict[str, float]]
+    """Text -> dense_loss, loss and increase, nats per token; empty: not measured."""
+    seconds: float
+    """From the first line to the last, or since the last stop."""
+    next: str
+    """The command that looks closer."""
+
+    def numbers(self) -> dict[str, Any]:
+        """What `comp-lib prune --json` writes."""
+        return {
+            "folder": str(self.folder),
+            "parent": self.parent,
+            "removed": self.plan.removed,
+            "parameters": {"before": self.before.total, "after": self.after.total},
+            "megabytes": {"before": self.megabytes[0], "after": self.megabytes[1]},
+            "decoder_parameters": {"before": self.before.decoder, "after": self.after.decoder},
+            "stored": {"before": self.stored[0], "after": self.stored[1]},
+            "loss": self.by_text,
+            "seconds": self.seconds,
+            "calibration_tokens": self.report.tokens,
+            "next": self.next,
+        }
+
+    def __str__(self) -> str:
+        """What `comp-lib prune` says, in at most 12 lines, and one if more went than was asked for."""
+        settings = self.report.settings
+        gone = f"{self.plan.removed:.1%} of the decoder removed by {settings['method']}"
+        lines = [f"{gone}, in {self.seconds:.0f} s on {self.report.tokens:,} tokens"]
+        if self.plan.removed > self.plan.ratio + RATIO_TOLERANCE:
+            lines.append(why_more(self.plan, settings))
+        lines += self._table()
+        kinds = list(self.by_text.items())[:-1]  # the last is their mean, or the only text
+        if kinds:
+            increases = ", ".join(f"{kind} {losses['increase']:+.3f}" for kind, losses in kinds)
+            lines += wrap(f"by kind: {increases}", COLUMNS, subsequent_indent="  ")
+        return "\n".join([*lines, f"saved: {self.folder}", f"next: {self.next}"])
+
+    def _table(self) -> list[str]:
+        """Before and after, a line for each thing that is counted."""
+        before = self.before
+        after = self.after
+        old_type, new_type = self.stored
+        note = new_type
+        if old_type not in (*UNQUANTISED, new_type):
+            note = f"{old_type}, {new_type}; the parent as {new_type}: {before.total * 2 / 1e6:.1f} MB"
+        rows = [
+            ("", "before", "after", ""),
+            ("parameters", f"{before.total:,}", f"{after.total:,}", ""),
+            ("weights", f"{self.megabytes[0]:.1f} MB", f"{self.megabytes[1]:.1f} MB", note),
+            ("layers", str(before.layers), str(after.layers), ""),
+            ("neurons a layer", span(before.neurons), span(after.neurons), ""),
+            ("KV groups a layer", span(before.kv_groups), span(after.kv_groups), ""),
+        ]
+        if self.by_text:
+            name, losses = list(self.by_text.items())[-1]
+            change = f"{losses['increase']:+.3f}, {name}"
+            rows.append(("loss, nats/token", f"{losses['dense_loss']:.3f}", f"{losses['loss']:.3f}", change))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return [
+            f"{label:{widths[0]}} {old:>{widths[1]}}  {new:>{widths[2]}}  {remark}".rstrip()
+            for label, old, new, remark in rows
+        ]
+
+
+def losses_by_text(written: Written, windows: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
+    """Text -> mean losses of both models over its windows, and their mean over texts last; {} if none was measured."""
+    if not windows:
+        return {}
+    losses = torch.tensor(written.losses, dtype=torch.float64)  # (windows, 2)
+    dense, small = losses.T
+    columns = torch.stack([dense, small, small - dense], 1)
+    means = [part.mean(0) for part in columns.split([len(ids) for ids in windows.values()])]
+    named = dict(zip(windows, means, strict=True))
+    if len(windows) > 1:
+        named[f"mean of {len(windows)}"] = torch.stack(means).mean(0)
+    names = ("dense_loss", "loss", "increase")
+    return {text: dict(zip(names, mean.tolist(), strict=True)) for text, mean in named.items()}
