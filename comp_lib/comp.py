@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ def prune(
     keep_layers(small, plan.layers)
     update_config(small)
     finished_plan, report = concluded(plan, reports, settings, ids, before, Shape.of(small))
-    return Pruned(small, finished_plan, replace(report, seconds=time.perf_counter() - started))
+    return Pruned(cast("CausalLM", small), finished_plan, replace(report, seconds=time.perf_counter() - started))
 
 
 def prune_layers(

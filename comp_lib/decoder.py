@@ -47,7 +47,7 @@ class Decoder(Protocol):
     def logits(self, states: Tensor) -> Tensor:
         """What the head says of states behind the norm: (..., d) -> (..., vocabulary)."""
 
-    def head_pieces(self) -> Iterator[tuple[int, nn.Module]]:
+    def head_pieces(self) -> Iterator[tuple[int, nn.Linear]]:
         """The head, in as many pieces as it is read in: the first token of each, and its linear."""
 
 
@@ -86,8 +86,8 @@ class InMemory(Decoder):
     def logits(self, states: Tensor) -> Tensor:
         return head(self.model, states)
 
-    def head_pieces(self) -> Iterator[tuple[int, nn.Module]]:
-        output: Any = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    def head_pieces(self) -> Iterator[tuple[int, nn.Linear]]:
+        output: Any = self.model.get_output_embeddings()
         yield 0, output
 
 

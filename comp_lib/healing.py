@@ -1,4 +1,4 @@
-"""Healing: a pruned model learns again what its parent answers, through low-rank changes folded into its weights.
+"""Healing: a pruned model learns again what its parent answers, by low-rank changes folded into its weights.
 
 The parent's own answers teach, on text that it wrote, so no data is needed (self-distillation):
 
@@ -64,9 +64,9 @@ class Healed(NamedTuple):
 def heal(
     model: Model, ids: Tensor, parent: Model, healing: Healing = Healing(), progress: Progress = no_progress
 ) -> Healed:
-    """Train a copy of `model` on ids (S, L) towards the answers of `parent`; the last JUDGING_SEQUENCES do not teach.
+    """Train a copy of `model` on ids (S, L) towards the answers of `parent`.
 
-    Raises InputError for too few sequences, and where the training does not converge.
+    The last JUDGING_SEQUENCES do not teach. Raises InputError for too few sequences, and where the training does not converge.
     """
     minimum = JUDGING_SEQUENCES + healing.batch
     if len(ids) < minimum:
@@ -103,7 +103,7 @@ def _with_low_rank_changes(model: Model, healing: Healing) -> Any:
 
 
 def _train(model: Any, ids: Tensor, parent: Model, healing: Healing, progress: Progress) -> None:
-    """Change the trainable parameters of `model` so that its answers on ids (S, L) come nearer to the parent's."""
+    """Train `model` in place, so that its answers on ids (S, L) come nearer to the parent's."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters)
     for step in range(healing.steps):
@@ -126,7 +126,7 @@ def divergence(logits: Tensor, parent: Tensor) -> Tensor:
 
 
 def rate(step: int, healing: Healing) -> float:
-    """Learning rate of a step: up in a straight line for WARM_UP_SHARE of the steps, then down to almost 0."""
+    """Learning rate of a step: up in a straight line for WARM_UP_SHARE of the steps, then down to nearly 0."""
     warm_up_steps = max(1, round(WARM_UP_SHARE * healing.steps))
     rising = (step + 1) / warm_up_steps
     falling = (healing.steps - step) / max(1, healing.steps - warm_up_steps)
@@ -134,7 +134,7 @@ def rate(step: int, healing: Healing) -> float:
 
 
 def _divergence(model: Model, parent: Model, sequence: Tensor) -> Tensor:
-    """Divergence of the model's answers from the parent's on the tokens of a sequence (L,), with its gradient."""
+    """Divergence of the model's answers from the parent's on a sequence of tokens (L,), with its gradient."""
     ids = sequence[None].to(parent.device)
     with torch.no_grad():
         answers = parent(input_ids=ids, use_cache=False).logits[0]
@@ -203,7 +203,7 @@ def heal_folder(
         vars(healing) | {"sequences": len(ids), "length": calibration.length},
         hashes=(*calibrated_on(files.path), *hashes),
     )
-    in_old_dtype = healed.model.to(meta_model.dtype)
+    in_old_dtype = healed.model.to(meta_model.dtype)  # type: ignore[arg-type]
     save_checkpoint(folder, in_old_dtype, tokenizer, plan, card, overwrite=overwrite)
     return healed
 

@@ -1,4 +1,4 @@
-"""What all frames share: their text, their cache, and what their columns mean; a test holds every frame to that.
+"""What all frames share: their text, their cache, and their columns, which a test compares with every frame.
 
 All frames have the same index: `model`, a short name for the content of its tensors; `seed`, with which the
 text was drawn; `kind` of text, or `all` for several kinds together.
@@ -117,7 +117,7 @@ class Sample:
 
 
 def cached(name: str, model: Model, sample: Sample, key: object, make: Callable[[], Any]) -> Any:
-    """What `make` returns, kept under model, text, code and `key`; see `system.cache.remembered` for what it may be."""
+    """What `make` returns, kept under model, text, code and `key`; `system.cache.remembered` says what it may be."""
     key_parts = [hash_of_code(), hash_of_model(model), hash_of_tensor(sample.ids), key]
     path = cache_folder() / "analysis" / f"{name}-{hash_of_value(key_parts)[:24]}.safetensors"
     return remembered(path, make)

@@ -50,7 +50,7 @@ def carried_plan(name: str) -> Plan | None:
 
 
 def match_layers(model: Model, other: Model, plan: Plan | None = None) -> dict[int, int]:
-    """Layers of `model` -> those of `other`: by the `plan` if it pruned `other` from `model`, else by their numbers.
+    """Layers of `model` -> of `other`: by the `plan` if it pruned `other` from `model`, else by their numbers.
 
     A pruned model and its healed copy carry the same plan, and neither was pruned from the other.
     Raises InputError for models of other widths or vocabularies, or with layers that cannot be matched.

@@ -37,7 +37,7 @@ def show(figure: Picture) -> None:
 
 
 def plot_layers(frame: pd.DataFrame) -> Picture:
-    """Block influence of each layer, attention and MLP apart, and below it its harm, where that was measured."""
+    """Block influence of each layer, of its attention and its MLP; below it the harm, where it was measured."""
     frames = dict(list(frame.groupby("measure", sort=False)))
     labels = [f"{measure}\n{UNITS[measure]}\n({_tokens(rows)})" for measure, rows in frames.items()]
     figure, axes = panels(len(frames), 1, (WIDTH, 2.4 * len(frames) + 0.4), "x", ylabel=labels)
@@ -66,7 +66,7 @@ def plot_layers(frame: pd.DataFrame) -> Picture:
 
 
 def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
-    """Error of each layer's MLP against the neurons gone, a line a layer; the words are about `share` gone."""
+    """Error of each layer's MLP against the neurons gone, a line a layer; the alt text is about `share` gone."""
     rows = frame[frame.gone > 0]
     figure, axes = figure_with_axes((WIDTH, 3.6))
     sns.lineplot(
@@ -98,7 +98,7 @@ def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
 
 
 def plot_costs(frame: pd.DataFrame) -> Picture:
-    """Increase of the loss against the ratio, on the mean of the kinds, a line with 95% intervals for each way."""
+    """Increase of the loss on the mean of the kinds against the ratio: a line with 95% intervals for each way."""
     kinds = frame.index.get_level_values("kind")
     kind = ALL if ALL in kinds else kinds[0]
     frame = frame[kinds == kind]
@@ -124,7 +124,7 @@ def plot_costs(frame: pd.DataFrame) -> Picture:
 
 
 def plot_changed_layers(frame: pd.DataFrame) -> Picture:
-    """How far the streams of two models are apart behind each layer; a layer that was dropped has no point."""
+    """How far the streams of two models are apart behind each layer; a dropped layer has no point."""
     figure, axes = figure_with_axes((WIDTH, 3.0), ylabel="streams apart\n(1 - mean cosine)")
     whiskers = _whiskers(frame, "stream")
     axes.errorbar(frame.layer, frame.stream, whiskers, markersize=3.5, linewidth=1, **style(0))

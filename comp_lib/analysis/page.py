@@ -74,7 +74,7 @@ def windows_of_each_kind(kinds: Collection[str]) -> int:
 
 
 def execute(parameters: Mapping[str, Any]) -> tuple[Any, str | None]:
-    """Run the notebook in a fresh folder. Returns it (nbformat's), and why it stopped: None if it reached its end.
+    """Run the notebook in a fresh folder. Returns it (nbformat's), and why it stopped: None at its end.
 
     parameters: values for the notebook's cell of parameters, by their names.
     """

@@ -50,7 +50,7 @@ def untrained(name: str, loss: float, vocabulary: int) -> list[str]:
 def verdict(
     name: str, costs: pd.DataFrame, allowed: float, sequences: int, options: Mapping[str, object]
 ) -> list[str]:
-    """The lines of the box for the first way in the frame `costs`; those that begin with "comp-lib" are commands.
+    """The lines of the box for the first way in the frame `costs`; lines that begin with "comp-lib" are commands.
 
     Args:
         allowed: price that may be paid, nats per token.

@@ -144,12 +144,13 @@ def compare(
     check_package("matplotlib", "plots")
     from ..compare.grid import Grid, run
     from ..compare.summary import markdown, write_summary
-    from ..settings import METHODS, PRESETS, Settings
+    from ..methods import METHODS
+    from ..settings import PRESETS, Settings
 
     grid = Grid(
         model,
         split_values(ratios, float, "ratios"),
-        METHODS if methods is None else split_values(methods, str, "methods"),
+        tuple(METHODS) if methods is None else split_values(methods, str, "methods"),
         seeds,
         split_values(sequences, int, "sequences"),
         settings=Settings(multiple=multiple, **PRESETS["stock"]),

@@ -7,7 +7,8 @@ from typing import Annotated
 from typer import Option, echo
 
 from ..errors import check_package
-from ..settings import METHODS, PRESETS_IN_WORDS
+from ..methods import METHODS
+from ..settings import PRESETS_IN_WORDS
 from .console import make_table, output, progress_bars
 from .options import (
     QUALITY,
@@ -72,6 +73,7 @@ def prune(
     as_json: Annotated[bool, Option("--json", help=JSON_HELP)] = False,
 ) -> None:
     """Prune MODEL and save a smaller one, layer by layer from disk to disk. The same command goes on after a stop."""
+    from ..calibration.windows import Calibration
     from ..disk.prune_model import prune_model
 
     with progress_bars() as bars:
@@ -81,10 +83,7 @@ def prune(
             ratio,
             at_most=at_most,
             preset=preset,
-            calibration=calibration,
-            sequences=sequences,
-            length=length,
-            seed=seed,
+            calibration=Calibration(calibration, sequences, length, seed),
             evaluated=evaluated,
             method=method,
             layers=layers,
@@ -104,7 +103,7 @@ def demo(
 ) -> None:
     """COMP on the included model: a fifth smaller, with pictures, the loss by kind, and texts before and after."""
     check_package("matplotlib", "plots")
-    from ..calibration.windows import calibration_tokens, windows_of
+    from ..calibration.windows import Calibration, calibration_tokens, windows_of
     from ..disk.prune_model import prune_model
     from ..evaluation.by_kind import judge
     from ..evaluation.generation import continuation
@@ -124,8 +123,7 @@ def demo(
         verdict = prune_model(
             EMBEDDED,
             pruned_folder,
-            calibration="shipped",
-            sequences=DEMO_SEQUENCES,
+            calibration=Calibration("shipped", DEMO_SEQUENCES),
             multiple=DEMO_MULTIPLE,
             evaluated="none",
             overwrite=overwrite,

@@ -120,7 +120,7 @@ def report(
     check_package("papermill", "report")
     from ..analysis.page import check_request, execute, render
     from ..calibration.texts import KINDS
-    from ..disk.prune_model import nats
+    from ..disk.at_most import parse_nats
     from ..system.atomic import check_output, write_atomically
     from ..system.machine import available_device
 
@@ -138,7 +138,7 @@ def report(
         "seed": seed,
         "dtype": dtype,
         "device": str(available_device(device, double=True)),
-        "allowed": nats(at_most),
+        "allowed": parse_nats(at_most),
         "ratios": list(split_values(ratios, float, "ratios")),
         "ways": list(split_values(ways, str, "ways")),
         "kinds": list(KINDS if kinds is None else split_values(kinds, str, "kinds")),

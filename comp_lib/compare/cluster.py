@@ -32,7 +32,7 @@ Outcome = dict[str, Any]
 
 @contextmanager
 def executor(workers: int = 1, scheduler: str | None = None) -> Iterator[Executor]:
-    """For `workers` runs at a time on this machine, or on the Dask cluster at `scheduler`, tcp://127.0.0.1:8786 say.
+    """For `workers` runs at a time on this machine, or on the Dask cluster at `scheduler`, such as tcp://host:8786.
 
     Raises InputError when no scheduler answers, or dask.distributed is not there.
     """
@@ -51,7 +51,7 @@ def executor(workers: int = 1, scheduler: str | None = None) -> Iterator[Executo
 
 
 def measure_in_process(request: dict[str, Any], folder: str, threads: int | None = None) -> Outcome:
-    """Run `one_run` in a process of its own. Returns what it measured, or the last line that it wrote before it died.
+    """Run `one_run` in a process of its own: what it measured, or the last line that it wrote before it died.
 
     request: the arguments of `one_run.measure`, as JSON. folder: that the process works in, if it exists
     here, so that relative paths hold. threads: that it computes with; None: as many as it likes.

@@ -42,11 +42,11 @@ SHARED_FIELDS = ("model", "calibration", "length", "evaluation", "windows", "win
 
 @dataclass(frozen=True)
 class Grid:
-    """What is compared. `settings` holds what all runs share; its ratio, method, recovery and seed are replaced."""
+    """What is compared. All runs share `settings`, in which ratio, method, recovery and seed are replaced."""
 
     model: str
     ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5)
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = tuple(METHODS)
     seeds: int = 3
     sequences: tuple[int, ...] = (32,)  # of calibration text
     _: KW_ONLY
@@ -58,7 +58,7 @@ class Grid:
     window: int = 512  # tokens in each
 
     def runs(self) -> dict[str, dict[str, Any]]:
-        """Key -> arguments of `one_run.measure`: first all methods at all ratios, then the next size and seed.
+        """Key -> arguments of `one_run.measure`; all methods at all ratios, then the next size, then the next seed.
 
         Loads the model, for its hash. Raises InputError for what can be refused before a run.
         """
@@ -88,7 +88,7 @@ class Grid:
         return runs
 
     def _calibration_texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """The texts of the calibration source, but for what a model writes. Raises InputError for too little text."""
+        """The texts of the calibration source that no model writes. Raises InputError for too little text."""
         names = shares_of(self.calibration)
         texts = [load_text(name) for name in names if name not in WRITTEN]
         if len(texts) == len(names):  # else a model has to write, which takes too long for a check
@@ -111,7 +111,7 @@ def run(
     workers: int = 1,
     scheduler: str | None = None,
 ) -> pd.DataFrame:
-    """Measure the runs of `grid` that DIR/rows.csv lacks, and return its rows, one a run, in the order of the grid.
+    """Measure the runs of `grid` that DIR/rows.csv lacks. Returns its rows, one a run, in the order of the grid.
 
     Rows of other grids in the same folder stay. Only this process writes the file, a row as soon as its run
     is done; two processes at the same time would lose rows of each other.
@@ -160,7 +160,7 @@ def _threads_of_a_run(workers: int, scheduler: str | None) -> int | None:
 
 
 def _outcome_of(future: Future[Outcome]) -> Outcome:
-    """What a run measured, or why it failed; the run has ended, or was cancelled because its cluster went away."""
+    """What a run that has ended measured, or why it failed; cancelled: its cluster went away."""
     failure: BaseException | None
     if future.cancelled():
         failure = CancelledError("the cluster went away")
@@ -172,7 +172,7 @@ def _outcome_of(future: Future[Outcome]) -> Outcome:
 
 
 def read_rows(path: str | Path) -> pd.DataFrame:
-    """The rows of a CSV that `run` wrote; none if there is no such file. Raises InputError for another file."""
+    """The rows of a CSV that `run` wrote; none if the file does not exist. Raises InputError for another file."""
     if not Path(path).exists():
         return pd.DataFrame()
     with refusing("rows of a comparison", str(path), "mend or delete it, or name another folder"):

@@ -1,4 +1,4 @@
-"""One run of a comparison, in a process of its own that runs this module, so that the peak of memory is its own.
+"""One run of a comparison, in a process of its own that runs this module, so that its peak of memory is known.
 
 Quality is the increase of the loss over the dense model, with a 95% interval (`evaluation.confidence`). It is
 taken window by window, since texts are not equally hard:

@@ -46,7 +46,7 @@ def rows_with_status(rows: pd.DataFrame, status: str = "ok") -> pd.DataFrame:
 
 
 def markdown(rows: pd.DataFrame) -> str:
-    """One table for each number of calibration sequences and each measure: methods x ratios, the best in bold."""
+    """A table for each number of calibration sequences and each measure: methods x ratios, the best in bold."""
     finished = rows_with_status(rows)
     parts = []
     for sequences, group in finished.groupby("sequences"):
@@ -70,7 +70,7 @@ def markdown(rows: pd.DataFrame) -> str:
 
 
 def comparison_table(rows: pd.DataFrame, column: str) -> str:
-    """Methods x ratios of one of MEASURES, as a Markdown table, from finished rows of one calibration size."""
+    """A Markdown table of one of MEASURES, methods x ratios, from finished rows of one calibration size."""
     measure = MEASURES[column]
     seeds = rows.seed.nunique()
     table = pd.DataFrame("-", index=rows.label.unique(), columns=sorted(rows.ratio.unique()))

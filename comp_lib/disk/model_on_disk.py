@@ -73,7 +73,7 @@ class OnDisk(Decoder):
             ((_, self._head),) = self._read_head(self.config.vocab_size)
         return head(self.meta_model, states, self._head)
 
-    def head_pieces(self) -> Iterator[tuple[int, nn.Module]]:
+    def head_pieces(self) -> Iterator[tuple[int, nn.Linear]]:
         return self._read_head(TOKENS_OF_A_PIECE)
 
     def _read_head(self, size: int) -> Iterator[tuple[int, nn.Linear]]:

@@ -1,1 +1,1 @@
-"""How good a model is: loss and perplexity with their confidence, zero-shot tasks, the text that it writes."""
+"""How good a model is: loss and perplexity with their intervals, zero-shot tasks, the text that it writes."""

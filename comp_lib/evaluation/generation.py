@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
 from ..errors import InputError
-from ..families.protocol import Model
+from ..families.protocol import CausalLM, Model
 from ..families.run import check_ids
 
 
@@ -43,7 +43,10 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
 
 @torch.inference_mode()
 def greedy(model: Model, ids: Tensor, tokens: int, **options: Any) -> Tensor:
-    """ids (1, L) and at most `tokens` more, each the most likely one, (1, L + tokens); `options` are of generate()."""
+    """ids (1, L) and at most `tokens` more, each the most likely one: (1, L + tokens).
+
+    options: further arguments of transformers' `generate`.
+    """
     original_config = (
         model.generation_config
     )  # beams, penalties: generate() takes what it is not given from it
@@ -51,7 +54,7 @@ def greedy(model: Model, ids: Tensor, tokens: int, **options: Any) -> Tensor:
         eos_token_id=original_config.eos_token_id, pad_token_id=original_config.pad_token_id or 0
     )
     try:
-        extended_ids: Tensor = model.generate(
+        extended_ids: Tensor = cast("CausalLM", model).generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=tokens,

@@ -48,7 +48,7 @@ HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a voc
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Quality of a model on a text; fields that default to None are set where it was compared with a dense model."""
+    """Quality of a model on a text; the fields that default to None are those of a comparison with a dense model."""
 
     by_sequence: dict[str, tuple[float, ...]]  # measure -> its value for each sequence
     tokens: int  # that were predicted
@@ -73,7 +73,7 @@ class Evaluation:
         return {measure: getattr(self, measure) for measure in self.by_sequence}
 
     def intervals(self) -> dict[str, Interval | None]:
-        """95% intervals of `values` and of `perplexity`; `increase` is paired. None where `confidence` has none."""
+        """95% intervals of `values`, `increase` paired, and of `perplexity`; None where `confidence` has none."""
         bounds = intervals([self.by_sequence])
         bounds["perplexity"] = None
         if bounds["loss"] is not None:
@@ -92,7 +92,7 @@ def perplexity(
 def compare(
     model: Model, dense: Model, ids: Tensor, progress: Progress = no_progress, label: str = "measuring"
 ) -> Evaluation:
-    """`perplexity` of `model` and of `dense`, their KL divergence and top-1 agreement, in one pass over `ids` (S, L).
+    """Losses of `model` and of `dense`, their KL divergence and top-1 agreement, in one pass over `ids` (S, L).
 
     Raises InputError when the two have different vocabularies.
     """
@@ -141,12 +141,12 @@ def _measures_by_sequence(models: list[Model], ids: Tensor) -> Tensor:
 def _states(model: Model, ids: Tensor) -> Tensor:
     """What the head reads to predict all but the first token of each of ids (B, L): (B (L-1), d)."""
     ids = ids.to(next(model.parameters()).device)
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    hidden: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     return hidden[:, :-1].flatten(0, 1)
 
 
 def _measures_by_token(targets: Tensor, log_q: Tensor, log_p: Tensor | None = None) -> Tensor:
-    """The loss of each of the targets (R,), (R, 1), or with a dense model's log p all MEASURES, (R, 5), on the CPU.
+    """The loss of each of the targets (R,), (R, 1), or with a dense model's log p all MEASURES, (R, 5); on the CPU.
 
     log_q, log_p: log-probabilities of the next token by the model and by the dense model, (R, V).
     """

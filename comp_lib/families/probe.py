@@ -94,9 +94,8 @@ def check(layer: Layer, hidden: Tensor, arguments: Arguments) -> None:
     mlp = partial(run, layer, arguments=None, attention=0.0)
     with refusing("a layer that can be run by itself", type(layer).__name__, "choose another model"):
         full_output, _ = run(layer, hidden, arguments)
-        stream = hidden
-        for step, run_part in (("attention", attention), ("mlp", mlp)):
-            stream = _check_step(layer, step, run_part, stream)
+        stream = _check_step(layer, "attention", attention, hidden)
+        stream = _check_step(layer, "mlp", mlp, stream)
         if not close(stream, full_output):
             side_by_side = attention(hidden)[0] + mlp(hidden)[0] - hidden
             parallel = close(side_by_side, full_output)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from ..errors import InputError, refusing, suggestion
 from ..families.find import whole_attention
-from ..families.protocol import Model
+from ..families.protocol import CausalLM, Model
 from ..families.table import OWN
 from ..system.atomic import DAMAGED_HINT, read_object
 from ..system.machine import available_device, free_memory
@@ -42,7 +42,7 @@ PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"  # words, digits, signs, a line e
 
 def load_model(
     name: str | Path, dtype: str = "float32", device: str = "cpu", copies: int = 1
-) -> tuple[Model, PreTrainedTokenizerBase]:
+) -> tuple[CausalLM, PreTrainedTokenizerBase]:
     """The model of that name, in evaluation mode, and its tokenizer.
 
     Args:
@@ -66,7 +66,7 @@ def load_model(
         )
     model = filled(meta_model, lambda weight: files.read(weight, DTYPES[dtype]))
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)
-    return model.to(target), tokenizer
+    return cast("CausalLM", model.to(target)), tokenizer  # type: ignore[arg-type]
 
 
 def open_model(

@@ -48,7 +48,8 @@ def make_meta_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) 
             for name in module._non_persistent_buffers_set:
                 module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
             model._init_weights(module)
-    return model.eval()
+    evaluated: Model = model.eval()
+    return evaluated
 
 
 def filled(meta_model: Model, read: Callable[[str], Tensor]) -> Model:
@@ -93,4 +94,5 @@ def described(model: Model) -> Model:
         )  # detached views: the model itself is left as it was
     child.tie_weights()
     child.generation_config = model.generation_config
-    return child.train(model.training).to(model.device)
+    described_model: Model = child.train(model.training).to(model.device)
+    return described_model

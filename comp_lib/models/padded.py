@@ -78,5 +78,5 @@ def _fill_up(tensors: dict[str, Tensor], prefix: str, own: Layer, wide: Layer) -
                 old = tensors[key]
                 tensors[key] = old.new_zeros(getattr(full.module, name).out_features, *old.shape[1:])
                 tensors[key][full.rows[name][: len(rows)].flatten()] = old[rows.flatten()]
-        key, missing = f"{place}.{part.dense}.weight", full.linear.in_features - part.linear.in_features
+        key, missing = f"{place}.{part.linear_name}.weight", full.linear.in_features - part.linear.in_features
         tensors[key] = nn.functional.pad(tensors[key], (0, missing))

@@ -74,7 +74,7 @@ def panels(rows: int, columns: int, size: Size, share: str = "", **labels: Any) 
 
 
 def plain_ticks(axis: Axis, limits: tuple[float, float], percent: bool = False, max_ticks: int = 8) -> None:
-    """At most `max_ticks` ticks that a person would choose, for a logarithmic axis (`Axes.xaxis`) of any span."""
+    """Set at most `max_ticks` ticks that a person would choose, on a logarithmic axis (`Axes.xaxis`) of any span."""
     low, high = limits
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for multiples in TICKS_OF_A_DECADE:
@@ -103,7 +103,7 @@ def log_y(axes: Axes, percent: bool = False, max_ticks: int = 8) -> None:
 
 
 def layer_axis(axes: Axes, layers: int | None = None, label: str = "decoder layer") -> None:
-    """Show integers on an x axis of layers. Where the number of layers is given, the axis spans just these."""
+    """Show integers on an x axis of layers; where their number is given, the axis spans just these."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if layers is not None:

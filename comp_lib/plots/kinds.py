@@ -26,7 +26,7 @@ from .base import (
 
 
 def plot_kinds(rows: Mapping[str, Row]) -> Picture:
-    """Bars of the loss on each text, from the top; the last row is their mean. See `evaluation.by_kind.ByKind.rows`.
+    """Bars of the loss on each text, from the top; the last row is their mean. rows: see `ByKind.rows`.
 
     Whiskers are 95% intervals of the loss. Where all rows have a `dense_loss`, it gets a bar too, and the
     whiskers are those of the increase, which is known far better than either loss.

@@ -1,4 +1,4 @@
-"""The page of a check-up: run for real on a tiny model, opened in a browser without a network, and cut short."""
+"""The page of a check-up: run for real on a tiny model, self-contained, and cut short."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(python, grid,
 
 @pytest.fixture
 def dask(monkeypatch):
-    """A cluster on loopback, of threads in this process: what it is sent is a process of its own in any case."""
+    """A cluster on loopback, of threads in this process; a run is a process of its own in any case."""
     distributed = pytest.importorskip("distributed")
     monkeypatch.setitem(
         importlib.import_module("dask").config.config["distributed"]["comm"]["timeouts"], "connect", 1

@@ -1,4 +1,4 @@
-"""The grid of a comparison: what it measures, that a kill costs nothing, and that damaged rows are refused."""
+"""The grid of a comparison: what it measures, that a kill costs nothing, that damaged rows are refused."""
 
 from __future__ import annotations
 

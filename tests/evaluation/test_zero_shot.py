@@ -1,4 +1,4 @@
-"""The shipped items are what their generators make of them, and lm-eval's numbers are what we compute ourselves."""
+"""The shipped items are what their generators make, and lm-eval's numbers are what we compute ourselves."""
 
 from __future__ import annotations
 

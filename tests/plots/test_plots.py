@@ -1,4 +1,4 @@
-"""Pictures of the commands: the same bytes every time, bars at their numbers, and words for who cannot see them."""
+"""Pictures of the commands: the same bytes every time, bars at their numbers, words for the blind."""
 
 from __future__ import annotations
 
