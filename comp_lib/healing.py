@@ -66,12 +66,13 @@ def heal(
 ) -> Healed:
     """Train a copy of `model` on ids (S, L) towards the answers of `parent`.
 
-    The last JUDGING_SEQUENCES do not teach. Raises InputError for too few sequences, and where the training does not converge.
+    The last JUDGING_SEQUENCES do not teach.
+    Raises InputError for too few sequences, and where the training does not converge.
     """
     minimum = JUDGING_SEQUENCES + healing.batch
     if len(ids) < minimum:
         raise InputError(
-            expected=f"at least {minimum} sequences ({JUDGING_SEQUENCES} that judge, {healing.batch} for a step)",
+            expected=f"at least {minimum} sequences, {JUDGING_SEQUENCES} to judge and {healing.batch} for a step",
             got=len(ids),
             hint="ask for more",
         )
@@ -126,7 +127,7 @@ def divergence(logits: Tensor, parent: Tensor) -> Tensor:
 
 
 def rate(step: int, healing: Healing) -> float:
-    """Learning rate of a step: up in a straight line for WARM_UP_SHARE of the steps, then down to nearly 0."""
+    """Learning rate of a step: up in a straight line for WARM_UP_SHARE of the steps, then down towards 0."""
     warm_up_steps = max(1, round(WARM_UP_SHARE * healing.steps))
     rising = (step + 1) / warm_up_steps
     falling = (healing.steps - step) / max(1, healing.steps - warm_up_steps)

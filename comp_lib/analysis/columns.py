@@ -52,8 +52,10 @@ COLUMNS: dict[str, dict[str, str]] = {
         "neuron": "number of the MLP neuron in its layer, from 0",
         "energy": "share of the sum of all neurons' own energies ||x_i||^2 ||w_i||^2 in the layer, 0 to 1",
         "condition": "kappa_i, at least 1, no unit: how well the others can stand in for it",
-        "cost": "share of ||X W||^2 lost with it alone, the others' weights refitted, 0 to 1 (full-condition score)",
-        "removed_at": "share of the layer's neurons that are gone once it goes, 0 to 1; NaN: it stays to the end",
+        "cost": "share of ||X W||^2 lost with it alone, the others' weights refitted, 0 to 1"
+        " (full-condition score)",
+        "removed_at": "share of the layer's neurons that are gone once it goes, 0 to 1;"
+        " NaN: it stays to the end",
         "wanda_sp": "score of Wanda-sp, sum_j |w_ij| ||x_i||, tokens weighted, no unit",
         "activation": "||x_i||, tokens weighted, no unit",
         "magnitude": "norm of all weights that the neuron owns, no unit",
@@ -87,7 +89,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "layer": "number of the decoder layer in the first model, from 0",
         "other_layer": "its number in the other model; NaN: the layer was dropped",
         "stream": "1 - mean cosine of both models' states behind the layer, no unit; NaN: dropped",
-        "weights": "||W' - W|| / ||W|| over all weights of the layer, 0 for unchanged; NaN where a shape differs",
+        "weights": "||W' - W|| / ||W|| over all weights of the layer, 0 for unchanged;"
+        " NaN where a shape differs",
         "neurons": "MLP neurons of the layer in the first model",
         "other_neurons": "those of the layer in the other model, 0 where it was dropped",
     }
@@ -117,7 +120,7 @@ class Sample:
 
 
 def cached(name: str, model: Model, sample: Sample, key: object, make: Callable[[], Any]) -> Any:
-    """What `make` returns, kept under model, text, code and `key`; `system.cache.remembered` says what it may be."""
+    """What `make` returns, kept under model, text, code and `key`; see `system.cache.remembered`."""
     key_parts = [hash_of_code(), hash_of_model(model), hash_of_tensor(sample.ids), key]
     path = cache_folder() / "analysis" / f"{name}-{hash_of_value(key_parts)[:24]}.safetensors"
     return remembered(path, make)

@@ -1,4 +1,4 @@
-"""What pruning costs, measured: the loss on each kind of text against the ratio, for a few presets or methods."""
+"""What pruning costs, measured: the loss on each kind of text against the ratio, for presets and methods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .columns import ALL, Sample, cached, tidy
 
 
 def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed: int = 0) -> Settings:
-    """The settings of `prune` for a preset or a method of that name. Raises InputError if they cannot be met."""
+    """Settings of `prune` for a preset or a method of that name. Raises InputError if they cannot be met."""
     ways = (*PRESETS, *METHODS)
     if way not in ways:
         raise InputError(
@@ -82,7 +82,7 @@ def _measure(
 
 
 def rows_of(judged: ByKind) -> list[dict[str, Any]]:
-    """Losses, their difference with its interval, KL and agreement: for each kind, and for the mean of several."""
+    """Losses, their difference with its interval, KL and agreement, for each kind and the mean of several."""
     rows: list[dict[str, Any]] = []
     for name, (values, intervals) in judged.rows().items():
         if name in judged.kinds:

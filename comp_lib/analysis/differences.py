@@ -50,7 +50,7 @@ def carried_plan(name: str) -> Plan | None:
 
 
 def match_layers(model: Model, other: Model, plan: Plan | None = None) -> dict[int, int]:
-    """Layers of `model` -> of `other`: by the `plan` if it pruned `other` from `model`, else by their numbers.
+    """Layers of `model` -> of `other`: by `plan` if it pruned `other` from `model`, else by their numbers.
 
     A pruned model and its healed copy carry the same plan, and neither was pruned from the other.
     Raises InputError for models of other widths or vocabularies, or with layers that cannot be matched.
@@ -61,7 +61,8 @@ def match_layers(model: Model, other: Model, plan: Plan | None = None) -> dict[i
     other_vocabulary = other.config.vocab_size
     if (hidden, vocabulary) != (other_hidden, other_vocabulary):
         raise InputError(
-            expected=f"another model with a stream of {hidden} numbers and {vocabulary:,} tokens in its vocabulary",
+            expected=f"another model with a stream of {hidden} numbers and {vocabulary:,} tokens in its "
+            "vocabulary",
             got=f"{other_hidden} and {other_vocabulary:,}",
             hint="compare relatives only",
         )

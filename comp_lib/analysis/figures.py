@@ -37,7 +37,7 @@ def show(figure: Picture) -> None:
 
 
 def plot_layers(frame: pd.DataFrame) -> Picture:
-    """Block influence of each layer, of its attention and its MLP; below it the harm, where it was measured."""
+    """Block influence of each layer, its attention and its MLP; below it the harm, where it was measured."""
     frames = dict(list(frame.groupby("measure", sort=False)))
     labels = [f"{measure}\n{UNITS[measure]}\n({_tokens(rows)})" for measure, rows in frames.items()]
     figure, axes = panels(len(frames), 1, (WIDTH, 2.4 * len(frames) + 0.4), "x", ylabel=labels)
@@ -66,7 +66,7 @@ def plot_layers(frame: pd.DataFrame) -> Picture:
 
 
 def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
-    """Error of each layer's MLP against the neurons gone, a line a layer; the alt text is about `share` gone."""
+    """Error of each layer's MLP against the neurons gone, a line a layer; the alt text is about `share`."""
     rows = frame[frame.gone > 0]
     figure, axes = figure_with_axes((WIDTH, 3.6))
     sns.lineplot(
@@ -91,14 +91,14 @@ def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
     lowest = min(errors, key=errors.__getitem__)
     highest = max(errors, key=errors.__getitem__)
     return figure.with_alt_text(
-        f"Lines of the error against the neurons gone, one a layer, from light to dark: with {share:.0%} gone "
-        f"the error is least in layer {lowest}, {100 * errors[lowest]:.2g}%, "
+        "Lines of the error against the neurons gone, one a layer, from light to dark: "
+        f"with {share:.0%} gone the error is least in layer {lowest}, {100 * errors[lowest]:.2g}%, "
         f"and largest in layer {highest}, {100 * errors[highest]:.2g}%."
     )
 
 
 def plot_costs(frame: pd.DataFrame) -> Picture:
-    """Increase of the loss on the mean of the kinds against the ratio: a line with 95% intervals for each way."""
+    """Increase of the loss on the mean of the kinds against the ratio: a line with 95% intervals a way."""
     kinds = frame.index.get_level_values("kind")
     kind = ALL if ALL in kinds else kinds[0]
     frame = frame[kinds == kind]

@@ -42,7 +42,8 @@ def untrained(name: str, loss: float, vocabulary: int) -> list[str]:
     return [
         f"{name} reads {comparison} than by chance: to prune it has no meaning yet.",
         f"Its loss is {loss:.2f} nats per token. Guessing each of {vocabulary:,} tokens alike has "
-        f"{loss_of_guessing:.2f}. If it writes no language, load the trained weights, or train it first. Look:",
+        f"{loss_of_guessing:.2f}. If it writes no language, load the trained weights, or train it first. "
+        "Look:",
         f"comp-lib generate {shlex.quote(name)} --prompt {PROMPT}",
     ]
 
@@ -50,7 +51,7 @@ def untrained(name: str, loss: float, vocabulary: int) -> list[str]:
 def verdict(
     name: str, costs: pd.DataFrame, allowed: float, sequences: int, options: Mapping[str, object]
 ) -> list[str]:
-    """The lines of the box for the first way in the frame `costs`; lines that begin with "comp-lib" are commands.
+    """The lines of the box for the first way in the frame `costs`; commands begin with "comp-lib".
 
     Args:
         allowed: price that may be paid, nats per token.
@@ -72,8 +73,9 @@ def verdict(
         way = f" --{'preset' if best.way in PRESETS else 'method'} {best.way}"
     return [
         f"{name}: {best.removed:.0%} of the decoder may go.",
-        f"{best.parameters / 1e6:.1f} million parameters stay. The price is {price(best)} nats per token, where "
-        f"{allowed:g} were allowed: the perplexity becomes {math.exp(best.increase):.2f} times what it was.",
+        f"{best.parameters / 1e6:.1f} million parameters stay. The price is {price(best)} nats per token, "
+        f"where {allowed:g} were allowed: the perplexity becomes {math.exp(best.increase):.2f} times what it "
+        "was.",
         f"comp-lib prune {shlex.quote(name)} --out build/small --ratio {best.ratio:g}{way}{flags}",
     ]
 
@@ -95,7 +97,8 @@ def _longer_check_up(name: str, row: pd.Series, allowed: float, sequences: int, 
 
 def pruned_before(name: str, plan: Plan, against: str) -> list[str]:
     """Further lines for a model that this plan pruned; against: the model that it is compared with, or ""."""
-    history = f"It was pruned: {plan.removed:.0%} of the decoder of {plan.parent} is gone. The page starts from there."
+    removed = f"{plan.removed:.0%} of the decoder of {plan.parent}"
+    history = f"It was pruned: {removed} is gone. The page starts from there."
     if against:
         return [f"{history} The last section compares them."]
     parent = shlex.quote(plan.parent)

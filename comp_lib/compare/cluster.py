@@ -32,7 +32,7 @@ Outcome = dict[str, Any]
 
 @contextmanager
 def executor(workers: int = 1, scheduler: str | None = None) -> Iterator[Executor]:
-    """For `workers` runs at a time on this machine, or on the Dask cluster at `scheduler`, such as tcp://host:8786.
+    """For `workers` runs at a time on this machine, or on the Dask cluster at `scheduler` (tcp://host:8786).
 
     Raises InputError when no scheduler answers, or dask.distributed is not there.
     """

@@ -58,7 +58,7 @@ class Grid:
     window: int = 512  # tokens in each
 
     def runs(self) -> dict[str, dict[str, Any]]:
-        """Key -> arguments of `one_run.measure`; all methods at all ratios, then the next size, then the next seed.
+        """Key -> arguments of `one_run.measure`: methods at all ratios, then the next size, the next seed.
 
         Loads the model, for its hash. Raises InputError for what can be refused before a run.
         """
@@ -111,7 +111,7 @@ def run(
     workers: int = 1,
     scheduler: str | None = None,
 ) -> pd.DataFrame:
-    """Measure the runs of `grid` that DIR/rows.csv lacks. Returns its rows, one a run, in the order of the grid.
+    """Measure the runs of `grid` that DIR/rows.csv lacks. Returns a row for each run, in order of the grid.
 
     Rows of other grids in the same folder stay. Only this process writes the file, a row as soon as its run
     is done; two processes at the same time would lose rows of each other.
@@ -172,7 +172,7 @@ def _outcome_of(future: Future[Outcome]) -> Outcome:
 
 
 def read_rows(path: str | Path) -> pd.DataFrame:
-    """The rows of a CSV that `run` wrote; none if the file does not exist. Raises InputError for another file."""
+    """The rows of a CSV that `run` wrote; none if it does not exist. Raises InputError for another file."""
     if not Path(path).exists():
         return pd.DataFrame()
     with refusing("rows of a comparison", str(path), "mend or delete it, or name another folder"):

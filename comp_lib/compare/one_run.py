@@ -1,4 +1,4 @@
-"""One run of a comparison, in a process of its own that runs this module, so that its peak of memory is known.
+"""One run of a comparison, in a process of its own that runs this module, so that its peak of memory shows.
 
 Quality is the increase of the loss over the dense model, with a 95% interval (`evaluation.confidence`). It is
 taken window by window, since texts are not equally hard:
@@ -68,6 +68,7 @@ def measure(
     decode_ratio, _, _ = ratio(rates[0].decode, rates[1].decode)
     quality = judge(small, judging_windows, dense)
     low, high = quality.intervals()["increase"] or NO_INTERVAL
+    libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
     return quality.mean | {
         "increase_low": low,
         "increase_high": high,
@@ -76,7 +77,7 @@ def measure(
         "seconds": seconds,
         "peak_megabytes": bytes_of_pruning / 2**20,
         "decode_ratio": decode_ratio,
-        "versions": f"comp-lib {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
+        "versions": f"comp-lib {__version__}, {libraries}",
     }
 
 

@@ -46,15 +46,16 @@ def rows_with_status(rows: pd.DataFrame, status: str = "ok") -> pd.DataFrame:
 
 
 def markdown(rows: pd.DataFrame) -> str:
-    """A table for each number of calibration sequences and each measure: methods x ratios, the best in bold."""
+    """A table of methods x ratios for each number of calibration sequences and each measure, best in bold."""
     finished = rows_with_status(rows)
     parts = []
     for sequences, group in finished.groupby("sequences"):
         first = group.iloc[0]
         parts.append(
             f"# {first.model}, {sequences} x {first.length} tokens of {first.calibration}\n\n"
-            f"Judged on {first.windows} x {first.window} tokens of {first.evaluation}, where the dense model's loss is "
-            f"{first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); best mean in bold."
+            f"Judged on {first.windows} x {first.window} tokens of {first.evaluation}, where the dense "
+            f"model's loss is {first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); "
+            "best mean in bold."
         )
         for column, measure in MEASURES.items():
             parts.append(f"## {measure.heading}\n\n{comparison_table(group, column)}")

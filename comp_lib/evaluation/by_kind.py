@@ -1,8 +1,7 @@
 """How good a model is on each kind of text that ships, and on the mean over the kinds.
 
 One text can hide a loss: a pruned model may keep its prose and forget how to write code. So every kind is
-judged by itself, by what `loss` measures, and the mean gives each kind the same weight, however long its text
-is.
+judged by itself, by what `loss` measures, and in the mean each kind weighs the same, however long its text.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class ByKind:
 
     @property
     def mean(self) -> dict[str, float]:
-        """Mean over kinds of what `Evaluation.values` gives: nats per token, but for `top1_agreement`, 0 to 1."""
+        """Mean over kinds of `Evaluation.values`: nats per token, or 0 to 1 for `top1_agreement`."""
         rows = [evaluation.values() for evaluation in self.kinds.values()]
         return {measure: float(np.mean([row[measure] for row in rows])) for measure in rows[0]}
 
@@ -43,9 +42,9 @@ class ByKind:
         return intervals([evaluation.by_sequence for evaluation in self.kinds.values()])
 
     def rows(self) -> dict[str, Row]:
-        """Values and 95% intervals of each text in the order of `kinds`; of several texts, at the end, of their mean.
+        """Values and 95% intervals of each text, in the order of `kinds`.
 
-        The row of the mean is called after the number of texts: `mean of 8`.
+        Of several texts there is at the end a row of their mean, called after their number: `mean of 8`.
         """
         rows: dict[str, Row] = {}
         for name, evaluation in self.kinds.items():
@@ -88,7 +87,7 @@ def judge(
     *,
     progress: Progress = no_progress,
 ) -> ByKind:
-    """Measure `model` on each of `windows` (S, L), as `windows_of` gives them, beside `dense` where it is given.
+    """Measure `model` on each of `windows` (S, L), which `windows_of` gives, beside `dense` if it is given.
 
     `progress` is called with the name of the text and with its sequences. Raises InputError as `loss.compare`
     does.

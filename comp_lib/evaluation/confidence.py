@@ -4,7 +4,7 @@ The unit that varies is a whole sequence, since the tokens of one are anything b
 sequences,
 
     n < 8          no interval: the deviation of so few numbers says next to nothing
-    8 <= n < 16    mean -+ t s / sqrt(n), with Student's t of n - 1 degrees of freedom, s the sample's deviation
+    8 <= n < 16    mean -+ t s / sqrt(n), t Student's with n - 1 degrees of freedom, s the sample's deviation
     16 <= n        the bootstrap: n values are drawn anew with replacement, RESAMPLES times; the middle 95% of
                    the means so drawn is the interval (Efron's percentile interval), which is too narrow for
                    fewer values
@@ -74,7 +74,7 @@ def intervals(kinds: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Inter
 
 
 def confidence_intervals(*kinds: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Intervals of the mean over kinds of each row: (k, n) of each kind -> (k, 2). All rows have the same draws.
+    """Intervals of the mean over kinds of each row, all with the same draws: (k, n) of each kind -> (k, 2).
 
     NaN where there is none: too few values, or one that is not finite.
     """
@@ -112,7 +112,7 @@ def _bootstrap_intervals(kinds: list[np.ndarray], seed: int) -> np.ndarray:
 
 
 def t_quantile(degrees: int) -> float:
-    """97.5% quantile of Student's t, by Cornish and Fisher's expansion; within 0.001 from 7 degrees of freedom on."""
+    """97.5% quantile of Student's t, to 0.001 from 7 degrees on (Cornish and Fisher's expansion)."""
     z = NORMAL_QUANTILE
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96

@@ -48,7 +48,7 @@ HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a voc
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Quality of a model on a text; the fields that default to None are those of a comparison with a dense model."""
+    """Quality of a model on a text; fields that default to None are of a comparison with a dense model."""
 
     by_sequence: dict[str, tuple[float, ...]]  # measure -> its value for each sequence
     tokens: int  # that were predicted
@@ -73,7 +73,7 @@ class Evaluation:
         return {measure: getattr(self, measure) for measure in self.by_sequence}
 
     def intervals(self) -> dict[str, Interval | None]:
-        """95% intervals of `values`, `increase` paired, and of `perplexity`; None where `confidence` has none."""
+        """95% intervals of `values` (paired for `increase`) and of `perplexity`; None where there is none."""
         bounds = intervals([self.by_sequence])
         bounds["perplexity"] = None
         if bounds["loss"] is not None:
@@ -92,7 +92,7 @@ def perplexity(
 def compare(
     model: Model, dense: Model, ids: Tensor, progress: Progress = no_progress, label: str = "measuring"
 ) -> Evaluation:
-    """Losses of `model` and of `dense`, their KL divergence and top-1 agreement, in one pass over `ids` (S, L).
+    """Losses of `model` and of `dense`, KL divergence and top-1 agreement, in one pass over `ids` (S, L).
 
     Raises InputError when the two have different vocabularies.
     """
@@ -146,9 +146,10 @@ def _states(model: Model, ids: Tensor) -> Tensor:
 
 
 def _measures_by_token(targets: Tensor, log_q: Tensor, log_p: Tensor | None = None) -> Tensor:
-    """The loss of each of the targets (R,), (R, 1), or with a dense model's log p all MEASURES, (R, 5); on the CPU.
+    """The loss of each of the targets (R,), (R, 1), or with a dense model's log p all MEASURES, (R, 5).
 
-    log_q, log_p: log-probabilities of the next token by the model and by the dense model, (R, V).
+    log_q, log_p: log-probabilities of the next token by the model and by the dense model, (R, V). The result
+    is on the CPU.
     """
     loss = F.nll_loss(log_q, targets, reduction="none").double()  # (R,)
     if log_p is None:

@@ -3,8 +3,8 @@
 Each answer is a continuation of the same context; the model chooses the one to which it gives the highest
 log-probability, in sum (acc), or divided by its length in characters (acc_norm):
 
-    acc      = share of items in which  argmax_i  log p(answer_i | context)                   is the right one,
-    acc_norm = share of items in which  argmax_i  log p(answer_i | context) / len(answer_i)   is the right one.
+    acc      = share of items in which  argmax_i log p(answer_i | context)                   is the right one,
+    acc_norm = share of items in which  argmax_i log p(answer_i | context) / len(answer_i)   is the right one.
 
 `offline` are the tasks that ship in data/tasks: 20 phenomena of English grammar (pairs: chance is 0.5), last
 words of sentences from evaluation.txt, everyday physical sense, and school science (one of four: chance is
@@ -30,7 +30,7 @@ SETS = {
 
 
 def load_tasks(text: str) -> list[Any]:
-    """lm-eval's tasks and groups of tasks that `text` names: offline, literature, or names with commas between.
+    """lm-eval's tasks and groups of them that `text` names: offline, literature, or names between commas.
 
     Raises InputError for what lm-eval cannot load: a name that it does not know, a task that is there twice
     or cannot be fetched.

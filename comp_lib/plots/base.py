@@ -74,7 +74,7 @@ def panels(rows: int, columns: int, size: Size, share: str = "", **labels: Any) 
 
 
 def plain_ticks(axis: Axis, limits: tuple[float, float], percent: bool = False, max_ticks: int = 8) -> None:
-    """Set at most `max_ticks` ticks that a person would choose, on a logarithmic axis (`Axes.xaxis`) of any span."""
+    """Set at most `max_ticks` ticks that a person would choose, on a logarithmic axis (`Axes.xaxis`)."""
     low, high = limits
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for multiples in TICKS_OF_A_DECADE:

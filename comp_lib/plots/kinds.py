@@ -124,8 +124,8 @@ def plot_pruned(
     worst = int(np.argmax(errors))
     return figure.with_alt_text(
         f"Three charts over {plan.parent_layers} decoder layers. Block influence is highest in layer "
-        f"{np.argmax(importance)} and lowest in layer {np.argmin(importance)}. {len(plan.dropped)} layers were "
-        f"dropped; the others keep {_range(plan.neurons)} of {max(neurons)} neurons. The "
+        f"{np.argmax(importance)} and lowest in layer {np.argmin(importance)}. {len(plan.dropped)} layers "
+        f"were dropped; the others keep {_range(plan.neurons)} of {max(neurons)} neurons. The "
         f"error left is largest in layer {plan.layers[worst]}, {errors[worst]:.1%} of the layer's energy."
     )
 

@@ -52,7 +52,7 @@ def windows(tokenizer, model):
 
 @torch.no_grad()
 def inputs_of(model, ids, layer, which="mlp"):
-    """What the dense layer of a step reads (T, n) and the stream behind the step (T, d), by hooks in the model."""
+    """What the dense layer of a step reads (T, n) and the stream behind the step (T, d), by hooks."""
     seen, own = [], model.model.layers[layer]
     behind = [*model.model.layers, model.model.norm][layer + 1]
     pair = (

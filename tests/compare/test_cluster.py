@@ -165,7 +165,7 @@ def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(python, grid,
     assert list(run(grid, tmp_path / "out").status) == ["ok"] * 4 and box.count("comp") == 1
 
 
-# --- on a cluster -----------------------------------------------------------------------------------------------------
+# --- on a cluster -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, m
     )
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------
 
 
 def test_a_run_imports_nothing_from_the_folder_where_it_works(tmp_path):

@@ -87,7 +87,7 @@ def straight(parent, tmp_path_factory, imported):
     return folder
 
 
-# --- what a row says --------------------------------------------------------------------------------------------------
+# --- what a row says ----------------------------------------------------------------------------------------
 
 
 def test_a_row_is_what_was_measured(straight, parent):
@@ -141,14 +141,15 @@ def test_quality_pairs_the_windows_of_each_kind(tiny_llama):
 def test_peak_memory_is_that_of_the_process_alone():
     ballast = torch.zeros(100 * 2**20 // 8, dtype=torch.float64) + 1  # the process that starts it is larger
     code = "import sys, unittest.mock; sys.modules['torch'] = unittest.mock.MagicMock()  # it takes seconds\n"
-    code += "from comp_lib.system.machine import peak_bytes as p; a = p(); x = bytearray(b'x') * 2**28; print(a, p())"
+    code += "from comp_lib.system.machine import peak_bytes as p\n"
+    code += "a = p(); x = bytearray(b'x') * 2**28; print(a, p())"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert 240 * 2**20 < int(out[1]) - int(out[0]) < 280 * 2**20 and peak_bytes() >= ballast.nbytes
 
 
-# --- killed and resumed -----------------------------------------------------------------------------------------------
+# --- killed and resumed -------------------------------------------------------------------------------------
 
 
 # the command, which says its number first, and whose runs have their imports behind them, too
@@ -193,7 +194,7 @@ def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, python, paren
     assert increase[0] == increase[1] and "comp + least-squares" in increase[0]
 
 
-# --- the grid, with an engine that answers at once --------------------------------------------------------------------
+# --- the grid, with an engine that answers at once ----------------------------------------------------------
 
 
 def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, tokenizer):
@@ -240,7 +241,7 @@ def test_a_failure_shows_in_the_exit_code_and_the_table(parent, tmp_path, monkey
     assert "failed" in (tmp_path / "out" / "table.md").read_text().lower()
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_it_is_the_same_as_one_by_one(pair, windows):
     assert set(rows["code"][1].values()) == {None}  # of three windows
 
 
-# --- mean and intervals, by numbers that are made up ------------------------------------------------------------------
+# --- mean and intervals, by numbers that are made up --------------------------------------------------------
 
 GROUPS = {"a": [1.0, 1.2, 0.9, 1.1], "b": [5.0, 5.5, 4.0, 5.1, 6.0, 5.2], "c": [2.0, 2.5]}
 DENSE = {"a": [0.8, 1.1, 0.8, 0.9], "b": [4.0, 4.6, 3.0, 4.2, 5.1, 4.1], "c": [1.9, 2.1]}

@@ -28,7 +28,9 @@ def test_of_few_values_it_is_students_interval(count):
 
 
 def test_of_many_values_it_is_scipys_percentile_interval():
-    values = np.random.default_rng(2).gamma(1.0, size=BOOTSTRAP_VALUES)  # skewed, where intervals differ from one another
+    values = np.random.default_rng(2).gamma(
+        1.0, size=BOOTSTRAP_VALUES
+    )  # skewed, where intervals differ from one another
     theirs = stats.bootstrap(
         (values,), np.mean, n_resamples=20_000, method="percentile", random_state=np.random.default_rng(0)
     ).confidence_interval
@@ -71,7 +73,7 @@ def test_rows_are_as_one_by_one_and_equal_values_leave_no_doubt():
     assert np.isnan(found[2]).all() and found[3] == pytest.approx(confidence_interval(values[3]))
 
 
-# --- several kinds ----------------------------------------------------------------------------------------------------
+# --- several kinds ------------------------------------------------------------------------------------------
 
 
 def test_of_large_kinds_it_is_the_stratified_bootstrap():

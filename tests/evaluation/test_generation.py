@@ -17,7 +17,7 @@ def models(tiny_llama):
 
 
 def greedy(model, ids, tokens, stop=True):
-    """The most likely token, step by step, without a cache; past an end of text unless it is to `stop` there."""
+    """The most likely token, step by step, without a cache; past an end of text unless `stop`."""
     with torch.no_grad():
         for _ in range(tokens):
             following = model(input_ids=ids).logits[:, -1].argmax(-1, keepdim=True)

@@ -105,7 +105,7 @@ def test_two_vocabularies_cannot_be_compared(tiny_llama, ids):
         compare(tiny_llama(), tiny_llama(vocab_size=513), ids)
 
 
-# --- each sequence ----------------------------------------------------------------------------------------------------
+# --- each sequence ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_pairing_cancels_what_makes_a_text_hard():
     assert found["loss"][1] - found["loss"][0] > 2.0
 
 
-# --- windows ----------------------------------------------------------------------------------------------------------
+# --- windows ------------------------------------------------------------------------------------------------
 
 
 def test_windows_are_consecutive_from_the_start(tokenizer):

@@ -34,7 +34,7 @@ def grammar():
     return pairs
 
 
-# --- the shipped items ------------------------------------------------------------------------------------------------
+# --- the shipped items --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["make_grammar", "make_cloze"])
@@ -122,7 +122,7 @@ def shingles(text, length=7):
     return [tuple(words[place : place + length]) for place in range(len(words) - length + 1)]
 
 
-# --- scores -----------------------------------------------------------------------------------------------------------
+# --- scores -------------------------------------------------------------------------------------------------
 
 
 def log_probability(model, tokenizer, context: str, answer: str) -> float:
@@ -186,7 +186,7 @@ def test_a_ruined_model_gets_chance_not_everything(tiny_llama, tokenizer):
     assert 0.25 < scores["comp_grammar_polarity"]["acc,none"] < 0.75
 
 
-# --- names and refusals -----------------------------------------------------------------------------------------------
+# --- names and refusals -------------------------------------------------------------------------------------
 
 
 def test_names():
