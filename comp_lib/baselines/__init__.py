@@ -6,7 +6,7 @@
 | flap | FLAP, An et al. 2023, arXiv 2312.11983 | `flap`; its bias compensation is the recovery "bias" |
 | slimgpt | SlimGPT, Ling et al. 2024, arXiv 2412.18110 | `slimgpt`: widths alone, the rest is COMP's |
 | shortgpt | ShortGPT, Men et al. 2024, arXiv 2403.03853 | `shortgpt` |
-| wanda-sp | Wanda, Sun et al. 2023, arXiv 2306.11695, structured by An et al. | `importance.neurons.wanda_sp` |
+| wanda-sp | Wanda, Sun et al. 2023, arXiv 2306.11695; groups: An et al. | `importance.neurons.wanda_sp` |
 | magnitude | the norm of all weights that go together | `importance.neurons.magnitude` |
 | random | the floor | `importance.neurons.random` |
 

@@ -106,7 +106,7 @@ def standardise(scores: Tensor) -> Tensor:
 
 
 def _keep(scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int) -> list[list[list[int]]] | None:
-    """Ascending indices of the neurons and KV groups that stay in each layer; None: the ratio is out of reach.
+    """Ascending indices of the neurons and KV groups that stay in each layer; None: not within `left`.
 
     scores: of the neurons, and of the KV groups, of each layer. left: the parameters that the decoder may
     keep. The ranking is followed from its tail; a KV group that would remove more than is still asked for

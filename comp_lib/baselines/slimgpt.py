@@ -1,11 +1,11 @@
-"""SlimGPT (Ling et al. 2024, arXiv 2412.18110): the brain surgeon for neurons, widths that fall with depth.
+"""SlimGPT (Ling et al. 2024): the optimal brain surgeon for neurons, and widths that fall with depth.
 
 An error of a layer reaches all layers behind it, so early layers lose less: with n layers, layer i (from 0)
 loses
 
     r_i = x log(i + 1) / log(n)
 
-of its neurons. The digests say that the ratio rises with the logarithm of depth; that it starts at nothing is
+of its neurons. The digests say that the ratio rises with the logarithm of depth; that it starts at zero is
 our choice, and x is the smallest that reaches the budget. The inverse of C decides greedily which neurons go,
 and the others take over their work: COMP's price and refit are the same formula. The authors damp C by a
 hundredth of its mean diagonal and weigh all tokens alike; here `ridge=0.01, token_weights=False` comes
@@ -34,7 +34,7 @@ def plan(
     name: str = "",
     progress: Progress = no_progress,
 ) -> Plan:
-    """Widths that fall with depth, whatever the tokens ids. Raises InputError when the ratio cannot be reached."""
+    """Widths that fall with depth, whatever the text. Raises InputError when the ratio cannot be reached."""
     return falling_widths(settings.request(Shape.of(model), name))
 
 

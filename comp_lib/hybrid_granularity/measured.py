@@ -68,7 +68,7 @@ def _narrower(width: int, multiple: int) -> int:
 
 
 def _price(neurons: int, width: int, harm: Tensor, multiple: int) -> float:
-    """Predicted harm per neuron of the next step of a layer that has `width` of its `neurons`; inf: no step."""
+    """Predicted harm per neuron of the next step from `width`, of a layer of `neurons`; inf: no step."""
     narrower = _narrower(width, multiple)
     if narrower < min(multiple, neurons) or neurons - narrower >= len(harm):
         return math.inf

@@ -14,9 +14,7 @@ from ..errors import InputError
 from ..plan import SMALLEST_SHARE, Plan, PlanRequest
 from ..shape import Shape
 
-SMALLEST_KEPT_SHARE = (
-    0.25  # of the neurons of the layers that stay; rather than keep fewer, layers are dropped
-)
+SMALLEST_KEPT_SHARE = 0.25  # of the neurons of the layers that stay; rather than keep fewer, drop layers
 RATIO_TOLERANCE = 0.005  # of the decoder: a plan may remove so much more than was asked for
 GGUF_BLOCK = 32  # most GGUF files need widths that are multiples of this
 GGUF_TOLERANCE = 0.02  # of the decoder: a plan of such widths may remove so much more
@@ -43,8 +41,8 @@ def drop_count(request: PlanRequest, layers: float | str) -> int:
 
     layers: a number, a share below 1 of all layers, or "auto": as few as leave the others at least
     SMALLEST_KEPT_SHARE of their neurons. Measured (benchmarks/RESULTS.md): up to there, narrowing all layers
-    costs less than dropping as many as leave half. Raises InputError where even one layer cannot be narrowed
-    enough.
+    costs less than dropping as many as leave half. Raises InputError where even one layer alone keeps too
+    much.
     """
     shape = request.shape
     if not isinstance(layers, str):
@@ -53,9 +51,8 @@ def drop_count(request: PlanRequest, layers: float | str) -> int:
         with suppress(InputError):  # with so few layers dropped the ratio is out of reach
             if _keeps_enough(uniform_plan(replace(request, drop=range(count))), shape):
                 return count
-    uniform_plan(
-        replace(request, drop=range(shape.layers - 1))
-    )  # raises where one layer alone keeps too much
+    single_layer = replace(request, drop=range(shape.layers - 1))
+    uniform_plan(single_layer)  # raises InputError where even that removes too little
     return shape.layers - 1
 
 

@@ -33,9 +33,7 @@ from ..walk import batches, walk
 from .matrix_condition import Sweep, sweep
 from .neurons import RIDGE
 
-FITTED_SEQUENCES = (
-    32  # of the calibration text, on which layers are refitted: widths need fewer than weights do
-)
+FITTED_SEQUENCES = 32  # of the calibration text, on which layers are refitted: widths need few
 JUDGING_SEQUENCES = 4  # on which the refitted layers are judged
 JUDGED_LENGTH = 512  # tokens of each judging sequence: their states are in memory once for each layer
 COMPARED_POSITIONS = 512  # of these tokens, at which the predictions of the models are compared
@@ -91,16 +89,16 @@ def reference_removals(shape: Shape, plan: Plan) -> tuple[int, ...]:
 def sensitivity(
     model: Model | Decoder,
     ids: Tensor,
-    gone: int | Sequence[int],
+    removals: int | Sequence[int],
     *,
     ridge: float | None = None,
     weighted: bool = True,
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Sensitivity:
-    """What it does to the model, on ids (S, L), to narrow each layer alone by `gone` neurons.
+    """What it does to the model, on ids (S, L), to narrow each layer alone by so many neurons.
 
-    gone: one number, or one for each layer. The last sequences judge: the first JUDGED_LENGTH tokens of
+    removals: one number, or one for each layer. The last sequences judge: the first JUDGED_LENGTH tokens of
     JUDGING_SEQUENCES, or of half of all where these are fewer. Up to FITTED_SEQUENCES of the others are
     fitted to, with that `ridge` (None: RIDGE), tokens `weighted` by 1 / ||h||. Needs 2 sequences. The layers
     are on `device` one at a time, each once: the judging stream of the model passes a layer, and so does the
@@ -113,7 +111,8 @@ def sensitivity(
     """
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
-    losses = (gone,) * shape.layers if isinstance(gone, int) else tuple(gone)
+    if isinstance(removals, int):
+        removals = (removals,) * shape.layers
     judging_count = min(JUDGING_SEQUENCES, len(ids) // 2)
     judging_ids = ids[-judging_count:, :JUDGED_LENGTH]
     fitted_count = min(FITTED_SEQUENCES, len(ids) - judging_count)
@@ -126,7 +125,7 @@ def sensitivity(
     for visit in walk(decoder, judging_ids, device):
         without = [visit.through(stream) for stream in without]
         curve, gram, weight = narrowed(
-            visit.layer, fitted, fitted_rope, losses[visit.index], fitted_ridge, weighted
+            visit.layer, fitted, fitted_rope, removals[visit.index], fitted_ridge, weighted
         )
         visit.after, stream = with_weights(visit.layer, visit.before, visit.rope, weight)
         without.append(stream)
@@ -134,7 +133,8 @@ def sensitivity(
         curves.append(replace(curve, weights=torch.empty(0)))  # those of all layers would be half a model
         del curve, gram, weight  # before the next layer is read
         progress("sensitivity", visit.index + 1, shape.layers)
-    return Sensitivity(losses, _divergences(decoder, dense, without, progress), tuple(curves))
+    harm = _divergences(decoder, dense, without, progress)
+    return Sensitivity(tuple(removals), harm, tuple(curves))
 
 
 def smallest_width(neurons: int) -> int:
@@ -146,16 +146,16 @@ def narrowed(
     layer: Layer,
     hidden: Tensor,
     rope: Rope,
-    gone: int,
+    removed: int,
     ridge: float,
     weighted: bool = True,
     fewest: int | None = None,
 ) -> tuple[Sweep, Gram, Tensor]:
-    """What `layer` is like without its `gone` least important neurons.
+    """What `layer` is like without its `removed` least important neurons.
 
     `hidden` (S, L, d) is written over by the states behind the layer. Returns the error curve down to
     `fewest` neurons (None: as few as a plan may leave), the sums of the MLP's inputs, and the refitted
-    weights V (n, m) without the `gone` neurons.
+    weights V (n, m) without the `removed` neurons.
     """
     linear = parts(layer)["mlp"].linear.weight
     gram = Gram.zeros(linear.shape[1], device=linear.device)
@@ -171,7 +171,7 @@ def narrowed(
     penalties = penalty(gram.diagonal(), ridge)
     curve = sweep(gram.inverse(ridge), scaled, len(weight) - fewest, penalties=penalties)
     kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
-    kept[curve.order[:gone].to(linear.device)] = False
+    kept[curve.order[:removed].to(linear.device)] = False
     return curve, gram, gram.refit(weight, kept.nonzero().flatten(), ridge)
 
 

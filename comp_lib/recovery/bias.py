@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..importance.neurons import Problem, Selection
-from .refit import Refit, relative
+from .refit import Refit, relative_error
 
 
 def mean_bias(mean: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
@@ -35,11 +35,11 @@ def refit_by_bias(problem: Problem, selection: Selection) -> Refit:
     bias = mean_bias(statistics.mean, problem.weight, inputs)
     energy, error = statistics.energy_and_error(problem.weight, fitted)
     error += statistics.bias_energy(problem.weight - fitted, bias)
-    return Refit(selection.kept, fitted, bias, error=relative(error, energy))
+    return Refit(selection.kept, fitted, bias, error=relative_error(error, energy))
 
 
 def keep_weights(problem: Problem, selection: Selection) -> Refit:
     """No recovery: the weights of what stays remain as they are."""
     fitted = unchanged(problem.weight, problem.inputs_of(selection.kept))
     energy, error = problem.statistics.energy_and_error(problem.weight, fitted)
-    return Refit(selection.kept, fitted, error=relative(error, energy))
+    return Refit(selection.kept, fitted, error=relative_error(error, energy))

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..importance.neurons import Problem, Selection
 from ..statistics.gram import Statistics
-from .refit import Refit, relative
+from .refit import Refit, relative_error
 
 GRID = tuple(0.01 * 3.0**k for k in range(8))  # lambdas, 0.01 to 21.9, relative to each input's own energy
 MIXTURES = 128  # of the outputs, on which lambdas are compared where there are twice as many outputs or more
@@ -79,4 +79,4 @@ def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:
     else:
         fitted = statistics.refit(weight, problem.inputs_of(selection.kept), problem.ridge)
         energy, error = statistics.energy_and_error(weight, fitted)
-    return Refit(selection.kept, fitted, error=relative(error, energy), ridge=problem.ridge)
+    return Refit(selection.kept, fitted, error=relative_error(error, energy), ridge=problem.ridge)

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..importance.neurons import Problem, Selection
 from ..statistics.gram import contributions
 from ..statistics.solve import least_squares
-from .refit import Refit, relative
+from .refit import Refit, relative_error
 
 MAX_ROUNDS = 64  # of the guard: lambda has grown by 38 digits then, and the mask of any finite sums is flat
 MAX_VARIANCE = 0.05  # of a tuned mask; more means that a few neurons imitate many
@@ -67,4 +67,4 @@ def refit_by_mask(problem: Problem, selection: Selection) -> Refit:
     mask, ridge = tune_mask(contributions(problem.xtx, problem.scaled_weight), inputs, problem.ridge)
     fitted = fold_mask(problem.weight, inputs, mask)
     energy, error = problem.statistics.energy_and_error(problem.weight, fitted)
-    return Refit(selection.kept, fitted, error=relative(error, energy), ridge=ridge)
+    return Refit(selection.kept, fitted, error=relative_error(error, energy), ridge=ridge)

@@ -29,6 +29,6 @@ Recovery = Callable[[Problem, Selection], Refit]
 """Anything that can say what weights the blocks that stay get."""
 
 
-def relative(error: float, energy: float) -> float:
+def relative_error(error: float, energy: float) -> float:
     """||X W - X V||^2 / ||X W||^2 from both; 0 for a layer that sends nothing."""
     return error / energy if energy > 0.0 else 0.0
