@@ -1,7 +1,7 @@
 """How fast models run on this machine, beside how fast they could.
 
 To write one token the machine reads each weight of the decoder and of the head once. Of the embedding it reads one row,
-which is nothing, unless it is tied: then it is the head, and read whole. The ratio of these bytes is the `limit` of a
+which is nothing, unless it is tied: then it is the head, and all of it is read. The ratio of these bytes is the `limit` of a
 `Gain`, of which docs/on-the-device.md says what it is good for.
 
 Machines are not steady. The models take turns, one round each; speed-ups are taken within a round, and medians over
@@ -50,10 +50,12 @@ class Gain:
     limit: float  # of decode, if nothing but reading the weights took time
 
 
-def gain(first: Measured, other: Measured) -> Gain:
-    """How much faster `other` is than `first`, round by round."""
-    limit = first.bytes_per_token / other.bytes_per_token
-    return Gain(ratio(other.decode, first.decode), ratio(other.prefill, first.prefill), limit)
+def gain(baseline: Measured, model: Measured) -> Gain:
+    """How much faster `model` is than `baseline`, round by round."""
+    limit = baseline.bytes_per_token / model.bytes_per_token
+    decode = ratio(model.decode, baseline.decode)
+    prefill = ratio(model.prefill, baseline.prefill)
+    return Gain(decode, prefill, limit)
 
 
 def measure(
