@@ -15,7 +15,8 @@ from .animation import Frame
 
 Values = NDArray[np.floating]
 Arrays = Mapping[str, ArrayLike]
-KEPT, REMOVED = BLUE, RED
+KEPT = BLUE
+REMOVED = RED
 
 
 def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
@@ -172,7 +173,7 @@ def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, t
 
 def _running_share(values: ArrayLike) -> Values:
     """Share of the sum that the largest 1, 2, 3, ... of the values hold: (number of values,)."""
-    values = np.asarray(values, dtype=float)
+    values = np.asarray(values)
     shares: Values = np.sort(values.flatten())[::-1].cumsum() / values.sum()
     return shares
 
