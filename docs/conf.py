@@ -1,4 +1,4 @@
-"""The book, as Sphinx builds it: `make book`. It is built from what `docs/book.py` lays out, without any network."""
+"""The book, as Sphinx builds it: `make book`. docs/book.py lays it out, and no network is used."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ copyright = "2026, the comp-lib team"
 extensions = ["myst_nb", "mathml"]
 root_doc = "index"
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
-suppress_warnings = [
-    "myst.header",
-    "toc.not_included",
-]  # pages that lessons link to need no place in the menu
+suppress_warnings = ["myst.header", "toc.not_included"]  # pages that lessons link to may miss in the menu
 
 nb_execution_mode = "off"  # what is stored is what is shown
 nb_ipywidgets_js: dict[str, object] = {}  # widgets are stills here, and scripts from elsewhere are not wanted
@@ -32,20 +29,20 @@ html_title = "COMP, taught and performed"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
-repository = os.environ.get(
-    "COMP_LIB_REPOSITORY"
-)  # where the pages are published from, for buttons that open a lesson
-launch = {
-    "launch_buttons": {
-        "colab_url": "https://colab.research.google.com",
-        "binderhub_url": "https://mybinder.org",
-    }
-}
-html_theme_options = {
-    **({"repository_url": repository, "use_repository_button": True, **launch} if repository else {}),
+html_theme_options: dict[str, object] = {
     "use_download_button": True,
     "use_fullscreen_button": False,
     "navbar_persistent": [],  # its search field would be a second one
     "show_toc_level": 2,
     "home_page_in_toc": True,
 }
+repository = os.environ.get("COMP_LIB_REPOSITORY")  # where the pages are published from
+if repository:  # buttons that open a lesson
+    html_theme_options |= {
+        "repository_url": repository,
+        "use_repository_button": True,
+        "launch_buttons": {
+            "colab_url": "https://colab.research.google.com",
+            "binderhub_url": "https://mybinder.org",
+        },
+    }

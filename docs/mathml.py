@@ -10,8 +10,8 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
-# What lessons write for JupyterLab's MathJax, and the same in words that the converter draws.
-SAME = {
+# What lessons write for JupyterLab's MathJax -> the same in LaTeX that the converter draws.
+REPLACEMENTS = {
     r"\\[Bb]ig[lr]?(?=\(|\\lVert)": r"\\left",
     r"\\[Bb]ig[lr]?(?=\)|\\rVert)": r"\\right",
     r"(?<!\\left)\\lVert|(?<!\\right)\\rVert": "‖",
@@ -21,8 +21,8 @@ SAME = {
 
 def drawn(formula: str, display: Literal["block", "inline"]) -> str:
     """A formula in LaTeX, as MathML."""
-    for theirs, ours in SAME.items():
-        formula = re.sub(theirs, ours, formula)
+    for pattern, replacement in REPLACEMENTS.items():
+        formula = re.sub(pattern, replacement, formula)
     return convert(formula, display=display)
 
 

@@ -6,18 +6,13 @@ from typer.testing import CliRunner
 
 from comp_lib.cli.app import app
 
-# of a run on a tiny model, which is to be quick and not good
+# flags of a run on a tiny model, which is to be quick and not good
 FEW = (
-    "--sequences",
-    "8",
-    "--length",
-    "24",
-    "--multiple",
-    "4",
-    "--evaluate",
-    "none",
-    "--calibration",
-    "calibration",
+    *("--sequences", "8"),
+    *("--length", "24"),
+    *("--multiple", "4"),
+    *("--evaluate", "none"),
+    *("--calibration", "calibration"),
 )
 
 
@@ -27,21 +22,21 @@ def run(*arguments):
 
 
 def ran(*arguments):
-    """The same, of a command that succeeds."""
-    done = run(*arguments)
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done
+    """Call a command in this process that must succeed."""
+    result = run(*arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
 
 
 def content(folder):
-    """What lies in a folder and below: name -> bytes."""
+    """The files in a folder and below: name -> bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refused(done, words):
-    """It ended with one line that says what was expected, and these words."""
-    assert done.exit_code == 2, (done.exit_code, done.output, done.exception)
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("comp-lib: expected"), done.stderr
-    for word in words:
-        assert word in lines[0]
+def refused(result, phrases):
+    """A command ended with exit code 2 and one line, which says what was expected and holds these phrases."""
+    assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("comp-lib: expected"), result.stderr
+    for phrase in phrases:
+        assert phrase in lines[0]

@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 DATA = Path(__file__).parents[1] / "data"
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))  # for the package `course`
-sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema does without, and nbformat is there in moments
+sys.modules.setdefault("rfc3987_syntax", None)  # slow to import; nbformat's jsonschema does without
 TINY = {
     "vocab_size": 512,
     "hidden_size": 32,
@@ -34,7 +34,7 @@ TINY = {
 }
 
 
-# Files of which a part takes long, the longest first: two processes that share the files end at the same time.
+# Files with long tests, the longest first, so that two processes that share the files end at about the same time.
 LONG = (
     "test_real.py",
     "test_kit.py",
@@ -44,8 +44,6 @@ LONG = (
     "course/",
     "gguf/",
     "models/",
-)
-LONG += (
     "evaluation/",
     "cli/",
     "disk/",
@@ -55,7 +53,8 @@ LONG += (
     "baselines/",
     "analysis/",
 )
-# Tests that start processes, kernels or clusters, run whole commands, or read the real model: `make check` has none.
+# Files whose tests start processes, kernels or clusters, run whole commands, or read the real model.
+# `make check` leaves them out.
 SLOW = ("test_kit.py", "test_browser.py", "test_book.py", "test_packaging.py")
 SLOW += ("cli/", "system/", "compare/test_cluster.py", "compare/test_grid.py", "models/test_save.py")
 SLOW += (
@@ -74,38 +73,42 @@ SLOW += (
 SLOW_TESTS = ("test_reload_in_another_process",)
 
 
-def _place(path):
+def path_in_tests(path):
+    """The path of a test file from this folder on, as LONG and SLOW have it."""
     return path.relative_to(Path(__file__).parent).as_posix()
 
 
 def pytest_ignore_collect(collection_path, config):
     """Where slow tests are left out, their files are not even read."""
-    return "not slow" in config.option.markexpr and _place(collection_path).startswith(SLOW) or None
+    if "not slow" in config.option.markexpr and path_in_tests(collection_path).startswith(SLOW):
+        return True
+    return None  # pytest and its other plugins decide
 
 
 def pytest_collection_modifyitems(items):
-    """Long files come first, and slow tests are marked: those who start a Python are among them."""
+    """Long files come first, and slow tests are marked: those that start a Python are among them."""
 
-    def place(item):
-        name = _place(item.path)
-        return next((rank for rank, start in enumerate(LONG) if name.startswith(start)), len(LONG))
+    def rank(item):
+        path = path_in_tests(item.path)
+        return next((rank for rank, start in enumerate(LONG) if path.startswith(start)), len(LONG))
 
-    items.sort(key=place)
+    items.sort(key=rank)
     for item in items:
-        starts = item.originalname in SLOW_TESTS or not {"python", "kernels"}.isdisjoint(item.fixturenames)
-        if starts or _place(item.path).startswith(SLOW):
+        starts_a_python = not {"python", "kernels"}.isdisjoint(item.fixturenames)
+        in_a_slow_file = path_in_tests(item.path).startswith(SLOW)
+        if starts_a_python or in_a_slow_file or item.originalname in SLOW_TESTS:
             item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish(session):
-    """What was imported stays: full collections need not walk it."""
+    """What was imported stays in memory, so the garbage collector need not walk it again and again."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk():
-    """A kill leaves what was written; only a power cut would not, and none is tested."""
+    """Without fsync a killed process still leaves what it wrote; only a power cut would not, and none is tested."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -181,15 +184,13 @@ def small_disk():
 
     @contextmanager
     def limited(limit: int):
-        old, handler = (
-            resource.getrlimit(resource.RLIMIT_FSIZE),
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
-        )
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+        old_limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old_limits[1]))
         try:
             yield
         finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+            resource.setrlimit(resource.RLIMIT_FSIZE, old_limits)
             signal.signal(signal.SIGXFSZ, handler)
 
     return limited
@@ -217,24 +218,23 @@ def real_model():
 
 @pytest.fixture(scope="session")
 def python():
-    """The first words of a command that runs Python, where torch and the like have been imported: see `forks`."""
-    with forks.python() as words:
-        yield words
+    """The first words of a command that runs Python with torch and the like imported already: see `forks`."""
+    with forks.python() as command:
+        yield command
 
 
 @pytest.fixture(scope="module")
 def kernels(python, tmp_path_factory):
     """Jupyter starts its kernels by `python`."""
     folder = tmp_path_factory.mktemp("jupyter")
-    place = folder / "kernels" / "python3"
-    place.mkdir(parents=True)
+    kernel_folder = folder / "kernels" / "python3"
+    kernel_folder.mkdir(parents=True)
     command = [*python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    words = {"argv": command, "display_name": "Python 3 (ipykernel)", "language": "python"}
-    (place / "kernel.json").write_text(json.dumps(words), "utf-8")
+    description = {"argv": command, "display_name": "Python 3 (ipykernel)", "language": "python"}
+    (kernel_folder / "kernel.json").write_text(json.dumps(description), "utf-8")
+    folders = filter(None, [str(folder), os.environ.get("JUPYTER_PATH")])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(
-            "JUPYTER_PATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
-        )
+        patch.setenv("JUPYTER_PATH", os.pathsep.join(folders))
         yield
 
 

@@ -4,6 +4,11 @@ That takes moments, where torch and transformers take seconds. A script has its 
 and outputs, and whoever started it gets its signals through and its end back, as from Python itself. Not so what Python
 and its libraries read when they begin, such as PYTHONHASHSEED or OMP_NUM_THREADS; what has been imported, and how much
 memory that takes, are those of all. Elsewhere than on Linux it is Python itself.
+
+The forkserver of `multiprocessing` keeps imports too, but it starts a process only for the Python that owns it, which
+hands over a pickled function. Jupyter and `subprocess` start a command instead, and give it a folder, variables,
+arguments, their own input and outputs, and signals: all of this would have to be carried over by hand there too, with
+private names of the standard library on top.
 """
 
 from __future__ import annotations
@@ -17,14 +22,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # What scripts begin with; no module that one runs as a program, and nothing that starts threads.
-MODULES = ("torch", "transformers.models.llama.modeling_llama", "comp_lib.comp", "comp_lib.disk.from_disk")
-MODULES += (
+MODULES = (
+    "torch",
+    "transformers.models.llama.modeling_llama",
+    "comp_lib.comp",
+    "comp_lib.disk.from_disk",
     "comp_lib.cli.app",
     "comp_lib.evaluation.by_kind",
     "comp_lib.evaluation.generation",
     "comp_lib.models.save",
-)
-MODULES += (
     "comp_lib.models.export",
     "course.dense_stream",
     "pandas",
@@ -57,15 +63,15 @@ while True:
     caller.close()
 door.close()
 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-asked, places, *_ = socket.recv_fds(caller, 1 << 16, 3)
-while not asked.endswith(b"\\n"):
-    asked += caller.recv(1 << 16) or os._exit(0)
-words, variables, folder = json.loads(asked)
-ended, held = os.pipe()
+request, streams, *_ = socket.recv_fds(caller, 1 << 16, 3)  # streams: the caller's descriptors 0, 1 and 2
+while not request.endswith(b"\\n"):
+    request += caller.recv(1 << 16) or os._exit(0)
+arguments, variables, folder = json.loads(request)
+ended, alive = os.pipe()  # `ended` can be read when the script, which keeps `alive`, is no more
 child = os.fork()
 if child:  # this process waits for the script, and passes signals on to it
-    for place in (held, *places):
-        os.close(place)
+    for descriptor in (alive, *streams):
+        os.close(descriptor)
     while ended not in select.select([caller, ended], [], [])[0]:
         number = caller.recv(1)
         os.kill(child, number[0] if number else signal.SIGKILL)
@@ -76,9 +82,9 @@ if child:  # this process waits for the script, and passes signals on to it
         os._exit(0)
 caller.close()
 os.close(ended)
-for number, place in enumerate(places):
-    os.dup2(place, number)
-    os.close(place)
+for number, stream in enumerate(streams):
+    os.dup2(stream, number)
+    os.close(stream)
 sys.stdin = open(0, closefd=False)
 sys.stdout = open(1, "w", closefd=False)
 sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)
@@ -87,12 +93,12 @@ os.environ.clear()
 os.environ.update(variables)
 os.chdir(folder)
 tempfile.tempdir = None  # as the variables say
-more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-sys.path[1:1] = [place for place in more if place and place not in sys.path]
-sys.argv = [words[0], *words[2:]]
+folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+sys.path[1:1] = [folder for folder in folders if folder and folder not in sys.path]
+sys.argv = [arguments[0], *arguments[2:]]
 
 
-def ended_with(kind, code):
+def run(kind, code):
     import atexit, os, signal, sys, threading
 
     try:
@@ -119,7 +125,7 @@ def ended_with(kind, code):
     os._exit(result & 255)  # to take down all that was imported would take seconds
 
 
-ended_with(*words[:2])
+run(*arguments[:2])
 """
 
 CALLER = """
@@ -128,9 +134,9 @@ caller = socket.socket(socket.AF_UNIX)
 caller.connect(sys.argv[1])
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: caller.send(bytes([number])))
-asked = json.dumps([sys.argv[2:], dict(os.environ), os.getcwd()]).encode()
-sent = socket.send_fds(caller, [asked + b"\\n"], [0, 1, 2])
-caller.sendall((asked + b"\\n")[sent:])
+request = json.dumps([sys.argv[2:], dict(os.environ), os.getcwd()]).encode() + b"\\n"
+sent = socket.send_fds(caller, [request], [0, 1, 2])
+caller.sendall(request[sent:])
 code = int(caller.makefile().readline() or 70)
 if code < 0:
     if -code != signal.SIGKILL:
@@ -149,7 +155,9 @@ def python() -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         door = str(Path(folder) / "door")
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-        own = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": os.environ | {"PYTHONPATH": path}}
-        with subprocess.Popen([sys.executable, "-c", SERVER, door, *MODULES], **own) as server:
+        environment = os.environ | {"PYTHONPATH": path}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        command = [sys.executable, "-c", SERVER, door, *MODULES]
+        with subprocess.Popen(command, **pipes, env=environment) as server:
             assert server.stdout.readline() == b"open\n"
             yield [sys.executable, "-S", "-c", CALLER, door]

@@ -1,11 +1,11 @@
-"""Rows of a comparison, as a grid would leave them."""
+"""Rows of a comparison, as a grid would write them."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 MEASURED = ("removed", "dense_loss", "loss", "increase", "kl", "top1_agreement")
-TIMED = ("seconds", "peak_megabytes", "decode_ratio")  # vary from run to run
+TIMED = ("seconds", "peak_megabytes", "decode_ratio")  # differ from run to run
 ANSWER = {"status": "ok", "versions": "0"} | dict.fromkeys(
     (*MEASURED, "increase_low", "increase_high", *TIMED), 0.5
 )
@@ -20,7 +20,8 @@ INCREASES = {  # (method, ratio): one for each seed
 
 
 def rows_of(increases=INCREASES, sequences=8, **columns):
-    found = []
+    """A table with a row for each increase, with `columns` the same in all rows."""
+    rows = []
     for (method, ratio), values in increases.items():
         for seed, increase in enumerate(values):
             row = dict.fromkeys(COLUMNS, 1.0) | {
@@ -44,5 +45,5 @@ def rows_of(increases=INCREASES, sequences=8, **columns):
                 "versions": "comp-lib 0",
                 "kinds": None,
             }
-            found.append(row | columns)
-    return pd.DataFrame(found)
+            rows.append(row | columns)
+    return pd.DataFrame(rows)

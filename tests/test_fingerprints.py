@@ -1,4 +1,4 @@
-"""The numbers that `prune` makes, to the bit: a change of code that is no change of the method leaves them as they are.
+"""The weights that `prune` makes, to the bit: a change of code that is no change of the method leaves them as they are.
 
 `python tests/test_fingerprints.py` writes tests/fingerprints.json anew; a commit that does so says which step changed
 which number, and why. Libraries round in their own ways: on another processor or another torch than those of the file
@@ -27,6 +27,7 @@ from comp_lib.settings import PRESETS, Settings
 
 STORED = Path(__file__).with_name("fingerprints.json")
 ALIKE = {"ratio": 0.25, "multiple": 4}
+MOST = {"ratio": 0.8, "multiple": 4, "layers": 0}  # of 320 neurons: nine rounds of 32 in each layer
 CASES = {  # name: (settings, variant, sequences, length)
     "stock": (Settings(**ALIKE, **PRESETS["stock"]), "gqa", 6, 24),
     "best": (Settings(**ALIKE, **PRESETS["best"]), "gqa", 6, 24),
@@ -41,8 +42,11 @@ CASES = {  # name: (settings, variant, sequences, length)
     "one sequence": (Settings(**ALIKE, **PRESETS["stock"]), "gqa", 1, 100),
     "gemma3": (Settings(**ALIKE, **PRESETS["stock"]), "gemma3", 6, 24),
     "phi3": (Settings(**ALIKE, **PRESETS["stock"]), "phi3", 6, 24),
+    "wide stock": (Settings(**MOST, **PRESETS["stock"]), "wide", 16, 48),
+    "wide best": (Settings(**ALIKE, **PRESETS["best"]), "wide", 16, 48),
+    "wide paper": (Settings(**PRESETS["paper"] | MOST), "wide", 16, 48),
 }
-# Of the real model test_real.py prunes with `stock`; the others take minutes, and are looked at by hand.
+# Cases of the real model. test_real.py prunes it with "stock"; the others take minutes, so a person runs them.
 REAL = (
     "stock",
     "best",
@@ -55,15 +59,18 @@ REAL = (
     "KV groups",
     "one sequence",
 )
-SIZES = {"stock": (8, 64), "one sequence": (1, 1024)}  # of the others: 8 x 128 tokens
+SIZES = {"stock": (8, 64), "one sequence": (1, 1024)}  # (sequences, length); the other cases have (8, 128)
 
 
 def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+    """Processor, instruction set and torch: what decides how sums are rounded."""
+    processor = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        processor = next(names, processor)
+    return f"{processor}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
 
 
 @contextmanager
@@ -78,7 +85,8 @@ def one_thread():
 
 def fingerprint(model) -> dict[str, object]:
     """SHA-256 of all weights by name, and the sum of their squares."""
-    digest, squares = hashlib.sha256(), 0.0
+    digest = hashlib.sha256()
+    squares = 0.0
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
         squares += float(tensor.double().square().sum())
@@ -86,27 +94,32 @@ def fingerprint(model) -> dict[str, object]:
 
 
 def tiny(name: str) -> dict[str, object]:
+    """The fingerprint of the tiny model of a case, after pruning."""
     settings, variant, sequences, length = CASES[name]
     with one_thread():
         return fingerprint(prune(build(variant), tokens(sequences, length), settings).model)
 
 
 def real(name: str, model, tokenizer) -> Pruned:
-    """The same settings for SmolLM2-135M, of which a fifth goes."""
+    """SmolLM2-135M, of which a fifth was removed with the settings of a case."""
     settings = replace(CASES[name][0], ratio=0.2, multiple=32)
-    settings = replace(settings, layers=0.1) if name == "paper" else settings
-    size = dict(zip(("sequences", "length"), SIZES.get(name, (8, 128)), strict=True))
+    if name == "paper":
+        settings = replace(settings, layers=0.1)
+    sequences, length = SIZES.get(name, (8, 128))
     with one_thread():
-        ids = calibration_tokens("calibration", tokenizer, **size, evaluated="evaluation")
+        ids = calibration_tokens(
+            "calibration", tokenizer, sequences=sequences, length=length, evaluated="evaluation"
+        )
         return prune(model, ids, settings, name=EMBEDDED)
 
 
-def check(name: str, found: dict[str, object]) -> None:
+def check(name: str, computed: dict[str, object]) -> None:
+    """A fingerprint equals that of the file: to the bit where the machine is the same, else in the sum of squares."""
     stored = json.loads(STORED.read_text("utf-8"))
-    wanted = stored["cases"][name]
+    expected = stored["cases"][name]
     if stored["machine"] == machine():
-        assert found == wanted
-    assert found["squares"] == pytest.approx(wanted["squares"], rel=1e-3)
+        assert computed == expected
+    assert computed["squares"] == pytest.approx(expected["squares"], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -121,8 +134,11 @@ def main() -> None:
         dense = load_model(EMBEDDED)
         cases |= {f"smollm2 {name}": fingerprint(real(name, *dense).model) for name in REAL}
     old = json.loads(STORED.read_text("utf-8"))["cases"] if STORED.exists() else {}
-    for name, found in cases.items():
-        print(f"{name}: {'same' if old.get(name) == found else f'was {old.get(name)}, is {found}'}")
+    for name, computed in cases.items():
+        if old.get(name) == computed:
+            print(f"{name}: same")
+        else:
+            print(f"{name}: was {old.get(name)}, is {computed}")
     if "--store" in sys.argv:
         STORED.write_text(json.dumps({"machine": machine(), "cases": old | cases}, indent=1) + "\n", "utf-8")
 

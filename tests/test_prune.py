@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from variants import LAYOUTS, NORM_BEHIND, VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib import planning
-from comp_lib.comp import prune
+from comp_lib.comp import KeepInMemory, prune, prune_layers
 from comp_lib.errors import InputError
 from comp_lib.families.find import parts
 from comp_lib.families.probe import dense_target, gain_behind
@@ -27,7 +27,6 @@ from comp_lib.importance.neurons import METRICS, Problem, full_condition
 from comp_lib.methods import RECOVERY_NAMES
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.planning import make_plan
-from comp_lib.prune_layer import LayerPruner
 from comp_lib.settings import PRESETS, Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram
@@ -560,15 +559,22 @@ def test_comp_chooses_the_condition_by_the_recovery():
     assert Settings(method="wanda-sp", recovery="mask").neuron_metric == "wanda-sp"
 
 
+class LastStreams(KeepInMemory):
+    """Keeps the streams behind the last layer, too."""
+
+    def put(self, index, layer, report, streams):
+        super().put(index, layer, report, streams)
+        self.streams = streams
+
+
 @pytest.mark.parametrize(
     ("name", "size"), [*product(["gqa", "gemma3"], [(1, 24), (3, 2), (8, 24)])]
 )  # few, many
 def test_what_is_passed_on_is_the_stream_of_the_pruned_model(name, size):
     small, ids, settings = build(name), tokens(*size), replace(SMALL, aim="dense")
-    pruner = LayerPruner(small, ids, settings, make_plan(small, ids, settings), Shape.of(small))
-    for index, layer in enumerate(small.model.layers):
-        pruner.prune_layer(index, layer)
-    torch.testing.assert_close(pruner.hidden, final_stream(small, ids), rtol=1e-4, atol=1e-4)
+    sink = LastStreams(small)
+    prune_layers(small, ids, settings, make_plan(small, ids, settings), sink)
+    torch.testing.assert_close(sink.streams.pruned, final_stream(small, ids), rtol=1e-4, atol=1e-4)
 
 
 # plans

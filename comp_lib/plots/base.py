@@ -86,8 +86,8 @@ def plain_ticks(axis: Axis, limits: tuple[float, float], percent: bool = False, 
         every = -(-len(ticks) // max_ticks)
         ticks = ticks[::every]
     if len(ticks) < 3:  # less than half a decade: round numbers at equal distances
-        candidates = MaxNLocator(max_ticks - 1).tick_values(low, high)
-        ticks = [tick for tick in candidates if low <= tick <= high]
+        round_numbers = MaxNLocator(max_ticks - 1).tick_values(low, high)
+        ticks = [tick for tick in round_numbers if low <= tick <= high]
     if percent:
         labels = [f"{100 * tick:.3g}%" for tick in ticks]
     else:

@@ -51,7 +51,7 @@ def plot_kinds(rows: Mapping[str, Row]) -> Picture:
     above = bounds[:, 1] - numbers
 
     figure, (axes,) = panels(1, 1, (7.8, row_height * len(rows) + 1.2), xlabel="loss (nats per token)")
-    positions = np.arange(len(rows))
+    positions = np.arange(len(rows), dtype=np.float64)
     bar_positions = positions
     if compared:
         bar_positions = positions + bar_height / 2

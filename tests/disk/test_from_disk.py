@@ -19,9 +19,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from variants import LAYOUTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.comp import prune
-from comp_lib.disk import from_disk, model_on_disk
+from comp_lib.disk import from_disk, layout
 from comp_lib.disk.from_disk import Saving, prune_to
-from comp_lib.disk.model_on_disk import States, Streamed
+from comp_lib.disk.model_on_disk import OnDisk
+from comp_lib.disk.states import StatesFile
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.importance.layers import block_influence, sequence_loss_increase
@@ -32,7 +33,7 @@ from comp_lib.models.meta_model import make_meta_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.system.tensors import TensorFiles
+from comp_lib.system.tensors import EMBEDDING, HEAD, TensorFiles
 
 SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, aim="dense")
 MEASURED = Settings(ratio=0.2, multiple=4, widths="measured")
@@ -43,7 +44,7 @@ class Killed(BaseException):
 
 
 def opened(folder, dtype=torch.float32):
-    return Streamed(make_meta_model(AutoConfig.from_pretrained(folder), dtype), TensorFiles(folder))
+    return OnDisk(make_meta_model(AutoConfig.from_pretrained(folder), dtype), TensorFiles(folder))
 
 
 def saved(folder, name="gqa", **overrides):
@@ -146,11 +147,11 @@ def test_each_layer_is_let_go_before_the_next_and_sensitivity_reads_it_once(
 ):
     parent, model = saved(tmp_path / "parent", name)
     source, alive, read = opened(parent), [], []
-    layer_of, tensor_of = model_on_disk.Streamed.__getitem__, source.files.read
+    layer_of, tensor_of = OnDisk.layer, source.files.read
 
-    def get(self, index):
-        assert not any(weight() is not None for weight in alive) and self.head is None or index == 0
-        layer = layer_of(self, index)
+    def get(self, index, device):
+        assert not any(weight() is not None for weight in alive) and self._head is None or index == 0
+        layer = layer_of(self, index, device)
         alive[:] = [weakref.ref(weight) for weight in layer.parameters()]
         return layer
 
@@ -158,14 +159,14 @@ def test_each_layer_is_let_go_before_the_next_and_sensitivity_reads_it_once(
         read.append(name)
         return tensor_of(name, dtype, rows)
 
-    monkeypatch.setattr(model_on_disk.Streamed, "__getitem__", get)
+    monkeypatch.setattr(OnDisk, "layer", get)
     monkeypatch.setattr(source.files, "read", tensor)
     found = sensitivity(source, tokens(8), 12)
     assert len(of_layers := [name for name in read if ".layers." in name]) == len(set(of_layers)) == 27
-    assert read[-1] == (model_on_disk.EMBEDDING if source.tied else model_on_disk.HEAD)
+    assert read[-1] == (EMBEDDING if name == "tied" else HEAD)
     assert torch.equal(found.harm, sensitivity(model, tokens(8), 12).harm)
-    assert source.head is source.lm_head
-    assert source.model.layers[0] is not None and source.head is None
+    assert source._head is not None  # kept from the first answer
+    assert source.layer(0, "cpu") is not None and source._head is None  # until a layer is asked for
     prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
 
 
@@ -193,8 +194,8 @@ class Points:
             (os, "fsync"),
             (Path, "unlink"),
             (Path, "write_text"),
-            (States, "__setitem__"),
-            (from_disk, "write"),
+            (StatesFile, "__setitem__"),
+            (from_disk, "write_rows"),
             (from_disk, "save_metadata"),
         ):
             self.guard(monkeypatch, module, name)
@@ -205,8 +206,8 @@ class Points:
         def guarded(*args, **options):
             self.seen.append(name)
             if len(self.seen) == self.last:
-                if name == "write":  # half a tensor
-                    real(args[0], args[1], args[2][: len(args[2]) // 2], *args[3:])
+                if name == "write_rows":  # half a tensor
+                    real(args[0], args[1][: len(args[1]) // 2], *args[2:])
                 raise Killed
             return real(*args, **options)
 
@@ -215,8 +216,8 @@ class Points:
 
 @pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_bytes(parent, tmp_path, tokenizer, monkeypatch):
-    windows, points, made, create = tokens(2, 16, seed=5), Points(monkeypatch), [], States.create
-    monkeypatch.setattr(States, "create", lambda *a, **b: made.append(create(*a, **b)) or made[-1])
+    windows, points, made, create = tokens(2, 16, seed=5), Points(monkeypatch), [], StatesFile.create
+    monkeypatch.setattr(StatesFile, "create", lambda *a, **b: made.append(create(*a, **b)) or made[-1])
 
     def run(out):
         saving = Saving(windows=windows, name="parent", dtype=torch.bfloat16)
@@ -235,10 +236,10 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(parent, tmp_path, tokenizer
         run(out)
         assert content(out) == expected, f"killed at point {last} of {len(seen)}, {seen[last - 1]}"
         assert [path.name for path in out.parent.iterdir()] == ["small"]
-    assert {states.path.name for states in made} == {f"states-{number}" for number in range(from_disk.STATES)}
+    assert {states.path.name for states in made} == {f"states-{number}" for number in range(from_disk.STATES_FILES)}
 
 
-@pytest.mark.parametrize("name", ["write", "fsync"])
+@pytest.mark.parametrize("name", ["write_rows", "fsync"])
 def test_a_full_disk_is_said_and_the_same_call_goes_on(name, parent, calm, tmp_path, tokenizer, monkeypatch):
     real, calls = getattr(from_disk, name), itertools.count()
 
@@ -260,7 +261,7 @@ def test_runs_that_are_cut_off_leave_no_more_states_than_one(parent, tmp_path, t
     found = set()
     for _ in range(3):
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(from_disk, "write", lambda *_: (_ for _ in ()).throw(Killed()))
+            patch.setattr(from_disk, "write_rows", lambda *_: (_ for _ in ()).throw(Killed()))
             prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
         found.add(len(list((tmp_path / "small.partial").glob("states-*"))))
     assert len(found) == 1
@@ -274,7 +275,7 @@ def test_the_model_that_is_read_is_not_overwritten(calm, tokenizer):
 
 
 def test_a_large_model_is_numbered_files_and_an_index(parent, calm, tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(model_on_disk, "LARGEST_FILE_BYTES", 30_000)
+    monkeypatch.setattr(layout, "LARGEST_FILE_BYTES", 30_000)
     prune_to(tmp_path / "several", opened(parent), tokenizer, tokens(), SETTINGS)
     one, several = (AutoModelForCausalLM.from_pretrained(folder) for folder in (calm, tmp_path / "several"))
     assert len(list((tmp_path / "several").glob("model-0000*.safetensors"))) > 1
@@ -439,10 +440,10 @@ def test_not_a_number_is_refused_by_name(tmp_path, tokenizer):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_states_are_a_tensor_on_disk(dtype, tmp_path):
     values = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
-    states = States.create(tmp_path, values.shape, dtype)
+    states = StatesFile.create(tmp_path, values.shape, dtype)
     states[0:2], states[2:5] = values[:2], values[2:]
     assert torch.equal(states[0:5], values) and torch.equal(states[1:3], values[1:3])
-    other = States.create(tmp_path, values.shape, dtype)
+    other = StatesFile.create(tmp_path, values.shape, dtype)
     assert other.path != states.path and not other[0:5].any()
 
 
@@ -452,13 +453,13 @@ def test_a_gguf_file_is_read_as_it_is(name, kind, tmp_path, tokenizer, monkeypat
     parent, _ = saved(tmp_path / "parent", name, intermediate_size=64)  # blocks of q8_0
     tokenizer.save_pretrained(parent)
     file = export_gguf(parent, tmp_path / "model.gguf", kind)
-    source = Streamed(*open_model(file, "float32")[:2])
+    source = OnDisk(*open_model(file, "float32")[:2])
     assert not (tmp_path / "cache").exists()  # nothing was converted
     written = prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
     loaded, _ = load_model(file)
     for index, layer in enumerate(loaded.model.layers):
         assert all(
-            torch.equal(layer.state_dict()[k], v) for k, v in source.model.layers[index].state_dict().items()
+            torch.equal(layer.state_dict()[k], v) for k, v in source.layer(index, "cpu").state_dict().items()
         )
     inside = prune(loaded, tokens(), SETTINGS)
     assert written.plan.kept_neurons == inside.plan.kept_neurons
@@ -473,6 +474,6 @@ def test_what_lies_beside_a_gguf_file_is_not_of_it(tmp_path, tokenizer):
     tokenizer.save_pretrained(folder)
     file = export_gguf(folder, tmp_path / "m.gguf", "f16")
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7, "pad_token_id": 7}')
-    model = Streamed(*open_model(str(file), "float32")[:2])
+    model = OnDisk(*open_model(str(file), "float32")[:2])
     prune_to(tmp_path / "small", model, tokenizer, tokens(), SETTINGS)
     assert ": 7" not in (tmp_path / "small" / "generation_config.json").read_text()

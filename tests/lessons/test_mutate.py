@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from teaching import mutate
 
 ROOT = Path(__file__).resolve().parents[2]
-specification = importlib.util.spec_from_file_location(
-    "mutate", ROOT / "notebooks" / "teaching" / "mutate.py"
-)
-sys.modules["mutate"] = mutate = importlib.util.module_from_spec(specification)  # dataclasses look there
-specification.loader.exec_module(mutate)
 CORE = ("01_layer_importance", "02_matrix_condition", "04_mask_tuning")
-MEAN = "def mean(x):\n    return sum(x) / len(x)\n\n\ndef spread(x):\n    return max(x) - min(x)\n"
+MODULE = "def mean(x):\n    return sum(x) / len(x)\n\n\ndef spread(x):\n    return max(x) - min(x)\n"
 TABLE = """
 [mean]
 in = "src/course/average.py"
@@ -40,31 +34,32 @@ wrong = '3 * x'
 
 
 def write_notebook(path, *sources):
+    """A notebook of code cells, below one of prose that holds a formula too: it does not count."""
+    prose = new_markdown_cell('2 * x  # "twice"')
     path.parent.mkdir(parents=True, exist_ok=True)
-    words = new_markdown_cell('2 * x  # "twice"')  # in no code cell, so it does not count
-    path.write_text(json.dumps(new_notebook(cells=[words, *map(new_code_cell, sources)])), "utf-8")
+    path.write_text(json.dumps(new_notebook(cells=[prose, *map(new_code_cell, sources)])), "utf-8")
 
 
 @pytest.fixture
 def course(tmp_path, monkeypatch):
-    """The folder of a course, in which the test is."""
+    """The folder of a course; the test runs in it."""
     folder = tmp_path / "course"
-    (folder / "src" / "course").mkdir(parents=True)
-    (folder / "src" / "course" / "__init__.py").touch()
-    (folder / "src" / "course" / "average.py").write_text(MEAN)
-    cells = (
+    package = folder / "src" / "course"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "average.py").write_text(MODULE)
+    write_notebook(
+        folder / "lessons" / "mean.ipynb",
         "from course.average import mean, spread\nspread([0, 3])",
         '\nx = 4\nassert 2 * x  # "twice"\nassert mean([1, 2, 6]) == 3',
     )
-    write_notebook(folder / "lessons" / "mean.ipynb", *cells)
     (folder / "formulas.toml").write_text(TABLE)
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # nbval alone is needed, and asked for
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # only nbval is needed
     monkeypatch.setenv("PYTEST_PLUGINS", "nbval.plugin")
-    # nbval imports nbformat, and so jsonschema, of which grammars for addresses take most of the time
-    monkeypatch.setattr(
-        mutate, "PYTEST", f"import sys; sys.modules['rfc3987_syntax'] = None; {mutate.PYTEST}"
-    )
+    # nbval imports jsonschema, which spends most of its time on grammars for addresses.
+    without_grammars = "import sys; sys.modules['rfc3987_syntax'] = None; "
+    monkeypatch.setattr(mutate, "PYTEST", without_grammars + mutate.PYTEST)
     return folder
 
 
@@ -91,56 +86,65 @@ def test_a_notebook_that_fails_anyway_notices_nothing(course, capsys):
     assert mutate.main(["formulas.toml"]) == 1
     first, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("lessons/mean.ipynb as it is: cell 1: assert not x, ")
-    assert rest == [
-        "1 of 3, mean: not tried, since its notebook fails as it is"
-    ]  # and the others were not even begun
+    # The other formulas were not even begun.
+    assert rest == ["1 of 3, mean: not tried, since its notebook fails as it is"]
 
 
 @pytest.mark.parametrize(
-    "right, wrong, words",
+    "good, bad, message",  # `good` is part of TABLE, and is replaced by `bad`
     [
-        (
+        pytest.param(
             "'sum(x) / len(x)'",
             "'total(x)'",
             "[mean]: expected 'total(x)' once in src/course/average.py, got 0",
+            id="formula not in the module",
         ),
-        (
+        pytest.param(
             """'''2 * x  # "twice"'''""",
             "'words'",
             "[twice]: expected 'words' once in lessons/mean.ipynb, got 0",
+            id="formula not in the notebook",
         ),
-        ("'sum(x) / 2'", "'sum(x) / '", "[mean]: expected a wrong formula that is Python, got 'sum(x) / '"),
-        (
+        pytest.param(
+            "'sum(x) / 2'",
+            "'sum(x) / '",
+            "[mean]: expected a wrong formula that is Python, got 'sum(x) / '",
+            id="wrong formula that is no Python",
+        ),
+        pytest.param(
             "wrong = 'max(x)'",
             "",
             "[spread]: expected the texts in, right, another one wrong, and notebook, got in, right",
+            id="field missing",
         ),
-        (
+        pytest.param(
             "src/course",
             "../course/src/course",
             "[mean]: expected the file ../course/src/course/average.py in",
+            id="file outside the course",
         ),
-        (
+        pytest.param(
             'notebook = "lessons/mean.ipynb"',
             'notebook = "formulas.toml"',
             "[mean]: expected a notebook that has to",
+            id="notebook that is none",
         ),
-        ("[spread]", "[mean]", "expected a table in TOML, got formulas.toml"),
-        (TABLE, "", "expected formulas, got none in formulas.toml"),
+        pytest.param(
+            "[spread]", "[mean]", "expected a table in TOML, got formulas.toml", id="name used twice"
+        ),
+        pytest.param(TABLE, "", "expected formulas, got none in formulas.toml", id="empty table"),
     ],
 )
-def test_a_bad_table_is_refused_in_a_line_before_any_work(course, capsys, monkeypatch, right, wrong, words):
+def test_a_bad_table_is_refused_in_a_line_before_any_work(course, capsys, monkeypatch, good, bad, message):
     monkeypatch.setattr(mutate, "first_failure", None)
-    assert TABLE.count(right)
-    (course / "formulas.toml").write_text(TABLE.replace(right, wrong, 1))
+    assert good in TABLE
+    (course / "formulas.toml").write_text(TABLE.replace(good, bad, 1))
     assert mutate.main(["formulas.toml"]) == 2
-    out, (line,) = (text.splitlines() for text in capsys.readouterr())
-    assert (
-        not out
-        and line.startswith(f"mutate: {words}")
-        and ", got " in line
-        and ": " in line.split(", got ")[1]
-    )
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    [line] = printed.err.splitlines()
+    assert line.startswith(f"mutate: {message}")
+    assert ": " in line.split(", got ")[1]
 
 
 def test_what_git_ignores_is_not_copied(course, tmp_path):
@@ -152,14 +156,22 @@ def test_what_git_ignores_is_not_copied(course, tmp_path):
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run(["git", "add", "formulas.toml", "lessons"], check=True)
     files = mutate.course_files(course)
-    wanted = [".gitignore", "formulas.toml", "lessons/mean.ipynb", "link.py"]
-    assert files == [*wanted, "src/course/__init__.py", "src/course/average.py"]
+    assert files == [
+        ".gitignore",
+        "formulas.toml",
+        "lessons/mean.ipynb",
+        "link.py",
+        "src/course/__init__.py",
+        "src/course/average.py",
+    ]
     mutate.copy(course, files, tmp_path / "copy")
     assert not (tmp_path / "copy" / "link.py").is_symlink()
 
 
-def test_what_is_to_be_broken_in_the_lessons_is_there_ten_formulas_and_each_core_lesson_twice():
+def test_the_table_of_this_course_fits_and_breaks_each_core_lesson_twice():
     formulas = mutate.read_table(ROOT / ".ci" / "formulas.toml")
     mutate.check(formulas, ROOT)
     notebooks = [Path(formula.notebook).stem for formula in formulas]
-    assert len(notebooks) >= 10 and all(notebooks.count(name) >= 2 for name in CORE)
+    assert len(notebooks) >= 10
+    for name in CORE:
+        assert notebooks.count(name) >= 2

@@ -6,10 +6,11 @@ import pytest
 import torch
 from variants import VARIANTS, build, tokens
 
-from comp_lib.calibration import stream
+from comp_lib import walk as walk_module
+from comp_lib.decoder import copy_layer
 from comp_lib.families.run import embed, head, rotary
 from comp_lib.families.steps import attention_step, mlp_step
-from comp_lib.walk import batches, sequence_losses, through
+from comp_lib.walk import batches, sequence_losses, through, walk
 
 
 def outputs(model, ids) -> list[torch.Tensor]:
@@ -42,6 +43,20 @@ def test_walk_reproduces_the_model(name, length):
     torch.testing.assert_close(model.model.norm(hidden), want.hidden_states[-1], rtol=1e-5, atol=1e-5)
     logits = head(model, model.model.norm(hidden))
     torch.testing.assert_close(logits, want.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_walk_visits_each_layer_once_and_takes_what_its_visitor_computed():
+    model, ids = build(), tokens()
+    hidden = embed(model, ids)
+    for visit in walk(model, ids):
+        assert torch.equal(visit.before, hidden)
+        if visit.index == 1:
+            visit.after = torch.zeros_like(hidden)  # instead of what the layer computes
+        hidden = visit.after
+    last_layer = model.model.layers[-1]
+    rope = rotary(model, ids.shape[1], "cpu", hidden.dtype)
+    assert visit.index == 2
+    assert torch.equal(hidden, through(last_layer, torch.zeros_like(hidden), rope, "cpu"))
 
 
 @pytest.mark.parametrize("name", ["gqa", "eager", "all-at-once", "qwen2"])
@@ -83,7 +98,7 @@ def test_through_is_the_same_in_any_batching(monkeypatch):
     rope = rotary(model, 8, "cpu", hidden.dtype)
     before = hidden.clone()
     whole = through(model.model.layers[0], hidden, rope, "cpu")
-    monkeypatch.setattr(stream, "BATCH_TOKENS", 16)
+    monkeypatch.setattr(walk_module, "BATCH_TOKENS", 16)
     torch.testing.assert_close(
         through(model.model.layers[0], hidden, rope, "cpu"), whole, rtol=1e-5, atol=1e-5
     )
@@ -95,7 +110,7 @@ def test_through_is_the_same_in_any_batching(monkeypatch):
     [(5, 1024, [2, 2, 1]), (3, 4096, [1, 1, 1]), (7, 1, [7]), (0, 16, []), (2, 2048, [1, 1])],
 )
 def test_batches_cover_all_sequences_once(count, length, expected):
-    assert stream.BATCH_TOKENS == 2048
+    assert walk_module.BATCH_TOKENS == 2048
     rows = [list(range(count))[part] for part in batches(count, length)]
     assert [len(part) for part in rows] == expected
     assert sum(rows, []) == list(range(count))
@@ -110,10 +125,10 @@ def test_sequence_losses_are_the_loss_of_transformers(name):
     torch.testing.assert_close(losses, want, rtol=1e-5, atol=1e-5)
 
 
-def test_to_device_is_independent_of_the_original_but_shares_tensors_and_config():
+def test_a_copied_layer_is_independent_of_the_original_but_shares_tensors_and_config():
     model = build()
     layer = model.model.layers[1]
-    other = to_device(layer, "cpu")
+    other = copy_layer(layer, "cpu")
     assert other is not layer and other.mlp is not layer.mlp
     assert other.self_attn.config is model.config
     assert [p.data_ptr() for p in other.parameters()] == [p.data_ptr() for p in layer.parameters()]
@@ -121,10 +136,10 @@ def test_to_device_is_independent_of_the_original_but_shares_tensors_and_config(
     assert layer.mlp.down_proj.in_features == 48
 
 
-def test_to_device_can_be_asked_for_its_own_memory():
+def test_a_copied_layer_can_have_its_own_memory():
     model = build()
     layer = model.model.layers[1]
-    other = to_device(layer, "cpu", own=True)
+    other = copy_layer(layer, "cpu", share_tensors=False)
     assert not {p.data_ptr() for p in other.parameters()} & {p.data_ptr() for p in layer.parameters()}
     assert all(torch.equal(*pair) for pair in zip(other.parameters(), layer.parameters(), strict=True))
     assert other.self_attn.config is model.config
