@@ -1,4 +1,4 @@
-"""The baselines against brute force: gradients by hand-written loops, variances in full, budgets to the parameter."""
+"""The baselines against brute force: gradients by loops, variances in full, budgets to the parameter."""
 
 from __future__ import annotations
 
@@ -42,13 +42,15 @@ def count(module) -> int:
 
 def inputs_of(model, ids, layer: int, name: str) -> torch.Tensor:
     """What the dense layer `name` of a layer reads: (T, n), by a hook."""
-    seen = []
+    inputs = []
     handle = (
-        model.model.layers[layer].get_submodule(name).register_forward_hook(lambda m, x, y: seen.append(x[0]))
+        model.model.layers[layer]
+        .get_submodule(name)
+        .register_forward_hook(lambda m, x, y: inputs.append(x[0]))
     )
     logits(model, ids)
     handle.remove()
-    return torch.cat(seen).flatten(0, 1)
+    return torch.cat(inputs).flatten(0, 1)
 
 
 # LLM-Pruner
@@ -64,46 +66,54 @@ def gradients(model, ids) -> dict[str, torch.Tensor]:
 
 def taylor_by_hand(model, ids) -> list[tuple[list[float], list[float]]]:
     """Importance of each neuron and KV group of each layer, weight by weight of what surgery would cut."""
-    whole = gradients(model, ids)
-    shape, found = Shape.of(model), []
-    k, r = shape.head_dim, shape.group_heads
+    gradient_of = gradients(model, ids)
+    shape = Shape.of(model)
+    scores = []
+    k = shape.head_dim
+    r = shape.group_heads
 
-    def worth(layer: int, name: str, where) -> float:
+    def importance(layer: int, name: str, index) -> float:
         name = f"model.layers.{layer}.{name}.weight"
-        return float((model.get_parameter(name).detach()[where] * whole[name][where]).abs().sum())
+        return float((model.get_parameter(name).detach()[index] * gradient_of[name][index]).abs().sum())
 
     for layer in range(shape.layers):
         neurons = [
-            worth(layer, "mlp.gate_proj", i)
-            + worth(layer, "mlp.up_proj", i)
-            + worth(layer, "mlp.down_proj", (slice(None), i))
+            importance(layer, "mlp.gate_proj", i)
+            + importance(layer, "mlp.up_proj", i)
+            + importance(layer, "mlp.down_proj", (slice(None), i))
             for i in range(shape.neurons[layer])
         ]
         groups = []
         for g in range(shape.kv_groups[layer]):
             score = 0.0
             for row in range(g * k, (g + 1) * k):
-                score += worth(layer, "self_attn.k_proj", row) + worth(layer, "self_attn.v_proj", row)
+                score += importance(layer, "self_attn.k_proj", row) + importance(
+                    layer, "self_attn.v_proj", row
+                )
             for head in range(g * r, (g + 1) * r):  # the query heads that read KV head g
                 for row in range(head * k, (head + 1) * k):
-                    score += worth(layer, "self_attn.q_proj", row)
-                    score += worth(layer, "self_attn.o_proj", (slice(None), row))
+                    score += importance(layer, "self_attn.q_proj", row)
+                    score += importance(layer, "self_attn.o_proj", (slice(None), row))
             groups.append(score)
-        found.append((neurons, groups))
-    return found
+        scores.append((neurons, groups))
+    return scores
 
 
 @pytest.mark.parametrize("name", ["gqa", "mha", "mqa", "all-at-once", "qwen2"])
 def test_taylor_scores_are_those_of_the_weights_that_go(name):
-    model, ids = build(name, dtype=torch.float64), tokens(3, 12)
-    found = llm_pruner.taylor_scores(model, ids, range(3))
-    for layer, want in enumerate(taylor_by_hand(model, ids)):
-        for got, scores in zip(found[layer], want, strict=True):
-            torch.testing.assert_close(got, torch.tensor(scores, dtype=torch.float64), rtol=1e-6, atol=1e-12)
+    model = build(name, dtype=torch.float64)
+    ids = tokens(3, 12)
+    scores = llm_pruner.taylor_scores(model, ids, range(3))
+    for layer, expected in enumerate(taylor_by_hand(model, ids)):
+        for actual, expected_scores in zip(scores[layer], expected, strict=True):
+            torch.testing.assert_close(
+                actual, torch.tensor(expected_scores, dtype=torch.float64), rtol=1e-6, atol=1e-12
+            )
 
 
 def test_llm_pruner_keeps_the_best_of_each_layer_by_itself():
-    model, ids = build(**DEEP, dtype=torch.float64), tokens()
+    model = build(**DEEP, dtype=torch.float64)
+    ids = tokens()
     plan = make_plan(model, ids, baseline("llm-pruner", ratio=0.4))
     for layer, (neurons, groups) in enumerate(taylor_by_hand(model, ids)):
         if 0 < layer < 7:
@@ -115,20 +125,23 @@ def test_llm_pruner_keeps_the_best_of_each_layer_by_itself():
 @pytest.mark.parametrize("ratio", [0.1, 0.4])
 def test_protected_layers_stay_as_they_are(ratio):
     model = build(**DEEP)
-    done = prune(model, tokens(), baseline("llm-pruner", ratio=ratio))
+    pruned = prune(model, tokens(), baseline("llm-pruner", ratio=ratio))
     for layer in (0, 7):
-        before, after = (m.model.layers[layer].state_dict() for m in (model, done.model))
+        before, after = (m.model.layers[layer].state_dict() for m in (model, pruned.model))
         assert all(torch.equal(after[key], before[key]) for key in before)
-    middle = done.plan.neurons[1:7]
+    middle = pruned.plan.neurons[1:7]
     assert max(middle) < 48 and max(middle) - min(middle) <= 1, "one ratio for all that may go"
-    assert len(set(done.plan.kv_groups[1:7])) == 1
+    assert len(set(pruned.plan.kv_groups[1:7])) == 1
 
 
 def test_which_layers_are_protected():
     assert [llm_pruner.prunable_layers(n) for n in (32, 30, 40)] == [range(4, 30), range(4, 28), range(4, 38)]
     for layers in range(1, 100):
         assert len(llm_pruner.prunable_layers(layers)) > 0
-        assert llm_pruner.prunable_layers(layers).start <= 4 and layers - llm_pruner.prunable_layers(layers).stop <= 2
+        assert (
+            llm_pruner.prunable_layers(layers).start <= 4
+            and layers - llm_pruner.prunable_layers(layers).stop <= 2
+        )
 
 
 def test_uniform_1120_of_1536_in_30_layers_is_520_of_each_unprotected_one():
@@ -144,36 +157,43 @@ def test_uniform_1120_of_1536_in_30_layers_is_520_of_each_unprotected_one():
 
 
 def test_gradients_leave_the_model_as_it_was():
-    model, ids = build(), tokens()
+    model = build()
+    ids = tokens()
     model.model.norm.requires_grad_(False)
     mark = model.model.layers[1].mlp.up_proj.weight.grad = torch.ones(48, 32)
     before = {name: (p.requires_grad, p.grad, p.detach().clone()) for name, p in model.named_parameters()}
     with torch.no_grad():  # as `prune` calls it
         llm_pruner.taylor_scores(model, ids, [1])
     for name, parameter in model.named_parameters():
-        wanted, gradient, value = before[name]
+        required, gradient, value = before[name]
         assert (
-            parameter.requires_grad == wanted and parameter.grad is gradient and torch.equal(parameter, value)
+            parameter.requires_grad == required
+            and parameter.grad is gradient
+            and torch.equal(parameter, value)
         )
     assert torch.equal(mark, torch.ones(48, 32))
 
 
 def test_one_sequence_at_a_time_has_a_graph(monkeypatch):
-    model, seen = build(), []
+    model = build()
+    shapes = []
     forward = model.forward
     monkeypatch.setattr(
-        model, "forward", lambda **given: seen.append(given["input_ids"].shape) or forward(**given)
+        model,
+        "forward",
+        lambda **arguments: shapes.append(arguments["input_ids"].shape) or forward(**arguments),
     )
     llm_pruner.taylor_scores(model, tokens(5, 12), range(3))
-    assert seen == [(1, 12)] * 5
+    assert shapes == [(1, 12)] * 5
 
 
 def test_half_precision_sums_in_single():
-    model, ids = build(dtype=torch.bfloat16), tokens(32)
-    got = llm_pruner.taylor_scores(model, ids, [1])[1][0]
-    want = llm_pruner.taylor_scores(build().to(torch.bfloat16).float(), ids, [1])[1][0]
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(got, want, rtol=0.1, atol=0.0)
+    model = build(dtype=torch.bfloat16)
+    ids = tokens(32)
+    actual = llm_pruner.taylor_scores(model, ids, [1])[1][0]
+    expected = llm_pruner.taylor_scores(build().to(torch.bfloat16).float(), ids, [1])[1][0]
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected, rtol=0.1, atol=0.0)
 
 
 # FLAP
@@ -188,14 +208,16 @@ def wifv_by_hand(model, ids, layer: int, name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2"])
 def test_wifv_is_the_variance_times_the_squared_norm(name):
-    model, ids = build(name), tokens(3, 12)
+    model = build(name)
+    ids = tokens(3, 12)
     for layer, (attention, mlp) in enumerate(flap.fluctuations(model, ids)):
-        for got, part in ((attention, "self_attn.o_proj"), (mlp, "mlp.down_proj")):
-            torch.testing.assert_close(got, wifv_by_hand(model, ids, layer, part), rtol=1e-4, atol=1e-9)
+        for actual, part in ((attention, "self_attn.o_proj"), (mlp, "mlp.down_proj")):
+            torch.testing.assert_close(actual, wifv_by_hand(model, ids, layer, part), rtol=1e-4, atol=1e-9)
 
 
 def test_flap_ranks_all_layers_together_until_the_budget_is_met():
-    model, ids = build(**DEEP), tokens()
+    model = build(**DEEP)
+    ids = tokens()
     settings = baseline("flap", ratio=0.4, recovery="none")
     plan = make_plan(model, ids, settings)
     shape = Shape.of(model)
@@ -210,7 +232,8 @@ def test_flap_ranks_all_layers_together_until_the_budget_is_met():
     best = {
         max(u for u in units if u[1:3] == (kind, layer)) for kind in ("neuron", "group") for layer in range(8)
     }
-    kept, cost = set(units), {"neuron": shape.neuron_parameters, "group": shape.group_parameters}
+    kept = set(units)
+    cost = {"neuron": shape.neuron_parameters, "group": shape.group_parameters}
     left = uniform_left(model, settings, ids)
     for unit in sorted(units):
         size = sum(cost[kind] for _, kind, _, _ in kept) + sum(
@@ -219,8 +242,10 @@ def test_flap_ranks_all_layers_together_until_the_budget_is_met():
         if size > left and unit not in best and size - cost[unit[1]] > left - cost["neuron"]:
             kept.remove(unit)
     for layer in range(8):
-        want = [tuple(sorted(u[3] for u in kept if u[1:3] == (kind, layer))) for kind in ("neuron", "group")]
-        assert [plan.kept_neurons[layer], plan.kept_groups[layer]] == want
+        expected = [
+            tuple(sorted(u[3] for u in kept if u[1:3] == (kind, layer))) for kind in ("neuron", "group")
+        ]
+        assert [plan.kept_neurons[layer], plan.kept_groups[layer]] == expected
     assert len(set(plan.neurons)) > 1 and len(set(plan.kv_groups)) > 1, "both adapt"
 
 
@@ -240,10 +265,10 @@ def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
         [torch.tensor([-9.0, -7.0, -8.0, -9.0]), torch.arange(4.0)],
         [torch.tensor([-5.0, -6.0]), torch.ones(2)],
     )
-    whole = [[[0, 1, 2, 3], [0, 1, 2, 3]], [[0, 1], [0, 1]]]
-    assert flap._keep(scores, shape, shape.decoder) == whole
-    assert flap._keep(scores, shape, shape.decoder - 1) == [[[1, 2, 3], [0, 1, 2, 3]], whole[1]]
-    assert flap._keep(scores, shape, shape.decoder - 40) == [[[1], [1, 2, 3]], whole[1]], (
+    everything = [[[0, 1, 2, 3], [0, 1, 2, 3]], [[0, 1], [0, 1]]]
+    assert flap._keep(scores, shape, shape.decoder) == everything
+    assert flap._keep(scores, shape, shape.decoder - 1) == [[[1, 2, 3], [0, 1, 2, 3]], everything[1]]
+    assert flap._keep(scores, shape, shape.decoder - 40) == [[[1], [1, 2, 3]], everything[1]], (
         "10 are left, a group is 25"
     )
     assert flap._keep(scores, shape, shape.decoder - 46) == [[[1], [0, 1, 2, 3]], [[0], [0, 1]]]
@@ -260,56 +285,59 @@ def test_standardised_scores():
 @pytest.mark.parametrize("token_weights", [True, False])
 @pytest.mark.parametrize("name", ["gqa", "mlp-bias", "attention-bias", "all-at-once"])
 def test_the_bias_is_the_mean_of_what_went(name, token_weights):
-    model, ids = build(name, num_hidden_layers=1), tokens()
+    model = build(name, num_hidden_layers=1)
+    ids = tokens()
     settings = baseline("wanda-sp", recovery="bias", token_weights=token_weights)
-    done = prune(
+    pruned = prune(
         model, ids, settings, plan=uniform_plan(PlanRequest(Shape.of(model), 0.4, kv_groups=1, multiple=4))
     )
-    assert done.plan.neurons[0] < 48 and done.plan.kv_groups == (1,)
+    assert pruned.plan.neurons[0] < 48 and pruned.plan.kv_groups == (1,)
     masked = copy.deepcopy(model)  # the dense layer, what goes replaced by its mean over the tokens
     for part, kept, size in (
-        ("self_attn.o_proj", done.plan.kept_groups[0], Shape.of(model).head_dim * 2),
-        ("mlp.down_proj", done.plan.kept_neurons[0], 1),
+        ("self_attn.o_proj", pruned.plan.kept_groups[0], Shape.of(model).head_dim * 2),
+        ("mlp.down_proj", pruned.plan.kept_neurons[0], 1),
     ):
         mean = inputs_of(masked, ids, 0, part).mean(0)
-        gone = [i for i in range(len(mean)) if i // size not in kept]
+        removed = [i for i in range(len(mean)) if i // size not in kept]
 
-        def fixed(module, given, mean=mean, gone=gone):
-            x = given[0].clone()
-            x[..., gone] = mean[gone]
+        def fixed(module, arguments, mean=mean, removed=removed):
+            x = arguments[0].clone()
+            x[..., removed] = mean[removed]
             return (x,)
 
         masked.model.layers[0].get_submodule(part).register_forward_pre_hook(fixed)
-    torch.testing.assert_close(logits(done.model, ids), logits(masked, ids), rtol=1e-4, atol=1e-4)
-    without = prune(model, ids, replace(settings, recovery="none"), plan=done.plan)
+    torch.testing.assert_close(logits(pruned.model, ids), logits(masked, ids), rtol=1e-4, atol=1e-4)
+    without = prune(model, ids, replace(settings, recovery="none"), plan=pruned.plan)
     assert not torch.allclose(logits(without.model, ids), logits(masked, ids), atol=1e-2)
 
 
 @pytest.mark.parametrize("token_weights", [True, False])
 def test_the_reported_error_knows_the_bias(token_weights):
-    model, ids = build("mlp-bias"), tokens()
+    model = build("mlp-bias")
+    ids = tokens()
     plan = replace(uniform_plan(PlanRequest(Shape.of(model), 0.2, multiple=4)), kv_groups=(2, 1, 2))
     settings = Settings(method="wanda-sp", recovery="bias", token_weights=token_weights)
-    done = prune(model, ids, settings, plan=plan)
+    pruned = prune(model, ids, settings, plan=plan)
     # the inputs of layer 0's MLP are the dense model's: no KV group goes before it
     x = inputs_of(model, ids, 0, "mlp.down_proj").double()
     w = model.model.layers[0].mlp.down_proj.weight.detach().double().T
-    kept = list(done.plan.kept_neurons[0])
-    gone = [i for i in range(48) if i not in kept]
-    weights = torch.ones(len(x), 1)
+    kept = list(pruned.plan.kept_neurons[0])
+    removed = [i for i in range(48) if i not in kept]
+    token_weight = torch.ones(len(x), 1)
     if token_weights:
         after = model.model(ids, output_hidden_states=True).hidden_states[1].detach()
-        weights = 1 / after.flatten(0, 1).norm(dim=-1, keepdim=True)
-    gap = (x[:, gone] - x[:, gone].mean(0)) @ w[gone] * weights
-    assert done.report.layers[0].error == pytest.approx(
-        float(gap.square().sum() / (x @ w * weights).square().sum()), rel=1e-4
+        token_weight = 1 / after.flatten(0, 1).norm(dim=-1, keepdim=True)
+    gap = (x[:, removed] - x[:, removed].mean(0)) @ w[removed] * token_weight
+    assert pruned.report.layers[0].error == pytest.approx(
+        float(gap.square().sum() / (x @ w * token_weight).square().sum()), rel=1e-4
     )
-    assert done.report.layers[1].attention_error > 0.0
+    assert pruned.report.layers[1].attention_error > 0.0
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_bias_is_better_than_nothing_where_it_is_fitted(seed):
-    model, ids = build(seed=seed), tokens(seed=seed)
+    model = build(seed=seed)
+    ids = tokens(seed=seed)
     plan = uniform_plan(PlanRequest(Shape.of(model), 0.3, multiple=4))
     errors = [
         prune(model, ids, Settings(method="random", recovery=r, token_weights=False), plan=plan)
@@ -330,25 +358,27 @@ def test_a_bias_is_better_than_nothing_where_it_is_fitted(seed):
     ],
 )
 def test_biases_survive_save_and_load(name, method, inplace, tmp_path, tokenizer):
-    parent, ids = build(name), tokens()
+    parent = build(name)
+    ids = tokens()
     before = copy.deepcopy(parent)
-    done = prune(
+    pruned = prune(
         copy.deepcopy(parent) if inplace else parent, ids, baseline(method, recovery="bias"), inplace=inplace
     )
     card = Provenance("parent", Shape.of(parent), "text")
-    save_checkpoint(tmp_path / "m", done.model, tokenizer, done.plan, card)
-    want, shape = logits(done.model, ids), Shape.of(done.model)
+    save_checkpoint(tmp_path / "m", pruned.model, tokenizer, pruned.plan, card)
+    expected = logits(pruned.model, ids)
+    shape = Shape.of(pruned.model)
     for model in (load_model(tmp_path / "m")[0], AutoModelForCausalLM.from_pretrained(tmp_path / "m")):
         assert model.config.model_type == ("llama" if method == "wanda-sp" else "comp_llama")
         assert model.config.mlp_bias and model.config.attention_bias
-        assert torch.equal(logits(model, ids), want)
+        assert torch.equal(logits(model, ids), expected)
         assert Shape.of(model) == shape and shape.total == model.num_parameters()
-        again = prune(
+        grandchild = prune(
             model, ids, Settings(method="wanda-sp", recovery="none", multiple=4)
         )  # a child is a parent too
-        assert count(again.model) == Shape.of(again.model).total < shape.total
+        assert count(grandchild.model) == Shape.of(grandchild.model).total < shape.total
     decoder = count(parent.model.layers)
-    assert done.plan.removed == (decoder - count(done.model.model.layers)) / decoder >= 0.2
+    assert pruned.plan.removed == (decoder - count(pruned.model.model.layers)) / decoder >= 0.2
     assert all(torch.equal(a, b) for a, b in zip(parent.parameters(), before.parameters(), strict=True))
     assert parent.config.to_dict() == before.config.to_dict()
 
@@ -356,22 +386,25 @@ def test_biases_survive_save_and_load(name, method, inplace, tmp_path, tokenizer
 @pytest.mark.parametrize("name", ["mqa", "mlp-bias", "attention-bias", "all-at-once"])
 def test_shape_with_biases_is_that_of_the_biased_model(name):
     model = build(name)
-    whole = Shape.of(model)
-    done = prune(model, tokens(), baseline("flap", ratio=0.3))
-    want = whole.with_biases().with_widths(done.plan.neurons, done.plan.kv_groups)
-    assert Shape.of(done.model) == want == want.with_biases() and want.total == count(done.model)
+    parent_shape = Shape.of(model)
+    pruned = prune(model, tokens(), baseline("flap", ratio=0.3))
+    expected = parent_shape.with_biases().with_widths(pruned.plan.neurons, pruned.plan.kv_groups)
+    assert Shape.of(pruned.model) == expected == expected.with_biases() and expected.total == count(
+        pruned.model
+    )
 
 
 # ShortGPT
 
 
 def test_shortgpt_drops_the_fewest_layers_of_least_block_influence():
-    model, ids = build(**DEEP), tokens()
+    model = build(**DEEP)
+    ids = tokens()
     influence = block_influence(model, ids)
-    for ratio, gone in ((0.125, 1), (0.126, 2), (0.87, 7)):
-        done = prune(model, ids, baseline("shortgpt", ratio=ratio))
-        assert done.plan.dropped == tuple(sorted(influence.argsort()[:gone].tolist()))
-        assert done.plan.removed == gone / 8 and set(done.plan.neurons) == {48}
+    for ratio, dropped in ((0.125, 1), (0.126, 2), (0.87, 7)):
+        pruned = prune(model, ids, baseline("shortgpt", ratio=ratio))
+        assert pruned.plan.dropped == tuple(sorted(influence.argsort()[:dropped].tolist()))
+        assert pruned.plan.removed == dropped / 8 and set(pruned.plan.neurons) == {48}
     with pytest.raises(InputError, match="ratio that whole layers can reach, got 0.9 .* 8 layers"):
         prune(model, ids, baseline("shortgpt", ratio=0.9))
 
@@ -380,15 +413,16 @@ def test_shortgpt_drops_the_fewest_layers_of_least_block_influence():
 
 
 def test_slimgpt_takes_more_the_deeper_a_layer_lies():
-    model, ids = build(**DEEP), tokens()
-    done = prune(model, ids, baseline("slimgpt", ratio=0.3, multiple=1))
-    steps = [math.log(place + 1) / math.log(8) for place in range(8)]
-    rates = [1 - width / 48 for width in done.plan.neurons]
+    model = build(**DEEP)
+    ids = tokens()
+    pruned = prune(model, ids, baseline("slimgpt", ratio=0.3, multiple=1))
+    steps = [math.log(layer + 1) / math.log(8) for layer in range(8)]
+    rates = [1 - width / 48 for width in pruned.plan.neurons]
     factor = rates[-1]
-    assert done.plan.neurons[0] == 48 and all(
+    assert pruned.plan.neurons[0] == 48 and all(
         abs(a - factor * b) < 1 / 48 for a, b in zip(rates, steps, strict=True)
     )
-    assert done.plan.removed >= 0.3 > done.plan.removed - 8 * 3 * 32 / Shape.of(model).decoder
+    assert pruned.plan.removed >= 0.3 > pruned.plan.removed - 8 * 3 * 32 / Shape.of(model).decoder
     with pytest.raises(InputError, match="ratio that these layers and groups allow.*got 0.9"):
         prune(model, ids, baseline("slimgpt", ratio=0.9))
 
@@ -413,20 +447,21 @@ def test_budgets_are_equal_to_the_parameter(name, ratio):
         ("flap", "none"),
         ("flap", "bias"),
     ):
-        done = prune(model, ids, baseline(method, ratio=ratio, recovery=recovery))
-        decoder, neuron = count(done.model.model.layers), Shape.of(done.model).neuron_parameters
+        pruned = prune(model, ids, baseline(method, ratio=ratio, recovery=recovery))
+        decoder = count(pruned.model.model.layers)
+        neuron = Shape.of(pruned.model).neuron_parameters
         assert left - neuron < decoder <= left
-        whole = count(model.model.layers)
-        assert done.plan.removed == (count(model.model.layers) - decoder) / whole >= ratio
+        parent_decoder = count(model.model.layers)
+        assert pruned.plan.removed == (count(model.model.layers) - decoder) / parent_decoder >= ratio
 
 
 @pytest.mark.parametrize("kv_groups", [1, 2])
 def test_llm_pruner_takes_the_kv_groups_that_it_is_told(kv_groups):
     model = build(**DEEP)
     settings = baseline("llm-pruner", ratio=0.3, kv_groups=kv_groups)
-    done = prune(model, tokens(), settings)
-    assert done.plan.kv_groups == (2, *(kv_groups,) * 6, 2)
-    assert 0 <= uniform_left(model, settings, tokens()) - count(done.model.model.layers) < 96
+    pruned = prune(model, tokens(), settings)
+    assert pruned.plan.kv_groups == (2, *(kv_groups,) * 6, 2)
+    assert 0 <= uniform_left(model, settings, tokens()) - count(pruned.model.model.layers) < 96
 
 
 def test_the_budget_follows_the_layers():
@@ -452,22 +487,25 @@ def test_every_peer_runs_with_every_recovery(method, recovery):
         with pytest.raises(InputError, match="recovery to be .* with the method shortgpt.*got 'bias'"):
             baseline(method, ratio=0.3, recovery=recovery)
         return
-    model, ids, settings = build(**DEEP), tokens(2, 12), baseline(method, ratio=0.3, recovery=recovery)
-    one = prune(model, ids, settings)
-    assert one.plan.removed >= 0.3 and logits(one.model, ids).isfinite().all()
+    model = build(**DEEP)
+    ids = tokens(2, 12)
+    settings = baseline(method, ratio=0.3, recovery=recovery)
+    pruned = prune(model, ids, settings)
+    assert pruned.plan.removed >= 0.3 and logits(pruned.model, ids).isfinite().all()
     planned = make_plan(model, ids, settings)
     named = (
         {} if method != "slimgpt" else {"kept_neurons": None, "kept_groups": None, "removed": planned.removed}
     )
-    assert planned == replace(one.plan, **named), "carried out to the letter; SlimGPT's has widths alone"
-    again = prune(model, ids, replace(settings, method="comp"), plan=planned)
+    assert planned == replace(pruned.plan, **named), "carried out to the letter; SlimGPT's has widths alone"
+    repeated = prune(model, ids, replace(settings, method="comp"), plan=planned)
     assert all(
-        torch.equal(a, b) for a, b in zip(one.model.parameters(), again.model.parameters(), strict=True)
+        torch.equal(a, b) for a, b in zip(pruned.model.parameters(), repeated.model.parameters(), strict=True)
     )
 
 
 def test_least_squares_refits_a_peer_s_choice():
-    model, ids = build(**DEEP), tokens(8)
+    model = build(**DEEP)
+    ids = tokens(8)
     none, fitted = (prune(model, ids, baseline("llm-pruner", recovery=r)) for r in ("none", "least-squares"))
     assert none.plan.kept_neurons == fitted.plan.kept_neurons
     assert 0.0 < fitted.report.layers[1].error < none.report.layers[1].error

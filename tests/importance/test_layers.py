@@ -35,33 +35,36 @@ def loss_of(model, layers, ids) -> float:
     return float(small(ids, labels=ids, use_cache=False).loss)
 
 
-def without(*gone: int) -> list[int]:
-    return [index for index in range(LAYERS) if index not in gone]
+def without(*removed: int) -> list[int]:
+    return [index for index in range(LAYERS) if index not in removed]
 
 
 def test_brute_force_itself_leaves_the_model_alone():
-    model, ids = model_of(), tokens()
-    whole = loss_of(model, range(LAYERS), ids)
-    assert loss_of(model, [0], ids) != whole
-    assert loss_of(model, range(LAYERS), ids) == whole == float(model(ids, labels=ids).loss.detach())
+    model = model_of()
+    ids = tokens()
+    dense_loss = loss_of(model, range(LAYERS), ids)
+    assert loss_of(model, [0], ids) != dense_loss
+    assert loss_of(model, range(LAYERS), ids) == dense_loss == float(model(ids, labels=ids).loss.detach())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_block_influence(name):
-    model, ids = model_of(name), tokens(5)
-    seen = []
+    model = model_of(name)
+    ids = tokens(5)
+    streams = []
     hooks = [
-        layer.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+        layer.register_forward_hook(lambda module, args, out: streams.append((args[0], out)))
         for layer in model.model.layers
     ]
     with torch.inference_mode():
         model(ids)
     for hook in hooks:
         hook.remove()
-    want = [
-        1.0 - float(nn.functional.cosine_similarity(a.double(), b.double(), dim=-1).mean()) for a, b in seen
+    expected = [
+        1.0 - float(nn.functional.cosine_similarity(before.double(), after.double(), dim=-1).mean())
+        for before, after in streams
     ]
-    torch.testing.assert_close(block_influence(model, ids), torch.tensor(want), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(block_influence(model, ids), torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_block_influence_of_a_layer_that_does_nothing_is_zero():
@@ -75,15 +78,17 @@ def test_block_influence_of_a_layer_that_does_nothing_is_zero():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_increase_is_that_of_a_model_without_the_layer(name):
-    model, ids = model_of(name), tokens()
-    whole = loss_of(model, range(LAYERS), ids)
-    want = torch.tensor([loss_of(model, without(index), ids) - whole for index in range(LAYERS)])
-    torch.testing.assert_close(sequence_loss_increase(model, ids).mean(1), want, rtol=1e-4, atol=1e-4)
-    assert float(want.abs().max()) > 0.01, "the layers must matter, or the test shows nothing"
+    model = model_of(name)
+    ids = tokens()
+    dense_loss = loss_of(model, range(LAYERS), ids)
+    expected = torch.tensor([loss_of(model, without(index), ids) - dense_loss for index in range(LAYERS)])
+    torch.testing.assert_close(sequence_loss_increase(model, ids).mean(1), expected, rtol=1e-4, atol=1e-4)
+    assert float(expected.abs().max()) > 0.01, "the layers must matter, or the test shows nothing"
 
 
 def test_layers_that_kept_their_old_numbers():
-    model, ids = model_of(), tokens()
+    model = model_of()
+    ids = tokens()
     del model.model.layers[1]
     model.config.num_hidden_layers = LAYERS - 1
     assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, *range(2, LAYERS)]
@@ -92,7 +97,8 @@ def test_layers_that_kept_their_old_numbers():
 
 @pytest.mark.parametrize("name", LAYER_METRICS)
 def test_layers_to_drop(name):
-    model, ids = model_of(), tokens()
+    model = model_of()
+    ids = tokens()
     drop, importance = layers_to_drop(name, model, ids, 2)
     scores = (
         block_influence(model, ids)
@@ -106,7 +112,8 @@ def test_layers_to_drop(name):
 
 @pytest.mark.parametrize("name", LAYER_METRICS)
 def test_measuring_leaves_the_model_alone(name):
-    model, ids = model_of(), tokens()
+    model = model_of()
+    ids = tokens()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     layers_to_drop(name, model, ids, 2)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -1,7 +1,7 @@
 """Every formula of the condition metric against brute force in float64.
 
 Brute force works on the tokens themselves, which the formulas never see. A ridge is extra rows of data:
-||Y - X V||^2 + sum_i D_ii ||w_i - v_i||^2 is the plain error for the inputs [X; sqrt(D)], D_ii = lambda ||x_i||^2.
+||Y - X V||^2 + sum_i D_ii ||w_i - v_i||^2, D_ii = lambda ||x_i||^2, is the plain error for [X; sqrt(D)].
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def refit(x: torch.Tensor, y: torch.Tensor, kept: list[int]) -> tuple[torch.Tens
     return solution, float((y - x[:, kept] @ solution).square().sum())
 
 
-def without(n: int, *gone: int) -> list[int]:
-    return [i for i in range(n) if i not in gone]
+def without(n: int, *removed: int) -> list[int]:
+    return [i for i in range(n) if i not in removed]
 
 
 def blocks_of(indices: list[int], size: int) -> list[int]:
@@ -65,9 +65,12 @@ def blocks_of(indices: list[int], size: int) -> list[int]:
 @given(seed=seeds, n=st.integers(2, 9), m=st.integers(1, 5))
 def test_mask_importance_is_the_distance_to_what_the_others_span(seed, n, m):
     x, w = layer(seed, n, m)
-    gram, each = contributions(x.T @ x, w), stacked(x, w)
+    gram = contributions(x.T @ x, w)
+    columns = stacked(x, w)
     inverse, _ = spd_inverse(gram)
-    brute = torch.tensor([refit(each, each[:, [i]], without(n, i))[1] for i in range(n)], dtype=torch.float64)
+    brute = torch.tensor(
+        [refit(columns, columns[:, [i]], without(n, i))[1] for i in range(n)], dtype=torch.float64
+    )
     kappa = condition_numbers(gram, inverse)
     torch.testing.assert_close(1.0 / inverse.diagonal(), brute, **CLOSE)
     torch.testing.assert_close(gram.diagonal() / kappa.square(), brute, **CLOSE)
@@ -99,9 +102,9 @@ def test_scores_are_errors_of_removing_whole_blocks(seed, groups, size, ridge):
 def test_scores_of_the_mask_problem():
     x, w = layer(7, 6)
     inverse, _ = spd_inverse(contributions(x.T @ x, w))
-    each = stacked(x, w)
-    whole = each.sum(1, keepdim=True)  # Y: the mask of ones
-    brute = [refit(each, whole, blocks_of(without(3, g), 2))[1] for g in range(3)]
+    columns = stacked(x, w)
+    outputs = columns.sum(1, keepdim=True)  # Y: the mask of ones
+    brute = [refit(columns, outputs, blocks_of(without(3, g), 2))[1] for g in range(3)]
     scores = scores_of(diagonal_blocks(inverse, 2), torch.ones(6, 1, dtype=torch.float64))
     torch.testing.assert_close(scores, torch.tensor(brute, dtype=torch.float64), **CLOSE)
 
@@ -145,8 +148,10 @@ def test_a_dead_input_needs_no_emergency(loud):
     inverse, added = spd_inverse(matrix)
     assert added == 0.0 and inverse.isfinite().all()
     alive = [0, 2, 3, 5]
-    want = torch.linalg.inv(matrix[alive][:, alive])
-    torch.testing.assert_close(inverse[alive][:, alive], want, rtol=1e-6, atol=1e-9 * float(want.abs().max()))
+    expected = torch.linalg.inv(matrix[alive][:, alive])
+    torch.testing.assert_close(
+        inverse[alive][:, alive], expected, rtol=1e-6, atol=1e-9 * float(expected.abs().max())
+    )
     scores = scores_of(diagonal_blocks(inverse), w)
     assert (scores[[1, 4]] < 1e-9 * scores[alive].min()).all(), "the dead go first"
     for dtype in (torch.float64, torch.float32):
@@ -158,16 +163,17 @@ def test_a_dead_input_needs_no_emergency(loud):
 @given(seed=seeds, groups=st.integers(2, 4), size=st.integers(1, 2), remove=st.integers(1, 3))
 def test_the_units_of_the_inputs_do_not_matter(seed, groups, size, remove):
     """x_i -> c_i x_i with w_i -> w_i / c_i is the same layer: same choice, same errors, v_i -> v_i / c_i."""
-    n, remove = groups * size, min(remove, groups - 1)
+    n = groups * size
+    remove = min(remove, groups - 1)
     x, w = layer(seed, n)
     units = (3.0 * normal(seed + 4, n)).exp()
-    found = []
+    sweeps = []
     for c in (torch.ones(n, dtype=torch.float64), units):
         gram = (x * c).T @ (x * c)
         inverse, _ = spd_inverse(ridged(gram, 0.1))
-        held = penalty(gram.diagonal(), 0.1)
-        found.append(sweep(inverse, w / c[:, None], remove, block=size, per_round=1, penalties=held))
-    first, second = found
+        penalties = penalty(gram.diagonal(), 0.1)
+        sweeps.append(sweep(inverse, w / c[:, None], remove, block=size, per_round=1, penalties=penalties))
+    first, second = sweeps
     assert first.order.tolist() == second.order.tolist()
     for name in ("errors", "penalties", "scores"):
         torch.testing.assert_close(getattr(first, name), getattr(second, name), rtol=1e-6, atol=1e-9)
@@ -213,34 +219,34 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(
     x, w = layer(seed, n)
     rows = with_ridge(x, ridge)
     inverse, _ = spd_inverse(ridged(x.T @ x, ridge))
-    held = ridge * x.square().sum(0)
+    penalties = ridge * x.square().sum(0)
     with patch.object(solve, "INPUTS_PER_UPDATE", panel):  # after so many inputs the inverse is written again
-        found = sweep(inverse, w, remove, block=size, per_round=per_round, penalties=held)
-    assert sorted(found.order.tolist() + found.kept.tolist()) == list(range(groups))
-    assert found.kept.tolist() == sorted(found.kept.tolist()) and len(found.order) == remove
-    assert found.counts.tolist() == [*range(per_round, remove, per_round), remove]
-    for count, error, moved in zip(
-        found.counts.tolist(), found.errors.tolist(), found.penalties.tolist(), strict=True
+        swept = sweep(inverse, w, remove, block=size, per_round=per_round, penalties=penalties)
+    assert sorted(swept.order.tolist() + swept.kept.tolist()) == list(range(groups))
+    assert swept.kept.tolist() == sorted(swept.kept.tolist()) and len(swept.order) == remove
+    assert swept.counts.tolist() == [*range(per_round, remove, per_round), remove]
+    for count, error, round_penalty in zip(
+        swept.counts.tolist(), swept.errors.tolist(), swept.penalties.tolist(), strict=True
     ):
-        alive = blocks_of(without(groups, *found.order[:count].tolist()), size)
-        solution, want = refit(rows, rows @ w, alive)
-        assert error == pytest.approx(want, rel=1e-6)
+        alive = blocks_of(without(groups, *swept.order[:count].tolist()), size)
+        solution, expected = refit(rows, rows @ w, alive)
+        assert error == pytest.approx(expected, rel=1e-6)
         v = torch.zeros_like(w)
         v[alive] = solution
-        assert moved == pytest.approx(float((held[:, None] * (w - v).square()).sum()), rel=1e-6)
-        assert error - moved == pytest.approx(float((x @ w - x @ v).square().sum()), rel=1e-6)
-    kept = blocks_of(found.kept.tolist(), size)
-    gone = without(n, *kept)
+        assert round_penalty == pytest.approx(float((penalties[:, None] * (w - v).square()).sum()), rel=1e-6)
+        assert error - round_penalty == pytest.approx(float((x @ w - x @ v).square().sum()), rel=1e-6)
+    kept = blocks_of(swept.kept.tolist(), size)
+    removed = without(n, *kept)
     # the direct solve of the same ridge problem
     gram = x.T @ x
-    pull = torch.diag(held[kept])
+    pull = torch.diag(penalties[kept])
     direct = torch.linalg.solve(gram[kept][:, kept] + pull, gram[kept] @ w + pull @ w[kept])
-    torch.testing.assert_close(found.weights[kept], direct, **CLOSE)
-    plain = sweep(inverse, w, remove, block=size, per_round=per_round)
-    torch.testing.assert_close(plain.errors, found.errors, **CLOSE)
-    assert (plain.penalties == 0.0).all()
-    assert (found.weights[gone] == 0.0).all()
-    torch.testing.assert_close(found.scores, scores_of(diagonal_blocks(inverse, size), w))
+    torch.testing.assert_close(swept.weights[kept], direct, **CLOSE)
+    without_penalties = sweep(inverse, w, remove, block=size, per_round=per_round)
+    torch.testing.assert_close(without_penalties.errors, swept.errors, **CLOSE)
+    assert (without_penalties.penalties == 0.0).all()
+    assert (swept.weights[removed] == 0.0).all()
+    torch.testing.assert_close(swept.scores, scores_of(diagonal_blocks(inverse, size), w))
 
 
 @quick
@@ -248,42 +254,43 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(
 def test_rounds_of_one_are_the_greedy_order_by_brute_force(seed, n, remove):
     remove = min(remove, n - 1)
     x, w = layer(seed, n)
-    alive, order = list(range(n)), []
+    alive = list(range(n))
+    order = []
     for _ in range(remove):
-        least = min(alive, key=lambda i: refit(x, x @ w, [j for j in alive if j != i])[1])
-        alive.remove(least)
-        order.append(least)
-    found = sweep(spd_inverse(x.T @ x)[0], w, remove, per_round=1)
-    assert found.order.tolist() == order
-    assert found.kept.tolist() == alive
+        cheapest = min(alive, key=lambda i: refit(x, x @ w, [j for j in alive if j != i])[1])
+        alive.remove(cheapest)
+        order.append(cheapest)
+    swept = sweep(spd_inverse(x.T @ x)[0], w, remove, per_round=1)
+    assert swept.order.tolist() == order
+    assert swept.kept.tolist() == alive
 
 
 @quick
 @given(seed=seeds, n=st.integers(3, 9))
 def test_sweep_of_the_mask_problem_finds_the_best_mask_of_the_survivors(seed, n):
     x, w = layer(seed, n)
-    found = sweep(
+    swept = sweep(
         spd_inverse(contributions(x.T @ x, w))[0], torch.ones(n, 1, dtype=torch.float64), n // 2, per_round=2
     )
-    each = stacked(x, w)
-    mask, error = refit(each, each.sum(1, keepdim=True), found.kept.tolist())
-    torch.testing.assert_close(found.weights[found.kept], mask, **CLOSE)
-    assert float(found.errors[-1]) == pytest.approx(error, rel=1e-6)
+    columns = stacked(x, w)
+    mask, error = refit(columns, columns.sum(1, keepdim=True), swept.kept.tolist())
+    torch.testing.assert_close(swept.weights[swept.kept], mask, **CLOSE)
+    assert float(swept.errors[-1]) == pytest.approx(error, rel=1e-6)
 
 
 def test_one_round_takes_the_lowest_scores():
     x, w = layer(3, 8)
-    found = sweep(spd_inverse(x.T @ x)[0], w, 3, per_round=8)
-    assert set(found.order.tolist()) == set(torch.argsort(found.scores)[:3].tolist())
-    assert found.counts.tolist() == [3]
+    swept = sweep(spd_inverse(x.T @ x)[0], w, 3, per_round=8)
+    assert set(swept.order.tolist()) == set(torch.argsort(swept.scores)[:3].tolist())
+    assert swept.counts.tolist() == [3]
 
 
 def test_sweep_that_removes_nothing_returns_the_weights_to_the_bit():
     x, w = layer(3, 8)
-    found = sweep(spd_inverse(x.T @ x)[0], w, 0)
-    assert torch.equal(found.weights, w)
-    assert found.kept.tolist() == list(range(8))
-    assert found.errors.numel() == found.order.numel() == found.counts.numel() == 0
+    swept = sweep(spd_inverse(x.T @ x)[0], w, 0)
+    assert torch.equal(swept.weights, w)
+    assert swept.kept.tolist() == list(range(8))
+    assert swept.errors.numel() == swept.order.numel() == swept.counts.numel() == 0
 
 
 def test_sweep_leaves_its_arguments_alone():
@@ -297,8 +304,8 @@ def test_sweep_leaves_its_arguments_alone():
 def test_a_copy_goes_first_at_no_cost_and_its_twin_takes_over():
     x, w = layer(4, 6, spare=20)
     x[:, 4] = x[:, 1]
-    found = sweep(spd_inverse(ridged(x.T @ x, 1e-9))[0], w, 1, per_round=1)
-    gone = int(found.order)
-    twin = {1: 4, 4: 1}[gone]
-    assert float(found.errors[-1]) < 1e-6
-    torch.testing.assert_close(found.weights[twin], w[1] + w[4], rtol=1e-5, atol=1e-5)
+    swept = sweep(spd_inverse(ridged(x.T @ x, 1e-9))[0], w, 1, per_round=1)
+    removed = int(swept.order)
+    twin = {1: 4, 4: 1}[removed]
+    assert float(swept.errors[-1]) < 1e-6
+    torch.testing.assert_close(swept.weights[twin], w[1] + w[4], rtol=1e-5, atol=1e-5)

@@ -45,13 +45,13 @@ def layer(seed: int, blocks: int, size: int = 1, m: int = 4, ridge: float = 1e-2
 def test_every_metric_keeps_as_many_blocks_as_asked(name, size):
     _, problem = layer(0, 7, size)
     for keep in (7, 6, 3, 1):
-        chosen = METRICS[name](problem, keep, rng())
-        kept = chosen.kept.tolist()
+        selection = METRICS[name](problem, keep, rng())
+        kept = selection.kept.tolist()
         assert len(kept) == keep and kept == sorted(set(kept)) and set(kept) <= set(range(7))
-        assert chosen.scores.shape == (7,) and chosen.scores.isfinite().all()
-        if chosen.curve is None:
-            assert min(chosen.scores[kept]) >= max(
-                chosen.scores[[i for i in range(7) if i not in kept]], default=0.0
+        assert selection.scores.shape == (7,) and selection.scores.isfinite().all()
+        if selection.curve is None:
+            assert min(selection.scores[kept]) >= max(
+                selection.scores[[i for i in range(7) if i not in kept]], default=0.0
             )
 
 
@@ -79,17 +79,17 @@ def test_the_metric_that_contributing_shows_is_one(monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(textwrap.dedent(code), dict(vars(neurons)))
     x, problem = layer(1, 5)
-    found = METRICS["loudest"](problem, 2, rng())
+    selection = METRICS["loudest"](problem, 2, rng())
     scores = [x[:, i].square().sum() * problem.weight[i].abs().max() for i in range(5)]
-    torch.testing.assert_close(found.scores, torch.stack(scores), **CLOSE)
-    assert found.kept.tolist() == sorted(sorted(range(5), key=scores.__getitem__)[-2:])
+    torch.testing.assert_close(selection.scores, torch.stack(scores), **CLOSE)
+    assert selection.kept.tolist() == sorted(sorted(range(5), key=scores.__getitem__)[-2:])
 
 
 def test_magnitude_is_blind_to_the_data_and_activation_to_the_weights():
     _, problem = layer(1, 5)
-    _, other = layer(8, 5)
-    same_weights = Problem(other.statistics, problem.weight, problem.upstream)
-    same_data = Problem(problem.statistics, other.weight, other.upstream)
+    _, other_problem = layer(8, 5)
+    same_weights = Problem(other_problem.statistics, problem.weight, problem.upstream)
+    same_data = Problem(problem.statistics, other_problem.weight, other_problem.upstream)
     assert torch.equal(
         METRICS["magnitude"](problem, 2, rng()).scores, METRICS["magnitude"](same_weights, 2, rng()).scores
     )
@@ -100,9 +100,9 @@ def test_magnitude_is_blind_to_the_data_and_activation_to_the_weights():
 
 def test_random_follows_its_generator_only():
     _, problem = layer(1, 40)
-    _, other = layer(2, 40)
+    _, other_problem = layer(2, 40)
     first = METRICS["random"](problem, 20, rng(5)).kept
-    assert torch.equal(first, METRICS["random"](other, 20, rng(5)).kept)
+    assert torch.equal(first, METRICS["random"](other_problem, 20, rng(5)).kept)
     assert not torch.equal(first, METRICS["random"](problem, 20, rng(6)).kept)
 
 
@@ -116,18 +116,18 @@ def test_equal_scores_keep_the_earlier_block():
 def test_full_condition_brings_the_least_squares_weights(seed, blocks, size, data):
     keep = data.draw(st.integers(1, blocks))
     _, problem = layer(seed, blocks, size)
-    chosen = full_condition(problem, keep, rng())
-    inputs = torch.tensor([g * size + j for g in chosen.kept.tolist() for j in range(size)])
-    want = least_squares(problem.xtx, problem.xtx @ problem.weight, problem.weight, inputs, problem.ridge)
-    torch.testing.assert_close(chosen.refitted, want, **CLOSE)
+    selection = full_condition(problem, keep, rng())
+    inputs = torch.tensor([g * size + j for g in selection.kept.tolist() for j in range(size)])
+    expected = least_squares(problem.xtx, problem.xtx @ problem.weight, problem.weight, inputs, problem.ridge)
+    torch.testing.assert_close(selection.refitted, expected, **CLOSE)
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_keeping_everything_changes_nothing(size):
     _, problem = layer(4, 6, size)
-    chosen = full_condition(problem, 6, rng())
-    assert torch.equal(chosen.refitted, problem.weight)
-    assert chosen.kept.tolist() == list(range(6))
+    selection = full_condition(problem, 6, rng())
+    assert torch.equal(selection.refitted, problem.weight)
+    assert selection.kept.tolist() == list(range(6))
     assert torch.equal(
         mask_condition(problem, 6, rng()).curve.weights, torch.ones(6 * size, 1, dtype=torch.float64)
     )
@@ -138,19 +138,19 @@ def test_keeping_everything_changes_nothing(size):
 def test_sweep_of_the_mask_condition_is_the_tuned_mask(seed, n, data):
     keep = data.draw(st.integers(1, n))
     _, problem = layer(seed, n)
-    chosen = mask_condition(problem, keep, rng())
-    want = solve_mask(contributions(problem.xtx, problem.weight), chosen.kept, problem.ridge)
-    torch.testing.assert_close(chosen.curve.weights[chosen.kept, 0], want, **CLOSE)
+    selection = mask_condition(problem, keep, rng())
+    expected = solve_mask(contributions(problem.xtx, problem.weight), selection.kept, problem.ridge)
+    torch.testing.assert_close(selection.curve.weights[selection.kept, 0], expected, **CLOSE)
 
 
 @quick
 @given(seed=seeds, n=st.integers(2, 9), ridge=st.sampled_from([1e-6, 1e-2, 1.0]))
 def test_scores_are_energy_divided_by_condition_squared(seed, n, ridge):
-    """One block: s = energy / kappa^2, energy with its share of the ridge, for H = C + D, and for H = G + D."""
+    """One block: s = energy / kappa^2, energy with its share of the ridge, for H = C + D and H = G + D."""
     x, problem = layer(seed, n, ridge=ridge)
     energy = (1.0 + ridge) * problem.xtx.diagonal() * problem.weight.square().sum(1)
-    for choose, own in ((full_condition, x.T @ x), (mask_condition, contributions(x.T @ x, problem.weight))):
-        matrix = own + ridge * torch.diag(own.diagonal())
+    for choose, gram in ((full_condition, x.T @ x), (mask_condition, contributions(x.T @ x, problem.weight))):
+        matrix = gram + ridge * torch.diag(gram.diagonal())
         kappa = condition_numbers(matrix, torch.linalg.inv(matrix))
         torch.testing.assert_close(choose(problem, 1, rng()).scores, energy / kappa.square(), **CLOSE)
 
@@ -179,8 +179,8 @@ def test_dead_neurons_break_no_metric(name, dead):
         problem = Problem(Gram.of(problem.xtx * torch.outer(alive, alive)), problem.weight, problem.upstream)
     if dead == "weights":
         problem = Problem(problem.statistics, torch.zeros_like(problem.weight), problem.upstream)
-    chosen = METRICS[name](problem, 4, rng())
-    assert chosen.scores.isfinite().all()
+    selection = METRICS[name](problem, 4, rng())
+    assert selection.scores.isfinite().all()
     if dead == "some" and name not in ("random", "magnitude"):
-        assert chosen.kept.tolist() == [0, 2, 4, 5]
-    assert chosen.refitted is None or chosen.refitted.isfinite().all()
+        assert selection.kept.tolist() == [0, 2, 4, 5]
+    assert selection.refitted is None or selection.refitted.isfinite().all()

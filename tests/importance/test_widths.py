@@ -1,4 +1,4 @@
-"""Measured sensitivity: each harm against a model that is really changed, and widths against every other choice."""
+"""Measured sensitivity: each harm against a changed model, and widths against every other choice."""
 
 from __future__ import annotations
 
@@ -38,70 +38,76 @@ def ids():
 
 
 @pytest.fixture(scope="module")
-def found(model, ids):
+def measured(model, ids):
     return sensitivity(model, ids, GONE)
 
 
-def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, ids, found):
-    """Independently: `prune` narrows just that layer on the fitted sequences; the whole model runs on the judging."""
-    seen, judged = ids[:-4], ids[-4:]
+def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, ids, measured):
+    """Independently: `prune` narrows just that layer on the fitted sequences, and the model runs on the others."""
+    fitted_ids = ids[:-4]
+    judging_ids = ids[-4:]
     shape = Shape.of(model)
     with torch.no_grad():
-        dense = model(input_ids=judged).logits.log_softmax(-1)
+        dense = model(input_ids=judging_ids).logits.log_softmax(-1)
     for layer in range(shape.layers):
         plan = uniform_plan(PlanRequest(shape, 0.01, multiple=1))
-        widths = [shape.neurons[0]] * shape.layers
-        widths[layer] -= GONE
+        plan_widths = [shape.neurons[0]] * shape.layers
+        plan_widths[layer] -= GONE
         kept = [range(width) for width in shape.neurons]
-        kept[layer] = sorted(set(kept[layer]) - set(found.curves[layer].order[:GONE].tolist()))
+        kept[layer] = sorted(set(kept[layer]) - set(measured.curves[layer].order[:GONE].tolist()))
         plan = type(plan)(
             "",
             shape.layers,
             plan.layers,
-            tuple(widths),
+            tuple(plan_widths),
             plan.kv_groups,
             0.01,
             0.0,
             tuple(map(tuple, kept)),
             tuple(tuple(range(groups)) for groups in shape.kv_groups),
         )
-        pruned = prune(model, seen, Settings(ridge=0.1), plan=plan).model
+        pruned = prune(model, fitted_ids, Settings(ridge=0.1), plan=plan).model
         with torch.no_grad():
-            changed = pruned(input_ids=judged).logits.log_softmax(-1)
+            changed = pruned(input_ids=judging_ids).logits.log_softmax(-1)
         expected = (dense.exp() * (dense - changed)).sum(-1).mean()
-        assert float(found.harm[layer]) == pytest.approx(float(expected), rel=1e-3)
+        assert float(measured.harm[layer]) == pytest.approx(float(expected), rel=1e-3)
         assert float(expected) > 1e-3
 
 
 @torch.no_grad()
-def layer_by_layer(model, fitted, judged, gone):
-    """The harms by walking the rest of the model anew for each layer: many reads of each, in the same arithmetic."""
+def layer_by_layer(model, fitted_ids, judging_ids, removed):
+    """The harms by walking the rest of the model anew for each layer, in the same arithmetic."""
     layers = model.model.layers
-    rope, judged_rope = (rotary(model, part.shape[1], "cpu", model.dtype) for part in (fitted, judged))
+    rope, judging_rope = (
+        rotary(model, part.shape[1], "cpu", model.dtype) for part in (fitted_ids, judging_ids)
+    )
 
-    def answers(hidden, first):
+    def predictions(hidden, first):
         for layer in layers[first:]:
-            hidden = through(layer, hidden, judged_rope, "cpu")
+            hidden = through(layer, hidden, judging_rope, "cpu")
         states = hidden.flatten(0, 1)
         states = model.model.norm(states[:: -(-len(states) // widths.COMPARED_POSITIONS)])
         return [
             head(model, rows).float().log_softmax(-1) for rows in states.split(widths.POSITIONS_PER_BATCH)
         ]
 
-    stream, watched, harms = embed(model, fitted), embed(model, judged), []
-    dense = answers(watched, 0)
+    stream = embed(model, fitted_ids)
+    dense_stream = embed(model, judging_ids)
+    harms = []
+    dense_predictions = predictions(dense_stream, 0)
     for index, layer in enumerate(layers):
-        retuned = narrowed(layer, stream, rope, gone, RIDGE)[2]
-        watched, changed = with_weights(layer, watched, judged_rope, retuned)
-        pairs = zip(dense, answers(changed, index + 1), strict=True)
+        refitted = narrowed(layer, stream, rope, removed, RIDGE)[2]
+        dense_stream, changed_stream = with_weights(layer, dense_stream, judging_rope, refitted)
+        pairs = zip(dense_predictions, predictions(changed_stream, index + 1), strict=True)
         total = sum(float((p.exp() * (p - q)).sum(1).sum()) for p, q in pairs)
-        harms.append(total / sum(map(len, dense)))
+        harms.append(total / sum(map(len, dense_predictions)))
     return torch.tensor(harms, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", ["gqa", "all-at-once", "rope-dynamic", "gemma3", "granite", "phi3"])
 def test_one_walk_gives_the_harms_of_many_to_the_bit(name):
-    model, ids = build(name), tokens(10, 24)
+    model = build(name)
+    ids = tokens(10, 24)
     expected = layer_by_layer(model, ids[:-4], ids[-4:], GONE)
     assert torch.equal(sensitivity(model, ids, GONE).harm, expected) and bool((expected > 1e-4).all())
 
@@ -110,16 +116,22 @@ def test_one_walk_gives_the_harms_of_many_to_the_bit(name):
 @torch.no_grad()
 def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
     """By transformers' own forward pass: multipliers, norms behind the dense layer and all."""
-    model, ids = build(name), tokens(10, 24)
-    fitted, judged, found = ids[:-4], ids[-4:], sensitivity(model, ids, GONE)
-    stream, rope = embed(model, fitted), rotary(model, ids.shape[1], "cpu", torch.float32)
-    p = model(judged).logits.log_softmax(-1)
+    model = build(name)
+    ids = tokens(10, 24)
+    fitted_ids = ids[:-4]
+    judging_ids = ids[-4:]
+    measured = sensitivity(model, ids, GONE)
+    stream = embed(model, fitted_ids)
+    rope = rotary(model, ids.shape[1], "cpu", torch.float32)
+    p = model(judging_ids).logits.log_softmax(-1)
     for index, layer in enumerate(model.model.layers):
         changed = copy.deepcopy(model)
-        retuned = narrowed(layer, stream, rope, GONE, RIDGE)[2]
-        changed.model.layers[index].mlp.down_proj.weight.copy_(retuned.T)
-        q = changed(judged).logits.log_softmax(-1)
-        assert float(found.harm[index]) == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3)
+        refitted = narrowed(layer, stream, rope, GONE, RIDGE)[2]
+        changed.model.layers[index].mlp.down_proj.weight.copy_(refitted.T)
+        q = changed(judging_ids).logits.log_softmax(-1)
+        assert float(measured.harm[index]) == pytest.approx(
+            float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3
+        )
 
 
 @pytest.mark.parametrize(
@@ -137,9 +149,9 @@ def test_the_walk_keeps_to_its_limits(limits, model, ids, monkeypatch):
     assert torch.equal(sensitivity(model, ids, GONE).harm, expected)
 
 
-def test_no_weights_of_a_curve_stay_in_memory(found):
+def test_no_weights_of_a_curve_stay_in_memory(measured):
     """Not even behind a view of none of them."""
-    assert [curve.weights.untyped_storage().nbytes() for curve in found.curves] == [0, 0, 0]
+    assert [curve.weights.untyped_storage().nbytes() for curve in measured.curves] == [0, 0, 0]
 
 
 def test_the_model_stays_as_it_was(model, ids):
@@ -150,10 +162,11 @@ def test_the_model_stays_as_it_was(model, ids):
 
 def test_sequences_that_judge_are_not_fitted(model, ids):
     """Another judge changes the harms, not the curves."""
-    other = torch.cat([ids[:-4], ids[-4:].flip(1)])
-    one, two = sensitivity(model, ids, GONE), sensitivity(model, other, GONE)
-    assert torch.equal(one.curves[0].errors, two.curves[0].errors)
-    assert not torch.allclose(one.harm, two.harm)
+    other_ids = torch.cat([ids[:-4], ids[-4:].flip(1)])
+    measured = sensitivity(model, ids, GONE)
+    measured_on_others = sensitivity(model, other_ids, GONE)
+    assert torch.equal(measured.curves[0].errors, measured_on_others.curves[0].errors)
+    assert not torch.allclose(measured.harm, measured_on_others.harm)
 
 
 def test_interpolated_passes_through_the_points_and_stays_flat_behind_them():
@@ -163,31 +176,29 @@ def test_interpolated_passes_through_the_points_and_stays_flat_behind_them():
 
 def _swept(errors: list[float]) -> Sweep:
     counts = torch.arange(1, len(errors) + 1)
-    nothing = torch.zeros(len(errors), dtype=torch.float64)
-    return Sweep(
-        nothing, nothing, torch.tensor(errors, dtype=torch.float64), counts, nothing, nothing, nothing
-    )
+    zeros = torch.zeros(len(errors), dtype=torch.float64)
+    return Sweep(zeros, zeros, torch.tensor(errors, dtype=torch.float64), counts, zeros, zeros, zeros)
 
 
 def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     """Brute force over every width of three layers; greedy steps are exact on convex curves."""
     shape = Shape.of(model)
     harm = torch.tensor([0.4, 0.05, 0.1], dtype=torch.float64)
-    errors = [[(gone / 43) ** power for gone in range(1, 44)] for power in (2.0, 1.5, 3.0)]
-    found = Sensitivity((12,) * 3, harm, tuple(map(_swept, errors)))
+    errors = [[(removed / 43) ** power for removed in range(1, 44)] for power in (2.0, 1.5, 3.0)]
+    measured = Sensitivity((12,) * 3, harm, tuple(map(_swept, errors)))
     ratio = PlanRequest(shape, 0.5).removed((36, 36, 36))
-    plan = measured_plan(PlanRequest(shape, ratio, multiple=4), found)
+    plan = measured_plan(PlanRequest(shape, ratio, multiple=4), measured)
     assert sum(plan.neurons) == 3 * 36 and plan.removed == pytest.approx(ratio)
 
     def predicted(widths):
-        parts = zip(widths, harm.tolist(), errors, strict=True)
+        layers = zip(widths, harm.tolist(), errors, strict=True)
         return sum(
             (weight**HARM_EXPONENT) * (([0.0] + curve)[48 - width] / curve[12 - 1])
-            for width, weight, curve in parts
+            for width, weight, curve in layers
         )
 
-    every = [widths for widths in product(range(8, 49, 4), repeat=3) if sum(widths) == 3 * 36]
-    assert predicted(plan.neurons) == pytest.approx(min(map(predicted, every)))
+    candidates = [widths for widths in product(range(8, 49, 4), repeat=3) if sum(widths) == 3 * 36]
+    assert predicted(plan.neurons) == pytest.approx(min(map(predicted, candidates)))
     assert plan.neurons[0] > plan.neurons[1]  # the layer that minds most stays widest
 
 
@@ -217,22 +228,24 @@ def test_what_cannot_be_measured_is_refused(model, ids):
 
 
 def test_measured_widths_obey_ridge_token_weights_and_device(model, ids, monkeypatch):
-    asked = []
+    calls = []
 
     def recorded(*arguments, **options):
-        asked.append(options)
+        calls.append(options)
         return sensitivity(*arguments, **options)
 
     monkeypatch.setattr("comp_lib.planning.sensitivity", recorded)
     for ridge, weighted in ((2.0, True), (0.1, False), ("auto", True)):
         make_plan(model, ids, Settings(widths="measured", multiple=4, ridge=ridge, token_weights=weighted))
-    assert [options["ridge"] for options in asked] == [2.0, 0.1, None]
-    assert [options["weighted"] for options in asked] == [True, False, True]
-    assert {options["device"] for options in asked} == {"cpu"}
-    usual, held, plain = (
+    assert [options["ridge"] for options in calls] == [2.0, 0.1, None]
+    assert [options["weighted"] for options in calls] == [True, False, True]
+    assert {options["device"] for options in calls} == {"cpu"}
+    default, with_large_ridge, without_token_weights = (
         sensitivity(model, ids, GONE, **options).harm for options in ({}, {"ridge": 2.0}, {"weighted": False})
     )
-    assert not torch.allclose(usual, held) and not torch.allclose(usual, plain)
+    assert not torch.allclose(default, with_large_ridge) and not torch.allclose(
+        default, without_token_weights
+    )
 
 
 def test_measured_widths_of_a_model_that_is_uneven_already(model, ids):

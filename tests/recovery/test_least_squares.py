@@ -44,90 +44,99 @@ def brute_force(halves, w, kept, ridge):
 def test_held_out_error_is_that_of_the_tokens(ridge):
     halves, w = problem(40, noise=0.5)
     kept = torch.tensor([0, 2, 3, 7, 11])
-    (found,) = halves[0][2].held_out_errors(halves[1][2], w, kept, [ridge])
-    assert found == pytest.approx(brute_force(halves, w, kept, ridge), rel=1e-4)
+    (error,) = halves[0][2].held_out_errors(halves[1][2], w, kept, [ridge])
+    assert error == pytest.approx(brute_force(halves, w, kept, ridge), rel=1e-4)
 
 
 def test_the_search_takes_the_best_of_the_grid_and_walks_beside_it():
     kept = torch.arange(8)
     halves, w = problem(10, noise=20.0)
     best = min(GRID, key=lambda ridge: brute_force(halves, w, kept, ridge))
-    ridge, place = choose_ridge(halves[0][2], halves[1][2], w, kept)
-    assert ridge == pytest.approx(best / 2) and GRID[place] == best
+    ridge, position = choose_ridge(halves[0][2], halves[1][2], w, kept)
+    assert ridge == pytest.approx(best / 2) and GRID[position] == best
     plenty, w = problem(4000)
-    smaller, _ = choose_ridge(plenty[0][2], plenty[1][2], w, kept, previous=place)
+    smaller, _ = choose_ridge(plenty[0][2], plenty[1][2], w, kept, previous=position)
     assert smaller * 2 == pytest.approx(GRID[GRID.index(best) - 1])  # one step at a time
 
 
 def test_few_tokens_want_more_ridge_than_many():
     kept = torch.arange(8)
     few, many = (problem(tokens, noise=20.0) for tokens in (10, 4000))
-    found = [choose_ridge(halves[0][2], halves[1][2], w, kept)[0] for halves, w in (few, many)]
-    assert found[0] > 3 * found[1]
+    ridges = [choose_ridge(halves[0][2], halves[1][2], w, kept)[0] for halves, w in (few, many)]
+    assert ridges[0] > 3 * ridges[1]
 
 
 def test_prune_reports_the_ridge_it_chose(tiny_llama):
-    model, ids = tiny_llama(), torch.randint(512, (6, 32), generator=torch.Generator().manual_seed(0))
+    model = tiny_llama()
+    ids = torch.randint(512, (6, 32), generator=torch.Generator().manual_seed(0))
     settings = Settings(ratio=0.3, layers=0, multiple=4)
     assert settings.ridge == "auto"
-    done = prune(model, ids, settings)
-    chosen = [layer.ridge for layer in done.report.layers]
+    searched = prune(model, ids, settings)
+    chosen = [layer.ridge for layer in searched.report.layers]
     assert all(any(ridge == pytest.approx(value / 2) for value in GRID) for ridge in chosen)
     fixed = prune(model, ids, replace(settings, ridge=chosen[0]))
-    first, second = (run.model.model.layers[0].mlp.down_proj.weight for run in (done, fixed))
+    first, second = (run.model.model.layers[0].mlp.down_proj.weight for run in (searched, fixed))
     torch.testing.assert_close(first, second)  # halves added up are the whole
 
 
 def test_one_sequence_cannot_be_halved(tiny_llama):
-    done = prune(tiny_llama(), torch.arange(32)[None], Settings(ratio=0.3, layers=0, multiple=4))
-    assert {layer.ridge for layer in done.report.layers} == {0.1}
+    pruned = prune(tiny_llama(), torch.arange(32)[None], Settings(ratio=0.3, layers=0, multiple=4))
+    assert {layer.ridge for layer in pruned.report.layers} == {0.1}
 
 
 @pytest.mark.parametrize("form", [Gram, TokenStatistics])
 @pytest.mark.parametrize("outside", [True, False])
 def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    inputs, outputs, kept = 40, 200, torch.arange(30)
+    inputs = 40
+    outputs = 200
+    kept = torch.arange(30)
     weight = torch.randn(inputs, outputs, generator=generator, dtype=torch.float64).to(
         form.zeros(1).precision
     )
     halves = []
     for _ in range(2):
         x = torch.randn(25, inputs, generator=generator)
-        own = x @ weight.float()
-        y = own + 3.0 * torch.randn(25, outputs, generator=generator) if outside else None
+        layer_output = x @ weight.float()
+        y = layer_output + 3.0 * torch.randn(25, outputs, generator=generator) if outside else None
         energy = float(
-            (own if y is None else y).square().sum()
+            (layer_output if y is None else y).square().sum()
         )  # of the second half: what its errors are part of
         half = form.zeros(inputs, outputs if outside else None)
         half.add(x, y)
         halves.append(half)
-    places = {}
-    for judged in (10**6, 100):
-        monkeypatch.setattr(least_squares, "MIXTURES", judged)
-        _, places[judged] = choose_ridge(*halves, weight, kept)
-    assert places[100] == places[10**6]
+    positions = {}
+    for mixtures in (10**6, 100):
+        monkeypatch.setattr(least_squares, "MIXTURES", mixtures)
+        _, positions[mixtures] = choose_ridge(*halves, weight, kept)
+    assert positions[100] == positions[10**6]
     mix = least_squares._signs(outputs, 100).to(weight)
-    exact = halves[0].held_out_errors(halves[1], weight, kept, GRID)
-    mixed = halves[0].mix_outputs(mix).held_out_errors(halves[1].mix_outputs(mix), weight @ mix, kept, GRID)
-    other = halves[0].held_out_errors(halves[1], weight @ mix, kept, GRID) if not outside else mixed
-    assert mixed == other  # of the layer's own output only W decides
-    gaps = [abs(one - two) for one, two in zip(mixed, exact, strict=True)]
-    assert 0.0 < max(gaps) < 0.25 * energy and gaps[places[100]] < 0.05 * energy
+    exact_errors = halves[0].held_out_errors(halves[1], weight, kept, GRID)
+    mixed_errors = (
+        halves[0].mix_outputs(mix).held_out_errors(halves[1].mix_outputs(mix), weight @ mix, kept, GRID)
+    )
+    other = halves[0].held_out_errors(halves[1], weight @ mix, kept, GRID) if not outside else mixed_errors
+    assert mixed_errors == other  # of the layer's own output only W decides
+    gaps = [abs(one - two) for one, two in zip(mixed_errors, exact_errors, strict=True)]
+    assert 0.0 < max(gaps) < 0.25 * energy and gaps[positions[100]] < 0.05 * energy
 
 
 def test_an_output_counts_by_its_gain():
-    """One output that is nearly all of it decides alone, by brute force; another one would ask for another lambda."""
-    kept, halves, w = torch.arange(8), *problem(14, noise=20.0)
-    single = {}
-    for place in range(w.shape[1]):
-        own = [(x, y[:, [place]], None) for x, y, _ in halves]
-        single[place] = min(
-            GRID, key=lambda ridge, own=own, place=place: brute_force(own, w[:, [place]], kept, ridge)
+    """An output that counts nearly alone decides lambda, by brute force, and outputs disagree."""
+    kept = torch.arange(8)
+    halves, w = problem(14, noise=20.0)
+    best_ridges = {}
+    for output in range(w.shape[1]):
+        single_halves = [(x, y[:, [output]], None) for x, y, _ in halves]
+        best_ridges[output] = min(
+            GRID,
+            key=lambda ridge, single_halves=single_halves, output=output: brute_force(
+                single_halves, w[:, [output]], kept, ridge
+            ),
         )
-    assert len(set(single.values())) > 1
-    for place, best in single.items():
+    assert len(set(best_ridges.values())) > 1
+    for output, best in best_ridges.items():
         gain = torch.full((w.shape[1],), 1e-6)
-        gain[place] = 1.0
-        found, _ = choose_ridge(halves[0][2], halves[1][2], w, kept, gain)
-        assert found == pytest.approx(best / 2), place
+        gain[output] = 1.0
+        ridge, _ = choose_ridge(halves[0][2], halves[1][2], w, kept, gain)
+        assert ridge == pytest.approx(best / 2), output

@@ -43,12 +43,12 @@ def lstsq(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def test_mask_solves_the_augmented_least_squares_problem(seed, n, ridge):
     """On the tokens: rows of contributions, and below them sqrt(lambda G_ii) (m_i - 1)."""
     x, w, kept = problem(seed, n)
-    each = torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(n)], dim=1)  # (T * m, n)
+    columns = torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(n)], dim=1)  # (T * m, n)
     gram = contributions(x.T @ x, w)
     penalty = torch.diag((ridge * gram.diagonal()[kept]).sqrt())
-    right = torch.cat([each.sum(1), penalty.diagonal()])
-    want = lstsq(torch.cat([each[:, kept], penalty]), right[:, None])[:, 0]
-    torch.testing.assert_close(solve_mask(gram, kept, ridge), want, **CLOSE)
+    right = torch.cat([columns.sum(1), penalty.diagonal()])
+    expected = lstsq(torch.cat([columns[:, kept], penalty]), right[:, None])[:, 0]
+    torch.testing.assert_close(solve_mask(gram, kept, ridge), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.1])
@@ -83,7 +83,7 @@ def test_mask_of_everything_is_one():
 
 
 def trap(seed: int = 0, tokens: int = 60):
-    """Few kept neurons, all but alike, that must imitate many: factors of either sign cancel on the text at hand."""
+    """Few kept neurons, nearly alike, that must imitate many: factors of either sign cancel on this text."""
     common = normal(seed, tokens, 1)
     x = torch.cat([common + 1e-3 * normal(seed + 1, tokens, 6), normal(seed + 2, tokens, 14)], dim=1)
     shared = normal(99, 1, 3)
@@ -103,13 +103,13 @@ def test_unguarded_mask_is_a_trap_and_the_guard_springs_it():
     before = solve_mask(gram, kept, ridge / 4.0)
     assert before.var(unbiased=False) > MAX_VARIANCE, "lambda must not grow further than needed"
 
-    other, _, _ = trap(seed=50)  # another text through the same layer
-    elsewhere = contributions(other.T @ other, w)
+    other_text, _, _ = trap(seed=50)  # another text through the same layer
+    other_gram = contributions(other_text.T @ other_text, w)
 
     def error(values):
         gap = torch.ones(20, dtype=torch.float64)
         gap[kept] -= values
-        return float(gap @ elsewhere @ gap)
+        return float(gap @ other_gram @ gap)
 
     assert error(mask) < error(unguarded)
 
@@ -127,18 +127,21 @@ def test_dead_neurons_keep_their_factor():
     gram = torch.diag(torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 4.0], dtype=torch.float64))
     mask, _ = tune_mask(gram, torch.arange(6))
     torch.testing.assert_close(mask, torch.ones(6, dtype=torch.float64))
-    nothing, _ = tune_mask(torch.zeros(4, 4, dtype=torch.float64), torch.arange(3))
-    torch.testing.assert_close(nothing, torch.ones(3, dtype=torch.float64))
+    mask_of_zeros, _ = tune_mask(torch.zeros(4, 4, dtype=torch.float64), torch.arange(3))
+    torch.testing.assert_close(mask_of_zeros, torch.ones(3, dtype=torch.float64))
 
 
 def test_fold_mask_and_only():
-    w, kept = normal(0, 5, 3), torch.tensor([1, 4])
+    w = normal(0, 5, 3)
+    kept = torch.tensor([1, 4])
     mask = torch.tensor([2.0, -1.0], dtype=torch.float64)
-    want = torch.zeros(5, 3, dtype=torch.float64)
-    want[1], want[4] = w[1], w[4]
-    assert torch.equal(unchanged(w, kept), want)
-    want[1], want[4] = 2.0 * w[1], -w[4]
-    assert torch.equal(fold_mask(w, kept, mask), want)
+    expected = torch.zeros(5, 3, dtype=torch.float64)
+    expected[1] = w[1]
+    expected[4] = w[4]
+    assert torch.equal(unchanged(w, kept), expected)
+    expected[1] = 2.0 * w[1]
+    expected[4] = -w[4]
+    assert torch.equal(fold_mask(w, kept, mask), expected)
 
 
 @quick
@@ -163,21 +166,23 @@ def test_least_squares_solves_the_augmented_problem(seed, n, outside, ridge):
     x, w, kept = problem(seed, n)
     y = normal(seed + 3, len(x), 4) if outside else x @ w
     xtx = x.T @ x
-    found = least_squares(xtx, x.T @ y, w, kept, ridge)
+    fitted = least_squares(xtx, x.T @ y, w, kept, ridge)
     pull = torch.diag(ridge**0.5 * x[:, kept].norm(dim=0))
-    want = lstsq(torch.cat([x[:, kept], pull]), torch.cat([y, pull @ w[kept]]))
-    torch.testing.assert_close(found[kept], want, **CLOSE)
-    gone = [i for i in range(n) if i not in kept.tolist()]
-    assert (found[gone] == 0.0).all()
+    expected = lstsq(torch.cat([x[:, kept], pull]), torch.cat([y, pull @ w[kept]]))
+    torch.testing.assert_close(fitted[kept], expected, **CLOSE)
+    removed = [i for i in range(n) if i not in kept.tolist()]
+    assert (fitted[removed] == 0.0).all()
     units = (2.0 * normal(seed + 4, n)).exp()  # the same layer in other units
-    other = least_squares((x * units).T @ (x * units), (x * units).T @ y, w / units[:, None], kept, ridge)
-    torch.testing.assert_close(other * units[:, None], found, **CLOSE)
+    fitted_in_units = least_squares(
+        (x * units).T @ (x * units), (x * units).T @ y, w / units[:, None], kept, ridge
+    )
+    torch.testing.assert_close(fitted_in_units * units[:, None], fitted, **CLOSE)
 
 
 def test_least_squares_towards_the_own_output_changes_nothing_when_all_stay():
     x, w, _ = problem(2, 6)
-    found = least_squares(x.T @ x, x.T @ (x @ w), w, torch.arange(6), 1e-2)
-    torch.testing.assert_close(found, w, rtol=1e-9, atol=1e-9)
+    fitted = least_squares(x.T @ x, x.T @ (x @ w), w, torch.arange(6), 1e-2)
+    torch.testing.assert_close(fitted, w, rtol=1e-9, atol=1e-9)
 
 
 def test_a_strong_ridge_holds_the_weights_and_a_weak_one_lets_them_go():
@@ -194,9 +199,9 @@ def test_least_squares_with_fewer_tokens_than_inputs_stays_finite():
     x = normal(0, 3, 8)
     w = normal(1, 8, 2)
     kept = torch.arange(6)
-    found = least_squares(x.T @ x, x.T @ (x @ w), w, kept, 1e-9)
-    assert float((x @ w - x @ found).square().sum()) < 1e-6, "three tokens can always be met by six inputs"
-    assert float(found.norm()) < 10.0 * float(w.norm())
+    fitted = least_squares(x.T @ x, x.T @ (x @ w), w, kept, 1e-9)
+    assert float((x @ w - x @ fitted).square().sum()) < 1e-6, "three tokens can always be met by six inputs"
+    assert float(fitted.norm()) < 10.0 * float(w.norm())
     assert least_squares(x.T @ x, x.T @ (x @ w), w, kept, 0.0).isfinite().all()
 
 
@@ -204,11 +209,11 @@ def test_dead_inputs_keep_their_weights_and_disturb_nobody():
     x, w, _ = problem(2, 8)
     x[:, [1, 5]] = 0.0
     kept = torch.tensor([0, 1, 3, 5, 6])
-    found = least_squares(x.T @ x, x.T @ (x @ w), w, kept, 0.1)
-    torch.testing.assert_close(found[[1, 5]], w[[1, 5]])
+    fitted = least_squares(x.T @ x, x.T @ (x @ w), w, kept, 0.1)
+    torch.testing.assert_close(fitted[[1, 5]], w[[1, 5]])
     alive = torch.tensor([0, 3, 6])
     torch.testing.assert_close(
-        found[alive], least_squares(x.T @ x, x.T @ (x @ w), w, alive, 0.1)[alive], **CLOSE
+        fitted[alive], least_squares(x.T @ x, x.T @ (x @ w), w, alive, 0.1)[alive], **CLOSE
     )
 
 
@@ -228,12 +233,12 @@ def test_each_recovery_beats_the_simpler_one_on_the_calibration_text(seed, n):
 
 @pytest.mark.parametrize("values", [[0.0, 100.0], [torch.nan, 1.0]])
 def test_the_guard_ends_where_no_mask_can_be_tuned(monkeypatch, values):
-    asked = []
+    ridges = []
     mask = torch.tensor(values, dtype=torch.float64)
-    monkeypatch.setattr(mask_tuning, "solve_mask", lambda gram, kept, ridge: asked.append(ridge) or mask)
+    monkeypatch.setattr(mask_tuning, "solve_mask", lambda gram, kept, ridge: ridges.append(ridge) or mask)
     with pytest.raises(InputError, match="for which a mask can be tuned, got one of variance"):
         tune_mask(torch.eye(2), torch.tensor([0, 1]))
-    assert len(asked) == mask_tuning.MAX_ROUNDS
+    assert len(ridges) == mask_tuning.MAX_ROUNDS
 
 
 def test_sums_that_are_not_finite_are_a_refusal():

@@ -37,20 +37,20 @@ def problem(tokens=10, n=24, m=5, outside=True, seed=0):
 @pytest.mark.parametrize("per_round", [1, 3, 32])
 def test_a_sweep_is_the_same(block, per_round):
     full, rows, w = problem(outside=False)
-    held = penalty(full.xtx.diagonal(), 0.1)
+    penalties = penalty(full.xtx.diagonal(), 0.1)
     inverse, _ = spd_inverse(ridged(full.xtx, 0.1))
-    other = DualInverse(rows.rows, held, block)
+    dual_inverse = DualInverse(rows.rows, penalties, block)
     torch.testing.assert_close(
-        other.blocks.diagonal(dim1=1, dim2=2).flatten(), inverse.diagonal(), rtol=1e-5, atol=0
+        dual_inverse.blocks.diagonal(dim1=1, dim2=2).flatten(), inverse.diagonal(), rtol=1e-5, atol=0
     )
-    torch.testing.assert_close(other.rows(torch.tensor([3, 7])), inverse[[3, 7]], rtol=1e-4, atol=1e-5)
-    gone = 3 if block == 4 else 11
-    one = sweep(inverse, w, gone, block=block, per_round=per_round)
-    two = sweep(other, w, gone, block=block, per_round=per_round)
-    assert torch.equal(one.kept, two.kept) and torch.equal(one.order, two.order)
-    torch.testing.assert_close(two.weights, one.weights, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(two.errors, one.errors, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(two.scores, one.scores, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(dual_inverse.rows(torch.tensor([3, 7])), inverse[[3, 7]], rtol=1e-4, atol=1e-5)
+    removed = 3 if block == 4 else 11
+    primal = sweep(inverse, w, removed, block=block, per_round=per_round)
+    dual = sweep(dual_inverse, w, removed, block=block, per_round=per_round)
+    assert torch.equal(primal.kept, dual.kept) and torch.equal(primal.order, dual.order)
+    torch.testing.assert_close(dual.weights, primal.weights, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dual.errors, primal.errors, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(dual.scores, primal.scores, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("outside", [False, True])
@@ -62,30 +62,34 @@ def test_fit_energy_and_statistics_are_the_same(outside):
     torch.testing.assert_close(fitted, expected, rtol=1e-4, atol=1e-5)
     assert rows.energy(w - fitted) == pytest.approx(full.energy(w - fitted), rel=1e-4)
     for sums in (full, rows):
-        assert sums.energy_and_error(w, fitted) == pytest.approx((full.energy(w), full.energy(w - fitted)), rel=1e-4)
+        assert sums.energy_and_error(w, fitted) == pytest.approx(
+            (full.energy(w), full.energy(w - fitted)), rel=1e-4
+        )
     torch.testing.assert_close(rows.mean, full.mean)
     torch.testing.assert_close(rows.diagonal(), full.diagonal(), rtol=1e-5, atol=0)
     torch.testing.assert_close(rows.matrix(), full.matrix(), rtol=1e-4, atol=1e-5)
-    bias, gap = torch.randn(w.shape[1], dtype=torch.float64), w - fitted
+    bias = torch.randn(w.shape[1], dtype=torch.float64)
+    gap = w - fitted
     assert rows.bias_energy(gap, bias) == pytest.approx(full.bias_energy(gap, bias), rel=1e-5)
 
 
 @pytest.mark.parametrize("outside", [False, True])
 def test_held_out_errors_are_the_same(outside):
     full, rows, w = problem(outside=outside)
-    other, others, _ = problem(tokens=7, outside=outside, seed=1)
-    kept, ridges = torch.tensor([1, 2, 5, 9, 13]), (0.01, 0.3, 5.0)
-    assert rows.held_out_errors(others, w, kept, ridges) == pytest.approx(
-        full.held_out_errors(other, w, kept, ridges), rel=1e-4
+    full_held_out, rows_held_out, _ = problem(tokens=7, outside=outside, seed=1)
+    kept = torch.tensor([1, 2, 5, 9, 13])
+    ridges = (0.01, 0.3, 5.0)
+    assert rows.held_out_errors(rows_held_out, w, kept, ridges) == pytest.approx(
+        full.held_out_errors(full_held_out, w, kept, ridges), rel=1e-4
     )
 
 
 def test_the_metric_chooses_the_same_with_single_weights():
     full, rows, w = problem(outside=False)
-    one = full_condition(Problem(full, w, torch.ones), 15, torch.Generator())
-    two = full_condition(Problem(rows, w.float(), torch.ones), 15, torch.Generator())
-    assert torch.equal(one.kept, two.kept) and two.refitted.dtype == torch.float32
-    torch.testing.assert_close(two.refitted.double(), one.refitted, rtol=1e-3, atol=1e-4)
+    primal = full_condition(Problem(full, w, torch.ones), 15, torch.Generator())
+    dual = full_condition(Problem(rows, w.float(), torch.ones), 15, torch.Generator())
+    assert torch.equal(primal.kept, dual.kept) and dual.refitted.dtype == torch.float32
+    torch.testing.assert_close(dual.refitted.double(), primal.refitted, rtol=1e-3, atol=1e-4)
     matrix = ridged(full.xtx, 0.1)
     torch.testing.assert_close(
         rows.inverse(0.1).blocks.flatten(), spd_inverse(matrix)[0].diagonal(), rtol=1e-4, atol=0
@@ -103,24 +107,26 @@ def test_the_metric_chooses_the_same_with_single_weights():
     ],
 )
 def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypatch):
-    model, ids = build("gqa"), tokens(4, 7)  # 28 tokens, 48 neurons, 32 inputs of o_proj
+    model = build("gqa")  # 48 neurons, 32 inputs of o_proj
+    ids = tokens(4, 7)  # 28 tokens
     settings = replace(Settings(ratio=0.3, layers=0, multiple=4), **changes)
-    used = []
+    calls = []
     monkeypatch.setattr(
         TokenStatistics,
         "add",
-        lambda self, *args, add=TokenStatistics.add: (used.append(1), add(self, *args))[1],
+        lambda self, *args, add=TokenStatistics.add: (calls.append(1), add(self, *args))[1],
     )
-    found, count = prune(model, ids, settings), len(used)
-    assert count
+    dual = prune(model, ids, settings)
+    calls_of_dual = len(calls)
+    assert calls_of_dual
     monkeypatch.setattr("comp_lib.prune_layer.TokenStatistics", Gram)
-    expected = prune(model, ids, settings)
-    assert found.plan == expected.plan and len(used) == count  # the second run had the n x n form
-    for ours, theirs in zip(found.report.layers, expected.report.layers, strict=True):
-        assert ours.error == pytest.approx(theirs.error, rel=1e-3)
-        assert ours.ridge == theirs.ridge
-    for ours, theirs in zip(found.model.parameters(), expected.model.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    primal = prune(model, ids, settings)
+    assert dual.plan == primal.plan and len(calls) == calls_of_dual  # the second run had the n x n form
+    for dual_values, primal_values in zip(dual.report.layers, primal.report.layers, strict=True):
+        assert dual_values.error == pytest.approx(primal_values.error, rel=1e-3)
+        assert dual_values.ridge == primal_values.ridge
+    for dual_values, primal_values in zip(dual.model.parameters(), primal.model.parameters(), strict=True):
+        torch.testing.assert_close(dual_values, primal_values, rtol=1e-3, atol=1e-3)
 
 
 def test_the_mask_problem_stays_with_the_full_form(monkeypatch):

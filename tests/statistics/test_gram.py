@@ -25,17 +25,20 @@ def normal(seed: int, *size: int) -> torch.Tensor:
 @quick
 @given(**sizes)
 def test_contributions_is_the_gram_matrix_of_rank_one_contributions(seed, t, n, m):
-    x, w = normal(seed, t, n), normal(seed + 1, n, m)
-    each = torch.stack(
+    x = normal(seed, t, n)
+    w = normal(seed + 1, n, m)
+    flat_contributions = torch.stack(
         [torch.outer(x[:, i], w[i]).flatten() for i in range(n)]
     )  # a_i = x_i w_i^T: (n, t * m)
-    torch.testing.assert_close(contributions(x.T @ x, w), each @ each.T)
+    torch.testing.assert_close(contributions(x.T @ x, w), flat_contributions @ flat_contributions.T)
 
 
 @quick
 @given(**sizes)
 def test_quadratic_form_is_the_error_of_any_mask(seed, t, n, m):
-    x, w, mask = normal(seed, t, n), normal(seed + 1, n, m), 3.0 * normal(seed + 2, n)
+    x = normal(seed, t, n)
+    w = normal(seed + 1, n, m)
+    mask = 3.0 * normal(seed + 2, n)
     missing = x @ w - sum(mask[i] * torch.outer(x[:, i], w[i]) for i in range(n))
     gap = 1.0 - mask
     torch.testing.assert_close(gap @ contributions(x.T @ x, w) @ gap, missing.square().sum())
@@ -44,11 +47,13 @@ def test_quadratic_form_is_the_error_of_any_mask(seed, t, n, m):
 @quick
 @given(**sizes)
 def test_add_gathers_both_sums_with_weights(seed, t, n, m):
-    x, y, weight = normal(seed, 2, t, n), normal(seed + 1, 2, t, m), normal(seed + 2, 2, t).abs()
+    x = normal(seed, 2, t, n)
+    y = normal(seed + 1, 2, t, m)
+    token_weights = normal(seed + 2, 2, t).abs()
     gram = Gram.zeros(n, m)
-    gram.add(x, y, weight)
-    xtx = sum(weight[b, i] ** 2 * torch.outer(x[b, i], x[b, i]) for b in range(2) for i in range(t))
-    xty = sum(weight[b, i] ** 2 * torch.outer(x[b, i], y[b, i]) for b in range(2) for i in range(t))
+    gram.add(x, y, token_weights)
+    xtx = sum(token_weights[b, i] ** 2 * torch.outer(x[b, i], x[b, i]) for b in range(2) for i in range(t))
+    xty = sum(token_weights[b, i] ** 2 * torch.outer(x[b, i], y[b, i]) for b in range(2) for i in range(t))
     # products run in single precision
     torch.testing.assert_close(gram.xtx, xtx, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gram.given_target, xty, rtol=1e-5, atol=1e-5)
@@ -58,34 +63,40 @@ def test_add_gathers_both_sums_with_weights(seed, t, n, m):
 @quick
 @given(**sizes)
 def test_halves_of_a_text_add_up(seed, t, n, m):
-    x, y, weight = normal(seed, 2 * t, n), normal(seed + 1, 2 * t, m), normal(seed + 2, 2 * t).abs()
-    whole, first, second = (Gram.zeros(n, m) for _ in range(3))
-    whole.add(x, y, weight)
-    first.add(x[:t], y[:t], weight[:t])
-    second.add(x[t:], y[t:], weight[t:])
-    both = first + second
-    torch.testing.assert_close(both.xtx, whole.xtx, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(both.given_target, whole.given_target, rtol=1e-5, atol=1e-5)
-    assert both.tokens == whole.tokens == 2 * t
+    x = normal(seed, 2 * t, n)
+    y = normal(seed + 1, 2 * t, m)
+    token_weights = normal(seed + 2, 2 * t).abs()
+    all_tokens, first, second = (Gram.zeros(n, m) for _ in range(3))
+    all_tokens.add(x, y, token_weights)
+    first.add(x[:t], y[:t], token_weights[:t])
+    second.add(x[t:], y[t:], token_weights[t:])
+    total = first + second
+    torch.testing.assert_close(total.xtx, all_tokens.xtx, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(total.given_target, all_tokens.given_target, rtol=1e-5, atol=1e-5)
+    assert total.tokens == all_tokens.tokens == 2 * t
     assert first.tokens == t, "adding must not change the halves"
 
 
 def test_halves_without_a_target_add_up():
-    first, second = Gram.zeros(3), Gram.zeros(3)
+    first = Gram.zeros(3)
+    second = Gram.zeros(3)
     first.add(normal(0, 5, 3))
     second.add(normal(1, 4, 3))
-    both = first + second
-    torch.testing.assert_close(both.xtx, first.xtx + second.xtx)
-    assert both.given_target is None and both.tokens == 9
+    total = first + second
+    torch.testing.assert_close(total.xtx, first.xtx + second.xtx)
+    assert total.given_target is None and total.tokens == 9
 
 
 def test_target_is_the_own_output_unless_it_came_from_outside():
-    x, w, y = normal(0, 9, 4), normal(1, 4, 3), normal(2, 9, 3)
-    own, outside = Gram.zeros(4), Gram.zeros(4, 3)
-    own.add(x)
-    outside.add(x, y)
-    torch.testing.assert_close(own.target(w), x.T @ (x @ w), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(outside.target(w), x.T @ y, rtol=1e-5, atol=1e-5)
+    x = normal(0, 9, 4)
+    w = normal(1, 4, 3)
+    y = normal(2, 9, 3)
+    without_target = Gram.zeros(4)
+    with_target = Gram.zeros(4, 3)
+    without_target.add(x)
+    with_target.add(x, y)
+    torch.testing.assert_close(without_target.target(w), x.T @ (x @ w), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(with_target.target(w), x.T @ y, rtol=1e-5, atol=1e-5)
 
 
 def test_add_wants_a_target_exactly_when_there_is_room_for_one():
@@ -120,10 +131,12 @@ def test_token_weights_are_inverse_norms():
 
 def test_token_weights_make_errors_relative_to_the_stream():
     """A token ten thousand times as large as the others counts as much as any of them."""
-    x, stream = normal(0, 6, 3).float(), normal(1, 6, 4).float()
+    x = normal(0, 6, 3).float()
+    stream = normal(1, 6, 4).float()
     loud = torch.ones(6)
     loud[0] = 1e4
-    quiet, heavy = Gram.zeros(3), Gram.zeros(3)
+    quiet = Gram.zeros(3)
+    heavy = Gram.zeros(3)
     quiet.add(x, token_weight=token_weight(stream))
     heavy.add(x * loud[:, None], token_weight=token_weight(stream * loud[:, None]))
     torch.testing.assert_close(quiet.xtx, heavy.xtx, rtol=1e-5, atol=1e-6)
@@ -132,17 +145,21 @@ def test_token_weights_make_errors_relative_to_the_stream():
 @quick
 @given(**sizes)
 def test_the_energy_of_a_gap_is_the_squared_error_of_other_weights(seed, t, n, m):
-    x, w, v = normal(seed, t, n), normal(seed + 1, n, m), normal(seed + 2, n, m)
-    want = float((x @ w - x @ v).square().sum())
-    assert Gram.of(x.T @ x).energy(w - v) == pytest.approx(want, rel=1e-4, abs=1e-5)
+    x = normal(seed, t, n)
+    w = normal(seed + 1, n, m)
+    v = normal(seed + 2, n, m)
+    expected = float((x @ w - x @ v).square().sum())
+    assert Gram.of(x.T @ x).energy(w - v) == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert Gram.of(x.T @ x).energy(w - w) == 0.0
 
 
 def test_sums_in_float32_take_weights_of_any_precision():
-    x, w, kept = normal(0, 40, 6), normal(1, 6, 4), torch.tensor([0, 2, 3, 5])
+    x = normal(0, 40, 6)
+    w = normal(1, 6, 4)
+    kept = torch.tensor([0, 2, 3, 5])
     double, single = (Gram.of((x.T @ x).to(dtype)) for dtype in (torch.float64, torch.float32))
     torch.testing.assert_close(
         single.refit(w, kept, 0.1).double(), double.refit(w, kept, 0.1), rtol=1e-4, atol=1e-5
     )
-    errors = [each.held_out_errors(each, w, kept, (0.1, 1.0)) for each in (single, double)]
+    errors = [gram.held_out_errors(gram, w, kept, (0.1, 1.0)) for gram in (single, double)]
     assert errors[0] == pytest.approx(errors[1], rel=1e-4)

@@ -24,26 +24,28 @@ def rows(count, size, alike, seed):
 @given(st.integers(1, 70), st.sampled_from([0.0, 0.5, 0.999]), st.integers(0, 9))
 def test_a_triangle_makes_the_whole_product(size, alike, seed):
     x = rows(50, size, alike, seed)
-    small = gram.BLOCK
+    block = gram.BLOCK
     try:
         gram.BLOCK = 8  # so that these sizes have several blocks, and a last one that is not full
-        found = torch.zeros(size, size)
-        add_square(found, x)
+        product = torch.zeros(size, size)
+        add_square(product, x)
     finally:
-        gram.BLOCK = small
-    exact, norms = x.double().T @ x.double(), x.double().norm(dim=0)
-    assert torch.equal(found, found.T) or size < 16
-    assert (found.double() - exact).abs().le(1e-6 * norms[:, None] * norms).all()
+        gram.BLOCK = block
+    exact = x.double().T @ x.double()
+    norms = x.double().norm(dim=0)
+    assert torch.equal(product, product.T) or size < 16
+    assert (product.double() - exact).abs().le(1e-6 * norms[:, None] * norms).all()
 
 
 @settings(derandomize=True, deadline=None)
 @given(st.integers(1, 5000), st.sampled_from([0.0, 0.5, 0.999, 1.0]), st.integers(0, 9))
 def test_sums_of_many_terms_are_as_exact_as_promised(size, alike, seed):
-    x, y = rows(7, size, alike, seed), rows(5, size, alike, seed + 1)
+    x = rows(7, size, alike, seed)
+    y = rows(5, size, alike, seed + 1)
     exact = x.double() @ y.double().T
     bound = 1e-6 * x.double().norm(dim=1)[:, None] * y.double().norm(dim=1)
-    found = between_rows(x, y)
-    assert found.dtype == torch.float64 and (found - exact).abs().le(bound).all()
+    product = between_rows(x, y)
+    assert product.dtype == torch.float64 and (product - exact).abs().le(bound).all()
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 150])
@@ -51,6 +53,6 @@ def test_an_inverse_is_right_and_symmetric(size):
     generator = torch.Generator().manual_seed(size)
     x = torch.randn(size + 5, size, generator=generator, dtype=torch.float64)
     matrix = x.T @ x + 0.1 * torch.eye(size)
-    found, added = spd_inverse(matrix)
-    assert added == 0.0 and torch.allclose(found @ matrix, torch.eye(size).double(), atol=1e-9)
-    assert torch.equal(found, found.T)
+    inverse, added = spd_inverse(matrix)
+    assert added == 0.0 and torch.allclose(inverse @ matrix, torch.eye(size).double(), atol=1e-9)
+    assert torch.equal(inverse, inverse.T)
