@@ -1,4 +1,4 @@
-"""Parameter arithmetic against the tensors themselves."""
+"""The numbers of parameters that Shape computes, against the tensors of the model."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ def test_arithmetic_equals_the_tensors_before_and_after_pruning(name):
     assert (before.hidden, before.layers) == (model.config.hidden_size, 3)
 
     groups = before.kv_groups[0] if name in WHOLE_ATTENTION else 1
-    expected = before.with_widths(
-        (48, 7), (groups, before.kv_groups[0])
-    )  # layer 1 goes; what stays is uneven
+    # layer 1 goes, and the two layers that stay differ in their widths
+    expected = before.with_widths((48, 7), (groups, before.kv_groups[0]))
     keep_layers(model, [0, 2])
-    shrink(
-        model.model.layers[0], "attention", torch.arange(before.kv_groups[0] - groups, before.kv_groups[0])
-    )
+    last_groups = torch.arange(before.kv_groups[0] - groups, before.kv_groups[0])
+    shrink(model.model.layers[0], "attention", last_groups)
     shrink(model.model.layers[1], "mlp", torch.arange(7))
     assert Shape.of(model) == expected
     assert expected.total == model.num_parameters()
@@ -49,7 +47,7 @@ def test_of_reads_the_tensors_and_not_the_config():
 
 
 def test_of_does_not_depend_on_the_width_of_the_first_layer():
-    """Costs of a unit are read from layer 0, whatever is left of it."""
+    """The parameters of one neuron and of one KV group are read from layer 0, however few are left there."""
     model = build("all-at-once")
     before = Shape.of(model)
     shrink(model.model.layers[0], "mlp", torch.arange(1))
@@ -58,9 +56,10 @@ def test_of_does_not_depend_on_the_width_of_the_first_layer():
 
 
 def test_tied_embedding_counts_once():
-    tied, free = Shape.of(build("tied")), Shape.of(build("gqa"))
-    assert free.other_parameters - tied.other_parameters == 512 * 32
-    assert free.decoder == tied.decoder
+    tied = Shape.of(build("tied"))
+    untied = Shape.of(build("gqa"))
+    assert untied.other_parameters - tied.other_parameters == 512 * 32
+    assert untied.decoder == tied.decoder
 
 
 @pytest.mark.parametrize(
@@ -80,5 +79,6 @@ def test_uniform_and_stock(neurons, kv_groups, uniform, stock):
 
 def test_with_widths_keeps_everything_else():
     shape = Shape.of(build())
-    left, three = shape.with_widths((5,), (1,)), ("neurons", "kv_groups", "layer_parameters")
-    assert replace(left, **{name: getattr(shape, name) for name in three}) == shape
+    narrowed = shape.with_widths((5,), (1,))
+    changed = ("neurons", "kv_groups", "layer_parameters")
+    assert replace(narrowed, **{name: getattr(shape, name) for name in changed}) == shape

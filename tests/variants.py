@@ -1,4 +1,4 @@
-"""The families and configs that the core must work for, as tiny random models: `tiny_llama` and its kin."""
+"""Tiny random models of all the families and configs that the core must work for."""
 
 from __future__ import annotations
 
@@ -40,11 +40,8 @@ FAMILIES = {
     "olmo2": (Olmo2Config, Olmo2ForCausalLM),
     "ernie4_5": (Ernie4_5Config, Ernie4_5ForCausalLM),
 }
-SPECIAL = {
-    "pad_token_id": None,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}  # those of the config are beyond the vocabulary
+# Special tokens within the tiny vocabulary: the defaults of some configs are beyond it.
+SPECIAL = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1}
 VARIANTS = {
     "mha": {"num_key_value_heads": 4},
     "gqa": {},
@@ -65,7 +62,7 @@ VARIANTS = {
             "original_max_position_embeddings": 16,
         }
     },
-    # longer than 8 tokens, this one changes its frequencies with the length of the text
+    # its frequencies change with the length of the text, where that is above 8 tokens
     "rope-dynamic": {
         "max_position_embeddings": 8,
         "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
@@ -110,7 +107,7 @@ VARIANTS = {
 }
 # Wide enough that a sweep takes nine rounds of 32 neurons. Apart from VARIANTS, whose tests count on 48 neurons.
 WIDE = {"wide": {"intermediate_size": 320}}
-# What llama.cpp only has for a pattern over the layers, with that pattern.
+# Families that llama.cpp has with one pattern over the layers only: the fields of that pattern.
 PATTERNS = {
     "smollm3": {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0]},
     "gemma3": {
@@ -118,11 +115,12 @@ PATTERNS = {
         "layer_types": [*["sliding_attention"] * 5, "full_attention", "sliding_attention"],
     },
 }
-FOUR = {  # lists with an entry for each of four layers
+FOUR = {  # fields that are lists, with an entry for each of four layers
     "gemma3": {"layer_types": ["sliding_attention", "full_attention"] * 2},
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
 }
-# What is stored, read or computed in its own way: each type; heads, biases, tables of positions, windows, multipliers.
+# One variant for everything that is stored, read or computed in a way of its own: each model type, and numbers of
+# heads, biases, tables of positions, windows and multipliers.
 LAYOUTS = (
     "gqa",
     "mqa",
@@ -132,9 +130,14 @@ LAYOUTS = (
     "mistral-window",
     "qwen2-window",
     "qwen3",
+    "smollm3",
+    "gemma3",
+    "phi3",
+    "granite",
+    "olmo2",
+    "ernie4_5-bias",
 )
-LAYOUTS += ("smollm3", "gemma3", "phi3", "granite", "olmo2", "ernie4_5-bias")
-NORM_BEHIND = ("gemma3", "olmo2")  # variants with a norm behind their dense layers
+NORM_BEHIND = ("gemma3", "olmo2")  # variants with a norm behind o_proj and down_proj
 WHOLE_ATTENTION = ("mqa", "olmo2")  # whose KV groups cannot go
 
 
@@ -149,6 +152,5 @@ def build(
 
 def tokens(sequences: int = 4, length: int = 24, seed: int = 0) -> torch.Tensor:
     """Random token ids (S, L)."""
-    return torch.randint(
-        3, TINY["vocab_size"], (sequences, length), generator=torch.Generator().manual_seed(seed)
-    )
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, TINY["vocab_size"], (sequences, length), generator=generator)
