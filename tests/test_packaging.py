@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import typer
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 import comp_lib
 from comp_lib.cli.app import app
@@ -28,12 +30,8 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 README = (ROOT / "README.md").read_text("utf-8")
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "SECURITY.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
 # What has another name on conda-forge than on PyPI.
@@ -41,29 +39,26 @@ CONDA_NAMES = {"torch": "pytorch", "build": "python-build", "lm-eval": "lm_eval"
 
 
 def _conda_requirements() -> dict[str, SpecifierSet]:
-    entries = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
-    from_pip = [
-        entry for part in entries if isinstance(part, dict) for entry in part["pip"] if entry != "-e ."
-    ]
-    split = (
-        re.fullmatch(r"([a-z0-9_.-]+)(.*)", entry) for entry in entries + from_pip if isinstance(entry, str)
-    )
-    return {match[1]: SpecifierSet(match[2]) for match in split if match}
+    requirements = []
+    for entry in yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]:
+        requirements += [entry] if isinstance(entry, str) else entry["pip"]
+    matches = [re.fullmatch(r"([a-z0-9_.-]+)(.*)", line) for line in requirements if line != "-e ."]
+    return {match[1]: SpecifierSet(match[2]) for match in matches if match}
 
 
 def test_environment_yml_asks_for_the_same_as_pyproject():
     extras = PROJECT["optional-dependencies"]
-    wanted = {"python": SpecifierSet(PROJECT["requires-python"]), "pip": SpecifierSet()}
-    also = ("notebooks", "report", "evaluate", "gguf", "distributed", "heal", "book", "dev")
-    for line in PROJECT["dependencies"] + [line for extra in also for line in extras[extra]]:
+    expected = {"python": SpecifierSet(PROJECT["requires-python"]), "pip": SpecifierSet()}
+    shared = ("plots", "notebooks", "report", "evaluate", "gguf", "distributed", "heal", "book", "dev")
+    for line in PROJECT["dependencies"] + [line for extra in shared for line in extras[extra]]:
         requirement = Requirement(line)
-        if requirement.name != PROJECT["name"]:  # dev names the others through the project itself
-            wanted[CONDA_NAMES.get(requirement.name, requirement.name)] = requirement.specifier
-    assert _conda_requirements() == wanted
+        if requirement.name != PROJECT["name"]:  # dev names other extras through the project itself
+            expected[CONDA_NAMES.get(requirement.name, requirement.name)] = requirement.specifier
+    assert _conda_requirements() == expected
 
 
 def test_dependencies_are_few_and_ranges():
-    assert len(PROJECT["dependencies"]) == 8
+    assert len(PROJECT["dependencies"]) == 12
     lines = PROJECT["dependencies"] + [
         line for extra in PROJECT["optional-dependencies"].values() for line in extra
     ]
@@ -71,6 +66,23 @@ def test_dependencies_are_few_and_ranges():
         if requirement.name != PROJECT["name"]:
             operators = {specifier.operator for specifier in requirement.specifier}
             assert ">=" in operators and operators <= {">=", "<", "!="}, f"not a range: {requirement}"
+
+
+def test_what_comp_lib_imports_is_declared():
+    """Nothing comes only because somebody else's package brings it."""
+    lines = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    imported = set()
+    for path in (ROOT / "comp_lib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.split(".")[0])
+    distributions = packages_distributions()
+    for package in imported - sys.stdlib_module_names - {"comp_lib"}:
+        names = distributions.get(package, [package])  # an extra that is not installed here
+        assert declared & {canonicalize_name(name) for name in names}, package
 
 
 def test_one_version_everywhere():
@@ -85,8 +97,8 @@ def test_readme_opens_with_commands_that_are_there():
     assert [line.split()[0] for line in block] == ["git", "make", ".venv/bin/comp-lib", "make"]
     for target in ("demo", "lab", *re.findall(r"`make ([a-z]+)`", README)):
         assert f"make {target}" in README and re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
-    named = set(re.findall(r"`comp-lib ([a-z]+)", README))
-    assert {"prune", "report", "evaluate"} <= named <= set(typer.main.get_command(app).commands)
+    commands = set(re.findall(r"`comp-lib ([a-z]+)", README))
+    assert {"prune", "report", "evaluate"} <= commands <= set(typer.main.get_command(app).commands)
 
 
 def test_every_stored_row_has_the_interval_of_its_mean():
@@ -111,10 +123,8 @@ def test_pages_show_the_stored_comparison(monkeypatch):
         assert "| COMP `stock` |" in table and "| LLM-Pruner |" in table
     common = importlib.import_module("common")
     settings = {"method": "comp", "widths": "uniform", "aim": "self", "ridge": "auto", "ratio": 0.2}
-    assert (
-        common.preset(settings) == "stock"
-        and common.preset(settings | {"ratio": 0.3}) == "stock, target self"
-    )
+    assert common.preset(settings) == "stock"
+    assert common.preset(settings | {"ratio": 0.3}) == "stock, target self"
     assert common.preset(settings | {"aim": "dense", "ratio": 0.3}) == "stock"
     assert common.preset({"method": "flap", "recovery": "least-squares"}) == "our refit"
 
@@ -132,38 +142,31 @@ def test_python_names_exist():
 def test_options_exist():
     """Every command that the pages show has the options that they give it."""
     commands = typer.main.get_command(app).commands
-    known = {
-        name: {word for each in command.params for word in each.opts} for name, command in commands.items()
-    }
+    options = {}
+    for name, command in commands.items():
+        options[name] = {"--help", *(option for parameter in command.params for option in parameter.opts)}
     pages = "\n".join(page.read_text("utf-8") for page in PAGES).replace("\\\n", " ")
     calls = re.findall(r"comp-lib ([a-z]+) ([^\n`#]*--[^\n`#]*)", pages)
-    used = {(name, option) for name, words in calls for option in re.findall(r"--[a-z-]+", words)}
-    assert len(used) > 15 and not [
-        (name, option) for name, option in used if option not in (*known[name], "--help")
-    ]
+    used = {(name, option) for name, line in calls for option in re.findall(r"--[a-z-]+", line)}
+    assert len(used) > 15
+    assert not [(name, option) for name, option in used if option not in options[name]]
 
 
 def test_no_place_of_one_machine_in_project_files():
     """No absolute path of somebody's machine, and no package index but PyPI and PyTorch's own."""
-    places = re.compile(r"/(?:home|root|Users|work)/\w|[A-Z]:\\+Users\\")
-    index = re.compile(
-        r"(?:index-url|find-links)[=\s]+(?!https://download\.pytorch\.org/)\S+|://[^/\s]+/simple\b"
-    )
+    folder = r"/(?:home|root|Users|work)/\w|[A-Z]:\\+Users\\"
+    index = r"(?:index-url|find-links)[=\s]+(?!https://download\.pytorch\.org/)\S+|://[^/\s]+/simple\b"
+    local = re.compile(f"{folder}|{index}")
     endings = {".py", ".md", ".json", ".ipynb", ".toml", ".yml", ".cff", ""}
-    names = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.split("\n")
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True)
+    names = listing.stdout.splitlines()
     names.remove("tests/lessons/test_notebooks.py")  # it shows its guards such paths, to see them refused
-    files = [
-        ROOT / name for name in names if name and Path(name).suffix in endings and (ROOT / name).is_file()
-    ]
-    found = [
-        f"{file.relative_to(ROOT)}: {match[0][:80]}"
-        for file in files
-        for pattern in (places, index)
-        for match in pattern.finditer(file.read_text("utf-8"))
-    ]
-    assert len(files) > 100 and not found, "\n".join(found)
+    files = [ROOT / name for name in names if Path(name).suffix in endings and (ROOT / name).is_file()]
+    matches = []
+    for file in files:
+        for match in local.finditer(file.read_text("utf-8")):
+            matches.append(f"{file.relative_to(ROOT)}: {match[0][:80]}")
+    assert len(files) > 100 and not matches, "\n".join(matches)
 
 
 HEAVY = (
@@ -176,8 +179,8 @@ def test_an_import_loads_no_more_than_it_needs():
     code = f"import sys, comp_lib; print([name for name in {sum(HEAVY, ())} if name in sys.modules]); "
     code += "from comp_lib import Settings, prune; assert callable(prune) and Settings; "
     code += f"print([name for name in {HEAVY[1]} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["[]", "[]"]
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["[]", "[]"]
 
 
 def test_public_names():
@@ -192,14 +195,15 @@ def test_wheel_carries_the_texts(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {
+    expected = {
         "calibration.txt",
         "evaluation.txt",
         "beginnings.json",
         "tasks/reader.py",
         "tasks/_grammar_template",
     }
-    tasks = [path for pattern in ("*.yaml", "*.jsonl") for path in (ROOT / "data" / "tasks").glob(pattern)]
-    wanted |= {f"tasks/{path.name}" for path in tasks}
-    assert {f"comp_lib/data/{name}" for name in wanted} | OURS <= names
+    tasks = ROOT / "data" / "tasks"
+    for path in [*tasks.glob("*.yaml"), *tasks.glob("*.jsonl")]:
+        expected.add(f"tasks/{path.name}")
+    assert {f"comp_lib/data/{name}" for name in expected} | OURS <= names
     assert not [name for name in names if name.startswith(("tests/", "data/", "build/"))]

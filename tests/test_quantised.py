@@ -1,4 +1,4 @@
-"""The benchmark that prunes and quantises: a parent that computes the same and lies on no grid, sizes as in files."""
+"""The benchmark that prunes and quantises: its parent computes the same, and lies on no grid."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ def model(quantised, tiny_llama):
 def test_the_parent_computes_the_same(quantised, model):
     ids = torch.arange(2, 34)[None]
     with torch.no_grad():
-        before, after = (one(input_ids=ids).logits for one in (model, quantised.off_the_grid(model)))
+        before = model(input_ids=ids).logits
+        after = quantised.off_the_grid(model)(input_ids=ids).logits
     assert torch.allclose(before, after, atol=1e-4)
 
 
 def test_no_matrix_of_a_layer_lies_on_a_grid_any_more(quantised, model):
     parent = quantised.off_the_grid(model)
-    for one, moved in ((model, False), (parent, True)):
-        stored, _ = quantised.as_stored(one, "q8_0")
-        pairs = zip(one.model.layers.named_parameters(), stored.model.layers.parameters(), strict=True)
-        for (name, kept), rounded in pairs:
-            if kept.ndim == 2:
-                error = float((kept - rounded).detach().norm() / kept.detach().norm())
+    for floats, moved in ((model, False), (parent, True)):
+        stored, _ = quantised.as_stored(floats, "q8_0")
+        pairs = zip(floats.model.layers.named_parameters(), stored.model.layers.parameters(), strict=True)
+        for (name, weight), rounded in pairs:
+            if weight.ndim == 2:
+                error = float((weight - rounded).detach().norm() / weight.detach().norm())
                 assert (error > 1e-3) == moved, (name, error)
 
 

@@ -1,4 +1,4 @@
-"""End to end on the real model: SmolLM2-135M, pruned by a fifth to the bit, measured, saved, loaded by transformers."""
+"""End to end on the real model: SmolLM2-135M, pruned to the bit, measured, saved, loaded by transformers."""
 
 from __future__ import annotations
 
@@ -38,13 +38,15 @@ def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_
     check("smollm2 stock", fingerprint(comp.model))
     ids = calibration_tokens("calibration", tokenizer, sequences=1, length=64, evaluated="evaluation")
     random = prune(model, ids, Settings(multiple=32, method="random", recovery="none"))
-    dense, tuned, untuned = (perplexity(each, windows) for each in (model, comp.model, random.model))
+    dense = perplexity(model, windows)
+    tuned = perplexity(comp.model, windows)
+    untuned = perplexity(random.model, windows)
 
-    before, after = Shape.of(model), Shape.of(comp.model)
+    before = Shape.of(model)
+    after = Shape.of(comp.model)
     assert after.decoder <= 0.8 * before.decoder and after.stock
-    assert (
-        dense.loss < tuned.loss < dense.loss + 1.0
-    )  # the text for so little calibration is small: no headline
+    # no headline: so little text calibrates
+    assert dense.loss < tuned.loss < dense.loss + 1.0
     assert tuned.loss < untuned.loss - 0.2
     assert all(0.0 < layer.error < 0.2 for layer in comp.report.layers)
 
