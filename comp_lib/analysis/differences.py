@@ -11,8 +11,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from ..errors import InputError
 from ..evaluation.by_kind import ByKind
@@ -26,6 +24,7 @@ from ..shape import Shape
 from ..walk import walk
 from .columns import Sample, tidy
 from .cost_frame import rows_of
+from .frames import turns_between
 
 Named = tuple[str, Model]
 """A model and the name by which it was loaded."""
@@ -101,7 +100,7 @@ def changed_layers(
         }
         if visit.index in other_layers:
             other_visit = next(other_visits)  # layers that stay, stay in order
-            turns = _turns(visit.after, other_visit.after)
+            turns = turns_between(visit.after, other_visit.after)
             [(low, high)] = confidence_intervals(turns[None].cpu().numpy()).tolist()
             row |= {
                 "other_layer": other_layers[visit.index],
@@ -113,12 +112,6 @@ def changed_layers(
             }
         rows.append(row)
     return tidy("changed_layers", rows, model, sample.seed)
-
-
-def _turns(states: Tensor, other_states: Tensor) -> Tensor:
-    """1 - mean cosine between two streams (S, L, d), for each sequence (S,), float64."""
-    cosines = cosine_similarity(states.float(), other_states.float(), dim=-1)
-    return 1.0 - cosines.mean(1).double()
 
 
 def _weight_change(layer: Layer, other: Layer) -> float:

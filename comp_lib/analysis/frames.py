@@ -1,12 +1,13 @@
 """Frames of layers, and of what is in them: neurons, KV groups, and the error against the width.
 
-All stand on one pass over the layers of the model, which is cached: the first of them takes the time, the others none.
-Of few tokens the sums are kept in their dual form (`statistics.few_tokens`), as the method itself does.
+All frames come from one pass over the layers of the model, which is cached: the first frame takes the time,
+the others take none. For few tokens the sums are kept in their dual form (`statistics.few_tokens`), as the
+method itself does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..errors import InputError
 from ..evaluation.confidence import confidence_intervals
 from ..families.find import layers_of, parts
 from ..families.probe import gain_behind
-from ..families.protocol import STEPS, Device, Model, Step
+from ..families.protocol import STEPS, Device, Layer, Model, Step
 from ..families.steps import attention_step, mlp_step
 from ..importance.layers import sequence_loss_increase
 from ..importance.matrix_condition import scores_of, sweep
@@ -31,14 +32,15 @@ from ..surgery import upstream
 from ..walk import Visit, batches, walk
 from .columns import Sample, cached, tidy
 
-Asked = Collection[int] | None  # layers; None: all
-Tables = dict[str, dict[str, Tensor]]  # of one layer: name of a frame -> its columns
+LayerNumbers = Collection[int] | None
+"""Layers that a frame is about; None: all."""
+Tables = dict[str, dict[str, Tensor]]
+"""About one layer: name of a frame -> its columns."""
 PARTS = ("layer", *STEPS)
-UNITS: dict[Step, tuple[str, str]] = {"attention": ("groups", "group"), "mlp": ("neurons", "neuron")}
-FURTHEST = (
-    0.6  # share of a layer's neurons up to which removal is followed: beyond it a layer is better dropped
+SWEPT_SHARE = (
+    0.6  # of a layer's neurons are removed in a curve: where more would go, a layer is better dropped
 )
-POINTS = 24  # removals of a whole layer are looked at in so many steps
+ROUNDS = 24  # in which all neurons of a layer would go: a point of a curve each
 RIVALS = ("wanda-sp", "activation", "magnitude")  # metrics that the scores of neurons are compared with
 
 
@@ -49,145 +51,208 @@ def layers(
 
     judged: None measures no harm, which takes about layers / 2 passes over it.
     """
-    looked = _look_at(model, sample, list(range(len(layers_of(model)))), device)
+    tables_of_layers = _examine(model, sample, list(range(len(layers_of(model)))), device)
     rows: list[dict[str, Any]] = []
     for part in PARTS:
-        turns = torch.stack([tables["layers"][part] for tables in looked])
-        rows += _measured(sample, turns, part, "block influence")
+        turns = torch.stack([tables["layers"][part] for tables in tables_of_layers])
+        rows += _rows_of_layers(sample, turns, part, "block influence")
     if judged is not None:
-        rows += _measured(judged, layer_harm(model, judged, device), "layer", "harm")
+        rows += _rows_of_layers(judged, layer_harm(model, judged, device), "layer", "harm")
     return tidy("layers", rows, model, sample.seed)
 
 
 def layer_harm(model: Model, sample: Sample, device: Device = "cpu") -> Tensor:
-    """`importance.layers.sequence_loss_increase`, from the cache where it is there: (layers, S), nats per token."""
-    harm: Tensor = cached(
-        "harm", model, sample, [], lambda: sequence_loss_increase(model, sample.ids, device)
-    )
+    """`importance.layers.sequence_loss_increase`, cached: (layers, S), nats per token."""
+    measure = partial(sequence_loss_increase, model, sample.ids, device)
+    harm: Tensor = cached("harm", model, sample, [], measure)
     return harm
 
 
-def _measured(sample: Sample, values: Tensor, part: str, measure: str) -> Iterator[dict[str, Any]]:
+def _rows_of_layers(sample: Sample, values: Tensor, part: str, measure: str) -> list[dict[str, Any]]:
     """A row for each layer: the mean of its values (layers, S), and its interval."""
-    shared = {"part": part, "measure": measure, "kind": sample.name, "windows": len(sample.ids)}
+    means = values.mean(1).tolist()
     bounds = confidence_intervals(values.double().numpy()).tolist()
-    for layer, (mean, (low, high)) in enumerate(zip(values.mean(1).tolist(), bounds, strict=True)):
-        yield shared | {"tokens": sample.ids.numel(), "layer": layer, "value": mean, "low": low, "high": high}
+    rows = []
+    for layer, (mean, (low, high)) in enumerate(zip(means, bounds, strict=True)):
+        rows.append(
+            {
+                "part": part,
+                "measure": measure,
+                "kind": sample.name,
+                "windows": len(sample.ids),
+                "tokens": sample.ids.numel(),
+                "layer": layer,
+                "value": mean,
+                "low": low,
+                "high": high,
+            }
+        )
+    return rows
 
 
-def neurons(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
+def neurons(
+    model: Model, sample: Sample, layers: LayerNumbers = None, device: Device = "cpu"
+) -> pd.DataFrame:
     """What each MLP neuron is worth, one row a neuron of `layers` (None: all); columns: COLUMNS["neurons"].
 
-    Raises InputError for a layer that is not there.
+    Raises InputError for a layer that the model does not have.
     """
     return _frame("neurons", model, sample, layers, device)
 
 
-def groups(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
-    """What each KV group is worth, one row a group of `layers`, as `neurons` has them; columns: COLUMNS["groups"]."""
+def groups(model: Model, sample: Sample, layers: LayerNumbers = None, device: Device = "cpu") -> pd.DataFrame:
+    """What each KV group is worth, one row a group of `layers` (None: all); columns: COLUMNS["groups"]."""
     return _frame("groups", model, sample, layers, device)
 
 
-def curves(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
-    """Error of the MLP of each of `layers`, as `neurons` has them, against its width; columns: COLUMNS["curves"]."""
+def curves(model: Model, sample: Sample, layers: LayerNumbers = None, device: Device = "cpu") -> pd.DataFrame:
+    """Error of the MLP of each of `layers` (None: all) against its width; columns: COLUMNS["curves"]."""
     return _frame("curves", model, sample, layers, device)
 
 
-def _frame(name: str, model: Model, sample: Sample, layers: Asked, device: Device) -> pd.DataFrame:
-    """The frame of that name, of these layers. Raises InputError for no layer, or one that it has not."""
+def _frame(name: str, model: Model, sample: Sample, layers: LayerNumbers, device: Device) -> pd.DataFrame:
+    """The frame of that name, of these layers. Raises InputError for no layer, or one that is not there."""
     count = len(layers_of(model))
-    asked = sorted(set(range(count) if layers is None else layers))
-    if (wrong := set(asked) - set(range(count))) or not asked:
+    indices = sorted(set(range(count) if layers is None else layers))
+    absent = set(indices) - set(range(count))
+    if absent or not indices:
         raise InputError(
-            f"expected layers from 0 to {count - 1}, got {min(wrong, default='none')}: choose others"
+            expected=f"layers from 0 to {count - 1}", got=min(absent, default="none"), hint="choose others"
         )
-    shared = {"kind": sample.name, "tokens": sample.ids.numel()}
-    looked = zip(asked, _look_at(model, sample, asked, device), strict=True)
-    frames = [pd.DataFrame(tables[name]).assign(layer=layer, **shared) for layer, tables in looked]
+    frames = []
+    for index, tables in zip(indices, _examine(model, sample, indices, device), strict=True):
+        frame = pd.DataFrame(tables[name])
+        frames.append(frame.assign(layer=index, kind=sample.name, tokens=sample.ids.numel()))
     return tidy(name, pd.concat(frames, ignore_index=True), model, sample.seed)
 
 
-def _look_at(model: Model, sample: Sample, asked: list[int], device: Device) -> list[Tables]:
-    """The tables of each layer that is asked for, in order, on the CPU; from the cache where they are there.
+def _examine(model: Model, sample: Sample, indices: list[int], device: Device) -> list[Tables]:
+    """The tables of the layers with these indices, in order, on the CPU; cached.
 
     Memory: the hidden states of the sample, the sums of a layer, and three matrices of their size.
     """
-    looked: list[Tables] = cached(
-        "layers", model, sample, asked, lambda: list(_walk(model, sample, asked, device))
-    )
-    return looked
 
+    def compute() -> list[Tables]:
+        tables = []
+        for visit in walk(model, sample.ids, device):
+            if visit.index > max(indices, default=-1):
+                break
+            if visit.index in indices:
+                tables.append(_look(visit))
+        return tables
 
-def _walk(model: Model, sample: Sample, asked: list[int], device: Device) -> Iterator[Tables]:
-    for visit in walk(model, sample.ids, device):
-        if visit.index > max(asked, default=-1):
-            return
-        if visit.index in asked:
-            yield _look(visit)
+    tables_of_layers: list[Tables] = cached("layers", model, sample, indices, compute)
+    return tables_of_layers
 
 
 def _look(visit: Visit) -> Tables:
-    """All about the layer of a visit, through which the text passes.
+    """All tables of the layer of a visit, through which the text passes.
 
     "layers" has 1 - mean cosine between the states before and after each of PARTS, (S,).
     """
-    layer, hidden = visit.layer, visit.before
-    after = torch.empty_like(hidden)
-    sums: dict[Step, Statistics] = {}
-    tokens = hidden.shape[0] * hidden.shape[1]
-    for which in STEPS:
-        linear = parts(layer)[which].linear
-        form: type[Statistics] = TokenStatistics if tokens < tokens_for_gram(linear.in_features) else Gram
-        sums[which] = form.zeros(linear.in_features, device=linear.weight.device)
+    layer = visit.layer
+    hidden = visit.before
+    sequences, length, _ = hidden.shape
+    statistics = {step: _empty_statistics(layer, step, sequences * length) for step in STEPS}
     turns: dict[str, list[Tensor]] = {part: [] for part in PARTS}
-    for rows in batches(*hidden.shape[:2]):
-        first = hidden[rows].to(linear.weight.device)
-        middle, x = attention_step(layer, first, visit.rope)
-        last, y = mlp_step(layer, middle)
-        sums["attention"].add(x, token_weight=token_weight(middle))
-        sums["mlp"].add(y, token_weight=token_weight(last))
+    after = torch.empty_like(hidden)
+    for rows in batches(sequences, length):
+        first = hidden[rows].to(visit.device)
+        middle, attention_inputs = attention_step(layer, first, visit.rope)
+        last, mlp_inputs = mlp_step(layer, middle)
+        statistics["attention"].add(attention_inputs, token_weight=token_weight(middle))
+        statistics["mlp"].add(mlp_inputs, token_weight=token_weight(last))
         after[rows] = last
-        for part, (one, other) in zip(PARTS, ((first, last), (first, middle), (middle, last)), strict=True):
-            turns[part].append(1.0 - cosine_similarity(one.float(), other.float(), dim=-1).mean(1).double())
+        turns["layer"].append(turns_between(first, last))
+        turns["attention"].append(turns_between(first, middle))
+        turns["mlp"].append(turns_between(middle, last))
     visit.after = after
     tables = {"layers": {part: torch.cat(values) for part, values in turns.items()}}
-    for which, (name, unit) in UNITS.items():
-        weight = parts(layer)[which].linear.weight.detach().T.to(sums[which].precision)  # (n, m)
-        own = partial(upstream, layer, which), parts(layer)[which].block, RIDGE, gain_behind(layer, which)
-        problem = Problem(sums.pop(which), weight, *own)
-        inverse = problem.statistics.inverse(problem.ridge, problem.block)
-        tables[name] = {unit: torch.arange(problem.blocks)} | _alone(problem, inverse)
-    for name in RIVALS:  # of the MLP, whose turn was last
-        scores = METRICS[name](problem, problem.blocks, torch.Generator()).scores.double()
-        tables["neurons"][name.replace("-", "_")] = scores
-    tables["neurons"]["removed_at"], tables["curves"] = _together(problem, inverse)
+    tables["groups"] = _group_table(_problem(layer, "attention", statistics.pop("attention")))
+    problem = _problem(layer, "mlp", statistics.pop("mlp"))
+    tables["neurons"], tables["curves"] = _neuron_tables(problem)
     return tables
 
 
-def _alone(problem: Problem, inverse: Inverse) -> dict[str, Tensor]:
+def turns_between(states: Tensor, other_states: Tensor) -> Tensor:
+    """1 - mean cosine between two streams (S, L, d), for each sequence (S,), float64."""
+    cosines = cosine_similarity(states.float(), other_states.float(), dim=-1)
+    return 1.0 - cosines.mean(1).double()
+
+
+def _empty_statistics(layer: Layer, step: Step, tokens: int) -> Statistics:
+    """Sums, over none of so many tokens yet, of what the dense layer of a step reads; in the smaller form."""
+    linear = parts(layer)[step].linear
+    form: type[Statistics] = TokenStatistics if tokens < tokens_for_gram(linear.in_features) else Gram
+    return form.zeros(linear.in_features, device=linear.weight.device)
+
+
+def _problem(layer: Layer, step: Step, statistics: Statistics) -> Problem:
+    """What COMP decides about the dense layer at the end of a step."""
+    part = parts(layer)[step]
+    weight = part.linear.weight.detach().T.to(statistics.precision)  # (n, m)
+    return Problem(
+        statistics, weight, partial(upstream, layer, step), part.block, RIDGE, gain_behind(layer, step)
+    )
+
+
+def _group_table(problem: Problem) -> dict[str, Tensor]:
+    """The columns of the frame of KV groups."""
+    inverse = problem.statistics.inverse(problem.ridge, problem.block)
+    return {"group": torch.arange(problem.blocks)} | _worth_alone(problem, inverse)
+
+
+def _neuron_tables(problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The columns of the frames of neurons and of curves."""
+    inverse = problem.statistics.inverse(problem.ridge, problem.block)
+    table = {"neuron": torch.arange(problem.blocks)} | _worth_alone(problem, inverse)
+    for name in RIVALS:
+        scores = METRICS[name](problem, problem.blocks, torch.Generator()).scores
+        table[name.replace("-", "_")] = scores.double()
+    table["removed_at"], curve = _removal(problem, inverse)
+    return table, curve
+
+
+def _worth_alone(problem: Problem, inverse: Inverse) -> dict[str, Tensor]:
     """Energy, condition and cost of each block (g,); a layer that writes nothing has shares of 0."""
-    own, weight = problem.statistics.diagonal(), problem.scaled_weight
-    tiny = torch.finfo(own.dtype).tiny
-    energy = problem.per_block(own * weight.square().sum(1))
-    diagonal = inverse.blocks.diagonal(dim1=1, dim2=2).flatten()  # P_ii (n,)
-    condition = ((own + penalty(own, problem.ridge)) * diagonal).clamp_min(1.0).sqrt()
+    weight = problem.scaled_weight
+    input_energy = problem.statistics.diagonal()  # (n,)
+    smallest = torch.finfo(input_energy.dtype).tiny
+    energy = problem.per_block(input_energy * weight.square().sum(1))
+    inverse_diagonal = inverse.blocks.diagonal(dim1=1, dim2=2).flatten()  # P_ii (n,)
+    squared_condition = (input_energy + penalty(input_energy, problem.ridge)) * inverse_diagonal
+    condition = squared_condition.clamp_min(1.0).sqrt()
+    layer_energy = max(problem.statistics.energy(weight), smallest)
     return {
-        "energy": energy / energy.sum().clamp_min(tiny),
+        "energy": energy / energy.sum().clamp_min(smallest),
         "condition": condition.reshape(problem.blocks, -1).amax(1),
-        "cost": scores_of(inverse.blocks, weight).double() / max(problem.statistics.energy(weight), tiny),
+        "cost": scores_of(inverse.blocks, weight).double() / layer_energy,
     }
 
 
-def _together(problem: Problem, inverse: Inverse) -> tuple[Tensor, dict[str, Tensor]]:
-    """When each neuron goes, as a share of all (n,), NaN where it stays; the error as they go. Spoils `inverse`."""
-    count, step, weight = problem.blocks, max(1, problem.blocks // POINTS), problem.scaled_weight
-    removed = max(1, int(FURTHEST * count / step)) * step if count > 1 else 0
-    held = penalty(problem.statistics.diagonal(), problem.ridge).to(weight)
-    swept = sweep(inverse, weight, removed, per_round=step, penalties=held)
+def _removal(problem: Problem, inverse: Inverse) -> tuple[Tensor, dict[str, Tensor]]:
+    """When each neuron goes, as a share of all (n,), NaN where it stays; and the columns of the curves.
+
+    `inverse` is used up.
+    """
+    count = problem.blocks
+    weight = problem.scaled_weight
+    per_round = max(1, count // ROUNDS)
+    removed = 0
+    if count > 1:
+        removed = per_round * max(1, int(SWEPT_SHARE * count / per_round))
+    penalties = penalty(problem.statistics.diagonal(), problem.ridge).to(weight)
+    swept = sweep(inverse, weight, removed, per_round=per_round, penalties=penalties)
     removed_at = torch.full((count,), torch.nan, dtype=torch.float64)
     removed_at[swept.order] = torch.arange(1, removed + 1, dtype=torch.float64) / count
-    nothing, whole = swept.errors.new_zeros(1), problem.statistics.energy(weight)
-    errors = ((swept.errors - swept.penalties) / max(whole, torch.finfo(torch.float64).tiny)).clamp_min(0.0)
-    gone = torch.cat([nothing.long(), swept.counts])
-    curve = {"gone": gone, "width": count - gone, "share_gone": gone.double() / count}
-    return removed_at, curve | {"error": torch.cat([nothing, errors])}
+    layer_energy = max(problem.statistics.energy(weight), torch.finfo(torch.float64).tiny)
+    errors = ((swept.data_errors) / layer_energy).clamp_min(0.0)
+    zero = errors.new_zeros(1)  # before anything is removed
+    gone_counts = torch.cat([zero.long(), swept.counts])
+    curve = {
+        "gone": gone_counts,
+        "width": count - gone_counts,
+        "share_gone": gone_counts.double() / count,
+        "error": torch.cat([zero, errors]),
+    }
+    return removed_at, curve

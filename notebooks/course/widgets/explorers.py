@@ -29,7 +29,7 @@ from ipywidgets import (
 )
 from numpy.typing import NDArray
 
-from comp_lib.analysis.frames import FURTHEST
+from comp_lib.analysis.frames import SWEPT_SHARE
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
@@ -158,7 +158,7 @@ class NeuronExplorer(Explorer):
             layer = min(self._neurons)
         self.layer = SelectionSlider(options=sorted(self._neurons), value=layer, **shared("layer"))
         self.metric = Dropdown(options=CHOICES, **shared("choose by"))
-        self.share = IntSlider(20, 0, int(100 * FURTHEST), **shared("remove (%)"))
+        self.share = IntSlider(20, 0, int(100 * SWEPT_SHARE), **shared("remove (%)"))
         self.place = IntSlider(1, 1, len(self._neurons[layer]), **shared("place by cost"))
         super().__init__([(self.layer, self.metric), (self.share, self.place)], image_height=450, height=620)
 
@@ -166,7 +166,7 @@ class NeuronExplorer(Explorer):
         """Which neurons of the layer `metric` removes: (n,), bool; by default the metric of the control."""
         metric = metric or self.metric.value
         frame = self._neurons[self.layer.value]
-        swept = int(frame.removed_at.notna().sum())  # a sweep ends at whole steps, a little before FURTHEST
+        swept = int(frame.removed_at.notna().sum())  # a sweep ends at whole steps, a little before SWEPT_SHARE
         count = min(round(self.share.value / 100 * len(frame)), swept)
         if metric == IN_ROUNDS:
             return np.asarray(frame.removed_at * len(frame) < count + 0.5)
@@ -221,8 +221,7 @@ def _fate(removed: np.bool_) -> str:
 
 
 class Planner(Explorer):
-    """A plan made by hand: the layers to drop, and the widths of the others; how large the model is, and what
-    it loses.
+    """A plan made by hand: the layers to drop, the widths of the others, the size, and the loss of the model.
 
     Controls: `ratio` (%), `dropped` (numbers of layers), `widths` (how they are set). With BY_HAND, `layer`
     and `width` change one layer of the plan shown. The error that the curves predict is always shown.
