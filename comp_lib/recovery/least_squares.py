@@ -75,7 +75,7 @@ def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:
     if selection.refitted is not None and curve is not None and statistics.given_target is None:
         fitted = selection.refitted  # the sweep solved this very problem on its way
         energy = statistics.energy(weight)
-        error = max(0.0, float(curve.errors[-1] - curve.penalties[-1]))
+        error = max(0.0, float(curve.data_errors[-1]))
     else:
         fitted = statistics.refit(weight, problem.inputs_of(selection.kept), problem.ridge)
         energy, error = statistics.energy_and_error(weight, fitted)

@@ -91,17 +91,15 @@ def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
     inputs = 40
     outputs = 200
     kept = torch.arange(30)
-    weight = torch.randn(inputs, outputs, generator=generator, dtype=torch.float64).to(
-        form.zeros(1).precision
-    )
+    weight = torch.randn(inputs, outputs, generator=generator, dtype=torch.float64)
+    weight = weight.to(form.zeros(1).precision)
     halves = []
     for _ in range(2):
         x = torch.randn(25, inputs, generator=generator)
         layer_output = x @ weight.float()
         y = layer_output + 3.0 * torch.randn(25, outputs, generator=generator) if outside else None
-        energy = float(
-            (layer_output if y is None else y).square().sum()
-        )  # of the second half: what its errors are part of
+        target = layer_output if y is None else y
+        energy = float(target.square().sum())  # of the second half: what its errors are part of
         half = form.zeros(inputs, outputs if outside else None)
         half.add(x, y)
         halves.append(half)
@@ -112,12 +110,11 @@ def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
     assert positions[100] == positions[10**6]
     mix = least_squares._signs(outputs, 100).to(weight)
     exact_errors = halves[0].held_out_errors(halves[1], weight, kept, GRID)
-    mixed_errors = (
-        halves[0].mix_outputs(mix).held_out_errors(halves[1].mix_outputs(mix), weight @ mix, kept, GRID)
-    )
-    other = halves[0].held_out_errors(halves[1], weight @ mix, kept, GRID) if not outside else mixed_errors
-    assert mixed_errors == other  # of the layer's own output only W decides
-    gaps = [abs(one - two) for one, two in zip(mixed_errors, exact_errors, strict=True)]
+    mixed_halves = [half.mix_outputs(mix) for half in halves]
+    mixed_errors = mixed_halves[0].held_out_errors(mixed_halves[1], weight @ mix, kept, GRID)
+    if not outside:  # of the layer's own output only W decides
+        assert mixed_errors == halves[0].held_out_errors(halves[1], weight @ mix, kept, GRID)
+    gaps = [abs(mixed - exact) for mixed, exact in zip(mixed_errors, exact_errors, strict=True)]
     assert 0.0 < max(gaps) < 0.25 * energy and gaps[positions[100]] < 0.05 * energy
 
 
@@ -128,12 +125,8 @@ def test_an_output_counts_by_its_gain():
     best_ridges = {}
     for output in range(w.shape[1]):
         single_halves = [(x, y[:, [output]], None) for x, y, _ in halves]
-        best_ridges[output] = min(
-            GRID,
-            key=lambda ridge, single_halves=single_halves, output=output: brute_force(
-                single_halves, w[:, [output]], kept, ridge
-            ),
-        )
+        errors = [brute_force(single_halves, w[:, [output]], kept, ridge) for ridge in GRID]
+        best_ridges[output] = GRID[errors.index(min(errors))]
     assert len(set(best_ridges.values())) > 1
     for output, best in best_ridges.items():
         gain = torch.full((w.shape[1],), 1e-6)

@@ -111,11 +111,13 @@ def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypat
     ids = tokens(4, 7)  # 28 tokens
     settings = replace(Settings(ratio=0.3, layers=0, multiple=4), **changes)
     calls = []
-    monkeypatch.setattr(
-        TokenStatistics,
-        "add",
-        lambda self, *args, add=TokenStatistics.add: (calls.append(1), add(self, *args))[1],
-    )
+    add = TokenStatistics.add
+
+    def counted(self, *arguments):
+        calls.append(self)
+        add(self, *arguments)
+
+    monkeypatch.setattr(TokenStatistics, "add", counted)
     dual = prune(model, ids, settings)
     calls_of_dual = len(calls)
     assert calls_of_dual
