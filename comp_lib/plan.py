@@ -18,11 +18,18 @@ from .errors import InputError, refusing
 from .shape import Shape
 
 SMALLEST_SHARE = 0.1  # of a layer's neurons; below it a layer is better dropped than starved
+MEND = "mend the plan"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays of a decoder. Entries of `neurons` and `kv_groups` belong to `layers`, in order."""
+    """What stays of a decoder. Entries of `neurons` and `kv_groups` belong to `layers`, in order.
+
+        plan = Plan.load("build/small/comp_plan.json")
+        pruned = prune(model, ids, plan=plan)  # the same neurons again
+
+    Raises InputError when it contradicts itself, or holds values of another kind: plans are edited by hand.
+    """
 
     parent: str  # name of the model that was planned for
     parent_layers: int  # its number of decoder layers
@@ -36,6 +43,7 @@ class Plan:
 
     @property
     def dropped(self) -> tuple[int, ...]:
+        """Layers of the parent that go."""
         return tuple(sorted(set(range(self.parent_layers)) - set(self.layers)))
 
     def to_json(self) -> str:
@@ -46,61 +54,105 @@ class Plan:
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """The inverse of `to_json`. Raises InputError when fields are missing, unknown or disagree in length."""
-        with refusing(
-            f"a plan as JSON, with {', '.join(cls.__dataclass_fields__)}", "the text", "save it anew"
-        ):
-            fields = tuples(json.loads(text))
-            return cls(**{name: fields[name] for name in cls.__dataclass_fields__} | fields)
+        names = cls.__dataclass_fields__
+        expected = f"a plan as JSON, with {', '.join(names)}"
+        with refusing(expected, "the text", "save it anew"):
+            value = json.loads(text)
+        if not isinstance(value, dict):
+            raise InputError(expected=expected, got=f"a {type(value).__name__}", hint="save it anew")
+        different = [
+            *(name for name in names if name not in value),
+            *(name for name in value if name not in names),
+        ]
+        if different:
+            raise InputError(
+                expected=expected,
+                got=f"one with {', '.join(map(repr, different[:3]))} missing or unknown",
+                hint="save it anew",
+            )
+        return cls(**{name: as_tuples(item) for name, item in value.items()})
 
     def __post_init__(self) -> None:
-        """Raises InputError when the plan contradicts itself, or holds values of another kind (plans are edited)."""
+        self._check_shares()
+        self._check_layers()
+        for name in ("neurons", "kv_groups", "kept_neurons", "kept_groups"):
+            self._check_length(name)
+        if min(*self.neurons, *self.kv_groups) < 1:
+            raise InputError(
+                expected="a neuron and a KV group in each layer that stays",
+                got=f"{list(self.neurons)} and {list(self.kv_groups)}",
+                hint="drop whole layers instead",
+            )
+        self._check_names("kept_neurons", self.kept_neurons, self.neurons)
+        self._check_names("kept_groups", self.kept_groups, self.kv_groups)
+
+    def _check_shares(self) -> None:
         for name in ("ratio", "removed"):
             share = getattr(self, name)
             if not isinstance(share, int | float) or not abs(share) <= 1:  # NaN is not at most 1, either
-                raise InputError(f"expected a number as {name}, got {share!r}: mend the plan")
-        _ascending("parent_layers", (self.parent_layers,))
-        for name in ("neurons", "kv_groups"):
-            _ascending(name, getattr(self, name))
-        if not _ascending("layers", self.layers) or not self.layers or self.layers[-1] >= self.parent_layers:
-            got = f"{list(self.layers)}: mend the plan"
-            raise InputError(f"expected ascending layer indices below {self.parent_layers}, got {got}")
-        for name in ("neurons", "kv_groups", "kept_neurons", "kept_groups"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, tuple) or len(value) != len(self.layers)):
-                got = str(len(value)) if isinstance(value, tuple) else repr(value)
-                raise InputError(f"expected {len(self.layers)} entries in {name}, got {got}: mend the plan")
-        if min(*self.neurons, *self.kv_groups) < 1:
-            got = f"{list(self.neurons)} and {list(self.kv_groups)}: drop whole layers instead"
-            raise InputError(f"expected a neuron and a KV group in each layer that stays, got {got}")
-        for name, widths in (("kept_neurons", self.neurons), ("kept_groups", self.kv_groups)):
-            for layer, width, kept in zip(self.layers, widths, getattr(self, name) or (), strict=False):
-                if not _ascending(name, kept) or len(kept) != width:
-                    got = f"{len(kept)}: mend the plan"
-                    raise InputError(
-                        f"expected {width} ascending indices in {name} of layer {layer}, got {got}"
-                    )
+                raise InputError(expected=f"a number as {name}", got=repr(share), hint=MEND)
+
+    def _check_layers(self) -> None:
+        _check_whole_numbers("parent_layers", (self.parent_layers,))
+        _check_whole_numbers("neurons", self.neurons)
+        _check_whole_numbers("kv_groups", self.kv_groups)
+        _check_whole_numbers("layers", self.layers)
+        if not self.layers or not _is_ascending(self.layers) or self.layers[-1] >= self.parent_layers:
+            raise InputError(
+                expected=f"ascending layer indices below {self.parent_layers}",
+                got=list(self.layers),
+                hint=MEND,
+            )
+
+    def _check_length(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is None and name.startswith("kept_"):
+            return
+        if not isinstance(value, tuple) or len(value) != len(self.layers):
+            raise InputError(
+                expected=f"{len(self.layers)} entries in {name}",
+                got=len(value) if isinstance(value, tuple) else repr(value),
+                hint=MEND,
+            )
+
+    def _check_names(
+        self, name: str, kept: tuple[tuple[int, ...], ...] | None, widths: tuple[int, ...]
+    ) -> None:
+        for layer, width, indices in zip(self.layers, widths, kept or (), strict=False):
+            _check_whole_numbers(name, indices)
+            if not _is_ascending(indices) or len(indices) != width:
+                raise InputError(
+                    expected=f"{width} ascending indices in {name} of layer {layer}",
+                    got=len(indices),
+                    hint=MEND,
+                )
 
     def save(self, path: str | Path) -> None:
+        """Write `to_json` to a file, which is replaced if it is there."""
         Path(path).write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """The plan in a file. Raises InputError when it is not there, cannot be read, or holds something else."""
         with refusing("a file with a plan", str(path), "name another"):
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8")
+        return cls.from_json(text)
 
 
-def tuples(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
     """What JSON gives, with tuples for its lists."""
     if isinstance(value, dict):
-        return {name: tuples(item) for name, item in value.items()}
-    return tuple(map(tuples, value)) if isinstance(value, list) else value
+        return {name: as_tuples(item) for name, item in value.items()}
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
-def _ascending(name: str, values: Any) -> bool:
-    """Whether they are distinct indices, in order and none below 0. Raises InputError unless they are whole numbers."""
+def _check_whole_numbers(name: str, values: Any) -> None:
     if not isinstance(values, tuple) or any(type(value) is not int for value in values):
-        raise InputError(f"expected whole numbers in {name}, got {values!r}: mend the plan")
+        raise InputError(expected=f"whole numbers in {name}", got=repr(values), hint=MEND)
+
+
+def _is_ascending(values: Sequence[int]) -> bool:
+    """Whether they are distinct indices, in order and none below 0."""
     return list(values) == sorted(set(values)) and min(values, default=0) >= 0
 
 
@@ -121,22 +173,27 @@ class PlanRequest:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.ratio < 1.0:
-            got = f"{self.ratio:g}: say which part is to go"
-            raise InputError(f"expected a ratio between 0 and 1 (such as 0.2), got {got}")
+            raise InputError(
+                expected="a ratio between 0 and 1 (such as 0.2)",
+                got=f"{self.ratio:g}",
+                hint="say which part is to go",
+            )
         if self.multiple < 1:
             raise InputError(
-                f"expected a multiple of at least 1, got {self.multiple}: 64 suits most hardware"
+                expected="a multiple of at least 1", got=self.multiple, hint="64 suits most hardware"
             )
-        count = self.shape.layers
-        wrong = [layer for layer in self.drop if not 0 <= layer < count]
-        if wrong or len(set(self.drop)) >= count:
+        layers = self.shape.layers
+        outside = [layer for layer in self.drop if not 0 <= layer < layers]
+        if outside or len(set(self.drop)) >= layers:
             raise InputError(
-                f"expected fewer than {count} layers to drop, of 0 to {count - 1}, got {list(self.drop)}: drop others"
+                expected=f"fewer than {layers} layers to drop, of 0 to {layers - 1}",
+                got=list(self.drop),
+                hint="drop others",
             )
         fewest = min(self.shape.kv_groups[layer] for layer in self.layers)
         if self.kv_groups is not None and not 1 <= self.kv_groups <= fewest:
             raise InputError(
-                f"expected 1 to {fewest} KV groups to keep, got {self.kv_groups}: keep another number"
+                expected=f"1 to {fewest} KV groups to keep", got=self.kv_groups, hint="keep another number"
             )
 
     @property
@@ -160,15 +217,31 @@ class PlanRequest:
 
     def plan(self, neurons: Sequence[int]) -> Plan:
         """The plan in which the layers that stay keep so many neurons."""
-        widths = self.layers, tuple(neurons), self.groups
-        return Plan(self.parent, self.shape.layers, *widths, self.ratio, self.removed(neurons))
+        return Plan(
+            parent=self.parent,
+            parent_layers=self.shape.layers,
+            layers=self.layers,
+            neurons=tuple(neurons),
+            kv_groups=self.groups,
+            ratio=self.ratio,
+            removed=self.removed(neurons),
+        )
 
     def finished(self, kept_neurons: Sequence[Sequence[int]], kept_groups: Sequence[Sequence[int]]) -> Plan:
         """The plan that keeps just these neurons and KV groups, an ascending sequence for each layer that stays.
 
         For planners that decide all by themselves: what the request says of KV groups is disregarded.
         """
-        kept = tuple(map(tuple, kept_neurons)), tuple(map(tuple, kept_groups))
-        neurons, groups = (tuple(map(len, names)) for names in kept)
-        gone = self.removed(neurons, groups)
-        return Plan(self.parent, self.shape.layers, self.layers, neurons, groups, self.ratio, gone, *kept)
+        neurons = tuple(len(indices) for indices in kept_neurons)
+        groups = tuple(len(indices) for indices in kept_groups)
+        return Plan(
+            parent=self.parent,
+            parent_layers=self.shape.layers,
+            layers=self.layers,
+            neurons=neurons,
+            kv_groups=groups,
+            ratio=self.ratio,
+            removed=self.removed(neurons, groups),
+            kept_neurons=tuple(map(tuple, kept_neurons)),
+            kept_groups=tuple(map(tuple, kept_groups)),
+        )

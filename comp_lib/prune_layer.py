@@ -104,9 +104,7 @@ class Streams:
     @classmethod
     def start(cls, pruned: States, settings: Settings, plan: Plan, shape: Shape) -> Streams:
         """Streams before the first layer, where the pruned model's is the dense one's too. shape: the parent's."""
-        left = shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
-        removed = 1.0 - left / shape.decoder
-        dense = pruned if settings.aims_at_dense(plan.ratio, removed) else None
+        dense = pruned if settings.aims_at_dense(plan, shape) else None
         return cls(pruned, dense, generator=torch.Generator().manual_seed(settings.seed))
 
 

@@ -13,7 +13,7 @@ from .importance import LAYER_METRICS
 from .methods import METHODS, RECOVERY_NAMES, method_of
 
 if TYPE_CHECKING:
-    from .plan import PlanRequest
+    from .plan import Plan, PlanRequest
     from .shape import Shape
 
 # The same for all layers, which any runtime loads; by layer importance, the paper's; by measurement, the best.
@@ -38,7 +38,7 @@ PRESETS_IN_WORDS = {
     "paper": "whole layers, then widths by layer importance, then a tuned mask",
 }
 LARGE_RATIO = 0.2  # of the decoder: where more is to go, the aim "auto" is the dense model's stream
-ROUNDING = (
+ROUNDING = 0.02  # of the decoder: so far may what a plan removes be from what it says that it removes
     0.02  # of the decoder: so much more than was asked for may go because widths are multiples of something
 )
 # What `comp-lib prune` takes where nothing else is said. Of text: 128 sequences, or what SEQUENCES says. Of mixtures
@@ -197,14 +197,16 @@ class Settings:
             return metric
         return "full-condition" if self.recovery == "least-squares" else "mask-condition"
 
-    def aims_at_dense(self, asked: float, removed: float) -> bool:
-        """Whether the fit aims at the dense model's stream, at the price of a second walk.
+    def aims_at_dense(self, plan: Plan, shape: Shape) -> bool:
+        """Whether the fit aims at the dense model's stream, at the price of a second walk. shape: the parent's.
 
-        asked, removed: parts of the decoder that a plan was to remove, and removes. Of a plan that somebody made or
-        changed by hand the two may differ by more than ROUNDING.
+        The aim "auto" goes by the ratio that the plan was made for, which rounding of widths exceeds a little. If the
+        plan does not remove what it says (somebody has changed its widths), "auto" goes by what it does remove.
         """
-        large = asked > LARGE_RATIO or removed > LARGE_RATIO + ROUNDING
-        aimed = self.aim == "dense" or (self.aim == "auto" and large)
+        left = shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
+        removed = 1.0 - left / shape.decoder
+        ratio = plan.ratio if abs(removed - plan.removed) < ROUNDING else removed
+        aimed = self.aim == "dense" or (self.aim == "auto" and ratio > LARGE_RATIO)
         return aimed and self.recovery == "least-squares"
 
     def request(self, shape: Shape, name: str = "") -> PlanRequest:

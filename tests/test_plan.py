@@ -53,7 +53,7 @@ budgets = {
 
 
 def parameters(shape: Shape, plan: Plan) -> int:
-    """Counted by hand, apart from Shape's own sums."""
+    """Parameters of the layers that `plan` leaves, counted by hand, apart from Shape's own sums."""
     return sum(n * 96 + g * 1536 + 64 for n, g in zip(plan.neurons, plan.kv_groups, strict=True))
 
 
@@ -65,47 +65,53 @@ def narrowest(full: int, multiple: int) -> int:
 
 def check_budget(shape: Shape, plan: Plan, multiple: int) -> None:
     full = [shape.neurons[layer] for layer in plan.layers]
-    gone = shape.decoder - parameters(shape, plan)
-    assert plan.removed == pytest.approx(gone / shape.decoder, abs=1e-12)
+    removed_parameters = shape.decoder - parameters(shape, plan)
+    assert plan.removed == pytest.approx(removed_parameters / shape.decoder, abs=1e-12)
     assert plan.removed >= plan.ratio
-    for kept, whole in zip(plan.neurons, full, strict=True):
-        assert narrowest(whole, multiple) <= kept <= whole
-        assert kept == whole or kept % multiple == 0
+    for kept, full_width in zip(plan.neurons, full, strict=True):
+        assert narrowest(full_width, multiple) <= kept <= full_width
+        assert kept == full_width or kept % multiple == 0
     if plan.neurons != tuple(full):
-        wider = tuple(min(kept + multiple, whole) for kept, whole in zip(plan.neurons, full, strict=True))
+        wider = tuple(
+            min(kept + multiple, full_width) for kept, full_width in zip(plan.neurons, full, strict=True)
+        )
         assert removed(shape, plan.layers, wider, plan.kv_groups) < plan.ratio, "a multiple was wasted"
 
 
 @settings(quick, max_examples=20)
 @given(shape=shapes, ratio=st.floats(0.01, 0.95), kv_groups=st.sampled_from([None, 1, 2]))
 def test_the_multiple_is_the_coarsest_that_comes_within_half_a_percent(shape, ratio, kv_groups):
-    found = Settings(ratio, kv_groups=kv_groups).request(shape)
+    request = Settings(ratio, kv_groups=kv_groups).request(shape)
 
-    def more(multiple: int) -> float:
+    def excess(multiple: int) -> float:
+        """Share of the decoder that goes beyond the ratio; 1 where no plan of that multiple reaches it."""
         try:
-            return 1 - parameters_left(replace(found, multiple=multiple)) / shape.decoder - ratio
+            return 1 - parameters_left(replace(request, multiple=multiple)) / shape.decoder - ratio
         except InputError:
             return 1.0
 
-    assert found.multiple in (1, 2, 4, 8, 16, 32, 64)
-
     def fits(multiple: int) -> bool:
-        return more(multiple) <= (0.02 if multiple == 32 else 0.005)
+        return excess(multiple) <= (0.02 if multiple == 32 else 0.005)
 
-    assert fits(found.multiple) or found.multiple == 1
-    assert not any(fits(2**power) for power in range(found.multiple.bit_length(), 7))
+    assert request.multiple in (1, 2, 4, 8, 16, 32, 64)
+    assert fits(request.multiple) or request.multiple == 1
+    assert not any(fits(2**power) for power in range(request.multiple.bit_length(), 7))
 
 
 def test_the_multiple_is_the_same_for_all_methods_and_the_users_own_stays():
     shape = shape_of([1536] * 6, [3] * 6)
-    for method in ("comp", "wanda-sp", *(name for name, method in METHODS.items() if method.planner not in (None, "shortgpt"))):
+    for method in (
+        "comp",
+        "wanda-sp",
+        *(name for name, method in METHODS.items() if method.planner not in (None, "shortgpt")),
+    ):
         requests = [Settings(0.21, method, recovery=recovery).request(shape) for recovery in ("none", "bias")]
-        assert [one.multiple for one in requests] == [32, 32], method
+        assert [request.multiple for request in requests] == [32, 32], method
     assert Settings(0.21, multiple=64).request(shape).multiple == 64
 
 
 @pytest.mark.parametrize(
-    ("told", "removed", "why"),
+    ("options", "removed", "reason"),
     [
         ({"method": "shortgpt", "recovery": "none"}, 0.25, "nothing but whole layers"),
         ({"multiple": 64}, 0.22, "multiples of 64: --multiple 16 comes nearer"),
@@ -115,18 +121,20 @@ def test_the_multiple_is_the_same_for_all_methods_and_the_users_own_stays():
         ({}, 0.22, "no finer step"),
     ],
 )
-def test_a_plan_that_removes_more_than_was_asked_says_why(told, removed, why):
+def test_a_plan_that_removes_more_than_was_asked_says_why(options, removed, reason):
     plan = replace(uniform_plan(PlanRequest(EVEN, 0.2)), removed=removed)
-    said = why_more(plan, asdict(Settings(0.2, **told)))
-    assert why in said and f"{removed:.1%} went" in said
+    explanation = why_more(plan, asdict(Settings(0.2, **options)))
+    assert reason in explanation and f"{removed:.1%} went" in explanation
 
 
 def removed(shape: Shape, layers, neurons, groups) -> float:
+    """Share of the decoder that goes where only `layers` stay, with so many neurons and KV groups each."""
     drop = sorted({*range(shape.layers)} - {*layers})
     return PlanRequest(shape, 0.5, drop=drop).removed(neurons, groups)
 
 
-def most_removable(shape: Shape, layers, kv_groups, multiple: int) -> float:
+def largest_removable(shape: Shape, layers, kv_groups, multiple: int) -> float:
+    """Share of the decoder that goes where each of `layers` is as narrow as a plan may make it."""
     groups = tuple(kv_groups or shape.kv_groups[layer] for layer in layers)
     return removed(shape, layers, [narrowest(shape.neurons[layer], multiple) for layer in layers], groups)
 
@@ -143,7 +151,7 @@ def test_uniform_plan_meets_any_budget_and_no_more(shape, drops, ratio, multiple
         )
     except InputError as error:
         assert "allow" in str(error)
-        assert most_removable(shape, layers, kv_groups, multiple) < ratio
+        assert largest_removable(shape, layers, kv_groups, multiple) < ratio
         return
     check_budget(shape, plan, multiple)
     assert plan.layers == tuple(layers) and plan.dropped == tuple(drop)
@@ -174,7 +182,7 @@ def test_paper_plan_meets_any_budget_and_keeps_more_of_important_layers(
         )
     except InputError as error:
         assert "allow" in str(error)
-        assert most_removable(shape, layers, kv_groups, multiple) < ratio
+        assert largest_removable(shape, layers, kv_groups, multiple) < ratio
         return
     check_budget(shape, plan, multiple)
     assert plan.layers == tuple(layers)
@@ -197,18 +205,13 @@ def test_paper_plan_starves_no_layer():
     assert plan.neurons[0] == 8  # a tenth of 128, in whole multiples
     assert plan.removed >= 0.5 and min(plan.neurons[1:]) > 8
     # exactly a tenth, though 120 * (1 - 0.9) is a little less than 12
-    assert (
-        paper_plan(PlanRequest(shape_of([120] * 4, [2] * 4), 0.4, multiple=1), [1e-9, 1.0, 1.0, 1.0]).neurons[
-            0
-        ]
-        == 12
-    )
+    request = PlanRequest(shape_of([120] * 4, [2] * 4), 0.4, multiple=1)
+    assert paper_plan(request, [1e-9, 1.0, 1.0, 1.0]).neurons[0] == 12
 
 
 def test_paper_plan_with_equal_importance_is_the_uniform_plan():
-    assert paper_plan(PlanRequest(EVEN, 0.3, multiple=8), [0.7] * 4) == uniform_plan(
-        PlanRequest(EVEN, 0.3, multiple=8)
-    )
+    request = PlanRequest(EVEN, 0.3, multiple=8)
+    assert paper_plan(request, [0.7] * 4) == uniform_plan(request)
 
 
 def test_dropped_layers_count_towards_the_budget():
@@ -239,9 +242,11 @@ def test_bad_budgets_are_refused_by_name(planner, options, message):
     options = {"ratio": 0.2, **options}
     ratio = options.pop("ratio")
     with pytest.raises(InputError, match=message) as error:
-        uniform_plan(PlanRequest(EVEN, ratio, **options)) if planner == "uniform" else paper_plan(
-            PlanRequest(EVEN, ratio, **options), [1.0] * 4
-        )
+        request = PlanRequest(EVEN, ratio, **options)
+        if planner == "uniform":
+            uniform_plan(request)
+        else:
+            paper_plan(request, [1.0] * 4)
     assert "\n" not in str(error.value)
 
 
@@ -277,7 +282,7 @@ def test_json_is_readable():
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("{", "plan as JSON.*save it anew"),
         ("[" * 10**5, "plan as JSON"),
@@ -287,18 +292,18 @@ def test_json_is_readable():
         (json.dumps(json.loads(PLAN.to_json()) | {"color": "red"}), "a plan as JSON, with"),
     ],
 )
-def test_text_that_is_no_plan_is_refused(text, words):
-    with pytest.raises(InputError, match=words):
+def test_text_that_is_no_plan_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
         Plan.from_json(text)
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("create", "message"),
     [(lambda path: None, "No such file"), (lambda path: path.write_bytes(b"\xff\xfe{}"), "utf-8")],
 )
-def test_a_file_that_holds_no_plan_is_refused(tmp_path, make, words):
-    make(tmp_path / "plan.json")
-    with pytest.raises(InputError, match=f"expected a file with a plan.*{words}"):
+def test_a_file_that_holds_no_plan_is_refused(tmp_path, create, message):
+    create(tmp_path / "plan.json")
+    with pytest.raises(InputError, match=f"expected a file with a plan.*{message}"):
         Plan.load(tmp_path / "plan.json")
 
 
@@ -347,9 +352,8 @@ STRANGE = (None, True, -1, 10**6, 1e999, "x", [], [[]], [None], [0.5], [[0, 0]],
 @pytest.mark.parametrize("name", Plan.__dataclass_fields__)
 def test_no_value_of_any_field_is_more_than_a_refusal(name):
     for strange in STRANGE:
+        text = json.dumps(json.loads(PLAN.to_json()) | {name: strange})
         try:
-            assert (
-                Plan.from_json(json.dumps(json.loads(PLAN.to_json()) | {name: strange})).dropped is not None
-            )
+            assert Plan.from_json(text).dropped is not None
         except InputError as error:
             assert "\n" not in str(error)

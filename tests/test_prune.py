@@ -318,11 +318,9 @@ def test_half_precision_stays_half_precision(dtype):
 
 
 def test_result_does_not_depend_on_the_batches(monkeypatch):
-    from comp_lib.calibration import stream
-
     parent, ids = build(), tokens(5, 16)
     whole = prune(parent, ids, replace(SMALL, aim="dense", layers=1))
-    monkeypatch.setattr(stream, "BATCH_TOKENS", 32)
+    monkeypatch.setattr("comp_lib.walk.BATCH_TOKENS", 32)
     parts = prune(parent, ids, replace(SMALL, aim="dense", layers=1))
     assert parts.plan == whole.plan
     torch.testing.assert_close(logits(parts.model, ids), logits(whole.model, ids), rtol=1e-3, atol=1e-3)
@@ -450,6 +448,18 @@ def test_where_much_goes_the_auto_aim_is_the_dense_stream(ratio, aim):
         for one in both
     ]
     assert same == [aim == "self", aim == "dense"]
+
+
+def test_the_auto_aim_follows_what_a_plan_removes_not_what_it_was_once_asked_for():
+    parent, ids = build(), tokens(8)
+    settings = replace(SMALL, ratio=0.2)
+    plan = make_plan(parent, ids, settings)
+    narrower = replace(plan, neurons=(20,) * 3)  # by hand: `ratio` and `removed` stay
+    found, dense = (
+        prune(parent, ids, replace(settings, aim=aim), plan=narrower).model for aim in ("auto", "dense")
+    )
+    for weight, same in zip(found.parameters(), dense.parameters(), strict=True):
+        assert torch.equal(weight, same)
 
 
 def test_dense_target_repairs_attention_in_the_mlp_of_the_same_layer():
@@ -667,7 +677,7 @@ def test_report_and_progress():
     calls = []
     settings = replace(SMALL, layers=1, ratio=0.5)
     done = prune(build(), tokens(), settings, progress=lambda *call: calls.append(call[:3]))
-    assert [call for call in calls if call[0] == "pruning"] == [("pruning", 1, 2), ("pruning", 2, 2)]
+    assert [call for call in calls if call[0] == "pruning"] == [("pruning", done, 3) for done in (1, 2, 3)]
     assert any(call[0] == "loss increase" for call in calls)
     report = done.report
     assert report.tokens == 4 * 24 and report.settings["ratio"] == 0.5

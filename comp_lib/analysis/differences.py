@@ -48,16 +48,16 @@ def carried_plan(name: str) -> Plan | None:
     return Plan.load(path) if path.is_file() else None
 
 
-def match_layers(model: Model, other: Model, plan: Plan | None = None) -> dict[int, int]:
-    """Layers of `model` -> of `other`: by `plan` if it pruned `other` from `model`, else by their numbers.
+def match_layers(model: Model, other_model: Model, plan: Plan | None = None) -> dict[int, int]:
+    """Layers of `model` -> of `other_model`: by `plan` if it pruned `other_model` from `model`, else by their numbers.
 
     A pruned model and its healed copy carry the same plan, and neither was pruned from the other.
     Raises InputError for models of other widths or vocabularies, or with layers that cannot be matched.
     """
     hidden = model.config.hidden_size
     vocabulary = model.config.vocab_size
-    other_hidden = other.config.hidden_size
-    other_vocabulary = other.config.vocab_size
+    other_hidden = other_model.config.hidden_size
+    other_vocabulary = other_model.config.vocab_size
     if (hidden, vocabulary) != (other_hidden, other_vocabulary):
         raise InputError(
             expected=f"another model with a stream of {hidden} numbers and {vocabulary:,} tokens in its "
@@ -66,7 +66,7 @@ def match_layers(model: Model, other: Model, plan: Plan | None = None) -> dict[i
             hint="compare relatives only",
         )
     shape = Shape.of(model)
-    other_shape = Shape.of(other)
+    other_shape = Shape.of(other_model)
     if shape.layers == other_shape.layers:
         return {layer: layer for layer in range(shape.layers)}
     if plan is None or (plan.parent_layers, plan.neurons) != (shape.layers, other_shape.neurons):
@@ -80,14 +80,14 @@ def match_layers(model: Model, other: Model, plan: Plan | None = None) -> dict[i
 
 @torch.no_grad()
 def changed_layers(
-    model: Model, other: Model, sample: Sample, plan: Plan | None = None, device: Device = "cpu"
+    model: Model, other_model: Model, sample: Sample, plan: Plan | None = None, device: Device = "cpu"
 ) -> pd.DataFrame:
-    """How each layer of `model` differs in `other`, on the same text; columns: COLUMNS["changed_layers"].
+    """How each layer of `model` differs in `other_model`, on the same text; columns: COLUMNS["changed_layers"].
 
-    plan: of `other`, where whole layers were dropped. Raises InputError as `match_layers` does.
+    plan: of `other_model`, where whole layers were dropped. Raises InputError as `match_layers` does.
     """
-    other_layers = match_layers(model, other, plan)
-    other_visits = walk(other, sample.ids, device)
+    other_layers = match_layers(model, other_model, plan)
+    other_visits = walk(other_model, sample.ids, device)
     rows: list[dict[str, Any]] = []
     for visit in walk(model, sample.ids, device):
         row = {
@@ -114,10 +114,10 @@ def changed_layers(
     return tidy("changed_layers", rows, model, sample.seed)
 
 
-def _weight_change(layer: Layer, other: Layer) -> float:
+def _weight_change(layer: Layer, other_layer: Layer) -> float:
     """||W' - W|| / ||W|| over all weights of the layers, NaN where one has another shape."""
     weights = dict(layer.named_parameters())
-    other_weights = dict(other.named_parameters())
+    other_weights = dict(other_layer.named_parameters())
     squared_norm = 0.0
     squared_change = 0.0
     for name, weight in weights.items():

@@ -131,14 +131,14 @@ def plot_changed_layers(frame: pd.DataFrame) -> Picture:
     layer_axis(axes, label=f"decoder layer (from {_tokens(frame)})")
     furthest = frame.dropna(subset=["stream"]).sort_values("stream").iloc[-1]
     unchanged = int((frame.weights == 0).sum())
-    words = (
+    verdict = (
         f"Points of how far two streams are apart, furthest behind layer {int(furthest.layer)}, "
         f"{furthest.stream:.3f}; {unchanged} of {len(frame)} layers have the same weights"
     )
     dropped = frame.layer[frame.other_layer.isna()]
     if len(dropped):
-        words += f", dropped are the layers {', '.join(map(str, dropped))}"
-    return figure.with_alt_text(f"{words}.")
+        verdict += f", dropped are the layers {', '.join(map(str, dropped))}"
+    return figure.with_alt_text(f"{verdict}.")
 
 
 def _whiskers(rows: pd.DataFrame, column: str) -> np.ndarray:

@@ -64,8 +64,8 @@ def check_request(parameters: Mapping[str, Any]) -> None:
         for way in parameters["ways"]:
             settings_for(parent, way, ratio, device=parameters["device"])
     if parameters["against"]:
-        other, *_ = open_model(parameters["against"], parameters["dtype"])
-        pair((parameters["model"], parent), (parameters["against"], other))
+        against, *_ = open_model(parameters["against"], parameters["dtype"])
+        pair((parameters["model"], parent), (parameters["against"], against))
 
 
 def windows_of_each_kind(kinds: Collection[str]) -> int:

@@ -121,3 +121,9 @@ def family_of(model: Model | PreTrainedConfig) -> Family:
     """The family of a model, or of a config."""
     config: Any = getattr(model, "config", model)
     return FAMILIES.get(config.model_type.removeprefix(OWN), Family())
+
+
+def type_as_read(fields: Mapping[str, Any]) -> str:
+    """The model type that transformers takes for a folder whose config.json has these fields."""
+    model_type: str = fields["model_type"]
+    return "ministral" if model_type == "mistral" and fields.get("layer_types") else model_type

@@ -1,11 +1,11 @@
 """llama.cpp, in this process: xllamacpp brings it as a ready wheel (`pip install 'comp-lib[gguf]'`).
 
-Its Python interface is llama.cpp's server, so every call is a request, though none goes over the network. The server
-listens on a port of loopback all the same: a key that nobody is told keeps it shut.
+Its Python interface is llama.cpp's server, so every call is a request, though none goes over the network. The
+server listens on a port of loopback all the same: a key that nobody is told keeps it shut.
 
-One of the requests has no name of its own: how likely is a given text? If `logit_bias` forces a token, the reply has
-the log-probability that the model itself gave it, before the bias. So each token of a text is forced after those
-before it, which the server keeps in its cache.
+One of the requests has no name of its own: how likely is a given text? If `logit_bias` forces a token, the
+reply has the log-probability that the model itself gave it, before the bias. So each token of a text is
+forced after those before it, which the server keeps in its cache.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ ALL_TOKENS = 1 << 20  # tokens whose probability is asked for: more than any mod
 def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f16") -> Any:
     """A running llama.cpp with the GGUF file `file`; it ends when the object is deleted.
 
-    `context` is its length in tokens (0: the model's), `threads` the number of cores that compute (0: llama.cpp's
-    choice), `cache` the type of keys and values in memory, "f16" or "f32".
-    Raises InputError: no xllamacpp, no such file, not a GGUF file, truncated, not one that llama.cpp runs.
+    `context` is its length in tokens (0: the model's), `threads` the number of cores that compute (0:
+    llama.cpp's choice), `cache` the type of keys and values in memory, "f16" or "f32". Raises InputError: no
+    xllamacpp, no such file, not a GGUF file, truncated, not one that llama.cpp runs.
     """
     check_package("xllamacpp", "gguf")
     import xllamacpp
@@ -55,7 +55,8 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
         raise InputError(
             expected="a GGUF file that llama.cpp runs", got=f"{file}: {error}", hint="export the model again"
         ) from error
-    # a server that is deleted before its own thread runs waits for that thread forever: an answer shows that it runs
+    # a server that is deleted before its own thread runs waits for that thread forever: an answer shows that
+    # it runs
     checked(server.handle_completions({"prompt": [0], "n_predict": 0}))
     return server
 

@@ -1,13 +1,14 @@
 """GGUF files, read as they are: the header, the config and the tokenizer in it, and one tensor at a time.
 
 A header is a list of named values and a list of tensors. `GgufTensors` gives the tensors under the names of
-transformers, with the interface of `system.tensors.TensorFiles`. The blocks of a row are expanded to floats when they
-are read. llama.cpp pairs the two halves of a rotary head in another order, so the rows of q and k are put back into
-the order of transformers.
+transformers, with the interface of `system.tensors.TensorFiles`. The blocks of a row are expanded to floats
+when they are read. llama.cpp pairs the two halves of a rotary head in another order, so the rows of q and k
+are put back into the order of transformers.
 
-Why `gguf.GGUFReader` does not read the header: it makes a numpy array of each length and each string. Of SmolLM2's
-98 MB, with 98,000 strings, it takes 8 s and 165 MB; the code below takes 0.1 s and 9 MB. It also needs more than 20 s
-for a header of 60 bytes that claims a list of 2^60 strings, and it accepts a header whose vocabulary is a number.
+Why `gguf.GGUFReader` does not read the header: it makes a numpy array of each length and each string. Of
+SmolLM2's 98 MB, with 98,000 strings, it takes 8 s and 165 MB; the code below takes 0.1 s and 9 MB. It also
+needs more than 20 s for a header of 60 bytes that claims a list of 2^60 strings, and it accepts a header
+whose vocabulary is a number.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """How fast models run on this machine, beside how fast they could.
 
-To write one token the machine reads each weight of the decoder and of the head once. Of the embedding it reads one row,
-which is nothing, unless it is tied: then it is the head, and all of it is read. The ratio of these bytes is the `limit` of a
-`Gain`, of which docs/on-the-device.md says what it is good for.
+To write one token the machine reads each weight of the decoder and of the head once. Of the embedding it
+reads one row, which is nothing, unless it is tied: then it is the head, and all of it is read. The ratio of
+these bytes is the `limit` of a `Gain`, of which docs/on-the-device.md says what it is good for.
 
-Machines are not steady. The models take turns, one round each; speed-ups are taken within a round, and medians over
-the rounds.
+Machines are not steady. The models take turns, one round each; speed-ups are taken within a round, and
+medians over the rounds.
 """
 
 from __future__ import annotations
@@ -68,9 +68,10 @@ def measure(
 ) -> list[Measured]:
     """Time models in turns, in `rounds` rounds after one that only warms up.
 
-    models: name -> a model in memory, timed in transformers, or the path of a GGUF file, timed in llama.cpp; all of
-    them are loaded at once. prompt: tokens that are read; new_tokens: written after the first. Both runtimes use as
-    many threads as torch has. Raises InputError for more tokens than a file's context, and as `llama_cpp.start` does.
+    models: name -> a model in memory, timed in transformers, or the path of a GGUF file, timed in llama.cpp;
+    all of them are loaded at once. prompt: tokens that are read; new_tokens: written after the first. Both
+    runtimes use as many threads as torch has. Raises InputError for more tokens than a file's context, and as
+    `llama_cpp.start` does.
     """
     runs = {name: _round_of(model, prompt, new_tokens) for name, model in models.items()}
     times: dict[str, list[Seconds]] = {name: [] for name in models}

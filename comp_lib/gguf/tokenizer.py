@@ -2,12 +2,13 @@
 
 llama.cpp has tokenizers of its own, in two kinds that LLaMA-class models use:
 
-    gpt2   byte-level BPE: tokens and merges, and the name of the rule that cuts a text into words first
-    llama  sentencepiece: tokens with scores, of which the highest merges first; unknown characters become bytes
+    gpt2   byte-level BPE: tokens and merges, and the name of the rule that cuts a text into words first llama
+    sentencepiece: tokens with scores, of which the highest merges first; unknown characters become bytes
 
-Both come out of the tokenizer's own JSON. The rule has only a name in GGUF, so it is recognised by what it does to a
-probe; a conversion from GGUF keeps it that way too (`GgufFile.tokenizer`). A tokenizer of another kind is refused by
-name, since llama.cpp would run it and understand another text than the model was trained on.
+Both come out of the tokenizer's own JSON. The rule has only a name in GGUF, so it is recognised by what it
+does to a probe; a conversion from GGUF keeps it that way too (`GgufFile.tokenizer`). A tokenizer of another
+kind is refused by name, since llama.cpp would run it and understand another text than the model was trained
+on.
 """
 
 from __future__ import annotations

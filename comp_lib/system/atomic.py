@@ -1,7 +1,8 @@
 """Files and folders, written as a whole or not at all.
 
-A file or folder is written under another name beside its place, `NAME.partial-<random>`, and then takes its name. A
-killed process leaves the old file as it was (of a folder: see `take_name`), and a `.partial-` that its user deletes.
+A file or folder is written under another name beside its place, `NAME.partial-<random>`, and then takes its
+name. A killed process leaves the old file as it was (of a folder: see `take_name`), and a `.partial-` that
+its user deletes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def check_room(folder: Path, needed_bytes: int, purpose: object) -> None:
 def staged(target: Path) -> Iterator[Path]:
     """A name beside `target`, for a file or folder to write, which takes that name if the block ends well.
 
-    If not, what was written is deleted. Raises InputError when the system refuses to write it (a full disk, say).
+    If not, what was written is deleted. Raises InputError when the system refuses to write it (a full disk,
+    say).
     """
     partial = target.with_name(f"{target.name}.partial-{secrets.token_hex(4)}")
     try:

@@ -22,8 +22,8 @@ STRUCTURE = "structure"  # name of the tensor of an entry that holds the JSON
 def remembered(path: Path, make: Callable[[], Any]) -> Any:
     """What the entry `path` holds; if no entry can be read, what `make` returns, computed without gradients and kept.
 
-    A result is what JSON can hold, with tensors anywhere in it, which come back on the CPU; tuples come back as lists.
-    Raises InputError when the entry cannot be written.
+    A result is what JSON can hold, with tensors anywhere in it, which come back on the CPU; tuples come back
+    as lists. Raises InputError when the entry cannot be written.
     """
     try:
         entry = load(path.read_bytes())

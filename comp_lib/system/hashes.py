@@ -60,7 +60,8 @@ def hash_of_file(path: Path) -> str:
 def hash_of_model(model: nn.Module) -> str:
     """Hash of the names, shapes and numbers of its tensors, and of its config, which may rotate or mask otherwise.
 
-    Of the numbers it takes a sample, spread over the tensor, and a sum over all bits, which one changed weight changes.
+    Of the numbers it takes a sample, spread over the tensor, and a sum over all bits, which one changed
+    weight changes.
     """
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():

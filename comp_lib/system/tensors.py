@@ -28,7 +28,8 @@ SMALL_FILE_ENDINGS = (
 FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be stored as
 PICKLE_ENDINGS = (".bin", ".pt", ".pth")
 COMPLETE_FILE = "complete safetensors"
-# rows of a matrix that are read at a time: what is touched of a file counts as memory until the file is closed
+# rows of a matrix that are read at a time: what is touched of a file counts as memory until the file is
+# closed
 ROWS_AT_A_TIME = 512
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"

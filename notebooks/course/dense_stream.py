@@ -34,9 +34,9 @@ def layer_of(model: Model, layer: int) -> Layer:
     return layers[layer]
 
 
-def weight_of(layer: Layer, which: Step = "mlp") -> Tensor:
+def weight_of(layer: Layer, step: Step = "mlp") -> Tensor:
     """W (n, d), float64, of a layer's down_proj or o_proj, for y = X W."""
-    return parts(layer)[which].linear.weight.detach().T.double()
+    return parts(layer)[step].linear.weight.detach().T.double()
 
 
 def walk(model: Model, hidden: Tensor, rope: Rope, layers: slice) -> Tensor:
@@ -78,12 +78,14 @@ def sums_of(layer: Layer, which: Step, hidden: Tensor, rope: Rope) -> tuple[dict
 
 
 @cached
-def layer_tokens(model: Model, ids: Tensor, layer: int, which: Step = "mlp") -> Tensors:
+def layer_tokens(model: Model, ids: Tensor, layer: int, step: Step = "mlp") -> Tensors:
     """What a dense layer reads, token by token: x (T, n), and norms (T,) of the residual stream behind it.
 
-    For as many tokens as fit in memory; `layer_grams` needs none of them at once.
+    All tokens must fit in memory. `layer_grams` goes batch by batch instead.
     """
-    return tokens_of(layer_of(model, layer), which, *walk_to(model, ids, layer))[0]
+    hidden, rope = walk_to(model, ids, layer)
+    tokens, _ = tokens_of(layer_of(model, layer), step, hidden, rope)
+    return tokens
 
 
 def tokens_of(layer: Layer, which: Step, hidden: Tensor, rope: Rope) -> tuple[Tensors, Tensor]:
@@ -98,8 +100,8 @@ def tokens_of(layer: Layer, which: Step, hidden: Tensor, rope: Rope) -> tuple[Te
 def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
     """C = X^T X (n, n), float64, of both dense layers, from one walk to a layer of the dense stream.
 
-    "mlp-weighted", "mlp-plain", "attention-weighted", "attention-plain": tokens weighted by 1 / ||h_t|| or
-    not.
+    The names are "mlp-weighted", "mlp-plain", "attention-weighted" and "attention-plain". "weighted" means
+    that tokens are weighted by 1 / ||h_t||.
     """
     module = layer_of(model, layer)
     hidden, rope = walk_to(model, ids, layer)
@@ -111,21 +113,21 @@ def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
 
 
 def dense_problem(
-    model: Model, ids: Tensor, layer: int, which: Step = "mlp", ridge: float = RIDGE, weighted: bool = True
+    model: Model, ids: Tensor, layer: int, step: Step = "mlp", ridge: float = RIDGE, weighted: bool = True
 ) -> Problem:
     """A layer's down_proj ("mlp") or o_proj ("attention") as the metrics see it, tokens `weighted` or not."""
     module = layer_of(model, layer)
     weighting = "weighted" if weighted else "plain"
-    gram = layer_grams(model, ids, layer)[f"{which}-{weighting}"]
-    return as_dense(module, which, Gram.of(gram), ridge)
+    gram = layer_grams(model, ids, layer)[f"{step}-{weighting}"]
+    return problem_from_sums(module, step, Gram.of(gram), ridge)
 
 
-def as_dense(layer: Layer, which: Step, sums: Statistics, ridge: float = RIDGE) -> Problem:
-    """The same from sums that are there already, on their device."""
+def problem_from_sums(layer: Layer, step: Step, sums: Statistics, ridge: float = RIDGE) -> Problem:
+    """The same as `dense_problem`, but from sums that the caller has, on their device."""
     device = sums.input_sum.device
-    weight = weight_of(layer, which).to(device)
+    weight = weight_of(layer, step).to(device)
 
     def upstream_norms() -> Tensor:
-        return upstream(layer, which).to(device)
+        return upstream(layer, step).to(device)
 
-    return Problem(sums, weight, upstream_norms, parts(layer)[which].block, ridge)
+    return Problem(sums, weight, upstream_norms, parts(layer)[step].block, ridge)

@@ -29,10 +29,10 @@ STEP = 32  # neurons between two points of a stored curve
 
 
 def stored_sensitivity(record: Mapping[str, Any]) -> Sensitivity:
-    """The harm of narrowing each layer alone, and its error curve, from a record of
-    `benchmarks/hybrids.json`.
+    """The harm of narrowing each layer alone, and its error curve.
 
-    A point of a curve is the error per token, as a share of the stream's energy.
+    record: of a model in `benchmarks/hybrids.json`. A point of a curve is the error per token, as a share of
+    the stream's energy.
     """
     errors = torch.tensor(record["curves"], dtype=torch.float64)  # (layers, K + 1)
     counts = STEP * torch.arange(1, errors.shape[1])
@@ -79,10 +79,9 @@ def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan
 
 
 def layer_errors(sensitivity: Sensitivity, shape: Shape, plan: Plan) -> Tensor:
-    """Predicted error that each narrowed MLP puts into the stream: (parent layers,), float64, shares of its
-    energy.
+    """Predicted error that each narrowed MLP puts into the stream: (parent layers,), float64.
 
-    NaN stands for a dropped layer, whose error is not known.
+    Errors are shares of the stream's energy. NaN stands for a dropped layer, whose error is not known.
     """
     errors = torch.full((shape.layers,), torch.nan, dtype=torch.float64)
     for layer, width in zip(plan.layers, plan.neurons, strict=True):
@@ -92,10 +91,10 @@ def layer_errors(sensitivity: Sensitivity, shape: Shape, plan: Plan) -> Tensor:
 
 
 def water_filling_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
-    """A plan that always narrows next the layer that puts least error into the stream: it looks best, and is
-    not.
+    """A plan that always narrows next the layer that puts least error into the stream.
 
-    No layer falls under a tenth of its neurons. Raises InputError as `uniform_plan` does.
+    It looks like the best plan, and is not. No layer falls under a tenth of its neurons. Raises InputError as
+    `uniform_plan` does.
     """
     uniform = uniform_plan(request)
     shape = request.shape

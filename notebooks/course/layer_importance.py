@@ -1,5 +1,4 @@
-"""Layer statistics for notebooks and widgets: what each layer does to the stream, and what its loss does to
-the model.
+"""Layer statistics for notebooks and widgets: what each layer does to the stream, and to the model's loss.
 
     turn    1 - cos(h_t, h'_t) of every token in every layer; block influence is its mean over the tokens
     norm    ||h_t|| before the first layer and after each: massive activations stand out

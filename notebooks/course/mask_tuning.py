@@ -19,7 +19,7 @@ from comp_lib.recovery.mask_tuning import fold_mask
 from comp_lib.statistics.gram import contributions
 from comp_lib.surgery import shallow_copy, shrink, update_config
 
-from .dense_stream import as_dense, sums_of, walk_to, watched, weight_of
+from .dense_stream import problem_from_sums, sums_of, walk_to, watched, weight_of
 
 
 class LayerSums(NamedTuple):
@@ -36,14 +36,13 @@ def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[L
         hidden = torch.cat([stream for stream, _ in watched(layer, "attention", hidden, rope)])
         sums, hidden = sums_of(layer, "mlp", hidden, rope)
         plain = contributions(sums["plain"].matrix(), weight_of(layer))
-        yield LayerSums(plain, as_dense(layer, "mlp", sums["weighted"], ridge))
+        yield LayerSums(plain, problem_from_sums(layer, "mlp", sums["weighted"], ridge))
 
 
 def with_masks(model: Model, kept: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> Model:
-    """A smaller model that keeps the neurons `kept`, (k,) in each layer, with the masks (k,) folded into
-    down_proj.
+    """A smaller model that keeps the neurons `kept`, (k,) in each layer.
 
-    Without `masks` all of them are ones.
+    The masks (k,) are folded into down_proj; without `masks` all of them are ones.
     """
     if masks is None:
         masks = [torch.ones(len(neurons)) for neurons in kept]

@@ -1,5 +1,4 @@
-"""What takes time in lesson 02b, metrics on trial: the inputs of several layers, and the loss without some
-neurons.
+"""What takes time in lesson 02b, metrics on trial: inputs of several layers, and losses without neurons.
 
 What the metrics say, and the errors of single layers, stand in the lesson's own cells.
 """

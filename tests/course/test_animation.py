@@ -1,10 +1,11 @@
-"""Animations of the lessons: a GIF that begins with its end, a still that says the same, and the numbers they got."""
+"""Animations of the lessons: a GIF that begins with its end, a still that says the same, the right numbers."""
 
 from __future__ import annotations
 
 import base64
 import functools
 import io
+import itertools
 import re
 from pathlib import Path
 
@@ -23,16 +24,16 @@ pytestmark = pytest.mark.slow
 NOTEBOOKS = Path(course.figures.__file__).parents[2]
 LAYERS = 12
 STUDY = study_of(LAYERS, length=64)  # layer 3 turns position 0 last
-NONE = np.inf
+REMOVED = np.inf  # price of a neuron that has left
 TOY = [  # lesson 02's: energies, prices, error
     ((4, 5, 1), (0.8, 1, 1), 0),
-    ((0, 16.2, 1), (NONE, 16.2, 1), 0.8),
-    ((0, 16.2, 0), (NONE, 16.2, NONE), 1.8),
-    ((0, 0, 0), (NONE,) * 3, 18),
+    ((0, 16.2, 1), (REMOVED, 16.2, 1), 0.8),
+    ((0, 16.2, 0), (REMOVED, 16.2, REMOVED), 1.8),
+    ((0, 0, 0), (REMOVED,) * 3, 18),
 ]
 KEPT = [1120, 0, *[1120] * (LAYERS - 2)]
 DRIFT = [0.02 * layer for layer in range(1, LAYERS)] + [0.2]
-MADE = {  # name: how it is made, how many frames, words that it says
+ANIMATIONS = {  # name: the function that makes it, how many frames, words of its alt text
     "leaving": (
         lambda: matrix_condition.leaving(TOY),
         1 + 3 * 4,
@@ -61,29 +62,32 @@ MADE = {  # name: how it is made, how many frames, words that it says
 
 @functools.cache
 def frames_of(name):
-    return MADE[name][0]()
+    make, _, _ = ANIMATIONS[name]
+    return make()
 
 
 def pictures(gif):
+    """The frames of a GIF as arrays of colours, each with its milliseconds."""
     image = Image.open(io.BytesIO(gif))
-    for place in range(image.n_frames):
-        image.seek(place)
+    for frame in range(image.n_frames):
+        image.seek(frame)
         yield np.asarray(image.convert("RGB")), image.info["duration"]
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", ANIMATIONS)
 def test_an_animation_is_small_moves_and_says_its_reading(name):
-    _, count, words = MADE[name]
+    _, count, phrases = ANIMATIONS[name]
     frames = frames_of(name)
     gif, still = animation.gif_and_still(frames)
-    shown = list(pictures(gif))
-    assert len(shown) == len(frames) == count and len(gif) < 300_000 and len(still) < 50_000
-    assert all((one != other).any() for (one, _), (other, _) in zip(shown[1:], shown[2:], strict=False))
-    middle, last = (frames[place][0] for place in (count // 2, -1))
+    assert len(gif) < 300_000 and len(still) < 50_000
+    images = [image for image, _ in pictures(gif)]
+    assert len(images) == len(frames) == count
+    assert all((image != following).any() for image, following in itertools.pairwise(images[1:]))
+    middle, _ = frames[count // 2]
+    last, _ = frames[-1]
     assert overlapping_texts(middle) == overlapping_texts(last) == []
-    assert last.alt_text.startswith(last.get_suptitle()) and all(part in last.alt_text for part in words), (
-        last.alt_text
-    )
+    assert last.alt_text.startswith(last.get_suptitle())
+    assert all(phrase in last.alt_text for phrase in phrases), last.alt_text
 
 
 def coloured(*colours):
@@ -98,59 +102,47 @@ def coloured(*colours):
 def test_it_begins_with_its_end_which_is_the_still_and_stays_longest():
     frames = list(coloured("red", "lime", "blue"))
     gif, still = animation.gif_and_still(frames)
-    shown = list(pictures(gif))
-    assert [duration for _, duration in shown] == [1000 * animation.LAST, 500, 500]
-    for (picture, _), colour in zip(shown, ("blue", "red", "lime"), strict=True):
-        assert (picture == 255 * np.array(to_rgb(colour))).all(-1).any(), colour
-    assert (shown[0][0] == np.asarray(Image.open(io.BytesIO(still)).convert("RGB"))).all()
+    images, durations = zip(*pictures(gif), strict=True)
+    assert durations == (1000 * animation.LAST, 500, 500)
+    for image, colour in zip(images, ("blue", "red", "lime"), strict=True):
+        assert (image == 255 * np.array(to_rgb(colour))).all(-1).any(), colour
+    assert (images[0] == np.asarray(Image.open(io.BytesIO(still)).convert("RGB"))).all()
     assert Image.open(io.BytesIO(gif)).info["loop"] == 0  # for ever
 
 
 def test_it_is_shown_with_words_and_offers_its_still(monkeypatch):
-    seen = []
-    monkeypatch.setattr(animation, "display", lambda data, raw: seen.append(data))
-    animation.play(frames := list(coloured("red", "blue")))
-    [data] = seen
+    displayed = []
+    monkeypatch.setattr(animation, "display", lambda data, raw: displayed.append(data))
+    frames = list(coloured("red", "blue"))
+    animation.play(frames)
+    [data] = displayed
     gif, still = (base64.b64encode(part).decode() for part in animation.gif_and_still(frames))
     assert data["image/png"] == still and data["text/plain"] == "A thin bar in blue."
-    moving, resting = re.findall(r"<img [^>]*>", data["text/html"])
-    assert (
-        gif in moving
-        and still in resting
-        and all('alt="A thin bar in blue."' in tag for tag in (moving, resting))
-    )
-    assert re.search(r"<details><summary>[^<]+</summary><img", data["text/html"])
-    less = re.search(
-        r'<picture><source media="\(prefers-reduced-motion: reduce\)" srcset="([^"]*)"', data["text/html"]
-    )
-    assert less[1].endswith(still) and "<script" not in data["text/html"]
+    page = data["text/html"]
+    moving, resting = re.findall(r"<img [^>]*>", page)
+    assert gif in moving and still in resting
+    assert all('alt="A thin bar in blue."' in tag for tag in (moving, resting))
+    assert re.search(r"<details><summary>[^<]+</summary><img", page)
+    source = r'<picture><source media="\(prefers-reduced-motion: reduce\)" srcset="([^"]*)"'
+    assert re.search(source, page)[1].endswith(still)
+    assert "<script" not in page
 
 
 def test_each_animation_is_played_in_a_lesson():
     lessons = "".join(path.read_text("utf-8") for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
-    assert [name for name in MADE if not re.search(rf"play\((plots\.)?{name}\(", lessons)] == []
+    assert [name for name in ANIMATIONS if not re.search(rf"play\((plots\.)?{name}\(", lessons)] == []
 
 
-# --- what is drawn is what was given ----------------------------------------------------------------------------------
+# --- what is drawn is what was given ------------------------------------------------------------------------
 
 
 def test_bars_of_the_toy_are_its_prices_and_energies():
-    first, last = (frames_of("leaving")[place][0].axes[0] for place in (0, -1))
+    first, last = (frames_of("leaving")[frame][0].axes[0] for frame in (0, -1))
     assert [bar.get_height() for bar in first.patches] == [0.8, 4, 1, 5, 1, 1, 0, 0]
-    assert [bar.get_height() for bar in last.patches][8:] == [
-        16.2,
-        16.2,
-        1,
-        1,
-        0.8,
-        0.8,
-        16.2,
-        16.2,
-        1.8,
-        1.8,
-        18,
-        18,
-    ]
+    without_1 = [16.2, 16.2, 1, 1, 0.8, 0.8]  # prices and energies in turn, then the error
+    without_1_and_3 = [16.2, 16.2, 1.8, 1.8]
+    empty = [18, 18]
+    assert [bar.get_height() for bar in last.patches][8:] == without_1 + without_1_and_3 + empty
     red = [bar.get_height() for bar in last.patches if bar.get_facecolor()[:3] == pytest.approx(to_rgb(RED))]
     assert red == [0.8, 1, 16.2]  # who leaves next
 
@@ -158,9 +150,9 @@ def test_bars_of_the_toy_are_its_prices_and_energies():
 def test_angles_and_lengths_are_those_of_the_layers_passed():
     figure = frames_of("passing")[6][0]  # layers 0 to 5
     _, above, below = figure.axes
-    ours, median = (line.get_ydata() for line in above.lines)
+    first, median = (line.get_ydata() for line in above.lines)
     cosines = STUDY.cosine[:6, 0].double()
-    np.testing.assert_allclose(np.cos(np.radians(ours)), cosines[:, 0], atol=1e-5)
+    np.testing.assert_allclose(np.cos(np.radians(first)), cosines[:, 0], atol=1e-5)
     np.testing.assert_allclose(np.cos(np.radians(median)), cosines.sort(1).values[:, 32], atol=1e-5)
     np.testing.assert_allclose(below.lines[0].get_ydata(), STUDY.norms[1:7, 0, 0])
     np.testing.assert_allclose(below.lines[-1].get_ydata(), STUDY.norms[1:7, 0, 6])
@@ -173,7 +165,10 @@ def test_the_walk_is_as_far_as_the_text():
     assert [bar.get_width() for bar in last[0].patches[LAYERS : 2 * LAYERS]] == KEPT
     assert last[1].lines[0].get_xdata().tolist() == DRIFT
     colours = [[bar.get_facecolor()[:3] for bar in axes[0].patches] for axes in (watch, choose, tune, last)]
-    assert colours[0][0] == colours[0][LAYERS] == colours[1][LAYERS]  # nothing is chosen, nothing is re-tuned
-    assert colours[1][0] == colours[2][0] == pytest.approx(to_rgb(RED))
-    assert colours[2][LAYERS] == pytest.approx(to_rgb(GREEN)) and colours[2][LAYERS + 1] == colours[0][0]
-    assert set(colours[3][:LAYERS]) == {to_rgb("lightgrey")}  # of the dropped layer all of it
+    watched, chosen, tuned, ended = (
+        colours  # a row's bar of all its neurons, then LAYERS later that of the kept
+    )
+    assert watched[0] == watched[LAYERS] == chosen[LAYERS]  # nothing is chosen, nothing is re-tuned
+    assert chosen[0] == tuned[0] == pytest.approx(to_rgb(RED))
+    assert tuned[LAYERS] == pytest.approx(to_rgb(GREEN)) and tuned[LAYERS + 1] == watched[0]
+    assert set(ended[:LAYERS]) == {to_rgb("lightgrey")}  # of the dropped layer all of it

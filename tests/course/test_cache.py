@@ -1,4 +1,4 @@
-"""The cache of statistics: right entry or none, whatever else happens on the disk at the same time."""
+"""The cache of statistics: it gives the right entry or none, whatever happens on the disk meanwhile."""
 
 from __future__ import annotations
 
@@ -42,17 +42,22 @@ class Counted:
         return self.cached(*arguments, **options)
 
 
-@cached
-def kept(model, ids, argument=None):
-    """What it was asked for is not in the result: entries that collide are seen."""
-    return {"number": next(NUMBERS)}
-
-
 NUMBERS = itertools.count()
 
 
+@cached
+def numbered(model, ids, argument=None):
+    """A new number for each computation: if two calls share an entry, they get the same number."""
+    return {"number": next(NUMBERS)}
+
+
+def number_of(*arguments):
+    return int(numbered(*arguments)["number"])
+
+
 def test_the_second_call_reads_what_the_first_computed(tiny_llama, folder):
-    model, compute = tiny_llama(), Counted()
+    model = tiny_llama()
+    compute = Counted()
     first = compute(model, IDS, 0.1)
     second = compute(model, IDS)  # a default is an argument like another
     assert compute.calls == 1 and set(second) == {"a", "b"}
@@ -63,21 +68,22 @@ def test_the_second_call_reads_what_the_first_computed(tiny_llama, folder):
 
 def test_each_thing_that_decides_the_outcome_makes_another_entry(tiny_llama, folder, monkeypatch):
     model = tiny_llama()
-    compute, other = Counted("gram"), Counted("other")
-    ask = [
+    compute = Counted("gram")
+    other_compute = Counted("other")
+    calls = [
         (compute, model, IDS, 0.1),
-        (other, model, IDS, 0.1),
+        (other_compute, model, IDS, 0.1),
         (compute, tiny_llama(seed=1), IDS, 0.1),
         (compute, model, IDS + 1, 0.1),
         (compute, model, IDS.view(3, 4), 0.1),
         (compute, model, IDS, 0.2),
     ]
-    found = [int(function(*arguments)["b"]) for function, *arguments in ask]
-    assert found == [1, 1, 2, 3, 4, 5] and other.calls == 1
+    counts = [int(function(*arguments)["b"]) for function, *arguments in calls]
+    assert counts == [1, 1, 2, 3, 4, 5] and other_compute.calls == 1
     monkeypatch.setattr("course.cache.hash_of_code", lambda: "another formula")
-    assert int(compute(*ask[0][1:])["b"]) == 6
+    assert int(compute(model, IDS, 0.1)["b"]) == 6
     monkeypatch.setattr(cache, "code_of_the_course", lambda: "another lesson")
-    assert int(compute(*ask[0][1:])["b"]) == 7
+    assert int(compute(model, IDS, 0.1)["b"]) == 7
     assert len(list(folder.iterdir())) == 8
 
 
@@ -96,11 +102,10 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("case", ARGUMENTS)
 def test_arguments_that_differ_have_entries_of_their_own(tiny_llama, case):
-    one, other = ARGUMENTS[case]
     model = tiny_llama()
-    first, second = (int(kept(model, IDS, argument)["number"]) for argument in (one, other))
+    first, second = (number_of(model, IDS, argument) for argument in ARGUMENTS[case])
     assert first != second
-    assert [int(kept(model, IDS, argument)["number"]) for argument in (one, other)] == [first, second]
+    assert [number_of(model, IDS, argument) for argument in ARGUMENTS[case]] == [first, second]
 
 
 def test_the_same_weights_under_another_config_are_another_model():
@@ -111,12 +116,12 @@ def test_the_same_weights_under_another_config_are_another_model():
         build("gqa", rope_parameters={"rope_type": "default"} | BASE),
     ]
     assert len({hash_of_model(model) for model in models}) == 3
-    assert len({int(kept(model, IDS)["number"]) for model in models}) == 3
+    assert len({number_of(model, IDS) for model in models}) == 3
 
 
 def test_an_argument_that_cannot_be_named_is_refused(tiny_llama):
     with pytest.raises(TypeError, match="expected tensors, models, dataclasses or JSON's values, got {1}"):
-        kept(tiny_llama(), IDS, {1})
+        numbered(tiny_llama(), IDS, {1})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -125,7 +130,7 @@ def test_one_changed_weight_is_another_model(tiny_llama, dtype):
     before = hash_of_model(model)
     assert hash_of_model(tiny_llama(intermediate_size=300).to(dtype)) == before
     weight = model.model.layers[1].mlp.down_proj.weight.data
-    assert weight.numel() > 50 * 64  # so that the place below is in no sample
+    assert weight.numel() > 50 * 64  # so large that no sample would hold the weight changed below
     weight[3, 7] = 0.0
     assert hash_of_model(model) != before
 
@@ -140,21 +145,21 @@ def test_the_name_of_a_model_does_not_matter_and_its_shape_does(tiny_llama):
 
 @pytest.mark.parametrize("damage", ["empty", "cut in the header", "cut in the numbers", "not safetensors"])
 def test_a_damaged_entry_is_computed_anew(tiny_llama, folder, damage):
-    model, compute = tiny_llama(), Counted()
+    model = tiny_llama()
+    compute = Counted()
     compute(model, IDS)
     [path] = folder.iterdir()
-    whole = path.read_bytes()
-    path.write_bytes(
-        {
-            "empty": b"",
-            "cut in the header": whole[:30],
-            "cut in the numbers": whole[:-5],
-            "not safetensors": b"hello " * 40,
-        }[damage]
-    )
+    intact = path.read_bytes()
+    damaged = {
+        "empty": b"",
+        "cut in the header": intact[:30],
+        "cut in the numbers": intact[:-5],
+        "not safetensors": b"hello " * 40,
+    }
+    path.write_bytes(damaged[damage])
     assert int(compute(model, IDS)["b"]) == 2
-    assert int(compute(model, IDS)["b"]) == 2  # whole again
-    assert [path.stat().st_size for path in folder.iterdir()] == [len(whole)]
+    assert int(compute(model, IDS)["b"]) == 2  # the entry is intact again
+    assert [path.stat().st_size for path in folder.iterdir()] == [len(intact)]
 
 
 def test_a_cache_that_cannot_be_written_is_an_input_error(tiny_llama, tmp_path, monkeypatch):
@@ -176,9 +181,10 @@ def test_results_come_back_with_their_structure():
         tree = {"draw": {"way": shared, "other": [shared, 0.1]}, "tuple": (1, 2), "none": None}
         return tree | {"nan": float("nan"), "empty": torch.ones(0, 3)}
 
-    for found in (result(), result()):
-        assert found["draw"]["way"].tolist() == found["draw"]["other"][0].tolist() == [0, 1]
-        assert found["draw"]["way"].dtype == torch.int64 and found["empty"].shape == (0, 3)
-        assert found["draw"]["other"][1] == 0.1, "to the last bit"
-        assert found["tuple"] == [1, 2] and found["none"] is None and found["nan"] != found["nan"]
+    for answer in (result(), result()):
+        draw = answer["draw"]
+        assert draw["way"].tolist() == draw["other"][0].tolist() == [0, 1]
+        assert draw["way"].dtype == torch.int64 and answer["empty"].shape == (0, 3)
+        assert draw["other"][1] == 0.1, "to the last bit"
+        assert answer["tuple"] == [1, 2] and answer["none"] is None and answer["nan"] != answer["nan"]
     assert calls == ["computed"]

@@ -1,4 +1,4 @@
-"""Figures of the lessons: they show the numbers they were given, say them in words, and nothing lies on another."""
+"""Figures of the lessons: they show the numbers given, say them in words, and no text lies on another."""
 
 from __future__ import annotations
 
@@ -43,30 +43,34 @@ pytestmark = pytest.mark.slow
 NOTEBOOKS = Path(course.figures.__file__).parents[2]
 RNG = np.random.default_rng(0)
 N = 60
-ENERGY, CONDITION = np.exp(RNG.normal(-8, 1.5, N)), 1 + np.exp(RNG.normal(-0.5, 0.6, N))
-GONE = np.arange(N) % 5 == 0
+ENERGY = np.exp(RNG.normal(-8, 1.5, N))
+CONDITION = 1 + np.exp(RNG.normal(-0.5, 0.6, N))
+REMOVED = np.arange(N) % 5 == 0
 TOKENS = np.exp(RNG.normal(size=(3, 9)))
 SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, (64,) * 4, 16_032)
-UNIFORM = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
-MIXED = PlanRequest(SHAPE, 0.2, drop=[1], multiple=8).plan((16, 48, 40))
-NEAR, FAR, BELOW = (0.4, 0.3, 0.5), (0.6, 0.55, 0.7), (-0.05, -0.06, -0.04)
+UNIFORM_PLAN = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
+MIXED_PLAN = PlanRequest(SHAPE, 0.2, drop=[1], multiple=8).plan((16, 48, 40))
+# means, and the ends of their intervals
+SMALL_LOSS = (0.4, 0.3, 0.5)
+LARGE_LOSS = (0.6, 0.55, 0.7)
+GAIN = (-0.05, -0.06, -0.04)
 ROWS = {"one": (0.3, 0.2, 0.35), "two": (0.4, 0.39, 0.41), "three": (0.7, 0.5, 0.8)}
 SPREADS = {"bare": {"layer 2": ROWS}, "re-tuned": {"layer 2": ROWS, "layer 5": dict(reversed(ROWS.items()))}}
 UNSEEN = [(0.3, 0.25, 0.35), (0.2, 0.18, 0.22), (0.25, 0.2, 0.3)]
 STUDY = study_of()
 GIB = scale.GIB
-CURVE = {
+ON_UNSEEN = {
     "mask": [(0.16, 0.15, 0.17), (0.15, 0.14, 0.16)],
     "least squares": [(0.94, 0.9, 1.0), (0.12, 0.1, 0.14)],
 }
-OWN = {"mask": [0.10, 0.12], "least squares": [0.0, 0.06]}
+ON_FIT = {"mask": [0.10, 0.12], "least squares": [0.0, 0.06]}
 SPEEDS = [
     Measured(name, size, (1.0,), (1.0,), decode)
     for name, size, decode in (("dense", 150, (10.0, 20.0, 5.0)), ("small", 100, (14.0, 28.0, 8.0)))
 ]
 POINTS = {"layers 10%": (1.1, 0.2), "neurons 20%": (1.2, 0.1), "3 layers, neurons": (1.5, 0.9)}
 
-FIGURES = {  # name: what draws it, words that it says
+FIGURES = {  # name: the function that draws it, phrases of its alt text
     "comparison": (
         lambda: start_here.plot_comparison({"parameters": 0.8}, {"decode": (1.2, 1.1, 1.4)}),
         ["parameters 80%", "decode 120% (from 110% to 140%)"],
@@ -95,11 +99,11 @@ FIGURES = {  # name: what draws it, words that it says
         ["cost 0.80 of 4.00", "90 degrees apart, condition 1.00"],
     ),
     "energy and condition": (
-        lambda: neurons.plot_energy_condition(ENERGY, CONDITION, GONE, "Layer 3", picked=7),
+        lambda: neurons.plot_energy_condition(ENERGY, CONDITION, REMOVED, "Layer 3", picked=7),
         ["12 neurons are marked as removed", "Neuron 7 has energy"],
     ),
     "choices": (
-        lambda: neurons.plot_choices(ENERGY, CONDITION, {"energy": GONE, "cost": ~GONE}),
+        lambda: neurons.plot_choices(ENERGY, CONDITION, {"energy": REMOVED, "cost": ~REMOVED}),
         ["by energy, by cost"],
     ),
     "agreement": (
@@ -123,11 +127,11 @@ FIGURES = {  # name: what draws it, words that it says
         ["of 27 tokens, the 3 loudest hold"],
     ),
     "widths": (
-        lambda: plans.plot_widths(MIXED, SHAPE.neurons, [0.02, math.nan, 0.0, 0.01]),
+        lambda: plans.plot_widths(MIXED_PLAN, SHAPE.neurons, [0.02, math.nan, 0.0, 0.01]),
         ["layer 1 dropped", "16 (layer 0) to 48 of 48", "layer 0 has the largest predicted error, 2.00%"],
     ),
     "plans": (
-        lambda: plans.plot_plans({"even": UNIFORM, "odd": MIXED}, SHAPE.neurons),
+        lambda: plans.plot_plans({"even": UNIFORM_PLAN, "odd": MIXED_PLAN}, SHAPE.neurons),
         ["2 plans", "even: no layer dropped", "odd: layer 1 dropped"],
     ),
     "curves": (
@@ -142,7 +146,7 @@ FIGURES = {  # name: what draws it, words that it says
     ),
     "differences": (
         lambda: differences.plot_differences(
-            {"small": {"a": BELOW, "b": FAR}, "large": {"a": (0.1, -0.1, 0.3)}},
+            {"small": {"a": GAIN, "b": LARGE_LOSS}, "large": {"a": (0.1, -0.1, 0.3)}},
             "COMP",
             "Two models",
             {"small": {"a": [-0.06, -0.04]}, "large": {}},
@@ -160,12 +164,14 @@ FIGURES = {  # name: what draws it, words that it says
     ),
     "losses": (
         lambda: mask_tuning.plot_losses(
-            {"lucky": {"none": NEAR}, "not": {"none": FAR}}, {"dense": 0.1}, "Two draws"
+            {"lucky": {"none": SMALL_LOSS}, "not": {"none": LARGE_LOSS}}, {"dense": 0.1}, "Two draws"
         ),
         ["not: none 0.60 (0.55 to 0.70)", "dense: 0.10"],
     ),
     "token curve": (
-        lambda: mask_tuning.plot_token_curve([256, 512], 400, OWN, CURVE, (0.17, 0.16, 0.18), "Layer 3"),
+        lambda: mask_tuning.plot_token_curve(
+            [256, 512], 400, ON_FIT, ON_UNSEEN, (0.17, 0.16, 0.18), "Layer 3"
+        ),
         ["at worst 94.0% with 256, 12.0% with the most", "it is 17.0% on unseen tokens"],
     ),
     "reach": (
@@ -173,7 +179,7 @@ FIGURES = {  # name: what draws it, words that it says
         ["of which 50% stay"],
     ),
     "sweep": (
-        lambda: your_own_model.plot_sweep([(0.3, *FAR), (0.1, *NEAR)], 0.5),
+        lambda: your_own_model.plot_sweep([(0.3, *LARGE_LOSS), (0.1, *SMALL_LOSS)], 0.5),
         ["a limit at 0.5 nats: 10% removed 0.40 nats (0.30 to 0.50); 30% removed 0.60"],
     ),
     "windows": (
@@ -181,12 +187,17 @@ FIGURES = {  # name: what draws it, words that it says
         ["go from 1.00 to 3.00 nats; the models differ by 0.10 in a window"],
     ),
     "intervals": (
-        lambda: baselines.plot_intervals({"first": NEAR, "second": BELOW}, "nats per token", "Two"),
+        lambda: baselines.plot_intervals({"first": SMALL_LOSS, "second": GAIN}, "nats per token", "Two"),
         ["first +0.40 (+0.30 to +0.50); second -0.05 (-0.06 to -0.04)"],
     ),
     "ratios": (
         lambda: baselines.plot_ratios(
-            {"small": {"COMP": {0.2: FAR, 0.1: NEAR}, "FLAP": {0.1: NEAR, 0.2: FAR}}}
+            {
+                "small": {
+                    "COMP": {0.2: LARGE_LOSS, 0.1: SMALL_LOSS},
+                    "FLAP": {0.1: SMALL_LOSS, 0.2: LARGE_LOSS},
+                }
+            }
         ),
         ["small, COMP: 0.40 at 10%, 0.60 at 20%; small, FLAP: 0.40 at 10%"],
     ),
@@ -235,7 +246,8 @@ FIGURES = {  # name: what draws it, words that it says
 
 @functools.cache  # once for all tests, none of which changes it
 def draw(name):
-    return FIGURES[name][0]()
+    plot, _ = FIGURES[name]
+    return plot()
 
 
 def ticks(axes):
@@ -243,20 +255,22 @@ def ticks(axes):
 
 
 def whiskers(container):
-    """(low, high) of each point of an error bar, across or up."""
-    ends = np.array(container.lines[2][0].get_segments())  # (points, 2, 2)
-    across = int(np.ptp(ends[:, :, 1]) > 0 and np.allclose(ends[:, 0, 0], ends[:, 1, 0]))
-    return ends[:, :, across].tolist()
+    """(low, high) of each point of an error bar, whose whiskers are horizontal or vertical."""
+    ends = np.array(container.lines[2][0].get_segments())  # (points, 2 ends, x and y)
+    vertical = np.ptp(ends[:, :, 1]) > 0 and np.allclose(ends[:, 0, 0], ends[:, 1, 0])
+    return ends[:, :, 1 if vertical else 0].tolist()
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_says_its_numbers_in_words_and_can_be_read(name):
     figure = draw(name)
-    assert all(words in figure.alt_text for words in FIGURES[name][1]), figure.alt_text
+    _, phrases = FIGURES[name]
+    assert all(phrase in figure.alt_text for phrase in phrases), figure.alt_text
     assert "nan" not in figure.alt_text and overlapping_texts(figure) == []
-    shown = [axes for axes in figure.axes if axes.axison]
-    assert not shown or any(axes.get_xlabel() for axes in shown) or figure.get_supxlabel()
-    assert all(axes.get_ylabel() or any(not text.isdigit() for text in ticks(axes)) for axes in shown[:1])
+    with_axes = [axes for axes in figure.axes if axes.axison]
+    if with_axes:
+        assert any(axes.get_xlabel() for axes in with_axes) or figure.get_supxlabel()
+        assert with_axes[0].get_ylabel() or any(not text.isdigit() for text in ticks(with_axes[0]))
 
 
 def test_each_plot_function_of_the_course_is_drawn_here_and_in_a_lesson():
@@ -277,11 +291,11 @@ def test_each_drawing_has_words_and_a_lesson():
     drawings = sorted((NOTEBOOKS / "course" / "drawings").glob("*.svg"))
     assert len(drawings) == sources.count('drawing("') > 5
     for path in drawings:
-        words = ElementTree.parse(path).getroot().findtext("{http://www.w3.org/2000/svg}desc")
-        assert len(words.split()) > 20 and f'drawing("{path.stem}")' in sources, path.name
+        description = ElementTree.parse(path).getroot().findtext("{http://www.w3.org/2000/svg}desc")
+        assert len(description.split()) > 20 and f'drawing("{path.stem}")' in sources, path.name
 
 
-# --- what is drawn is what was given ----------------------------------------------------------------------------------
+# --- what is drawn is what was given ------------------------------------------------------------------------
 
 
 def test_bars_and_intervals_of_layers():
@@ -289,46 +303,39 @@ def test_bars_and_intervals_of_layers():
     top, bottom = layers.plot_layer_importance(study, 2).axes
     assert [bar.get_height() for bar in top.patches] == pytest.approx(study.influence.tolist())
     assert [bar.get_height() for bar in bottom.patches] == pytest.approx(study.mean_harm.tolist())
-    red = [
-        place
-        for place, bar in enumerate(bottom.patches)
-        if bar.get_facecolor()[:3] == pytest.approx(to_rgb(RED))
-    ]
-    assert red == [1, 4]
+    colours = [bar.get_facecolor()[:3] for bar in bottom.patches]
+    assert [layer for layer, colour in enumerate(colours) if colour == pytest.approx(to_rgb(RED))] == [1, 4]
     spans = [ends[:, 1].tolist() for ends in bottom.collections[0].get_segments()]
     assert spans == [pytest.approx(row) for row in study.harm_interval.tolist()]
 
 
 @pytest.mark.parametrize(
-    "call, words",
+    "call, message",
     [
         (lambda: layers.plot_layer(STUDY, 6), "expected a layer from 0 to 5, got 6"),
         (lambda: layers.plot_layer(STUDY, 0, "los increase"), "did you mean 'loss increase'"),
         (lambda: layers.plot_turns(STUDY, 2), "expected a sequence from 0 to 1, got 2"),
     ],
 )
-def test_wrong_input_is_a_sentence(call, words):
-    with pytest.raises(InputError, match=words):
+def test_wrong_input_is_a_sentence(call, message):
+    with pytest.raises(InputError, match=message):
         call()
 
 
 def test_neurons_stand_where_their_numbers_are():
     axes = draw("energy and condition").axes[0]
     kept, removed, picked = axes.collections[:3]
-    np.testing.assert_allclose(removed.get_offsets(), np.c_[ENERGY, CONDITION][GONE])
-    np.testing.assert_allclose(kept.get_offsets(), np.c_[ENERGY, CONDITION][~GONE])
+    np.testing.assert_allclose(removed.get_offsets(), np.c_[ENERGY, CONDITION][REMOVED])
+    np.testing.assert_allclose(kept.get_offsets(), np.c_[ENERGY, CONDITION][~REMOVED])
     np.testing.assert_allclose(picked.get_offsets(), [[ENERGY[7], CONDITION[7]]])
     *prices, _ = axes.lines  # of equal cost, and the legend's
     assert len(prices) > 1
     for line in prices:
         costs = line.get_xdata() / line.get_ydata() ** 2
         np.testing.assert_allclose(costs, costs[0])
-    lost = [
-        line
-        for line in draw("projections").axes[0].lines
-        if line.get_linestyle() == "--" and len(line.get_ydata())
-    ]
-    assert max(lost[0].get_ydata()) ** 2 == pytest.approx(4 - 4**2 / 5)
+    dashed = [line for line in draw("projections").axes[0].lines if line.get_linestyle() == "--"]
+    lost = next(line for line in dashed if len(line.get_ydata()))
+    assert max(lost.get_ydata()) ** 2 == pytest.approx(4 - 4**2 / 5)
 
 
 @pytest.mark.parametrize(
@@ -343,47 +350,50 @@ def test_dots_and_whiskers_are_the_numbers():
         for container, rows in zip(axes.containers, series.values(), strict=True):
             np.testing.assert_allclose(container[0].get_xdata(), [mean for mean, _, _ in rows.values()])
             np.testing.assert_allclose(whiskers(container), [ends for _, *ends in rows.values()])
-    first, other = draw("differences").axes
-    assert [container[0].get_xdata()[0] for container in first.containers] == [BELOW[0], FAR[0]]
-    assert whiskers(first.containers[1]) == [pytest.approx(FAR[1:])]
-    colours = [container[0].get_color() for container in (*first.containers, *other.containers)]
+    small, large = draw("differences").axes
+    assert [container[0].get_xdata()[0] for container in small.containers] == [GAIN[0], LARGE_LOSS[0]]
+    assert whiskers(small.containers[1]) == [pytest.approx(LARGE_LOSS[1:])]
+    colours = [container[0].get_color() for container in (*small.containers, *large.containers)]
     assert len(set(colours)) == 3  # below 0, above 0, and an interval that holds 0
     (rows,) = draw("intervals").axes[0].containers
     assert rows[0].get_xdata().tolist() == [0.4, -0.05] and whiskers(rows)[0] == pytest.approx([0.3, 0.5])
-    ours, theirs = draw("windows").axes[0].lines
-    assert ours.get_xdata().tolist() == [1, 2, 3] and theirs.get_xdata().tolist() == [1.1, 1.9, 3.1]
+    comp, flap = draw("windows").axes[0].lines
+    assert comp.get_xdata().tolist() == [1, 2, 3] and flap.get_xdata().tolist() == [1.1, 1.9, 3.1]
     (sweep,) = draw("sweep").axes[0].containers
     assert sweep[0].get_xdata().tolist() == [0.1, 0.3] and whiskers(sweep)[0] == pytest.approx([0.3, 0.5])
     np.testing.assert_allclose(draw("token curve").axes[0].lines[0].get_ydata(), [16, 15])
     dots = [line.get_xydata().tolist() for line in draw("quality").axes[0].lines]
-    assert dots == [[list(point)] for point in (*POINTS.values(), POINTS["neurons 20%"])]  # at last, the line
+    assert dots == [
+        [list(point)] for point in (*POINTS.values(), POINTS["neurons 20%"])
+    ]  # the line comes last
 
 
 def test_drawings_to_scale():
     bars = [bar.get_width() * 1e6 for bar in draw("reads").axes[0].patches]
-    attention, mlp = 2 * SHAPE.group_parameters * 2, 48 * SHAPE.neuron_parameters * 2  # bytes
+    attention = 2 * SHAPE.group_parameters * 2  # bytes
+    mlp = 48 * SHAPE.neuron_parameters * 2
     assert bars[:9] == pytest.approx([attention, mlp] * 4 + [1000 * 32 * 2])
     widths = [bar.get_width() for bar in draw("parts of a token").axes[0].patches]
     assert widths == [1, 2, 3, 1, 1, 1]
-    whole, stays = (draw("reach").axes[0].patches[start::2] for start in (0, 1))
-    assert sum(bar.get_width() for bar in whole) == pytest.approx(1.0)
-    assert [bar.get_height() for bar in stays] == pytest.approx([1.0, 1.0, 0.5])
+    outlines, fillings = (draw("reach").axes[0].patches[start::2] for start in (0, 1))
+    assert sum(bar.get_width() for bar in outlines) == pytest.approx(1.0)
+    assert [bar.get_height() for bar in fillings] == pytest.approx([1.0, 1.0, 0.5])
     top, bottom = draw("widths").axes
-    kept = [
-        bar.get_height() for bar in top.patches if bar.get_facecolor()[:3] == pytest.approx(to_rgb(GREEN))
-    ]
-    assert kept == [16, 48, 40] and [bar.get_height() for bar in bottom.patches] == [0.02, 0.0, 0.01]
+    green = [bar for bar in top.patches if bar.get_facecolor()[:3] == pytest.approx(to_rgb(GREEN))]
+    assert [bar.get_height() for bar in green] == [16, 48, 40]
+    assert [bar.get_height() for bar in bottom.patches] == [0.02, 0.0, 0.01]
 
 
 def test_a_model_better_than_its_parent_is_not_cut_off():
     """Healed or hardly pruned, an increase below zero is an ordinary outcome."""
-    rows = baselines.plot_intervals({"first": BELOW, "second": NEAR}, "nats per token", "Two")
+    rows = baselines.plot_intervals({"first": GAIN, "second": SMALL_LOSS}, "nats per token", "Two")
     variants = start_here.plot_variants({"COMP": [-0.05], "other": [0.1]}, "COMP")
     assert all(figure.axes[0].get_xlim()[0] <= -0.05 for figure in (rows, variants))
-    assert your_own_model.plot_sweep([(0.1, *BELOW), (0.2, *NEAR)], 0.5).axes[0].get_ylim()[0] <= -0.06
+    [sweep] = your_own_model.plot_sweep([(0.1, *GAIN), (0.2, *SMALL_LOSS)], 0.5).axes
+    assert sweep.get_ylim()[0] <= -0.06
 
 
-# --- what tells that a figure cannot be read --------------------------------------------------------------------------
+# --- what says that a figure cannot be read ----------------------------------------------------------------
 
 
 def test_texts_on_each_other_and_over_the_edge_are_found():

@@ -1,4 +1,4 @@
-"""The box that shows what two models say after a prompt."""
+"""The box that shows how two models continue a prompt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def test_nothing_is_generated_before_it_is_asked_for(box):
 
 
 def test_a_click_writes_both_texts_of_this_prompt_and_length(box, models, tokenizer):
-    box.prompt.value, box.tokens.value = "A river", 3
+    box.prompt.value = "A river"
+    box.tokens.value = 3
     assert all("..." in text.value for text in box.texts)  # not yet
     box.button.click()
     for text, model in zip(box.texts, models, strict=True):
@@ -51,10 +52,12 @@ def test_wrong_input_is_a_sentence_and_the_texts_stay(box):
 
 
 def test_the_button_waits_while_the_models_write(box, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        "course.widgets.generation.continuation",
-        lambda *arguments: seen.append((box.button.disabled, box.status.value)) or "text",
-    )
+    states = []
+
+    def record_state(*arguments):
+        states.append((box.button.disabled, box.status.value))
+        return "text"
+
+    monkeypatch.setattr("course.widgets.generation.continuation", record_state)
     box.run()
-    assert seen == [(True, "Both models are writing ...")] * 2
+    assert states == [(True, "Both models are writing ...")] * 2

@@ -1,4 +1,4 @@
-"""The widgets of the lessons, driven without a browser: every control is answered at once, from stored statistics."""
+"""The widgets of the lessons, driven without a browser: each control is answered from stored statistics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from course.widgets import explorers
 
 pytestmark = pytest.mark.slow
 LAYERS = 30
-SHAPE = Shape(
+SHAPE = Shape(  # SmolLM2-135M's
     576,
     64,
     3,
@@ -35,11 +35,10 @@ SHAPE = Shape(
     (2 * 576,) * LAYERS,
     49_152 * 576 + 576,
 )
-CURVES = (
-    torch.linspace(0.05, 0.5, LAYERS, dtype=torch.float64)[:, None] * (torch.arange(44) / 44.0) ** 3
-).tolist()
+FINAL_ERRORS = torch.linspace(0.05, 0.5, LAYERS, dtype=torch.float64)
+CURVES = (FINAL_ERRORS[:, None] * (torch.arange(44) / 44.0) ** 3).tolist()
 HARM = [0.01 + ((7 * layer) % LAYERS) / 100 for layer in range(LAYERS)]
-MINDS = stored_sensitivity({"gone": 416, "kl": HARM, "curves": CURVES})
+SENSITIVITY = stored_sensitivity({"gone": 416, "kl": HARM, "curves": CURVES})
 IMPORTANCE = [1.0 + (7 * layer) % LAYERS for layer in range(LAYERS)]
 
 
@@ -50,12 +49,14 @@ def width_spread(plan):
 
 
 def planner(**options):
-    return explorers.Planner(SHAPE, MINDS, IMPORTANCE, multiple=32, **{"measure": width_spread} | options)
+    return explorers.Planner(
+        SHAPE, SENSITIVITY, IMPORTANCE, multiple=32, **{"measure": width_spread} | options
+    )
 
 
 @pytest.fixture(autouse=True)
 def words_only(request, monkeypatch):
-    """Pictures have no pixels, which take most of the time, but in the test that looks at them."""
+    """Pictures have no pixels, which take most of the time, except in the test that looks at them."""
     if request.function is not test_every_control_draws_anew_and_the_page_does_not_jump:
         monkeypatch.setattr(base, "png", lambda figure: b"")
 
@@ -85,32 +86,27 @@ MOVES = {
 @pytest.mark.parametrize("name", MOVES)
 def test_every_control_draws_anew_and_the_page_does_not_jump(frames, name):
     explorer = MAKERS[name](frames)
-    seen = [explorer.image.value]
-    assert 'alt="' in seen[0] and explorer.layout.min_height and explorer.image.layout.min_height
-    for control, value in MOVES[name]:
-        getattr(explorer, control).value = value
-        assert not getattr(getattr(explorer, control), "continuous_update", False)  # no answer on the way
-        seen.append(explorer.image.value)
-    assert len(set(seen)) == len(seen)
+    images = [explorer.image.value]
+    assert 'alt="' in images[0] and explorer.layout.min_height and explorer.image.layout.min_height
+    for control_name, value in MOVES[name]:
+        control = getattr(explorer, control_name)
+        control.value = value
+        assert not getattr(control, "continuous_update", False)  # no answer while it moves
+        images.append(explorer.image.value)
+    assert len(set(images)) == len(images)
 
 
-# --- layers -----------------------------------------------------------------------------------------------------------
+# --- layers -------------------------------------------------------------------------------------------------
 
 
 def test_the_layer_explorer_shows_the_layer_that_is_chosen_and_how_far_the_proxy_is_off():
     study = replace(study_of(), influence=torch.tensor([0.9, 0.05, 0.04, 0.02, 0.01, 0.03]))
     box = explorers.LayerExplorer(study, layer=3)
     assert f'alt="{plot_layer(study, 3, "block influence", 0).alt_text}"' in box.image.value
-    assert (
-        "(place 2 of 6), loss increase 2.000 nats per token" in box.facts.value
-        and "place 5 of 6" in box.facts.value
-    )
-    for layer, verdict in (
-        (3, "3 places too low"),
-        (5, "1 place too low"),
-        (1, "4 places too high"),
-        (0, "two agree"),
-    ):
+    assert "(place 2 of 6), loss increase 2.000 nats per token" in box.facts.value
+    assert "place 5 of 6" in box.facts.value
+    verdicts = {3: "3 places too low", 5: "1 place too low", 1: "4 places too high", 0: "two agree"}
+    for layer, verdict in verdicts.items():
         box.layer.value = layer
         assert verdict in box.facts.value
 
@@ -120,33 +116,33 @@ def test_wrong_input_is_answered_with_a_sentence_and_the_last_picture_stays():
     image = box.image.value
     for sequence in (-1, 2):
         box.sequence.value = sequence
-        assert (
-            f"expected a sequence from 0 to 1, got {sequence}" in box.facts.value and box.image.value == image
-        )
+        assert f"expected a sequence from 0 to 1, got {sequence}" in box.facts.value
+        assert box.image.value == image
     box.sequence.value = 1
     assert "expected" not in box.facts.value and box.image.value != image
 
 
-# --- neurons ----------------------------------------------------------------------------------------------------------
+# --- neurons ------------------------------------------------------------------------------------------------
 
 
 def test_what_goes_is_what_the_metric_likes_least(frames):
     explorer = explorers.NeuronExplorer(*frames, layer=1)
-    found = explorer._neurons[1]
-    for metric, worth in (
-        ("energy", explorers.energies(found)),
-        ("condition alone", 1 / found.condition),
-        (explorers.ONE_LOOK, found.cost),
-        ("wanda-sp", found.wanda_sp),
-    ):
+    rows = explorer._neurons[1]
+    scores_of_metric = {
+        "energy": explorers.energies(rows),
+        "condition alone": 1 / rows.condition,
+        explorers.ONE_LOOK: rows.cost,
+        "wanda-sp": rows.wanda_sp,
+    }
+    for metric, scores in scores_of_metric.items():
         explorer.metric.value = metric
-        gone = explorer.removed()
-        assert gone.sum() == 10 and worth[gone].max() < worth[~gone].min(), metric
+        removed = explorer.removed()
+        assert removed.sum() == 10 and scores[removed].max() < scores[~removed].min(), metric
     explorer.metric.value = explorers.IN_ROUNDS
-    places = found.removed_at[explorer.removed()] * len(found)
-    assert sorted(places.round().astype(int)) == list(range(1, 11))
+    turns = rows.removed_at[explorer.removed()] * len(rows)
+    assert sorted(turns.round().astype(int)) == list(range(1, 11))
     explorer.share.value = explorer.share.max  # no further than the sweep
-    swept = int(found.removed_at.notna().sum())
+    swept = int(rows.removed_at.notna().sum())
     for metric in (explorers.IN_ROUNDS, "energy"):
         explorer.metric.value = metric
         assert explorer.removed().sum() == swept <= 0.6 * 48
@@ -155,41 +151,44 @@ def test_what_goes_is_what_the_metric_likes_least(frames):
 def test_it_says_whether_energy_and_cost_agree_on_the_neuron(frames):
     """What the task of the lesson asks for: a neuron that goes by energy and stays by its cost."""
     explorer = explorers.NeuronExplorer(*frames, layer=1)
-    found = explorer._neurons[1]
-    energy = explorers.energies(found)
-    found["condition"] = np.linspace(1.0, 4.0, 48)  # a random model's are all alike
-    found["cost"] = energy / found.condition**2
+    rows = explorer._neurons[1]
+    energy = explorers.energies(rows)
+    rows["condition"] = np.linspace(1.0, 4.0, 48)  # a random model's are all alike
+    rows["cost"] = energy / rows.condition**2
     by_energy, by_cost = (explorer.removed(name) for name in ("energy", explorers.ONE_LOOK))
     assert (by_energy & ~by_cost).any(), "the task has an answer"
-    for place, neuron in list(enumerate(found.cost.to_numpy().argsort(kind="stable"), 1))[::5]:
-        explorer.place.value = place
-        words = ["goes" if gone[neuron] else "stays" for gone in (by_energy, by_cost)]
-        assert f"it {words[0]} by energy and {words[1]} by full-condition, one look." in explorer.facts.value
+    cheapest_first = rows.cost.to_numpy().argsort(kind="stable")
+    for cost_rank in range(1, 49, 5):
+        explorer.place.value = cost_rank
+        neuron = cheapest_first[cost_rank - 1]
+        fates = ["goes" if removed[neuron] else "stays" for removed in (by_energy, by_cost)]
+        assert f"it {fates[0]} by energy and {fates[1]} by full-condition, one look." in explorer.facts.value
 
 
-# --- plans ------------------------------------------------------------------------------------------------------------
+# --- plans --------------------------------------------------------------------------------------------------
 
 
 def test_the_planner_opens_with_a_plan_that_can_be_read_and_used():
     box = planner(parent="dense", task="find a plan <better> than that")
     assert box.plan == uniform_plan(PlanRequest(SHAPE, 0.2, multiple=32, parent="dense"))
     left = SHAPE.with_widths(box.plan.neurons, box.plan.kv_groups).total
-    assert (
-        f"{left:,} of 134,515,008" in box.facts.value and f"{left * 4 / 1e6:,.1f} of 538.1" in box.facts.value
-    )
-    assert f"{float(layer_errors(MINDS, SHAPE, box.plan).nansum()):.2%}" in box.facts.value
+    assert f"{left:,} of 134,515,008" in box.facts.value
+    assert f"{left * 4 / 1e6:,.1f} of 538.1" in box.facts.value
+    assert f"{float(layer_errors(SENSITIVITY, SHAPE, box.plan).nansum()):.2%}" in box.facts.value
     assert "time" not in box.facts.value and "not measured yet" in box.facts.value
     assert isinstance(box.children[0], HTML) and "find a plan &lt;better&gt;" in box.children[0].value
 
 
 def test_widths_are_those_of_the_library():
-    box, request = planner(), PlanRequest(SHAPE, 0.2, drop=[5], multiple=32)
+    box = planner()
     box.dropped.value = (5,)
-    for rule, plan in (
-        (explorers.WATER, water_filling_plan(request, MINDS)),
-        (explorers.PER_LAYER, paper_plan(request, IMPORTANCE)),
-        (explorers.MEASURED, measured_plan(request, MINDS)),
-    ):
+    request = PlanRequest(SHAPE, 0.2, drop=[5], multiple=32)
+    plans = {
+        explorers.WATER: water_filling_plan(request, SENSITIVITY),
+        explorers.PER_LAYER: paper_plan(request, IMPORTANCE),
+        explorers.MEASURED: measured_plan(request, SENSITIVITY),
+    }
+    for rule, plan in plans.items():
         box.widths.value = rule
         assert box.plan == plan
 
@@ -210,15 +209,21 @@ def test_widths_can_be_set_by_hand():
 
 
 def test_the_button_measures_the_plan_shown_once_and_keeps_the_order():
-    asked = []
-    box = planner(measure=lambda plan: asked.append(plan) or width_spread(plan))
+    measured_plans = []
+
+    def measure(plan):
+        measured_plans.append(plan)
+        return width_spread(plan)
+
+    box = planner(measure=measure)
     box.measure_button.click()
     box.measure_button.click()
-    assert "0.500 nats per token (0.400 to 0.600)" in box.facts.value and len(asked) == 1
+    assert "0.500 nats per token (0.400 to 0.600)" in box.facts.value
+    assert len(measured_plans) == 1
     box.widths.value = explorers.WATER
     assert "not measured yet" in box.facts.value
     box.measure_button.click()
-    assert set(box.measured) == set(asked) and not box.measure_button.disabled
+    assert set(box.measured) == set(measured_plans) and not box.measure_button.disabled
     assert box.results.value.count("<li>") == 2
     assert box.results.value.index("0.500 nats") < box.results.value.index("1120 to 1120")
     box.widths.value = explorers.UNIFORM
@@ -228,7 +233,7 @@ def test_the_button_measures_the_plan_shown_once_and_keeps_the_order():
 
 def test_a_refusal_of_the_planner_is_a_sentence():
     def refuse(plan):
-        raise InputError("expected more text, got none: give some")
+        raise InputError(expected="more text", got="none", hint="give some")
 
     box = planner(measure=refuse)
     box.measure_button.click()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from variants import build
 
-from comp_lib import prune_model
+from comp_lib import Calibration, prune_model
 from comp_lib.calibration.texts import DATA_FOLDERS, KINDS, load_text
 from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.comp import prune
@@ -25,7 +25,7 @@ from comp_lib.models.export import export_gguf
 from comp_lib.settings import MOST_TOKENS
 from comp_lib.shape import Shape
 
-SMALL = {"sequences": 8, "length": 24, "multiple": 4, "calibration": "calibration"}
+SMALL = {"calibration": Calibration("calibration", sequences=8, length=24), "multiple": 4}
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -103,9 +103,12 @@ def test_one_text_has_no_kinds(parent, tmp_path):
 def test_the_card_tells_the_command_and_the_share_of_each_text(wide, tmp_path):
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "mine.txt").write_text(load_text("evaluation"), "utf-8")
-    parent, size = wide(torch.float32), {"sequences": 16, "length": 24, "method": "wanda-sp"}
+    parent = wide(torch.float32)
     source = f"shipped+{tmp_path / 'secret' / 'mine.txt'}"
-    done = prune_model(parent, tmp_path / "small", 0.1, evaluated="none", calibration=source, **size)
+    text = Calibration(source, sequences=16, length=24)
+    done = prune_model(
+        parent, tmp_path / "small", 0.1, evaluated="none", calibration=text, method="wanda-sp"
+    )
     card = (tmp_path / "small" / "README.md").read_text("utf-8")
     words = (
         f"comp-lib prune {parent.name} --out small --ratio 0.1 --preset stock --calibration shipped+mine.txt "
@@ -124,14 +127,17 @@ def test_the_card_tells_the_command_and_the_share_of_each_text(wide, tmp_path):
         (4700, {}, 196),
         (99, {}, 5),
         (9, {"sequences": 8}, 8),
-        (9, {"calibration": "calibration"}, 128),
+        (9, {"source": "calibration"}, 128),
     ],
 )
 def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, most, told, sequences):
     monkeypatch.setattr("comp_lib.disk.prune_model.PER_NEURON", 100)  # of 48 neurons
     monkeypatch.setattr("comp_lib.disk.prune_model.MOST_TOKENS", most)
-    size = {"length": 24, "calibration": "shipped", "method": "random", "multiple": 4, "evaluated": "none"}
-    assert prune_model(parent, tmp_path / "small", **size | told).report.tokens == 24 * sequences
+    text = Calibration(**{"source": "shipped", "length": 24} | told)
+    verdict = prune_model(
+        parent, tmp_path / "small", calibration=text, method="random", multiple=4, evaluated="none"
+    )
+    assert verdict.report.tokens == 24 * sequences
 
 
 def test_flap_goes_without_biases_where_the_family_has_none(tokenizer, tmp_path):
@@ -159,9 +165,16 @@ def test_at_most_finds_what_may_go_by_few_prunings(parent, tmp_path, monkeypatch
         seen[gone] = curve(gone) if gone else 0.0
         return SimpleNamespace(mean={"loss": 3.0 + seen[gone]})
 
-    monkeypatch.setattr("comp_lib.evaluation.by_kind.judge", stand_in)
-    size = {"sequences": 4, "length": 24, "calibration": "calibration", "method": "random", "multiple": 1}
-    done = prune_model(parent, tmp_path / "small", at_most=f"{at_most}nats", **size)
+    monkeypatch.setattr("comp_lib.disk.at_most.judge", stand_in)
+    text = Calibration("calibration", sequences=4, length=24)
+    done = prune_model(
+        parent,
+        tmp_path / "small",
+        at_most=f"{at_most}nats",
+        calibration=text,
+        method="random",
+        multiple=1,
+    )
     assert len(seen) <= 6 and done.plan.removed == pytest.approx(
         max(gone for gone in seen if seen[gone] <= at_most)
     )
@@ -174,7 +187,7 @@ def test_at_most_finds_what_may_go_by_few_prunings(parent, tmp_path, monkeypatch
 def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path, monkeypatch):
     losses = iter([3.0, 3.9, 3.8, 3.7, 3.5])
     monkeypatch.setattr(
-        "comp_lib.evaluation.by_kind.judge",
+        "comp_lib.disk.at_most.judge",
         lambda model, windows: SimpleNamespace(mean={"loss": next(losses)}),
     )
     words = ["--at-most", "0.01", *FEW[:4], "--multiple", "1", "--calibration", "calibration"]
@@ -195,10 +208,10 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
     ("call", "words"),
     [
         (
-            lambda model, out: prune(model="smollm2-135m"),
+            lambda model, out: prune("smollm2-135m", None),
             "expected a model, got str: .*prune_model takes a name",
         ),
-        (lambda model, out: prune(model), "expected calibration tokens.*got NoneType"),
+        (lambda model, out: prune(model, None), "expected calibration tokens.*got NoneType"),
         (lambda model, out: prune_model(model, out), "name or the folder.*LlamaForCausalLM"),
         (lambda model, out: prune_model("no-such-model", out), "nothing of that name"),
         (lambda model, out: prune_model("smollm2-135m", out, preset="beast"), "did you mean 'best'"),
@@ -207,17 +220,16 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
             r"another preset, got .\['best'\]",
         ),
         (lambda model, out: prune_model("smollm2-135m", out, method=["comp"]), r"method.*got \['comp'\]"),
-        (lambda model, out: prune_model("smollm2-135m", out, sequence=3), "did you mean 'sequences'"),
         (
             lambda model, out: prune_model("smollm2-135m", out, 0.2, at_most=0.1),
             "or --at-most, got 0.2 and 0.1",
         ),
         (
-            lambda model, out: prune_model("smollm2-135m", out, length="256"),
+            lambda model, out: prune_model("smollm2-135m", out, calibration=Calibration(length="256")),
             "length as a whole number.*got '256'",
         ),
         (
-            lambda model, out: prune_model("smollm2-135m", out, sequences=0),
+            lambda model, out: prune_model("smollm2-135m", out, calibration=Calibration(sequences=0)),
             "sequences as a whole number.*got 0",
         ),
         (

@@ -57,7 +57,8 @@ def test_the_windows_are_those_of_each_text(tokenizer, windows):
 
 
 def test_it_is_the_same_as_one_by_one(pair, windows):
-    (model, dense), calls = pair, []
+    model, dense = pair
+    calls = []
     alone = judge(model, windows)
     assert alone.kinds == {kind: perplexity(model, windows[kind]) for kind in KINDS}
     assert list(alone.mean) == ["loss"]
@@ -65,7 +66,8 @@ def test_it_is_the_same_as_one_by_one(pair, windows):
     assert beside.kinds == {kind: compare(model, dense, windows[kind]) for kind in KINDS}
     assert calls == [(kind, 3, 3) for kind in KINDS]
     for name, value in beside.mean.items():
-        assert value == pytest.approx(sum(getattr(one, name) for one in beside.kinds.values()) / 8, rel=1e-12)
+        total = sum(getattr(evaluation, name) for evaluation in beside.kinds.values())
+        assert value == pytest.approx(total / 8, rel=1e-12)
         low, high = beside.intervals()[name]
         assert low < value < high
     assert beside.mean["kl"] > 0.01 and 0 < beside.mean["top1_agreement"] < 1  # the case is worth its name
@@ -94,19 +96,20 @@ def test_kinds_weigh_alike_however_many_sequences_they_have(judged):
 
 
 def test_intervals_are_those_of_the_mean_over_kinds(judged):
-    found = judged.intervals()
-    assert list(found) == list(judged.mean)
-    for name, (low, high) in found.items():
+    bounds = judged.intervals()
+    assert list(bounds) == list(judged.mean)
+    for name, (low, high) in bounds.items():
         assert low < judged.mean[name] < high
     differences = [np.subtract(GROUPS[name], DENSE[name])[None] for name in GROUPS]
-    assert found["increase"] == pytest.approx(confidence_intervals(*differences)[0])
-    assert found["loss"][1] - found["loss"][0] > found["increase"][1] - found["increase"][0]
+    assert bounds["increase"] == pytest.approx(confidence_intervals(*differences)[0])
+    assert bounds["loss"][1] - bounds["loss"][0] > bounds["increase"][1] - bounds["increase"][0]
 
 
 def test_of_one_kind_the_interval_is_its_own():
     alone = ByKind({"b": made_up([*GROUPS["b"], 4.9, 5.3], [*DENSE["b"], 4.0, 4.4])})
-    own = alone.kinds["b"].intervals()
-    assert alone.intervals() == {name: own[name] for name in alone.mean} and None not in own.values()
+    bounds = alone.kinds["b"].intervals()
+    assert alone.intervals() == {name: bounds[name] for name in alone.mean}
+    assert None not in bounds.values()
 
 
 def test_one_sequence_of_a_kind_or_a_number_that_is_none_has_no_interval():
@@ -115,5 +118,5 @@ def test_one_sequence_of_a_kind_or_a_number_that_is_none_has_no_interval():
     lost = ByKind(
         {"a": made_up([1.0] * 8 + [math.inf], [1.0] * 8 + [1.5]), "b": made_up([3.0, 4.0], [2.5, 2.6])}
     )
-    found = lost.intervals()
-    assert found["loss"] is None and found["increase"] is None and found["dense_loss"][0] < 1.9
+    bounds = lost.intervals()
+    assert bounds["loss"] is None and bounds["increase"] is None and bounds["dense_loss"][0] < 1.9

@@ -42,11 +42,11 @@ def test_of_many_values_it_is_scipys_percentile_interval():
 def test_nineteen_of_twenty_intervals_hold_the_truth(monkeypatch, count):
     monkeypatch.setattr(confidence, "RESAMPLES", 500)
     random = np.random.default_rng(3)
-    held = 0
+    hits = 0
     for _ in range(300):
         low, high = confidence_interval(random.normal(1.0, 1.0, size=count))
-        held += low <= 1.0 <= high
-    assert 0.90 <= held / 300 <= 0.98
+        hits += low <= 1.0 <= high
+    assert 0.90 <= hits / 300 <= 0.98
 
 
 def test_a_seed_repeats_it_and_another_hardly_moves_it():
@@ -67,10 +67,11 @@ def test_of_fewer_than_eight_values_or_what_is_no_number_it_is_refused(values):
 
 def test_rows_are_as_one_by_one_and_equal_values_leave_no_doubt():
     values = np.random.default_rng(5).normal(size=(4, 20))
-    values[1], values[2, 3] = 2.5, math.nan
-    found = confidence_intervals(values)
-    assert found[0] == pytest.approx(confidence_interval(values[0])) and found[1] == pytest.approx((2.5, 2.5))
-    assert np.isnan(found[2]).all() and found[3] == pytest.approx(confidence_interval(values[3]))
+    values[1] = 2.5
+    values[2, 3] = math.nan
+    bounds = confidence_intervals(values)
+    assert bounds[0] == pytest.approx(confidence_interval(values[0])) and bounds[1] == pytest.approx((2.5, 2.5))
+    assert np.isnan(bounds[2]).all() and bounds[3] == pytest.approx(confidence_interval(values[3]))
 
 
 # --- several kinds ------------------------------------------------------------------------------------------
@@ -82,12 +83,12 @@ def test_of_large_kinds_it_is_the_stratified_bootstrap():
     kinds = [random.normal(mean, 1.0, size=(1, 60)) for mean in (0.0, 10.0, 20.0)]
     error = sum(values.var() / 60 for values in kinds) ** 0.5 / 3
     middle = np.mean([values.mean() for values in kinds])
-    (found,) = confidence_intervals(*kinds)
-    assert found == pytest.approx((middle - 1.96 * error, middle + 1.96 * error), abs=0.02)
+    (bounds,) = confidence_intervals(*kinds)
+    assert bounds == pytest.approx((middle - 1.96 * error, middle + 1.96 * error), abs=0.02)
 
 
 def test_of_small_kinds_it_is_students_with_the_freedom_of_all():
-    kinds = [np.random.default_rng(place).normal(5.0 * place, 1.0, size=(2, 3)) for place in range(4)]
+    kinds = [np.random.default_rng(number).normal(5.0 * number, 1.0, size=(2, 3)) for number in range(4)]
     error = sum(values.var(1, ddof=1) / 3 for values in kinds) ** 0.5 / 4
     middle = np.mean([values.mean(1) for values in kinds], 0)
     wide = stats.t.ppf(0.975, 8) * error

@@ -35,7 +35,7 @@ def test_a_continuation_is_the_most_likely_text(models, tokenizer):
 
 
 @pytest.mark.parametrize(
-    "told",
+    "settings",
     [
         {"repetition_penalty": 1.5},
         {"num_beams": 3},
@@ -44,17 +44,17 @@ def test_a_continuation_is_the_most_likely_text(models, tokenizer):
     ],
     ids=str,
 )
-def test_what_a_folder_says_of_generation_changes_no_continuation(tiny_llama, tokenizer, told):
+def test_what_a_folder_says_of_generation_changes_no_continuation(tiny_llama, tokenizer, settings):
     """Many checkpoints that were taught to chat bring a penalty for repetition."""
     model = tiny_llama()
     expected = continuation(model, tokenizer, PROMPT, 12)
-    model.generation_config.update(**told)
+    model.generation_config.update(**settings)
     assert continuation(model, tokenizer, PROMPT, 12) == expected
-    assert all(getattr(model.generation_config, name) == value for name, value in told.items())
+    assert all(getattr(model.generation_config, name) == value for name, value in settings.items())
 
 
 @pytest.mark.parametrize(
-    ("prompt", "tokens", "words"),
+    ("prompt", "tokens", "message"),
     [
         ("  \n", 5, "an empty one"),
         (PROMPT, 0, "another number"),
@@ -62,14 +62,15 @@ def test_what_a_folder_says_of_generation_changes_no_continuation(tiny_llama, to
         ("sea " * 200, 5, "shorten"),
     ],
 )
-def test_what_cannot_be_continued(models, tokenizer, prompt, tokens, words):
-    with pytest.raises(InputError, match=words) as caught:
+def test_what_cannot_be_continued(models, tokenizer, prompt, tokens, message):
+    with pytest.raises(InputError, match=message) as caught:
         continuation(models[0], tokenizer, prompt, tokens)
     assert "\n" not in str(caught.value)
 
 
 def test_it_ends_where_the_model_says(tiny_llama, tokenizer):
-    model, ids = tiny_llama(), tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    model = tiny_llama()
+    ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
     third = greedy(model, ids, 3, stop=False)
     model.generation_config.eos_token_id = third[0, -1].item()
     assert continuation(model, tokenizer, PROMPT, 12) == tokenizer.decode(third[0, ids.shape[1] :])

@@ -22,52 +22,58 @@ def model():
     return build(num_hidden_layers=LAYERS)
 
 
-def states(model, ids):
-    """The stream (n + 1, S, L, d) by hooks on transformers' layers."""
-    seen = []
+def stream_by_hooks(model, ids):
+    """The stream (n + 1, S, L, d): what each of transformers' layers reads, and what the last norm reads."""
+    states = []
+    modules = [*model.model.layers, model.model.norm]
     hooks = [
-        layer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-        for layer in model.model.layers
+        module.register_forward_pre_hook(lambda module, args: states.append(args[0])) for module in modules
     ]
-    hooks.append(model.model.norm.register_forward_pre_hook(lambda module, args: seen.append(args[0])))
     with torch.inference_mode():
         model(ids)
     for hook in hooks:
         hook.remove()
-    return torch.stack(seen)
+    return torch.stack(states)
 
 
 def test_the_stream(model):
     ids = tokens()
-    found, stream = stream_statistics(model, ids), states(model, ids)
-    torch.testing.assert_close(found["norms"], stream.norm(dim=-1), rtol=1e-4, atol=1e-4)
-    want = nn.functional.cosine_similarity(stream[:-1], stream[1:], dim=-1)
-    torch.testing.assert_close(found["cosine"], want, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found["influence"], 1 - want.mean((1, 2)), rtol=1e-4, atol=1e-5)
+    statistics = stream_statistics(model, ids)
+    stream = stream_by_hooks(model, ids)
+    torch.testing.assert_close(statistics["norms"], stream.norm(dim=-1), rtol=1e-4, atol=1e-4)
+    cosine = nn.functional.cosine_similarity(stream[:-1], stream[1:], dim=-1)
+    torch.testing.assert_close(statistics["cosine"], cosine, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(statistics["influence"], 1 - cosine.mean((1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def must_not_be_called(*arguments, **options):
+    raise AssertionError("computed a second time")
 
 
 def test_a_study_is_computed_once(model, monkeypatch):
     ids = tokens()
     first = layer_study(model, ids)
-    monkeypatch.setattr(frames, "sequence_loss_increase", None)  # calling it again would fail
-    monkeypatch.setattr(studies, "through", None)
-    again = layer_study(model, ids)
+    monkeypatch.setattr(frames, "sequence_loss_increase", must_not_be_called)
+    monkeypatch.setattr(studies, "through", must_not_be_called)
+    second = layer_study(model, ids)
     for name in ("influence", "cosine", "norms", "harm"):
-        torch.testing.assert_close(getattr(again, name), getattr(first, name), rtol=0, atol=0)
-    with pytest.raises(TypeError):
+        torch.testing.assert_close(getattr(second, name), getattr(first, name), rtol=0, atol=0)
+    with pytest.raises(TypeError):  # other tokens are not in the cache
         layer_study(model, ids[:1])
 
 
 def test_the_interval_over_sequences(model):
     study = layer_study(model, tokens(8))
     torch.testing.assert_close(study.mean_harm, study.harm.mean(1))
-    want = torch.tensor([confidence_interval(row.tolist()) for row in study.harm], dtype=torch.float64)
-    torch.testing.assert_close(study.harm_interval, want)
+    intervals = [confidence_interval(harm_of_layer.tolist()) for harm_of_layer in study.harm]
+    torch.testing.assert_close(study.harm_interval, torch.tensor(intervals, dtype=torch.float64))
     assert layer_study(model, tokens(1)).harm_interval.isnan().all()
     assert confidence_intervals(torch.ones(3, 8).numpy()) == pytest.approx(torch.ones(3, 2).numpy())
 
 
 def test_ranks_and_gaps():
-    proxy, harm = torch.tensor([0.3, 0.1, 0.2, 0.9]), torch.tensor([0.0, 5.0, 1.0, 2.0])
-    assert ranks(proxy).tolist() == [2, 0, 1, 3] and ranks(harm).tolist() == [0, 3, 1, 2]
+    proxy = torch.tensor([0.3, 0.1, 0.2, 0.9])
+    harm = torch.tensor([0.0, 5.0, 1.0, 2.0])
+    assert ranks(proxy).tolist() == [2, 0, 1, 3]
+    assert ranks(harm).tolist() == [0, 3, 1, 2]
     assert rank_gap(proxy, harm).tolist() == [-2, 3, 0, -1]

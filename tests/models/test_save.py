@@ -233,7 +233,7 @@ def test_room_is_wanted_for_all_that_is_written(small, uneven, tmp_path, monkeyp
     for name, arguments in {"small": small, "uneven": uneven}.items():
         folder = save_checkpoint(tmp_path / name, *arguments)
         written = sum(path.stat().st_size for path in folder.iterdir())
-        assert written <= wanted[-1] <= written + checkpoint.SMALL_FILES
+        assert written <= wanted[-1] <= written + checkpoint.SMALL_FILES_BYTES
 
 
 def test_more_weights_are_shards_with_an_index(small, monkeypatch, tmp_path):

@@ -1,7 +1,6 @@
-"""Figures of the lessons, a module for each: pure functions from results to pictures (see
-`comp_lib.plots.base`).
+"""Figures of the lessons, a module for each: pure functions from results to pictures.
 
-This module has what several of them draw with.
+See `comp_lib.plots.base` for what holds of all pictures. This module has what several lessons draw with.
 """
 
 from __future__ import annotations
@@ -49,8 +48,7 @@ def name_points(
 ) -> None:
     """Writes names beside points, each at the first of `offsets` where it covers no other name and no point.
 
-    If no offset is free, the last one is taken. A line leads from a name to its point where that is not close
-    by.
+    If no offset is free, the last one is taken. A line leads from a distant name to its point.
     """
     figure: Any = axes.figure
     looks: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": fontsize}
@@ -86,9 +84,8 @@ def overlapping_texts(figure: Figure) -> list[str]:
     """What cannot be read in the figure: pairs of texts that overlap, and texts that its edge cuts off."""
     figure.draw_without_rendering()
     texts = [text for text in _texts(figure) if text.get_visible() and text.get_text().strip()]
-    boxes = [
-        text.get_window_extent().padded(-1) for text in texts
-    ]  # pixels; the letters themselves are smaller
+    # the letters of a text are a pixel smaller than its box
+    boxes = [text.get_window_extent().padded(-1) for text in texts]
     text_boxes = list(zip(texts, boxes, strict=True))
     faults = []
     for (upper, upper_box), (lower, lower_box) in combinations(text_boxes, 2):

@@ -1,9 +1,8 @@
-"""Animations that a page plays without a kernel and without a script: GIFs, each with a still that says the
-same.
+"""Animations that a page plays without a kernel and without a script: GIFs, each with a still.
 
-A figure function returns its frames in order, each with the seconds that it stays. The last frame says
-everything: it is the still, and its `alt_text` speaks for all. This module stands in the folder `figures`,
-since a change of a file beside `cache.py` would void the cache.
+The still says the same as the animation. A figure function returns its frames in order, each with the seconds
+that it stays. The last frame says everything: it is the still, and its `alt_text` speaks for all. This module
+stands in the folder `figures`, since a change of a file beside `cache.py` would void the cache.
 """
 
 from __future__ import annotations

@@ -26,11 +26,11 @@ COLOUR_OF_REMOVED = {  # of the neurons that go, after each step
 
 
 def walking(neurons: Sequence[int], kept: Sequence[int], drift: Sequence[float]) -> list[Frame]:
-    """Frames of COMP's walk: the five steps in the first layer, then the state after some fifteen other
-    layers.
+    """Frames of COMP's walk: the five steps in the first layer, then the state after some later layers.
 
-    All arguments are (layers,). neurons: of the dense layers; kept: how many of them stay (0: the layer is
-    dropped, and grey); drift: the relative distance of the stream from the dense one after each layer.
+    About fifteen later layers are shown. All arguments are (layers,). neurons: of the dense layers; kept: how
+    many of them stay (0: the layer is dropped, and grey); drift: the relative distance of the stream from the
+    dense one after each layer.
     """
     layers = len(neurons)
     title = f"After one walk through {layers} layers the stream is {drift[-1]:.0%} off the dense one"

@@ -51,8 +51,7 @@ def plot_windows(losses: Mapping[str, Sequence[float]]) -> Picture:
 def plot_intervals(
     rows: Mapping[str, Interval], xlabel: str, title: str, first: str | None = None, limit: float = 0.0
 ) -> Picture:
-    """Values with their 95% intervals, a row for each, from the top. Dashed lines stand at 0 and at the
-    limit.
+    """Values with their 95% intervals, a row for each, from the top; dashed lines stand at 0 and the limit.
 
     A row whose name ends with `first` is green and begins a group. Its name is "GROUP: ROW"; the rows that
     follow are labelled with the part after the colon alone.

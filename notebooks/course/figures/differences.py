@@ -18,9 +18,9 @@ def plot_differences(
     title: str,
     seeds: DifferencesOfSeeds | None = None,
 ) -> Picture:
-    """How much more each variant loses than the reference: a panel for each model, the first model's best on
-    top.
+    """How much more each variant loses than the reference, in a panel for each model.
 
+    The variants stand in the order of the first model, its best on top.
     differences[model][variant] is (mean, low, high) of the paired difference, nats per token; it is grey
     where the interval holds 0. seeds[model][variant] has the same difference under each seed, drawn as small
     dots.

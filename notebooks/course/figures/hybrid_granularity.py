@@ -91,8 +91,7 @@ def plot_curves(curves: NDArray[np.float64], step: int, named: Sequence[int]) ->
 def plot_harm(
     errors: NDArray[np.float64], harms: NDArray[np.float64], pair: tuple[int, int], last: int
 ) -> Picture:
-    """What narrowing one layer does to the model, against the error that it puts into the stream: both
-    (layers,).
+    """The harm of narrowing one layer, against the error that this puts into the stream: both (layers,).
 
     A line joins the `pair` of layers with the same error; the layer `last` is named too.
     """

@@ -62,10 +62,10 @@ def plot_layer_importance(study: LayerStudy, count: int) -> Picture:
 
 
 def plot_proxy(study: LayerStudy, correlation: float, marked: int) -> Picture:
-    """Block influence against the loss increase, as values and as ranks; `correlation` is Spearman's, of the
-    ranks.
+    """Block influence against the loss increase, as values and as ranks.
 
-    One layer is marked; the diagonal of the ranks is where a right proxy would have all layers.
+    `correlation` is Spearman's, of the ranks. One layer is marked; the diagonal of the ranks is where a right
+    proxy would have all layers.
     """
     layers = len(study.influence)
     influence = study.influence.numpy()
@@ -98,10 +98,9 @@ def plot_proxy(study: LayerStudy, correlation: float, marked: int) -> Picture:
 
 
 def plot_turns(study: LayerStudy, sequence: int = 0, layer: int | None = None) -> Picture:
-    """Heat map of one sequence, layers x positions: how far each token's state is turned, 1 - cosine, on a
-    log scale.
+    """Heat map of one sequence, layers x positions: how far the state of each token is turned.
 
-    Given a `layer`, its row is marked.
+    The colour is 1 - cosine, on a log scale. Given a `layer`, its row is marked.
     """
     turn = 1.0 - _of_sequence(study.cosine, sequence)  # (n, L)
     title = f"How far each layer turns each token of text {sequence}: dark means hardly"
@@ -126,8 +125,7 @@ def plot_turns(study: LayerStudy, sequence: int = 0, layer: int | None = None) -
 
 
 def passing(study: LayerStudy, writer: int, early: Sequence[int] = (), sequence: int = 0) -> list[Frame]:
-    """Frames of a sequence that passes the layers: how far each layer turns a state, and how long the state
-    is then.
+    """Frames of a sequence that passes the layers: how far each layer turns a state, and its length then.
 
     They show position 0, made huge by layer `writer`, beside the median token, and the lengths of the `early`
     positions.
@@ -198,8 +196,7 @@ def _arrows(axis: Axes, angles: NDArray[np.floating], lengths: NDArray[np.floati
 
 
 def plot_sink(attention: Tensor, layer: int, shares: Mapping[str, Tensor], since: int) -> Picture:
-    """Where tokens look: attention (L, L) of one layer, a row for each position that looks; and shares by
-    layer.
+    """Where tokens look: attention (L, L) of one layer, a row for each position that looks, and its sink.
 
     shares: the part of the attention that positions 8 and later pay to position 0, (layers,), of the model as
     it is and without the write that makes position 0 huge. The title on the right has their means from layer

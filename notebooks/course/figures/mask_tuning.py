@@ -45,10 +45,10 @@ def plot_variances(variances: Arrays, bound: float, title: str) -> Picture:
 def plot_losses(
     outcomes: Mapping[str, Mapping[str, Interval]], marks: Mapping[str, float], title: str
 ) -> Picture:
-    """Loss of each way in each case, outcomes[case][way] = (mean, low, high), as dots with their 95%
-    intervals.
+    """Losses as dots with their 95% intervals: outcomes[case][way] = (mean, low, high).
 
-    Each has a row. The `marks` are losses to compare with: dashed lines that bear their names.
+    Each way of each case has a row. The `marks` are losses to compare with: dashed lines that bear their
+    names.
     """
     rows: list[str] = []
     for case, losses in outcomes.items():
@@ -81,8 +81,7 @@ def plot_token_curve(
     untuned: Interval,
     title: str,
 ) -> Picture:
-    """Error on the tokens of the fit (dashed) and on unseen ones (solid) against their number, a line for
-    each fit.
+    """Error on the tokens of each fit (dashed) and on unseen ones (solid) against the number of tokens.
 
     fitted: error on the tokens of the fit, fit -> (sizes,); unseen: fit -> (mean, low, high) for each size;
     untuned: on unseen tokens without recovery; inputs: how many inputs the fitted layer has.

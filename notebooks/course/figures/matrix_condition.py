@@ -241,10 +241,10 @@ def _step_of_toy(
     leaves_next: int | None,
     numbers: bool,
 ) -> None:
-    """Bars of the `neurons` that stay, and of the error, from x = `left` on; the neuron that leaves next is
-    red.
+    """Bars of the `neurons` that stay, and of the error, from x = `left` on.
 
-    heights: energies (n,), drawn as outlines, prices (n,), drawn filled, and the error.
+    The neuron that leaves next is red. heights: energies (n,), drawn as outlines, prices (n,), drawn filled,
+    and the error.
     """
     energies, prices, error = heights
     bars = []

@@ -24,10 +24,10 @@ from . import TITLE, name_points
 
 
 def plot_reads(shapes: Mapping[str, Shape], vocabulary: int, bits: float) -> Picture:
-    """A drawing to scale: what a model reads for one token, a strip for each; layers from the left, the head
-    last.
+    """A drawing to scale of what each model reads for one token.
 
-    In each layer the attention stands before the neurons. A weight has `bits` bits.
+    A strip shows the layers from the left, and the head last. In each layer the attention stands before the
+    neurons. A weight has `bits` bits.
     """
     size = (9.5, 0.75 * len(shapes) + 1.3)
     figure, axes = figure_with_axes(size, xlabel="megabytes read for one token")

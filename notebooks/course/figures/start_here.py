@@ -50,10 +50,10 @@ def plot_comparison(
 def plot_variants(
     runs: Mapping[str, Numbers], marked: str, gemma: Mapping[str, float] | None = None
 ) -> Picture:
-    """Extra loss of each variant, a dot for each seed, from the top; a band spans the seeds of the `marked`
-    variant.
+    """Extra loss of each variant, from the top, with a dot for each seed.
 
-    gemma: the same of Gemma 3, one run for each variant, drawn as diamonds.
+    A band spans the seeds of the `marked` variant. gemma: the same of Gemma 3, one run for each variant,
+    drawn as diamonds.
     """
     size = (8.5, 1.2 + 0.42 * len(runs))
     figure, axes = figure_with_axes(size, xlabel="increase of the loss (nats per token)")
