@@ -39,8 +39,6 @@ PRESETS_IN_WORDS = {
 }
 LARGE_RATIO = 0.2  # of the decoder: where more is to go, the aim "auto" is the dense model's stream
 ROUNDING = 0.02  # of the decoder: so far may what a plan removes be from what it says that it removes
-    0.02  # of the decoder: so much more than was asked for may go because widths are multiples of something
-)
 # What `comp-lib prune` takes where nothing else is said. Of text: 128 sequences, or what SEQUENCES says. Of mixtures
 # as many or PER_NEURON tokens for each neuron of a layer, but at most MOST_TOKENS, which they have with any tokenizer.
 DEFAULTS: dict[str, Any] = {
