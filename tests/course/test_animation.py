@@ -1,4 +1,4 @@
-"""Animations of the lessons: a GIF that begins with its end, a still that says the same, the right numbers."""
+"""Animations of the lessons: a GIF that begins with its end, a still that says the same, right numbers."""
 
 from __future__ import annotations
 
