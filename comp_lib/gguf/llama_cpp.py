@@ -55,14 +55,13 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
         raise InputError(
             expected="a GGUF file that llama.cpp runs", got=f"{file}: {error}", hint="export the model again"
         ) from error
-    # a server that is deleted before its own thread runs waits for that thread forever: an answer shows that
-    # it runs
+    # a server deleted before its own thread runs waits for that thread forever: an answer shows that it runs
     checked(server.handle_completions({"prompt": [0], "n_predict": 0}))
     return server
 
 
 def losses(server: Any, ids: Tensor) -> Tensor:
-    """Negative log-likelihood, in nats, of each token of `ids` (S, L) but the first, given those before: (S, L - 1)."""
+    """Negative log-likelihood, in nats, of each token of `ids` (S, L) after those before it: (S, L - 1)."""
     values = torch.empty(len(ids), ids.shape[1] - 1)
     for row, sequence in enumerate(ids.tolist()):
         for end in range(1, len(sequence)):
@@ -71,7 +70,7 @@ def losses(server: Any, ids: Tensor) -> Tensor:
 
 
 def _log_probability(server: Any, context: list[int], token: int, candidates: list[int]) -> float:
-    """Log-probability of `token` after `context`; one of `candidates` is forced where `token` itself cannot be."""
+    """Log-probability of `token` after `context`; where it cannot be forced, one of `candidates` is."""
     reply = _force(server, context, token, 1)
     if reply is not None:
         return float(reply["logprob"])

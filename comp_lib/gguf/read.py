@@ -138,7 +138,7 @@ class _Header:
         return InputError(expected=COMPLETE_FILE, got=f"{self.name!r} with {reason}", hint=DAMAGED_HINT)
 
     def read(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
-        """The metadata and the tensors. Raises InputError where they make no sense, or the file ends before they do."""
+        """The metadata and the tensors. Raises InputError where they make no sense, or end too early."""
         if (
             self.file_size < len(MAGIC)
             or self.read_bytes(len(MAGIC)) != MAGIC
@@ -214,7 +214,7 @@ class GgufTensors(TensorFiles):
     """The tensors of the model in a GGUF file, by transformers' names."""
 
     def __init__(self, file: GgufFile, meta_model: Model) -> None:
-        """meta_model: what the config of `file` describes. Raises InputError for a tensor that has no name there."""
+        """meta_model: what the config of `file` describes. Raises InputError for a tensor not in it."""
         self.config = meta_model.config
         self.family = family_of(meta_model)
         self.data_start = file.data_start
@@ -238,7 +238,7 @@ class GgufTensors(TensorFiles):
         self.stored_types = {name: tensor.kind.name for name, tensor in self.tensors.items()}
 
     def read(self, name: str, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
-        """The tensor, or `rows` (k,) of a matrix other than q and k, in memory of its own; of a vector all of it.
+        """The tensor, or `rows` (k,) of a matrix other than q and k, in memory of its own; a vector entirely.
 
         Raises InputError for a NaN or an infinity in it.
         """
@@ -285,9 +285,9 @@ def _tensor_names(config: Any, architecture: str | None) -> Any:
 
 
 def halves_apart(rows: numpy.ndarray, heads: int) -> numpy.ndarray:
-    """Rows (h d, ...) of `heads` heads from llama.cpp's order to transformers': neighbours come into two halves.
+    """Rows (h d, ...) of h heads from llama.cpp's order to transformers': neighbours come into two halves.
 
-    The inverse of `write.interleave`.
+    heads: h. The inverse of `write.interleave`.
     """
     pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
     halves: numpy.ndarray = pairs.swapaxes(1, 2)

@@ -120,7 +120,7 @@ def gguf_bytes_per_token(path: str | Path) -> int:
 
 
 def _round_of(model: Model | str | Path, prompt: int, new_tokens: int) -> Round:
-    """What runs a round of this model: in llama.cpp by its own clock, which leaves out the way through Python."""
+    """What runs a round of this model: llama.cpp by its own clock, which leaves out the Python around it."""
     ids = [index % 200 for index in range(prompt)]  # time does not depend on what they say
     if not isinstance(model, str | Path):
         return partial(timed, model, torch.tensor([ids]), new_tokens)
@@ -145,7 +145,7 @@ def _round_of(model: Model | str | Path, prompt: int, new_tokens: int) -> Round:
 
 
 def timed(model: Model, ids: Tensor, new_tokens: int) -> Seconds:
-    """Seconds from the prompt `ids` (1, L) to the first token after it, and of the `new_tokens` after that."""
+    """Seconds from the prompt `ids` (1, L) to the first token, and of the `new_tokens` after that."""
     times: list[float] = []
 
     def clock(ids_so_far: Tensor, scores: Tensor, **_: Any) -> Tensor:

@@ -2,8 +2,8 @@
 
 llama.cpp has tokenizers of its own, in two kinds that LLaMA-class models use:
 
-    gpt2   byte-level BPE: tokens and merges, and the name of the rule that cuts a text into words first llama
-    sentencepiece: tokens with scores, of which the highest merges first; unknown characters become bytes
+    gpt2   byte-level BPE: tokens and merges, and the name of the rule that cuts a text into words first
+    llama  sentencepiece: tokens with scores, the highest merges first; unknown characters become bytes
 
 Both come out of the tokenizer's own JSON. The rule has only a name in GGUF, so it is recognised by what it
 does to a probe; a conversion from GGUF keeps it that way too (`GgufFile.tokenizer`). A tokenizer of another
@@ -24,18 +24,21 @@ from ..errors import InputError
 # Words, digits, signs, line ends, scripts and cases: no two rules cut it the same way.
 PROBE = "I'll DON'T 12345 x=3.14;\n\n  ab\tcd  日本 'é' !!\r\nu٣²_v iPad e\u0301t"
 RULES = {  # llama.cpp's name of a rule -> the words that it cuts the probe into, with | between them
-    "gpt-2": "I|'ll| DON|'|T| 12345| x|=|3|.|14|;|\n\n | ab|\t|cd| | 日本| '|é|'| !!|\r|\n|u|٣²|_|v| iPad| e|\u0301|t",
+    "gpt-2": "I|'ll| DON|'|T| 12345| x|=|3|.|14|;|\n\n | ab|\t|cd| | 日本| '|é|'| !!|"
+    "\r|\n|u|٣²|_|v| iPad| e|\u0301|t",
     "smollm": "I|'ll| DON|'|T| |1|2|3|4|5| x|=|3|.|1|4|;|\n\n | ab|\t|cd| | 日本| '|é|'| !!|"
     "\r|\n|u|٣|²|_|v| iPad| e|\u0301|t",
-    "llama-bpe": "I|'ll| DON|'T| |123|45| x|=|3|.|14|;\n\n| | ab|\tcd| | 日本| '|é|'| !!\r\n|u|٣²|_v| iPad| e|\u0301t",
-    "qwen2": "I|'ll| DON|'T| |1|2|3|4|5| x|=|3|.|1|4|;\n\n| | ab|\tcd| | 日本| '|é|'| !!\r\n|u|٣|²|_v| iPad| e|\u0301t",
+    "llama-bpe": "I|'ll| DON|'T| |123|45| x|=|3|.|14|;\n\n| | ab|\tcd| | 日本| '|é|'| !!\r\n"
+    "|u|٣²|_v| iPad| e|\u0301t",
+    "qwen2": "I|'ll| DON|'T| |1|2|3|4|5| x|=|3|.|1|4|;\n\n| | ab|\tcd| | 日本| '|é|'| !!\r\n"
+    "|u|٣|²|_v| iPad| e|\u0301t",
 }
 SPECIAL = ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id")
 SPACE = "\u2581"  # how sentencepiece spells it
 
 
 def tokenizer_metadata(tokenizer: Any, size: int) -> dict[str, Any]:
-    """What a file says of `tokenizer`, a fast one of transformers: NAME -> value, for `add_NAME` of GGUFWriter.
+    """What a file says of a fast tokenizer of transformers: NAME -> value, for `add_NAME` of GGUFWriter.
 
     size: rows of the model's embeddings.
     Raises InputError for a kind that llama.cpp does not have.

@@ -1,7 +1,6 @@
 """A model folder as one GGUF file, for llama.cpp and all that is built on it.
 
-The tensors pass one by one, so of a large model little is in memory. Two things differ between the two
-formats.
+The tensors pass one by one, so of a large model little is in memory. The two formats differ in two things.
 
 *Rotary positions.* transformers turns the pairs (x_i, x_{i + d/2}) of a head of size d, llama.cpp's `llama`
 the neighbours (x_2i, x_{2i+1}). Attention only sees dot products of queries and keys, which do not change
@@ -67,7 +66,7 @@ class _ExportedTensor:
         return prod(self.shape) // block_values * block_bytes
 
     def converted(self, files: TensorFiles) -> np.ndarray:
-        """The tensor as the GGUF file stores it. Raises InputError for numbers that are not finite or too large."""
+        """As the file stores it. Raises InputError for numbers that are too large or not finite."""
         values = files.read(self.source, torch.float32).numpy()
         if self.kind != GGMLQuantizationType.F32 and np.abs(values).max(initial=0.0) > LARGEST_HALF:
             raise InputError(
@@ -291,7 +290,7 @@ def _rope_parameters(config: Any) -> dict[str, Any]:
 
 
 def _rope_factors(meta_model: Model, shape: Shape) -> dict[str, np.ndarray]:
-    """What llama.cpp divides the rotary frequencies by (d/2,), as a tensor of the file; none if nothing is scaled."""
+    """What llama.cpp divides the rotary frequencies by (d/2,), by its name in the file; {} without scaling."""
     config = meta_model.config
     parameters = _rope_parameters(config)
     if parameters.get("rope_type", "default") == "default":

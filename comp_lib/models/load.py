@@ -49,17 +49,16 @@ def load_model(
 
     Args:
         name: one of WHEELS ("smollm2-135m"), a folder with config.json and safetensors, a .gguf file, or a
-        Hub id
-            "owner/name".
-        dtype: "float32", "bfloat16" or "float16". device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the
-        best that is there. copies: of the model that memory is wanted for: a kernel that the system kills
-        says nothing to anybody.
+            Hub id "owner/name".
+        dtype: "float32", "bfloat16" or "float16".
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best that is there.
+        copies: of the model that memory is needed for: where memory ends, the system kills a kernel without
+            a word.
 
     Raises:
         InputError: not found or not reachable, not of a known family, quantised, pickled, truncated, weights
-        missing,
-            left over, of another shape or not finite, no tokenizer, unknown dtype, unavailable device, too
-            large.
+            missing, left over, of another shape or not finite, no tokenizer, unknown dtype, unavailable
+            device, too large.
     """
     target = available_device(device)
     meta_model, files, tokenizer = open_model(name, dtype)
@@ -225,7 +224,7 @@ def _check_weights(meta_model: Model, files: TensorFiles) -> None:
 def _checked_tokenizer(
     read_tokenizer: Callable[[], Any], path: Path, vocabulary_size: int
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer in `path`. Raises InputError unless it works, and a model with that vocabulary has its tokens."""
+    """The tokenizer in `path`. Raises InputError unless it works, with tokens below `vocabulary_size`."""
     with refusing("a readable tokenizer", str(path), DAMAGED_HINT), quiet():
         tokenizer: PreTrainedTokenizerBase = read_tokenizer()
         ids = list(tokenizer(PROBE)["input_ids"])
@@ -244,7 +243,7 @@ def _checked_tokenizer(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and warnings: what matters in them is raised as InputError instead."""
+    """Without transformers' progress bars and warnings: this module raises what matters as InputError."""
     verbosity = logging.get_verbosity()
     with_bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -258,7 +257,7 @@ def quiet() -> Iterator[None]:
 
 
 def _locate(name: str) -> tuple[Path, bool]:
-    """Where to read `name` from, and whether it is on the Hub: then that folder has just the config as yet."""
+    """Where to read `name` from, and whether it is on the Hub: then the folder has just the config as yet."""
     if name in WHEELS:
         return wheel_gguf(name), False
     # a home that is not there, or 5,000 letters

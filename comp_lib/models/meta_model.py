@@ -1,4 +1,4 @@
-"""A model without its numbers: what a config describes; the same, filled; and the config of a model after surgery."""
+"""A model without its numbers, as a config describes it; the same, filled; and the config after surgery."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIELDS_NOT_INHERITED = (
 
 
 def make_meta_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Model:
-    """The model that `config` (which is copied) describes, in evaluation mode, on the device meta: shapes only.
+    """The model that `config` describes, in evaluation mode, on the device meta: shapes only.
 
     Buffers that no file has (a rotary embedding, the scale of an embedding) have numbers all the same.
     Whatever a config says, torch computes attention; where it cannot (Gemma 2 bends scores), transformers
@@ -62,7 +62,7 @@ def filled(meta_model: Model, read: Callable[[str], Tensor]) -> Model:
 
 
 def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
-    """A config that says the widths of `shape`, all else as `config`: the family's own config if `shape.stock`."""
+    """A config with the widths of `shape`, all else as in `config`: the family's own if `shape.stock`."""
     stock_type = config.model_type.removeprefix(OWN)
     fields = {}
     for name, value in config.to_dict().items():

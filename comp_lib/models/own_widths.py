@@ -4,8 +4,8 @@ A stock config knows one number of neurons and one of heads for all layers. A pl
 important layers needs one of each for every layer. So `register("qwen2")` makes two classes, and transformers
 knows them from then on by the model type "comp_qwen2":
 
-    config    the stock config, and `layer_neurons`, `layer_kv_groups`: one number for each layer model
-    the stock model; built with the widest layers, then each layer's linears are cut to its own numbers
+    config    the stock config, and `layer_neurons`, `layer_kv_groups`: one number for each layer
+    model     the stock model; built with the widest layers, then each layer's linears are cut to its numbers
 
 Everything else is the stock code. A folder of that type loads with `AutoModelForCausalLM.from_pretrained` in
 a process that called `register`, and by `load_model` in any. Folders with one width (`Shape.stock`) are plain
@@ -35,7 +35,7 @@ WIDTH_FIELDS: dict[Step, str] = {"attention": "layer_kv_groups", "mlp": "layer_n
 
 @functools.cache
 def register(model_type: str) -> tuple[type[Any], type[Any]]:
-    """The config class and the model class "comp_`model_type`", known to transformers' Auto classes from now on.
+    """The config class and the model class "comp_`model_type`", now known to transformers' Auto classes.
 
     >>> config_class, model_class = register("qwen2")
     >>> config_class.model_type, model_class.__name__

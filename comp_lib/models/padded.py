@@ -1,4 +1,4 @@
-"""A folder whose layers differ in width, filled up with zeros to one that every runtime loads (docs/serving.md)."""
+"""A folder whose layers differ in width, filled up with zeros: every runtime loads it (docs/serving.md)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from .meta_model import config_of, filled, make_meta_model
 from .save import CARD_FILE, OWN_WIDTHS_NOTE, PLAN_FILE, REGISTRATION, check_destination, write_weights
 
 FILLED_UP_NOTE = (
-    "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which changes "
-    "nothing that the model computes. Any runtime loads it; the tables above are of the model without."
+    "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which "
+    "changes nothing that the model computes. Any runtime loads it; the tables above are of the model "
+    "without."
 )
 
 
@@ -52,7 +53,7 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
 
 
 def _copy_metadata(source: Path, target: Path, model_type: str) -> None:
-    """The plan and the card of a folder, where it has them; the card no longer says that comp_lib is needed."""
+    """Copy the plan and the card, where they are there; the new card does not say that comp_lib is needed."""
     registration = REGISTRATION.format(json.dumps(model_type))
     for name in (PLAN_FILE, CARD_FILE):
         if (source / name).is_file():

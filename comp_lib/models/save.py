@@ -36,7 +36,8 @@ PLAN_FILE = "comp_plan.json"
 # All files that a model's folder has, from us, transformers or the Hub; any other file in it belongs to
 # somebody.
 MODEL_FILE = re.compile(
-    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|comp_plan)\.json"
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+    r"|comp_plan\.json"
     r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.model|merges\.txt|chat_template\.jinja|additional_chat_templates|README\.md"
 )
@@ -44,8 +45,8 @@ CALIBRATED_ON = "calibrated_on: "  # begins the line of a card with `text_hashes
 SMALL_FILES_BYTES = 16 << 20  # generously, of all that is not weights: mostly the tokenizer
 STOCK_NOTE = "Any runtime that loads the parent loads this folder; nothing else is needed."
 OWN_WIDTHS_NOTE = (
-    "**This folder needs comp_lib**, as its layers differ in width: `transformers` knows its model type once it is "
-    "registered. `comp-lib export --padded` fills narrower layers up; that folder needs nothing."
+    "**This folder needs comp_lib**, as its layers differ in width: `transformers` knows its model type once "
+    "it is registered. `comp-lib export --padded` fills narrower layers up; that folder needs nothing."
 )
 REGISTRATION = "from comp_lib.models.own_widths import register\n\nregister({})\n"
 
@@ -54,7 +55,7 @@ REGISTRATION = "from comp_lib.models.own_widths import register\n\nregister({})\
 class Provenance:
     """Where a pruned model comes from: the facts on its card that neither the model nor the plan can tell."""
 
-    parent: str  # the model that was pruned, as it was loaded; the card names the Hub id and the licence of WHEELS
+    parent: str  # the model that was pruned, as it was loaded; a card names the Hub id and licence of WHEELS
     parent_shape: Shape  # for the table of what was removed
     calibration: str  # one sentence: which text, how many tokens
     settings: Mapping[str, object] = field(default_factory=dict)  # of the run
@@ -88,7 +89,7 @@ def save_checkpoint(
 
 
 def write_weights(folder: Path, model: Model) -> None:
-    """Write the config and the weights. Whoever may read the config may read the weights: safetensors are 0600."""
+    """Write the config and the weights, which are as readable as the config: safetensors alone are 0600."""
     with quiet():
         model.save_pretrained(folder, max_shard_size=LARGEST_FILE_BYTES)
     for path in folder.glob("*.safetensors"):
@@ -137,7 +138,7 @@ def check_destination(
 
 
 def _check_replaceable(folder: str | Path, content: list[str], overwrite: bool) -> None:
-    """Raises InputError unless `content`, the names in a folder, is a pruned model of ours that is to be replaced."""
+    """Raises InputError unless `content`, the names in a folder, is a pruned model that is to be replaced."""
     if not overwrite:
         raise InputError(
             expected="a new or an empty folder",
@@ -174,8 +175,8 @@ tags: ["comp-lib", "structured-pruning", "pruned"]
 
 # {name}
 
-A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its decoder were removed by structured
-pruning \ with comp_lib {__version__} ([arXiv 2501.15255](https://arxiv.org/abs/2501.15255)). \
+A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its decoder were removed \
+by structured pruning with comp_lib {__version__} ([arXiv 2501.15255](https://arxiv.org/abs/2501.15255)). \
 `comp_plan.json` lists the layers, neurons and KV groups that were kept.
 
 {_comparison_table(shape, card)}

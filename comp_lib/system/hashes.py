@@ -58,7 +58,7 @@ def hash_of_file(path: Path) -> str:
 
 
 def hash_of_model(model: nn.Module) -> str:
-    """Hash of the names, shapes and numbers of its tensors, and of its config, which may rotate or mask otherwise.
+    """Hash of the names, shapes and numbers of its tensors, and of its config, which rotates and masks.
 
     Of the numbers it takes a sample, spread over the tensor, and a sum over all bits, which one changed
     weight changes.

@@ -1,4 +1,4 @@
-"""What this machine has: processors that compute, memory, and a folder for what need not be computed twice."""
+"""What this machine has: processors that compute, memory, and a folder for results that are kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 
 
 def cache_folder() -> Path:
-    """Where converted models, statistics and written text are kept: COMP_LIB_CACHE, else the user's cache folder."""
+    """Where models, statistics and written text are kept: COMP_LIB_CACHE, else the user's cache folder."""
     user_folder = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return resolved(os.environ.get("COMP_LIB_CACHE") or f"{user_folder}/comp-lib")
 

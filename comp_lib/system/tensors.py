@@ -28,8 +28,7 @@ SMALL_FILE_ENDINGS = (
 FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be stored as
 PICKLE_ENDINGS = (".bin", ".pt", ".pth")
 COMPLETE_FILE = "complete safetensors"
-# rows of a matrix that are read at a time: what is touched of a file counts as memory until the file is
-# closed
+# rows of a matrix that are read at a time: pages of a file count as memory until the file is closed
 ROWS_AT_A_TIME = 512
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -131,7 +130,7 @@ def _files_of_index(index: Path) -> list[Path]:
     if not beside:
         raise InputError(
             expected=expected,
-            got=f"names of something else than files beside {str(index)!r}",
+            got=f"names in {str(index)!r} of something else than files beside it",
             hint=DAMAGED_HINT,
         )
     return sorted(folder / name for name in names)

@@ -88,7 +88,7 @@ def test_heads_that_do_not_divide_the_stream(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"layer_neurons": [20, 24]}, "shorter"),
+        ({"layer_neurons": [20, 24]}, "layer_neurons as 3 numbers up to 28, got .20, 24."),
         ({"layer_kv_groups": [1, -1, 1]}, "config.json that can be built"),
         ({"layer_neurons": [20, 24, 32]}, "config.json that can be built"),
         ({"layer_neurons": "wide"}, "config.json that can be built"),
