@@ -25,58 +25,71 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def kernel(kernels):
-    """A client with a kernel that has imported what the notebook needs, once for all models."""
+    """A client with a kernel, which all models share: it imports what the notebook needs only once."""
     client = NotebookClient(new_notebook(), timeout=1200, kernel_name="python3", record_timing=False)
     with client.setup_kernel():
         yield client
 
 
+# The first cell: modules are found as where the notebook lies, and the working directory is a folder of the test.
+FIRST_CELL = """\
+%reset -f
+import os, sys
+sys.path.insert(0, {notebooks!r})
+os.chdir({folder!r})
+os.environ['COMP_MODEL'] = {model!r}
+del os, sys"""
+
+
 def run(kernel, model, folder):
-    """The notebook, executed from an empty namespace with `model` in a folder beside which it may build."""
+    """The notebook, executed from an empty namespace in `folder`; it may build beside that folder."""
     folder.mkdir()
-    course = f"import os, sys\nsys.path.insert(0, {str(NOTEBOOK.parent)!r})"  # as where the notebook lies
-    place = f"{course}\nos.chdir({str(folder)!r})\nos.environ['COMP_MODEL'] = {str(model)!r}\ndel os, sys"
+    first = FIRST_CELL.format(notebooks=str(NOTEBOOK.parent), folder=str(folder), model=str(model))
     kernel.nb = nbformat.read(NOTEBOOK, as_version=4)
-    kernel.nb.cells.insert(0, new_code_cell(f"%reset -f\n{place}"))
+    kernel.nb.cells.insert(0, new_code_cell(first))
     kernel.reset_execution_trackers()
     for number, cell in enumerate(kernel.nb.cells):
         kernel.execute_cell(cell, number)
     return kernel.nb
 
 
-def texts(notebook):
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return "\n".join(
-        str(output.get("text") or output["data"].get("text/markdown") or output["data"]["text/plain"])
-        for output in outputs
-    )
+def text_of(output):
+    """What a reader sees of an output."""
+    if output.get("text"):
+        return output["text"]
+    return str(output["data"].get("text/markdown") or output["data"]["text/plain"])
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("variant", sorted(SHAPES))
 def test_it_adapts_to_the_model(variant, kernel, tmp_path, tokenizer):
     model = build(variant, **SHAPES[variant])
-    model.save_pretrained(tmp_path / "mine")
-    tokenizer.save_pretrained(tmp_path / "mine")
-    parent = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
-    notebook = run(kernel, tmp_path / "mine", tmp_path / "notebooks")
-    said = texts(notebook)
-    assert str(tmp_path) not in said  # of a path, the notebook shows the name only
+    parent = tmp_path / "mine"
+    model.save_pretrained(parent)
+    tokenizer.save_pretrained(parent)
+    parent_before = contents(parent)
+    notebook = run(kernel, parent, tmp_path / "notebooks")
+
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    text = "\n".join(map(text_of, outputs))
+    assert str(tmp_path) not in text  # of a path, the notebook shows the name only
     before = Shape.of(model)
     for number in (before.total, before.neurons[0], before.group_parameters):
-        assert f"{number:,}" in said
-    assert not [
-        output
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if output.get("name") == "stderr"
-    ]
+        assert f"{number:,}" in text
+    assert [output for output in outputs if output.get("name") == "stderr"] == []
 
-    out = tmp_path / "build" / "your_own_model"
-    saved = AutoModelForCausalLM.from_pretrained(out)
-    after, plan = Shape.of(saved), Plan.load(out / "comp_plan.json")
+    target = tmp_path / "build" / "your_own_model"
+    saved = AutoModelForCausalLM.from_pretrained(target)
     assert type(saved) is type(model)
-    assert 1 - after.decoder / before.decoder >= 0.2 and after.neurons == plan.neurons
+    after = Shape.of(saved)
+    assert 1 - after.decoder / before.decoder >= 0.2
+    assert after.neurons == Plan.load(target / "comp_plan.json").neurons
     assert sum(parameter.numel() for parameter in saved.parameters()) == after.total < before.total
-    assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == parent
-    card = (out / "README.md").read_text("utf-8")
-    assert "# your_own_model" in card and str(tmp_path) not in card and "evaluation" in card
+    assert contents(parent) == parent_before
+    card = (target / "README.md").read_text("utf-8")
+    assert "# your_own_model" in card
+    assert "evaluation" in card
+    assert str(tmp_path) not in card

@@ -11,18 +11,21 @@ from course import mask_tuning as study
 WIDTH = 36
 
 
-def seen(model, ids):
+def forward_pass(model, ids):
     """What each down_proj reads (T, n), and the norm of the stream behind its layer (T,), in an ordinary pass."""
-    inputs, norms, hooks = [], [], []
+    inputs = []
+    norms = []
+
+    def keep_input(module, args):
+        inputs.append(args[0].flatten(0, 1))
+
+    def keep_norm(module, args, output):
+        norms.append(output.flatten(0, 1).norm(dim=-1))
+
+    hooks = []
     for layer in model.model.layers:
-        hooks.append(
-            layer.mlp.down_proj.register_forward_pre_hook(
-                lambda m, args: inputs.append(args[0].flatten(0, 1))
-            )
-        )
-        hooks.append(
-            layer.register_forward_hook(lambda m, args, out: norms.append(out.flatten(0, 1).norm(dim=-1)))
-        )
+        hooks.append(layer.mlp.down_proj.register_forward_pre_hook(keep_input))
+        hooks.append(layer.register_forward_hook(keep_norm))
     with torch.no_grad():
         model(input_ids=ids)
     for hook in hooks:
@@ -34,19 +37,32 @@ def weight_of(model, layer):
     return model.model.layers[layer].mlp.down_proj.weight.detach().T.double()
 
 
-def close(got, want, **tolerance):
-    torch.testing.assert_close(got, want, **({"rtol": 1e-3, "atol": 1e-4} | tolerance))
-
-
 def test_the_sums_of_each_layer_are_those_of_an_ordinary_pass(tiny_llama, ids):
     model = tiny_llama()
-    layers = list(study.sums_of_layers(model, ids))
-    for layer, (x, norm) in enumerate(zip(*seen(model, ids), strict=True)):
-        w = weight_of(model, layer)
-        plain, alike = x.double(), (x / norm[:, None]).double()
-        close(layers[layer].plain, contributions(plain.T @ plain, w))
-        close(layers[layer].problem.xtx, alike.T @ alike)
-    assert len(layers) == 3
+    sums = list(study.sums_of_layers(model, ids))
+    assert len(sums) == 3
+    inputs, norms = forward_pass(model, ids)
+    for layer in range(3):
+        x = inputs[layer].double()
+        weighted = (inputs[layer] / norms[layer][:, None]).double()
+        gram = contributions(x.T @ x, weight_of(model, layer))
+        torch.testing.assert_close(sums[layer].plain, gram, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(sums[layer].problem.xtx, weighted.T @ weighted, rtol=1e-3, atol=1e-4)
+
+
+def masked_logits(model, ids, kept, masks):
+    """The logits of the model with a hook in each layer: kept neurons times their mask, all others times 0."""
+    hooks = []
+    for layer, neurons, mask in zip(model.model.layers, kept, masks, strict=True):
+        factors = torch.zeros(48).index_put((neurons,), mask.float())
+        hook = layer.mlp.down_proj.register_forward_pre_hook(
+            lambda module, args, factors=factors: (args[0] * factors,)
+        )
+        hooks.append(hook)
+    logits = model(input_ids=ids).logits
+    for hook in hooks:
+        hook.remove()
+    return logits
 
 
 def test_folded_masks_give_what_hooks_give_in_a_smaller_model(tiny_llama, ids):
@@ -56,17 +72,10 @@ def test_folded_masks_give_what_hooks_give_in_a_smaller_model(tiny_llama, ids):
     masks = 1.0 + 0.5 * torch.randn(kept.shape, generator=torch.Generator().manual_seed(2)).double()
     before = model(input_ids=ids).logits
     small = study.with_masks(model, kept, masks)
-    hooks = []
-    for layer, stay, mask in zip(model.model.layers, kept, masks, strict=True):
-        full = torch.zeros(48).index_put((stay,), mask.float())
-        hooks.append(
-            layer.mlp.down_proj.register_forward_pre_hook(lambda _, args, full=full: (args[0] * full,))
-        )
-    hooked = model(input_ids=ids).logits
-    for hook in hooks:
-        hook.remove()
-    close(small(input_ids=ids).logits, hooked, rtol=1e-4, atol=1e-4)
-    assert (hooked - before).abs().max() > 0.1
+    masked = masked_logits(model, ids, kept, masks)
+    torch.testing.assert_close(small(input_ids=ids).logits, masked, rtol=1e-4, atol=1e-4)
+    assert (masked - before).abs().max() > 0.1
     assert torch.equal(model(input_ids=ids).logits, before), "the model is as it was"
-    assert Shape.of(small).neurons == (WIDTH,) * 3 and Shape.of(model).neurons == (48,) * 3
+    assert Shape.of(model).neurons == (48,) * 3
+    assert Shape.of(small).neurons == (WIDTH,) * 3
     assert small.config.intermediate_size == WIDTH
