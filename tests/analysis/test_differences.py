@@ -21,12 +21,13 @@ def sample(tokenizer):
 
 @pytest.fixture(scope="module")
 def windows(tokenizer):
-    text = (
+    sentence = (
         "The water rises in the river. It has rained for three days, and nobody knows when it will stop. "
-        * 20
     )
+    text = 20 * sentence
     return {
-        kind: evaluation_tokens(tokenizer, text[place:], 24, 8) for place, kind in enumerate(("one", "two"))
+        "one": evaluation_tokens(tokenizer, text, 24, 8),
+        "two": evaluation_tokens(tokenizer, text[1:], 24, 8),
     }
 
 
@@ -43,37 +44,34 @@ def test_a_model_does_not_differ_from_itself(tiny_llama, sample, windows):
 
 @torch.no_grad()
 def test_what_was_changed_is_where_it_was_changed(tiny_llama, sample):
-    model, other = tiny_llama(), tiny_llama()
-    other.model.layers[1].mlp.down_proj.weight[:, [3, 4]] = 0.0
-    frame = changed_layers(model, other, sample).set_index("layer")
+    model = tiny_llama()
+    other_model = tiny_llama()
+    other_model.model.layers[1].mlp.down_proj.weight[:, [3, 4]] = 0.0
+    frame = changed_layers(model, other_model, sample).set_index("layer")
     assert frame.stream[0] < 1e-6 < frame.stream[1]
     assert (frame.weights > 0).tolist() == [False, True, False]
     assert ((frame.low <= frame.stream) & (frame.stream <= frame.high)).all()
-    whole, change = (
-        sum(float(w.square().sum()) for w in ws)
-        for ws in (
-            model.model.layers[1].parameters(),
-            [model.model.layers[1].mlp.down_proj.weight[:, [3, 4]]],
-        )
-    )
-    assert frame.weights[1] == pytest.approx((change / whole) ** 0.5)
+    layer = model.model.layers[1]
+    squared_norm = sum(float(weight.square().sum()) for weight in layer.parameters())
+    squared_change = float(layer.mlp.down_proj.weight[:, [3, 4]].square().sum())
+    assert frame.weights[1] == pytest.approx((squared_change / squared_norm) ** 0.5)
 
 
 def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows):
     model = tiny_llama()
-    done = prune(model, sample.ids, Settings(ratio=0.4, layers=1, multiple=8))
-    frame = changed_layers(model, done.model, sample, done.plan).set_index("layer")
-    [gone] = done.plan.dropped
-    assert frame.other_layer.isna().tolist() == [layer == gone for layer in range(3)]
-    assert frame.other_neurons[gone] == 0
-    assert frame.other_neurons[list(done.plan.layers)].tolist() == list(done.plan.neurons)
-    assert frame.other_layer[list(done.plan.layers)].tolist() == [0, 1]
-    judged = judge(done.model, windows, model)
-    [one] = changed_kinds(model, judged).loc[(slice(None), slice(None), "one"), :].itertuples()
-    expected = compare(done.model, model, windows["one"])
-    assert (one.dense_loss, one.loss, one.kl) == pytest.approx(
-        (expected.dense_loss, expected.loss, expected.kl)
-    )
+    pruned = prune(model, sample.ids, Settings(ratio=0.4, layers=1, multiple=8))
+    frame = changed_layers(model, pruned.model, sample, pruned.plan).set_index("layer")
+    [dropped] = pruned.plan.dropped
+    assert frame.other_layer.isna().tolist() == [layer == dropped for layer in range(3)]
+    assert frame.other_neurons[dropped] == 0
+    assert frame.other_neurons[list(pruned.plan.layers)].tolist() == list(pruned.plan.neurons)
+    assert frame.other_layer[list(pruned.plan.layers)].tolist() == [0, 1]
+    judged = judge(pruned.model, windows, model)
+    [row] = changed_kinds(model, judged).loc[(slice(None), slice(None), "one"), :].itertuples()
+    expected = compare(pruned.model, model, windows["one"])
+    assert row.dense_loss == pytest.approx(expected.dense_loss)
+    assert row.loss == pytest.approx(expected.loss)
+    assert row.kl == pytest.approx(expected.kl)
 
 
 def test_strangers_are_refused(tiny_llama):
@@ -90,15 +88,15 @@ def test_parent_and_pruned_are_compared_in_that_order(tiny_llama, tokenizer, sam
     from comp_lib.models.save import PLAN_FILE
 
     model = tiny_llama()
-    done = prune(model, sample.ids, Settings(ratio=0.4, layers=1, multiple=8))
-    for name, one in (("parent", model), ("small", done.model)):
-        one.save_pretrained(tmp_path / name)
+    pruned = prune(model, sample.ids, Settings(ratio=0.4, layers=1, multiple=8))
+    for name, saved in (("parent", model), ("small", pruned.model)):
+        saved.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-    done.plan.save(tmp_path / "small" / PLAN_FILE)
+    pruned.plan.save(tmp_path / "small" / PLAN_FILE)
     loaded = {name: (str(tmp_path / name), load_model(tmp_path / name)[0]) for name in ("parent", "small")}
-    for one, other in (("parent", "small"), ("small", "parent")):
-        first, second, plan = pair(loaded[one], loaded[other])
-        assert (first, second, plan) == (loaded["parent"][1], loaded["small"][1], done.plan)
+    for names in (("parent", "small"), ("small", "parent")):
+        larger, smaller, plan = pair(*(loaded[name] for name in names))
+        assert (larger, smaller, plan) == (loaded["parent"][1], loaded["small"][1], pruned.plan)
     (tmp_path / "small" / PLAN_FILE).unlink()
     with pytest.raises(InputError, match="layers"):
         pair(loaded["small"], loaded["parent"])
@@ -111,13 +109,13 @@ def test_a_pruned_model_and_its_healed_copy_are_compared_as_they_stand(
     from comp_lib.models.load import load_model
     from comp_lib.models.save import PLAN_FILE
 
-    done = prune(tiny_llama(), sample.ids, Settings(ratio=0.3, layers=0, multiple=8))
+    pruned = prune(tiny_llama(), sample.ids, Settings(ratio=0.3, layers=0, multiple=8))
     for name in ("small", "healed"):
-        done.model.save_pretrained(tmp_path / name)
+        pruned.model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-        done.plan.save(tmp_path / name / PLAN_FILE)
-    one, two = ((str(tmp_path / name), load_model(tmp_path / name)[0]) for name in ("small", "healed"))
-    first, other, plan = pair(one, two)
-    assert (first, other) == (one[1], two[1])
-    frame = changed_layers(first, other, sample, plan=plan)
+        pruned.plan.save(tmp_path / name / PLAN_FILE)
+    small, healed = (load_model(tmp_path / name)[0] for name in ("small", "healed"))
+    first, second, plan = pair((str(tmp_path / "small"), small), (str(tmp_path / "healed"), healed))
+    assert (first, second) == (small, healed)
+    frame = changed_layers(first, second, sample, plan=plan)
     assert len(frame) == 3 and (frame.weights == 0).all()

@@ -17,13 +17,15 @@ FRAMES = set(analysis.COLUMNS) - {"changed_kinds"}  # a table
 
 @pytest.mark.filterwarnings("ignore:.*:FutureWarning")  # of seaborn with the newest pandas
 def test_a_few_lines_draw_each_frame(parent, own_cache):
-    known, drawn = {}, set()
+    space = {}
+    drawn = set()
     for block in BLOCKS:
         code = block.replace('"smollm2-135m"', repr(str(parent))).replace("ratios=(0.1, 0.2)", "(0.2,)")
-        exec(compile(code, "docs/check-up.md", "exec"), known)
+        exec(compile(code, "docs/check-up.md", "exec"), space)
         assert len(block.strip().splitlines()) <= 6
-        if "axes" in known or "grid" in known:
-            known.pop("axes", None), known.pop("grid", None)
+        if "axes" in space or "grid" in space:
+            space.pop("axes", None)
+            space.pop("grid", None)
             assert any(part.has_data() for part in plt.gcf().axes)
             plt.close("all")
             drawn |= {name for name in FRAMES if f"analysis.{name}(" in block}

@@ -12,7 +12,8 @@ from course.figures import overlapping_texts
 
 @pytest.fixture(scope="module")
 def frames(tokenizer, tiny_llama, tmp_path_factory):
-    model, sample = tiny_llama(), draw(tokenizer, ("prose", "code"), windows=4, length=32)
+    model = tiny_llama()
+    sample = draw(tokenizer, ("prose", "code"), windows=4, length=32)
     judging = {kind: sample.ids for kind in ("prose", "code")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -42,5 +43,5 @@ def test_costs_are_said_with_their_intervals_where_there_are_some():
 def test_a_dropped_layer_is_named(frames):
     frame = frames["changed_layers"].copy()
     frame.loc[frame.layer == 1, ["other_layer", "stream", "low", "high", "weights"]] = np.nan
-    words = figures.plot_changed_layers(frame).alt_text
-    assert "dropped are the layers 1." in words and "0 of 3 layers have the same weights" in words
+    text = figures.plot_changed_layers(frame).alt_text
+    assert "dropped are the layers 1." in text and "0 of 3 layers have the same weights" in text

@@ -41,38 +41,45 @@ def sample(tokenizer):
 
 @pytest.fixture(scope="module")
 def windows(tokenizer, model):
-    text = (
+    sentence = (
         "The water rises in the river. It has rained for three days, and nobody knows when it will stop. "
-        * 20
     )
+    text = 20 * sentence
     return {
-        kind: evaluation_tokens(tokenizer, text[place:], 24, 8) for place, kind in enumerate(("one", "two"))
+        "one": evaluation_tokens(tokenizer, text, 24, 8),
+        "two": evaluation_tokens(tokenizer, text[1:], 24, 8),
     }
 
 
 @torch.no_grad()
-def inputs_of(model, ids, layer, which="mlp"):
+def inputs_of(model, ids, index, step="mlp"):
     """What the dense layer of a step reads (T, n) and the stream behind the step (T, d), by hooks."""
-    seen, own = [], model.model.layers[layer]
-    behind = [*model.model.layers, model.model.norm][layer + 1]
-    pair = (
-        (own.mlp.down_proj, behind)
-        if which == "mlp"
-        else (own.self_attn.o_proj, own.post_attention_layernorm)
-    )
+    layer = model.model.layers[index]
+    next_module = [*model.model.layers, model.model.norm][index + 1]
+    if step == "mlp":
+        modules = (layer.mlp.down_proj, next_module)
+    else:
+        modules = (layer.self_attn.o_proj, layer.post_attention_layernorm)
+    inputs = []
     hooks = [
-        part.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1))) for part in pair
+        module.register_forward_pre_hook(lambda _, args: inputs.append(args[0].flatten(0, 1)))
+        for module in modules
     ]
     model(input_ids=ids)
     for hook in hooks:
         hook.remove()
-    return seen
+    return inputs
 
 
-def gram_of(model, ids, layer, which="mlp"):
-    x, stream = inputs_of(model, ids, layer, which)
+def gram_of(model, ids, index, step="mlp"):
+    x, stream = inputs_of(model, ids, index, step)
     weighted = (x * token_weight(stream)[:, None]).double()
     return weighted.T @ weighted
+
+
+def down_proj_weight(model, index):
+    """W (n, m) in float64."""
+    return model.model.layers[index].mlp.down_proj.weight.detach().double().T
 
 
 def frames(model, sample, windows):
@@ -95,24 +102,20 @@ def test_frames_have_the_promised_columns_and_index_and_something_behind_each_nu
 
 def test_layers_equal_the_library(model, sample):
     frame = layers(model, sample, judged=sample)
-    whole = frame[frame.part == "layer"]
-    influence = whole[whole.measure == "block influence"].sort_values("layer").value
-    assert torch.allclose(
-        torch.tensor(influence.to_numpy()), block_influence(model, sample.ids).double(), atol=1e-6
-    )
-    harm = whole[whole.measure == "harm"].sort_values("layer").value
+    layer_rows = frame[frame.part == "layer"]
+    influence = layer_rows[layer_rows.measure == "block influence"].sort_values("layer").value
+    expected = block_influence(model, sample.ids).double()
+    assert torch.allclose(torch.tensor(influence.to_numpy()), expected, atol=1e-6)
+    harm = layer_rows[layer_rows.measure == "harm"].sort_values("layer").value
     expected = sequence_loss_increase(model, sample.ids).mean(1).double()
     assert torch.allclose(torch.tensor(harm.to_numpy()), expected, atol=1e-6)
-    before, middle, after = (
-        inputs_of(model, sample.ids, *place)[1] for place in ((0,), (1, "attention"), (1,))
-    )
-    turns = [
-        1 - float(torch.cosine_similarity(*pair, dim=-1).mean())
-        for pair in ((before, middle), (middle, after))
-    ]
-    assert frame[(frame.layer == 1) & (frame.part != "layer")].value.tolist() == pytest.approx(
-        turns, abs=1e-5
-    )
+    _, before = inputs_of(model, sample.ids, 0)
+    _, middle = inputs_of(model, sample.ids, 1, "attention")
+    _, after = inputs_of(model, sample.ids, 1)
+    attention_turn = 1 - float(torch.cosine_similarity(before, middle, dim=-1).mean())
+    mlp_turn = 1 - float(torch.cosine_similarity(middle, after, dim=-1).mean())
+    step_rows = frame[(frame.layer == 1) & (frame.part != "layer")]
+    assert step_rows.value.tolist() == pytest.approx([attention_turn, mlp_turn], abs=1e-5)
     assert ((frame.low <= frame.value) & (frame.value <= frame.high)).all()
     assert set(frame.tokens) == {sample.ids.numel()}
 
@@ -125,40 +128,41 @@ def test_fewer_than_8_windows_have_no_interval(model, sample):
 
 
 def test_neurons_equal_brute_force(model, sample):
-    frame, layer = neurons(model, sample, layers=[1]), model.model.layers[1]
-    xtx, weight = gram_of(model, sample.ids, 1), layer.mlp.down_proj.weight.detach().double().T
-    own = xtx.diagonal() * weight.square().sum(1)
+    frame = neurons(model, sample, layers=[1])
+    xtx = gram_of(model, sample.ids, 1)
+    weight = down_proj_weight(model, 1)
+    energy = xtx.diagonal() * weight.square().sum(1)
     assert frame.energy.sum() == pytest.approx(1.0, abs=1e-12)
-    assert torch.allclose(torch.tensor(frame.energy.to_numpy()), own / own.sum(), rtol=1e-4)
+    assert torch.allclose(torch.tensor(frame.energy.to_numpy()), energy / energy.sum(), rtol=1e-4)
     matrix = ridged(xtx, RIDGE)
     inverse = torch.linalg.inv(matrix)
     condition = (matrix.diagonal() * inverse.diagonal()).sqrt()
     assert torch.allclose(torch.tensor(frame.condition.to_numpy()), condition, rtol=1e-4)
-    whole = float((weight * (xtx @ weight)).sum())
-    cost = weight.square().sum(1) / inverse.diagonal() / whole
+    layer_energy = float((weight * (xtx @ weight)).sum())
+    cost = weight.square().sum(1) / inverse.diagonal() / layer_energy
     assert torch.allclose(torch.tensor(frame.cost.to_numpy()), cost, rtol=1e-4)
 
 
 def test_few_tokens_say_the_same_in_the_dual_form(model, tokenizer):
     few = draw(tokenizer, ("prose",), windows=1, length=24)  # fewer than 48 neurons
     frame = neurons(model, few, layers=[2])
-    xtx, weight = gram_of(model, few.ids, 2), model.model.layers[2].mlp.down_proj.weight.detach().double().T
+    xtx = gram_of(model, few.ids, 2)
+    weight = down_proj_weight(model, 2)
     inverse = torch.linalg.inv(ridged(xtx, RIDGE))
-    whole = float((weight * (xtx @ weight)).sum())
-    cost = weight.square().sum(1) / inverse.diagonal() / whole
+    layer_energy = float((weight * (xtx @ weight)).sum())
+    cost = weight.square().sum(1) / inverse.diagonal() / layer_energy
     assert torch.allclose(torch.tensor(frame.cost.to_numpy()), cost, rtol=1e-3)
 
 
 def test_curves_equal_refits_of_the_neurons_that_are_left(model, sample):
     frame = curves(model, sample, layers=[1])
-    order = neurons(model, sample, layers=[1]).removed_at.to_numpy()
-    xtx, weight = (
-        gram_of(model, sample.ids, 1),
-        model.model.layers[1].mlp.down_proj.weight.detach().double().T,
-    )
-    gram = Gram.of(xtx)
+    removed_at = neurons(model, sample, layers=[1]).removed_at.to_numpy()
+    weight = down_proj_weight(model, 1)
+    gram = Gram.of(gram_of(model, sample.ids, 1))
     for row in frame.iloc[[1, 5, -1]].itertuples():
-        kept = torch.tensor([place for place, at in enumerate(order) if not at * 48 <= row.gone + 1e-9])
+        kept = torch.tensor(
+            [neuron for neuron, share in enumerate(removed_at) if not share * 48 <= row.gone + 1e-9]
+        )
         assert len(kept) == row.width == 48 - row.gone
         fitted = gram.refit(weight, kept, RIDGE)
         assert row.error == pytest.approx(gram.energy(weight - fitted) / gram.energy(weight), rel=1e-3)
@@ -167,9 +171,11 @@ def test_curves_equal_refits_of_the_neurons_that_are_left(model, sample):
 
 def test_groups_equal_brute_force(model, sample):
     assert groups(model, sample).groupby("layer").size().tolist() == [2, 2, 2]
-    frame, xtx = groups(model, sample, layers=[1]), gram_of(model, sample.ids, 1, "attention")
-    own = xtx.diagonal() * model.model.layers[1].self_attn.o_proj.weight.detach().double().square().sum(0)
-    shares = own.view(2, -1).sum(1) / own.sum()
+    frame = groups(model, sample, layers=[1])
+    xtx = gram_of(model, sample.ids, 1, "attention")
+    weight = model.model.layers[1].self_attn.o_proj.weight.detach().double().T
+    energy = xtx.diagonal() * weight.square().sum(1)
+    shares = energy.view(2, -1).sum(1) / energy.sum()
     torch.testing.assert_close(torch.tensor(frame.energy.to_numpy()), shares, rtol=1e-4, atol=0)
 
 
@@ -178,7 +184,8 @@ def test_costs_equal_the_library(model, sample, windows):
     small = prune(model, sample.ids, Settings(ratio=0.2, method="magnitude", recovery="none")).model
     judged = judge(small, windows, model)
     for kind, (values, bounds) in judged.rows().items():
-        [row] = frame.loc[(slice(None), slice(None), kind if kind in windows else "all"), :].itertuples()
+        kind_of_row = kind if kind in windows else "all"
+        [row] = frame.loc[(slice(None), slice(None), kind_of_row), :].itertuples()
         assert row.increase == pytest.approx(values["increase"], abs=1e-6)
         assert (row.low, row.high) == pytest.approx(bounds["increase"], abs=1e-6)
         assert row.kl == pytest.approx(values["kl"], abs=1e-6)
@@ -187,7 +194,7 @@ def test_costs_equal_the_library(model, sample, windows):
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda model, sample: neurons(model, sample, layers=[3]), "layers from 0 to 2, got 3"),
         (lambda model, sample: curves(model, sample, layers=[-1]), "got -1"),
@@ -196,8 +203,8 @@ def test_costs_equal_the_library(model, sample, windows):
         (lambda model, sample: costs(model, sample, {}, (0.99,), ("stock",)), "ratio"),
     ],
 )
-def test_what_cannot_be_had_is_refused(model, sample, call, words):
-    with pytest.raises(InputError, match=words):
+def test_what_cannot_be_had_is_refused(model, sample, call, message):
+    with pytest.raises(InputError, match=message):
         call(model, sample)
 
 

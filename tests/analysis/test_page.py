@@ -17,16 +17,19 @@ from comp_lib.analysis.page import check_request, execute, render
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.errors import InputError
 
-ASKED = {
+PARAMETERS = {
     "against": "",
     "kinds": ["prose", "code"],
     "ratios": [0.2],
     "ways": ["stock"],
     "allowed": 0.5,
     "seed": 0,
+    "calibration": "general",
+    "sequences": 64,
+    "dtype": "float32",
+    "device": "cpu",
 }
-ASKED |= {"calibration": "general", "sequences": 64, "dtype": "float32", "device": "cpu"}
-MORE = {"model", "name", "length", "windows", "looked", "harm"}  # which `execute` sets
+SET_BY_EXECUTE = {"model", "name", "length", "windows", "looked", "harm"}
 SOURCE = next(
     folder / page.NOTEBOOK for folder in page.NOTEBOOK_FOLDERS if (folder / page.NOTEBOOK).is_file()
 )
@@ -36,8 +39,8 @@ pytest.importorskip("papermill", reason="no papermill: pip install 'comp-lib[rep
 @pytest.fixture(scope="module")
 def executed(kernels, parent, tmp_path_factory):
     """A check-up of a tiny model that has learned a little, against itself."""
-    taught = tmp_path_factory.mktemp("taught") / "parent"
-    shutil.copytree(parent, taught)
+    trained = tmp_path_factory.mktemp("trained") / "parent"
+    shutil.copytree(parent, trained)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(parent))
     ids = calibration_tokens("shipped", AutoTokenizer.from_pretrained(parent), sequences=64, length=64)
@@ -46,16 +49,19 @@ def executed(kernels, parent, tmp_path_factory):
         optimiser.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()
         optimiser.step()
-    model.save_pretrained(taught)
+    model.save_pretrained(trained)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        more = {
+        changes = {
+            "model": str(trained),
+            "name": "parent",
+            "against": str(trained),
             "ratios": [0.1, 0.2],
             "ways": ["stock", "magnitude"],
             "calibration": "shipped",
             "sequences": 16,
         }
-        return execute(ASKED | more | {"model": str(taught), "name": "parent", "against": str(taught)})
+        return execute(PARAMETERS | changes)
 
 
 @pytest.fixture
@@ -64,9 +70,8 @@ def short(monkeypatch, tmp_path, kernels):
 
     def run(source, name="somebody", text="general"):
         notebook = nbformat.read(SOURCE, 4)
-        [told] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
         notebook.cells = [
-            told,
+            cell_of_parameters(notebook),
             new_markdown_cell("## A heading"),
             new_code_cell(source),
             new_code_cell("print('after it')"),
@@ -75,9 +80,14 @@ def short(monkeypatch, tmp_path, kernels):
         folder.mkdir()
         nbformat.write(notebook, folder / page.NOTEBOOK)
         monkeypatch.setattr(page, "NOTEBOOK_FOLDERS", (folder,))
-        return execute(ASKED | {"model": name, "calibration": text})
+        return execute(PARAMETERS | {"model": name, "calibration": text})
 
     return run
+
+
+def cell_of_parameters(notebook):
+    [cell] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    return cell
 
 
 def printed(notebook):
@@ -88,28 +98,26 @@ def test_all_cells_run_and_each_figure_has_its_verdict(executed):
     notebook, stopped = executed
     assert stopped is None
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert not [
-        output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"
-    ]
-    figures = [place for place, output in enumerate(outputs) if "image/png" in output.get("data", {})]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    figures = [index for index, output in enumerate(outputs) if "image/png" in output.get("data", {})]
     assert len(figures) == 4  # layers, curves, costs, and what changed
-    for place in figures:
-        words = outputs[place].data["text/plain"]
-        assert outputs[place + 1].data["text/markdown"] == words and len(words.split()) > 10
+    for index in figures:
+        alt_text = outputs[index].data["text/plain"]
+        assert outputs[index + 1].data["text/markdown"] == alt_text and len(alt_text.split()) > 10
     assert "0 of 3 layers" not in printed(notebook)
 
 
 def test_the_page_begins_with_the_verdict(executed):
     first = next(cell.outputs[0] for cell in executed[0].cells if cell.get("outputs"))
-    assert (
-        first.data["text/plain"].startswith("parent: ") and "comp-lib prune parent" in first.data["text/html"]
-    )
+    assert first.data["text/plain"].startswith("parent: ")
+    assert "comp-lib prune parent" in first.data["text/html"]
     text = render(executed[0])[1]
     assert text.index("comp-lib prune parent") < text.index("<h2") < text.index("<img ")
 
 
 def test_a_random_model_is_not_pruned_and_has_no_empty_parts(parent, own_cache, kernels):
-    notebook, stopped = execute(ASKED | {"model": str(parent), "harm": False})
+    notebook, stopped = execute(PARAMETERS | {"model": str(parent), "harm": False})
     text = render(notebook)[1]
     assert stopped is None and "no better than by chance" in text and "comp-lib generate" in text
     assert "What it costs" not in text and "Against another" not in text and text.count("<img ") == 2
@@ -124,9 +132,8 @@ def test_the_page_asks_nobody_and_describes_its_figures(executed):
     for heading in ("What it is", "Where it is redundant", "What it costs", "Against another checkpoint"):
         assert f"{heading}</h2>" in text
     assert "<title>Check-up of parent</title>" in text
-    assert (
-        "only cell to edit" not in text and "analysis.neurons(" not in text
-    )  # words for those who run it; code
+    assert "only cell to edit" not in text  # which is said to those who run the notebook
+    assert "analysis.neurons(" not in text  # which is code
 
 
 ENDS = {
@@ -152,32 +159,19 @@ HOSTILE = "raise SystemExit('code of the folder that one stands in')\n"
 def test_of_the_folder_that_one_stands_in_nothing_is_run_and_names_are_understood(
     short, tmp_path, monkeypatch
 ):
-    for name in (
-        "comp_lib.py",
-        "ipykernel_launcher.py",
-        "IPython.py",
-        "pandas.py",
-        "sitecustomize.py",
-        "mine.txt",
-    ):
+    modules = ["comp_lib.py", "ipykernel_launcher.py", "IPython.py", "pandas.py", "sitecustomize.py"]
+    for name in (*modules, "mine.txt"):
         (tmp_path / name).write_text(HOSTILE, "utf-8")
-    for name in (
-        "lab/index.html.j2",
-        "lab/base.html.j2",
-        "lab/mathjax.html.j2",
-        "base/base.html.j2",
-        "base.html.j2",
-    ):
+    templates = ["lab/index.html.j2", "lab/base.html.j2", "lab/mathjax.html.j2", "base/base.html.j2"]
+    for name in (*templates, "base.html.j2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("of the folder", "utf-8")
     (tmp_path / "small").mkdir()
     monkeypatch.chdir(tmp_path)
     cell = "import comp_lib, os, sys\nprint(comp_lib.__name__, os.getcwd() in sys.path, model, calibration)"
     notebook, stopped = short(f"{cell}\nos.getcwd()", "small", "mine.txt+shipped")
-    assert (
-        f"comp_lib False {tmp_path / 'small'} {tmp_path / 'mine.txt'}+shipped\n" in printed(notebook)
-        and not stopped
-    )
+    assert f"comp_lib False {tmp_path / 'small'} {tmp_path / 'mine.txt'}+shipped\n" in printed(notebook)
+    assert not stopped
     [folder] = [output.data["text/plain"] for output in notebook.cells[-2].outputs if "data" in output]
     assert "comp-lib-" in folder and not os.path.exists(folder.strip("'"))
     assert os.getcwd() == str(tmp_path)
@@ -186,12 +180,9 @@ def test_of_the_folder_that_one_stands_in_nothing_is_run_and_names_are_understoo
 
 
 def test_the_notebook_has_just_the_parameters_that_are_given():
-    [cell] = [
-        cell for cell in nbformat.read(SOURCE, 4).cells if "parameters" in cell.metadata.get("tags", [])
-    ]
     space = {}
-    exec(cell.source, space)
-    assert space.keys() - {"__builtins__"} == ASKED.keys() | MORE
+    exec(cell_of_parameters(nbformat.read(SOURCE, 4)).source, space)
+    assert space.keys() - {"__builtins__"} == PARAMETERS.keys() | SET_BY_EXECUTE
 
 
 def test_page_and_notebook_hold_the_title():
@@ -204,8 +195,8 @@ def test_page_and_notebook_hold_the_title():
 
 def test_what_would_not_run_is_refused_before_work(parent):
     """What a user can write in options, too: test_cli_report.py."""
-    check_request(ASKED | {"model": str(parent)})
-    for change, words in (
+    check_request(PARAMETERS | {"model": str(parent)})
+    for change, message in (
         ({"kinds": ["code", "code"]}, "each kind of text once"),
         ({"ratios": []}, "at least one of the ratios"),
         ({"ways": []}, "at least one of the ways"),
@@ -213,12 +204,12 @@ def test_what_would_not_run_is_refused_before_work(parent):
         ({"dtype": "float8"}, "float8"),
         ({"model": "no-such-model"}, "no-such-model"),
     ):
-        with pytest.raises(InputError, match=words):
-            check_request(ASKED | {"model": str(parent)} | change)
+        with pytest.raises(InputError, match=message):
+            check_request(PARAMETERS | {"model": str(parent)} | change)
 
 
 def test_models_that_are_no_relatives_are_refused_before_work(parent, tmp_path, tiny_llama, tokenizer):
     tiny_llama(hidden_size=64).save_pretrained(tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match="relatives"):
-        check_request(ASKED | {"model": str(parent), "against": str(tmp_path / "other")})
+        check_request(PARAMETERS | {"model": str(parent), "against": str(tmp_path / "other")})

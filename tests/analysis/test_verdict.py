@@ -25,16 +25,19 @@ def costs(*rows, way="stock"):
     return pd.DataFrame(table).set_index(["model", "seed", "kind"])
 
 
-CHEAP, MIDDLE, DEAR = (0.1, -0.001, -0.004, 0.002), (0.2, 0.4, 0.35, 0.45), (0.3, 0.48, 0.4, 0.56)
-SHORT = (0.2, 0.1, math.nan, math.nan)
-OWN = {"calibration": "my text.txt", "seed": 3, "dtype": "float32"}
-CASES = {  # rows, way, how -> the headline and its command
+# (ratio, increase, low, high)
+CHEAP = (0.1, -0.001, -0.004, 0.002)
+MIDDLE = (0.2, 0.4, 0.35, 0.45)
+DEAR = (0.3, 0.48, 0.4, 0.56)
+WITHOUT_INTERVAL = (0.2, 0.1, math.nan, math.nan)
+CHANGED_OPTIONS = {"calibration": "my text.txt", "seed": 3, "dtype": "float32"}
+CASES = {  # rows, way, options -> the headline and its command
     "a plan": ((DEAR, MIDDLE, CHEAP), "stock", {"seed": 0}, "20% of the decoder may go", "prune --ratio 0.2"),
     "a preset": ((MIDDLE, DEAR), "best", {}, "20% of the decoder may go", "prune --ratio 0.2 --preset best"),
     "its settings": (
         (CHEAP, DEAR),
         "flap",
-        OWN,
+        CHANGED_OPTIONS,
         "10% of the decoder may go",
         "prune --ratio 0.1 --method flap --calibration 'my text.txt' --seed 3",
     ),
@@ -45,8 +48,20 @@ CASES = {  # rows, way, how -> the headline and its command
         "cost 0.48 (0.40 to 0.56)",
         "report --at-most 0.5nats --ratios 0.15,0.3 --sequences 256",
     ),
-    "no interval": ((SHORT,), "stock", {}, "20% of the decoder cost 0.10 nats", "report --at-most 0.5nats"),
-    "as told": ((SHORT,), "best", {"seed": 3}, "cost 0.10", "report --ways best --at-most 0.5nats --seed 3"),
+    "no interval": (
+        (WITHOUT_INTERVAL,),
+        "stock",
+        {},
+        "20% of the decoder cost 0.10 nats",
+        "report --at-most 0.5nats",
+    ),
+    "as told": (
+        (WITHOUT_INTERVAL,),
+        "best",
+        {"seed": 3},
+        "cost 0.10",
+        "report --ways best --at-most 0.5nats --seed 3",
+    ),
 }
 
 
@@ -54,22 +69,20 @@ def command(line):
     """The words of a line that is a command on this model, without the file."""
     first, name, model, *options = shlex.split(line)
     assert first == "comp-lib" and model == "<b>"
-    assert name in {each.callback.__name__ for each in app.registered_commands}
+    assert name in {registered.callback.__name__ for registered in app.registered_commands}
     return shlex.join([name, *(options[2:] if options[0] == "--out" else options)])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_ratio_may_go_where_its_whole_interval_is_allowed(case):
-    rows, way, how, headline, wanted = CASES[case]
-    frame = pd.concat([costs(*rows, way=way), costs(CHEAP, way="random")])  # which has no say
-    lines = verdict.verdict("<b>", frame, 0.5, 64, how)
-    assert headline in lines[0] and command(lines[-1]) == wanted
+    rows, way, options, headline, expected_command = CASES[case]
+    # only the first way has a say
+    frame = pd.concat([costs(*rows, way=way), costs(CHEAP, way="random")])
+    lines = verdict.verdict("<b>", frame, 0.5, 64, options)
+    assert headline in lines[0] and command(lines[-1]) == expected_command
     bundle = verdict.box(lines, verdict.prices(frame))
-    assert (
-        "<b>" not in bundle["text/html"]
-        and "nan" not in bundle["text/html"]
-        and "-0.00" not in bundle["text/html"]
-    )
+    for text in ("<b>", "nan", "-0.00"):
+        assert text not in bundle["text/html"]
     assert list(verdict.prices(frame).index) == ["code", "mean"]
 
 
@@ -83,8 +96,6 @@ def test_a_model_that_has_learned_nothing_is_known_by_its_loss(loss, chance):
 def test_a_pruned_model_is_sent_to_its_parent():
     plan = Plan("its parent", 2, (0, 1), (8, 8), (1, 1), 0.2, 0.213)
     lines = verdict.pruned_before("<b>", plan, "")
-    assert (
-        "21% of the decoder of its parent" in lines[0]
-        and command(lines[1]) == "report --against 'its parent'"
-    )
+    assert "21% of the decoder of its parent" in lines[0]
+    assert command(lines[1]) == "report --against 'its parent'"
     assert len(verdict.pruned_before("<b>", plan, "its parent")) == 1

@@ -114,16 +114,15 @@ def test_runs_go_side_by_side_and_share_the_cores(grid, tmp_path, box, monkeypat
     box.order("hold", "comp")
     lifted = []
 
-    def progress(what, done, total):
-        if done == 3:  # all others have passed the one that waits
+    def progress(label, finished, total):
+        if finished == 3:  # all others have passed the one that waits
             until(lambda: box.count("comp"))
             lifted.append(sorted(read_rows(tmp_path / "out" / "rows.csv").method))
             box.lift("hold", "comp")
 
     rows = run(grid, tmp_path / "out", progress, workers=2)
-    assert list(rows.method) == list(METHODS) and set(rows.status) == {
-        "ok"
-    }  # in the order of the grid all the same
+    assert list(rows.method) == list(METHODS)  # in the order of the grid all the same
+    assert set(rows.status) == {"ok"}
     assert lifted == [sorted(set(METHODS) - {"comp"})]  # and written as they came
     assert {threads for *_, threads in box.started()} == {"3"}
 
@@ -145,16 +144,11 @@ run(grid, {out!r}, workers=3)
 def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(python, grid, tmp_path, box):
     """Ctrl-C reaches all that the command has started."""
     sizes = {name: value for name, value in SIZES.items() if name != "settings"}
-    told = {
-        "stand_in": STAND_IN,
-        "model": grid.model,
-        "methods": METHODS,
-        "sizes": sizes,
-        "out": str(tmp_path / "out"),
-    }
+    script = SCRIPT.format(
+        stand_in=STAND_IN, model=grid.model, methods=METHODS, sizes=sizes, out=str(tmp_path / "out")
+    )
     box.order("hold", "random", "magnitude", "wanda-sp")
-    words = [*python, "-c", SCRIPT.format(**told)]
-    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    running = subprocess.Popen([*python, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     number = int(running.stdout.readline())
     until(lambda: len(box.started()) == 4 and len(read_rows(tmp_path / "out" / "rows.csv")) == 1)
     os.killpg(number, signal.SIGINT)
@@ -172,19 +166,18 @@ def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(python, grid,
 def dask(monkeypatch):
     """A cluster on loopback, of threads in this process; a run is a process of its own in any case."""
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setitem(
-        importlib.import_module("dask").config.config["distributed"]["comm"]["timeouts"], "connect", 1
-    )
-    place = {
-        "host": "127.0.0.1",
-        "protocol": "tcp://",
-        "dashboard_address": "127.0.0.1:0",
-        "processes": False,
-    }
+    timeouts = importlib.import_module("dask").config.config["distributed"]["comm"]["timeouts"]
+    monkeypatch.setitem(timeouts, "connect", 1)
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, silence_logs=logging.CRITICAL, **place
-    ) as found:
-        yield found
+        n_workers=2,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        protocol="tcp://",
+        dashboard_address="127.0.0.1:0",
+        processes=False,
+        silence_logs=logging.CRITICAL,
+    ) as cluster_of_threads:
+        yield cluster_of_threads
 
 
 def test_the_same_grid_on_dask(grid, tmp_path, box, dask):
@@ -197,8 +190,8 @@ def test_the_same_grid_on_dask(grid, tmp_path, box, dask):
 def test_a_cluster_that_goes_away_costs_no_row_that_is_done(grid, tmp_path, box, dask):
     box.order("hold", "magnitude", "wanda-sp")
 
-    def progress(what, done, total):
-        if done == 2:
+    def progress(label, finished, total):
+        if finished == 2:
             until(lambda: box.count("magnitude") and box.count("wanda-sp"))
             dask.scheduler.loop.add_callback(dask.scheduler.close)
             box.lift("hold", "magnitude", "wanda-sp")
@@ -215,14 +208,11 @@ def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, m
     monkeypatch.chdir(parent.parent)  # a relative path holds on the workers too
     options = ["--ratios", 0.2, "--methods", "comp,random", "--seeds", 1, "--sequences", 3, "--length", 24]
     options += ["--multiple", 4, "--windows", 3, "--window", 40, "--scheduler", dask.scheduler_address]
-    done = command("compare", parent.name, "--out", tmp_path / "out", *options)
-    assert done.exit_code == 0, done.output
+    result = command("compare", parent.name, "--out", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
     rows = read_rows(tmp_path / "out" / "rows.csv")
-    assert (
-        sorted(rows.method) == ["comp", "random"]
-        and set(rows.status) == {"ok"}
-        and rows.model[0] == parent.name
-    )
+    assert sorted(rows.method) == ["comp", "random"] and set(rows.status) == {"ok"}
+    assert rows.model[0] == parent.name
 
 
 # --- refusals -----------------------------------------------------------------------------------------------
@@ -230,8 +220,8 @@ def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, m
 
 def test_a_run_imports_nothing_from_the_folder_where_it_works(tmp_path):
     (tmp_path / "random.py").write_text("raise SystemExit('planted')")  # which torch imports
-    done = cluster.measure_in_process({"model": "nowhere"}, str(tmp_path))
-    assert done["status"] == "failed" and "planted" not in done["message"] and done["message"]
+    outcome = cluster.measure_in_process({"model": "nowhere"}, str(tmp_path))
+    assert outcome["status"] == "failed" and outcome["message"] and "planted" not in outcome["message"]
 
 
 def test_a_scheduler_that_is_not_there_is_refused(grid, tmp_path, box, monkeypatch):

@@ -41,7 +41,8 @@ GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
 @pytest.fixture
 def grid(parent, tmp_path_factory):
     """Its texts are short, since each list of runs cuts them into tokens."""
-    folder, size = tmp_path_factory.mktemp("texts"), {"length": 24, "windows": 3, "window": 40}
+    folder = tmp_path_factory.mktemp("texts")
+    size = {"length": 24, "windows": 3, "window": 40}
     for name in ("calibration", "evaluation"):
         (folder / name).write_text(load_text(name)[:4000], "utf-8")
         size[name] = str(folder / name)
@@ -54,19 +55,22 @@ def at_once(monkeypatch):
     monkeypatch.setattr(module, "measure_in_process", lambda request, folder, threads: ANSWER)
 
 
+def recoveries(grid):
+    return [request["settings"]["recovery"] for request in grid.runs().values()]
+
+
 def test_flap_goes_without_a_bias_where_the_family_has_no_room_for_one(grid, tokenizer, tmp_path):
     build("gemma3").save_pretrained(tmp_path / "gemma")
     tokenizer.save_pretrained(tmp_path / "gemma")
-    asked = replace(grid, methods=("comp", "flap"))
-    gemma = replace(asked, model=str(tmp_path / "gemma"))
-    assert [one["settings"]["recovery"] for one in asked.runs().values()] == ["least-squares", "bias"]
-    assert [one["settings"]["recovery"] for one in gemma.runs().values()] == ["least-squares", "none"]
+    llama = replace(grid, methods=("comp", "flap"))
+    gemma = replace(llama, model=str(tmp_path / "gemma"))
+    assert recoveries(llama) == ["least-squares", "bias"]
+    assert recoveries(gemma) == ["least-squares", "none"]
 
 
 def test_a_metric_of_ones_own_is_compared_with_the_refit(grid, monkeypatch):
     monkeypatch.setitem(METRICS, "mine", METRICS["magnitude"])
-    runs = replace(grid, methods=("magnitude", "mine")).runs().values()
-    assert [one["settings"]["recovery"] for one in runs] == ["none", "least-squares"]
+    assert recoveries(replace(grid, methods=("magnitude", "mine"))) == ["none", "least-squares"]
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +85,17 @@ def imported(python):
 def straight(parent, tmp_path_factory, imported):
     """The folder of a grid that ran from its start to its end, by the command line."""
     folder = tmp_path_factory.mktemp("straight")
-    done = command("compare", parent, *GRID, "--out", folder)
-    assert done.exit_code == 0, done.stderr
-    assert "comp + least-squares" in done.stdout and "increase.png" in done.stdout
+    result = command("compare", parent, *GRID, "--out", folder)
+    assert result.exit_code == 0, result.stderr
+    assert "comp + least-squares" in result.stdout and "increase.png" in result.stdout
     return folder
 
 
 # --- what a row says ----------------------------------------------------------------------------------------
+
+
+def decoder_parameters(model):
+    return sum(parameter.numel() for parameter in model.model.layers.parameters())
 
 
 def test_a_row_is_what_was_measured(straight, parent):
@@ -101,38 +109,45 @@ def test_a_row_is_what_was_measured(straight, parent):
     dense = perplexity(model, windows)
     for method, recovery in (("comp", "least-squares"), ("random", "none")):
         small = prune(model, ids, Settings(multiple=4, method=method, recovery=recovery)).model
-        row, after = rows.loc[method], perplexity(small, windows)
+        row = rows.loc[method]
+        after = perplexity(small, windows)
         assert row.loss == pytest.approx(after.loss, abs=1e-5)
         assert row.dense_loss == pytest.approx(dense.loss, abs=1e-5)
         assert row.increase == pytest.approx(after.loss - dense.loss, abs=1e-5)
         assert row.increase_low <= row.increase <= row.increase_high
-        kept, whole = (sum(p.numel() for p in m.model.layers.parameters()) for m in (small, model))
-        assert row.removed == pytest.approx(1 - kept / whole, abs=1e-12) and row.removed >= 0.2
+        removed = 1 - decoder_parameters(small) / decoder_parameters(model)
+        assert row.removed == pytest.approx(removed, abs=1e-12) and row.removed >= 0.2
         assert row.parameters == small.num_parameters()
         assert json.loads(row.settings)["ratio"] == 0.2
         with torch.inference_mode():  # KL and agreement by brute force over all logits at once
-            p, q = (m(input_ids=windows).logits[:, :-1].double().log_softmax(-1) for m in (model, small))
-        assert row.kl == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), abs=1e-4)
-        assert row.top1_agreement == pytest.approx(
-            float((p.argmax(-1) == q.argmax(-1)).double().mean()), abs=1e-6
-        )
+            log_p = model(input_ids=windows).logits[:, :-1].double().log_softmax(-1)
+            log_q = small(input_ids=windows).logits[:, :-1].double().log_softmax(-1)
+        divergence = float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+        agreement = float((log_p.argmax(-1) == log_q.argmax(-1)).double().mean())
+        assert row.kl == pytest.approx(divergence, abs=1e-4)
+        assert row.top1_agreement == pytest.approx(agreement, abs=1e-6)
         assert (row[list(TIMED)].astype(float) > 0).all()
     assert str(parent) not in (straight / "rows.csv").read_text()
 
 
 def test_quality_pairs_the_windows_of_each_kind(tiny_llama):
-    dense, small = tiny_llama(seed=0), tiny_llama(seed=1)
+    dense = tiny_llama(seed=0)
+    small = tiny_llama(seed=1)
     generator = torch.Generator().manual_seed(0)
     windows = {name: torch.randint(512, (9, 16), generator=generator) for name in ("code", "prose")}
-    found = judge(small, {"code": windows["code"]}, dense)
-    each = [perplexity(small, row[None]).loss - perplexity(dense, row[None]).loss for row in windows["code"]]
-    assert found.mean["increase"] == pytest.approx(np.mean(each), abs=1e-6)
-    assert found.intervals()["increase"] == pytest.approx(confidence_interval(each), abs=1e-5)
-    both = judge(small, windows, dense)
-    each = [perplexity(small, ids).loss - perplexity(dense, ids).loss for ids in windows.values()]
-    assert both.mean["increase"] == pytest.approx(np.mean(each), abs=1e-6)
-    assert both.intervals()["increase"][0] < both.mean["increase"] < both.intervals()["increase"][1]
-    assert judge(small, {"code": windows["code"][:5]}, dense).intervals()["increase"] is None  # of 5 windows
+    on_code = judge(small, {"code": windows["code"]}, dense)
+    increases = [
+        perplexity(small, row[None]).loss - perplexity(dense, row[None]).loss for row in windows["code"]
+    ]
+    assert on_code.mean["increase"] == pytest.approx(np.mean(increases), abs=1e-6)
+    assert on_code.intervals()["increase"] == pytest.approx(confidence_interval(increases), abs=1e-5)
+    on_both = judge(small, windows, dense)
+    increases = [perplexity(small, ids).loss - perplexity(dense, ids).loss for ids in windows.values()]
+    assert on_both.mean["increase"] == pytest.approx(np.mean(increases), abs=1e-6)
+    low, high = on_both.intervals()["increase"]
+    assert low < on_both.mean["increase"] < high
+    on_five_windows = judge(small, {"code": windows["code"][:5]}, dense)
+    assert on_five_windows.intervals()["increase"] is None
 
 
 @pytest.mark.skipif(
@@ -143,10 +158,10 @@ def test_peak_memory_is_that_of_the_process_alone():
     code = "import sys, unittest.mock; sys.modules['torch'] = unittest.mock.MagicMock()  # it takes seconds\n"
     code += "from comp_lib.system.machine import peak_bytes as p\n"
     code += "a = p(); x = bytearray(b'x') * 2**28; print(a, p())"
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert 240 * 2**20 < int(out[1]) - int(out[0]) < 280 * 2**20 and peak_bytes() >= ballast.nbytes
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, process.stdout.split())
+    assert 240 * 2**20 < after - before < 280 * 2**20
+    assert peak_bytes() >= ballast.nbytes
 
 
 # --- killed and resumed -------------------------------------------------------------------------------------
@@ -159,69 +174,81 @@ COMMAND += "from comp_lib.compare import cluster; cluster.COMMAND = {}; app()"
 
 def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, python, parent, tmp_path):
     out = tmp_path / "killed"
-    words = [
-        *python,
-        "-c",
-        COMMAND.format(cluster.COMMAND),
-        "compare",
-        *map(str, (parent, *GRID, "--out", out)),
-    ]
-    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    arguments = ["compare", *map(str, (parent, *GRID, "--out", out))]
+    running = subprocess.Popen(
+        [*python, "-c", COMMAND.format(cluster.COMMAND), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     number = int(running.stdout.readline())
+    workers = []
     try:
-        # in the middle of the second cell
-        while len(read_rows(out / "rows.csv")) < 1 or not (workers := psutil.Process(number).children()):
+        # until it is in the middle of the second cell
+        while len(read_rows(out / "rows.csv")) < 1 or not workers:
             assert running.poll() is None
             time.sleep(0.05)
+            workers = psutil.Process(number).children()
     finally:
         os.kill(number, signal.SIGKILL)
         running.communicate()
-    left = read_rows(out / "rows.csv")
-    assert len(left) == 1 and not (out / "table.md").exists()
+    rows_at_kill = read_rows(out / "rows.csv")
+    assert len(rows_at_kill) == 1 and not (out / "table.md").exists()
     psutil.wait_procs(workers, timeout=60)
 
-    done = command("compare", parent, *GRID, "--out", out)
-    assert done.exit_code == 0, done.stderr
-    ours, theirs = (
-        read_rows(f / "rows.csv").drop(columns=list(TIMED)).sort_values("key") for f in (out, straight)
-    )
-    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
-    again = read_rows(out / "rows.csv")
-    pd.testing.assert_frame_equal(
-        again.iloc[: len(left)], left
-    )  # down to their seconds: they were not run again
-    increase = [(f / "table.md").read_text().split("\n## ")[1] for f in (out, straight)]
-    assert increase[0] == increase[1] and "comp + least-squares" in increase[0]
+    result = command("compare", parent, *GRID, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    rows = read_rows(out / "rows.csv")
+    straight_rows = read_rows(straight / "rows.csv")
+    pd.testing.assert_frame_equal(without_times(rows), without_times(straight_rows), check_exact=True)
+    # down to its seconds: the run was not measured again
+    pd.testing.assert_frame_equal(rows.iloc[: len(rows_at_kill)], rows_at_kill)
+    assert table_of_increases(out) == table_of_increases(straight)
+    assert "comp + least-squares" in table_of_increases(out)
+
+
+def without_times(rows):
+    return rows.drop(columns=list(TIMED)).sort_values("key")
+
+
+def table_of_increases(folder):
+    return (folder / "table.md").read_text().split("\n## ")[1]
 
 
 # --- the grid, with an engine that answers at once ----------------------------------------------------------
 
 
 def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, tokenizer):
-    keys, texts = grid.runs(), tmp_path / "a.txt"
-    assert [one["settings"]["method"] for one in keys.values()] == ["comp", "random"]
-    texts.write_text(load_text(grid.calibration))
-    other = tmp_path / "elsewhere" / "parent"
-    tiny_llama().save_pretrained(other)
-    tokenizer.save_pretrained(other)
-    assert set(replace(grid, model=str(other)).runs()) == set(keys)  # the same model, moved
+    runs = grid.runs()
+    keys = set(runs)
+    assert [request["settings"]["method"] for request in runs.values()] == ["comp", "random"]
+    text_file = tmp_path / "a.txt"
+    text_file.write_text(load_text(grid.calibration))
+    moved = tmp_path / "elsewhere" / "parent"
+    tiny_llama().save_pretrained(moved)
+    tokenizer.save_pretrained(moved)
+    assert keys_of(grid, model=str(moved)) == keys  # the same model, moved
     for change in (
         {"length": 25},
         {"window": 30},
-        {"calibration": str(texts)},
+        {"calibration": str(text_file)},
         {"settings": Settings(multiple=8)},
         {"evaluation": "calibration:code"},
     ):
-        assert not set(replace(grid, **change).runs()) & set(keys), change
-    calibrated = set(replace(grid, calibration=str(texts)).runs())
-    texts.write_text(load_text(grid.calibration) + "More.")
-    assert not calibrated & set(replace(grid, calibration=str(texts)).runs())  # another text of the same name
-    file = other / "tokenizer.json"
-    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"post_processor": None}), "utf-8")
-    assert not set(replace(grid, model=str(other)).runs()) & set(keys)  # the same texts in other tokens
-    tokenizer.save_pretrained(other)
-    tiny_llama(seed=1).save_pretrained(other)
-    assert not set(replace(grid, model=str(other)).runs()) & set(keys)  # another model of the same name
+        assert not keys_of(grid, **change) & keys, change
+    keys_with_file = keys_of(grid, calibration=str(text_file))
+    text_file.write_text(load_text(grid.calibration) + "More.")
+    assert not keys_with_file & keys_of(grid, calibration=str(text_file))  # another text of the same name
+    tokenizer_file = moved / "tokenizer.json"
+    fields = json.loads(tokenizer_file.read_text("utf-8")) | {"post_processor": None}
+    tokenizer_file.write_text(json.dumps(fields), "utf-8")
+    assert not keys_of(grid, model=str(moved)) & keys  # the same texts in other tokens
+    tokenizer.save_pretrained(moved)
+    tiny_llama(seed=1).save_pretrained(moved)
+    assert not keys_of(grid, model=str(moved)) & keys  # another model of the same name
+
+
+def keys_of(grid, **changes):
+    return set(replace(grid, **changes).runs())
 
 
 @pytest.mark.usefixtures("at_once")
@@ -229,15 +256,16 @@ def test_rows_of_another_grid_stay_and_are_not_shown(grid, tmp_path):
     run(grid, tmp_path)
     rows = run(replace(grid, ratios=(0.3,), sequences=(3, 4)), tmp_path)
     assert list(rows.ratio) == [0.3] * 4 and list(rows.sequences) == [3, 3, 4, 4]
-    whole = read_rows(tmp_path / "rows.csv")
-    assert whole.increase.tolist() == [0.5] * 6 and whole.ratio.tolist() == [0.2, 0.2, 0.3, 0.3, 0.3, 0.3]
+    all_rows = read_rows(tmp_path / "rows.csv")
+    assert all_rows.increase.tolist() == [0.5] * 6
+    assert all_rows.ratio.tolist() == [0.2, 0.2, 0.3, 0.3, 0.3, 0.3]
 
 
 def test_a_failure_shows_in_the_exit_code_and_the_table(parent, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "COMMAND", (sys.executable, "-S", "-c", "raise ValueError('out of luck')"))
-    done = command("compare", parent, *GRID, "--out", tmp_path / "out")
-    assert done.exit_code == 1
-    assert "- random, ratio 0.2, seed 0, 3 sequences: ValueError: out of luck" in done.output
+    result = command("compare", parent, *GRID, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "- random, ratio 0.2, seed 0, 3 sequences: ValueError: out of luck" in result.output
     assert "failed" in (tmp_path / "out" / "table.md").read_text().lower()
 
 
@@ -245,7 +273,7 @@ def test_a_failure_shows_in_the_exit_code_and_the_table(parent, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "messages"),
     [
         (["--methods", "comp,wnada-sp"], ["wnada-sp", "did you mean 'wanda-sp'"]),
         (["--ratios", "0.2,1.5"], ["between 0 and 1", "1.5"]),
@@ -257,8 +285,8 @@ def test_a_failure_shows_in_the_exit_code_and_the_table(parent, tmp_path, monkey
         (["--calibration", "evaluation"], ["evaluation", "same"]),
     ],
 )
-def test_what_is_wrong_is_refused_before_any_work(parent, tmp_path, options, words):
-    refused(command("compare", parent, *GRID, "--out", tmp_path / "out", *options), words)
+def test_what_is_wrong_is_refused_before_any_work(parent, tmp_path, options, messages):
+    refused(command("compare", parent, *GRID, "--out", tmp_path / "out", *options), messages)
     assert not (tmp_path / "out").exists()
 
 
@@ -266,7 +294,6 @@ def test_what_is_wrong_is_refused_before_any_work(parent, tmp_path, options, wor
 def test_other_rows_are_refused_in_one_line(parent, tmp_path, content):
     path = tmp_path / "rows.csv"
     path.write_bytes(content)
-    refused(
-        command("compare", parent, *GRID, "--out", tmp_path), ["rows of a comparison", "name another folder"]
-    )
+    result = command("compare", parent, *GRID, "--out", tmp_path)
+    refused(result, ["rows of a comparison", "name another folder"])
     assert path.read_bytes() == content

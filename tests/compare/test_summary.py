@@ -41,15 +41,12 @@ def test_increase_shows_means_with_their_intervals_and_seeds():
     figure = plot_increase(rows_with_status(rows_of()))
     axes = figure.axes[0]
     comp, wanda = (container.lines[0] for container in axes.containers)
-    assert list(comp.get_xdata()) == pytest.approx([21.0, 51.0]) and list(comp.get_ydata()) == pytest.approx(
-        [0.5, 2.5]
-    )
+    assert list(comp.get_xdata()) == pytest.approx([21.0, 51.0])
+    assert list(comp.get_ydata()) == pytest.approx([0.5, 2.5])
     assert list(wanda.get_ydata()) == pytest.approx([0.6, 1.1])
     whiskers = [segment[:, 1].tolist() for segment in axes.containers[0].lines[2][0].get_segments()]
-    assert whiskers == [
-        pytest.approx([0.4, 0.7]),
-        pytest.approx([2.4, 2.7]),
-    ]  # the mean of the seeds' intervals
+    # the mean of the seeds' intervals
+    assert whiskers == [pytest.approx([0.4, 0.7]), pytest.approx([2.4, 2.7])]
     seeds = {tuple(line.get_ydata()) for line in axes.lines if line.get_marker() == "."}
     assert seeds == {(0.4, 0.6), (2.0, 3.0), (0.45, 0.75), (1.0, 1.2)}
     assert "nats" in axes.get_ylabel() and "%" in axes.get_xlabel() and axes.get_yscale() == "log"
@@ -73,8 +70,6 @@ def test_everything_is_written(tmp_path):
     write_summary(rows_of(status="failed", message="no"), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"table.md"}  # no picture of nothing
     write_summary(rows_of(), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "table.md",
-        "increase.png",
-    }  # nothing half-written is left
+    # nothing half-written is left
+    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "increase.png"}
     assert (tmp_path / "increase.png").read_bytes()[:4] == b"\x89PNG"

@@ -70,7 +70,9 @@ def test_rows_are_as_one_by_one_and_equal_values_leave_no_doubt():
     values[1] = 2.5
     values[2, 3] = math.nan
     bounds = confidence_intervals(values)
-    assert bounds[0] == pytest.approx(confidence_interval(values[0])) and bounds[1] == pytest.approx((2.5, 2.5))
+    assert bounds[0] == pytest.approx(confidence_interval(values[0])) and bounds[1] == pytest.approx(
+        (2.5, 2.5)
+    )
     assert np.isnan(bounds[2]).all() and bounds[3] == pytest.approx(confidence_interval(values[3]))
 
 

@@ -22,13 +22,13 @@ def ids():
     return torch.randint(0, 512, (5, 40), generator=torch.Generator().manual_seed(0))  # (S, L)
 
 
-def whole_logits(model, ids):
+def all_logits(model, ids):
     with torch.no_grad():
         return model(ids, use_cache=False).logits[:, :-1].double()  # (S, L-1, V)
 
 
 def brute_loss(model, ids):
-    return F.cross_entropy(whole_logits(model, ids).flatten(0, 1), ids[:, 1:].flatten()).item()
+    return F.cross_entropy(all_logits(model, ids).flatten(0, 1), ids[:, 1:].flatten()).item()
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
@@ -39,7 +39,7 @@ def test_perplexity(monkeypatch, tiny_llama, ids, batch, head_rows, overrides):
     monkeypatch.setattr(evaluate, "BATCH", batch)
     model = tiny_llama(**overrides)
     calls = []
-    result = perplexity(model, ids, progress=lambda what, done, total: calls.append((done, total)))
+    result = perplexity(model, ids, progress=lambda label, step, total: calls.append((step, total)))
     assert calls[-1] == (5, 5) and len(calls) == -(-5 // batch)
     assert result.loss == pytest.approx(brute_loss(model, ids), rel=1e-5)
     assert result.perplexity == pytest.approx(math.exp(result.loss))
@@ -49,7 +49,8 @@ def test_perplexity(monkeypatch, tiny_llama, ids, batch, head_rows, overrides):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_family_answers_as_transformers_does(name):
-    model, ids = build(name), tokens()
+    model = build(name)
+    ids = tokens()
     assert perplexity(model, ids).loss == pytest.approx(brute_loss(model, ids), rel=1e-4)
 
 
@@ -63,7 +64,8 @@ def test_compare(monkeypatch, tiny_llama, ids, head_rows):
         for parameter in model.parameters():
             parameter.mul_(0.9).add_(0.03 * torch.randn(parameter.shape, generator=generator))
     result = compare(model, dense, ids)
-    p, q = whole_logits(dense, ids), whole_logits(model, ids)
+    p = all_logits(dense, ids)
+    q = all_logits(model, ids)
     kl = (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1).mean().item()
     agreement = (p.argmax(-1) == q.argmax(-1)).double().mean().item()
     assert 0.1 < agreement < 0.95 and kl > 0.01  # the case is worth its name
@@ -85,9 +87,8 @@ def test_half_precision_sums_in_single(tiny_llama, ids):
     model = tiny_llama().bfloat16()
     assert perplexity(model, ids).loss == pytest.approx(brute_loss(model, ids), rel=1e-3)
     losses = torch.tensor(perplexity(model, ids[:, :2]).losses)
-    assert not torch.equal(
-        losses, losses.bfloat16().float()
-    )  # of single tokens: a mean has digits of its own
+    # losses of single tokens, since a mean has digits of its own
+    assert not torch.equal(losses, losses.bfloat16().float())
 
 
 def test_a_ruined_model_gives_numbers_still(tiny_llama, ids):
@@ -110,7 +111,8 @@ def test_two_vocabularies_cannot_be_compared(tiny_llama, ids):
 
 @pytest.fixture(scope="module")
 def compared(tiny_llama, ids):
-    dense, model = tiny_llama(), tiny_llama()
+    dense = tiny_llama()
+    model = tiny_llama()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -120,12 +122,11 @@ def compared(tiny_llama, ids):
 
 def test_each_sequence_keeps_its_own_numbers(compared, ids):
     model, dense, result = compared
-    for place in range(len(ids)):
-        alone = compare(model, dense, ids[place : place + 1]).values()
-        assert {name: values[place] for name, values in result.by_sequence.items()} == pytest.approx(
-            alone, rel=1e-4
-        )
-        assert result.losses[place] == pytest.approx(brute_loss(model, ids[place : place + 1]), rel=1e-5)
+    for index, sequence in enumerate(ids):
+        alone = compare(model, dense, sequence[None]).values()
+        values_of_sequence = {name: values[index] for name, values in result.by_sequence.items()}
+        assert values_of_sequence == pytest.approx(alone, rel=1e-4)
+        assert result.losses[index] == pytest.approx(brute_loss(model, sequence[None]), rel=1e-5)
     for name, values in result.by_sequence.items():
         assert len(values) == len(ids) and getattr(result, name) == pytest.approx(sum(values) / len(values))
     assert list(perplexity(model, ids).by_sequence) == ["loss"]
@@ -133,16 +134,16 @@ def test_each_sequence_keeps_its_own_numbers(compared, ids):
 
 def test_intervals_hold_their_means_and_the_increase_is_paired(compared, ids):
     model, dense, _ = compared
-    many = torch.randint(0, 512, (9, 20), generator=torch.Generator().manual_seed(3))
-    result = compare(model, dense, many)
-    found = result.intervals()
-    assert set(found) == {"loss", "perplexity", *result.values()}
-    for name, (low, high) in found.items():
+    nine_sequences = torch.randint(0, 512, (9, 20), generator=torch.Generator().manual_seed(3))
+    result = compare(model, dense, nine_sequences)
+    bounds = result.intervals()
+    assert set(bounds) == {"loss", "perplexity", *result.values()}
+    for name, (low, high) in bounds.items():
         assert low < getattr(result, name) < high
     assert result.increase == pytest.approx(result.loss - result.dense_loss)
-    assert found["perplexity"] == pytest.approx(tuple(map(math.exp, found["loss"])))
-    differences = [compare(model, dense, row[None]).increase for row in many]
-    assert found["increase"] == pytest.approx(confidence_interval(differences), rel=1e-3)
+    assert bounds["perplexity"] == pytest.approx(tuple(map(math.exp, bounds["loss"])))
+    differences = [compare(model, dense, row[None]).increase for row in nine_sequences]
+    assert bounds["increase"] == pytest.approx(confidence_interval(differences), rel=1e-3)
     assert set(perplexity(model, ids).intervals().values()) == {None}  # five sequences have none
     assert perplexity(model, ids).increase is None
 
@@ -150,11 +151,11 @@ def test_intervals_hold_their_means_and_the_increase_is_paired(compared, ids):
 def test_pairing_cancels_what_makes_a_text_hard():
     columns = {
         "loss": tuple(map(float, range(8))),
-        "increase": tuple(0.2 + 0.01 * (-1) ** place for place in range(8)),
+        "increase": tuple(0.2 + 0.01 * (-1) ** number for number in range(8)),
     }
-    found = evaluate.Evaluation(columns, 80, 3.5).intervals()
-    assert 0.18 < found["increase"][0] < 0.2 < found["increase"][1] < 0.22
-    assert found["loss"][1] - found["loss"][0] > 2.0
+    bounds = evaluate.Evaluation(columns, 80, 3.5).intervals()
+    assert 0.18 < bounds["increase"][0] < 0.2 < bounds["increase"][1] < 0.22
+    assert bounds["loss"][1] - bounds["loss"][0] > 2.0
 
 
 # --- windows ------------------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def test_windows_are_consecutive_from_the_start(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("length", "sequences", "words"),
+    ("length", "sequences", "message"),
     [
         (64, None, "at least 63 tokens"),
         (4, 100, r"at least 300 tokens.* for 100 x 4"),
@@ -179,6 +180,6 @@ def test_windows_are_consecutive_from_the_start(tokenizer):
         (8, 0, "got 0 x 8"),
     ],
 )
-def test_windows_that_cannot_be(tokenizer, length, sequences, words):
-    with pytest.raises(InputError, match=words):
+def test_windows_that_cannot_be(tokenizer, length, sequences, message):
+    with pytest.raises(InputError, match=message):
         evaluation_tokens(tokenizer, "a short text", length, sequences)

@@ -40,12 +40,11 @@ def grammar():
 @pytest.mark.parametrize("name", ["make_grammar", "make_cloze"])
 def test_generators_make_the_committed_files(monkeypatch, name):
     monkeypatch.syspath_prepend(str(TASKS))
-    made = importlib.import_module(name).files()
-    for file, content in made.items():
+    contents = importlib.import_module(name).files()
+    for file, content in contents.items():
         assert (TASKS / file).read_bytes() == content.encode("utf-8"), file
     if name == "make_grammar":
-        kept = {path.name for path in TASKS.glob("grammar*")}
-        assert kept == set(made)
+        assert {path.name for path in TASKS.glob("grammar*")} == set(contents)
 
 
 def test_the_two_sentences_of_a_pair_differ_in_one_place_only(grammar):
@@ -55,35 +54,37 @@ def test_the_two_sentences_of_a_pair_differ_in_one_place_only(grammar):
         sentences = [sentence for pair in pairs for sentence in pair]
         assert len(set(sentences)) == 100  # of 50 pairs: no sentence is right here and wrong there
         for right, wrong in pairs:
-            ours, theirs = right.split(" "), wrong.split(" ")
-            while ours and theirs and ours[0] == theirs[0]:
-                ours, theirs = ours[1:], theirs[1:]
-            while ours and theirs and ours[-1] == theirs[-1]:
-                ours, theirs = ours[:-1], theirs[:-1]
-            assert 1 <= max(len(ours), len(theirs)) <= (5 if phenomenon == "tense_adverb" else 3), (
-                right,
-                wrong,
-            )
+            right_words = right.split(" ")
+            wrong_words = wrong.split(" ")
+            while right_words and wrong_words and right_words[0] == wrong_words[0]:
+                del right_words[0], wrong_words[0]
+            while right_words and wrong_words and right_words[-1] == wrong_words[-1]:
+                del right_words[-1], wrong_words[-1]
+            limit = 5 if phenomenon == "tense_adverb" else 3
+            assert 1 <= max(len(right_words), len(wrong_words)) <= limit, (right, wrong)
             for sentence in (right, wrong):
                 assert re.fullmatch(r"[A-Z][a-z]*( [A-Za-z]+)+[.?]", sentence), sentence
 
 
 def test_cloze_items_come_from_the_evaluation_text():
-    items, text = rows("cloze.jsonl"), " ".join(load_text("evaluation").split())
+    items = rows("cloze.jsonl")
+    text = " ".join(load_text("evaluation").split())
     assert len(items) >= 200
     assert len({(item["passage"], item["choices"][item["label"]]) for item in items}) == len(items)
     pieces = [" ".join(piece.split()) for piece in load_text("evaluation").split("\n\n\n")]
     for item in items:
-        passage, answer = item["passage"], item["choices"][item["label"]]
+        passage = item["passage"]
+        answer = item["choices"][item["label"]]
         assert re.search(re.escape(f"{passage} {answer}") + "[.?!]", text)
         assert len(item["choices"]) == len(set(item["choices"])) == 4
         (home,) = (piece for piece in pieces if f"{passage} {answer}" in piece)
-        for other in set(item["choices"]) - {answer}:
-            assert not re.search(rf"\b{other}\b", home.lower()), (other, passage)
-            assert re.search(rf"\b{other}[.?!]", text)
-            assert (other[-1] == "s") == (answer[-1] == "s") and other.endswith("ed") == answer.endswith("ed")
-    places = [item["label"] for item in items]
-    assert all(places.count(place) > 40 for place in range(4))
+        for distractor in set(item["choices"]) - {answer}:
+            assert not re.search(rf"\b{distractor}\b", home.lower()), (distractor, passage)
+            assert re.search(rf"\b{distractor}[.?!]", text)
+            assert distractor.endswith("s") == answer.endswith("s")
+            assert distractor.endswith("ed") == answer.endswith("ed")
+    labels = [item["label"] for item in items]
+    assert all(labels.count(label) > 40 for label in range(4))
 
 
 @pytest.mark.parametrize("name", ["sense", "science"])
@@ -92,13 +93,13 @@ def test_questions_have_one_right_answer_that_nothing_gives_away(name):
     items = rows(f"{name}.jsonl")
     assert len(items) >= 300 and len({item["question"] for item in items}) == len(items)
     assert all(len(set(item["choices"])) == len(item["choices"]) == 4 for item in items)
-    places = [item["label"] for item in items]
-    assert all(places.count(place) == len(items) / 4 for place in range(4))
+    labels = [item["label"] for item in items]
+    assert all(labels.count(label) == len(items) / 4 for label in range(4))
     for pick in (max, min):  # the longest, the shortest; those of one length share the win
         wins = 0.0
         for item in items:
             lengths = [len(choice) for choice in item["choices"]]
-            best = [place for place, length in enumerate(lengths) if length == pick(lengths)]
+            best = [label for label, length in enumerate(lengths) if length == pick(lengths)]
             wins += (item["label"] in best) / len(best)
         assert 0.18 < wins / len(items) < 0.32
 
@@ -111,15 +112,15 @@ def test_nothing_is_in_the_calibration_text(grammar):
         assert not calibration & set(shingles(sentence))
     for item in rows("cloze.jsonl"):
         assert not calibration & set(shingles(f"{item['passage']} {item['choices'][item['label']]}"))
-    every = set.union(calibration, *(set(shingles(load_text(f"calibration:{kind}"))) for kind in KINDS))
+    all_kinds = set.union(calibration, *(set(shingles(load_text(f"calibration:{kind}"))) for kind in KINDS))
     for item in [*rows("sense.jsonl"), *rows("science.jsonl")]:
-        assert not every & set(shingles(f"{item['question']} {item['choices'][item['label']]}")), item
+        assert not all_kinds & set(shingles(f"{item['question']} {item['choices'][item['label']]}")), item
 
 
 def shingles(text, length=7):
     """Every phrase of seven words."""
-    words = re.findall(r"[a-z0-9']+", text.lower())
-    return [tuple(words[place : place + length]) for place in range(len(words) - length + 1)]
+    tokens = re.findall(r"[a-z0-9']+", text.lower())
+    return [tuple(tokens[start : start + length]) for start in range(len(tokens) - length + 1)]
 
 
 # --- scores -------------------------------------------------------------------------------------------------
@@ -127,22 +128,22 @@ def shingles(text, length=7):
 
 def log_probability(model, tokenizer, context: str, answer: str) -> float:
     """log p(answer | context), token by token in float64: nothing of lm-eval's."""
-    before = tokenizer(context)["input_ids"] if context else [tokenizer.bos_token_id]
-    whole = tokenizer(context + answer)["input_ids"]
-    whole = (
-        whole
-        if context
-        else [tokenizer.bos_token_id, *tokenizer(answer, add_special_tokens=False)["input_ids"]]
-    )
-    assert whole[: len(before)] == before
+    if context:
+        context_ids = tokenizer(context)["input_ids"]
+        ids = tokenizer(context + answer)["input_ids"]
+    else:
+        context_ids = [tokenizer.bos_token_id]
+        ids = [*context_ids, *tokenizer(answer, add_special_tokens=False)["input_ids"]]
+    assert ids[: len(context_ids)] == context_ids
     with torch.no_grad():
-        table = model(torch.tensor([whole[:-1]])).logits[0].double().log_softmax(-1)
-    return sum(table[place - 1, whole[place]].item() for place in range(len(before), len(whole)))
+        table = model(torch.tensor([ids[:-1]])).logits[0].double().log_softmax(-1)
+    return sum(table[position - 1, ids[position]].item() for position in range(len(context_ids), len(ids)))
 
 
 @pytest.mark.parametrize("task", ["comp_cloze", "comp_grammar_reflexive_gender"])
 def test_scores_are_what_we_compute_ourselves(tiny_llama, tokenizer, task):
-    model, limit = tiny_llama(max_position_embeddings=256), 20
+    model = tiny_llama(max_position_embeddings=256)
+    limit = 20
     if task == "comp_cloze":
         items = [
             (row["passage"], [f" {word}" for word in row["choices"]], row) for row in rows("cloze.jsonl")
@@ -166,15 +167,15 @@ def test_scores_are_what_we_compute_ourselves(tiny_llama, tokenizer, task):
 
 
 def test_a_group_is_the_mean_of_its_members(tiny_llama, tokenizer):
-    scores = zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, load_tasks("offline"), limit=2)[
-        "results"
-    ]
-    members = {name.removeprefix("comp_grammar_"): one for name, one in scores.items() if "grammar_" in name}
+    model = tiny_llama(max_position_embeddings=256)
+    scores = zero_shot(model, tokenizer, load_tasks("offline"), limit=2)["results"]
+    members = {
+        name.removeprefix("comp_grammar_"): score for name, score in scores.items() if "grammar_" in name
+    }
     assert set(members) == {row["phenomenon"] for row in rows("grammar.jsonl")}
     assert len(scores) == len(members) + len(SETS["offline"]) and scores.keys() >= set(SETS["offline"])
-    assert scores["comp_grammar"]["acc,none"] == pytest.approx(
-        sum(one["acc,none"] for one in members.values()) / 20
-    )
+    mean = sum(score["acc,none"] for score in members.values()) / 20
+    assert scores["comp_grammar"]["acc,none"] == pytest.approx(mean)
 
 
 def test_a_ruined_model_gets_chance_not_everything(tiny_llama, tokenizer):
@@ -190,10 +191,9 @@ def test_a_ruined_model_gets_chance_not_everything(tiny_llama, tokenizer):
 
 
 def test_names():
-    (grammar, *others) = load_tasks("offline")
-    assert grammar.name == "comp_grammar" and sorted(task.task_name for task in others) == sorted(
-        SETS["offline"][1:]
-    )
+    grammar, *tasks = load_tasks("offline")
+    assert grammar.name == "comp_grammar"
+    assert sorted(task.task_name for task in tasks) == sorted(SETS["offline"][1:])
     two = load_tasks("comp_cloze, comp_grammar_polarity,comp_cloze")
     assert [task.task_name for task in two] == ["comp_cloze", "comp_grammar_polarity"]
 
@@ -210,12 +210,10 @@ def test_names():
 def test_what_lm_eval_cannot_load_is_refused(monkeypatch, names, why):
     """Tests run with HF_HUB_OFFLINE; the message is the same without a cable."""
     manager = importlib.import_module("lm_eval.tasks.manager")
-    monkeypatch.setattr(
-        manager, "__file__", manager.__file__.replace("manager", "piqa/piqa")
-    )  # not all thousands
-    with pytest.raises(
-        InputError, match=f"lm-eval can load, got '{names}': {why}.*choose offline, literature or"
-    ):
+    # not all thousands of tasks
+    monkeypatch.setattr(manager, "__file__", manager.__file__.replace("manager", "piqa/piqa"))
+    message = f"lm-eval can load, got '{names}': {why}.*choose offline, literature or"
+    with pytest.raises(InputError, match=message):
         load_tasks(names)
 
 
@@ -225,8 +223,8 @@ def test_without_lm_eval(monkeypatch, parent):
 
 
 def test_the_command_prints_a_table(parent):
-    done = run("evaluate", parent, "--tasks", "comp_grammar_polarity")
-    assert done.exit_code == 0, done.output
+    result = run("evaluate", parent, "--tasks", "comp_grammar_polarity")
+    assert result.exit_code == 0, result.output
     scores = zero_shot(*load_model(str(parent)), load_tasks("comp_grammar_polarity"))["results"]
     for word in (
         "acc_norm",
@@ -234,4 +232,4 @@ def test_the_command_prints_a_table(parent):
         "Version",
         f"{scores['comp_grammar_polarity']['acc,none']:.4f}".rstrip("0"),
     ):
-        assert word in done.stdout
+        assert word in result.stdout

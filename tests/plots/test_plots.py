@@ -22,23 +22,26 @@ from course.figures import overlapping_texts
 SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, (64,) * 4, 16_032)
 PLAN = uniform_plan(PlanRequest(SHAPE, 0.4, drop=[2], multiple=4))
 NAMES = ("prose", "code", "mean of 2")
-DENSE, PRUNED = (2.0, 1.0, 1.5), (2.5, 1.25, 1.875)
-MORE = ((0.3, 0.7), (0.2, 0.28), (0.3, 0.45))  # intervals of the increase
-LOSS = ((2.2, 2.9), (1.0, 1.5), (1.7, 2.0))
+DENSE = (2.0, 1.0, 1.5)
+PRUNED = (2.5, 1.25, 1.875)
+INCREASE_INTERVALS = ((0.3, 0.7), (0.2, 0.28), (0.3, 0.45))
+LOSS_INTERVALS = ((2.2, 2.9), (1.0, 1.5), (1.7, 2.0))
 
 
 def pruned(importance=(0.9, 0.2, 0.1, 0.3)):
     return plot_pruned(list(importance), PLAN, SHAPE.neurons, SHAPE.kv_groups, [0.05, 0.08, 0.01])
 
 
-def rows(compared, losses=PRUNED, more=MORE):
+def rows(compared, losses=PRUNED, increase_intervals=INCREASE_INTERVALS):
     table = {}
-    for name, dense, loss, increase, own in zip(NAMES, DENSE, losses, more, LOSS, strict=True):
-        values, intervals = {"loss": loss}, {"loss": own}
+    columns = zip(NAMES, DENSE, losses, increase_intervals, LOSS_INTERVALS, strict=True)
+    for name, dense_loss, loss, increase_interval, loss_interval in columns:
+        values = {"loss": loss}
+        intervals = {"loss": loss_interval}
         if compared:
-            values |= {"dense_loss": dense, "increase": loss - dense}
-            intervals |= {"increase": increase}
-        table[name] = values, intervals
+            values |= {"dense_loss": dense_loss, "increase": loss - dense_loss}
+            intervals |= {"increase": increase_interval}
+        table[name] = (values, intervals)
     return table
 
 
@@ -76,25 +79,25 @@ def test_an_image_carries_its_words_whatever_is_in_them():
 
 @pytest.mark.parametrize("draw", [pruned, lambda: plot_kinds(rows(True))])
 def test_the_same_bytes_every_time_and_nothing_of_the_machine(draw):
-    first, second = png(draw()), png(draw())
-    assert first == second and not any(word in first for word in (b"Software", b"matplotlib", b"Date"))
+    image = png(draw())
+    assert image == png(draw())
+    assert not any(word in image for word in (b"Software", b"matplotlib", b"Date"))
     assert overlapping_texts(draw()) == []
 
 
 def test_no_window_and_no_pyplot():
-    before = {
-        name: value for name, value in matplotlib.rcParams.items() if name != "backend"
-    }  # reading that sets it
+    names = matplotlib.rcParams.keys() - {"backend"}  # which is set by reading it
+    before = {name: matplotlib.rcParams[name] for name in names}
     pruned()
-    assert {name: matplotlib.rcParams[name] for name in before} == before
+    assert {name: matplotlib.rcParams[name] for name in names} == before
     for path in Path(comp_lib.plots.__file__).parent.glob("*.py"):
         assert "pyplot" not in path.read_text("utf-8").replace("pyplot's state", "")
 
 
 def test_what_was_pruned_is_said_and_one_layer_does_not_dwarf_the_others():
-    words = pruned().alt_text
-    assert words.startswith("Three charts over 4 decoder layers. Block influence is highest in layer 0")
-    assert "1 layers were dropped" in words and "layer 1, 8.0%" in words
+    text = pruned().alt_text
+    assert text.startswith("Three charts over 4 decoder layers. Block influence is highest in layer 0")
+    assert "1 layers were dropped" in text and "layer 1, 8.0%" in text
     dots = pruned([0.9, 0.02, 0.01, 0.03]).axes[0]
     assert dots.get_yscale() == "log" and dots.get_ylabel().endswith("log scale")
     assert dots.collections[0].get_offsets().data[:, 1] == pytest.approx([0.9, 0.02, 0.01, 0.03])
@@ -106,12 +109,11 @@ def test_dense_and_pruned_stand_in_order_with_the_increase_as_whiskers():
     [axes] = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [*DENSE, *PRUNED]
     middles = [bar.get_y() + bar.get_height() / 2 for bar in axes.patches]
-    assert middles[:3] == sorted(middles[:3]) and all(
-        a < b for a, b in zip(middles[:3], middles[3:], strict=True)
-    )
+    assert middles[:3] == sorted(middles[:3])
+    assert all(dense < pruned for dense, pruned in zip(middles[:3], middles[3:], strict=True))
     assert axes.yaxis_inverted() and [label.get_text() for label in axes.get_yticklabels()] == list(NAMES)
-    for found, dense, (low, high) in zip(whiskers(axes), DENSE, MORE, strict=True):
-        assert found == pytest.approx((dense + low, dense + high))
+    for ends, dense, (low, high) in zip(whiskers(axes), DENSE, INCREASE_INTERVALS, strict=True):
+        assert ends == pytest.approx((dense + low, dense + high))
     assert [text.get_text() for text in axes.texts] == ["+0.50", "+0.25", "+0.38"]
     assert "prose 2.00 dense, 2.50 pruned, +0.50 (0.30 to 0.70); code" in figure.alt_text
 
@@ -120,7 +122,7 @@ def test_alone_a_model_has_one_bar_with_the_interval_of_its_loss():
     figure = plot_kinds(rows(False))
     [axes] = figure.axes
     assert [bar.get_width() for bar in axes.patches] == list(PRUNED)
-    assert whiskers(axes) == [pytest.approx(bounds) for bounds in LOSS]
+    assert whiskers(axes) == [pytest.approx(bounds) for bounds in LOSS_INTERVALS]
     assert "code 1.25 (1.00 to 1.50); mean of 2 1.88" in figure.alt_text and "dense" not in figure.alt_text
     assert overlapping_texts(figure) == []
 
