@@ -1,4 +1,4 @@
-"""Decoders of transformers by type, tiny and random: what fits is stepped through, what does not is named."""
+"""Decoders of transformers by type, tiny and random: those that fit are pruned, and what does not fit is named."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HYBRID = {
     "linear_value_head_dim": 8,
 }
 WINDOWS = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
-FIT = {  # model type: what its config has beside TINY
+FIT = {  # model type: fields of its config beside those of TINY
     "llama": {},
     "mistral": {"sliding_window": 5},
     "qwen2": {},
@@ -62,12 +62,10 @@ FIT = {  # model type: what its config has beside TINY
     "hyperclovax": {},
 }
 NORM_BEHIND = ("gemma3_text", "gemma2", "olmo2", "olmo3", "exaone4", "glm4", "hyperclovax")
-HEADS_FIXED = (
-    "helium",
-    "stablelm",
-)  # their configs cannot say that fewer heads are left: o_proj, or their size, is d
+# Their configs cannot say that fewer heads are left: o_proj has d inputs, or a head's size follows from d.
+HEADS_FIXED = ("helium", "stablelm")
 GROUPS_STAY = ("olmo2", "olmo3", "qwen3_5_text")
-REFUSED = {  # model type: what is named
+REFUSED = {  # model type: words of the error that refuses it
     "mixtral": "experts",
     "qwen3_moe": "experts",
     "granitemoe": "experts",
@@ -84,6 +82,7 @@ REFUSED = {  # model type: what is named
 
 
 def tiny(kind: str, **overrides):
+    """A tiny random model of the type `kind`, with `overrides` of its config."""
     fields = TINY | SPECIAL | {"head_dim": 8} | FIT.get(kind, {}) | overrides
     attention = fields.pop("attn_implementation", "sdpa")
     config = AutoConfig.for_model(kind, **fields)
@@ -91,7 +90,7 @@ def tiny(kind: str, **overrides):
 
 
 def stepped(model, ids):
-    """Logits, by steps."""
+    """Logits of the model, computed by the library's steps instead of the model's own forward."""
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], "cpu", hidden.dtype)
     for layer in model.model.layers:
@@ -102,16 +101,18 @@ def stepped(model, ids):
 @pytest.mark.parametrize("kind", FIT)
 @torch.inference_mode()
 def test_steps_and_head_are_the_model(kind):
-    model, ids = tiny(kind), tokens(3, 24)
-    want = model(ids).logits
-    assert float((stepped(model, ids) - want).norm() / want.norm()) < 1e-4
+    model = tiny(kind)
+    ids = tokens(3, 24)
+    expected = model(ids).logits
+    assert float((stepped(model, ids) - expected).norm() / expected.norm()) < 1e-4
     assert whole_attention(model) == (kind in GROUPS_STAY)
     assert (gain_behind(model.model.layers[0], "mlp") is not None) == (kind in NORM_BEHIND)
 
 
 @pytest.mark.parametrize("kind", FIT)
 def test_prune_makes_a_model_of_any_of_them(kind):
-    model, ids = tiny(kind), tokens(6, 24)
+    model = tiny(kind)
+    ids = tokens(6, 24)
     before = Shape.of(model)
     assert before.total == model.num_parameters()
     groups = None if kind in GROUPS_STAY + HEADS_FIXED else 1
@@ -124,21 +125,21 @@ def test_prune_makes_a_model_of_any_of_them(kind):
         loss = small(ids, labels=ids).loss
         assert loss.isfinite()
         assert float((stepped(small, ids) - small(ids).logits).abs().max()) < 1e-3
-    type(small)(copy.deepcopy(small.config)).load_state_dict(
-        small.state_dict(), strict=True
-    )  # the config says so too
+    made_from_config = type(small)(copy.deepcopy(small.config))
+    made_from_config.load_state_dict(small.state_dict(), strict=True)
 
 
 @pytest.mark.parametrize("kind", FIT)
 def test_layers_that_stay_are_those_of_the_model(kind):
-    """A layer that goes is skipped, lists in the config follow, and a KV cache finds its places."""
-    model, ids = tiny(kind), tokens(2, 24)
+    """A layer that goes is skipped, lists in the config follow, and the KV cache is indexed by the new layers."""
+    model = tiny(kind)
+    ids = tokens(2, 24)
     skipped = copy.deepcopy(model)
     skipped.model.layers[0].forward = lambda hidden_states, *args, **kwargs: hidden_states
     with torch.inference_mode():
-        want = skipped(ids, use_cache=False).logits
+        expected = skipped(ids, use_cache=False).logits
         keep_layers(model, [1, 2])
-        torch.testing.assert_close(model(ids, use_cache=False).logits, want, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(ids, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     answers = [model.generate(ids[:, :5], use_cache=cached, **options) for cached in (True, False)]
     assert torch.equal(*answers)
@@ -146,12 +147,13 @@ def test_layers_that_stay_are_those_of_the_model(kind):
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_does_not_fit_is_named(kind):
-    model, ids = tiny(kind), tokens(1, 8)
+    model = tiny(kind)
+    ids = tokens(1, 8)
     with pytest.raises(InputError, match=REFUSED[kind]):
         prune(model, ids, Settings(ratio=0.25, multiple=4))
 
 
-def test_groups_that_are_more_than_rows_stay():
+def test_groups_that_own_more_than_rows_of_a_matrix_stay():
     with pytest.raises(InputError, match="expected all KV groups of qwen3_5_text to stay"):
         prune(tiny("qwen3_5_text"), tokens(2, 8), Settings(ratio=0.25, multiple=4, method="flap"))
 
@@ -160,30 +162,36 @@ def test_layers_of_several_kinds_have_their_own_fixed_parameters():
     shape = Shape.of(tiny("qwen3_5_text"))
     first, second, third = shape.layer_parameters
     assert first == third != second and shape.group_parameters == 0 and shape.kv_groups == (1, 1, 1)
-    left = shape.with_widths((10, 20), (1, 1), (0, 1))
-    assert [left.layer(0), left.layer(1)] == [10 * 96 + first, 20 * 96 + second]
+    narrowed = shape.with_widths((10, 20), (1, 1), (0, 1))
+    assert [narrowed.layer(0), narrowed.layer(1)] == [10 * 96 + first, 20 * 96 + second]
     with pytest.raises(ValueError, match="layers that stay"):
         shape.with_widths((10, 20), (1, 1))
 
 
 def broken(change):
-    """The first layer of a Llama with a forward that `change` makes of its own, states, and what it is handed."""
+    """The first layer of a Llama with another forward, hidden states (1, 8, d), and their rotary embedding.
+
+    change: the new forward, called with the layer, the old forward, h and the keyword arguments.
+    """
     model = build()
-    layer, hidden = model.model.layers[0], embed(model, tokens(1, 8))
-    kind = type(layer)
-    layer.__class__ = type(
-        "Other", (kind,), {"forward": lambda self, h, **kwargs: change(self, kind.forward, h, kwargs)}
-    )
+    layer = model.model.layers[0]
+    hidden = embed(model, tokens(1, 8))
+    layer_class = type(layer)
+
+    def forward(self, h, **kwargs):
+        return change(self, layer_class.forward, h, kwargs)
+
+    layer.__class__ = type("Other", (layer_class,), {"forward": forward})
     return layer, hidden, rotary(model, 8, "cpu", hidden.dtype)
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda self, own, h, kwargs: own(self, h, **kwargs) + 0.01 * h, "more than these two"),
-        (lambda self, own, h, kwargs: h + 10 * torch.tanh(own(self, h, **kwargs) - h), "another way"),
+        (lambda self, forward, h, kwargs: forward(self, h, **kwargs) + 0.01 * h, "more than these two"),
+        (lambda self, forward, h, kwargs: h + 10 * torch.tanh(forward(self, h, **kwargs) - h), "another way"),
         (
-            lambda self, own, h, kwargs: h + self.mlp(self.input_layernorm(h)) + own(self, h, **kwargs) - h,
+            lambda self, forward, h, kwargs: forward(self, h, **kwargs) + self.mlp(self.input_layernorm(h)),
             "is not what the stream gets",
         ),
     ],
@@ -197,7 +205,8 @@ def test_a_layer_that_does_something_else_is_refused(change, named):
 def test_a_gate_and_up_that_take_turns_are_refused():
     """Rows of a fused matrix are halves: where they alternate, a neuron would be cut out of two others."""
     model = tiny("phi3")
-    layer, hidden = model.model.layers[0], embed(model, tokens(1, 8))
+    layer = model.model.layers[0]
+    hidden = embed(model, tokens(1, 8))
     mlp = layer.mlp
 
     def alternating(z):
@@ -210,7 +219,8 @@ def test_a_gate_and_up_that_take_turns_are_refused():
 
 
 def test_each_kind_of_layer_is_checked_once(monkeypatch):
-    model, ids = tiny("qwen3_5_text"), tokens(2, 8)
+    model = tiny("qwen3_5_text")
+    ids = tokens(2, 8)
     hidden = embed(model, ids)
     rope = rotary(model, 8, "cpu", hidden.dtype)
     for layer in model.model.layers:
@@ -220,7 +230,7 @@ def test_each_kind_of_layer_is_checked_once(monkeypatch):
 
 @torch.inference_mode()
 def test_gain_and_target_of_a_norm_are_its_weight():
-    """Gemma multiplies by 1 + w; what is to be added comes out when the target goes in, where it is along the norm."""
+    """Gemma's norm multiplies by 1 + w; of the MLP's own change to the stream, the target is down_proj's own output."""
     layer = tiny("gemma3_text").model.layers[0]
     x = torch.randn(2, 3, 48, generator=torch.Generator().manual_seed(0))
     gain = 1 + layer.post_feedforward_layernorm.weight
@@ -234,18 +244,22 @@ def test_gain_and_target_of_a_norm_are_its_weight():
 @torch.inference_mode()
 def test_target_behind_a_number_is_divided_by_it():
     layer = tiny("granite").model.layers[0]
-    change, x = torch.randn(2, 3, 32), torch.randn(2, 3, 48)
+    change = torch.randn(2, 3, 32)
+    x = torch.randn(2, 3, 48)
     torch.testing.assert_close(dense_target(layer, "mlp", change, x), change / 0.4)
     assert gain_behind(layer, "mlp") is None
 
 
 def test_names_of_types(tmp_path):
-    assert family_of(tiny("llama")).gguf == "llama" and family_of(tiny("seed_oss").config).gguf is None
-    awq = {"model_type": "llama", "quantization_config": {"quant_method": "awq"}}
-    wanted = {name: "expected a decoder that transformers has" for name in ("unheard-of", "vit", None, 7)}
-    for fields, message in [({"model_type": name}, words) for name, words in wanted.items()] + [
-        (awq, "with 'awq'")
-    ]:
+    assert family_of(tiny("llama")).gguf == "llama"
+    assert family_of(tiny("seed_oss").config).gguf is None
+    refused = [
+        ({"model_type": name}, "expected a decoder that transformers has")
+        for name in ("unheard-of", "vit", None, 7)
+    ]
+    quantised = {"model_type": "llama", "quantization_config": {"quant_method": "awq"}}
+    refused.append((quantised, "with 'awq'"))
+    for fields, message in refused:
         (tmp_path / "config.json").write_text(json.dumps(fields))
         with pytest.raises(InputError, match=message):
             open_model(tmp_path)

@@ -1,7 +1,7 @@
 """Bad calls: each row is a command, what is wrong with it, and words of the line that refuses it.
 
-A refused call ends with exit code 2, without a traceback, and leaves the disk as it was. What stands in braces is what
-`place` has prepared; `MODEL=` stands for another model. Numbers out of a range are refused by typer, in its own words.
+A refused call ends with exit code 2, without a traceback, and leaves the disk as it was. Names in braces are filled in
+from the fixture `folder`; `MODEL=` gives another model. Numbers out of a range are refused by typer, in its own words.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from command import content, refused, run
 from comp_lib.cli.app import COMMANDS
 from comp_lib.models.export import export_gguf
 
-CALLS = {  # the least that each command needs
+CALLS = {  # the shortest call of each command that would work
     "demo": "demo --out {tmp}/out",
     "inspect": "inspect {model}",
     "prune": "prune {model} --out {tmp}/out --sequences 4 --length 32 --multiple 4 --evaluate none",
@@ -27,10 +27,8 @@ CALLS = {  # the least that each command needs
     "report": "report {model} --out {tmp}/page.html --ratios 0.2",
     "heal": "heal {model} --parent {model} --out {tmp}/out --steps 2 --sequences 12 --length 16",
 }
-NEEDS = {
-    "heal": "peft",
-    "report": "papermill",
-}  # packages of extras, without which a command says so before all else
+# Packages of extras. Without them a command says so before it looks at anything else.
+NEEDS = {"heal": "peft", "report": "papermill"}
 ROWS = [
     # --- numbers and words
     ("prune", "--ratio 0.95 --layers 0", "at most"),
@@ -86,47 +84,51 @@ def gguf(parent, tmp_path_factory):
 
 
 @pytest.fixture
-def place(tmp_path, parent, gguf, monkeypatch, tmp_path_factory):
-    """What the words in braces stand for, in a folder where things are not as they should be."""
+def folder(tmp_path, parent, gguf, monkeypatch, tmp_path_factory):
+    """A folder of damaged and unsuitable files, as the working folder: the value of each name in braces."""
     (tmp_path / "short.txt").write_text("A few words.")
     (tmp_path / "latin.txt").write_bytes("Café. ".encode("latin-1") * 1000)
     (tmp_path / "cut.gguf").write_bytes(gguf[:-100])
-    for folder in ("empty", ".out.old-20251101", ".m.gguf.partial-20251101"):  # the last look like ours
-        (tmp_path / folder).mkdir()
+    for name in ("empty", ".out.old-20251101", ".m.gguf.partial-20251101"):  # the last two look like ours
+        (tmp_path / name).mkdir()
     (tmp_path / ".out.old-20251101" / "thesis.txt").write_text("mine")
     shutil.copytree(parent, tmp_path / "mixed")
     for name in ("comp_plan.json", "notes.txt", "table.md", "pruned.png"):
         (tmp_path / "mixed" / name).write_text("theirs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))
-    words = {"half": "\udcff", "long": "n" * 300, "escape": "\x1b[31m"}
-    return words | {"tmp": tmp_path, "model": parent}
+    strange = {"half": "\udcff", "long": "n" * 300, "escape": "\x1b[31m"}
+    return strange | {"tmp": tmp_path, "model": parent}
 
 
 def tree(*folders):
-    """Every name, and when each file was last written."""
-    found = (path for folder in folders for path in folder.rglob("*"))
-    return {path: None if path.is_dir() else path.lstat().st_mtime_ns for path in found}
+    """Every path below these folders, and of files when they were last written."""
+    times = {}
+    for folder in folders:
+        for path in folder.rglob("*"):
+            times[path] = None if path.is_dir() else path.lstat().st_mtime_ns
+    return times
 
 
-@pytest.mark.parametrize(("command", "more", "words"), ROWS, ids=lambda word: word[:40])
-def test_a_bad_call_is_refused_and_changes_nothing(place, parent, tmp_path, command, more, words):
-    if package := NEEDS.get(command):
-        pytest.importorskip(package)
-    call, more = shlex.split(CALLS[command]), shlex.split(more)
-    if more and more[0].startswith("MODEL="):
-        call[1] = more.pop(0).removeprefix("MODEL=")
+@pytest.mark.parametrize(("command", "flags", "message"), ROWS, ids=lambda cell: cell[:40])
+def test_a_bad_call_is_refused_and_changes_nothing(folder, parent, tmp_path, command, flags, message):
+    if command in NEEDS:
+        pytest.importorskip(NEEDS[command])
+    call = shlex.split(CALLS[command])
+    flags = shlex.split(flags)
+    if flags and flags[0].startswith("MODEL="):
+        call[1] = flags.pop(0).removeprefix("MODEL=")
     before = tree(tmp_path, parent)
-    done = run(*(word.format(**place) for word in (*call, *more)))
-    if words.startswith("Invalid value"):
-        assert done.exit_code == 2 and words in done.stderr and "Traceback" not in done.stderr
+    result = run(*(argument.format(**folder) for argument in (*call, *flags)))
+    if message.startswith("Invalid value"):
+        assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.stderr
     else:
-        refused(done, [words])
+        refused(result, [message])
     assert tree(tmp_path, parent) == before
 
 
 def test_there_is_a_row_for_each_command():
-    assert {row[0] for row in ROWS} == CALLS.keys() == {each.__name__ for each in COMMANDS} - {"doctor"}
+    assert {row[0] for row in ROWS} == CALLS.keys() == {command.__name__ for command in COMMANDS} - {"doctor"}
 
 
 def test_a_cache_in_a_home_that_is_not_there_is_one_line(monkeypatch):
@@ -136,6 +138,6 @@ def test_a_cache_in_a_home_that_is_not_there_is_one_line(monkeypatch):
 
 def test_the_program_itself_ends_in_one_line(python, tmp_path):
     command = [*python, "-m", "comp_lib", "evaluate", "smollm2-135m", "--text", "nowhere.txt"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
-    assert "nowhere.txt" in done.stderr and content(tmp_path) == {}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == "" and len(result.stderr.splitlines()) == 1
+    assert "nowhere.txt" in result.stderr and content(tmp_path) == {}
