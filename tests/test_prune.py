@@ -1,4 +1,4 @@
-"""The whole method on tiny models: what must be exact is compared to the bit, what must get better is measured."""
+"""The full method on tiny models: what must be exact is compared to the bit, what must get better is measured."""
 
 from __future__ import annotations
 
@@ -53,12 +53,13 @@ def final_stream(model, ids):
 
 def stream_error(model, dense, ids) -> float:
     """Mean relative error of a token's final stream, as COMP weighs it."""
-    want = final_stream(dense, ids)
-    gap = final_stream(model, ids) - want
-    return float((gap.norm(dim=-1) / want.norm(dim=-1)).square().mean())
+    expected = final_stream(dense, ids)
+    gap = final_stream(model, ids) - expected
+    return float((gap.norm(dim=-1) / expected.norm(dim=-1)).square().mean())
 
 
 def fingerprint(model) -> str:
+    """SHA-256 of the config and of all weights by name."""
     digest = hashlib.sha256(repr(model.config.to_dict()).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
@@ -66,29 +67,30 @@ def fingerprint(model) -> str:
 
 
 def storages(model) -> set[int]:
+    """Addresses in memory of all weights."""
     return {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
 
 
 def whole_plan(model, **changes) -> Plan:
-    """A plan that keeps everything, or all but what `changes` say."""
+    """A plan that keeps everything, but for the fields in `changes`."""
     shape = Shape.of(model)
     layers = tuple(range(shape.layers))
-    return replace(
-        Plan("", shape.layers, layers, shape.neurons, shape.kv_groups, ratio=0.0, removed=0.0), **changes
-    )
+    plan = Plan("", shape.layers, layers, shape.neurons, shape.kv_groups, ratio=0.0, removed=0.0)
+    return replace(plan, **changes)
 
 
 def masked(parent, plan):
-    """`parent` with zeros in place of what `plan` removes, and layers that are to be skipped skipped."""
-    model, shape = copy.deepcopy(parent), Shape.of(parent)
+    """`parent` with zeros for the neurons and KV groups that `plan` removes, and without its dropped layers."""
+    model = copy.deepcopy(parent)
+    shape = Shape.of(parent)
     size = shape.head_dim * shape.group_heads
     for index in plan.dropped:
         model.model.layers[index].forward = lambda hidden_states, *args, **kwargs: hidden_states
     with torch.no_grad():
         for index, neurons, groups in zip(plan.layers, plan.kept_neurons, plan.kept_groups, strict=True):
             layer = model.model.layers[index]
-            gone = [i for i in range(shape.neurons[index]) if i not in neurons]
-            layer.mlp.down_proj.weight[:, gone] = 0.0
+            removed = [neuron for neuron in range(shape.neurons[index]) if neuron not in neurons]
+            layer.mlp.down_proj.weight[:, removed] = 0.0
             for group in set(range(shape.kv_groups[index])) - set(groups):
                 layer.self_attn.o_proj.weight[:, group * size : (group + 1) * size] = 0.0
     return model
@@ -101,67 +103,76 @@ def masked(parent, plan):
     ("name", "aim"), [*product(VARIANTS, ["self"]), *product(["gqa", "gemma3"], ["dense"])]
 )
 def test_zero_pruning_is_the_identity_to_the_bit(name, aim):
-    parent, ids = build(name), tokens()
+    parent = build(name)
+    ids = tokens()
     before = parent.state_dict()
-    done = prune(parent, ids, replace(SMALL, aim=aim), plan=whole_plan(parent))
-    after = done.model.state_dict()
+    pruned = prune(parent, ids, replace(SMALL, aim=aim), plan=whole_plan(parent))
+    after = pruned.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
-    assert torch.equal(logits(done.model, ids), logits(parent, ids))
-    assert storages(done.model) == storages(parent), "nothing changed, so nothing is copied"
-    assert done.model.num_parameters() == parent.num_parameters()
-    assert done.plan.kept_neurons == (tuple(range(48)),) * 3
-    assert [entry.error for entry in done.report.layers] == [0.0] * 3
+    assert torch.equal(logits(pruned.model, ids), logits(parent, ids))
+    assert storages(pruned.model) == storages(parent), "nothing changed, so nothing is copied"
+    assert pruned.model.num_parameters() == parent.num_parameters()
+    assert pruned.plan.kept_neurons == (tuple(range(48)),) * 3
+    assert [entry.error for entry in pruned.report.layers] == [0.0] * 3
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_pruned_equals_masked_before_recovery(name):
-    """Neurons, KV groups where they can go, and a layer; each by itself: test_surgery."""
-    parent, ids = build(name, dtype=torch.float64), tokens()
+    """Neurons, KV groups where they can go, and a layer, all in one model; test_surgery has each by itself."""
+    parent = build(name, dtype=torch.float64)
+    ids = tokens()
     groups = Shape.of(parent).kv_groups[0]
     few = groups if name in WHOLE_ATTENTION else 1
     plan = whole_plan(parent, layers=(0, 2), neurons=(20, 7), kv_groups=(few, groups))
-    done = prune(parent, ids, replace(SMALL, recovery="none", method="wanda-sp"), plan=plan)
-    assert Shape.of(done.model).neurons == plan.neurons and Shape.of(done.model).kv_groups == plan.kv_groups
-    want = logits(masked(parent, done.plan), ids)
-    torch.testing.assert_close(logits(done.model, ids), want, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(want, logits(parent, ids), atol=1e-2)
+    pruned = prune(parent, ids, replace(SMALL, recovery="none", method="wanda-sp"), plan=plan)
+    assert (
+        Shape.of(pruned.model).neurons == plan.neurons and Shape.of(pruned.model).kv_groups == plan.kv_groups
+    )
+    expected = logits(masked(parent, pruned.plan), ids)
+    torch.testing.assert_close(logits(pruned.model, ids), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(expected, logits(parent, ids), atol=1e-2)
 
 
-@pytest.mark.parametrize("which", ["attention", "mlp"])
+@pytest.mark.parametrize("step", ["attention", "mlp"])
 @pytest.mark.parametrize("name", NORM_BEHIND)
-def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, which):
-    """Put through the norm, it adds the wanted change up to its length; of the layer's own change it is the output."""
+def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, step):
+    """Through the norm, the target of a change adds that change, up to its length.
+
+    The target of the layer's own change is the output of its dense layer.
+    """
     parent = build(name)
     layer = parent.model.layers[1]
-    linear = parts(layer)[which].linear
-    norm = layer.post_feedforward_layernorm if which == "mlp" else layer.post_attention_layernorm
+    linear = parts(layer)[step].linear
+    norm = layer.post_feedforward_layernorm if step == "mlp" else layer.post_attention_layernorm
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 5, linear.in_features, generator=generator)
-    own = linear(x)
+    output = linear(x)
     with torch.no_grad():
-        same = dense_target(layer, which, norm(own), x)
-        wanted = norm(torch.randn(own.shape, generator=generator))
-        added = norm(dense_target(layer, which, 3.0 * wanted, x))
-    torch.testing.assert_close(same, own, rtol=1e-4, atol=1e-4)
+        same = dense_target(layer, step, norm(output), x)
+        change = norm(torch.randn(output.shape, generator=generator))
+        added = norm(dense_target(layer, step, 3.0 * change, x))
+    torch.testing.assert_close(same, output, rtol=1e-4, atol=1e-4)
     weight = norm.weight + (name == "gemma3")
     strong = weight.abs() >= 0.05 * weight.abs().mean()
-    assert strong.all(), "of this model every output says what it should have been"
-    torch.testing.assert_close(added, wanted, rtol=1e-3, atol=1e-3)
+    assert strong.all(), "no output is lost in the norm of this model"
+    torch.testing.assert_close(added, change, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("which", ["attention", "mlp"])
+@pytest.mark.parametrize("step", ["attention", "mlp"])
 @pytest.mark.parametrize("name", NORM_BEHIND)
-def test_behind_a_norm_an_error_reaches_the_stream_times_the_gain(name, which):
+def test_behind_a_norm_an_error_reaches_the_stream_times_the_gain(name, step):
     """To first order: the norm of y + e is that of y and g e / |y|, for e across y."""
-    layer = (parent := build(name)).model.layers[1]
-    norm = layer.post_feedforward_layernorm if which == "mlp" else layer.post_attention_layernorm
+    parent = build(name)
+    layer = parent.model.layers[1]
+    norm = layer.post_feedforward_layernorm if step == "mlp" else layer.post_attention_layernorm
     generator = torch.Generator().manual_seed(0)
     y, e = (torch.randn(7, parent.config.hidden_size, generator=generator) for _ in range(2))
     e -= (e * y).sum(1, keepdim=True) / y.square().sum(1, keepdim=True) * y
     with torch.no_grad():
         added = (norm(y + 1e-3 * e) - norm(y)) / 1e-3
-    gain, size = gain_behind(layer, which), y.square().mean(1, keepdim=True).sqrt()
+    gain = gain_behind(layer, step)
+    size = y.square().mean(1, keepdim=True).sqrt()
     assert float(gain.square().mean()) == pytest.approx(1.0, rel=1e-5) and float(gain.std()) > 0.05
     true = norm.weight.detach() + (name == "gemma3")
     torch.testing.assert_close(added, true * e / size, rtol=2e-2, atol=2e-2)
@@ -170,30 +181,32 @@ def test_behind_a_norm_an_error_reaches_the_stream_times_the_gain(name, which):
 
 @pytest.mark.parametrize("name", NORM_BEHIND)
 def test_a_neuron_behind_a_norm_costs_what_the_stream_loses(name):
-    """Brute force: each neuron removed alone, the others fitted again, outputs counted by their gain."""
+    """Brute force: each neuron is removed alone, the others are fitted again, errors of outputs weigh as their gain."""
     layer = build(name).model.layers[1]
-    gain, ridge = gain_behind(layer, "mlp").double(), 0.1
+    gain = gain_behind(layer, "mlp").double()
+    ridge = 0.1
     weight = parts(layer)["mlp"].linear.weight.detach().T.double()  # (n, m)
     x = torch.randn(200, len(weight), generator=torch.Generator().manual_seed(0)).double()
     sums = Gram.zeros(len(weight))
     sums.add(x.float()[None])
     xtx = sums.xtx
     problem = Problem(sums, weight, lambda: torch.zeros(len(weight)), ridge=ridge, gain=gain)
-    found = full_condition(problem, len(weight) - 1, torch.Generator()).scores
+    scores = full_condition(problem, len(weight) - 1, torch.Generator()).scores
     penalties = ridge * xtx.diagonal()
     costs = []
     for neuron in range(len(weight)):
-        rest = [other for other in range(len(weight)) if other != neuron]
+        rest = [index for index in range(len(weight)) if index != neuron]
         left = torch.linalg.solve(
             xtx[rest][:, rest] + penalties[rest].diag(), xtx[rest][:, [neuron]] @ weight[[neuron]]
         )
         gap = weight.clone()  # W - V
         gap[rest] = -left
-        lost = (gap.T @ xtx @ gap).diagonal() + (penalties[:, None] * gap.square()).sum(0)  # of each output
+        # error of each output, and its share of the ridge's penalty (m,)
+        lost = (gap.T @ xtx @ gap).diagonal() + (penalties[:, None] * gap.square()).sum(0)
         costs.append(float((gain.square() * lost).sum()))
-    torch.testing.assert_close(found, torch.tensor(costs, dtype=found.dtype), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(scores, torch.tensor(costs, dtype=scores.dtype), rtol=1e-5, atol=0.0)
     plain = full_condition(replace(problem, gain=None), len(weight) - 1, torch.Generator()).scores
-    assert not torch.equal(plain.argsort(), found.argsort())  # it decides who goes
+    assert not torch.equal(plain.argsort(), scores.argsort())  # the gain decides which neurons go
 
 
 @pytest.mark.parametrize("changes", [{"kv_groups": 1}, {"method": "flap", "recovery": "bias"}])
@@ -204,24 +217,25 @@ def test_groups_that_share_a_norm_are_refused_by_name(changes):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_removed_is_what_really_went(name):
-    parent, ids = build(name), tokens()
+    parent = build(name)
+    ids = tokens()
     options = {"layers": 1, "kv_groups": None if name == "olmo2" else 1}
-    done = prune(parent, ids, replace(SMALL, ratio=0.4, **options), name="the parent")
-    decoder = [sum(p.numel() for p in model.model.layers.parameters()) for model in (parent, done.model)]
-    assert done.plan.removed == pytest.approx(1.0 - decoder[1] / decoder[0])
-    assert done.plan.removed >= 0.4
-    assert done.model.num_parameters() == Shape.of(done.model).total
-    assert done.plan.parent == "the parent"
-    assert [len(kept) for kept in done.plan.kept_neurons] == list(done.plan.neurons)
-    assert [len(kept) for kept in done.plan.kept_groups] == list(done.plan.kv_groups)
-    assert Plan.from_json(done.plan.to_json()) == done.plan
-    config = done.model.config
-    assert config.num_hidden_layers == len(done.plan.layers)
+    pruned = prune(parent, ids, replace(SMALL, ratio=0.4, **options), name="the parent")
+    decoder = [sum(p.numel() for p in model.model.layers.parameters()) for model in (parent, pruned.model)]
+    assert pruned.plan.removed == pytest.approx(1.0 - decoder[1] / decoder[0])
+    assert pruned.plan.removed >= 0.4
+    assert pruned.model.num_parameters() == Shape.of(pruned.model).total
+    assert pruned.plan.parent == "the parent"
+    assert [len(kept) for kept in pruned.plan.kept_neurons] == list(pruned.plan.neurons)
+    assert [len(kept) for kept in pruned.plan.kept_groups] == list(pruned.plan.kv_groups)
+    assert Plan.from_json(pruned.plan.to_json()) == pruned.plan
+    config = pruned.model.config
+    assert config.num_hidden_layers == len(pruned.plan.layers)
     assert (config.intermediate_size, config.num_key_value_heads) == (
-        done.plan.neurons[0],
-        done.plan.kv_groups[0],
+        pruned.plan.neurons[0],
+        pruned.plan.kv_groups[0],
     )
-    assert logits(done.model, ids).isfinite().all()
+    assert logits(pruned.model, ids).isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -235,14 +249,16 @@ def test_removed_is_what_really_went(name):
     ],
 )
 def test_same_seed_same_bytes(options):
-    settings, ids = replace(SMALL, **options), tokens()
+    settings = replace(SMALL, **options)
+    ids = tokens()
     first, second = (prune(build("all-at-once"), ids, settings) for _ in range(2))
     assert fingerprint(first.model) == fingerprint(second.model)
     assert first.plan == second.plan
 
 
 def test_another_seed_another_random_choice():
-    parent, ids = build(), tokens()
+    parent = build()
+    ids = tokens()
     settings = replace(SMALL, method="random")
     first, second = (prune(parent, ids, replace(settings, seed=seed)).plan for seed in (0, 1))
     assert first.neurons == second.neurons
@@ -257,31 +273,36 @@ def test_another_seed_another_random_choice():
     ],
 )
 def test_parent_stays_as_it_is(name, options):
-    parent, ids = build(name), tokens()
-    before, want = fingerprint(parent), logits(parent, ids)
-    done = prune(parent, ids, replace(SMALL, **options))
+    parent = build(name)
+    ids = tokens()
+    before = fingerprint(parent)
+    expected = logits(parent, ids)
+    pruned = prune(parent, ids, replace(SMALL, **options))
     assert fingerprint(parent) == before
-    assert torch.equal(logits(parent, ids), want)
-    assert len(parent.model.layers) == 3 and len(done.model.model.layers) == 2
+    assert torch.equal(logits(parent, ids), expected)
+    assert len(parent.model.layers) == 3 and len(pruned.model.model.layers) == 2
     assert [layer.self_attn.layer_idx for layer in parent.model.layers] == [0, 1, 2]
-    assert done.model.config is not parent.config
-    assert all(layer.self_attn.config is done.model.config for layer in done.model.model.layers)
-    done.model.config.rms_norm_eps = 7.0
+    assert pruned.model.config is not parent.config
+    assert all(layer.self_attn.config is pruned.model.config for layer in pruned.model.model.layers)
+    pruned.model.config.rms_norm_eps = 7.0
     assert parent.config.rms_norm_eps != 7.0
 
 
 def test_tensors_that_did_not_change_are_shared():
-    parent, ids = build(), tokens()
+    parent = build()
+    ids = tokens()
     plan = whole_plan(parent, neurons=(48, 20, 48))
-    done = prune(parent, ids, SMALL, plan=plan)
-    ours, theirs = dict(done.model.named_parameters()), dict(parent.named_parameters())
-    changed = {key for key in ours if ours[key].data_ptr() != theirs[key].data_ptr()}
+    pruned = prune(parent, ids, SMALL, plan=plan)
+    new = dict(pruned.model.named_parameters())
+    old = dict(parent.named_parameters())
+    changed = {key for key in new if new[key].data_ptr() != old[key].data_ptr()}
     assert changed == {f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
 
 
 @pytest.mark.parametrize(("name", "options"), [("gqa", {}), ("all-at-once", {"aim": "dense", "layers": 1})])
 def test_inplace_gives_the_same_model(name, options):
-    ids, settings = tokens(), replace(SMALL, **options)
+    ids = tokens()
+    settings = replace(SMALL, **options)
     parent = build(name)
     apart = prune(parent, ids, settings)
     inside = prune(parent, ids, settings, inplace=True)
@@ -292,38 +313,40 @@ def test_inplace_gives_the_same_model(name, options):
 
 def test_share_has_its_own_structure_around_the_same_tensors():
     parent = build("all-at-once")
-    other = shallow_copy(parent)
-    assert storages(other) == storages(parent)
-    assert other.config is not parent.config and other.model.layers is not parent.model.layers
-    assert other.lm_head.weight is other.model.embed_tokens.weight, "still tied"
-    assert not {id(part) for part in parent.modules()} & {id(part) for part in other.modules()}
+    shared = shallow_copy(parent)
+    assert storages(shared) == storages(parent)
+    assert shared.config is not parent.config and shared.model.layers is not parent.model.layers
+    assert shared.lm_head.weight is shared.model.embed_tokens.weight, "still tied"
+    assert not {id(module) for module in parent.modules()} & {id(module) for module in shared.modules()}
 
 
 @pytest.mark.parametrize("inplace", [True, False])
 def test_result_is_an_ordinary_model(inplace):
     """No inference tensors: it runs with gradients on, and trains."""
     ids = tokens()
-    done = prune(build("all-at-once"), ids, replace(SMALL, kv_groups=1), inplace=inplace)
-    assert all(p.requires_grad and not p.is_inference() for p in done.model.parameters())
-    done.model(ids, labels=ids).loss.backward()
-    assert all(p.grad is not None for p in done.model.parameters())
+    pruned = prune(build("all-at-once"), ids, replace(SMALL, kv_groups=1), inplace=inplace)
+    assert all(p.requires_grad and not p.is_inference() for p in pruned.model.parameters())
+    pruned.model(ids, labels=ids).loss.backward()
+    assert all(p.grad is not None for p in pruned.model.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_half_precision(dtype):
-    parent, ids = build("all-at-once", dtype=dtype), tokens()
-    done = prune(parent, ids, replace(SMALL, kv_groups=1))
-    assert {p.dtype for p in done.model.parameters()} == {dtype}
-    assert logits(done.model, ids).isfinite().all()
+    parent = build("all-at-once", dtype=dtype)
+    ids = tokens()
+    pruned = prune(parent, ids, replace(SMALL, kv_groups=1))
+    assert {p.dtype for p in pruned.model.parameters()} == {dtype}
+    assert logits(pruned.model, ids).isfinite().all()
 
 
 def test_result_does_not_depend_on_the_batches(monkeypatch):
-    parent, ids = build(), tokens(5, 16)
-    whole = prune(parent, ids, replace(SMALL, aim="dense", layers=1))
+    parent = build()
+    ids = tokens(5, 16)
+    one_batch = prune(parent, ids, replace(SMALL, aim="dense", layers=1))
     monkeypatch.setattr("comp_lib.walk.BATCH_TOKENS", 32)
-    parts = prune(parent, ids, replace(SMALL, aim="dense", layers=1))
-    assert parts.plan == whole.plan
-    torch.testing.assert_close(logits(parts.model, ids), logits(whole.model, ids), rtol=1e-3, atol=1e-3)
+    batches = prune(parent, ids, replace(SMALL, aim="dense", layers=1))
+    assert batches.plan == one_batch.plan
+    torch.testing.assert_close(logits(batches.model, ids), logits(one_batch.model, ids), rtol=1e-3, atol=1e-3)
 
 
 # what must get better
@@ -332,9 +355,12 @@ def test_result_does_not_depend_on_the_batches(monkeypatch):
 @pytest.mark.parametrize(("name", "layer"), [("gqa", 0), ("gqa", 1), ("gqa", 2), ("all-at-once", 1)])
 def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
     """One layer pruned at a time, so that all three see the same inputs and the same neurons."""
-    parent, ids = build(name), tokens(8)
-    neurons, groups = [48] * 3, [2] * 3
-    neurons[layer], groups[layer] = 24, 1
+    parent = build(name)
+    ids = tokens(8)
+    neurons = [48] * 3
+    neurons[layer] = 24
+    groups = [2] * 3
+    groups[layer] = 1
     plan = whole_plan(parent, neurons=tuple(neurons), kv_groups=tuple(groups))
     settings = replace(SMALL, method="wanda-sp", ridge=1e-3)
     reports = {
@@ -360,25 +386,27 @@ def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
 @pytest.mark.parametrize("count", [1, 8])
 def test_reported_errors_are_measured_on_the_stream(count):
     """`error` of the first layer, with tokens unweighted, by hand."""
-    parent, ids = build("all-at-once"), tokens(count)
+    parent = build("all-at-once")
+    ids = tokens(count)
     plan = whole_plan(parent, neurons=(20, 48, 48))
-    done = prune(parent, ids, replace(SMALL, token_weights=False), plan=plan)
+    pruned = prune(parent, ids, replace(SMALL, token_weights=False), plan=plan)
 
     def output(model):
-        seen = []
+        outputs = []
         down = model.model.layers[0].mlp.down_proj
-        hook = down.register_forward_hook(lambda part, args, out: seen.append(out - part.bias))
+        hook = down.register_forward_hook(lambda module, args, out: outputs.append(out - module.bias))
         logits(model, ids)
         hook.remove()
-        return seen[0]
+        return outputs[0]
 
-    want = output(parent)
-    error = float((output(done.model) - want).square().sum() / want.square().sum())
-    assert done.report.layers[0].error == pytest.approx(error, rel=1e-3)
+    expected = output(parent)
+    error = float((output(pruned.model) - expected).square().sum() / expected.square().sum())
+    assert pruned.report.layers[0].error == pytest.approx(error, rel=1e-3)
 
 
 def test_condition_metric_beats_random_choice():
-    parent, ids = build(), tokens(8)
+    parent = build()
+    ids = tokens(8)
     plan = whole_plan(parent, neurons=(24, 24, 24))
     comp = prune(parent, ids, SMALL, plan=plan).model
     chance = prune(parent, ids, replace(SMALL, method="random"), plan=plan).model
@@ -395,7 +423,8 @@ def test_condition_metric_beats_random_choice():
     ],
 )
 def test_dense_target_brings_the_final_stream_back(name, options):
-    parent, ids = build(name), tokens(8)
+    parent = build(name)
+    ids = tokens(8)
     settings = replace(SMALL, method="wanda-sp", **options)
     none = prune(parent, ids, replace(settings, recovery="none"))
     dense = prune(parent, ids, replace(settings, aim="dense"))
@@ -404,92 +433,93 @@ def test_dense_target_brings_the_final_stream_back(name, options):
 
 
 @pytest.mark.parametrize("name", ["gqa", "all-at-once", *NORM_BEHIND])
-def test_dense_target_repairs_dropped_layers_in_layers_that_are_whole(name):
-    parent, ids = build(name), tokens(8)
+def test_dense_target_repairs_dropped_layers_in_layers_that_keep_everything(name):
+    parent = build(name)
+    ids = tokens(8)
     plan = whole_plan(parent, layers=(0, 2), neurons=(48, 48), kv_groups=(2, 2))
-    own, dense = (prune(parent, ids, replace(SMALL, aim=aim), plan=plan).model for aim in ("self", "dense"))
+    for_self = prune(parent, ids, replace(SMALL, aim="self"), plan=plan).model
+    for_dense = prune(parent, ids, replace(SMALL, aim="dense"), plan=plan).model
     for index in (0, 1):
-        theirs = parent.model.layers[plan.layers[index]].mlp.down_proj.weight
-        assert torch.equal(own.model.layers[index].mlp.down_proj.weight, theirs), (
-            "its own output needs no repair"
-        )
-    first = dense.model.layers[0].mlp.down_proj.weight
-    assert torch.equal(first, parent.model.layers[0].mlp.down_proj.weight), (
-        "the stream is not yet disturbed there"
-    )
-    assert stream_error(dense, parent, ids) < stream_error(own, parent, ids)
+        old = parent.model.layers[plan.layers[index]].mlp.down_proj.weight
+        new = for_self.model.layers[index].mlp.down_proj.weight
+        assert torch.equal(new, old), "its own output needs no repair"
+    old = parent.model.layers[0].mlp.down_proj.weight
+    new = for_dense.model.layers[0].mlp.down_proj.weight
+    assert torch.equal(new, old), "the stream is not yet disturbed there"
+    assert stream_error(for_dense, parent, ids) < stream_error(for_self, parent, ids)
 
 
 @pytest.mark.parametrize("name", ["all-at-once", "gemma3"])
 def test_both_targets_agree_where_the_stream_is_still_the_dense_one(name):
-    """What the dense stream misses is then the layer's own output, without the bias that is added anyway."""
-    parent, ids = build(name), tokens(8)
+    """What is missing from the dense stream is then the layer's own output, without the bias that is added anyway."""
+    parent = build(name)
+    ids = tokens(8)
     for part, plan in (
         ("mlp.down_proj", whole_plan(parent, neurons=(20, 48, 48))),
         ("self_attn.o_proj", whole_plan(parent, kv_groups=(1, 2, 2))),
     ):
-        targets = [replace(SMALL, aim=aim) for aim in ("self", "dense")]
-        own, dense = (prune(parent, ids, settings, plan=plan).model for settings in targets)
-        weights = [m.model.layers[0].get_submodule(part).weight for m in (own, dense)]
+        models = [prune(parent, ids, replace(SMALL, aim=aim), plan=plan).model for aim in ("self", "dense")]
+        weights = [model.model.layers[0].get_submodule(part).weight for model in models]
         assert weights[0].shape != parent.model.layers[0].get_submodule(part).weight.shape
         torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("ratio", "aim"), [(0.2, "self"), (0.3, "dense")])
 def test_where_much_goes_the_auto_aim_is_the_dense_stream(ratio, aim):
-    parent, ids = build(), tokens(8)
-    found, *both = (
-        prune(parent, ids, replace(SMALL, ratio=ratio, aim=one)) for one in ("auto", "self", "dense")
-    )
-    same = [
-        torch.equal(
-            found.model.model.layers[2].mlp.down_proj.weight, one.model.model.layers[2].mlp.down_proj.weight
-        )
-        for one in both
-    ]
-    assert same == [aim == "self", aim == "dense"]
+    parent = build()
+    ids = tokens(8)
+    weights = {}
+    for choice in ("auto", "self", "dense"):
+        pruned = prune(parent, ids, replace(SMALL, ratio=ratio, aim=choice))
+        weights[choice] = pruned.model.model.layers[2].mlp.down_proj.weight
+    assert torch.equal(weights["auto"], weights["self"]) == (aim == "self")
+    assert torch.equal(weights["auto"], weights["dense"]) == (aim == "dense")
 
 
 def test_the_auto_aim_follows_what_a_plan_removes_not_what_it_was_once_asked_for():
-    parent, ids = build(), tokens(8)
+    parent = build()
+    ids = tokens(8)
     settings = replace(SMALL, ratio=0.2)
     plan = make_plan(parent, ids, settings)
     narrower = replace(plan, neurons=(20,) * 3)  # by hand: `ratio` and `removed` stay
-    found, dense = (
-        prune(parent, ids, replace(settings, aim=aim), plan=narrower).model for aim in ("auto", "dense")
-    )
-    for weight, same in zip(found.parameters(), dense.parameters(), strict=True):
-        assert torch.equal(weight, same)
+    for_auto = prune(parent, ids, replace(settings, aim="auto"), plan=narrower).model
+    for_dense = prune(parent, ids, replace(settings, aim="dense"), plan=narrower).model
+    for weight, expected in zip(for_auto.parameters(), for_dense.parameters(), strict=True):
+        assert torch.equal(weight, expected)
 
 
 def test_dense_target_repairs_attention_in_the_mlp_of_the_same_layer():
-    parent, ids = build(), tokens(8)
+    parent = build()
+    ids = tokens(8)
     plan = whole_plan(parent, kv_groups=(2, 2, 1))
-    own, dense = (prune(parent, ids, replace(SMALL, aim=aim), plan=plan).model for aim in ("self", "dense"))
-    assert stream_error(dense, parent, ids) < stream_error(own, parent, ids)
+    for_self = prune(parent, ids, replace(SMALL, aim="self"), plan=plan).model
+    for_dense = prune(parent, ids, replace(SMALL, aim="dense"), plan=plan).model
+    assert stream_error(for_dense, parent, ids) < stream_error(for_self, parent, ids)
 
 
 def test_token_weights_change_the_fit():
-    parent, ids = build(), tokens()
+    parent = build()
+    ids = tokens()
     plan = whole_plan(parent, neurons=(20, 48, 48))
-    on, off = (
-        prune(parent, ids, replace(SMALL, token_weights=flag), plan=plan).model for flag in (True, False)
-    )
-    weight = [m.model.layers[0].mlp.down_proj.weight for m in (on, off)]
-    assert not torch.allclose(*weight, atol=1e-4)
+    weights = []
+    for flag in (True, False):
+        model = prune(parent, ids, replace(SMALL, token_weights=flag), plan=plan).model
+        weights.append(model.model.layers[0].mlp.down_proj.weight)
+    assert not torch.allclose(*weights, atol=1e-4)
 
 
 def test_guard_holds_the_mask_and_reports_lambda():
-    """Neurons that are all but alike spring the trap in layer 1, and only there."""
-    parent, ids = build(), tokens()
+    """In layer 1, and only there, 40 neurons are almost equal, so its mask needs more ridge."""
+    parent = build()
+    ids = tokens()
     mlp = parent.model.layers[1].mlp
     with torch.no_grad():
         for weight in (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight.T):
             weight[:40] = weight[:1] + 1e-2 * weight[:40]
     settings = replace(SMALL, recovery="mask", method="random", ridge=1e-7)
     report = prune(parent, ids, settings, plan=whole_plan(parent, neurons=(47, 24, 47))).report
-    calm, trap, _ = report.layers
-    assert calm.ridge == 1e-7 and trap.ridge > 1e-7
+    first, second, _ = report.layers
+    assert first.ridge == 1e-7 and second.ridge > 1e-7
 
 
 @pytest.mark.parametrize(
@@ -497,14 +527,17 @@ def test_guard_holds_the_mask_and_reports_lambda():
 )
 def test_layers_that_do_nothing_break_no_recovery(part, recovery):
     """Models grown by identity blocks have layers whose output weights are zero."""
-    parent, ids = build(), tokens()
-    attention, mlp = parent.model.layers[1].self_attn, parent.model.layers[1].mlp
-    for linear in (attention.o_proj, mlp.down_proj) if part == "outputs" else (attention.v_proj, mlp.up_proj):
+    parent = build()
+    ids = tokens()
+    attention = parent.model.layers[1].self_attn
+    mlp = parent.model.layers[1].mlp
+    linears = {"outputs": (attention.o_proj, mlp.down_proj), "inputs": (attention.v_proj, mlp.up_proj)}
+    for linear in linears[part]:
         torch.nn.init.zeros_(linear.weight)
-    for some in (ids, ids[:1, :12]):  # the sums of many tokens are kept, and few tokens themselves
-        done = prune(parent, some, replace(SMALL, recovery=recovery, kv_groups=1))
-        assert logits(done.model, ids).isfinite().all()
-        assert done.report.layers[1].error == pytest.approx(0.0, abs=1e-6)
+    for calibration in (ids, ids[:1, :12]):  # of many tokens sums are kept, few tokens are kept themselves
+        pruned = prune(parent, calibration, replace(SMALL, recovery=recovery, kv_groups=1))
+        assert logits(pruned.model, ids).isfinite().all()
+        assert pruned.report.layers[1].error == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(  # the peers that plan: test_baselines
@@ -512,53 +545,73 @@ def test_layers_that_do_nothing_break_no_recovery(part, recovery):
     dict.fromkeys([*product(("comp", "wanda-sp"), RECOVERY_NAMES), *product(METRICS, ["mask"])]),
 )
 def test_every_method_runs_with_every_recovery(method, recovery):
-    done = prune(build(), tokens(2, 16), replace(SMALL, method=method, recovery=recovery, kv_groups=1))
-    assert done.plan.removed >= 0.25
-    for entry in done.report.layers:
+    pruned = prune(build(), tokens(2, 16), replace(SMALL, method=method, recovery=recovery, kv_groups=1))
+    assert pruned.plan.removed >= 0.25
+    for entry in pruned.report.layers:
         assert (entry.ridge is not None) == (recovery in ("least-squares", "mask"))
         assert entry.error > 0.0 and entry.attention_error > 0.0
 
 
-WAYS = {"aim": "dense", "kv_groups": 1}, {"widths": "measured"}, {"recovery": "mask"}, {"method": "wanda-sp"}
+OPTIONS = (
+    {"aim": "dense", "kv_groups": 1},
+    {"widths": "measured"},
+    {"recovery": "mask"},
+    {"method": "wanda-sp"},
+)
 
 
-@pytest.mark.parametrize("how", WAYS, ids=str)
-def test_wide_layers_compute_in_float32_and_come_to_the_same(how, monkeypatch):
-    ids, settings = tokens(8, 24), replace(SMALL, **how)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_wide_layers_compute_in_float32_and_come_to_the_same(options, monkeypatch):
+    ids = tokens(8, 24)
+    settings = replace(SMALL, **options)
     double = prune(build(), ids, settings)
     monkeypatch.setattr("comp_lib.statistics.gram.SINGLE_PRECISION_INPUTS", 8)
-    seen, gather = [], Gram.gather
-    monkeypatch.setattr(Gram, "gather", lambda self, x, y: (seen.append(self.xtx.dtype), gather(self, x, y)))
+    dtypes = set()
+    gather = Gram.gather
+
+    def recorded(self, x, y):
+        dtypes.add(self.xtx.dtype)
+        return gather(self, x, y)
+
+    monkeypatch.setattr(Gram, "gather", recorded)
     single = prune(build(), ids, settings)
-    assert set(seen) == {torch.float32} and single.plan == double.plan
-    for one, other in zip(single.model.parameters(), double.model.parameters(), strict=True):
-        assert (one - other).norm() <= 1e-3 * other.norm()
+    assert dtypes == {torch.float32} and single.plan == double.plan
+    for ours, expected in zip(single.model.parameters(), double.model.parameters(), strict=True):
+        assert (ours - expected).norm() <= 1e-3 * expected.norm()
 
 
 @pytest.mark.parametrize(("length", "matrices"), [(6, False), (15, True)])  # of 2 sequences; 32 and 48 inputs
 def test_wide_layers_keep_matrices_from_half_as_many_tokens_on(length, matrices, monkeypatch):
-    seen, gather = [], Gram.gather
+    calls = []
+    gather = Gram.gather
+
+    def recorded(self, x, y):
+        calls.append(x)
+        return gather(self, x, y)
+
     monkeypatch.setattr("comp_lib.statistics.gram.SINGLE_PRECISION_INPUTS", 8)
-    monkeypatch.setattr(Gram, "gather", lambda self, x, y: (seen.append(x), gather(self, x, y)))
+    monkeypatch.setattr(Gram, "gather", recorded)
     prune(build(), tokens(2, length), replace(SMALL, ridge=0.1))
-    assert bool(seen) == matrices
+    assert bool(calls) == matrices
 
 
 @pytest.mark.parametrize("name", ["mha", "gqa", "mqa", "head-dim", "qwen2"])
 def test_upstream_counts_what_a_block_owns(name):
     layer = build(name).model.layers[0]
-    attention, mlp = layer.self_attn, layer.mlp
+    attention = layer.self_attn
+    mlp = layer.mlp
     rows = [torch.cat([mlp.gate_proj.weight[i], mlp.up_proj.weight[i]]) for i in range(48)]
-    want = torch.stack([row.double().square().sum() for row in rows])
-    torch.testing.assert_close(upstream(layer, "mlp"), want)
-    head, repeats = attention.head_dim, attention.num_key_value_groups
+    expected = torch.stack([row.double().square().sum() for row in rows])
+    torch.testing.assert_close(upstream(layer, "mlp"), expected)
+    head = attention.head_dim
+    repeats = attention.num_key_value_groups
     queries, keys, values = (
         part.weight.double().square().sum(1).reshape(-1, head)
         for part in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     # query head h reads KV head h // repeats
-    want = (keys + values).sum(1) + queries.sum(1).reshape(-1, repeats).sum(1)
-    torch.testing.assert_close(upstream(layer, "attention"), want)
+    expected = (keys + values).sum(1) + queries.sum(1).reshape(-1, repeats).sum(1)
+    torch.testing.assert_close(upstream(layer, "attention"), expected)
 
 
 def test_comp_chooses_the_condition_by_the_recovery():
@@ -581,7 +634,9 @@ class LastStreams(KeepInMemory):
     ("name", "size"), [*product(["gqa", "gemma3"], [(1, 24), (3, 2), (8, 24)])]
 )  # few, many
 def test_what_is_passed_on_is_the_stream_of_the_pruned_model(name, size):
-    small, ids, settings = build(name), tokens(*size), replace(SMALL, aim="dense")
+    small = build(name)
+    ids = tokens(*size)
+    settings = replace(SMALL, aim="dense")
     sink = LastStreams(small)
     prune_layers(small, ids, settings, make_plan(small, ids, settings), sink)
     torch.testing.assert_close(sink.streams.pruned, final_stream(small, ids), rtol=1e-4, atol=1e-4)
@@ -604,7 +659,8 @@ def quarter_width_rule(shape: Shape, ratio: float, **options) -> int:
 
 @pytest.mark.parametrize(("ratio", "count"), [(0.1, 0), (0.4, 0), (0.5, 1), (0.85, 4)])
 def test_auto_drops_only_the_layers_that_widths_cannot_carry(ratio, count):
-    parent, ids = build(num_hidden_layers=5), tokens(2)
+    parent = build(num_hidden_layers=5)
+    ids = tokens(2)
     assert quarter_width_rule(Shape.of(parent), ratio, multiple=4) == count
     calls = []
     plan = make_plan(parent, ids, replace(SMALL, ratio=ratio), progress=lambda *call: calls.append(call))
@@ -616,38 +672,44 @@ def test_auto_drops_only_the_layers_that_widths_cannot_carry(ratio, count):
 def test_auto_reaches_what_only_the_fewest_layers_can_reach():
     """Where no number of layers leaves a quarter of the neurons, a budget that can be met is still met."""
     parent = build(num_hidden_layers=2)
-    done = prune(parent, tokens(2), replace(SMALL, ratio=0.76))
-    assert done.plan.removed >= 0.76 and len(done.plan.layers) == 1
+    pruned = prune(parent, tokens(2), replace(SMALL, ratio=0.76))
+    assert pruned.plan.removed >= 0.76 and len(pruned.plan.layers) == 1
 
 
 def test_per_layer_widths_follow_the_importance():
-    parent, ids = build(num_hidden_layers=4), tokens()
+    parent = build(num_hidden_layers=4)
+    ids = tokens()
     settings = replace(SMALL, widths="per-layer", layer_metric="block-influence", layers=0, multiple=2)
-    done = prune(parent, ids, settings)
+    pruned = prune(parent, ids, settings)
     importance = block_influence(parent, ids)
-    by_importance = [done.plan.neurons[i] for i in importance.argsort().tolist()]
+    by_importance = [pruned.plan.neurons[i] for i in importance.argsort().tolist()]
     assert by_importance == sorted(by_importance) and len(set(by_importance)) > 1
-    assert not Shape.of(done.model).uniform
+    assert not Shape.of(pruned.model).uniform
 
 
 def test_layers_are_judged_on_the_first_sequences_only(monkeypatch):
     monkeypatch.setattr(planning, "IMPORTANCE_SEQUENCES", 2)
-    parent, ids = build(), tokens(4)
-    seen = []
-    monkeypatch.setattr(
-        planning, "layers_to_drop", lambda *told: seen.append(told[2]) or layers_to_drop(*told)
-    )
+    parent = build()
+    ids = tokens(4)
+    judged = []
+
+    def recorded(metric, model, ids, count, *rest):
+        judged.append(ids)
+        return layers_to_drop(metric, model, ids, count, *rest)
+
+    monkeypatch.setattr(planning, "layers_to_drop", recorded)
     plan = make_plan(parent, ids, replace(SMALL, ratio=0.4, layers=1, layer_metric="loss"))
-    assert len(seen) == 1 and torch.equal(seen[0], ids[:2])
+    assert len(judged) == 1 and torch.equal(judged[0], ids[:2])
     assert plan.dropped == (int(sequence_loss_increase(parent, ids[:2]).mean(1).argmin()),)
 
 
 def test_a_plan_can_be_carried_out_elsewhere():
-    """Written, read and used with other settings: its widths decide, not the ratio of the settings."""
-    parent, ids = build(), tokens()
+    """A plan is written, read and used with other settings: its widths decide, not the ratio of the settings."""
+    parent = build()
+    ids = tokens()
     plan = make_plan(parent, ids, replace(SMALL, ratio=0.4, layers=1))
-    done = prune(parent, ids, Settings(), plan=Plan.from_json(plan.to_json()))
-    assert replace(done.plan, kept_neurons=None, kept_groups=None) == plan
+    pruned = prune(parent, ids, Settings(), plan=Plan.from_json(plan.to_json()))
+    assert replace(pruned.plan, kept_neurons=None, kept_groups=None) == plan
 
 
 @hypothesis_settings(derandomize=True, deadline=None, max_examples=10)
@@ -659,31 +721,32 @@ def test_a_plan_can_be_carried_out_elsewhere():
     name=st.sampled_from(["gqa", "all-at-once", "qwen2"]),
 )
 def test_any_budget_is_met_or_refused(ratio, layers, widths, kv_groups, name):
-    parent, ids = build(name), tokens(2, 12)
+    parent = build(name)
+    ids = tokens(2, 12)
     choices = {"layers": layers, "widths": widths, "kv_groups": kv_groups, "layer_metric": "block-influence"}
     settings = Settings(ratio, multiple=4, **choices)
     before = fingerprint(parent)
     try:
-        done = prune(parent, ids, settings)
+        pruned = prune(parent, ids, settings)
     except InputError as error:
         assert "allow" in str(error) and fingerprint(parent) == before
         return
-    sizes = [Shape.of(m).decoder for m in (parent, done.model)]
-    assert 1.0 - sizes[1] / sizes[0] == pytest.approx(done.plan.removed)
-    assert done.plan.removed >= ratio
+    share_left = Shape.of(pruned.model).decoder / Shape.of(parent).decoder
+    assert 1.0 - share_left == pytest.approx(pruned.plan.removed)
+    assert pruned.plan.removed >= ratio
 
 
 def test_report_and_progress():
     calls = []
     settings = replace(SMALL, layers=1, ratio=0.5)
-    done = prune(build(), tokens(), settings, progress=lambda *call: calls.append(call[:3]))
-    assert [call for call in calls if call[0] == "pruning"] == [("pruning", done, 3) for done in (1, 2, 3)]
+    pruned = prune(build(), tokens(), settings, progress=lambda *call: calls.append(call[:3]))
+    assert [call for call in calls if call[0] == "pruning"] == [("pruning", count, 3) for count in (1, 2, 3)]
     assert any(call[0] == "loss increase" for call in calls)
-    report = done.report
+    report = pruned.report
     assert report.tokens == 4 * 24 and report.settings["ratio"] == 0.5
-    assert [entry.layer for entry in report.layers] == list(done.plan.layers)
-    assert [len(entry.kept_neurons) for entry in report.layers] == list(done.plan.neurons)
-    assert [len(entry.kept_groups) for entry in report.layers] == list(done.plan.kv_groups)
+    assert [entry.layer for entry in report.layers] == list(pruned.plan.layers)
+    assert [len(entry.kept_neurons) for entry in report.layers] == list(pruned.plan.neurons)
+    assert [len(entry.kept_groups) for entry in report.layers] == list(pruned.plan.kv_groups)
     assert report.seconds > 0.0
 
 
@@ -760,7 +823,8 @@ def test_settings_are_checked_by_name(change, message):
 )
 def test_what_does_not_fit_the_model_is_refused_before_any_work(wrong, message):
     parent = build()
-    before, settings = fingerprint(parent), replace(SMALL, **wrong.get("settings", {}))
+    before = fingerprint(parent)
+    settings = replace(SMALL, **wrong.get("settings", {}))
     options = {"inplace": True, "progress": lambda *_: pytest.fail("work")}
     with pytest.raises(InputError, match=message):
         if "plan" in wrong:
@@ -772,38 +836,34 @@ def test_what_does_not_fit_the_model_is_refused_before_any_work(wrong, message):
 def test_a_finished_plan_is_carried_out_to_the_letter(tiny_llama):
     model = tiny_llama()
     ids = torch.arange(128).view(4, 32)
-    first = prune(
-        model, ids, Settings(method="random", recovery="none", ratio=0.5, multiple=4, kv_groups=1, seed=3)
-    )
-    again = prune(
-        model, ids, Settings(recovery="none", multiple=4), plan=first.plan
-    )  # COMP would choose others
-    assert (
-        again.plan.kept_neurons == first.plan.kept_neurons
-        and again.plan.kept_groups == first.plan.kept_groups
-    )
-    for one, other in zip(first.model.parameters(), again.model.parameters(), strict=True):
-        assert torch.equal(one, other)
-    free = replace(first.plan, kept_neurons=None, kept_groups=None)
-    chosen = prune(model, ids, Settings(recovery="none", multiple=4), plan=free).plan.kept_neurons
-    assert chosen != first.plan.kept_neurons
+    random = Settings(method="random", recovery="none", ratio=0.5, multiple=4, kv_groups=1, seed=3)
+    comp = Settings(recovery="none", multiple=4)
+    first = prune(model, ids, random)
+    second = prune(model, ids, comp, plan=first.plan)
+    assert second.plan.kept_neurons == first.plan.kept_neurons
+    assert second.plan.kept_groups == first.plan.kept_groups
+    for ours, expected in zip(second.model.parameters(), first.model.parameters(), strict=True):
+        assert torch.equal(ours, expected)
+    widths_only = replace(first.plan, kept_neurons=None, kept_groups=None)
+    chosen = prune(model, ids, comp, plan=widths_only).plan.kept_neurons
+    assert chosen != first.plan.kept_neurons, "COMP itself would choose others"
 
 
 def test_layers_may_be_a_share(tiny_llama):
     model = tiny_llama()
     ids = torch.arange(64).view(2, 32)
-    plans = [
-        make_plan(model, ids, replace(SMALL, ratio=0.4, layers=layers, multiple=1)) for layers in (0.3, 1)
-    ]
-    assert plans[0] == plans[1] and len(plans[0].dropped) == 1
+    settings = replace(SMALL, ratio=0.4, multiple=1)
+    by_share = make_plan(model, ids, replace(settings, layers=0.3))
+    by_number = make_plan(model, ids, replace(settings, layers=1))
+    assert by_share == by_number and len(by_share.dropped) == 1
 
 
 def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
     settings = Settings(**PRESETS["paper"] | {"ratio": 0.4, "layers": 0.25, "multiple": 1})
     assert settings.neuron_metric == "mask-condition"
-    done = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
-    assert len(done.plan.dropped) == 1 and len(set(done.plan.neurons)) > 1
-    assert {layer.ridge / settings.ridge for layer in done.report.layers} <= {
+    pruned = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
+    assert len(pruned.plan.dropped) == 1 and len(set(pruned.plan.neurons)) > 1
+    assert {layer.ridge / settings.ridge for layer in pruned.report.layers} <= {
         4.0**power for power in range(64)
     }
 
@@ -820,5 +880,5 @@ def test_a_device_on_which_nothing_can_be_solved_is_refused(device, words, monke
 
 def test_tokens_may_be_of_any_whole_numbers(tiny_llama):
     ids = torch.arange(64).view(4, 16)
-    one, two = (prune(tiny_llama(), tokens, Settings(multiple=4, layers=1)) for tokens in (ids, ids.int()))
-    assert one.plan == two.plan
+    settings = Settings(multiple=4, layers=1)
+    assert prune(tiny_llama(), ids, settings).plan == prune(tiny_llama(), ids.int(), settings).plan
