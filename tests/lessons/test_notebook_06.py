@@ -1,4 +1,4 @@
-"""The analyst's notebook runs on models that its author never saw: other head counts, other sizes, another family."""
+"""The analyst's notebook runs on models that its author never saw: other heads, sizes and families."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "06_your_own_mode
 SHAPES = {
     # eight query heads in four groups, and a width that no power of two divides
     "gqa": {"hidden_size": 64, "intermediate_size": 150, "num_attention_heads": 8, "num_key_value_heads": 4},
-    # norms of queries and keys, and one behind each dense layer: no target but the layer's own output, and no bias
+    # norms of queries and keys, and one behind each dense layer: the layer's output is the only target; no bias
     "gemma3": {},
 }
 
@@ -31,7 +31,7 @@ def kernel(kernels):
         yield client
 
 
-# The first cell: modules are found as where the notebook lies, and the working directory is a folder of the test.
+# Modules are found as in the folder of the notebook; the working directory is a folder of the test.
 FIRST_CELL = """\
 %reset -f
 import os, sys

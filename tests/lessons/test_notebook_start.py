@@ -1,4 +1,4 @@
-"""The first cell of a notebook: it works without a word, or one sentence says what to install or to choose."""
+"""The first cell of a notebook: it prints nothing, or one sentence says what to install or to choose."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def test_it_loads_and_seeds_and_prints_nothing(model_folder, capfd):
 
 @pytest.fixture(scope="module")
 def run_cells(kernels):
-    """A function that runs cells in a real kernel, one for all tests, and returns the error outputs of each cell.
+    """A function that runs cells in a real kernel and returns the error outputs of each cell.
 
-    A cell that fails does not stop the next one.
+    All tests share the kernel. A cell that fails does not stop the next one.
     """
     options = {"timeout": 120, "kernel_name": "python3", "allow_errors": True, "record_timing": False}
     client = NotebookClient(new_notebook(), resources={"metadata": {"path": NOTEBOOKS}}, **options)

@@ -46,19 +46,19 @@ def test_the_stream(model):
     torch.testing.assert_close(statistics["influence"], 1 - cosine.mean((1, 2)), rtol=1e-4, atol=1e-5)
 
 
-def must_not_be_called(*arguments, **options):
-    raise AssertionError("computed a second time")
+def refuse_to_compute(*arguments, **options):
+    raise RuntimeError("computed, not found in the cache")
 
 
 def test_a_study_is_computed_once(model, monkeypatch):
     ids = tokens()
     first = layer_study(model, ids)
-    monkeypatch.setattr(frames, "sequence_loss_increase", must_not_be_called)
-    monkeypatch.setattr(studies, "through", must_not_be_called)
+    monkeypatch.setattr(frames, "sequence_loss_increase", refuse_to_compute)
+    monkeypatch.setattr(studies, "through", refuse_to_compute)
     second = layer_study(model, ids)
     for name in ("influence", "cosine", "norms", "harm"):
         torch.testing.assert_close(getattr(second, name), getattr(first, name), rtol=0, atol=0)
-    with pytest.raises(TypeError):  # other tokens are not in the cache
+    with pytest.raises(RuntimeError, match="computed, not found"):  # other tokens are not in the cache
         layer_study(model, ids[:1])
 
 

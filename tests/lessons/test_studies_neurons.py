@@ -19,7 +19,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 
 
 def forward_pass(model, ids, linear):
-    """What `linear` reads in an ordinary forward pass (T, n), and the stream around each layer, (S, L, d) each."""
+    """What `linear` reads in an ordinary forward pass (T, n), and the stream around the layers, (S, L, d)."""
     inputs = []
     hook = linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0].detach()))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What stands behind lesson 03: stored curves, predictions, water-filling against brute force, sublayers left out."""
+"""What stands behind lesson 03: stored curves, predictions, and water-filling against brute force."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def plan_of(layers, widths) -> Plan:
     return Plan("", 3, layers, widths, groups, 0.1, 0.2)
 
 
-# --- what is stored ---------------------------------------------------------------------------------------------------
+# --- what is stored -----------------------------------------------------------------------------------------
 
 
 def test_stored_curves_go_through_their_points():
@@ -97,7 +97,7 @@ def test_the_neurons_that_would_go_last_stay():
     assert plan.kept_neurons == ((0, 2, 4, 5, 6, 7), tuple(range(8)))
 
 
-# --- prediction -------------------------------------------------------------------------------------------------------
+# --- prediction ---------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_known_of_a_dropped_layer():

@@ -12,7 +12,10 @@ WIDTH = 36
 
 
 def forward_pass(model, ids):
-    """What each down_proj reads (T, n), and the norm of the stream behind its layer (T,), in an ordinary pass."""
+    """What each down_proj reads (T, n), and the norm of the stream behind its layer (T,).
+
+    Both come from an ordinary forward pass.
+    """
     inputs = []
     norms = []
 
@@ -51,7 +54,7 @@ def test_the_sums_of_each_layer_are_those_of_an_ordinary_pass(tiny_llama, ids):
 
 
 def masked_logits(model, ids, kept, masks):
-    """The logits of the model with a hook in each layer: kept neurons times their mask, all others times 0."""
+    """The model's logits with a hook in each layer: kept neurons times their mask, all others times 0."""
     hooks = []
     for layer, neurons, mask in zip(model.model.layers, kept, masks, strict=True):
         factors = torch.zeros(48).index_put((neurons,), mask.float())
