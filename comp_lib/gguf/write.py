@@ -290,7 +290,7 @@ def _rope_parameters(config: Any) -> dict[str, Any]:
 
 
 def _rope_factors(meta_model: Model, shape: Shape) -> dict[str, np.ndarray]:
-    """What llama.cpp divides the rotary frequencies by (d/2,), by its name in the file; {} without scaling."""
+    """What llama.cpp divides the rotary frequencies by (d/2,), by its name in the file; {} if none is."""
     config = meta_model.config
     parameters = _rope_parameters(config)
     if parameters.get("rope_type", "default") == "default":
