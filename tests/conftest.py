@@ -34,7 +34,7 @@ TINY = {
 }
 
 
-# Files with long tests, the longest first, so that two processes that share the files end at about the same time.
+# Files with long tests, the longest first: two processes that share the files end at about the same time.
 LONG = (
     "test_real.py",
     "test_kit.py",
@@ -108,14 +108,14 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk():
-    """Without fsync a killed process still leaves what it wrote; only a power cut would not, and none is tested."""
+    """A killed process leaves what it wrote without fsync too; only a power cut would not, and none is tested."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Weights at which nothing is trivial: norms away from 1, biases away from 0, predictions far from uniform."""
+    """Set weights that are not trivial: norms away from 1, biases away from 0, predictions far from uniform."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -131,7 +131,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 @pytest.fixture(scope="session")
 def tiny_llama():
-    """Factory of tiny random Llamas in float32: `tiny_llama(num_key_value_heads=1)`. Same call, same weights."""
+    """A factory of tiny random Llamas: `tiny_llama(num_key_value_heads=1)`. The same call, the same weights."""
 
     def build(seed: int = 0, **overrides) -> LlamaForCausalLM:
         return randomise(LlamaForCausalLM(LlamaConfig(**TINY | overrides, attn_implementation="sdpa")), seed)
@@ -141,7 +141,7 @@ def tiny_llama():
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with 512 tokens, trained here; like Llama's it puts <s> before a text unless told not to."""
+    """Byte-level BPE with 512 tokens, trained here. Like Llama's it puts <s> before a text by default."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -179,7 +179,7 @@ def short_file(tmp_path):
 
 @pytest.fixture
 def small_disk():
-    """Within `small_disk(limit)` no file grows beyond that many bytes: the system refuses, as when a disk is full."""
+    """Within `small_disk(limit)` no file grows beyond that many bytes, as on a disk that is full."""
     resource = pytest.importorskip("resource")
 
     @contextmanager

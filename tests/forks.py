@@ -1,14 +1,15 @@
 """A Python that has its imports behind it: for each script that would import them anew it forks a process.
 
-That takes moments, where torch and transformers take seconds. A script has its own arguments, variables, folder, input
-and outputs, and whoever started it gets its signals through and its end back, as from Python itself. Not so what Python
-and its libraries read when they begin, such as PYTHONHASHSEED or OMP_NUM_THREADS; what has been imported, and how much
-memory that takes, are those of all. Elsewhere than on Linux it is Python itself.
+That takes moments, where torch and transformers take seconds. A script has its own arguments, variables,
+folder, input and outputs, and whoever started it gets its signals through and its end back, as from Python
+itself. Not so what Python and its libraries read when they begin, such as PYTHONHASHSEED or OMP_NUM_THREADS;
+what has been imported, and how much memory that takes, are those of all. Elsewhere than on Linux it is Python
+itself.
 
-The forkserver of `multiprocessing` keeps imports too, but it starts a process only for the Python that owns it, which
-hands over a pickled function. Jupyter and `subprocess` start a command instead, and give it a folder, variables,
-arguments, their own input and outputs, and signals: all of this would have to be carried over by hand there too, with
-private names of the standard library on top.
+The forkserver of `multiprocessing` keeps imports too, but it starts a process only for the Python that owns
+it, which hands over a pickled function. Jupyter and `subprocess` start a command instead, and give it a
+folder, variables, arguments, their own input and outputs, and signals: all of this would have to be carried
+over by hand there too, with private names of the standard library on top.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ os._exit(code)
 
 @contextmanager
 def python() -> Iterator[list[str]]:
-    """The first words of a command, in the place of Python's name; `-c` and a script or `-m` and a module follow."""
+    """What a command begins with instead of `python`; `-c` and a script, or `-m` and a module, follow."""
     if sys.platform != "linux":
         yield [sys.executable]
         return

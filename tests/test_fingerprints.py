@@ -1,8 +1,8 @@
-"""The weights that `prune` makes, to the bit: a change of code that is no change of the method leaves them as they are.
+"""The weights that `prune` makes, to the bit: only a change of the method may change them.
 
-`python tests/test_fingerprints.py` writes tests/fingerprints.json anew; a commit that does so says which step changed
-which number, and why. Libraries round in their own ways: on another processor or another torch than those of the file
-the sums of the squared weights are compared instead, within 1e-3.
+`python tests/test_fingerprints.py` writes tests/fingerprints.json anew; a commit that does so says which step
+changed which number, and why. Libraries round in their own ways: on another processor or another torch than
+those of the file the sums of the squared weights are compared instead, within 1e-3.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CASES = {  # name: (settings, variant, sequences, length)
     "wide best": (Settings(**ALIKE, **PRESETS["best"]), "wide", 16, 48),
     "wide paper": (Settings(**PRESETS["paper"] | MOST), "wide", 16, 48),
 }
-# Cases of the real model. test_real.py prunes it with "stock"; the others take minutes, so a person runs them.
+# Cases of the real model. test_real.py runs "stock"; the others take minutes, so a person runs them.
 REAL = (
     "stock",
     "best",
@@ -114,7 +114,7 @@ def real(name: str, model, tokenizer) -> Pruned:
 
 
 def check(name: str, computed: dict[str, object]) -> None:
-    """A fingerprint equals that of the file: to the bit where the machine is the same, else in the sum of squares."""
+    """A fingerprint is that of the file: to the bit on the same machine, elsewhere in the sum of squares."""
     stored = json.loads(STORED.read_text("utf-8"))
     expected = stored["cases"][name]
     if stored["machine"] == machine():

@@ -1,4 +1,4 @@
-"""How the package is laid out: a forbidden import is found, and only families know what a layer looks like."""
+"""The layout of the package: forbidden imports are found, and only families know what a layer looks like."""
 
 from __future__ import annotations
 

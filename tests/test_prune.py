@@ -1,4 +1,4 @@
-"""The full method on tiny models: what must be exact is compared to the bit, what must get better is measured."""
+"""The full method on tiny models: exact results are compared to the bit, improvements are measured."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def whole_plan(model, **changes) -> Plan:
 
 
 def masked(parent, plan):
-    """`parent` with zeros for the neurons and KV groups that `plan` removes, and without its dropped layers."""
+    """`parent` with zeros for neurons and KV groups that `plan` removes, and dropped layers skipped."""
     model = copy.deepcopy(parent)
     shape = Shape.of(parent)
     size = shape.head_dim * shape.group_heads
@@ -119,7 +119,7 @@ def test_zero_pruning_is_the_identity_to_the_bit(name, aim):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_pruned_equals_masked_before_recovery(name):
-    """Neurons, KV groups where they can go, and a layer, all in one model; test_surgery has each by itself."""
+    """Neurons, KV groups where they can go, and a layer go from one model; test_surgery has each alone."""
     parent = build(name, dtype=torch.float64)
     ids = tokens()
     groups = Shape.of(parent).kv_groups[0]
@@ -181,7 +181,7 @@ def test_behind_a_norm_an_error_reaches_the_stream_times_the_gain(name, step):
 
 @pytest.mark.parametrize("name", NORM_BEHIND)
 def test_a_neuron_behind_a_norm_costs_what_the_stream_loses(name):
-    """Brute force: each neuron is removed alone, the others are fitted again, errors of outputs weigh as their gain."""
+    """Brute force: each neuron is removed alone, the others are fitted again, and errors count by their gain."""
     layer = build(name).model.layers[1]
     gain = gain_behind(layer, "mlp").double()
     ridge = 0.1
@@ -451,7 +451,7 @@ def test_dense_target_repairs_dropped_layers_in_layers_that_keep_everything(name
 
 @pytest.mark.parametrize("name", ["all-at-once", "gemma3"])
 def test_both_targets_agree_where_the_stream_is_still_the_dense_one(name):
-    """What is missing from the dense stream is then the layer's own output, without the bias that is added anyway."""
+    """What the dense stream lacks is then the layer's own output, without the bias that is added anyway."""
     parent = build(name)
     ids = tokens(8)
     for part, plan in (
@@ -704,7 +704,7 @@ def test_layers_are_judged_on_the_first_sequences_only(monkeypatch):
 
 
 def test_a_plan_can_be_carried_out_elsewhere():
-    """A plan is written, read and used with other settings: its widths decide, not the ratio of the settings."""
+    """A plan is written, read and used with other settings: its widths decide, not the settings' ratio."""
     parent = build()
     ids = tokens()
     plan = make_plan(parent, ids, replace(SMALL, ratio=0.4, layers=1))

@@ -161,7 +161,7 @@ def test_generation_with_a_cache_equals_generation_without(name):
         if name not in WHOLE_ATTENTION:
             shrink(layer, "attention", torch.tensor([1]))
     update_config(model)
-    # with its answer "rope-dynamic" may have 8 tokens: beyond them a cache would hold keys of other frequencies
+    # "rope-dynamic" may have 8 tokens, answer included: beyond them the cache holds keys of other frequencies
     prompt = tokens(2, 6)[:, :4] if name == "rope-dynamic" else tokens(2, 6)
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     cached = model.generate(prompt, use_cache=True, **options)

@@ -1,4 +1,4 @@
-"""What a model of 48 neurons cannot show: sweeps of many rounds, and the widths that follow from their curves."""
+"""What a model of 48 neurons cannot show: sweeps of many rounds, and widths that follow from their curves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from comp_lib.statistics.gram import Gram, contributions
 NEURONS = 320  # of each layer of the variant "wide"
 NARROWEST = 32  # neurons that a plan leaves it at least: a tenth
 RIDGE = 0.1
-ROUNDS = [32, 64, 96, 128, 160, 192, 224, 256, 288]  # neurons gone after each round of a sweep down to NARROWEST
+# neurons gone after each round of a sweep down to NARROWEST
+ROUNDS = [32, 64, 96, 128, 160, 192, 224, 256, 288]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def problem(model, ids):
 
 
 def removal_order(matrix, weights, per_round):
-    """Neurons in the order in which they go, from H (n, n) and W (n, m): every round inverts H and fits V anew."""
+    """The neurons that go, in order, from H (n, n) and W (n, m): every round inverts H and fits V anew."""
     alive = torch.ones(len(matrix), dtype=torch.bool)
     order = []
     while len(order) < len(matrix) - NARROWEST:
@@ -67,9 +68,11 @@ def removal_order(matrix, weights, per_round):
 def test_32_neurons_go_in_a_round_and_the_others_are_judged_anew(name, problem):
     selection = METRICS[name](problem, NARROWEST, torch.Generator())
     if name == "full-condition":
-        matrix, weights = problem.xtx, problem.weight
+        matrix = problem.xtx
+        weights = problem.weight
     else:
-        matrix, weights = contributions(problem.xtx, problem.weight), torch.ones(NEURONS, 1).double()
+        matrix = contributions(problem.xtx, problem.weight)
+        weights = torch.ones(NEURONS, 1).double()
     ridged = matrix + RIDGE * matrix.diagonal().diag()
     expected = removal_order(ridged, weights, 32)
     assert selection.curve.counts.tolist() == ROUNDS
@@ -87,14 +90,22 @@ def curve_of(errors):
     """A sweep that takes one neuron a round and leaves these errors."""
     nothing = torch.zeros(len(errors), dtype=torch.float64)
     counts = torch.arange(1, len(errors) + 1)
-    return Sweep(nothing, nothing, torch.tensor(errors, dtype=torch.float64), counts, nothing, nothing, nothing)
+    return Sweep(
+        kept=nothing,
+        order=nothing,
+        errors=torch.tensor(errors, dtype=torch.float64),
+        counts=counts,
+        moved=nothing,
+        scores=nothing,
+        weights=nothing,
+    )
 
 
 def test_a_layer_that_minds_16_times_as_much_loses_an_eighth_of_the_neurons(model):
-    """Least sum of harm_l^0.75 g_l^2 over numbers g_l of given sum: g_l is as 1 / harm_l^0.75, and 16^0.75 = 8.
+    """Where g_l neurons cost harm_l^0.75 g_l^2, the best g_l are as 1 / harm_l^0.75, and 16^0.75 = 8.
 
-    0.75 is what benchmarks/RESULTS.md found best. It is written here again, because a test that takes it from the
-    library says nothing of its value.
+    0.75 is what benchmarks/RESULTS.md found best. It is written here again, because a test that takes it from
+    the library says nothing of its value.
     """
     request = PlanRequest(Shape.of(model), 0.25, multiple=1)
     quadratic = curve_of([float(gone**2) for gone in range(1, NEURONS - NARROWEST + 1)])

@@ -105,7 +105,7 @@ VARIANTS = {
     "ernie4_5": {"family": "ernie4_5", "head_dim": 12},  # as its smallest model: heads wider than the stream
     "ernie4_5-bias": {"family": "ernie4_5", "head_dim": 8, "use_bias": True},
 }
-# Wide enough that a sweep takes nine rounds of 32 neurons. Apart from VARIANTS, whose tests count on 48 neurons.
+# Wide enough for nine rounds of 32 neurons in a sweep. Not in VARIANTS, whose tests count on 48 neurons.
 WIDE = {"wide": {"intermediate_size": 320}}
 # Families that llama.cpp has with one pattern over the layers only: the fields of that pattern.
 PATTERNS = {
@@ -119,8 +119,8 @@ FOUR = {  # fields that are lists, with an entry for each of four layers
     "gemma3": {"layer_types": ["sliding_attention", "full_attention"] * 2},
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
 }
-# One variant for everything that is stored, read or computed in a way of its own: each model type, and numbers of
-# heads, biases, tables of positions, windows and multipliers.
+# One variant for everything that is stored, read or computed in a way of its own: each model type, and numbers
+# of heads, biases, tables of positions, windows and multipliers.
 LAYOUTS = (
     "gqa",
     "mqa",

@@ -1,1 +1,1 @@
-"""The text that shows a method what the model does: where it comes from, its batches, its way through the layers."""
+"""The text that shows a method what the model does: files, shares of a mixture, windows of tokens."""

@@ -23,11 +23,12 @@ def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """
     bos_token = tokenizer.bos_token_id
     ids_of_nothing = tokenizer("", verbose=False)["input_ids"]
-    is_put_first = bos_token is not None and ids_of_nothing[:1] == [bos_token]
-    return torch.tensor([bos_token] if is_put_first else [], dtype=torch.long)
+    if bos_token is None or ids_of_nothing[:1] != [bos_token]:
+        return torch.empty(0, dtype=torch.long)
+    return torch.tensor([bos_token])
 
 
 def start_token(tokenizer: Any) -> int | None:
-    """The token with which a reader starts a text: the tokenizer's beginning-of-sequence token, else its end token."""
+    """The token with which a reader starts a text: the tokenizer's beginning of a sequence, else its end."""
     bos_token: int | None = tokenizer.bos_token_id
     return tokenizer.eos_token_id if bos_token is None else bos_token

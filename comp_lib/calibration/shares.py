@@ -1,12 +1,13 @@
 """Which texts calibrate, and how many sequences each of them has.
 
-A source is a text (`texts.load_text`), "self" for what the model writes by itself (`written`), one of MIXTURES, or
-several of them with "+" between: "mine.txt+general" draws half of the sequences from the file. Texts take turns, so
-that any part of the sequences holds every text.
+A source is a text (`texts.load_text`), "self" for what the model writes by itself (`written`), one of
+MIXTURES, or several of them with "+" between: "mine.txt+general" draws half of the sequences from the file.
+Texts take turns, so that any part of the sequences holds every text.
 
-A fit to one kind of text spoils the others: calibrated on prose alone SmolLM2 loses 0.93 nats a token on code, on every
-kind 0.37 (benchmarks/RESULTS.md). So the mixture "general" takes some of every kind that ships, and text that the model
-writes itself; "shipped" leaves that out, for a model that is not in memory, and "written" is that alone.
+A fit to one kind of text spoils the others: calibrated on prose alone SmolLM2 loses 0.93 nats a token on
+code, on every kind 0.37 (benchmarks/RESULTS.md). So the mixture "general" takes some of every kind that
+ships, and text that the model writes itself; "shipped" leaves that out, for a model that is not in memory,
+and "written" is that alone.
 """
 
 from __future__ import annotations
@@ -58,10 +59,12 @@ def text_hashes(source: str | Path) -> tuple[str, ...]:
 def load_apart_from(evaluated: str | Path | None, shares: Mapping[str, float]) -> dict[str, str]:
     """The texts of `shares` that can be read, by name: all but what the model writes.
 
-    Raises InputError where one contains a text that judges (`evaluated`; None: nothing does), or is a part of it.
+    evaluated: name or path of the text that judges; None: nothing does. Raises InputError where one of the
+    texts contains it, or is a part of it.
     """
-    judging_names = [] if evaluated is None else judging_texts(evaluated).values()
-    judging = [load_text(name).strip() for name in judging_names]
+    judging: list[str] = []
+    if evaluated is not None:
+        judging = [load_text(name).strip() for name in judging_texts(evaluated).values()]
     texts: dict[str, str] = {}
     for text_name in shares:
         if text_name in WRITTEN:
@@ -80,8 +83,8 @@ def load_apart_from(evaluated: str | Path | None, shares: Mapping[str, float]) -
 def limits_of(shares: Mapping[str, float], windows: Mapping[str, int]) -> dict[str, int]:
     """How many sequences a text of a mixture may have at most, for those texts that are limited.
 
-    Of a text that ships there may be less than its share: the others take over. Where all of them are there, what the
-    model writes beside them stays in proportion.
+    Of a text that ships there may be less than its share: the others take over. Where all of them are there,
+    what the model writes beside them stays in proportion.
 
     Args:
         shares: of every text.
@@ -100,10 +103,10 @@ def limits_of(shares: Mapping[str, float], windows: Mapping[str, int]) -> dict[s
 def allot(
     shares: Mapping[str, float], sequences: int, limits: Mapping[str, int], source: str | Path
 ) -> list[str]:
-    """The text of each of the `sequences`: by their shares, at most as many of a text as its limit, if it has one.
+    """The text of each of the `sequences`, by the shares of the texts; a text with a limit has at most so many.
 
-    At least one each, but in a mixture that ships: few sequences of that are of the texts with the largest shares.
-    Texts take turns, as evenly as can be. Raises InputError where that cannot be.
+    Every text has at least one. A mixture that ships is an exception: few sequences of it are of the texts
+    with the largest shares. Texts take turns, as evenly as can be. Raises InputError where that cannot be.
     """
     counts = dict.fromkeys(shares, 0 if str(source) in MIXTURES else 1)
     minimum = sum(counts.values())

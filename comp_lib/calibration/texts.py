@@ -1,9 +1,9 @@
 """Texts by name or by file.
 
-Two sets of texts travel with the library, of the same KINDS: `calibration`, from which the statistics of a pruning
-run are drawn, and `evaluation`, on which the result is judged. They share no topic, so that a good score cannot come
-from having seen the subject. The text that most papers report on, WikiText-2, is fetched through `datasets`. Anything
-else is a text file.
+Two sets of texts travel with the library, of the same KINDS: `calibration`, from which the statistics of a
+pruning run are drawn, and `evaluation`, on which the result is judged. They share no topic, so that a good
+score cannot come from having seen the subject. The text that most papers report on, WikiText-2, is fetched
+through `datasets`. Anything else is a text file.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ TEXTS = (*TEXT_SETS, EVERY_KIND, *(f"{name}:{kind}" for name in TEXT_SETS for ki
 def load_text(name_or_path: str | Path) -> str:
     """The text of that name, or of that file (UTF-8).
 
-    Names are `calibration`, `evaluation`, `kinds` and `wikitext2`. The first two take one of KINDS after a colon, as in
-    `calibration:code`, and are `prose` without; `kinds` is the evaluation texts of all kinds; `wikitext2` is the test
-    split, and takes another, as in `wikitext2:train`. A name wins over a file: write `./calibration` for the file.
+    Names are `calibration`, `evaluation`, `kinds` and `wikitext2`. The first two take one of KINDS after a
+    colon, as in `calibration:code`, and are `prose` without; `kinds` is the evaluation texts of all kinds;
+    `wikitext2` is the test split, and takes another, as in `wikitext2:train`. A name wins over a file: write
+    `./calibration` for the file.
 
     Raises InputError: no such name or file, not readable, not UTF-8, empty, or a text that cannot be fetched.
     """
@@ -52,7 +53,7 @@ def load_text(name_or_path: str | Path) -> str:
 
 
 def judging_texts(name: str | Path) -> dict[str, str | Path]:
-    """The texts that judge under that name, each by the label it has in a table: those of all KINDS for EVERY_KIND.
+    """The texts that judge under that name, by their labels in a table: those of all KINDS for EVERY_KIND.
 
     >>> judging_texts("notes.txt")
     {'notes.txt': 'notes.txt'}

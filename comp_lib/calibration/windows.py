@@ -1,7 +1,8 @@
-"""Windows of token ids: those that judge a model, and the calibration batch that tells a method what the model does.
+"""Windows of token ids: those that judge a model, and those that show a method what the model does.
 
-Every statistic of a pruning run is a sum over the few thousand tokens of its calibration batch. So they are drawn
-under a seed, and never from the text on which the result will be judged. What a source of text is: see `shares`.
+Every statistic of a pruning run is a sum over the few thousand tokens of its calibration batch. So they are
+drawn under a seed, and never from the text on which the result will be judged. What a source of text is: see
+`shares`.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ LARGEST_SEED = 2**63 - 1
 class Calibration:
     """Which text calibrates, and how much of it.
 
-    >>> calibration = Calibration(
-    ...     "notes.txt+shipped", sequences=64
-    ... )  # half from the file, half from what ships
+    >>> calibration = Calibration("notes.txt+shipped", sequences=64)
     >>> calibration.length, calibration.seed
     (256, 0)
     >>> Calibration(length=1)
     Traceback (most recent call last):
     comp_lib.errors.InputError: expected length as a whole number above 1, got 1: write another
 
-    `Calibration("calibration:code", sequences=8).tokens(tokenizer)` is then a batch (8, 256) of token ids.
+    Half of these 64 sequences are of the file, the others of the texts that ship.
+    `calibration.tokens(tokenizer)` draws them: token ids (64, 256).
 
-    Raises InputError for a value of the wrong type or size. A text that cannot be read is refused when it is drawn.
+    Raises InputError for a value of the wrong type or size. A text that cannot be read is refused when it is
+    drawn.
     """
 
     source: str | Path = "general"  # a text, "self", a mixture, or several with "+" between: see `shares`
@@ -52,8 +53,11 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str | Path):
-            got = f"{type(self.source).__name__}"
-            raise InputError(expected="calibration by the name or path of a text", got=got, hint="write one")
+            raise InputError(
+                expected="calibration by the name or path of a text",
+                got=type(self.source).__name__,
+                hint="write one",
+            )
         if self.sequences is not None:
             _check_whole_number("sequences", self.sequences, 1)
         _check_whole_number("length", self.length, 2)
@@ -68,7 +72,7 @@ class Calibration:
         evaluated: str | Path | None = None,
         progress: Progress = no_progress,
     ) -> Tensor:
-        """The batch itself, (S, L): see `calibration_tokens`. USUAL_SEQUENCES where it is not said how many."""
+        """The windows, (S, L): see `calibration_tokens`. S is USUAL_SEQUENCES where `sequences` is None."""
         return calibration_tokens(
             self.source,
             tokenizer,
@@ -92,16 +96,18 @@ def calibration_tokens(
     evaluated: str | Path | None = None,
     progress: Progress = no_progress,
 ) -> Tensor:
-    """`sequences` windows of `length` tokens, (S, L), that do not overlap, each with the tokenizer's beginning.
+    """`sequences` windows of `length` tokens, (S, L), that do not overlap.
 
-    Where neither the tokenizer nor what the model writes begins with a start token, every other window of each text
-    gets one, except where the source is bare TEXTS.
+    Each begins with what the tokenizer puts before a text.
+
+    Where neither the tokenizer nor what the model writes begins with a start token, every other window of
+    each text gets one, except where the source is bare TEXTS.
 
     Args:
         source: name or path of a text, "self", a mixture, or several with "+" between (see `shares`).
         model: needed where it is to write some of the text (WRITTEN).
         seed: decides which windows, in which order, and what the model writes.
-        evaluated: name or path of the text that will judge the result; refused if it is among the calibration texts.
+        evaluated: name or path of the text that will judge the result. It may not be a calibration text.
         progress: called while `model` writes.
 
     Raises:
@@ -135,7 +141,7 @@ def calibration_tokens(
 def windows_of(
     name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None
 ) -> dict[str, Tensor]:
-    """Windows (S, L) of the text of that name or file, by its name; of each of KINDS, in order, for EVERY_KIND.
+    """Windows (S, L) of the text of that name or file, by its name; for EVERY_KIND those of each of KINDS.
 
     All that are full, or that many `sequences`. Raises InputError as `load_text` and `evaluation_tokens` do.
     """
@@ -146,7 +152,7 @@ def windows_of(
 
 
 def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: int | None = None) -> Tensor:
-    """Consecutive windows from the start of `text`, (S, L): all that are full, unless `sequences` says how many.
+    """Consecutive windows from the start of `text`, (S, L): `sequences` of them, or all that are full.
 
     Each begins with what the tokenizer puts before a text.
 
@@ -186,10 +192,11 @@ def _is_bare(source: str | Path) -> bool:
 
 
 def _put_start_tokens(tokens: Tensor, rows_of_texts: Sequence[Sequence[int]], start: int | None) -> None:
-    """Put a start token before every other window of each text, in `tokens` (S, L) itself; the last token goes.
+    """Put a start token before every other window of each text, in `tokens` (S, L) itself, for the last token.
 
     Behind a start token that it has never seen, a pruned Qwen2.5-Coder 0.5B loses 6 nats a sentence
-    (benchmarks/RESULTS.md). Nothing is done without a start token, or where what the model wrote has it already.
+    (benchmarks/RESULTS.md). Nothing is done without a start token, or where what the model wrote has it
+    already.
     """
     if start is None or start in tokens[:, 0]:
         return

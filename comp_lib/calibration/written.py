@@ -54,9 +54,9 @@ def write_texts(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Tensor:
-    """A text of `length` tokens for each of `ways`, every one of them in WAYS: (S, L), from the cache if it is there.
+    """A text of `length` tokens for each of `ways`: (S, L), from the cache if it is there.
 
-    Raises InputError when the cache cannot be written.
+    ways: names of WAYS, in any number. Raises InputError when the cache cannot be written.
     """
     prefixes = draw_prefixes(tokenizer, ways, model.config.vocab_size, length, seed)
     check_ids(torch.cat(prefixes), model.config.vocab_size)
@@ -90,7 +90,9 @@ def draw_prefixes(
                 prefix = _encode_request(tokenizer, text)
             else:
                 prefix = torch.cat([first, encode(tokenizer, text)])
-        prefixes.append((prefix if len(prefix) else first)[: length - 1])
+        if len(prefix) == 0:  # of a chat template that prints nothing
+            prefix = first
+        prefixes.append(prefix[: length - 1])
     return prefixes
 
 
@@ -111,11 +113,13 @@ def sample(
 ) -> Tensor:
     """Texts of `length` tokens that go on from `prefixes`, (S, L), on the CPU.
 
-    Plain ancestral sampling: temperature 1, no truncation of the distribution, and no end of text, so that a sample
-    runs on into the next document as training data does. The global random state is neither read nor changed.
+    Plain ancestral sampling: temperature 1, no truncation of the distribution, and no end of text, so that a
+    sample runs on into the next document as training data does. The global random state is neither read nor
+    changed.
     """
-    # transformers renamed this argument within the range that we support, and ignores the name that it does not know
-    cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    # transformers renamed this argument within the range that we support, and ignores the name it does not know
+    is_renamed = "cache" in inspect.signature(model.forward).parameters
+    cache_name = "cache" if is_renamed else "past_key_values"
     device = next(model.parameters()).device
     # drawing on the CPU gives one seed one text, whatever device the model is on
     generator = torch.Generator().manual_seed(seed)

@@ -1,1 +1,1 @@
-"""The command line, `comp-lib` or `python -m comp_lib`: commands that belong together share a file; `app` has all."""
+"""The command line. Commands that belong together share a file, and `app` has all of them."""

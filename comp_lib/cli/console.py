@@ -63,7 +63,7 @@ class Commands(TyperGroup):
 
 
 def _refusal(error: Exception, sentence: str) -> Exit:
-    """The end of a command that is refused, after its line on stderr; with --debug the traceback comes first."""
+    """The exit of a refused command, after its line on stderr; with --debug the traceback comes first."""
     if debugging():
         traceback.print_exception(error)
     complain(sentence)
@@ -72,7 +72,7 @@ def _refusal(error: Exception, sentence: str) -> Exit:
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[..., None]]:
-    """In the block, a `Progress` of `comp_lib.progress`: bars on stderr, or lines where that is no terminal."""
+    """In the block, a `Progress` of `comp_lib.progress`: bars on stderr, or lines if that is no terminal."""
     if not error_output.is_terminal:
         yield _line_printer()
         return
@@ -85,27 +85,27 @@ def progress_bars() -> Iterator[Callable[..., None]]:
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(*columns, console=error_output) as bars:
-        tasks: dict[str, progress.TaskID] = {}
+        bar_ids: dict[str, progress.TaskID] = {}
 
-        def show(what: str, done: int, total: int, report: object = None) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=total)
+        def show(task: str, finished: int, total: int, report: object = None) -> None:
+            if task not in bar_ids:
+                bar_ids[task] = bars.add_task(task)
+            bars.update(bar_ids[task], completed=finished, total=total)
 
         yield show
 
 
 def _line_printer() -> Callable[..., None]:
-    """A `Progress` for logs: a line for each beginning, end and finished layer, and every SECONDS_BETWEEN_LINES."""
+    """A `Progress` for logs: a line when a task begins or ends, a layer is finished, or some time has passed."""
     started = time.monotonic()
     printed: dict[str, float] = {}  # task -> when its last line was printed
 
-    def print_line(what: str, done: int, total: int, report: object = None) -> None:
+    def print_line(task: str, finished: int, total: int, report: object = None) -> None:
         now = time.monotonic()
-        is_due = what not in printed or now - printed[what] >= SECONDS_BETWEEN_LINES
-        if is_due or report is not None or done == total:
-            printed[what] = now
-            echo(f"{what}: {done} of {total}, {now - started:.0f} s", err=True)
+        is_due = task not in printed or now - printed[task] >= SECONDS_BETWEEN_LINES
+        if is_due or report is not None or finished == total:
+            printed[task] = now
+            echo(f"{task}: {finished} of {total}, {now - started:.0f} s", err=True)
 
     return print_line
 

@@ -1,4 +1,4 @@
-"""`comp-lib inspect`: what a model is made of. `evaluate`: how good it is. `compare`: methods, on the same text."""
+"""`comp-lib inspect`: what a model is made of. `evaluate`: how good it is. `compare`: methods side by side."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -140,7 +140,7 @@ def compare(
     workers: Annotated[int, Option(min=1, max=256, help="Runs at a time on this machine.")] = 1,
     scheduler: Annotated[str | None, Option(help=SCHEDULER_HELP)] = None,
 ) -> None:
-    """Run a grid of methods, ratios and seeds on MODEL. Finished rows stay: the same command goes on after a kill."""
+    """Run a grid of methods, ratios and seeds on MODEL. After a kill the same command goes on."""
     check_package("matplotlib", "plots")
     from ..compare.grid import Grid, run
     from ..compare.summary import markdown, write_summary

@@ -72,7 +72,7 @@ def prune(
     overwrite: Overwrite = False,
     as_json: Annotated[bool, Option("--json", help=JSON_HELP)] = False,
 ) -> None:
-    """Prune MODEL and save a smaller one, layer by layer from disk to disk. The same command goes on after a stop."""
+    """Prune MODEL and save a smaller one, from disk to disk. After a stop the same command goes on."""
     from ..calibration.windows import Calibration
     from ..disk.prune_model import prune_model
 
@@ -101,7 +101,7 @@ def demo(
     folder: Annotated[Path, Option("--out", help="Folder for the model and the pictures.")] = DEMO_FOLDER,
     overwrite: Annotated[bool, Option(help="Replace an earlier demo.")] = False,
 ) -> None:
-    """COMP on the included model: a fifth smaller, with pictures, the loss by kind, and texts before and after."""
+    """COMP on the included model: a fifth smaller, with pictures, losses, and texts before and after."""
     check_package("matplotlib", "plots")
     from ..calibration.windows import Calibration, calibration_tokens, windows_of
     from ..disk.prune_model import prune_model

@@ -42,7 +42,7 @@ def export(
     padded: Annotated[Path | None, Option(help=PADDED_HELP)] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write MODEL as a GGUF file, which llama.cpp and its kin run, or as a stock folder, which any runtime loads."""
+    """Write MODEL as a GGUF file, for llama.cpp and its kin, or as a stock folder, for any runtime."""
     if file is None and padded is None:
         raise InputError(expected="--gguf or --padded", got="neither", hint="name one of them")
     if file is not None and padded is not None:
@@ -116,7 +116,7 @@ def report(
     dtype: Dtype = "float32",
     device: SolvingDevice = "cpu",
 ) -> None:
-    """Check-up of MODEL as a page: what may go at what price, the next command, details. Needs the extra report."""
+    """Check-up of MODEL as a page: what may go, at what price. Needs the extra report."""
     check_package("papermill", "report")
     from ..analysis.page import check_request, execute, render
     from ..calibration.texts import KINDS

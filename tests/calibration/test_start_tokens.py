@@ -16,7 +16,7 @@ from comp_lib.calibration.windows import calibration_tokens
 def test_texts_take_turns_at_who_has_one_window_more_with_a_start_token(
     windows_of_each, bare_tokenizer, tmp_path
 ):
-    """Of one window in each text every other text's gets it: else the odd windows would all have it, or none."""
+    """Of texts with one window each every other one gets a start token: not all of them, and not none."""
     text = load_text("calibration")
     paths = [tmp_path / f"{number}.txt" for number in range(4)]
     for number, path in enumerate(paths):

@@ -363,9 +363,8 @@ def test_dots_and_whiskers_are_the_numbers():
     assert sweep[0].get_xdata().tolist() == [0.1, 0.3] and whiskers(sweep)[0] == pytest.approx([0.3, 0.5])
     np.testing.assert_allclose(draw("token curve").axes[0].lines[0].get_ydata(), [16, 15])
     dots = [line.get_xydata().tolist() for line in draw("quality").axes[0].lines]
-    assert dots == [
-        [list(point)] for point in (*POINTS.values(), POINTS["neurons 20%"])
-    ]  # the line comes last
+    drawn = [*POINTS.values(), POINTS["neurons 20%"]]  # the line, here of one point, comes last
+    assert dots == [[list(point)] for point in drawn]
 
 
 def test_drawings_to_scale():

@@ -330,7 +330,7 @@ def test_a_large_model_is_numbered_files_and_an_index(parent, undisturbed, tmp_p
 
 
 def test_files_of_somebody_else_are_not_touched(parent, tmp_path, tokenizer):
-    """Not a folder with the name that a run works in, nor folders beside it with names that look like ours."""
+    """Neither a folder with the name that a run works in nor folders with names that look like ours."""
     letters = []
     for name in (".small.old-20251101", ".small.partial-123", "small.old-1", "small.partial-1"):
         (tmp_path / name).mkdir()

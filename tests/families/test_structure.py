@@ -1,4 +1,4 @@
-"""Decoders of transformers by type, tiny and random: those that fit are pruned, and what does not fit is named."""
+"""Tiny random decoders of each type: those that fit are pruned, and what does not fit is named."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_prune_makes_a_model_of_any_of_them(kind):
 
 @pytest.mark.parametrize("kind", FIT)
 def test_layers_that_stay_are_those_of_the_model(kind):
-    """A layer that goes is skipped, lists in the config follow, and the KV cache is indexed by the new layers."""
+    """A layer that goes is skipped, lists in the config follow, and the KV cache has an entry a layer."""
     model = tiny(kind)
     ids = tokens(2, 24)
     skipped = copy.deepcopy(model)
@@ -230,7 +230,7 @@ def test_each_kind_of_layer_is_checked_once(monkeypatch):
 
 @torch.inference_mode()
 def test_gain_and_target_of_a_norm_are_its_weight():
-    """Gemma's norm multiplies by 1 + w; of the MLP's own change to the stream, the target is down_proj's own output."""
+    """Gemma's norm multiplies by 1 + w; the target of the MLP's own change is down_proj's own output."""
     layer = tiny("gemma3_text").model.layers[0]
     x = torch.randn(2, 3, 48, generator=torch.Generator().manual_seed(0))
     gain = 1 + layer.post_feedforward_layernorm.weight

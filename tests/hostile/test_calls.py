@@ -1,7 +1,8 @@
 """Bad calls: each row is a command, what is wrong with it, and words of the line that refuses it.
 
-A refused call ends with exit code 2, without a traceback, and leaves the disk as it was. Names in braces are filled in
-from the fixture `folder`; `MODEL=` gives another model. Numbers out of a range are refused by typer, in its own words.
+A refused call ends with exit code 2, without a traceback, and leaves the disk as it was. Names in braces are
+filled in from the fixture `folder`; `MODEL=` gives another model. Numbers out of a range are refused by
+typer, in its own words.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ CALLS = {  # the shortest call of each command that would work
     "prune": "prune {model} --out {tmp}/out --sequences 4 --length 32 --multiple 4 --evaluate none",
     "evaluate": "evaluate {model} --text evaluation --length 64 --sequences 2",
     "generate": "generate {model} --prompt Hello --tokens 3",
-    "compare": "compare {model} --out {tmp}/out --methods random --ratios 0.2 --sequences 2 --length 32 --window 40",
+    "compare": "compare {model} --out {tmp}/out --methods random --ratios 0.2"
+    " --sequences 2 --length 32 --window 40",
     "export": "export {model} --gguf {tmp}/m.gguf",
     "report": "report {model} --out {tmp}/page.html --ratios 0.2",
     "heal": "heal {model} --parent {model} --out {tmp}/out --steps 2 --sequences 12 --length 16",

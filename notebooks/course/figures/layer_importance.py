@@ -147,9 +147,8 @@ def passing(study: LayerStudy, writer: int, early: Sequence[int] = (), sequence:
     turns = np.c_[[0.0, 0.0], turns]  # nothing is turned before layer 0
     frames = []
     for passed in range(len(norms)):
-        figure, (arrows, above, below) = panels(
-            1, 3, (7.2, 4.2), ylabel=["", "angle (degrees)", "length, log scale"]
-        )
+        ylabels = ["", "angle (degrees)", "length, log scale"]
+        figure, (arrows, above, below) = panels(1, 3, (7.2, 4.2), ylabel=ylabels)
         figure.set_layout_engine("none")  # all parts stand still from frame to frame
         figure.suptitle(title)
         log_lengths = np.log(lengths[:, passed]) / np.log(lengths.max())
@@ -187,9 +186,8 @@ def _arrows(axis: Axes, angles: NDArray[np.floating], lengths: NDArray[np.floati
     rows = zip(("position 0", "median token"), (RED, BLUE), angles, lengths, (1.3, 1.17), strict=True)
     for name, colour, angle, length, height in rows:
         tip = (length * np.cos(np.radians(angle)), length * np.sin(np.radians(angle)))
-        axis.annotate(
-            "", tip, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 3, "shrinkA": 0}
-        )
+        arrow = {"arrowstyle": "-|>", "color": colour, "lw": 3, "shrinkA": 0}
+        axis.annotate("", tip, (0, 0), arrowprops=arrow)
         axis.text(0.0, height, f"{name}: {angle:.0f}°", color=colour, fontsize=11)
     axis.set(xlim=(-0.15, 1.05), ylim=(-0.15, 1.45), aspect="equal")
     axis.axis("off")

@@ -31,7 +31,7 @@ def plot_spreads(
     log: bool = False,
     reference: float | None = None,
 ) -> Picture:
-    """intervals[panel][series][row] as dots with their intervals, the first row on top."""
+    """intervals[panel][series][row] as dots with their intervals; the row that comes first stands on top."""
     names: list[str] = []  # of the rows, from the top
     for series in intervals.values():
         for rows in series.values():
@@ -50,9 +50,8 @@ def plot_spreads(
             means, whiskers = spans(list(rows.values()))
             looks = style(number) | {"markersize": 5, "linestyle": "none"}
             axis.errorbar(means, heights, xerr=whiskers, capsize=2, **looks)
-            if (
-                axis is axes[0] and len(series) > 1
-            ):  # the name of the series stands beside its dot in the top row
+            if axis is axes[0] and len(series) > 1:
+                # the name of the series stands beside its dot in the top row
                 dot_end = (rows[names[0]][2], len(names) - 1 + shift)
                 offset = (5, 3 * steps_from_middle)
                 note(axis, label, dot_end, offset, va="center", color=looks["color"], fontsize=7)

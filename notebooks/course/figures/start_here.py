@@ -64,9 +64,8 @@ def plot_variants(
     axes.text((low + high) / 2, 1.01, f"seeds of {marked}", color=GREEN, **above_band)
     phrases = []
     for row, (name, values) in enumerate(runs.items()):
-        heights = row + 0.14 * (
-            np.arange(len(values)) - (len(values) - 1) / 2
-        )  # equal dots do not cover each other
+        places_from_middle = np.arange(len(values)) - (len(values) - 1) / 2
+        heights = row + 0.14 * places_from_middle  # equal dots do not cover each other
         axes.scatter(values, heights, color=GREEN if name == marked else BLUE, zorder=2)
         phrase = f"{name} {np.mean(values):.3f}"
         if len(values) > 1:

@@ -12,9 +12,8 @@ from comp_lib.shape import Shape
 
 from . import spans
 
-Point = tuple[
-    float, float, float, float
-]  # removed (share of the decoder), loss increase (nats per token), low, high
+# share of the decoder that is removed, loss increase (nats per token), and the ends of its interval
+Point = tuple[float, float, float, float]
 
 
 def plot_reach(before: Shape, after: Shape) -> Picture:

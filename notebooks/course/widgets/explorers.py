@@ -118,11 +118,11 @@ class LayerExplorer(Explorer):
         low, high = study.harm_interval[layer].tolist()
         influence_rank = 1 + int(ranks(influence)[layer])
         harm_rank = 1 + int(ranks(harm)[layer])
+        verdict = _verdict(int(rank_gap(influence, harm)[layer]))
         facts = (
             f"<p>Layer {layer}: block influence {influence[layer]:.4f} (place {influence_rank} of {layers}), "
             f"loss increase {harm[layer]:.3f} nats per token (95%: {low:.3f} to {high:.3f}; place "
-            f"{harm_rank} of {layers}; place 1 goes first): "
-            f"{_verdict(int(rank_gap(influence, harm)[layer]))}.</p>"
+            f"{harm_rank} of {layers}; place 1 goes first): {verdict}.</p>"
         )
         return figure, facts
 
@@ -166,7 +166,9 @@ class NeuronExplorer(Explorer):
         """Which neurons of the layer `metric` removes: (n,), bool; by default the metric of the control."""
         metric = metric or self.metric.value
         frame = self._neurons[self.layer.value]
-        swept = int(frame.removed_at.notna().sum())  # a sweep ends at whole steps, a little before SWEPT_SHARE
+        swept = int(
+            frame.removed_at.notna().sum()
+        )  # a sweep ends at whole steps, a little before SWEPT_SHARE
         count = min(round(self.share.value / 100 * len(frame)), swept)
         if metric == IN_ROUNDS:
             return np.asarray(frame.removed_at * len(frame) < count + 0.5)
