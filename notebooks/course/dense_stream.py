@@ -15,8 +15,7 @@ from torch import Tensor
 from comp_lib.errors import InputError
 from comp_lib.families.find import layers_of, parts
 from comp_lib.families.protocol import STEPS, Layer, Model, Step
-from comp_lib.families.run import Rope, embed, rotary
-from comp_lib.families.steps import attention_step, mlp_step
+from comp_lib.families.run import Rope, attention_step, embed, mlp_step, rotary
 from comp_lib.importance.neurons import RIDGE, Problem
 from comp_lib.statistics.gram import Gram, Statistics, token_weight
 from comp_lib.surgery import upstream

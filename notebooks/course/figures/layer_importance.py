@@ -301,6 +301,7 @@ def _bend(axis: Axes, values: Tensor, label: str) -> None:
 
 
 def _all_layers(axes: Axes, layers: int) -> None:
+    """An x axis of layers that names each of them, if they are few enough to be read."""
     layer_axis(axes, layers)
     if layers <= 40:
         axes.xaxis.set_major_locator(MultipleLocator(1))
