@@ -27,8 +27,7 @@ from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.families.find import parts
 from comp_lib.families.probe import gain_behind
 from comp_lib.families.protocol import Layer
-from comp_lib.families.run import embed, rotary
-from comp_lib.families.steps import attention_step, mlp_step
+from comp_lib.families.run import attention_step, embed, mlp_step, rotary
 from comp_lib.importance.neurons import Problem, energy, full_condition
 from comp_lib.recovery.bias import unchanged
 from comp_lib.recovery.least_squares import GRID, choose_ridge

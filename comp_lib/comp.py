@@ -122,7 +122,9 @@ def prune(
     keep_layers(small, plan.layers)
     update_config(small)
     finished_plan, report = concluded(plan, reports, settings, ids, before, Shape.of(small))
-    return Pruned(cast("CausalLM", small), finished_plan, replace(report, seconds=time.perf_counter() - started))
+    return Pruned(
+        cast("CausalLM", small), finished_plan, replace(report, seconds=time.perf_counter() - started)
+    )
 
 
 def prune_layers(

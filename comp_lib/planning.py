@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .baselines import PLANNERS, Planner
 from .decoder import Decoder, as_decoder
 from .errors import InputError
 from .families.find import whole_attention
@@ -30,6 +29,9 @@ from .prune_layer import LayerReport, Report
 from .settings import Settings
 from .shape import Shape
 from .surgery import check_biases
+
+if TYPE_CHECKING:
+    from .baselines import Planner
 
 IMPORTANCE_SEQUENCES = 4  # on which whole layers are judged: a ranking needs fewer than a fit
 
@@ -76,7 +78,11 @@ def make_plan(
 def _planner_of(settings: Settings) -> Planner | None:
     """What plans for the method; None: COMP's planners do."""
     name = method_of(settings.method).planner
-    return None if name is None else PLANNERS[name]
+    if name is None:
+        return None
+    from .baselines import PLANNERS
+
+    return PLANNERS[name]
 
 
 def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:

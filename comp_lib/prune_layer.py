@@ -2,7 +2,7 @@
 
 `comp.prune_layers` calls `prune_layer` for each layer. What a layer needs of those before it, and leaves to those
 behind it, are the `Streams`: the calibration text's hidden states (S, L, d) in the pruned model and, where the least
-squares aim at it, in the dense one. Each is a tensor, or anything that is sliced like one (`disk.states.StatesFile`).
+squares aim at it, in the dense one. Each is a tensor, or anything that is sliced like one (`disk.work_folder.StatesFile`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ import torch
 from torch import Tensor
 
 from .families.find import parts
-from .families.probe import dense_target, gain_behind
+from .families.probe import answered, dense_target, gain_behind
 from .families.protocol import STEPS, Layer, Step
-from .families.run import Rope, answered
-from .families.steps import run_step
+from .families.run import Rope, run_step
 from .importance.neurons import METRICS, RIDGE, Problem, Selection, energy
 from .plan import Plan
 from .recovery import RECOVERIES
 from .recovery.least_squares import choose_ridge
-from .recovery.refit import Refit
 from .settings import Settings
 from .shape import Shape
 from .statistics.few_tokens import TokenStatistics
 from .statistics.gram import Gram, Statistics, token_weight, tokens_for_gram
-from .surgery import add_biases, shrink, spread, upstream
+from .surgery import Refit, add_biases, shrink, spread, upstream
 from .walk import batches
 
 

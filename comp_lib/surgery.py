@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,17 @@ from .families.table import family_of
 from .shape import Shape
 
 ROWS_IN_FLOAT64 = 1024  # of a matrix at once: all of it may be a gigabyte
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What becomes of one dense layer."""
+
+    kept: Tensor  # KV groups or neurons, ascending
+    weight: Tensor | None = None  # V (n, m), zero where an input went; None: the layer stays as it is
+    bias: Tensor | None = None  # (m,)
+    error: float = 0.0  # ||X W - X V||^2 / ||X W||^2, with the bias where there is one
+    ridge: float | None = None  # lambda with which the weights were solved
 
 
 def shallow_copy(model: Model) -> CausalLM:

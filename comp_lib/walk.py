@@ -15,8 +15,7 @@ from torch import Tensor
 from .decoder import Decoder, as_decoder
 from .families.find import layers_of
 from .families.protocol import Device, Layer, Model
-from .families.run import Rope, head, rotary
-from .families.steps import attention_step, mlp_step
+from .families.run import Rope, attention_step, head, mlp_step, rotary
 
 BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
 LOGITS = 1 << 22  # numbers of an answer at once: tokens times vocabulary

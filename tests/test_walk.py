@@ -8,8 +8,7 @@ from variants import VARIANTS, build, tokens
 
 from comp_lib import walk as walk_module
 from comp_lib.decoder import copy_layer
-from comp_lib.families.run import embed, head, rotary
-from comp_lib.families.steps import attention_step, mlp_step
+from comp_lib.families.run import attention_step, embed, head, mlp_step, rotary
 from comp_lib.walk import batches, sequence_losses, through, walk
 
 

@@ -21,7 +21,7 @@ from ..evaluation.confidence import confidence_intervals
 from ..families.find import layers_of, parts
 from ..families.probe import gain_behind
 from ..families.protocol import STEPS, Device, Layer, Model, Step
-from ..families.steps import attention_step, mlp_step
+from ..families.run import attention_step, mlp_step
 from ..importance.layers import sequence_loss_increase
 from ..importance.matrix_condition import scores_of, sweep
 from ..importance.neurons import METRICS, RIDGE, Problem

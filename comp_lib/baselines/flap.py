@@ -28,7 +28,7 @@ from ..decoder import Decoder
 from ..errors import InputError
 from ..families.find import parts
 from ..families.protocol import Device, Model, Step
-from ..families.steps import run_step
+from ..families.run import run_step
 from ..hybrid_granularity.uniform import parameters_left
 from ..plan import Plan
 from ..progress import Progress, no_progress

@@ -1,4 +1,4 @@
-"""Texts by name or by file.
+"""Texts by name or by file, and their token ids.
 
 Two sets of texts travel with the library, of the same KINDS: `calibration`, from which the statistics of a
 pruning run are drawn, and `evaluation`, on which the result is judged. They share no topic, so that a good
@@ -9,6 +9,11 @@ through `datasets`. Anything else is a text file.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, check_package, refusing, suggestion
 
@@ -82,3 +87,28 @@ def _load_wikitext(split: str) -> str:
         from datasets import load_dataset
 
         return "\n\n".join(load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)["text"])
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """Token ids of a long text, (N,), without special tokens: windows are cut out of its middle."""
+    # verbose=False: the text may well be longer than the model's context, but no window of it will be
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """What the tokenizer puts before each text: its beginning-of-sequence token, (1,), or nothing, (0,).
+
+    A model that was taught with that token reads badly without: Gemma 3 270M loses 1.6 nats per token.
+    """
+    bos_token = tokenizer.bos_token_id
+    ids_of_nothing = tokenizer("", verbose=False)["input_ids"]
+    if bos_token is None or ids_of_nothing[:1] != [bos_token]:
+        return torch.empty(0, dtype=torch.long)
+    return torch.tensor([bos_token])
+
+
+def start_token(tokenizer: Any) -> int | None:
+    """The token with which a reader starts a text: the tokenizer's beginning of a sequence, else its end."""
+    bos_token: int | None = tokenizer.bos_token_id
+    return tokenizer.eos_token_id if bos_token is None else bos_token

@@ -19,9 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
-from .encoding import encode, opening_tokens, start_token
 from .shares import WRITTEN, allot, limits_of, load_apart_from, shares_of
-from .texts import TEXTS, judging_texts, load_text
+from .texts import TEXTS, encode, judging_texts, load_text, opening_tokens, start_token
 from .written import write_texts
 
 USUAL_SEQUENCES = 128  # of calibration, where nobody says how many

@@ -34,8 +34,7 @@ from ..progress import Progress, no_progress
 from ..system.cache import remembered
 from ..system.hashes import hash_of_model, hash_of_value
 from ..system.machine import cache_folder
-from .encoding import encode, opening_tokens, start_token
-from .texts import DATA_FOLDERS
+from .texts import DATA_FOLDERS, encode, opening_tokens, start_token
 
 WAYS = ("self", "self:openings", "self:requests", "self:random")
 SAMPLING = 3  # counts up when the writing changes, so that what an older version wrote is not read

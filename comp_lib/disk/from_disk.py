@@ -8,9 +8,9 @@ model's answer (measured widths, layers to drop) has a few sequences of states f
 All of it happens in `NAME.partial`, beside the folder NAME that it becomes:
 
     lock              held while a process works here: a second one is refused
-    progress.json     what was asked for, and what is finished (`journal`)
+    progress.json     what was asked for, and what is finished (`work_folder.Journal`)
     model.safetensors the new model, of which progress.json says how many layers are there
-    states-N          hidden states (`states`)
+    states-N          hidden states (`work_folder.StatesFile`)
 
 What progress.json names is on the disk before it is named; what it does not name is made again. So a run that was cut
 off, wherever, ends with the bytes of an undisturbed one.
@@ -50,11 +50,8 @@ from ..system.atomic import fsync, resolved, take_name
 from ..system.hashes import hash_of_value
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles
 from ..walk import sequence_losses, walk
-from .journal import FILE as PROGRESS
-from .journal import Journal
-from .layout import lay_out, write_rows
 from .model_on_disk import TOKENS_OF_A_PIECE, OnDisk
-from .states import StatesFile
+from .work_folder import JOURNAL, Journal, StatesFile, lay_out, write_rows
 
 LOCK = "lock"
 STATES_FILES = 6  # at once, at most: two streams, three steps of a layer, and one after a kill
@@ -140,7 +137,7 @@ def prune_to(
             fsync(path)
         take_name(work, target)
     (target / LOCK).unlink(missing_ok=True)
-    (target / PROGRESS).unlink()  # last: whoever is killed before goes on here
+    (target / JOURNAL).unlink()  # last: whoever is killed before goes on here
     losses = tuple(zip(dense_losses, small_losses, strict=True))
     return Written(Path(out).expanduser(), plan, report, model.shape, small.shape, losses)
 
@@ -151,7 +148,7 @@ def check_out(out: str | Path, model: OnDisk, saving: Saving, tokens: int) -> Pa
     Raises InputError unless one with so many calibration `tokens` may begin there, or go on.
     """
     target = resolved(out)
-    begun = all((target / name).is_file() for name in (PROGRESS, PLAN_FILE))
+    begun = all((target / name).is_file() for name in (JOURNAL, PLAN_FILE))
     work = target if begun else target.parent / f"{target.name}.partial"
     if work.exists() and not work.is_dir():
         raise InputError(
@@ -160,7 +157,7 @@ def check_out(out: str | Path, model: OnDisk, saving: Saving, tokens: int) -> Pa
             hint="move it away or choose another name",
         )
     taken_bytes = _disk_usage(work) if work.is_dir() else {}
-    if taken_bytes.keys() - {LOCK, f"{PROGRESS}.tmp"} and PROGRESS not in taken_bytes:
+    if taken_bytes.keys() - {LOCK, f"{JOURNAL}.tmp"} and JOURNAL not in taken_bytes:
         raise InputError(
             expected="nothing, or a run that was cut off",
             got=f"{work} with other files",

@@ -34,11 +34,10 @@ from ..shape import Shape
 from ..system.atomic import resolved
 from ..system.machine import available_device
 from ..system.tensors import TensorFiles
-from .at_most import SMALLEST_RATIO, parse_nats, ratio_within
 from .from_disk import Saving, Written, check_out, prune_to
-from .layout import STORED_TYPES
 from .model_on_disk import OnDisk
 from .verdict import Verdict, losses_by_text
+from .work_folder import STORED_TYPES
 
 WINDOWS = 12  # of one text, measured before and after
 WINDOW_LENGTH = 512  # tokens in each
@@ -170,6 +169,8 @@ def _checked_request(
         raise InputError(expected="another preset", got=repr(preset), hint=suggestion(preset, PRESETS))
     nats = None
     if at_most is not None:
+        from .at_most import SMALLEST_RATIO, parse_nats
+
         if ratio is not None:
             raise InputError(
                 expected="--ratio or --at-most", got=f"{ratio} and {at_most}", hint="leave one of them out"
@@ -224,6 +225,8 @@ def _prune_model(
     plan = None
     if loaded is not None:
         if request.at_most is not None:
+            from .at_most import ratio_within
+
             ratio = ratio_within(request.at_most, loaded, ids, windows, settings, progress)
             settings = replace(settings, ratio=ratio)
         if request.needs_gradients:

@@ -177,3 +177,10 @@ def refuse(layer: Layer, got: str) -> NoReturn:
         got=f"{type(layer).__name__} with {got}",
         hint="choose another model",
     )
+
+
+def with_parts(module: nn.Module, **replacements: nn.Module) -> Any:
+    """A second `module` with other parts; all else the two share."""
+    other = copy.copy(module)
+    vars(other)["_modules"] = module._modules | replacements
+    return other

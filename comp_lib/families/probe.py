@@ -1,7 +1,11 @@
-"""Probing a decoder layer: is it the two steps that we take it for, and how does each reach the residual stream?"""
+"""Probing a decoder layer: is it the two steps that we take it for, and how does each reach the residual stream?
+
+A layer is asked by its own forward, in which one of its parts puts out a value that we choose.
+"""
 
 from __future__ import annotations
 
+import inspect
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -10,9 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import refusing
-from .find import Part, parts, refuse
+from .find import Part, parts, refuse, with_parts
 from .protocol import Layer, Step
-from .run import SILENT, Arguments, answered, run
 
 SMALL_GAIN = (
     0.05  # of the mean: an output that is multiplied by less adds too little to tell what it should have been
@@ -21,6 +24,58 @@ TOLERANCE = 1e-4  # of a recomputed output in float32; of a narrower type what i
 LARGE_INPUT = (
     1024.0  # beside which the epsilon of a norm is nothing, and by which numbers divide without rounding
 )
+SILENT: dict[str, Tensor | float] = {"attention": 0.0, "mlp": 0.0}
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a layer is called with beside the hidden states, by position and by name."""
+
+
+def run_layer(
+    layer: Layer, hidden: Tensor, arguments: Arguments | None, **outputs: Tensor | float
+) -> tuple[Tensor, list[Tensor]]:
+    """The layer's own forward, where `attention` or `mlp` puts out a given value for each token.
+
+    Returns the states behind the layer (B, L, d), and what the dense layers of the parts that ran got (B, L, n). Where
+    attention is given the layer needs no arguments.
+    """
+    layer_parts: dict[Any, Part] = parts(layer)
+    stand_ins = dict[str, Any]()
+    for step, value in outputs.items():
+        part = layer_parts[step]
+        stand_ins[part.name] = with_parts(part.module)
+        stand_ins[part.name].forward = partial(_answer, part.name, value)
+    args, kwargs = arguments or ((), _no_arguments(layer))
+    inputs = list[Tensor]()
+    with ExitStack() as hooks:
+        for part in layer_parts.values():
+            hook = part.linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+            hooks.enter_context(hook)
+        out = with_parts(layer, **stand_ins).forward(hidden, *args, **kwargs)
+    states: Tensor = out[0] if isinstance(out, tuple) else out
+    return states, inputs
+
+
+def _no_arguments(layer: Layer) -> dict[str, None]:
+    """None for each argument that the layer's forward insists on, beside the hidden states."""
+    parameters = inspect.signature(layer.forward).parameters.values()
+    required = [parameter for parameter in parameters if parameter.default is parameter.empty]
+    return {
+        parameter.name: None
+        for parameter in required[1:]
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    }
+
+
+def _answer(name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> Any:
+    """What the part of that name returns where it puts out `value` for each token."""
+    states = next(argument for argument in (*args, *kwargs.values()) if isinstance(argument, Tensor))
+    out = torch.zeros_like(states) + value
+    return (out, None) if name == "self_attn" else out  # others return no weights of attention
+
+
+def answered(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor:
+    """The stream (B, L, d) behind a step whose dense layer gets x (B, L, n), while the other part adds nothing."""
+    output: Tensor = parts(layer)[step].linear(x)
+    return run_layer(layer, stream, None, **SILENT | {step: output})[0]
 
 
 @torch.no_grad()
@@ -33,7 +88,7 @@ def reach(layer: Layer, step: Step) -> tuple[Tensor, bool]:
     ones = torch.ones_like(weight[:, 0])
     signs = torch.where(torch.arange(len(ones), device=ones.device) % 2 == 0, ones, -ones)
     outputs = SILENT | {step: torch.stack([LARGE_INPUT * ones, 2 * LARGE_INPUT * ones, signs])}
-    states, _ = run(layer, weight.new_zeros(1, 3, len(weight)), None, **outputs)
+    states, _ = run_layer(layer, weight.new_zeros(1, 3, len(weight)), None, **outputs)
     once, twice, signed = states[0]
     normed = close(twice, once)
     scale = once if normed else once / LARGE_INPUT
@@ -90,10 +145,10 @@ def check(layer: Layer, hidden: Tensor, arguments: Arguments) -> None:
     The steps are composed and held against the layer's own output; what each adds is what its dense layer says, in a
     way that `reach` knows; and where all that produces some blocks of its inputs is silent, just those are zero.
     """
-    attention = partial(run, layer, arguments=arguments, mlp=0.0)
-    mlp = partial(run, layer, arguments=None, attention=0.0)
+    attention = partial(run_layer, layer, arguments=arguments, mlp=0.0)
+    mlp = partial(run_layer, layer, arguments=None, attention=0.0)
     with refusing("a layer that can be run by itself", type(layer).__name__, "choose another model"):
-        full_output, _ = run(layer, hidden, arguments)
+        full_output, _ = run_layer(layer, hidden, arguments)
         stream = _check_step(layer, "attention", attention, hidden)
         stream = _check_step(layer, "mlp", mlp, stream)
         if not close(stream, full_output):

@@ -1,4 +1,4 @@
-"""Running a model piece by piece: what it does around its layers, and a layer where a part of it is silent.
+"""Running a model piece by piece: what it does around its layers, and each of the two steps of a layer.
 
 All is done by the model's own forward, with stand-ins for the pieces that do not run. Granite multiplies and divides
 around its layers, Gemma 2 bends the logits, windowed layers get other masks: none of that is written down here.
@@ -6,12 +6,8 @@ around its layers, Gemma 2 bends the logits, windowed layers get other masks: no
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,13 +16,11 @@ from torch.utils._pytree import tree_map
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..errors import InputError, refusing
-from .find import Part, backbone_of, parts
+from .find import backbone_of, with_parts
+from .probe import Arguments, check, run_layer
 from .protocol import Device, Layer, Model, Step
 
 EMBEDDED_TOKENS = 2048  # at once: masks are made on the way
-SILENT: dict[str, Tensor | float] = {"attention": 0.0, "mlp": 0.0}
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a layer is called with beside the hidden states, by position and by name."""
 
 
 @dataclass
@@ -37,13 +31,6 @@ class Rope:
     checked: set[tuple[type, ...]] = field(
         default_factory=set
     )  # kinds of layers that `probe.check` has passed
-
-
-def with_parts(module: nn.Module, **replacements: nn.Module) -> Any:
-    """A second `module` with other parts; all else the two share."""
-    other = copy.copy(module)
-    vars(other)["_modules"] = module._modules | replacements
-    return other
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:
@@ -123,50 +110,26 @@ def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor
     return logits.reshape(*states.shape[:-1], -1)
 
 
-def run(
-    layer: Layer, hidden: Tensor, arguments: Arguments | None, **outputs: Tensor | float
-) -> tuple[Tensor, list[Tensor]]:
-    """The layer's own forward, where `attention` or `mlp` puts out a given value for each token.
+def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+    """First residual step: h (B, L, d) -> r (B, L, d), and X_o, the inputs of the dense layer (B, L, n).
 
-    Returns the states behind the layer (B, L, d), and what the dense layers of the parts that ran got (B, L, n). Where
-    attention is given the layer needs no arguments.
+    Raises InputError for a layer that is not two steps, which the first text through each kind of layer shows.
     """
-    layer_parts: dict[Any, Part] = parts(layer)
-    stand_ins = dict[str, Any]()
-    for step, value in outputs.items():
-        part = layer_parts[step]
-        stand_ins[part.name] = with_parts(part.module)
-        stand_ins[part.name].forward = partial(_answer, part.name, value)
-    args, kwargs = arguments or ((), _no_arguments(layer))
-    inputs = list[Tensor]()
-    with ExitStack() as hooks:
-        for part in layer_parts.values():
-            hook = part.linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
-            hooks.enter_context(hook)
-        out = with_parts(layer, **stand_ins).forward(hidden, *args, **kwargs)
-    states: Tensor = out[0] if isinstance(out, tuple) else out
-    return states, inputs
+    arguments = rope.arguments[own_number(layer)]
+    kind = (type(layer), *map(type, layer.children()))
+    if kind not in rope.checked:
+        check(layer, hidden[:1], arguments)
+        rope.checked.add(kind)
+    out, (x,) = run_layer(layer, hidden, arguments, mlp=0.0)
+    return out, x
 
 
-def _no_arguments(layer: Layer) -> dict[str, None]:
-    """None for each argument that the layer's forward insists on, beside the hidden states."""
-    parameters = inspect.signature(layer.forward).parameters.values()
-    required = [parameter for parameter in parameters if parameter.default is parameter.empty]
-    return {
-        parameter.name: None
-        for parameter in required[1:]
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    }
+def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """Second residual step: r (B, L, d) -> h' (B, L, d), and X (B, L, n)."""
+    out, (x,) = run_layer(layer, residual, None, attention=0.0)
+    return out, x
 
 
-def _answer(name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> Any:
-    """What the part of that name returns where it puts out `value` for each token."""
-    states = next(argument for argument in (*args, *kwargs.values()) if isinstance(argument, Tensor))
-    out = torch.zeros_like(states) + value
-    return (out, None) if name == "self_attn" else out  # others return no weights of attention
-
-
-def answered(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor:
-    """The stream (B, L, d) behind a step whose dense layer gets x (B, L, n), while the other part adds nothing."""
-    output: Tensor = parts(layer)[step].linear(x)
-    return run(layer, stream, None, **SILENT | {step: output})[0]
+def run_step(layer: Layer, step: Step, stream: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+    """One of the two steps by its name: stream (B, L, d) -> stream behind it, and inputs of its dense layer."""
+    return attention_step(layer, stream, rope) if step == "attention" else mlp_step(layer, stream)

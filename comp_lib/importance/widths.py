@@ -22,8 +22,7 @@ from ..decoder import Decoder, as_decoder, copy_layer
 from ..families.find import parts
 from ..families.probe import gain_behind
 from ..families.protocol import Layer, Model
-from ..families.run import Rope, rotary
-from ..families.steps import attention_step, mlp_step
+from ..families.run import Rope, attention_step, mlp_step, rotary
 from ..plan import SMALLEST_SHARE, Plan
 from ..progress import Progress, no_progress
 from ..shape import Shape

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..importance.neurons import Problem, Selection
-from .refit import Refit, relative_error
+from ..statistics.gram import relative_error
+from ..surgery import Refit
 
 
 def mean_bias(mean: Tensor, weight: Tensor, kept: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from ..importance.neurons import Problem, Selection
-from ..statistics.gram import Statistics
-from .refit import Refit, relative_error
+from ..statistics.gram import Statistics, relative_error
+from ..surgery import Refit
 
 GRID = tuple(0.01 * 3.0**k for k in range(8))  # lambdas, 0.01 to 21.9, relative to each input's own energy
 MIXTURES = 128  # of the outputs, on which lambdas are compared where there are twice as many outputs or more

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..importance.neurons import Problem, Selection
-from ..statistics.gram import contributions
+from ..statistics.gram import contributions, relative_error
 from ..statistics.solve import least_squares
-from .refit import Refit, relative_error
+from ..surgery import Refit
 
 MAX_ROUNDS = 64  # of the guard: lambda has grown by 38 digits then, and the mask of any finite sums is flat
 MAX_VARIANCE = 0.05  # of a tuned mask; more means that a few neurons imitate many

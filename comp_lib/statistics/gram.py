@@ -251,3 +251,8 @@ def token_weight(stream: Tensor) -> Tensor:
     """1 / ||h_t||, h being the residual stream behind the layer: (..., d) -> (...)."""
     norms: Tensor = stream.detach().float().norm(dim=-1)
     return norms.clamp_min(torch.finfo(torch.float32).tiny ** 0.5).reciprocal()
+
+
+def relative_error(error: float, energy: float) -> float:
+    """||X W - X V||^2 / ||X W||^2 from both; 0 for a layer that sends nothing."""
+    return error / energy if energy > 0.0 else 0.0

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from comp_lib.calibration.encoding import encode, opening_tokens, start_token
-from comp_lib.calibration.texts import load_text
+from comp_lib.calibration.texts import encode, load_text, opening_tokens, start_token
 
 
 def test_encode_is_the_text_and_nothing_more(tokenizer, caplog):

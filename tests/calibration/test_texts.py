@@ -10,8 +10,7 @@ import pytest
 from conftest import DATA
 
 from comp_lib.calibration import texts as texts_module
-from comp_lib.calibration.encoding import encode
-from comp_lib.calibration.texts import KINDS, TEXT_SETS, judging_texts, load_text
+from comp_lib.calibration.texts import KINDS, TEXT_SETS, encode, judging_texts, load_text
 from comp_lib.errors import InputError
 
 

@@ -19,10 +19,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from variants import LAYOUTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.comp import prune
-from comp_lib.disk import from_disk, layout
+from comp_lib.disk import from_disk, work_folder
 from comp_lib.disk.from_disk import Saving, prune_to
 from comp_lib.disk.model_on_disk import OnDisk
-from comp_lib.disk.states import StatesFile
+from comp_lib.disk.work_folder import StatesFile
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.importance.layers import block_influence, sequence_loss_increase
@@ -319,7 +319,7 @@ def test_the_model_that_is_read_is_not_overwritten(undisturbed, tokenizer):
 
 
 def test_a_large_model_is_numbered_files_and_an_index(parent, undisturbed, tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(layout, "LARGEST_FILE_BYTES", 30_000)
+    monkeypatch.setattr(work_folder, "LARGEST_FILE_BYTES", 30_000)
     prune_to(tmp_path / "several", opened(parent), tokenizer, tokens(), SETTINGS)
     single = AutoModelForCausalLM.from_pretrained(undisturbed)
     several = AutoModelForCausalLM.from_pretrained(tmp_path / "several")

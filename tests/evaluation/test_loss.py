@@ -9,8 +9,7 @@ import torch
 from torch.nn import functional as F
 from variants import VARIANTS, build, tokens
 
-from comp_lib.calibration.encoding import encode
-from comp_lib.calibration.texts import load_text
+from comp_lib.calibration.texts import encode, load_text
 from comp_lib.errors import InputError
 from comp_lib.evaluation import loss as evaluate
 from comp_lib.evaluation.confidence import confidence_interval

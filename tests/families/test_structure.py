@@ -15,8 +15,7 @@ from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.families.find import whole_attention
 from comp_lib.families.probe import dense_target, gain_behind
-from comp_lib.families.run import embed, head, rotary
-from comp_lib.families.steps import attention_step, mlp_step
+from comp_lib.families.run import attention_step, embed, head, mlp_step, rotary
 from comp_lib.families.table import family_of
 from comp_lib.models.load import open_model
 from comp_lib.settings import Settings
