@@ -108,14 +108,14 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk():
-    """A killed process leaves what it wrote without fsync too; only a power cut would not, and none is tested."""
+    """A killed process leaves what it wrote without fsync too; only a power cut differs, and none is tested."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Set weights that are not trivial: norms away from 1, biases away from 0, predictions far from uniform."""
+    """Set weights that are not trivial: norms away from 1, biases not 0, predictions far from uniform."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -131,7 +131,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 @pytest.fixture(scope="session")
 def tiny_llama():
-    """A factory of tiny random Llamas: `tiny_llama(num_key_value_heads=1)`. The same call, the same weights."""
+    """Makes tiny random Llamas: `tiny_llama(num_key_value_heads=1)`. The same call gives the same weights."""
 
     def build(seed: int = 0, **overrides) -> LlamaForCausalLM:
         return randomise(LlamaForCausalLM(LlamaConfig(**TINY | overrides, attn_implementation="sdpa")), seed)

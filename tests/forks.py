@@ -1,4 +1,4 @@
-"""A Python that has its imports behind it: for each script that would import them anew it forks a process.
+"""A Python that has imported torch and the like already: it forks a process for each script that needs them.
 
 That takes moments, where torch and transformers take seconds. A script has its own arguments, variables,
 folder, input and outputs, and whoever started it gets its signals through and its end back, as from Python
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What scripts begin with; no module that one runs as a program, and nothing that starts threads.
+# What scripts import first. No module that is run as a program is here, and none that starts threads.
 MODULES = (
     "torch",
     "transformers.models.llama.modeling_llama",
@@ -47,21 +47,22 @@ for name in names:
     try:
         importlib.import_module(name)
     except ImportError:
-        pass  # of an extra that is not here
+        pass  # the module belongs to an extra that is not installed
 door = socket.socket(socket.AF_UNIX)
 door.bind(address)
 door.listen()
-gc.freeze()  # what is never walked is never copied
+gc.freeze()  # memory that no garbage collection walks is never copied
 print("open", flush=True)
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that wait for scripts
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 while True:
     if 0 in select.select([door, 0], [], [])[0]:
-        os._exit(0)  # whoever began this has ended
+        os._exit(0)  # the process that started this server has ended
     caller, _ = door.accept()
     if os.fork() == 0:
         break
     caller.close()
+# from here on: a process for one script
 door.close()
 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 request, streams, *_ = socket.recv_fds(caller, 1 << 16, 3)  # streams: the caller's descriptors 0, 1 and 2
@@ -93,7 +94,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.clear()
 os.environ.update(variables)
 os.chdir(folder)
-tempfile.tempdir = None  # as the variables say
+tempfile.tempdir = None  # to be found anew from the variables
 folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 sys.path[1:1] = [folder for folder in folders if folder and folder not in sys.path]
 sys.argv = [arguments[0], *arguments[2:]]
@@ -123,7 +124,7 @@ def run(kind, code):
     if result < 0:
         signal.signal(-result, signal.SIG_DFL)
         os.kill(os.getpid(), -result)
-    os._exit(result & 255)  # to take down all that was imported would take seconds
+    os._exit(result & 255)  # the ordinary end of a Python with so many imports takes seconds
 
 
 run(*arguments[:2])

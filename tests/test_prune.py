@@ -181,7 +181,7 @@ def test_behind_a_norm_an_error_reaches_the_stream_times_the_gain(name, step):
 
 @pytest.mark.parametrize("name", NORM_BEHIND)
 def test_a_neuron_behind_a_norm_costs_what_the_stream_loses(name):
-    """Brute force: each neuron is removed alone, the others are fitted again, and errors count by their gain."""
+    """Brute force: each neuron is removed alone, the others are refitted, and errors count by their gain."""
     layer = build(name).model.layers[1]
     gain = gain_behind(layer, "mlp").double()
     ridge = 0.1

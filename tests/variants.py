@@ -119,8 +119,8 @@ FOUR = {  # fields that are lists, with an entry for each of four layers
     "gemma3": {"layer_types": ["sliding_attention", "full_attention"] * 2},
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
 }
-# One variant for everything that is stored, read or computed in a way of its own: each model type, and numbers
-# of heads, biases, tables of positions, windows and multipliers.
+# One variant for everything that is stored, read or computed in a way of its own: each model type, and
+# numbers of heads, biases, tables of positions, windows and multipliers.
 LAYOUTS = (
     "gqa",
     "mqa",
