@@ -90,7 +90,7 @@ def limits_of(shares: Mapping[str, float], windows: Mapping[str, int]) -> dict[s
         shares: of every text.
         windows: how many windows can be cut from each text that can be read.
     """
-    if len(shares) == 1:
+    if len(shares) == 1:  # no mixture
         return {}
     limits = {text_name: count for text_name, count in windows.items() if text_name in SHIPPED}
     if limits.keys() == SHIPPED.keys():
@@ -103,7 +103,7 @@ def limits_of(shares: Mapping[str, float], windows: Mapping[str, int]) -> dict[s
 def allot(
     shares: Mapping[str, float], sequences: int, limits: Mapping[str, int], source: str | Path
 ) -> list[str]:
-    """The text of each of the `sequences`, by the shares of the texts; a text with a limit has at most so many.
+    """The text of each of the `sequences`: by the shares of the texts, and within the limits of some of them.
 
     Every text has at least one. A mixture that ships is an exception: few sequences of it are of the texts
     with the largest shares. Texts take turns, as evenly as can be. Raises InputError where that cannot be.

@@ -116,7 +116,7 @@ def sample(
     sample runs on into the next document as training data does. The global random state is neither read nor
     changed.
     """
-    # transformers renamed this argument within the range that we support, and ignores the name it does not know
+    # transformers renamed this argument within the range that we support, and ignores an unknown name
     is_renamed = "cache" in inspect.signature(model.forward).parameters
     cache_name = "cache" if is_renamed else "past_key_values"
     device = next(model.parameters()).device
@@ -130,9 +130,8 @@ def sample(
     batches = -(-len(prefixes) // SAMPLE_BATCH)
     batch_size = -(-len(prefixes) // batches)  # batches as equal as can be
     finished = 0  # tokens
-    for batch, given in zip(
-        samples.split(batch_size), is_given.split(batch_size), strict=True
-    ):  # views, not copies
+    views = zip(samples.split(batch_size), is_given.split(batch_size), strict=True)
+    for batch, given in views:  # what is written to a view is in `samples`
         cache = None
         for position in range(1, length):
             token = batch[:, position - 1 : position].to(device)

@@ -96,7 +96,7 @@ def progress_bars() -> Iterator[Callable[..., None]]:
 
 
 def _line_printer() -> Callable[..., None]:
-    """A `Progress` for logs: a line when a task begins or ends, a layer is finished, or some time has passed."""
+    """A `Progress` for logs: a line when a task begins or ends, a layer is finished, or time has passed."""
     started = time.monotonic()
     printed: dict[str, float] = {}  # task -> when its last line was printed
 

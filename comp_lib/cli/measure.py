@@ -1,4 +1,4 @@
-"""`comp-lib inspect`: what a model is made of. `evaluate`: how good it is. `compare`: methods side by side."""
+"""`comp-lib inspect`: the layers of a model. `evaluate`: its quality. `compare`: methods side by side."""
 
 from collections.abc import Mapping
 from pathlib import Path
