@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from comp_lib.cli.app import app
 
 # flags of a run on a tiny model, which is to be quick and not good
-FEW = (
+QUICK_FLAGS = (
     *("--sequences", "8"),
     *("--length", "24"),
     *("--multiple", "4"),

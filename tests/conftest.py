@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 DATA = Path(__file__).parents[1] / "data"
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))  # for the package `course`
 sys.modules.setdefault("rfc3987_syntax", None)  # slow to import; nbformat's jsonschema does without
-TINY = {
+TINY_CONFIG = {
     "vocab_size": 512,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -35,7 +35,7 @@ TINY = {
 
 
 # Files with long tests, the longest first: two processes that share the files end at about the same time.
-LONG = (
+LONG_FILES = (
     "test_real.py",
     "test_kit.py",
     "test_browser.py",
@@ -55,15 +55,20 @@ LONG = (
 )
 # Files whose tests start processes, kernels or clusters, run whole commands, or read the real model.
 # `make check` leaves them out.
-SLOW = ("test_kit.py", "test_browser.py", "test_book.py", "test_packaging.py")
-SLOW += ("cli/", "system/", "compare/test_cluster.py", "compare/test_grid.py", "models/test_save.py")
-SLOW += (
+SLOW_FILES = (
+    "test_kit.py",
+    "test_browser.py",
+    "test_book.py",
+    "test_packaging.py",
+    "cli/",
+    "system/",
+    "compare/test_cluster.py",
+    "compare/test_grid.py",
+    "models/test_save.py",
     "lessons/test_notebook",
     "course/test_cache.py",
     "lessons/test_exercises.py",
     "evaluation/test_zero_shot.py",
-)
-SLOW += (
     "gguf/test_speed.py",
     "gguf/test_write.py",
     "gguf/test_tokenizer.py",
@@ -74,13 +79,13 @@ SLOW_TESTS = ("test_reload_in_another_process",)
 
 
 def path_in_tests(path):
-    """The path of a test file from this folder on, as LONG and SLOW have it."""
+    """The path of a test file from this folder on, as LONG_FILES and SLOW_FILES have it."""
     return path.relative_to(Path(__file__).parent).as_posix()
 
 
 def pytest_ignore_collect(collection_path, config):
     """Where slow tests are left out, their files are not even read."""
-    if "not slow" in config.option.markexpr and path_in_tests(collection_path).startswith(SLOW):
+    if "not slow" in config.option.markexpr and path_in_tests(collection_path).startswith(SLOW_FILES):
         return True
     return None  # pytest and its other plugins decide
 
@@ -90,12 +95,13 @@ def pytest_collection_modifyitems(items):
 
     def rank(item):
         path = path_in_tests(item.path)
-        return next((rank for rank, start in enumerate(LONG) if path.startswith(start)), len(LONG))
+        ranks = (rank for rank, start in enumerate(LONG_FILES) if path.startswith(start))
+        return next(ranks, len(LONG_FILES))
 
     items.sort(key=rank)
     for item in items:
         starts_a_python = not {"python", "kernels"}.isdisjoint(item.fixturenames)
-        in_a_slow_file = path_in_tests(item.path).startswith(SLOW)
+        in_a_slow_file = path_in_tests(item.path).startswith(SLOW_FILES)
         if starts_a_python or in_a_slow_file or item.originalname in SLOW_TESTS:
             item.add_marker(pytest.mark.slow)
 
@@ -108,7 +114,7 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk():
-    """A killed process leaves what it wrote without fsync too; only a power cut differs, and none is tested."""
+    """Without fsync a killed process still leaves what it wrote; a power cut does not, but none is tested."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -134,7 +140,8 @@ def tiny_llama():
     """Makes tiny random Llamas: `tiny_llama(num_key_value_heads=1)`. The same call gives the same weights."""
 
     def build(seed: int = 0, **overrides) -> LlamaForCausalLM:
-        return randomise(LlamaForCausalLM(LlamaConfig(**TINY | overrides, attn_implementation="sdpa")), seed)
+        config = LlamaConfig(**TINY_CONFIG | overrides, attn_implementation="sdpa")
+        return randomise(LlamaForCausalLM(config), seed)
 
     return build
 
@@ -146,7 +153,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=TINY["vocab_size"],
+        vocab_size=TINY_CONFIG["vocab_size"],
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -157,7 +164,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=core,
         bos_token="<s>",
         eos_token="</s>",
-        model_max_length=TINY["max_position_embeddings"],
+        model_max_length=TINY_CONFIG["max_position_embeddings"],
     )
 
 

@@ -1,10 +1,10 @@
 """A Python that has imported torch and the like already: it forks a process for each script that needs them.
 
-That takes moments, where torch and transformers take seconds. A script has its own arguments, variables,
-folder, input and outputs, and whoever started it gets its signals through and its end back, as from Python
-itself. Not so what Python and its libraries read when they begin, such as PYTHONHASHSEED or OMP_NUM_THREADS;
-what has been imported, and how much memory that takes, are those of all. Elsewhere than on Linux it is Python
-itself.
+That takes moments, where importing torch and transformers takes seconds. As under Python itself a script has
+its own arguments, variables, folder, input and outputs, signals reach it, and its exit code comes back. Three
+things differ: variables that Python and its libraries read when they begin, such as PYTHONHASHSEED or
+OMP_NUM_THREADS, come too late; MODULES are imported already; and their memory counts as every script's. On
+other systems than Linux the command is Python itself.
 
 The forkserver of `multiprocessing` keeps imports too, but it starts a process only for the Python that owns
 it, which hands over a pickled function. Jupyter and `subprocess` start a command instead, and give it a

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-MEASURED = ("removed", "dense_loss", "loss", "increase", "kl", "top1_agreement")
-TIMED = ("seconds", "peak_megabytes", "decode_ratio")  # differ from run to run
+MEASURED_COLUMNS = ("removed", "dense_loss", "loss", "increase", "kl", "top1_agreement")
+TIMED_COLUMNS = ("seconds", "peak_megabytes", "decode_ratio")  # differ from run to run
 ANSWER = {"status": "ok", "versions": "0"} | dict.fromkeys(
-    (*MEASURED, "increase_low", "increase_high", *TIMED), 0.5
+    (*MEASURED_COLUMNS, "increase_low", "increase_high", *TIMED_COLUMNS), 0.5
 )
 COLUMNS = (*ANSWER, "length", "windows", "window")
 

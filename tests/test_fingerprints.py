@@ -25,29 +25,29 @@ from comp_lib.importance.neurons import RIDGE
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.settings import PRESETS, Settings
 
-STORED = Path(__file__).with_name("fingerprints.json")
-ALIKE = {"ratio": 0.25, "multiple": 4}
-MOST = {"ratio": 0.8, "multiple": 4, "layers": 0}  # of 320 neurons: nine rounds of 32 in each layer
+STORED_FILE = Path(__file__).with_name("fingerprints.json")
+A_QUARTER = {"ratio": 0.25, "multiple": 4}
+FOUR_FIFTHS = {"ratio": 0.8, "multiple": 4, "layers": 0}  # of 320 neurons: nine rounds of 32 in each layer
 CASES = {  # name: (settings, variant, sequences, length)
-    "stock": (Settings(**ALIKE, **PRESETS["stock"]), "gqa", 6, 24),
-    "best": (Settings(**ALIKE, **PRESETS["best"]), "gqa", 6, 24),
-    "one ridge": (Settings(**ALIKE, ridge=RIDGE), "gqa", 6, 24),
-    "paper": (Settings(**ALIKE, **PRESETS["paper"] | {"layers": 0}), "gqa", 6, 24),
-    "llm-pruner": (Settings(**ALIKE, method="llm-pruner", recovery="none"), "mha", 6, 24),
-    "flap": (Settings(**ALIKE, method="flap", recovery="bias"), "gqa", 6, 24),
-    "wanda-sp": (Settings(**ALIKE, method="wanda-sp", recovery="none"), "gqa", 6, 24),
+    "stock": (Settings(**A_QUARTER, **PRESETS["stock"]), "gqa", 6, 24),
+    "best": (Settings(**A_QUARTER, **PRESETS["best"]), "gqa", 6, 24),
+    "one ridge": (Settings(**A_QUARTER, ridge=RIDGE), "gqa", 6, 24),
+    "paper": (Settings(**A_QUARTER, **PRESETS["paper"] | {"layers": 0}), "gqa", 6, 24),
+    "llm-pruner": (Settings(**A_QUARTER, method="llm-pruner", recovery="none"), "mha", 6, 24),
+    "flap": (Settings(**A_QUARTER, method="flap", recovery="bias"), "gqa", 6, 24),
+    "wanda-sp": (Settings(**A_QUARTER, method="wanda-sp", recovery="none"), "gqa", 6, 24),
     "shortgpt": (Settings(ratio=0.3, method="shortgpt", recovery="none"), "gqa", 6, 24),
-    "few tokens": (Settings(**ALIKE, **PRESETS["stock"]), "gqa", 2, 16),
-    "KV groups": (Settings(**ALIKE, **PRESETS["stock"], kv_groups=1), "gqa", 6, 24),
-    "one sequence": (Settings(**ALIKE, **PRESETS["stock"]), "gqa", 1, 100),
-    "gemma3": (Settings(**ALIKE, **PRESETS["stock"]), "gemma3", 6, 24),
-    "phi3": (Settings(**ALIKE, **PRESETS["stock"]), "phi3", 6, 24),
-    "wide stock": (Settings(**MOST, **PRESETS["stock"]), "wide", 16, 48),
-    "wide best": (Settings(**ALIKE, **PRESETS["best"]), "wide", 16, 48),
-    "wide paper": (Settings(**PRESETS["paper"] | MOST), "wide", 16, 48),
+    "few tokens": (Settings(**A_QUARTER, **PRESETS["stock"]), "gqa", 2, 16),
+    "KV groups": (Settings(**A_QUARTER, **PRESETS["stock"], kv_groups=1), "gqa", 6, 24),
+    "one sequence": (Settings(**A_QUARTER, **PRESETS["stock"]), "gqa", 1, 100),
+    "gemma3": (Settings(**A_QUARTER, **PRESETS["stock"]), "gemma3", 6, 24),
+    "phi3": (Settings(**A_QUARTER, **PRESETS["stock"]), "phi3", 6, 24),
+    "wide stock": (Settings(**FOUR_FIFTHS, **PRESETS["stock"]), "wide", 16, 48),
+    "wide best": (Settings(**A_QUARTER, **PRESETS["best"]), "wide", 16, 48),
+    "wide paper": (Settings(**PRESETS["paper"] | FOUR_FIFTHS), "wide", 16, 48),
 }
 # Cases of the real model. test_real.py runs "stock"; the others take minutes, so a person runs them.
-REAL = (
+REAL_CASES = (
     "stock",
     "best",
     "one ridge",
@@ -59,7 +59,10 @@ REAL = (
     "KV groups",
     "one sequence",
 )
-SIZES = {"stock": (8, 64), "one sequence": (1, 1024)}  # (sequences, length); the other cases have (8, 128)
+REAL_SIZES = {
+    "stock": (8, 64),
+    "one sequence": (1, 1024),
+}  # (sequences, length); the other cases have (8, 128)
 
 
 def machine() -> str:
@@ -105,7 +108,7 @@ def real(name: str, model, tokenizer) -> Pruned:
     settings = replace(CASES[name][0], ratio=0.2, multiple=32)
     if name == "paper":
         settings = replace(settings, layers=0.1)
-    sequences, length = SIZES.get(name, (8, 128))
+    sequences, length = REAL_SIZES.get(name, (8, 128))
     with one_thread():
         ids = calibration_tokens(
             "calibration", tokenizer, sequences=sequences, length=length, evaluated="evaluation"
@@ -115,7 +118,7 @@ def real(name: str, model, tokenizer) -> Pruned:
 
 def check(name: str, computed: dict[str, object]) -> None:
     """A fingerprint is that of the file: to the bit on the same machine, elsewhere in the sum of squares."""
-    stored = json.loads(STORED.read_text("utf-8"))
+    stored = json.loads(STORED_FILE.read_text("utf-8"))
     expected = stored["cases"][name]
     if stored["machine"] == machine():
         assert computed == expected
@@ -132,15 +135,17 @@ def main() -> None:
     cases = {name: tiny(name) for name in CASES}
     if "--tiny" not in sys.argv:
         dense = load_model(EMBEDDED)
-        cases |= {f"smollm2 {name}": fingerprint(real(name, *dense).model) for name in REAL}
-    old = json.loads(STORED.read_text("utf-8"))["cases"] if STORED.exists() else {}
+        cases |= {f"smollm2 {name}": fingerprint(real(name, *dense).model) for name in REAL_CASES}
+    old = json.loads(STORED_FILE.read_text("utf-8"))["cases"] if STORED_FILE.exists() else {}
     for name, computed in cases.items():
         if old.get(name) == computed:
             print(f"{name}: same")
         else:
             print(f"{name}: was {old.get(name)}, is {computed}")
     if "--store" in sys.argv:
-        STORED.write_text(json.dumps({"machine": machine(), "cases": old | cases}, indent=1) + "\n", "utf-8")
+        STORED_FILE.write_text(
+            json.dumps({"machine": machine(), "cases": old | cases}, indent=1) + "\n", "utf-8"
+        )
 
 
 if __name__ == "__main__":

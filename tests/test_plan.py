@@ -36,7 +36,7 @@ def shape_of(neurons, kv_groups) -> Shape:
     )
 
 
-EVEN = shape_of([128] * 4, [2] * 4)
+EVEN_SHAPE = shape_of([128] * 4, [2] * 4)
 shapes = st.integers(1, 6).flatmap(
     lambda layers: st.one_of(
         st.integers(1, 200).map(lambda n: shape_of([n] * layers, [2] * layers)),
@@ -122,7 +122,7 @@ def test_the_multiple_is_the_same_for_all_methods_and_the_users_own_stays():
     ],
 )
 def test_a_plan_that_removes_more_than_was_asked_says_why(options, removed, reason):
-    plan = replace(uniform_plan(PlanRequest(EVEN, 0.2)), removed=removed)
+    plan = replace(uniform_plan(PlanRequest(EVEN_SHAPE, 0.2)), removed=removed)
     explanation = why_more(plan, asdict(Settings(0.2, **options)))
     assert reason in explanation and f"{removed:.1%} went" in explanation
 
@@ -201,7 +201,7 @@ def test_paper_plan_shares_are_inverse_to_importance():
 
 
 def test_paper_plan_starves_no_layer():
-    plan = paper_plan(PlanRequest(EVEN, 0.5, multiple=8), [1e-9, 1.0, 1.0, 1.0])
+    plan = paper_plan(PlanRequest(EVEN_SHAPE, 0.5, multiple=8), [1e-9, 1.0, 1.0, 1.0])
     assert plan.neurons[0] == 8  # a tenth of 128, in whole multiples
     assert plan.removed >= 0.5 and min(plan.neurons[1:]) > 8
     # exactly a tenth, though 120 * (1 - 0.9) is a little less than 12
@@ -210,12 +210,12 @@ def test_paper_plan_starves_no_layer():
 
 
 def test_paper_plan_with_equal_importance_is_the_uniform_plan():
-    request = PlanRequest(EVEN, 0.3, multiple=8)
+    request = PlanRequest(EVEN_SHAPE, 0.3, multiple=8)
     assert paper_plan(request, [0.7] * 4) == uniform_plan(request)
 
 
 def test_dropped_layers_count_towards_the_budget():
-    plan = uniform_plan(PlanRequest(EVEN, 0.2, drop=[2, 1], multiple=16))
+    plan = uniform_plan(PlanRequest(EVEN_SHAPE, 0.2, drop=[2, 1], multiple=16))
     assert plan.neurons == (128, 128)
     assert plan.removed == 0.5
     assert (plan.layers, plan.dropped) == ((0, 3), (1, 2))
@@ -242,7 +242,7 @@ def test_bad_budgets_are_refused_by_name(planner, options, message):
     options = {"ratio": 0.2, **options}
     ratio = options.pop("ratio")
     with pytest.raises(InputError, match=message) as error:
-        request = PlanRequest(EVEN, ratio, **options)
+        request = PlanRequest(EVEN_SHAPE, ratio, **options)
         if planner == "uniform":
             uniform_plan(request)
         else:
@@ -266,7 +266,8 @@ PLAN = Plan(
 
 
 @pytest.mark.parametrize(
-    "plan", [PLAN, replace(PLAN, kept_neurons=None, kept_groups=None), uniform_plan(PlanRequest(EVEN, 0.3))]
+    "plan",
+    [PLAN, replace(PLAN, kept_neurons=None, kept_groups=None), uniform_plan(PlanRequest(EVEN_SHAPE, 0.3))],
 )
 def test_json_round_trip(plan, tmp_path):
     assert Plan.from_json(plan.to_json()) == plan
@@ -346,12 +347,12 @@ def test_plans_that_contradict_themselves_are_refused(change, message):
     assert "\n" not in str(error.value)
 
 
-STRANGE = (None, True, -1, 10**6, 1e999, "x", [], [[]], [None], [0.5], [[0, 0]], {"a": 1})
+STRANGE_VALUES = (None, True, -1, 10**6, 1e999, "x", [], [[]], [None], [0.5], [[0, 0]], {"a": 1})
 
 
 @pytest.mark.parametrize("name", Plan.__dataclass_fields__)
 def test_no_value_of_any_field_is_more_than_a_refusal(name):
-    for strange in STRANGE:
+    for strange in STRANGE_VALUES:
         text = json.dumps(json.loads(PLAN.to_json()) | {name: strange})
         try:
             assert Plan.from_json(text).dropped is not None

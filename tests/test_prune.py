@@ -33,7 +33,7 @@ from comp_lib.statistics.gram import Gram
 from comp_lib.surgery import shallow_copy, upstream
 from comp_lib.walk import through
 
-SMALL = Settings(ratio=0.25, multiple=4)
+SETTINGS = Settings(ratio=0.25, multiple=4)
 
 
 @torch.inference_mode()
@@ -71,7 +71,7 @@ def storages(model) -> set[int]:
     return {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
 
 
-def whole_plan(model, **changes) -> Plan:
+def plan_of_everything(model, **changes) -> Plan:
     """A plan that keeps everything, but for the fields in `changes`."""
     shape = Shape.of(model)
     layers = tuple(range(shape.layers))
@@ -106,7 +106,7 @@ def test_zero_pruning_is_the_identity_to_the_bit(name, aim):
     parent = build(name)
     ids = tokens()
     before = parent.state_dict()
-    pruned = prune(parent, ids, replace(SMALL, aim=aim), plan=whole_plan(parent))
+    pruned = prune(parent, ids, replace(SETTINGS, aim=aim), plan=plan_of_everything(parent))
     after = pruned.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
@@ -124,8 +124,8 @@ def test_pruned_equals_masked_before_recovery(name):
     ids = tokens()
     groups = Shape.of(parent).kv_groups[0]
     few = groups if name in WHOLE_ATTENTION else 1
-    plan = whole_plan(parent, layers=(0, 2), neurons=(20, 7), kv_groups=(few, groups))
-    pruned = prune(parent, ids, replace(SMALL, recovery="none", method="wanda-sp"), plan=plan)
+    plan = plan_of_everything(parent, layers=(0, 2), neurons=(20, 7), kv_groups=(few, groups))
+    pruned = prune(parent, ids, replace(SETTINGS, recovery="none", method="wanda-sp"), plan=plan)
     assert (
         Shape.of(pruned.model).neurons == plan.neurons and Shape.of(pruned.model).kv_groups == plan.kv_groups
     )
@@ -212,7 +212,7 @@ def test_a_neuron_behind_a_norm_costs_what_the_stream_loses(name):
 @pytest.mark.parametrize("changes", [{"kv_groups": 1}, {"method": "flap", "recovery": "bias"}])
 def test_groups_that_share_a_norm_are_refused_by_name(changes):
     with pytest.raises(InputError, match="expected all KV groups of olmo2 to stay"):
-        prune(build("olmo2"), tokens(), replace(SMALL, **changes))
+        prune(build("olmo2"), tokens(), replace(SETTINGS, **changes))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -220,7 +220,7 @@ def test_removed_is_what_really_went(name):
     parent = build(name)
     ids = tokens()
     options = {"layers": 1, "kv_groups": None if name == "olmo2" else 1}
-    pruned = prune(parent, ids, replace(SMALL, ratio=0.4, **options), name="the parent")
+    pruned = prune(parent, ids, replace(SETTINGS, ratio=0.4, **options), name="the parent")
     decoder = [sum(p.numel() for p in model.model.layers.parameters()) for model in (parent, pruned.model)]
     assert pruned.plan.removed == pytest.approx(1.0 - decoder[1] / decoder[0])
     assert pruned.plan.removed >= 0.4
@@ -249,7 +249,7 @@ def test_removed_is_what_really_went(name):
     ],
 )
 def test_same_seed_same_bytes(options):
-    settings = replace(SMALL, **options)
+    settings = replace(SETTINGS, **options)
     ids = tokens()
     first, second = (prune(build("all-at-once"), ids, settings) for _ in range(2))
     assert fingerprint(first.model) == fingerprint(second.model)
@@ -259,7 +259,7 @@ def test_same_seed_same_bytes(options):
 def test_another_seed_another_random_choice():
     parent = build()
     ids = tokens()
-    settings = replace(SMALL, method="random")
+    settings = replace(SETTINGS, method="random")
     first, second = (prune(parent, ids, replace(settings, seed=seed)).plan for seed in (0, 1))
     assert first.neurons == second.neurons
     assert first.kept_neurons != second.kept_neurons
@@ -277,7 +277,7 @@ def test_parent_stays_as_it_is(name, options):
     ids = tokens()
     before = fingerprint(parent)
     expected = logits(parent, ids)
-    pruned = prune(parent, ids, replace(SMALL, **options))
+    pruned = prune(parent, ids, replace(SETTINGS, **options))
     assert fingerprint(parent) == before
     assert torch.equal(logits(parent, ids), expected)
     assert len(parent.model.layers) == 3 and len(pruned.model.model.layers) == 2
@@ -291,8 +291,8 @@ def test_parent_stays_as_it_is(name, options):
 def test_tensors_that_did_not_change_are_shared():
     parent = build()
     ids = tokens()
-    plan = whole_plan(parent, neurons=(48, 20, 48))
-    pruned = prune(parent, ids, SMALL, plan=plan)
+    plan = plan_of_everything(parent, neurons=(48, 20, 48))
+    pruned = prune(parent, ids, SETTINGS, plan=plan)
     new = dict(pruned.model.named_parameters())
     old = dict(parent.named_parameters())
     changed = {key for key in new if new[key].data_ptr() != old[key].data_ptr()}
@@ -302,7 +302,7 @@ def test_tensors_that_did_not_change_are_shared():
 @pytest.mark.parametrize(("name", "options"), [("gqa", {}), ("all-at-once", {"aim": "dense", "layers": 1})])
 def test_inplace_gives_the_same_model(name, options):
     ids = tokens()
-    settings = replace(SMALL, **options)
+    settings = replace(SETTINGS, **options)
     parent = build(name)
     apart = prune(parent, ids, settings)
     inside = prune(parent, ids, settings, inplace=True)
@@ -324,7 +324,7 @@ def test_share_has_its_own_structure_around_the_same_tensors():
 def test_result_is_an_ordinary_model(inplace):
     """No inference tensors: it runs with gradients on, and trains."""
     ids = tokens()
-    pruned = prune(build("all-at-once"), ids, replace(SMALL, kv_groups=1), inplace=inplace)
+    pruned = prune(build("all-at-once"), ids, replace(SETTINGS, kv_groups=1), inplace=inplace)
     assert all(p.requires_grad and not p.is_inference() for p in pruned.model.parameters())
     pruned.model(ids, labels=ids).loss.backward()
     assert all(p.grad is not None for p in pruned.model.parameters())
@@ -334,7 +334,7 @@ def test_result_is_an_ordinary_model(inplace):
 def test_half_precision_stays_half_precision(dtype):
     parent = build("all-at-once", dtype=dtype)
     ids = tokens()
-    pruned = prune(parent, ids, replace(SMALL, kv_groups=1))
+    pruned = prune(parent, ids, replace(SETTINGS, kv_groups=1))
     assert {p.dtype for p in pruned.model.parameters()} == {dtype}
     assert logits(pruned.model, ids).isfinite().all()
 
@@ -342,9 +342,9 @@ def test_half_precision_stays_half_precision(dtype):
 def test_result_does_not_depend_on_the_batches(monkeypatch):
     parent = build()
     ids = tokens(5, 16)
-    one_batch = prune(parent, ids, replace(SMALL, aim="dense", layers=1))
+    one_batch = prune(parent, ids, replace(SETTINGS, aim="dense", layers=1))
     monkeypatch.setattr("comp_lib.walk.BATCH_TOKENS", 32)
-    batches = prune(parent, ids, replace(SMALL, aim="dense", layers=1))
+    batches = prune(parent, ids, replace(SETTINGS, aim="dense", layers=1))
     assert batches.plan == one_batch.plan
     torch.testing.assert_close(logits(batches.model, ids), logits(one_batch.model, ids), rtol=1e-3, atol=1e-3)
 
@@ -361,8 +361,8 @@ def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
     neurons[layer] = 24
     groups = [2] * 3
     groups[layer] = 1
-    plan = whole_plan(parent, neurons=tuple(neurons), kv_groups=tuple(groups))
-    settings = replace(SMALL, method="wanda-sp", ridge=1e-3)
+    plan = plan_of_everything(parent, neurons=tuple(neurons), kv_groups=tuple(groups))
+    settings = replace(SETTINGS, method="wanda-sp", ridge=1e-3)
     reports = {
         recovery: prune(parent, ids, replace(settings, recovery=recovery), plan=plan).report.layers[layer]
         for recovery in ("least-squares", "mask", "none")
@@ -388,8 +388,8 @@ def test_reported_errors_are_measured_on_the_stream(count):
     """`error` of the first layer, with tokens unweighted, by hand."""
     parent = build("all-at-once")
     ids = tokens(count)
-    plan = whole_plan(parent, neurons=(20, 48, 48))
-    pruned = prune(parent, ids, replace(SMALL, token_weights=False), plan=plan)
+    plan = plan_of_everything(parent, neurons=(20, 48, 48))
+    pruned = prune(parent, ids, replace(SETTINGS, token_weights=False), plan=plan)
 
     def output(model):
         outputs = []
@@ -407,9 +407,9 @@ def test_reported_errors_are_measured_on_the_stream(count):
 def test_condition_metric_beats_random_choice():
     parent = build()
     ids = tokens(8)
-    plan = whole_plan(parent, neurons=(24, 24, 24))
-    comp = prune(parent, ids, SMALL, plan=plan).model
-    chance = prune(parent, ids, replace(SMALL, method="random"), plan=plan).model
+    plan = plan_of_everything(parent, neurons=(24, 24, 24))
+    comp = prune(parent, ids, SETTINGS, plan=plan).model
+    chance = prune(parent, ids, replace(SETTINGS, method="random"), plan=plan).model
     assert stream_error(comp, parent, ids) < stream_error(chance, parent, ids)
 
 
@@ -425,7 +425,7 @@ def test_condition_metric_beats_random_choice():
 def test_dense_target_brings_the_final_stream_back(name, options):
     parent = build(name)
     ids = tokens(8)
-    settings = replace(SMALL, method="wanda-sp", **options)
+    settings = replace(SETTINGS, method="wanda-sp", **options)
     none = prune(parent, ids, replace(settings, recovery="none"))
     dense = prune(parent, ids, replace(settings, aim="dense"))
     assert dense.plan.neurons == none.plan.neurons
@@ -436,9 +436,9 @@ def test_dense_target_brings_the_final_stream_back(name, options):
 def test_dense_target_repairs_dropped_layers_in_layers_that_keep_everything(name):
     parent = build(name)
     ids = tokens(8)
-    plan = whole_plan(parent, layers=(0, 2), neurons=(48, 48), kv_groups=(2, 2))
-    for_self = prune(parent, ids, replace(SMALL, aim="self"), plan=plan).model
-    for_dense = prune(parent, ids, replace(SMALL, aim="dense"), plan=plan).model
+    plan = plan_of_everything(parent, layers=(0, 2), neurons=(48, 48), kv_groups=(2, 2))
+    for_self = prune(parent, ids, replace(SETTINGS, aim="self"), plan=plan).model
+    for_dense = prune(parent, ids, replace(SETTINGS, aim="dense"), plan=plan).model
     for index in (0, 1):
         old = parent.model.layers[plan.layers[index]].mlp.down_proj.weight
         new = for_self.model.layers[index].mlp.down_proj.weight
@@ -455,10 +455,12 @@ def test_both_targets_agree_where_the_stream_is_still_the_dense_one(name):
     parent = build(name)
     ids = tokens(8)
     for part, plan in (
-        ("mlp.down_proj", whole_plan(parent, neurons=(20, 48, 48))),
-        ("self_attn.o_proj", whole_plan(parent, kv_groups=(1, 2, 2))),
+        ("mlp.down_proj", plan_of_everything(parent, neurons=(20, 48, 48))),
+        ("self_attn.o_proj", plan_of_everything(parent, kv_groups=(1, 2, 2))),
     ):
-        models = [prune(parent, ids, replace(SMALL, aim=aim), plan=plan).model for aim in ("self", "dense")]
+        models = [
+            prune(parent, ids, replace(SETTINGS, aim=aim), plan=plan).model for aim in ("self", "dense")
+        ]
         weights = [model.model.layers[0].get_submodule(part).weight for model in models]
         assert weights[0].shape != parent.model.layers[0].get_submodule(part).weight.shape
         torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
@@ -470,7 +472,7 @@ def test_where_much_goes_the_auto_aim_is_the_dense_stream(ratio, aim):
     ids = tokens(8)
     weights = {}
     for choice in ("auto", "self", "dense"):
-        pruned = prune(parent, ids, replace(SMALL, ratio=ratio, aim=choice))
+        pruned = prune(parent, ids, replace(SETTINGS, ratio=ratio, aim=choice))
         weights[choice] = pruned.model.model.layers[2].mlp.down_proj.weight
     assert torch.equal(weights["auto"], weights["self"]) == (aim == "self")
     assert torch.equal(weights["auto"], weights["dense"]) == (aim == "dense")
@@ -479,7 +481,7 @@ def test_where_much_goes_the_auto_aim_is_the_dense_stream(ratio, aim):
 def test_the_auto_aim_follows_what_a_plan_removes_not_what_it_was_once_asked_for():
     parent = build()
     ids = tokens(8)
-    settings = replace(SMALL, ratio=0.2)
+    settings = replace(SETTINGS, ratio=0.2)
     plan = make_plan(parent, ids, settings)
     narrower = replace(plan, neurons=(20,) * 3)  # by hand: `ratio` and `removed` stay
     for_auto = prune(parent, ids, replace(settings, aim="auto"), plan=narrower).model
@@ -491,19 +493,19 @@ def test_the_auto_aim_follows_what_a_plan_removes_not_what_it_was_once_asked_for
 def test_dense_target_repairs_attention_in_the_mlp_of_the_same_layer():
     parent = build()
     ids = tokens(8)
-    plan = whole_plan(parent, kv_groups=(2, 2, 1))
-    for_self = prune(parent, ids, replace(SMALL, aim="self"), plan=plan).model
-    for_dense = prune(parent, ids, replace(SMALL, aim="dense"), plan=plan).model
+    plan = plan_of_everything(parent, kv_groups=(2, 2, 1))
+    for_self = prune(parent, ids, replace(SETTINGS, aim="self"), plan=plan).model
+    for_dense = prune(parent, ids, replace(SETTINGS, aim="dense"), plan=plan).model
     assert stream_error(for_dense, parent, ids) < stream_error(for_self, parent, ids)
 
 
 def test_token_weights_change_the_fit():
     parent = build()
     ids = tokens()
-    plan = whole_plan(parent, neurons=(20, 48, 48))
+    plan = plan_of_everything(parent, neurons=(20, 48, 48))
     weights = []
     for flag in (True, False):
-        model = prune(parent, ids, replace(SMALL, token_weights=flag), plan=plan).model
+        model = prune(parent, ids, replace(SETTINGS, token_weights=flag), plan=plan).model
         weights.append(model.model.layers[0].mlp.down_proj.weight)
     assert not torch.allclose(*weights, atol=1e-4)
 
@@ -516,8 +518,8 @@ def test_guard_holds_the_mask_and_reports_lambda():
     with torch.no_grad():
         for weight in (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight.T):
             weight[:40] = weight[:1] + 1e-2 * weight[:40]
-    settings = replace(SMALL, recovery="mask", method="random", ridge=1e-7)
-    report = prune(parent, ids, settings, plan=whole_plan(parent, neurons=(47, 24, 47))).report
+    settings = replace(SETTINGS, recovery="mask", method="random", ridge=1e-7)
+    report = prune(parent, ids, settings, plan=plan_of_everything(parent, neurons=(47, 24, 47))).report
     first, second, _ = report.layers
     assert first.ridge == 1e-7 and second.ridge > 1e-7
 
@@ -535,7 +537,7 @@ def test_layers_that_do_nothing_break_no_recovery(part, recovery):
     for linear in linears[part]:
         torch.nn.init.zeros_(linear.weight)
     for calibration in (ids, ids[:1, :12]):  # of many tokens sums are kept, few tokens are kept themselves
-        pruned = prune(parent, calibration, replace(SMALL, recovery=recovery, kv_groups=1))
+        pruned = prune(parent, calibration, replace(SETTINGS, recovery=recovery, kv_groups=1))
         assert logits(pruned.model, ids).isfinite().all()
         assert pruned.report.layers[1].error == pytest.approx(0.0, abs=1e-6)
 
@@ -545,7 +547,7 @@ def test_layers_that_do_nothing_break_no_recovery(part, recovery):
     dict.fromkeys([*product(("comp", "wanda-sp"), RECOVERY_NAMES), *product(METRICS, ["mask"])]),
 )
 def test_every_method_runs_with_every_recovery(method, recovery):
-    pruned = prune(build(), tokens(2, 16), replace(SMALL, method=method, recovery=recovery, kv_groups=1))
+    pruned = prune(build(), tokens(2, 16), replace(SETTINGS, method=method, recovery=recovery, kv_groups=1))
     assert pruned.plan.removed >= 0.25
     for entry in pruned.report.layers:
         assert (entry.ridge is not None) == (recovery in ("least-squares", "mask"))
@@ -563,7 +565,7 @@ OPTIONS = (
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_wide_layers_compute_in_float32_and_come_to_the_same(options, monkeypatch):
     ids = tokens(8, 24)
-    settings = replace(SMALL, **options)
+    settings = replace(SETTINGS, **options)
     double = prune(build(), ids, settings)
     monkeypatch.setattr("comp_lib.statistics.gram.SINGLE_PRECISION_INPUTS", 8)
     dtypes = set()
@@ -591,7 +593,7 @@ def test_wide_layers_keep_matrices_from_half_as_many_tokens_on(length, matrices,
 
     monkeypatch.setattr("comp_lib.statistics.gram.SINGLE_PRECISION_INPUTS", 8)
     monkeypatch.setattr(Gram, "gather", recorded)
-    prune(build(), tokens(2, length), replace(SMALL, ridge=0.1))
+    prune(build(), tokens(2, length), replace(SETTINGS, ridge=0.1))
     assert bool(calls) == matrices
 
 
@@ -636,7 +638,7 @@ class LastStreams(KeepInMemory):
 def test_what_is_passed_on_is_the_stream_of_the_pruned_model(name, size):
     small = build(name)
     ids = tokens(*size)
-    settings = replace(SMALL, aim="dense")
+    settings = replace(SETTINGS, aim="dense")
     sink = LastStreams(small)
     prune_layers(small, ids, settings, make_plan(small, ids, settings), sink)
     torch.testing.assert_close(sink.streams.pruned, final_stream(small, ids), rtol=1e-4, atol=1e-4)
@@ -663,23 +665,23 @@ def test_auto_drops_only_the_layers_that_widths_cannot_carry(ratio, count):
     ids = tokens(2)
     assert quarter_width_rule(Shape.of(parent), ratio, multiple=4) == count
     calls = []
-    plan = make_plan(parent, ids, replace(SMALL, ratio=ratio), progress=lambda *call: calls.append(call))
+    plan = make_plan(parent, ids, replace(SETTINGS, ratio=ratio), progress=lambda *call: calls.append(call))
     assert len(plan.dropped) == count
-    assert sorted(layers_to_drop(SMALL.layer_metric, parent, ids, count)[0]) == list(plan.dropped)
+    assert sorted(layers_to_drop(SETTINGS.layer_metric, parent, ids, count)[0]) == list(plan.dropped)
     assert (not calls) == (count == 0), "layers are judged only when that decides something"
 
 
 def test_auto_reaches_what_only_the_fewest_layers_can_reach():
     """Where no number of layers leaves a quarter of the neurons, a budget that can be met is still met."""
     parent = build(num_hidden_layers=2)
-    pruned = prune(parent, tokens(2), replace(SMALL, ratio=0.76))
+    pruned = prune(parent, tokens(2), replace(SETTINGS, ratio=0.76))
     assert pruned.plan.removed >= 0.76 and len(pruned.plan.layers) == 1
 
 
 def test_per_layer_widths_follow_the_importance():
     parent = build(num_hidden_layers=4)
     ids = tokens()
-    settings = replace(SMALL, widths="per-layer", layer_metric="block-influence", layers=0, multiple=2)
+    settings = replace(SETTINGS, widths="per-layer", layer_metric="block-influence", layers=0, multiple=2)
     pruned = prune(parent, ids, settings)
     importance = block_influence(parent, ids)
     by_importance = [pruned.plan.neurons[i] for i in importance.argsort().tolist()]
@@ -698,7 +700,7 @@ def test_layers_are_judged_on_the_first_sequences_only(monkeypatch):
         return layers_to_drop(metric, model, ids, count, *rest)
 
     monkeypatch.setattr(planning, "layers_to_drop", recorded)
-    plan = make_plan(parent, ids, replace(SMALL, ratio=0.4, layers=1, layer_metric="loss"))
+    plan = make_plan(parent, ids, replace(SETTINGS, ratio=0.4, layers=1, layer_metric="loss"))
     assert len(judged) == 1 and torch.equal(judged[0], ids[:2])
     assert plan.dropped == (int(sequence_loss_increase(parent, ids[:2]).mean(1).argmin()),)
 
@@ -707,7 +709,7 @@ def test_a_plan_can_be_carried_out_elsewhere():
     """A plan is written, read and used with other settings: its widths decide, not the settings' ratio."""
     parent = build()
     ids = tokens()
-    plan = make_plan(parent, ids, replace(SMALL, ratio=0.4, layers=1))
+    plan = make_plan(parent, ids, replace(SETTINGS, ratio=0.4, layers=1))
     pruned = prune(parent, ids, Settings(), plan=Plan.from_json(plan.to_json()))
     assert replace(pruned.plan, kept_neurons=None, kept_groups=None) == plan
 
@@ -738,7 +740,7 @@ def test_any_budget_is_met_or_refused(ratio, layers, widths, kv_groups, name):
 
 def test_report_and_progress():
     calls = []
-    settings = replace(SMALL, layers=1, ratio=0.5)
+    settings = replace(SETTINGS, layers=1, ratio=0.5)
     pruned = prune(build(), tokens(), settings, progress=lambda *call: calls.append(call[:3]))
     assert [call for call in calls if call[0] == "pruning"] == [("pruning", count, 3) for count in (1, 2, 3)]
     assert any(call[0] == "loss increase" for call in calls)
@@ -824,11 +826,11 @@ def test_settings_are_checked_by_name(change, message):
 def test_what_does_not_fit_the_model_is_refused_before_any_work(wrong, message):
     parent = build()
     before = fingerprint(parent)
-    settings = replace(SMALL, **wrong.get("settings", {}))
+    settings = replace(SETTINGS, **wrong.get("settings", {}))
     options = {"inplace": True, "progress": lambda *_: pytest.fail("work")}
     with pytest.raises(InputError, match=message):
         if "plan" in wrong:
-            options["plan"] = whole_plan(parent, **wrong["plan"])
+            options["plan"] = plan_of_everything(parent, **wrong["plan"])
         prune(parent, wrong.get("ids", tokens()), settings, **options)
     assert fingerprint(parent) == before
 
@@ -852,7 +854,7 @@ def test_a_finished_plan_is_carried_out_to_the_letter(tiny_llama):
 def test_layers_may_be_a_share(tiny_llama):
     model = tiny_llama()
     ids = torch.arange(64).view(2, 32)
-    settings = replace(SMALL, ratio=0.4, multiple=1)
+    settings = replace(SETTINGS, ratio=0.4, multiple=1)
     by_share = make_plan(model, ids, replace(settings, layers=0.3))
     by_number = make_plan(model, ids, replace(settings, layers=1))
     assert by_share == by_number and len(by_share.dropped) == 1

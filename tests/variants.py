@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from conftest import TINY, randomise
+from conftest import TINY_CONFIG, randomise
 from transformers import (
     Ernie4_5Config,
     Ernie4_5ForCausalLM,
@@ -41,7 +41,7 @@ FAMILIES = {
     "ernie4_5": (Ernie4_5Config, Ernie4_5ForCausalLM),
 }
 # Special tokens within the tiny vocabulary: the defaults of some configs are beyond it.
-SPECIAL = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1}
+SPECIAL_TOKENS = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1}
 VARIANTS = {
     "mha": {"num_key_value_heads": 4},
     "gqa": {},
@@ -84,7 +84,7 @@ VARIANTS = {
         "sliding_window": 5,
         "max_window_layers": 1,
     },
-    "smollm3": {"family": "smollm3", "no_rope_layers": [1, 0, 1]} | SPECIAL,
+    "smollm3": {"family": "smollm3", "no_rope_layers": [1, 0, 1]} | SPECIAL_TOKENS,
     "gemma3": {
         "family": "gemma3",
         "head_dim": 12,
@@ -92,8 +92,8 @@ VARIANTS = {
         "sliding_window": 5,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     }
-    | SPECIAL,
-    "phi3": {"family": "phi3"} | SPECIAL,
+    | SPECIAL_TOKENS,
+    "phi3": {"family": "phi3"} | SPECIAL_TOKENS,
     "granite": {
         "family": "granite",
         "embedding_multiplier": 3.0,
@@ -101,12 +101,12 @@ VARIANTS = {
         "attention_multiplier": 0.2,
         "logits_scaling": 2.0,
     },
-    "olmo2": {"family": "olmo2"} | SPECIAL,
+    "olmo2": {"family": "olmo2"} | SPECIAL_TOKENS,
     "ernie4_5": {"family": "ernie4_5", "head_dim": 12},  # as its smallest model: heads wider than the stream
     "ernie4_5-bias": {"family": "ernie4_5", "head_dim": 8, "use_bias": True},
 }
 # Wide enough for nine rounds of 32 neurons in a sweep. Not in VARIANTS, whose tests count on 48 neurons.
-WIDE = {"wide": {"intermediate_size": 320}}
+WIDE_VARIANT = {"wide": {"intermediate_size": 320}}
 # Families that llama.cpp has with one pattern over the layers only: the fields of that pattern.
 PATTERNS = {
     "smollm3": {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0]},
@@ -115,7 +115,7 @@ PATTERNS = {
         "layer_types": [*["sliding_attention"] * 5, "full_attention", "sliding_attention"],
     },
 }
-FOUR = {  # fields that are lists, with an entry for each of four layers
+LISTS_OF_FOUR = {  # fields that are lists, with an entry for each of four layers
     "gemma3": {"layer_types": ["sliding_attention", "full_attention"] * 2},
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
 }
@@ -145,7 +145,7 @@ def build(
     name: str = "gqa", *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides
 ) -> PreTrainedModel:
     """The variant `name`, with `overrides` of its config: the same call, the same weights."""
-    fields = TINY | (VARIANTS | WIDE)[name] | overrides
+    fields = TINY_CONFIG | (VARIANTS | WIDE_VARIANT)[name] | overrides
     config_class, model_class = FAMILIES[fields.pop("family", "llama")]
     return randomise(model_class(config_class(**fields)), seed).to(dtype)
 
@@ -153,4 +153,4 @@ def build(
 def tokens(sequences: int = 4, length: int = 24, seed: int = 0) -> torch.Tensor:
     """Random token ids (S, L)."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(3, TINY["vocab_size"], (sequences, length), generator=generator)
+    return torch.randint(3, TINY_CONFIG["vocab_size"], (sequences, length), generator=generator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
-from command import FEW, content, ran, refused, run
+from command import QUICK_FLAGS, content, ran, refused, run
 from transformers import AutoModelForCausalLM
 from typer.models import OptionInfo
 
@@ -39,7 +39,15 @@ def test_there_are_ten_commands_with_few_flags():
 )  # looks at a layer at a time, and at the whole model
 def test_prune_writes_a_smaller_model_and_says_what_it_did(parent, tmp_path, method):
     done = ran(
-        "prune", parent, "--out", tmp_path / "small", "--method", method, *FEW, "--evaluate", "evaluation"
+        "prune",
+        parent,
+        "--out",
+        tmp_path / "small",
+        "--method",
+        method,
+        *QUICK_FLAGS,
+        "--evaluate",
+        "evaluation",
     )
     dense, (model, _) = AutoModelForCausalLM.from_pretrained(parent), load.load_model(tmp_path / "small")
     before, after = Shape.of(dense), Shape.of(model)
@@ -57,7 +65,7 @@ def test_prune_writes_a_smaller_model_and_says_what_it_did(parent, tmp_path, met
     ("method", "recovery"), [("flap", "bias"), ("wanda-sp", "none")]
 )  # comp: the presets
 def test_each_method_recovers_as_its_makers_do(parent, tmp_path, method, recovery):
-    ran("prune", parent, "--out", tmp_path / "m", "--method", method, *FEW)
+    ran("prune", parent, "--out", tmp_path / "m", "--method", method, *QUICK_FLAGS)
     assert f"recovery {recovery}," in (tmp_path / "m" / "README.md").read_text("utf-8")
 
 
@@ -74,7 +82,7 @@ def test_each_preset_is_carried_out(parent, tmp_path, preset):
         "1",
         "--kv-groups",
         "1",
-        *FEW,
+        *QUICK_FLAGS,
     )
     plan = Plan.load(tmp_path / "m" / "comp_plan.json")
     assert len(plan.layers) == 2 and plan.kv_groups == (1, 1)
@@ -91,19 +99,22 @@ def test_the_best_preset_takes_twice_the_text_unless_told_otherwise(parent, tmp_
 
 def test_a_full_folder_is_kept_unless_overwrite(parent, tmp_path):
     out = tmp_path / "out"
-    ran("prune", parent, "--out", out, *FEW)
+    ran("prune", parent, "--out", out, *QUICK_FLAGS)
     before = content(out)
-    refused(run("prune", parent, "--out", out, *FEW, "--ratio", "0.3"), ["--overwrite"])
+    refused(run("prune", parent, "--out", out, *QUICK_FLAGS, "--ratio", "0.3"), ["--overwrite"])
     assert content(out) == before
-    ran("prune", parent, "--out", out, *FEW, "--ratio", "0.3", "--overwrite")
+    ran("prune", parent, "--out", out, *QUICK_FLAGS, "--ratio", "0.3", "--overwrite")
     assert content(out)["comp_plan.json"] != before["comp_plan.json"]
 
 
 def test_the_model_writes_its_text_only_where_it_fits(parent, tmp_path, monkeypatch, own_cache):
-    ran("prune", parent, "--out", tmp_path / "m", *FEW[:-1], "self")
+    ran("prune", parent, "--out", tmp_path / "m", *QUICK_FLAGS[:-1], "self")
     assert "tokens of self" in (tmp_path / "m" / "README.md").read_text("utf-8")
     monkeypatch.setattr(load, "free_memory", lambda: 1000)
-    refused(run("prune", parent, "--out", tmp_path / "n", *FEW[:-1], "general"), ["free memory", "shipped`"])
+    refused(
+        run("prune", parent, "--out", tmp_path / "n", *QUICK_FLAGS[:-1], "general"),
+        ["free memory", "shipped`"],
+    )
     assert not (tmp_path / "n").exists()
 
 
@@ -112,13 +123,16 @@ def test_a_full_folder_is_refused_before_any_text_is_written(parent, tmp_path, m
     (tmp_path / "m" / "notes.txt").write_text("mine")
     monkeypatch.setattr(prune_model, "calibration_tokens", lambda *_, **__: pytest.fail("text was drawn"))
     for method in ("comp", "llm-pruner"):
-        refused(run("prune", parent, "--out", tmp_path / "m", "--method", method, *FEW), ["with files in it"])
+        refused(
+            run("prune", parent, "--out", tmp_path / "m", "--method", method, *QUICK_FLAGS),
+            ["with files in it"],
+        )
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------
 
 WITH_DEVICE = {
-    "prune": ["--out", "nowhere", *FEW],
+    "prune": ["--out", "nowhere", *QUICK_FLAGS],
     "inspect": [],
     "evaluate": ["--length", "64", "--sequences", "1"],
     "generate": ["--prompt", "The sea", "--tokens", "2"],
@@ -185,7 +199,7 @@ def test_generate_goes_on_from_the_prompt_of_a_folder_and_of_a_file(parent, tmp_
 
 
 def test_export_fills_layers_up_to_one_width(parent, tmp_path):
-    ran("prune", parent, "--out", tmp_path / "small", "--preset", "paper", "--layers", "0", *FEW)
+    ran("prune", parent, "--out", tmp_path / "small", "--preset", "paper", "--layers", "0", *QUICK_FLAGS)
     ran("export", tmp_path / "small", "--padded", tmp_path / "padded")
     neurons = Plan.load(tmp_path / "small" / "comp_plan.json").neurons
     padded = AutoModelForCausalLM.from_pretrained(tmp_path / "padded")
@@ -203,7 +217,7 @@ def test_export_fills_layers_up_to_one_width(parent, tmp_path):
 def test_names_are_printed_as_they_are(parent, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = ":smile: [link=a][bold]"  # what rich would take for its own markup
-    assert f"saved: {name}\n" in ran("prune", parent, "--out", name, *FEW).stdout
+    assert f"saved: {name}\n" in ran("prune", parent, "--out", name, *QUICK_FLAGS).stdout
     assert f"{name}: " in ran("inspect", name).stdout
     assert f"written: {name}.gguf\n" in ran("export", name, "--gguf", f"{name}.gguf").stdout
 

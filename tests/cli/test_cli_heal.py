@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from command import FEW, refused, run
+from command import QUICK_FLAGS, refused, run
 
 from comp_lib import healing
 from comp_lib.calibration.shares import text_hashes
@@ -29,7 +29,7 @@ def _cache(own_cache):
 def small(parent, tmp_path_factory):
     """What `prune` made of the tiny Llama."""
     out = tmp_path_factory.mktemp("pruned") / "small"
-    done = run("prune", parent, "--out", out, *FEW, "--layers", 0)
+    done = run("prune", parent, "--out", out, *QUICK_FLAGS, "--layers", 0)
     assert done.exit_code == 0, done.output
     return out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from command import FEW, refused, run
+from command import QUICK_FLAGS, refused, run
 
 from comp_lib.errors import DEBUG
 
@@ -62,5 +62,5 @@ def test_every_command_takes_debug(parent, tmp_path):
 
 
 def test_debug_changes_nothing_for_a_command_that_succeeds(parent, tmp_path):
-    result = run("prune", parent, "--out", tmp_path / "small", *FEW, "--debug")
+    result = run("prune", parent, "--out", tmp_path / "small", *QUICK_FLAGS, "--debug")
     assert result.exit_code == 0 and "Traceback" not in result.output

@@ -9,7 +9,7 @@ import sys
 from inspect import signature
 
 import pytest
-from command import FEW, content, ran, run
+from command import QUICK_FLAGS, content, ran, run
 from rich.console import Console
 
 from comp_lib.calibration.texts import KINDS
@@ -56,7 +56,9 @@ def test_a_closed_output_leaves_no_traceback(python):
 GRID = "--methods magnitude --ratios 0.2 --seeds 1 --sequences 8 --length 24 --multiple 4 --windows 2 --window 32"
 
 
-@pytest.mark.parametrize("words", [["prune", *FEW], ["compare", *GRID.split()]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words", [["prune", *QUICK_FLAGS], ["compare", *GRID.split()]], ids=lambda words: words[0]
+)
 def test_ctrl_c_in_a_run_that_goes_on_says_so(words, parent, tmp_path, monkeypatch):
     first, *options = words
 
@@ -76,7 +78,7 @@ def test_ctrl_c_in_a_run_that_goes_on_says_so(words, parent, tmp_path, monkeypat
 
 
 def test_a_log_gets_a_line_a_layer_and_a_terminal_bars(parent, tmp_path, monkeypatch):
-    done = ran("prune", parent, "--out", tmp_path / "m", *FEW)
+    done = ran("prune", parent, "--out", tmp_path / "m", *QUICK_FLAGS)
     lines = done.stderr.splitlines()
     assert [line.split(",")[0] for line in lines if line.startswith("pruning")] == [
         f"pruning: {n} of 3" for n in (1, 2, 3)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from command import FEW, ran, refused, run
+from command import QUICK_FLAGS, ran, refused, run
 from transformers import AutoModelForCausalLM
 
 from comp_lib.calibration.texts import KINDS, load_text
@@ -81,7 +81,7 @@ def test_a_model_against_itself_has_no_increase_for_certain(parent):
 
 def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_path):
     source, copy = "calibration+evaluation:code", tmp_path / "copy.txt"
-    ran("prune", parent, "--out", tmp_path / "small", *FEW[:-1], source)
+    ran("prune", parent, "--out", tmp_path / "small", *QUICK_FLAGS[:-1], source)
     copy.write_text(load_text("calibration"), "utf-8")
     met = {
         "calibration:prose": "calibration:prose",

@@ -17,7 +17,7 @@ import pytest
 import torch
 from command import refused
 from command import run as command
-from rows import ANSWER, TIMED
+from rows import ANSWER, TIMED_COLUMNS
 from variants import build
 
 from comp_lib.calibration.texts import load_text
@@ -126,7 +126,7 @@ def test_a_row_is_what_was_measured(straight, parent):
         agreement = float((log_p.argmax(-1) == log_q.argmax(-1)).double().mean())
         assert row.kl == pytest.approx(divergence, abs=1e-4)
         assert row.top1_agreement == pytest.approx(agreement, abs=1e-6)
-        assert (row[list(TIMED)].astype(float) > 0).all()
+        assert (row[list(TIMED_COLUMNS)].astype(float) > 0).all()
     assert str(parent) not in (straight / "rows.csv").read_text()
 
 
@@ -207,7 +207,7 @@ def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, python, paren
 
 
 def without_times(rows):
-    return rows.drop(columns=list(TIMED)).sort_values("key")
+    return rows.drop(columns=list(TIMED_COLUMNS)).sort_values("key")
 
 
 def table_of_increases(folder):

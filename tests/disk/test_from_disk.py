@@ -36,7 +36,7 @@ from comp_lib.shape import Shape
 from comp_lib.system.tensors import EMBEDDING, HEAD, TensorFiles
 
 SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, aim="dense")
-MEASURED = Settings(ratio=0.2, multiple=4, widths="measured")
+MEASURED_WIDTHS = Settings(ratio=0.2, multiple=4, widths="measured")
 
 
 class Killed(BaseException):
@@ -136,14 +136,14 @@ def test_the_model_on_disk_answers_as_the_loaded_one(tmp_path):
 def test_measured_widths_from_files_are_those_of_memory(name, tmp_path, tokenizer):
     """The plans are equal, and the weights to the bit."""
     parent, model = saved(tmp_path / "parent", name)
-    in_memory = prune(model, tokens(8), MEASURED)
+    in_memory = prune(model, tokens(8), MEASURED_WIDTHS)
     calls = []
 
     def observe(stage, count, total, report=None):
         calls.append((stage, count, total))
 
     from_files = prune_to(
-        tmp_path / "small", opened(parent), tokenizer, tokens(8), MEASURED, progress=observe
+        tmp_path / "small", opened(parent), tokenizer, tokens(8), MEASURED_WIDTHS, progress=observe
     )
     assert from_files.plan == in_memory.plan and len(set(from_files.plan.neurons)) > 1
     assert calls[:3] == [("sensitivity", count, 3) for count in (1, 2, 3)]
@@ -383,7 +383,7 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(parent, tmp_path,
             raise Killed
 
     def run(out, **options):
-        return prune_to(out, opened(parent), tokenizer, tokens(8), MEASURED, **options)
+        return prune_to(out, opened(parent), tokenizer, tokens(8), MEASURED_WIDTHS, **options)
 
     monkeypatch.setattr("comp_lib.planning.sensitivity", counted)
     plan = run(tmp_path / "calm" / "small").plan

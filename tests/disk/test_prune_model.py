@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from command import FEW, ran, run
+from command import QUICK_FLAGS, ran, run
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from variants import build
@@ -25,7 +25,7 @@ from comp_lib.models.export import export_gguf
 from comp_lib.settings import MOST_TOKENS
 from comp_lib.shape import Shape
 
-SMALL = {"calibration": Calibration("calibration", sequences=8, length=24), "multiple": 4}
+QUICK_OPTIONS = {"calibration": Calibration("calibration", sequences=8, length=24), "multiple": 4}
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -49,7 +49,7 @@ def weights(folder):
 @pytest.mark.parametrize("kind", DTYPES)
 def test_a_folder_is_saved_as_its_parent_is_and_only_refitted_weights_change(kind, saved_llama, tmp_path):
     parent = saved_llama(DTYPES[kind])
-    verdict = prune_model(parent, tmp_path / "small", evaluated="none", **SMALL)
+    verdict = prune_model(parent, tmp_path / "small", evaluated="none", **QUICK_OPTIONS)
     assert verdict.stored == (kind, kind) and verdict.megabytes[1] < verdict.megabytes[0]
     old = weights(parent)
     new = weights(tmp_path / "small")
@@ -58,7 +58,7 @@ def test_a_folder_is_saved_as_its_parent_is_and_only_refitted_weights_change(kin
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     assert model.dtype == DTYPES[kind]
     assert sum(value.nbytes for value in new.values()) < verdict.megabytes[1] * 1e6
-    in_bfloat16 = prune_model(parent, tmp_path / "again", evaluated="none", **SMALL, dtype="bfloat16")
+    in_bfloat16 = prune_model(parent, tmp_path / "again", evaluated="none", **QUICK_OPTIONS, dtype="bfloat16")
     # it is not saved in more bytes than it was computed in
     assert in_bfloat16.stored[1] == {"F32": "BF16", "BF16": "BF16", "F16": "F16"}[kind]
 
@@ -66,14 +66,14 @@ def test_a_folder_is_saved_as_its_parent_is_and_only_refitted_weights_change(kin
 @pytest.mark.parametrize(("kind", "stored"), [("f16", "F16"), ("q8_0", "BF16")])
 def test_a_gguf_file_becomes_16_bits(kind, stored, saved_llama, tmp_path):
     file = export_gguf(saved_llama(torch.float32), tmp_path / "m.gguf", kind)
-    verdict = prune_model(file, tmp_path / "small", evaluated="none", **SMALL)
+    verdict = prune_model(file, tmp_path / "small", evaluated="none", **QUICK_OPTIONS)
     assert verdict.stored == (kind.upper(), stored) and verdict.megabytes[0] == file.stat().st_size / 1e6
     assert ("the parent as BF16" in str(verdict)) == (kind == "q8_0")
 
 
 def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_llama, tokenizer, tmp_path):
     parent = saved_llama(torch.bfloat16)
-    verdict = prune_model(parent, tmp_path / "small", **SMALL)
+    verdict = prune_model(parent, tmp_path / "small", **QUICK_OPTIONS)
     small, dense = (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         for folder in (tmp_path / "small", parent)
@@ -89,7 +89,7 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
     assert (
         f"{verdict.by_text['mean of 8']['increase']:+.3f}, mean of 8" in str(verdict) and "BF16" in lines[4]
     )
-    flags = [*FEW[:-4], "--calibration", "calibration", "--out"]
+    flags = [*QUICK_FLAGS[:-4], "--calibration", "calibration", "--out"]
     of_command = json.loads(ran("prune", parent, *flags, tmp_path / "other", "--json").stdout)
     of_function = json.loads(json.dumps(verdict.numbers()))
     assert of_command.keys() == of_function.keys()
@@ -99,7 +99,7 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
 
 
 def test_a_verdict_on_one_text_has_no_kinds(parent, tmp_path):
-    verdict = prune_model(parent, tmp_path / "small", **SMALL, evaluated="evaluation:code")
+    verdict = prune_model(parent, tmp_path / "small", **QUICK_OPTIONS, evaluated="evaluation:code")
     assert list(verdict.by_text) == ["evaluation:code"] and "by kind" not in str(verdict)
 
 
@@ -120,7 +120,9 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
     assert command in card
     assert "calibration 10%" in card and "calibration:code 5%" in card and "mine.txt 50%)" in card
     assert str(tmp_path) not in card and f"multiple {verdict.report.settings['multiple']}," in card
-    prune_model(parent, tmp_path / "python", evaluated="none", **SMALL, ridge=0.1)  # no flag sets a ridge
+    prune_model(
+        parent, tmp_path / "python", evaluated="none", **QUICK_OPTIONS, ridge=0.1
+    )  # no flag sets a ridge
     assert "comp-lib prune" not in (tmp_path / "python" / "README.md").read_text("utf-8")
 
 
@@ -147,7 +149,9 @@ def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, lim
 def test_flap_goes_without_biases_where_the_family_has_none(tokenizer, tmp_path):
     build("qwen2", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "qwen")
     tokenizer.save_pretrained(tmp_path / "qwen")
-    verdict = prune_model(tmp_path / "qwen", tmp_path / "small", method="flap", evaluated="none", **SMALL)
+    verdict = prune_model(
+        tmp_path / "qwen", tmp_path / "small", method="flap", evaluated="none", **QUICK_OPTIONS
+    )
     assert verdict.report.settings["recovery"] == "none"
 
 
@@ -199,7 +203,7 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
         "comp_lib.disk.at_most.judge",
         lambda model, windows: SimpleNamespace(mean={"loss": next(losses)}),
     )
-    flags = ["--at-most", "0.01", *FEW[:4], "--multiple", "1", "--calibration", "calibration"]
+    flags = ["--at-most", "0.01", *QUICK_FLAGS[:4], "--multiple", "1", "--calibration", "calibration"]
     result = run("prune", parent, "--out", tmp_path / "small", *flags)
     assert result.exit_code == 2 and result.stderr.splitlines()[-1].startswith("comp-lib: expected --at-most")
     assert "got 0.01, where 1.2% of the decoder costs 0.500 already: allow more" in result.stderr

@@ -7,9 +7,9 @@ import json
 
 import pytest
 import torch
-from conftest import TINY, randomise
+from conftest import TINY_CONFIG, randomise
 from transformers import AutoConfig, AutoModelForCausalLM
-from variants import SPECIAL, build, tokens
+from variants import SPECIAL_TOKENS, build, tokens
 
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
@@ -23,7 +23,7 @@ from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers
 from comp_lib.walk import through
 
-HYBRID = {
+HYBRID_LAYERS = {
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
@@ -31,7 +31,7 @@ HYBRID = {
     "linear_value_head_dim": 8,
 }
 WINDOWS = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
-FIT = {  # model type: fields of its config beside those of TINY
+FITTING_TYPES = {  # model type: fields of its config beside those of TINY_CONFIG
     "llama": {},
     "mistral": {"sliding_window": 5},
     "qwen2": {},
@@ -49,7 +49,7 @@ FIT = {  # model type: fields of its config beside those of TINY
     "ministral3": {},
     "olmo": {},
     "olmo3": WINDOWS,
-    "qwen3_5_text": HYBRID,
+    "qwen3_5_text": HYBRID_LAYERS,
     "exaone4": WINDOWS,
     "seed_oss": {},
     "hunyuan_v1_dense": {},
@@ -64,7 +64,7 @@ NORM_BEHIND = ("gemma3_text", "gemma2", "olmo2", "olmo3", "exaone4", "glm4", "hy
 # Their configs cannot say that fewer heads are left: o_proj has d inputs, or a head's size follows from d.
 HEADS_FIXED = ("helium", "stablelm")
 GROUPS_STAY = ("olmo2", "olmo3", "qwen3_5_text")
-REFUSED = {  # model type: words of the error that refuses it
+REFUSED_TYPES = {  # model type: words of the error that refuses it
     "mixtral": "experts",
     "qwen3_moe": "experts",
     "granitemoe": "experts",
@@ -82,7 +82,7 @@ REFUSED = {  # model type: words of the error that refuses it
 
 def tiny(kind: str, **overrides):
     """A tiny random model of the type `kind`, with `overrides` of its config."""
-    fields = TINY | SPECIAL | {"head_dim": 8} | FIT.get(kind, {}) | overrides
+    fields = TINY_CONFIG | SPECIAL_TOKENS | {"head_dim": 8} | FITTING_TYPES.get(kind, {}) | overrides
     attention = fields.pop("attn_implementation", "sdpa")
     config = AutoConfig.for_model(kind, **fields)
     return randomise(AutoModelForCausalLM.from_config(config, attn_implementation=attention))
@@ -97,7 +97,7 @@ def stepped(model, ids):
     return head(model, model.model.norm(hidden))
 
 
-@pytest.mark.parametrize("kind", FIT)
+@pytest.mark.parametrize("kind", FITTING_TYPES)
 @torch.inference_mode()
 def test_steps_and_head_are_the_model(kind):
     model = tiny(kind)
@@ -108,7 +108,7 @@ def test_steps_and_head_are_the_model(kind):
     assert (gain_behind(model.model.layers[0], "mlp") is not None) == (kind in NORM_BEHIND)
 
 
-@pytest.mark.parametrize("kind", FIT)
+@pytest.mark.parametrize("kind", FITTING_TYPES)
 def test_prune_makes_a_model_of_any_of_them(kind):
     model = tiny(kind)
     ids = tokens(6, 24)
@@ -128,7 +128,7 @@ def test_prune_makes_a_model_of_any_of_them(kind):
     made_from_config.load_state_dict(small.state_dict(), strict=True)
 
 
-@pytest.mark.parametrize("kind", FIT)
+@pytest.mark.parametrize("kind", FITTING_TYPES)
 def test_layers_that_stay_are_those_of_the_model(kind):
     """A layer that goes is skipped, lists in the config follow, and the KV cache has an entry a layer."""
     model = tiny(kind)
@@ -144,11 +144,11 @@ def test_layers_that_stay_are_those_of_the_model(kind):
     assert torch.equal(*answers)
 
 
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("kind", REFUSED_TYPES)
 def test_what_does_not_fit_is_named(kind):
     model = tiny(kind)
     ids = tokens(1, 8)
-    with pytest.raises(InputError, match=REFUSED[kind]):
+    with pytest.raises(InputError, match=REFUSED_TYPES[kind]):
         prune(model, ids, Settings(ratio=0.25, multiple=4))
 
 

@@ -8,7 +8,7 @@ import urllib.request
 
 import gguf
 import pytest
-from conftest import DATA, TINY
+from conftest import DATA, TINY_CONFIG
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
@@ -54,7 +54,7 @@ def byte_level_bpe(cutter, bos: bool = False) -> PreTrainedTokenizerFast:
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=TINY["vocab_size"] - 1,
+        vocab_size=TINY_CONFIG["vocab_size"] - 1,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=alphabet,
         show_progress=False,
@@ -72,7 +72,9 @@ def sentencepiece(prefix: bool) -> PreTrainedTokenizerFast:
     spell = [normalizers.Prepend(SPACE)] if prefix else []
     core.normalizer = normalizers.Sequence([*spell, normalizers.Replace(" ", SPACE)])
     reserved = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=TINY["vocab_size"], special_tokens=reserved, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=TINY_CONFIG["vocab_size"], special_tokens=reserved, show_progress=False
+    )
     core.train_from_iterator(PROSE, trainer)
     described = json.loads(core.to_str())
     described["added_tokens"] = described["added_tokens"][

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, randomise
+from conftest import TINY_CONFIG, randomise
 from safetensors.torch import load_file, save_file
 from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging
@@ -91,7 +91,7 @@ def test_every_variant_comes_back_to_the_bit(folder, tiny_llama, tokenizer, vari
         model = tiny_llama(**LLAMA[variant])
     else:
         kind, config, fields = OTHERS[variant]
-        model = randomise(kind(config(**TINY | fields, attn_implementation="sdpa")))
+        model = randomise(kind(config(**TINY_CONFIG | fields, attn_implementation="sdpa")))
     path = folder(model)
     loaded, its_tokenizer = load_model(path)
     assert type(loaded) is type(model)

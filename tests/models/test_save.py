@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from variants import FAMILIES, FOUR, LAYOUTS, VARIANTS, build, tokens
+from variants import FAMILIES, LAYOUTS, LISTS_OF_FOUR, VARIANTS, build, tokens
 
 from comp_lib.errors import InputError
 from comp_lib.families.find import whole_attention
@@ -29,7 +29,7 @@ from comp_lib.surgery import keep_layers, shrink
 
 
 def tiny(name: str = "gqa", **overrides):
-    return build(name, num_hidden_layers=4, **FOUR.get(name, {}), **overrides)
+    return build(name, num_hidden_layers=4, **LISTS_OF_FOUR.get(name, {}), **overrides)
 
 
 def cut(model, *, per_layer: bool = False):
