@@ -1,4 +1,4 @@
-"""Text that the model writes: by the model's own probabilities, under a seed, from four kinds of beginnings, once."""
+"""Text that the model writes: by its own probabilities, under a seed, from four kinds of beginnings, once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from comp_lib.calibration import written as module
+from comp_lib.calibration import written as written_module
 from comp_lib.calibration.written import BEGINNINGS, WAYS, draw_prefixes, sample, write_texts
 from comp_lib.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-class Bare:
-    bos_token_id = eos_token_id = None
+class WithoutSpecialTokens:
+    """What a tokenizer that has neither a start nor an end token shows."""
+
+    bos_token_id = None
+    eos_token_id = None
 
 
-class NoStart(Bare):
+class WithEndToken(WithoutSpecialTokens):
     eos_token_id = 1
 
 
@@ -34,39 +37,34 @@ def starts(count, token=0):
 
 def test_it_is_deterministic_and_leaves_the_global_state_alone(tokenizer, model):
     state = torch.get_rng_state()
-    one, two = (sample(model, starts(3), 12, seed=5) for _ in range(2))
-    other = sample(model, starts(3), 12, seed=6)
+    ids = sample(model, starts(3), 12, seed=5)
+    assert ids.shape == (3, 12)
+    assert torch.equal(sample(model, starts(3), 12, seed=5), ids)
+    assert not torch.equal(sample(model, starts(3), 12, seed=6), ids)
     assert torch.equal(state, torch.get_rng_state())
-    assert one.shape == (3, 12) and torch.equal(one, two) and not torch.equal(one, other)
-    assert len({tuple(row.tolist()) for row in one}) == 3
+    assert len({tuple(row.tolist()) for row in ids}) == 3
 
 
 def test_the_start_token(tokenizer):
-    assert [start.tolist() for start in draw_prefixes(tokenizer, ["self"] * 3, 512, 9)] == [
-        [tokenizer.bos_token_id]
-    ] * 3
-    assert [start.tolist() for start in draw_prefixes(NoStart, ["self"] * 3, 512, 9)] == [[1]] * 3
-    assert len({start.item() for start in draw_prefixes(Bare, ["self"] * 4, 512, 9)}) > 1
+    for reader, start in ((tokenizer, tokenizer.bos_token_id), (WithEndToken, 1)):
+        assert [prefix.tolist() for prefix in draw_prefixes(reader, ["self"] * 3, 512, 9)] == [[start]] * 3
+    random_starts = draw_prefixes(WithoutSpecialTokens, ["self"] * 4, 512, 9)
+    assert len({prefix.item() for prefix in random_starts}) > 1
 
 
 def test_each_way_begins_as_it_says(tokenizer):
-    found = dict(zip(WAYS, draw_prefixes(tokenizer, WAYS, 512, 200), strict=True))
-    assert found["self"].tolist() == [tokenizer.bos_token_id]
-    assert found["self:random"].shape == (2,) and found["self:random"][0] == tokenizer.bos_token_id
-    assert (
-        tokenizer.decode(found["self:openings"][1:]) in BEGINNINGS["self:openings"]
-        and found["self:openings"][0] == tokenizer.bos_token_id
-    )
-    assert found["self:requests"][0] == tokenizer.bos_token_id
-    asked = tokenizer.decode(found["self:requests"][1:])
-    assert asked.startswith("Question: ") and asked.endswith("\nAnswer:"), (
-        "this tokenizer has no chat template"
-    )
+    prefixes = dict(zip(WAYS, draw_prefixes(tokenizer, WAYS, 512, 200), strict=True))
+    assert all(prefix[0] == tokenizer.bos_token_id for prefix in prefixes.values())
+    assert len(prefixes["self"]) == 1 and len(prefixes["self:random"]) == 2
+    assert tokenizer.decode(prefixes["self:openings"][1:]) in BEGINNINGS["self:openings"]
+    request = tokenizer.decode(prefixes["self:requests"][1:])  # this tokenizer has no chat template
+    assert request.startswith("Question: ") and request.endswith("\nAnswer:")
 
 
 def test_requests_go_through_the_chat_template(tokenizer):
     class Chatting:
-        chat_template, bos_token_id = "there is one", 0
+        chat_template = "there is one"
+        bos_token_id = 0
 
         def apply_chat_template(self, turns, tokenize, add_generation_prompt):
             assert [turn["role"] for turn in turns] == ["user"] and add_generation_prompt and not tokenize
@@ -75,9 +73,9 @@ def test_requests_go_through_the_chat_template(tokenizer):
         def __call__(self, *args, **kwargs):
             return tokenizer(*args, **kwargs)
 
-    (asked,) = draw_prefixes(Chatting(), ["self:requests"], 512, 200)
-    words = tokenizer.decode(asked)
-    assert words[0] == "<" and words[-1] == ">"
+    (prefix,) = draw_prefixes(Chatting(), ["self:requests"], 512, 200)
+    request = tokenizer.decode(prefix)
+    assert request[0] == "<" and request[-1] == ">"
 
 
 def test_a_chat_template_that_fails_is_named(tokenizer):
@@ -88,28 +86,26 @@ def test_a_chat_template_that_fails_is_named(tokenizer):
 
 
 def test_openings_differ_until_all_are_used(tokenizer):
-    found = {
-        tuple(start.tolist())
-        for start in draw_prefixes(tokenizer, ["self:openings"] * len(BEGINNINGS["self:openings"]), 512, 200)
-    }
-    assert len(found) == len(BEGINNINGS["self:openings"])
+    count = len(BEGINNINGS["self:openings"])
+    prefixes = draw_prefixes(tokenizer, ["self:openings"] * count, 512, 200)
+    assert len({tuple(prefix.tolist()) for prefix in prefixes}) == count
 
 
 def test_it_follows_the_model_without_its_cache(model):
     """Against brute force: the same draws from logits that are computed anew for each position."""
-    begun = [torch.tensor([3, 4, 5]), torch.tensor([7]), torch.tensor([9, 9])]
-    ids = sample(model, begun, 40, seed=2)
+    prefixes = [torch.tensor([3, 4, 5]), torch.tensor([7]), torch.tensor([9, 9])]
+    ids = sample(model, prefixes, 40, seed=2)
     generator = torch.Generator().manual_seed(2)
     expected = torch.tensor([[3], [7], [9]])
     with torch.no_grad():
         for position in range(1, 40):
             probabilities = model(expected, use_cache=False).logits[:, -1].softmax(-1)
-            reached = probabilities.double().cumsum(-1)
-            chance = torch.rand(3, 1, generator=generator, dtype=torch.float64) * reached[:, -1:]
-            drawn = (reached <= chance).sum(-1, keepdim=True)
-            for row, start in enumerate(begun):
-                if position < len(start):
-                    drawn[row, 0] = start[position]
+            cumulative = probabilities.double().cumsum(-1)
+            threshold = torch.rand(3, 1, generator=generator, dtype=torch.float64) * cumulative[:, -1:]
+            drawn = (cumulative <= threshold).sum(-1, keepdim=True)
+            for row, prefix in enumerate(prefixes):
+                if position < len(prefix):
+                    drawn[row, 0] = prefix[position]
             expected = torch.cat([expected, drawn], dim=1)
     assert torch.equal(ids, expected)
 
@@ -120,10 +116,8 @@ def test_it_samples_from_the_whole_distribution(model):
     with torch.no_grad():
         expected = model(torch.tensor([[0]])).logits[0, -1].softmax(-1)
     distance = (F.one_hot(drawn, 512).float().mean(0) - expected).abs().sum() / 2
-    sharper = (
-        expected**2 / (expected**2).sum() - expected
-    ).abs().sum() / 2  # temperature 0.5, for the scale of it
-    assert distance < 0.15 < sharper
+    sharper = expected**2 / (expected**2).sum()  # at temperature 0.5, for the scale of a distance
+    assert distance < 0.15 < (sharper - expected).abs().sum() / 2
 
 
 def test_it_goes_on_after_the_end_of_a_text(tiny_llama):
@@ -146,16 +140,16 @@ def test_it_can_be_trained_on(tiny_llama):
 def test_it_is_written_once(tokenizer, tiny_llama, monkeypatch):
     model = tiny_llama()
     first = write_texts(model, tokenizer, WAYS, 16, seed=1)
-    monkeypatch.setattr(module, "sample", lambda *args: pytest.fail("written again"))
+    monkeypatch.setattr(written_module, "sample", lambda *args: pytest.fail("written again"))
     assert torch.equal(write_texts(model, tokenizer, WAYS, 16, seed=1), first)
-    for other in (
+    for writer, ways, length, seed in (
         (model, WAYS, 16, 2),
         (model, WAYS, 12, 1),
         (model, WAYS[::-1], 16, 1),
         (tiny_llama(seed=1), WAYS, 16, 1),
     ):
         with pytest.raises(pytest.fail.Exception):
-            write_texts(other[0], tokenizer, *other[1:])
+            write_texts(writer, tokenizer, ways, length, seed)
 
 
 def test_a_damaged_entry_is_written_anew(tokenizer, model, tmp_path):
@@ -166,10 +160,9 @@ def test_a_damaged_entry_is_written_anew(tokenizer, model, tmp_path):
 
 
 def test_tokens_that_were_added_to_the_tokenizer_alone_are_named(tiny_llama, tokenizer, own_cache):
-    own = copy.deepcopy(tokenizer)
-    own.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    own.chat_template = "{% for turn in messages %}<|im_start|>{{ turn.content }}{% endfor %}"
-    with pytest.raises(
-        InputError, match="expected tokens below 512, of which the model has embeddings, got 512"
-    ):
-        write_texts(tiny_llama(), own, ("self:requests",), 16)
+    extended = copy.deepcopy(tokenizer)
+    extended.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    extended.chat_template = "{% for turn in messages %}<|im_start|>{{ turn.content }}{% endfor %}"
+    message = "expected tokens below 512, of which the model has embeddings, got 512"
+    with pytest.raises(InputError, match=message):
+        write_texts(tiny_llama(), extended, ("self:requests",), 16)
