@@ -11,7 +11,7 @@ import os
 import pytest
 
 # Seconds for a cell, here and in store.py. The slowest cell takes about 100 s on two idle cores with a cold
-# cache. A sound lesson must not fail on a laptop that has a quarter of that speed and is busy with other things.
+# cache. A sound lesson must not fail on a laptop that has a quarter of that speed and is busy besides.
 CELL_TIMEOUT = 1200
 
 

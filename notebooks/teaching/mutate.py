@@ -140,9 +140,9 @@ def check(formulas: list[Formula], root: Path) -> list[str]:
     for formula in formulas:
         for name in (formula.file, formula.notebook):
             if name not in files:
-                got = "one that git ignores" if (root / name).is_file() else "none"
+                actual = "one that git ignores" if (root / name).is_file() else "none"
                 raise formula.refused(
-                    f"the file {name} in {root}", got, "mend the path, or start this elsewhere"
+                    f"the file {name} in {root}", actual, "mend the path, or start this elsewhere"
                 )
         if not formula.notebook.endswith(".ipynb"):
             raise formula.refused("a notebook that has to notice", formula.notebook, "name an .ipynb file")

@@ -85,7 +85,7 @@ def texts(model: Model, tokenizer: Any) -> tuple[Tensor, dict[str, Tensor], dict
 
 
 def result_of(path: Path, plan: Plan, model_name: str, model: Model, tokenizer: Any) -> Result:
-    """The stored result beside the plan in `path` if it is of this plan; else carries it out and judges it."""
+    """The stored result beside the plan in `path` if it is of this plan; else a new measurement."""
     result_path = path.with_suffix(".result.json")
     key = hash_of_value([plan.to_json(), model_name, TEXT, WINDOWS, LENGTH])
     with suppress(OSError, ValueError, KeyError, TypeError):

@@ -17,7 +17,7 @@ missed_least = functions(LESSONS["03"].solutions)["missed_least"]
 
 @pytest.fixture
 def blocks():
-    """The layers of a small model, and the loss of the whole."""
+    """The layers of a small model, and the loss of this model."""
     model = build("gqa")
     ids = tokens(4, 24)
     return checks_03.Blocks(list(model.model.layers), lambda: perplexity(model, ids).loss)

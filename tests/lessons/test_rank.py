@@ -88,8 +88,8 @@ def test_places_are_shared_where_no_difference_was_found(request_for_plan):
         "third": [0.31 + 4 * value for value in noise],
     }
     table = rank.table({name: (plan, result(losses)) for name, losses in extra_losses.items()})
-    places = [[cell.strip() for cell in row.split("|")[1:3]] for row in table.splitlines()[2:]]
-    assert places == [["1", "best"], ["1", "second"], ["1", "third"], ["4", "worst"]]
+    numbers_and_names = [[cell.strip() for cell in row.split("|")[1:3]] for row in table.splitlines()[2:]]
+    assert numbers_and_names == [["1", "best"], ["1", "second"], ["1", "third"], ["4", "worst"]]
 
 
 def test_a_single_plan_has_a_table_of_one_row(request_for_plan):
