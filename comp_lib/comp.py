@@ -78,7 +78,8 @@ class KeepInMemory(Sink):
     def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
         if report is not None:
             layers = layers_of(self.model)
-            layers[index] = layer.to(next(layers[index].parameters()).device)
+            original = layers[index]
+            layers[index] = layer.to(next(original.parameters()).device).train(original.training)
 
 
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones

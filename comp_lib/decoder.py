@@ -74,7 +74,8 @@ class InMemory(Decoder):
         return self.model.dtype
 
     def layer(self, index: int, device: Device) -> Layer:
-        return copy_layer(layers_of(self.model)[index], device, share_tensors=not self.give_up_layers)
+        layer = copy_layer(layers_of(self.model)[index], device, share_tensors=not self.give_up_layers)
+        return layer.eval()  # dropout would make of a layer another one each time
 
     def embed(self, ids: Tensor) -> Tensor:
         return embed(self.model, ids)

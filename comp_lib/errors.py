@@ -30,11 +30,9 @@ class InputError(ValueError):
     expected a number, got 'abc': write another
     """
 
-    def __init__(self, message: str = "", *, expected: str = "", got: object = "", hint: str = "") -> None:
+    def __init__(self, *, expected: str, got: object, hint: str = "") -> None:
         """The sentence is "expected EXPECTED, got GOT: HINT"; white space and control characters are made visible."""
-        sentence = (
-            message or f"expected {expected}, got {got}"
-        )  # `message` goes when all callers are converted
+        sentence = f"expected {expected}, got {got}"
         if hint:
             sentence = f"{sentence}: {hint}"
         super().__init__(printable(sentence))

@@ -884,3 +884,14 @@ def test_tokens_may_be_of_any_whole_numbers(tiny_llama):
     ids = torch.arange(64).view(4, 16)
     settings = Settings(multiple=4, layers=1)
     assert prune(tiny_llama(), ids, settings).plan == prune(tiny_llama(), ids.int(), settings).plan
+
+
+def test_a_model_in_training_mode_is_pruned_without_its_dropout_and_keeps_its_mode():
+    calm = build(attention_dropout=0.5)
+    training = build(attention_dropout=0.5).train()
+    expected = prune(calm, tokens(), SETTINGS).model
+    pruned = prune(training, tokens(), SETTINGS).model
+    for weight, expected_weight in zip(pruned.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(weight, expected_weight)
+    assert all(module.training for module in (*training.modules(), *pruned.modules()))
+    assert not any(module.training for module in expected.modules())

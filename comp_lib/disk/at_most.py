@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..comp import prune
 from ..errors import InputError
@@ -29,12 +30,15 @@ def ratio_within(
     ids: Tensor,
     windows: Mapping[str, Tensor],
     settings: Settings,
+    *,
+    saved_dtype: torch.dtype,
     progress: Progress = no_progress,
 ) -> float:
     """The largest ratio found with which the loss on `windows` rises by `at_most`, in nats per token, mean over kinds.
 
-    The model is pruned in memory on ids (S, L) with these settings, TRIES times at most. Each ratio is where a parabola
-    through the two nearest measured ones has that loss, in the middle half of what lies between them.
+    The model is pruned in memory on ids (S, L) with these settings, TRIES times at most, and judged with the numbers
+    that files in `saved_dtype` will hold. Each ratio is where a parabola through the two nearest measured ones has that
+    loss, in the middle half of what lies between them.
     Raises InputError when even the smallest step costs more.
     """
     ids = check_call(model, ids, settings)
@@ -54,6 +58,7 @@ def ratio_within(
         if plan is not None:
             small = prune(model, ids, tried, plan=plan, progress=progress)
             removed = small.plan.removed
+            round_weights(small.model, saved_dtype)
             cost = judge(small.model, windows).mean["loss"] - dense_loss
             del small  # before the next one is made
         progress(f"ratio {ratio:.3f}: {cost:+.3f} nats", number, TRIES)
@@ -71,6 +76,21 @@ def ratio_within(
             hint="allow more",
         )
     return low
+
+
+@torch.no_grad()
+def round_weights(model: Model, dtype: torch.dtype) -> None:
+    """Give `model` the numbers that it will have when it is read again from files in `dtype`.
+
+    Its tensors are replaced, not written to: it may share them with its parent.
+    """
+    if dtype == model.dtype:
+        return
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            rounded = weight.detach().to(dtype).to(weight.dtype)
+            setattr(module, name, nn.Parameter(rounded, requires_grad=weight.requires_grad))
+    model.tie_weights()
 
 
 def _next_ratio(at_most: float, low: float, low_cost: float, high: float, high_cost: float) -> float:

@@ -227,7 +227,15 @@ def _prune_model(
         if request.at_most is not None:
             from .at_most import ratio_within
 
-            ratio = ratio_within(request.at_most, loaded, ids, windows, settings, progress)
+            ratio = ratio_within(
+                request.at_most,
+                loaded,
+                ids,
+                windows,
+                settings,
+                saved_dtype=saved_dtype,
+                progress=progress,
+            )
             settings = replace(settings, ratio=ratio)
         if request.needs_gradients:
             plan = make_plan(loaded, ids, settings, name, progress)

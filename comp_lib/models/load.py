@@ -26,7 +26,7 @@ from ..families.find import whole_attention
 from ..families.protocol import CausalLM, Model
 from ..families.table import OWN, type_as_read
 from ..system.atomic import DAMAGED_HINT, read_object
-from ..system.machine import available_device, free_memory
+from ..system.machine import available_device, free_card_memory, free_memory
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
 from .meta_model import filled, make_meta_model
 from .own_widths import register
@@ -62,18 +62,27 @@ def load_model(
     """
     target = available_device(device)
     meta_model, files, tokenizer = open_model(name, dtype)
-    needed_bytes = meta_model.num_parameters() * DTYPES[dtype].itemsize * copies
-    free_bytes = free_memory()
-    if needed_bytes > free_bytes:
-        raise InputError(
-            expected=f"{needed_bytes / 1e9:.1f} GB of free memory for {copies} x {name} in {dtype}",
-            got=f"{free_bytes / 1e9:.1f} GB",
-            hint="choose a smaller model, bfloat16 if you can, or `prune --calibration shipped`",
-        )
+    model_bytes = meta_model.num_parameters() * DTYPES[dtype].itemsize
+    if target.type == "cuda":  # the model is read into the memory of the machine, and passes on to the card
+        _check_memory(model_bytes, free_memory(), f"memory for {name} in {dtype}")
+        label = f"memory on {target} for {copies} x {name} in {dtype}"
+        _check_memory(copies * model_bytes, free_card_memory(target), label)
+    else:
+        _check_memory(copies * model_bytes, free_memory(), f"memory for {copies} x {name} in {dtype}")
     model = filled(meta_model, lambda weight_name: files.read(weight_name, DTYPES[dtype]))
     for named in (model, model.config, tokenizer):
         named.name_or_path = str(name)
     return cast("CausalLM", model.to(target)), tokenizer  # type: ignore[arg-type]
+
+
+def _check_memory(needed_bytes: int, free_bytes: int, label: str) -> None:
+    """Raises InputError, which names the memory by its label, unless so much of it is free."""
+    if needed_bytes > free_bytes:
+        raise InputError(
+            expected=f"{needed_bytes / 1e9:.1f} GB of free {label}",
+            got=f"{free_bytes / 1e9:.1f} GB",
+            hint="choose a smaller model, bfloat16 if you can, or `prune --calibration shipped`",
+        )
 
 
 def open_model(

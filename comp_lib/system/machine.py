@@ -74,6 +74,12 @@ def free_memory() -> int:
     return free_bytes
 
 
+def free_card_memory(device: torch.device) -> int:
+    """Bytes that are free on a CUDA device."""
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return free_bytes
+
+
 def peak_bytes() -> int:
     """The most resident memory that this process ever had; on macOS, what it has now."""
     status = Path("/proc/self/status")

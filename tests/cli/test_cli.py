@@ -20,50 +20,43 @@ from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 
 COMMANDS = [command.callback for command in app.registered_commands]
-FLAGS = {command.__name__: inspect.signature(command, eval_str=True) for command in COMMANDS}
+SIGNATURES = {command.__name__: inspect.signature(command, eval_str=True) for command in COMMANDS}
 
 
 def test_there_are_ten_commands_with_few_flags():
-    assert list(FLAGS) == "demo inspect prune evaluate generate compare export report heal doctor".split()
-    for name, signature in FLAGS.items():
-        told = [value.annotation.__metadata__[0] for value in signature.parameters.values()]
-        flags = sum(isinstance(each, OptionInfo) for each in told)
+    assert (
+        list(SIGNATURES) == "demo inspect prune evaluate generate compare export report heal doctor".split()
+    )
+    for name, signature in SIGNATURES.items():
+        declared = [parameter.annotation.__metadata__[0] for parameter in signature.parameters.values()]
+        flags = sum(isinstance(declaration, OptionInfo) for declaration in declared)
         assert flags <= {"prune": 17, "compare": 15, "report": 12, "heal": 12}.get(name, 11), name
 
 
-# --- prune ------------------------------------------------------------------------------------------------------------
+# --- prune --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "method", ["comp", "llm-pruner"]
-)  # looks at a layer at a time, and at the whole model
+# comp looks at a layer at a time, llm-pruner at the whole model
+@pytest.mark.parametrize("method", ["comp", "llm-pruner"])
 def test_prune_writes_a_smaller_model_and_says_what_it_did(parent, tmp_path, method):
-    done = ran(
-        "prune",
-        parent,
-        "--out",
-        tmp_path / "small",
-        "--method",
-        method,
-        *QUICK_FLAGS,
-        "--evaluate",
-        "evaluation",
-    )
-    dense, (model, _) = AutoModelForCausalLM.from_pretrained(parent), load.load_model(tmp_path / "small")
-    before, after = Shape.of(dense), Shape.of(model)
-    assert 1 - after.decoder / before.decoder >= 0.2
-    for words in (f"{after.total:,}", f"removed by {method}, in ", f"saved: {tmp_path / 'small'}\n"):
-        assert words in done.output
-    plan = Plan.load(tmp_path / "small" / "comp_plan.json")
-    assert plan.neurons == after.neurons and plan.removed == pytest.approx(1 - after.decoder / before.decoder)
-    card = (tmp_path / "small" / "README.md").read_text("utf-8")
-    assert "loss, nats/token" in done.output and "| perplexity on evaluation (" in card
+    folder = tmp_path / "small"
+    flags = ["--method", method, *QUICK_FLAGS, "--evaluate", "evaluation"]
+    output = ran("prune", parent, "--out", folder, *flags).output
+    before = Shape.of(AutoModelForCausalLM.from_pretrained(parent))
+    after = Shape.of(load.load_model(folder)[0])
+    removed = 1 - after.decoder / before.decoder
+    assert removed >= 0.2
+    for part in (f"{after.total:,}", f"removed by {method}, in ", f"saved: {folder}\n", "loss, nats/token"):
+        assert part in output
+    plan = Plan.load(folder / "comp_plan.json")
+    assert plan.neurons == after.neurons and plan.removed == pytest.approx(removed)
+    card = (folder / "README.md").read_text("utf-8")
+    assert "| perplexity on evaluation (" in card
     assert "8 x 24 tokens of calibration, drawn with seed 0" in card
 
 
-@pytest.mark.parametrize(
-    ("method", "recovery"), [("flap", "bias"), ("wanda-sp", "none")]
-)  # comp: the presets
+# comp has the recovery of its preset: see the next test
+@pytest.mark.parametrize(("method", "recovery"), [("flap", "bias"), ("wanda-sp", "none")])
 def test_each_method_recovers_as_its_makers_do(parent, tmp_path, method, recovery):
     ran("prune", parent, "--out", tmp_path / "m", "--method", method, *QUICK_FLAGS)
     assert f"recovery {recovery}," in (tmp_path / "m" / "README.md").read_text("utf-8")
@@ -71,29 +64,18 @@ def test_each_method_recovers_as_its_makers_do(parent, tmp_path, method, recover
 
 @pytest.mark.parametrize("preset", ["best", "paper"])
 def test_each_preset_is_carried_out(parent, tmp_path, preset):
-    ran(
-        "prune",
-        parent,
-        "--out",
-        tmp_path / "m",
-        "--preset",
-        preset,
-        "--layers",
-        "1",
-        "--kv-groups",
-        "1",
-        *QUICK_FLAGS,
-    )
+    flags = ["--preset", preset, "--layers", "1", "--kv-groups", "1", *QUICK_FLAGS]
+    ran("prune", parent, "--out", tmp_path / "m", *flags)
     plan = Plan.load(tmp_path / "m" / "comp_plan.json")
     assert len(plan.layers) == 2 and plan.kv_groups == (1, 1)
     recovery = "mask" if preset == "paper" else "least-squares"
     assert f"recovery {recovery}," in (tmp_path / "m" / "README.md").read_text("utf-8")
 
 
-def test_the_best_preset_takes_twice_the_text_unless_told_otherwise(parent, tmp_path):
-    few = "--length 4 --multiple 4 --evaluate none --calibration calibration --preset best".split()
-    for name, given, size in (("one", [], "256 x 4"), ("two", ["--sequences", "8"], "8 x 4")):
-        ran("prune", parent, "--out", tmp_path / name, *few, *given)
+def test_the_best_preset_takes_twice_the_text_unless_a_number_is_given(parent, tmp_path):
+    flags = "--length 4 --multiple 4 --evaluate none --calibration calibration --preset best".split()
+    for name, number, size in (("default", [], "256 x 4"), ("given", ["--sequences", "8"], "8 x 4")):
+        ran("prune", parent, "--out", tmp_path / name, *flags, *number)
         assert f"{size} tokens" in (tmp_path / name / "README.md").read_text("utf-8")
 
 
@@ -121,7 +103,7 @@ def test_the_model_writes_its_text_only_where_it_fits(parent, tmp_path, monkeypa
 def test_a_full_folder_is_refused_before_any_text_is_written(parent, tmp_path, monkeypatch):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "notes.txt").write_text("mine")
-    monkeypatch.setattr(prune_model, "calibration_tokens", lambda *_, **__: pytest.fail("text was drawn"))
+    monkeypatch.setattr(windows, "calibration_tokens", lambda *_, **__: pytest.fail("text was drawn"))
     for method in ("comp", "llm-pruner"):
         refused(
             run("prune", parent, "--out", tmp_path / "m", "--method", method, *QUICK_FLAGS),
@@ -129,7 +111,7 @@ def test_a_full_folder_is_refused_before_any_text_is_written(parent, tmp_path, m
         )
 
 
-# --- devices ----------------------------------------------------------------------------------------------------------
+# --- devices ------------------------------------------------------------------------------------------------
 
 WITH_DEVICE = {
     "prune": ["--out", "nowhere", *QUICK_FLAGS],
@@ -143,17 +125,12 @@ WITH_DEVICE = {
 
 def test_a_device_that_is_not_here_is_refused_before_any_work(parent, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for place in (
-        "healing",
-        "models.load",
-        "disk.prune_model",
-    ):  # healing first: it takes what load has when imported
-        monkeypatch.setattr(f"comp_lib.{place}.open_model", lambda *_, **__: pytest.fail("this is work"))
-    assert {
-        name for name, signature in FLAGS.items() if "device" in signature.parameters
-    } == WITH_DEVICE.keys()
-    for name, words in WITH_DEVICE.items():
-        refused(run(name, parent, *words, "--device", "cuda"), ["device", "cpu", "'cuda'"])
+    for module in ("healing", "models.load", "disk.prune_model"):  # healing imports from load what is there
+        monkeypatch.setattr(f"comp_lib.{module}.open_model", lambda *_, **__: pytest.fail("this is work"))
+    with_device = {name for name, signature in SIGNATURES.items() if "device" in signature.parameters}
+    assert with_device == WITH_DEVICE.keys()
+    for name, flags in WITH_DEVICE.items():
+        refused(run(name, parent, *flags, "--device", "cuda"), ["device", "cpu", "'cuda'"])
 
 
 @pytest.mark.parametrize("name", ["prune", "report"])
@@ -162,40 +139,31 @@ def test_what_solves_refuses_a_device_without_float64(parent, monkeypatch, name)
     refused(run(name, parent, *WITH_DEVICE[name], "--device", "mps"), ["float64", "cpu", "'mps'"])
 
 
-# --- the others -------------------------------------------------------------------------------------------------------
+# --- the others ---------------------------------------------------------------------------------------------
 
 
 def test_inspect_lists_every_layer(parent):
-    said = ran("inspect", parent).stdout
-    rows = [
-        [cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")
-    ]
+    output = ran("inspect", parent).stdout
+    lines = [line for line in output.splitlines() if line.startswith("│")]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
     model, tokenizer = load.load_model(parent)
-    shape, ids = (
-        Shape.of(model),
-        windows.calibration_tokens("calibration", tokenizer, sequences=8, length=128),
-    )
-    columns = (
-        range(3),
-        shape.neurons,
-        shape.kv_groups,
-        map(shape.layer, range(3)),
-        block_influence(model, ids).tolist(),
-    )
-    wanted = [
-        [*(f"{size:,}" for size in sizes), f"{value:.4f}"] for *sizes, value in zip(*columns, strict=True)
-    ]
-    assert rows == wanted and f"{shape.decoder:,} in the decoder" in said
+    shape = Shape.of(model)
+    ids = windows.calibration_tokens("calibration", tokenizer, sequences=8, length=128)
+    influence = block_influence(model, ids).tolist()
+    expected = []
+    for layer in range(3):
+        counts = (layer, shape.neurons[layer], shape.kv_groups[layer], shape.layer(layer))
+        expected.append([*(f"{count:,}" for count in counts), f"{influence[layer]:.4f}"])
+    assert rows == expected and f"{shape.decoder:,} in the decoder" in output
 
 
 def test_generate_goes_on_from_the_prompt_of_a_folder_and_of_a_file(parent, tmp_path):
-    done = ran("export", parent, "--gguf", tmp_path / "m.gguf", "--type", "f32")
-    assert f"written: {tmp_path / 'm.gguf'}\n" in done.stdout
-    said = [
-        ran("generate", model, "--prompt", "The sea", "--tokens", "5").stdout
-        for model in (parent, tmp_path / "m.gguf")
-    ]
-    assert said[0] == said[1] and said[0].startswith("The sea") and len(said[0].strip()) > len("The sea")
+    file = tmp_path / "m.gguf"
+    assert f"written: {file}\n" in ran("export", parent, "--gguf", file, "--type", "f32").stdout
+    prompt = ("--prompt", "The sea", "--tokens", "5")
+    text = ran("generate", parent, *prompt).stdout
+    assert ran("generate", file, *prompt).stdout == text
+    assert text.startswith("The sea") and len(text.strip()) > len("The sea")
 
 
 def test_export_fills_layers_up_to_one_width(parent, tmp_path):
@@ -222,7 +190,7 @@ def test_names_are_printed_as_they_are(parent, tmp_path, monkeypatch):
     assert f"written: {name}.gguf\n" in ran("export", name, "--gguf", f"{name}.gguf").stdout
 
 
-# --- demo -------------------------------------------------------------------------------------------------------------
+# --- demo ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -236,45 +204,42 @@ def embedded(tmp_path, tiny_llama, tokenizer, monkeypatch):
             tmp_path / "embedded" if name == load.EMBEDDED else name, *options
         )
 
-    whole, streamed = instead(load.load_model), instead(load.open_model)
-    for place in (load, prune_model):
-        monkeypatch.setattr(place, "load_model", whole)
-        monkeypatch.setattr(place, "open_model", streamed)
+    load_instead = instead(load.load_model)
+    open_instead = instead(load.open_model)
+    for module in (load, prune_model):
+        monkeypatch.setattr(module, "load_model", load_instead)
+        monkeypatch.setattr(module, "open_model", open_instead)
 
 
 @pytest.mark.parametrize("mine", ["model/precious.txt", "pruned.png", "kinds.png"])
 def test_a_demo_refuses_what_is_there_before_it_measures(embedded, tmp_path, monkeypatch, mine):
     (tmp_path / "demo" / mine).parent.mkdir(parents=True)
     (tmp_path / "demo" / mine).write_text("mine")
-    for place in (windows, prune_model):
-        monkeypatch.setattr(place, "calibration_tokens", lambda *_, **__: pytest.fail("this is work"))
+    monkeypatch.setattr(windows, "calibration_tokens", lambda *_, **__: pytest.fail("this is work"))
     refused(run("demo", "--out", tmp_path / "demo"), ["--overwrite"])
     assert content(tmp_path / "demo") == {mine: b"mine"}
 
 
 def test_a_demo_judges_every_kind_and_lets_both_models_speak(embedded, tmp_path, tokenizer, monkeypatch):
-    said = []
+    calls = []
 
     def continuation(model, tokenizer, prompt, tokens):
-        said.append((prompt, Shape.of(model).decoder))
-        return f" [i]word{len(said)}"  # what rich would take for its own markup
+        calls.append((prompt, Shape.of(model).decoder))
+        return f" [i]word{len(calls)}"  # what rich would take for its own markup
 
     monkeypatch.setattr("comp_lib.evaluation.generation.continuation", continuation)
-    done = ran("demo", "--out", tmp_path / "demo")
+    output = ran("demo", "--out", tmp_path / "demo").stdout
     for picture in ("pruned.png", "kinds.png"):
         assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
     card = (tmp_path / "demo" / "model" / "README.md").read_text("utf-8")
     assert "SmolLM2-135M-Instruct" in card and "apache-2.0" in card
-    small, dense = (load.load_model(tmp_path / name)[0] for name in ("demo/model", "embedded"))
-    sizes = [Shape.of(model).decoder for model in (dense, small)]
-    assert sizes[1] < sizes[0] and [size for _, size in said] == 3 * sizes
-    for words in (
-        "of the decoder removed by comp",
-        "pictures:",
-        "The water cycle",
-        *(f"[i]word{n}" for n in range(1, 7)),
-    ):
-        assert words in done.stdout
+    dense, _ = load.load_model(tmp_path / "embedded")
+    small, _ = load.load_model(tmp_path / "demo" / "model")
+    sizes = [Shape.of(dense).decoder, Shape.of(small).decoder]
+    assert sizes[1] < sizes[0] and [size for _, size in calls] == 3 * sizes
+    for part in ("of the decoder removed by comp", "pictures:", "The water cycle"):
+        assert part in output
+    assert all(f"[i]word{number}" in output for number in range(1, 7))
     code = compare(small, dense, evaluation_tokens(tokenizer, load_text("evaluation:code"), 64, 10))
-    row = next(line for line in done.stdout.splitlines() if line.startswith("│ code "))
+    row = next(line for line in output.splitlines() if line.startswith("│ code "))
     assert f"│ {code.dense_loss:.3f} │ {code.loss:.3f}" in row and f"│ {code.increase:.3f}" in row

@@ -1,4 +1,4 @@
-"""`comp-lib heal`: the folder it leaves, what is refused before any work, and what is never lost or copied."""
+"""`comp-lib heal`: the folder it leaves, what is refused before any work, what is never lost or copied."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from command import QUICK_FLAGS, refused, run
+from command import QUICK_FLAGS, ran, refused, run
 
 from comp_lib import healing
 from comp_lib.calibration.shares import text_hashes
@@ -29,31 +29,27 @@ def _cache(own_cache):
 def small(parent, tmp_path_factory):
     """What `prune` made of the tiny Llama."""
     out = tmp_path_factory.mktemp("pruned") / "small"
-    done = run("prune", parent, "--out", out, *QUICK_FLAGS, "--layers", 0)
-    assert done.exit_code == 0, done.output
+    ran("prune", parent, "--out", out, *QUICK_FLAGS, "--layers", 0)
     return out
 
 
 @needs_peft
 def test_a_folder_is_healed_and_stays_what_it_was(parent, small, tmp_path):
-    done = run("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT, "--rate", "0.01")
-    assert done.exit_code == 0, done.output
-    assert "divergence from" in done.stdout and "saved:" in done.stdout
-    assert {path.name for path in (tmp_path / "healed").iterdir()} == {path.name for path in small.iterdir()}
-    plans = [
-        json.loads((place / "comp_plan.json").read_text("utf-8")) for place in (small, tmp_path / "healed")
-    ]
-    assert plans[0] == plans[1]
-    (before, _), (after, _) = load_model(small), load_model(tmp_path / "healed")
-    changed = {
-        name
-        for name, value in before.state_dict().items()
-        if not torch.equal(value, after.state_dict()[name])
-    }
-    assert changed == {name for name in before.state_dict() if "_proj" in name}
-    card = (tmp_path / "healed" / "README.md").read_text("utf-8")
+    healed = tmp_path / "healed"
+    output = ran("heal", small, "--parent", parent, "--out", healed, *SHORT, "--rate", "0.01").stdout
+    assert "divergence from" in output and "saved:" in output
+    assert {path.name for path in healed.iterdir()} == {path.name for path in small.iterdir()}
+    plan, plan_before = (
+        json.loads((folder / "comp_plan.json").read_text("utf-8")) for folder in (healed, small)
+    )
+    assert plan == plan_before
+    before = load_model(small)[0].state_dict()
+    after = load_model(healed)[0].state_dict()
+    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    assert changed == {name for name in before if "_proj" in name}
+    card = (healed / "README.md").read_text("utf-8")
     assert "healed on 12 x 16 tokens of written" in card and str(tmp_path) not in card
-    assert calibrated_on(tmp_path / "healed") == calibrated_on(small) == text_hashes("calibration")
+    assert calibrated_on(healed) == calibrated_on(small) == text_hashes("calibration")
 
 
 @needs_peft
@@ -63,8 +59,7 @@ def test_links_out_of_the_folder_do_not_get_into_the_new_one(parent, small, tmp_
     for name in ("README.md", "notes.txt"):
         (tmp_path / "linked" / name).unlink(missing_ok=True)
         (tmp_path / "linked" / name).symlink_to(tmp_path / "secret")
-    done = run("heal", tmp_path / "linked", "--parent", parent, "--out", tmp_path / "healed", *SHORT)
-    assert done.exit_code == 0, done.output
+    ran("heal", tmp_path / "linked", "--parent", parent, "--out", tmp_path / "healed", *SHORT)
     files = list((tmp_path / "healed").iterdir())
     assert files and not any(path.is_symlink() or b"nobody" in path.read_bytes() for path in files)
     (tmp_path / "linked" / "comp_plan.json").unlink()
@@ -78,26 +73,26 @@ def test_links_out_of_the_folder_do_not_get_into_the_new_one(parent, small, tmp_
 @needs_peft
 def test_what_did_not_help_is_saved_only_by_force(parent, small, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "_mean_divergence", lambda model, parent, ids: 1.0)
-    words = ("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT)
-    done = run(*words)
-    assert done.exit_code == 2 and "did not teach, got 1.0000 before and 1.0000 after" in done.stderr
+    arguments = ("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT)
+    refused(run(*arguments), ["did not teach, got 1.0000 before and 1.0000 after"])
     assert not (tmp_path / "healed").exists()
-    done = run(*words, "--force")
-    assert done.exit_code == 0 and "it did not help" in done.stderr and (tmp_path / "healed").exists()
+    assert "it did not help" in ran(*arguments, "--force").stderr
+    assert (tmp_path / "healed").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
-        ({"vocab_size": 600}, ["got 600, 32 and 3"]),
-        ({"hidden_size": 64, "head_dim": 8}, ["got 512, 64 and 3"]),
-        ({"num_hidden_layers": 2}, ["got 512, 32 and 2"]),
+        ({"vocab_size": 600}, "got 600, 32 and 3"),
+        ({"hidden_size": 64, "head_dim": 8}, "got 512, 64 and 3"),
+        ({"num_hidden_layers": 2}, "got 512, 32 and 2"),
     ],
 )
-def test_a_parent_of_another_shape_is_refused(small, tmp_path, tiny_llama, tokenizer, changes, words):
+def test_a_parent_of_another_shape_is_refused(small, tmp_path, tiny_llama, tokenizer, changes, message):
     tiny_llama(**changes).save_pretrained(tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")
-    refused(run("heal", small, "--parent", tmp_path / "other", "--out", tmp_path / "healed", *SHORT), words)
+    result = run("heal", small, "--parent", tmp_path / "other", "--out", tmp_path / "healed", *SHORT)
+    refused(result, [message])
     assert not (tmp_path / "healed").exists()
 
 
@@ -106,7 +101,8 @@ def test_nobodys_files_are_lost(parent, small, tmp_path):
     out.mkdir()
     (out / "notes.txt").write_text("mine", "utf-8")
     refused(run("heal", small, "--parent", parent, "--out", out, *SHORT), ["--overwrite"])
-    shutil.copytree(small, teacher := tmp_path / "teacher")
-    for other, words in ((parent, "a pruned model to overwrite"), (teacher, "apart from the models")):
-        refused(run("heal", small, "--parent", other, "--out", other, *SHORT, "--overwrite"), [words])
+    teacher = tmp_path / "teacher"
+    shutil.copytree(small, teacher)
+    for folder, message in ((parent, "a pruned model to overwrite"), (teacher, "apart from the models")):
+        refused(run("heal", small, "--parent", folder, "--out", folder, *SHORT, "--overwrite"), [message])
     assert (out / "notes.txt").read_text("utf-8") == "mine"

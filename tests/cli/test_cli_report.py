@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import nbformat
 import pytest
-from command import refused, run
+from command import ran, refused, run
 
 from comp_lib.analysis import page
 
@@ -12,21 +12,22 @@ pytest.importorskip("papermill", reason="no papermill: pip install 'comp-lib[rep
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What the notebook was asked for, of each run; the second one stops."""
-    seen = []
+def requests(monkeypatch):
+    """The parameters of each run of the notebook; the second run stops."""
+    requests = []
 
-    def execute(values):
-        seen.append(values)
-        cells = [nbformat.v4.new_code_cell(f"run = {len(seen)}")]
-        return nbformat.v4.new_notebook(cells=cells), "MemoryError: none left" if len(seen) > 1 else None
+    def execute(parameters):
+        requests.append(parameters)
+        failure = None if len(requests) == 1 else "MemoryError: none left"
+        cells = [nbformat.v4.new_code_cell(f"run = {len(requests)}")]
+        return nbformat.v4.new_notebook(cells=cells), failure
 
     monkeypatch.setattr(page, "execute", execute)
-    return seen
+    return requests
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "phrases"),
     [
         (["--kinds", "poems"], ["poems"]),
         (["--ratios", "a,b"], ["--ratios as numbers between commas", "a,b"]),
@@ -38,31 +39,30 @@ def asked(monkeypatch):
         (["--against", "no-such-model"], ["no-such-model"]),
     ],
 )
-def test_bad_options_are_refused(parent, tmp_path, asked, options, words):
-    refused(run("report", parent, "--out", tmp_path / "page.html", *options), words)
-    assert not list(tmp_path.iterdir()) and not asked
+def test_bad_options_are_refused(parent, tmp_path, requests, options, phrases):
+    refused(run("report", parent, "--out", tmp_path / "page.html", *options), phrases)
+    assert not list(tmp_path.iterdir()) and not requests
 
 
-def test_a_model_or_an_ending_that_cannot_be_is_refused(parent, tmp_path, asked):
+def test_a_model_or_an_ending_that_cannot_be_is_refused(parent, tmp_path, requests):
     refused(run("report", tmp_path / "nobody", "--out", tmp_path / "page.html"), ["nobody"])
     refused(run("report", parent, "--out", tmp_path / "page.pdf"), [".html"])
-    assert not asked
+    assert not requests
 
 
 @pytest.mark.parametrize("name", ["page.html", "page.ipynb"])
-def test_a_file_that_is_there_is_not_replaced(parent, tmp_path, asked, name):
+def test_a_file_that_is_there_is_not_replaced(parent, tmp_path, requests, name):
     (tmp_path / name).write_text("{}", "utf-8")
     refused(run("report", parent, "--out", tmp_path / "page.html"), ["--overwrite", name])
-    assert (tmp_path / name).read_text("utf-8") == "{}" and not asked
+    assert (tmp_path / name).read_text("utf-8") == "{}" and not requests
 
 
-def test_page_and_notebook_are_written_also_after_a_failure(parent, tmp_path, asked):
-    out, notebook = tmp_path / "page.html", tmp_path / "page.ipynb"
-    done = run("report", parent, "--out", out, "--kinds", "code, prose", "--ways", "best, flap")
-    assert done.exit_code == 0, done.output
-    assert asked[0]["kinds"] == ["code", "prose"] and asked[0]["ways"] == ["best", "flap"]
-    assert asked[0]["ratios"] == [0.1, 0.2, 0.3] and asked[0]["allowed"] == 0.5
+def test_page_and_notebook_are_written_also_after_a_failure(parent, tmp_path, requests):
+    out = tmp_path / "page.html"
+    ran("report", parent, "--out", out, "--kinds", "code, prose", "--ways", "best, flap")
+    assert requests[0]["kinds"] == ["code", "prose"] and requests[0]["ways"] == ["best", "flap"]
+    assert requests[0]["ratios"] == [0.1, 0.2, 0.3] and requests[0]["allowed"] == 0.5
     refused(run("report", parent, "--out", out), ["--overwrite"])
-    done = run("report", parent, "--out", out, "--overwrite")
-    assert done.exit_code == 1 and "MemoryError" in done.stderr
-    assert "run = 2" in notebook.read_text("utf-8") and len(asked) == 2
+    result = run("report", parent, "--out", out, "--overwrite")
+    assert result.exit_code == 1 and "MemoryError" in result.stderr
+    assert "run = 2" in out.with_suffix(".ipynb").read_text("utf-8") and len(requests) == 2

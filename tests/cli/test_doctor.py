@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from importlib import metadata
+from importlib import metadata, util
 
 import pytest
 from command import ran, refused, run
@@ -16,46 +16,45 @@ from comp_lib.system import machine
 
 
 def test_the_doctor_finds_what_is_here():
-    said = " ".join(ran("doctor").stdout.split())
-    assert (
-        f"torch {metadata.version('torch')}" in said
-        and f"{machine.cores()} cores" in said
-        and "✗" not in said
-    )
+    output = " ".join(ran("doctor").stdout.split())
+    assert f"torch {metadata.version('torch')}" in output
+    assert f"{machine.cores()} cores" in output
+    assert "✗" not in output
 
 
 MISSING = {"packages": ["no-such-wheel"], "install": "pip install nothing"}
 
 
 @pytest.mark.parametrize(
-    "place, name, value, what, remedy",
+    ("module", "name", "value", "finding", "remedy"),
     [
         (machine, "free_memory", lambda: 2**30, "free memory", "close other programs"),
         (doctor, "MIN_DISK", 2**80, "room in the cache", "COMP_LIB_CACHE"),
         (wheels, "WHEELS", {"smollm2-135m": MISSING}, "smollm2-135m", "pip install nothing"),
     ],
 )
-def test_the_doctor_says_what_to_do(monkeypatch, place, name, value, what, remedy):
-    monkeypatch.setattr(place, name, value)
-    done = run("doctor")
-    (ill,) = [line for line in done.stdout.splitlines() if line.startswith("│ ✗")]
-    assert done.exit_code == 1 and what in ill and remedy in done.stdout
+def test_the_doctor_says_what_to_do(monkeypatch, module, name, value, finding, remedy):
+    monkeypatch.setattr(module, name, value)
+    result = run("doctor")
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("│ ✗")]
+    assert result.exit_code == 1 and finding in row and remedy in result.stdout
 
 
 def test_the_doctor_sees_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("mine")
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "file" / "cache"))
-    done = run("doctor")
-    assert done.exit_code == 1 and "✗ │ room in the cache" in done.stdout
+    result = run("doctor")
+    assert result.exit_code == 1 and "✗ │ room in the cache" in result.stdout
 
 
 def test_an_extra_that_is_missing_is_named_with_what_to_type(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "peft" else "here")
-    assert "comp-lib[heal]" in ran("doctor").stdout and "comp-lib[report]" not in ran("doctor").stdout
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "peft" else "here")
+    output = ran("doctor").stdout
+    assert "comp-lib[heal]" in output and "comp-lib[report]" not in output
 
 
 @pytest.mark.parametrize(
-    ("package", "extra", "words"),
+    ("package", "extra", "command"),
     [
         ("matplotlib", "plots", "demo"),
         ("matplotlib", "plots", "compare MODEL --out out"),
@@ -65,14 +64,12 @@ def test_an_extra_that_is_missing_is_named_with_what_to_type(monkeypatch):
     ],
 )
 def test_a_command_whose_extra_is_missing_says_what_to_type(
-    parent, tmp_path, monkeypatch, package, extra, words
+    parent, tmp_path, monkeypatch, package, extra, command
 ):
-    there = __import__("importlib.util").util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == package else there(name))
+    find_spec = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, *_: None if name == package else find_spec(name))
     monkeypatch.chdir(tmp_path)
-    refused(
-        run(*(str(parent) if word == "MODEL" else word for word in words.split())), [f"comp-lib[{extra}]"]
-    )
+    refused(run(*command.replace("MODEL", str(parent)).split()), [f"comp-lib[{extra}]"])
     assert not list(tmp_path.iterdir())
 
 
@@ -93,5 +90,5 @@ def test_the_cache_is_where_a_system_keeps_such_folders(monkeypatch, variables, 
 
 
 def test_a_terminal_that_knows_few_letters_ends_no_work():
-    done = CliRunner(charset="ascii").invoke(app, ["doctor"])
-    assert done.exit_code == 0 and "torch" in done.stdout and "?" in done.stdout, done.exception
+    result = CliRunner(charset="ascii").invoke(app, ["doctor"])
+    assert result.exit_code == 0 and "torch" in result.stdout and "?" in result.stdout, result.exception

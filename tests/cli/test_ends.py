@@ -1,4 +1,4 @@
-"""Beginnings and ends: what help imports, an output that nobody takes, and a run that says that it goes on."""
+"""Beginnings and ends: what help imports, an output that nobody takes, a run that says that it goes on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from inspect import signature
+from itertools import chain
 
 import pytest
 from command import QUICK_FLAGS, content, ran, run
@@ -20,20 +21,22 @@ from comp_lib.settings import DEFAULTS, PRESETS, PRESETS_IN_WORDS
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from comp_lib.cli.app import app; [app([*words, '--help'], standalone_mode=False) "
-    code += "for words in ([], ['prune'], ['compare'])]; "
+    code = "import sys; from comp_lib.cli.app import app; [app([*command, '--help'], standalone_mode=False) "
+    code += "for command in ([], ['prune'], ['compare'])]; "
     code += "print([name for name in ('torch', 'transformers', 'numpy', 'pandas') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--scheduler" in done.stdout and done.stdout.splitlines()[-1] == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--scheduler" in result.stdout and result.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_help_of_prune_has_four_groups_and_names_what_is_in_the_tables():
-    said = " ".join(re.sub("[│╭╮╰╯─*]", " ", ran("prune", "--help").output).split())
-    groups = [said.index(f" {name} --") for name in ("Options", "Quality", "Resources", "Research")]
-    flags = [said.index(f"--{name}") for name in ("out", "preset", "dtype", "method")]
-    assert sorted(groups + flags) == [place for pair in zip(groups, flags, strict=True) for place in pair]
-    assert said.index("--help") < groups[1]
-    missing = [name for name in (*METHODS, *PRESETS) if not re.search(rf"[ (]{name}[,;. ]", said)]
+    text = " ".join(re.sub("[│╭╮╰╯─*]", " ", ran("prune", "--help").output).split())
+    groups = [text.index(f" {name} --") for name in ("Options", "Quality", "Resources", "Research")]
+    flags = [text.index(f"--{name}") for name in ("out", "preset", "dtype", "method")]
+    assert sorted(groups + flags) == list(chain(*zip(groups, flags, strict=True))), (
+        "a flag behind each heading"
+    )
+    assert text.index("--help") < groups[1]
+    missing = [name for name in (*METHODS, *PRESETS) if not re.search(rf"[ (]{name}[,;. ]", text)]
     assert not missing and PRESETS.keys() == PRESETS_IN_WORDS.keys()
     assert {name: signature(prune).parameters[name].default for name in DEFAULTS} == DEFAULTS
 
@@ -53,41 +56,37 @@ def test_a_closed_output_leaves_no_traceback(python):
     assert second.returncode == 1  # it did not get its words out
 
 
-GRID = "--methods magnitude --ratios 0.2 --seeds 1 --sequences 8 --length 24 --multiple 4 --windows 2 --window 32"
+GRID = ["--methods", "magnitude", "--ratios", "0.2", "--seeds", "1", "--sequences", "8", "--length", "24"]
+GRID += ["--multiple", "4", "--windows", "2", "--window", "32"]
 
 
-@pytest.mark.parametrize(
-    "words", [["prune", *QUICK_FLAGS], ["compare", *GRID.split()]], ids=lambda words: words[0]
-)
-def test_ctrl_c_in_a_run_that_goes_on_says_so(words, parent, tmp_path, monkeypatch):
-    first, *options = words
-
+@pytest.mark.parametrize(("command", "flags"), [("prune", QUICK_FLAGS), ("compare", GRID)])
+def test_ctrl_c_in_a_run_that_goes_on_says_so(command, flags, parent, tmp_path, monkeypatch):
     def press(line, err):
         if line.startswith(("pruning: 1 of", "runs: 0 of")):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(console, "echo", press)
-        stopped = run(first, parent, "--out", tmp_path / "out", *options)
+        stopped = run(command, parent, "--out", tmp_path / "out", *flags)
     assert stopped.exit_code == 130
     assert "stays, and the same command goes on from there" in stopped.stderr
-    if first == "prune":  # how `compare` goes on: test_grid.py
+    if command == "prune":  # how `compare` goes on: test_grid.py
         for out in (tmp_path / "out", tmp_path / "calm" / "out"):
-            ran(first, parent, "--out", out, *options)
+            ran(command, parent, "--out", out, *flags)
         assert content(tmp_path / "out") == content(tmp_path / "calm" / "out")
 
 
 def test_a_log_gets_a_line_a_layer_and_a_terminal_bars(parent, tmp_path, monkeypatch):
-    done = ran("prune", parent, "--out", tmp_path / "m", *QUICK_FLAGS)
-    lines = done.stderr.splitlines()
+    lines = ran("prune", parent, "--out", tmp_path / "m", *QUICK_FLAGS).stderr.splitlines()
     assert [line.split(",")[0] for line in lines if line.startswith("pruning")] == [
         f"pruning: {n} of 3" for n in (1, 2, 3)
     ]
     assert all(len(line) < 60 and "\r" not in line for line in lines)
-    done = ran("evaluate", parent, "--length", "32", "--sequences", "2")
-    assert [line.split(":")[0] for line in done.stderr.splitlines()] == list(KINDS)
+    lines = ran("evaluate", parent, "--length", "32", "--sequences", "2").stderr.splitlines()
+    assert [line.split(":")[0] for line in lines] == list(KINDS)
     terminal = Console(stderr=True, force_terminal=True, width=100)
     monkeypatch.setattr(console, "error_output", terminal)
-    with terminal.capture() as seen, console.progress_bars() as bars:
+    with terminal.capture() as capture, console.progress_bars() as bars:
         bars("pruning", 1, 3)
-    assert "1/3" in seen.get() and "\x1b" in seen.get()
+    assert "1/3" in capture.get() and "\x1b" in capture.get()

@@ -16,9 +16,9 @@ SMALL = ["--length", "32", "--sequences", "3"]
 
 
 @pytest.fixture(scope="module")
-def other(parent, tokenizer, tmp_path_factory):
-    """The parent, hurt."""
-    folder = tmp_path_factory.mktemp("models") / "other"
+def damaged(parent, tokenizer, tmp_path_factory):
+    """The parent, with a layer that says less."""
+    folder = tmp_path_factory.mktemp("models") / "damaged"
     model = AutoModelForCausalLM.from_pretrained(parent)
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.mul_(0.2)
@@ -28,9 +28,10 @@ def other(parent, tokenizer, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def expected(parent, other, tokenizer):
+def expected(parent, damaged, tokenizer):
     """Each kind by itself."""
-    model, dense = (AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (other, parent))
+    model = AutoModelForCausalLM.from_pretrained(damaged).eval()
+    dense = AutoModelForCausalLM.from_pretrained(parent).eval()
     windows = {kind: evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), 32, 3) for kind in KINDS}
     return {kind: compare(model, dense, ids) for kind, ids in windows.items()}
 
@@ -47,68 +48,63 @@ def cells(output):
     return {row[0]: row[1:] for row in rows}
 
 
-def test_the_default_is_a_table_of_all_kinds_and_their_mean(parent, other, expected):
-    table = cells(ran("evaluate", other, *SMALL, "--against", parent).stdout)
+def test_the_default_is_a_table_of_all_kinds_and_their_mean(parent, damaged, expected):
+    table = cells(ran("evaluate", damaged, *SMALL, "--against", parent).stdout)
     assert table["text"] == ["dense", "loss", "increase", "kl", "agreement"]
     assert list(table)[1:] == [*KINDS, "mean of 8"]
-    for kind, one in expected.items():
-        assert table[kind][:2] == [f"{one.dense_loss:.3f}", f"{one.loss:.3f}"]
-        assert table[kind][2].startswith(f"{one.increase:.3f}")
-        assert table[kind][3:] == [f"{one.kl:.3f}", f"{one.top1_agreement:.3f}"]
-    assert float(table["mean of 8"][1]) == pytest.approx(
-        sum(one.loss for one in expected.values()) / 8, abs=6e-4
-    )
+    for kind, evaluation in expected.items():
+        assert table[kind][:2] == [f"{evaluation.dense_loss:.3f}", f"{evaluation.loss:.3f}"]
+        assert table[kind][2].startswith(f"{evaluation.increase:.3f}")
+        assert table[kind][3:] == [f"{evaluation.kl:.3f}", f"{evaluation.top1_agreement:.3f}"]
+    mean = sum(evaluation.loss for evaluation in expected.values()) / 8
+    assert float(table["mean of 8"][1]) == pytest.approx(mean, abs=6e-4)
 
 
-def test_one_text_without_a_dense_model_is_its_loss_and_perplexity(other, expected):
-    table, one = cells(ran("evaluate", other, *SMALL, "--text", "evaluation:code").stdout), expected["code"]
+def test_one_text_without_a_dense_model_is_its_loss_and_perplexity(damaged, expected):
+    table = cells(ran("evaluate", damaged, *SMALL, "--text", "evaluation:code").stdout)
     assert table["text"] == ["loss", "perplexity"]
-    assert table["evaluation:code"][0].startswith(f"{one.loss:.3f}")
-    assert table["evaluation:code"][1] == f"{one.perplexity:.3f}"
+    loss, perplexity = table["evaluation:code"]
+    assert loss.startswith(f"{expected['code'].loss:.3f}")
+    assert perplexity == f"{expected['code'].perplexity:.3f}"
 
 
 def test_a_model_against_itself_has_no_increase_for_certain(parent):
-    few = ("--text", "evaluation", "--length", "32", "--sequences", "10")
-    row = cells(ran("evaluate", parent, *few, "--against", parent).stdout)["evaluation"]
-    assert (
-        row[0] == row[1] and row[2] == "0.000 (0.000 to 0.000)" and float(row[3]) == 0.0 and row[4] == "1.000"
-    )
-    loss, low, high = map(
-        float, re.findall(r"[0-9.]+", cells(ran("evaluate", parent, *few).stdout)["evaluation"][0])
-    )
+    flags = ("--text", "evaluation", "--length", "32", "--sequences", "10")
+    row = cells(ran("evaluate", parent, *flags, "--against", parent).stdout)["evaluation"]
+    dense_loss, loss, increase, divergence, agreement = row
+    assert dense_loss == loss and increase == "0.000 (0.000 to 0.000)"
+    assert float(divergence) == 0.0 and agreement == "1.000"
+    cell = cells(ran("evaluate", parent, *flags).stdout)["evaluation"][0]
+    loss, low, high = map(float, re.findall(r"[0-9.]+", cell))
     assert low < loss < high
 
 
 def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_path):
-    source, copy = "calibration+evaluation:code", tmp_path / "copy.txt"
-    ran("prune", parent, "--out", tmp_path / "small", *QUICK_FLAGS[:-1], source)
+    small = tmp_path / "small"
+    ran("prune", parent, "--out", small, *QUICK_FLAGS[:-1], "calibration+evaluation:code")
+    copy = tmp_path / "copy.txt"
     copy.write_text(load_text("calibration"), "utf-8")
-    met = {
-        "calibration:prose": "calibration:prose",
-        copy: copy,
-        "kinds": "evaluation:code",
-        "evaluation": None,
-    }
-    for text, named in met.items():
-        said = ran("evaluate", tmp_path / "small", *SMALL, "--text", text).stderr
-        assert (
-            (f"comp-lib: {named} calibrated this model" in said)
-            == ("calibrated" in said)
-            == (named is not None)
-        )
+    for text, name in (
+        ("calibration:prose", "calibration:prose"),
+        (copy, copy),
+        ("kinds", "evaluation:code"),
+    ):
+        message = ran("evaluate", small, *SMALL, "--text", text).stderr
+        assert f"comp-lib: {name} calibrated this model" in message
+    assert "calibrated" not in ran("evaluate", small, *SMALL, "--text", "evaluation").stderr
     assert "calibrated" not in ran("evaluate", parent, *SMALL, "--text", "calibration").stderr
-    card = tmp_path / "small" / "README.md"
+    card = small / "README.md"
     card.write_text(card.read_text("utf-8").replace("calibrated_on: [", "calibrated_on: 5 ["), "utf-8")
-    ran("evaluate", tmp_path / "small", *SMALL, "--text", "calibration")
+    ran("evaluate", small, *SMALL, "--text", "calibration")
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "phrases"),
     [
         (["--text", "kind"], ["kind", "no such file"]),
         (["--tasks", "comp_gramar"], ["comp_gramar", "offline"]),
     ],
 )
-def test_what_cannot_work_is_refused_before_a_model_is_loaded(parent, monkeypatch, options, words):
+def test_what_cannot_work_is_refused_before_a_model_is_loaded(parent, monkeypatch, options, phrases):
     monkeypatch.setattr("comp_lib.models.load.load_model", lambda *_: pytest.fail("this is work"))
-    refused(run("evaluate", parent, *options), words)
+    refused(run("evaluate", parent, *options), phrases)

@@ -18,11 +18,12 @@ from comp_lib import Calibration, prune_model
 from comp_lib.calibration.texts import DATA_FOLDERS, KINDS, load_text
 from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.comp import prune
+from comp_lib.disk.at_most import ratio_within
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.importance.neurons import METRICS
 from comp_lib.models.export import export_gguf
-from comp_lib.settings import MOST_TOKENS
+from comp_lib.settings import MOST_TOKENS, Settings
 from comp_lib.shape import Shape
 
 QUICK_OPTIONS = {"calibration": Calibration("calibration", sequences=8, length=24), "multiple": 4}
@@ -195,6 +196,26 @@ def test_at_most_finds_the_largest_share_in_few_prunings(parent, tmp_path, monke
         assert len(costs) == 6, "then no try is left"
     flag = re.search(r"--ratio (\S+)", (tmp_path / "small" / "README.md").read_text("utf-8"))
     assert float(flag[1]) == verdict.plan.ratio and removed - verdict.plan.ratio < 0.02
+
+
+def test_at_most_judges_the_numbers_that_the_files_will_hold(parent, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(parent).eval()
+    original = {name: weight.clone() for name, weight in model.named_parameters()}
+    judged = []
+
+    def stand_in(model, windows):
+        judged.append([weight.clone() for weight in model.parameters()])
+        return SimpleNamespace(mean={"loss": 3.0})
+
+    monkeypatch.setattr("comp_lib.disk.at_most.judge", stand_in)
+    ids = torch.arange(64).view(4, 16)
+    settings = Settings(method="random", recovery="none", multiple=1)
+    ratio_within(0.1, model, ids, {}, settings, saved_dtype=torch.bfloat16)
+    assert len(judged) > 1
+    for weights in judged[1:]:
+        assert all(torch.equal(weight, weight.bfloat16().float()) for weight in weights)
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, original[name])
 
 
 def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path, monkeypatch):

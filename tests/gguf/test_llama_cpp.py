@@ -14,7 +14,7 @@ from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model
 
 pytest.importorskip("xllamacpp")
-ASKED = {"prompt": [1, 2], "n_predict": 2}
+REQUEST = {"prompt": [1, 2], "n_predict": 2}
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +27,11 @@ def test_nobody_who_lacks_the_key_is_answered(file):
     assert server.listening_address.startswith("http://127.0.0.1:")
     for key in ({}, {"Authorization": "Bearer guess"}):
         request = urllib.request.Request(
-            f"{server.listening_address}/v1/completions", json.dumps(ASKED).encode(), key
+            f"{server.listening_address}/v1/completions", json.dumps(REQUEST).encode(), key
         )
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(request, timeout=10)
-    assert server.handle_completions(ASKED)["choices"]
+    assert server.handle_completions(REQUEST)["choices"]
 
 
 def test_losses_of_two_sequences(file, parent):
@@ -40,5 +40,5 @@ def test_losses_of_two_sequences(file, parent):
     with torch.inference_mode():
         logs = torch.log_softmax(model(ids).logits[:, :-1], -1)
     expected = -logs.gather(2, ids[:, 1:, None])[..., 0]
-    found = llama_cpp.losses(llama_cpp.start(file, 8, threads=1, cache="f32"), ids)
-    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+    losses = llama_cpp.losses(llama_cpp.start(file, 8, threads=1, cache="f32"), ids)
+    torch.testing.assert_close(losses, expected, atol=0.02, rtol=0)

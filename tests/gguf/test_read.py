@@ -25,9 +25,9 @@ def logits(model):
 
 
 def write_gguf(
-    path: Path, model, tokenizer, architecture: str = "llama", more: dict | None = None, **fields
+    path: Path, model, tokenizer, architecture: str = "llama", extra_tensors: dict | None = None, **fields
 ) -> Path:
-    """`model` and `more` tensors as a float32 GGUF file, by the rules of llama.cpp's converter."""
+    """`model` and `extra_tensors` as a float32 GGUF file, by the rules of llama.cpp's converter."""
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config.num_hidden_layers)
@@ -56,7 +56,7 @@ def write_gguf(
             if name.endswith(end):
                 weight = weight.reshape(count, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
         writer.add_tensor(names.get_name(name, (".weight",)), np.ascontiguousarray(weight))
-    for name, weight in (more or {}).items():
+    for name, weight in (extra_tensors or {}).items():
         writer.add_tensor(name, weight)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -76,8 +76,8 @@ def gguf_file(tmp_path, dense, tokenizer):
 
 
 def test_a_gguf_file_is_the_model_it_was_made_from(gguf_file, dense, tokenizer):
-    other = tokenizer.backend_tokenizer.to_str().replace('"a"', '"@"')
-    (gguf_file.parent / "tokenizer.json").write_text(other, "utf-8")
+    another_tokenizer = tokenizer.backend_tokenizer.to_str().replace('"a"', '"@"')
+    (gguf_file.parent / "tokenizer.json").write_text(another_tokenizer, "utf-8")
     model, its_tokenizer = load_model(gguf_file)
     assert torch.allclose(logits(model), logits(dense), atol=1e-5)
     for name, tensor in dense.state_dict().items():
@@ -104,7 +104,8 @@ def test_rows_and_pieces_of_blocks_are_those_of_the_whole(tmp_path, tiny_llama, 
     dense = tiny_llama(tie_word_embeddings=True, intermediate_size=64)
     path = write_gguf(tmp_path / "tiny.gguf", dense, tokenizer)
     quantised = tmp_path / "q.gguf"
-    reader, writer = gguf.GGUFReader(path), gguf.GGUFWriter(quantised, "llama")
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(quantised, "llama")
     for tensor in reader.tensors:
         vector = len(tensor.shape) == 1
         values = np.array(tensor.data) if vector else gguf.quantize(np.array(tensor.data), kind)
@@ -115,31 +116,31 @@ def test_rows_and_pieces_of_blocks_are_those_of_the_whole(tmp_path, tiny_llama, 
     writer.close()
     files = GgufTensors(GgufFile(quantised), open_model(path)[0])
     name = "model.embed_tokens.weight"
-    whole = files.read(name, torch.float32)
+    matrix = files.read(name, torch.float32)
     expected = gguf.dequantize(gguf.quantize(dense.state_dict()[name].numpy(), kind), kind)
-    assert torch.equal(whole, torch.from_numpy(np.array(expected)))
+    assert torch.equal(matrix, torch.from_numpy(np.array(expected)))
     index = torch.tensor([7, 3, 7, 500])
-    assert torch.equal(files.read(name, torch.float32, index), whole[index])
+    assert torch.equal(files.read(name, torch.float32, index), matrix[index])
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------------------------
 
 
-def refused(path, *words):
+def refused(path, *fragments):
     """In one line, whether the weights are asked for or just the rest."""
     with pytest.raises(InputError) as raised:
         load_model(path)
     message = str(raised.value)
     assert "\n" not in message and message.startswith("expected ") and ", got " in message
-    assert all(word in message for word in words), message
+    assert all(fragment in message for fragment in fragments), message
 
 
 @pytest.mark.parametrize(
     "name", ["blk.0.attn_q.bias", "blk.3.attn_norm.weight", "rope_freqs.weight", "somebody.weight"]
 )
 def test_a_tensor_that_is_not_loaded_is_refused_by_name(tmp_path, dense, tokenizer, name):
-    more = {name: np.ones(32, np.float32)}
-    refused(write_gguf(tmp_path / "more.gguf", dense, tokenizer, more=more), name, "safetensors")
+    path = write_gguf(tmp_path / "more.gguf", dense, tokenizer, extra_tensors={name: np.ones(32, np.float32)})
+    refused(path, name, "safetensors")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Bytes per token against tensors, gains against arithmetic, turns by a clock of our own, and both runtimes."""
+"""Bytes per token against tensors, gains against arithmetic, turns by our clock, and both runtimes."""
 
 from __future__ import annotations
 
@@ -42,37 +42,38 @@ def row(name, size, decode, prefill=(1.0,)):
 
 
 def test_the_gain_and_its_limit():
-    dense, small = row("dense", 150, (10.0, 20.0, 5.0), (2.0,)), row("small", 100, (14.0, 28.0, 8.0), (3.0,))
-    found = gain(dense, small)
-    assert (
-        found.limit == 1.5
-        and found.speedup == pytest.approx((1.4, 1.4, 1.6))
-        and found.prefill == (1.5, 1.5, 1.5)
-    )
+    dense = row("dense", 150, (10.0, 20.0, 5.0), (2.0,))
+    small = row("small", 100, (14.0, 28.0, 8.0), (3.0,))
+    faster = gain(dense, small)
+    assert faster.limit == 1.5
+    assert faster.speedup == pytest.approx((1.4, 1.4, 1.6))
+    assert faster.prefill == (1.5, 1.5, 1.5)
     assert gain(dense, dense).speedup == (1, 1, 1)
 
 
 def test_models_take_turns_and_the_first_round_does_not_count(monkeypatch):
-    asked = []
+    timed_models = []
 
     def timed(model, ids, new_tokens):
-        asked.append(model)
-        return 1.0, float(len(asked))
+        timed_models.append(model)
+        return 1.0, float(len(timed_models))
 
     monkeypatch.setattr(speed, "timed", timed)
-    models = {"one": build("gqa"), "other": build("tied")}
-    one, other = measure(models, prompt=8, new_tokens=4, rounds=2)
-    assert [model is models["one"] for model in asked] == [True, False] * 3
-    assert one.decode == (4 / 3, 4 / 5) and other.decode == (4 / 4, 4 / 6)
-    assert one.prefill == (8.0, 8.0) and one.first == (1.0, 1.0) and one.name == "one"
-    sizes = [sum(each.nbytes for each in model.parameters()) for model in models.values()]
-    assert one.bytes_per_token == bytes_per_token(models["one"]) < sizes[0]
-    assert other.bytes_per_token == sizes[1]  # tied: the table is the head
+    models = {"untied": build("gqa"), "tied": build("tied")}
+    untied, tied = measure(models, prompt=8, new_tokens=4, rounds=2)
+    assert [model is models["untied"] for model in timed_models] == [True, False] * 3
+    assert untied.decode == (4 / 3, 4 / 5) and tied.decode == (4 / 4, 4 / 6)
+    assert untied.prefill == (8.0, 8.0) and untied.first == (1.0, 1.0) and untied.name == "untied"
+    sizes = [sum(parameter.nbytes for parameter in model.parameters()) for model in models.values()]
+    assert untied.bytes_per_token == bytes_per_token(models["untied"]) < sizes[0]
+    assert tied.bytes_per_token == sizes[1]  # the table is the head
 
 
 def test_what_is_timed_is_the_greedy_continuation(tiny_llama, monkeypatch):
-    """The clock counts calls of the model: the first token ends after one, each of the others after one more."""
-    model, prompt, fed = tiny_llama(), torch.arange(3, 23)[None], []
+    """The clock counts calls of the model: the first token ends after one, each further token after one more."""
+    model = tiny_llama()
+    prompt = torch.arange(3, 23)[None]
+    fed = []
     model.register_forward_pre_hook(
         lambda _, arguments, named: fed.append(named["input_ids"]), with_kwargs=True
     )
@@ -99,8 +100,8 @@ def test_both_runtimes_side_by_side(tmp_path, parent, tiny_llama):
         *[gguf_bytes_per_token(file)] * 2,
         bytes_per_token(models["small"]),
     ]
-    for each in rows:
-        assert min(each.first + each.prefill + each.decode) > 0
-        assert len(each.first) == len(each.prefill) == len(each.decode) == 2
+    for measured in rows:
+        assert min(measured.first + measured.prefill + measured.decode) > 0
+        assert len(measured.first) == len(measured.prefill) == len(measured.decode) == 2
     with pytest.raises(InputError, match="a request that llama.cpp can meet"):
         measure({"file": file}, prompt=500)  # more than the model's context

@@ -1,4 +1,4 @@
-"""Tokenizers in GGUF: llama.cpp must cut every text into the tokens that the tokenizer itself cuts it into."""
+"""Tokenizers in GGUF: llama.cpp must cut every text into the same tokens as the tokenizer itself."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ TEXTS = [
 
 
 def split(pattern):
-    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), behavior="isolated"), words])
+    cutter = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([cutter, spelling])
 
 
 def byte_level():
@@ -77,9 +78,8 @@ def sentencepiece(prefix: bool) -> PreTrainedTokenizerFast:
     )
     core.train_from_iterator(PROSE, trainer)
     described = json.loads(core.to_str())
-    described["added_tokens"] = described["added_tokens"][
-        :3
-    ]  # the bytes are ordinary entries of the vocabulary
+    # the bytes are ordinary entries of the vocabulary
+    described["added_tokens"] = described["added_tokens"][:3]
     core = Tokenizer.from_str(json.dumps(described))
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
@@ -131,9 +131,7 @@ def test_byte_level(export, rule, bos):
     assert fields["tokenizer.ggml.pre"].contents() == rule
     assert fields["tokenizer.ggml.add_bos_token"].contents() is bos
     types = fields["tokenizer.ggml.token_type"].contents()
-    assert (
-        types[:2] == [3, 3] and types[2:-1] == [1] * 509 and types[-1] == 4
-    )  # control, normal, user-defined
+    assert types == [3, 3] + [1] * 509 + [4]  # control, normal, user-defined
     assert_same_tokens(file, tokenizer)
 
 

@@ -1,4 +1,4 @@
-"""GGUF files: what llama.cpp computes from them, what comes back, what is refused, and what is left behind."""
+"""GGUF files: what llama.cpp computes from them, what comes back, what is refused, what is left behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from comp_lib.models.wheels import wheel_gguf
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
-CLOSE = 0.02  # nats: llama.cpp rounds more than torch; rows in the wrong order cost several
+LOSS_TOLERANCE = 0.02  # nats: llama.cpp rounds more than torch; rows in the wrong order cost several
 
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 LLAMA3 = VARIANTS["rope-llama3"]["rope_parameters"]
@@ -64,41 +64,49 @@ def tensors(file):
     return {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
 
 
-# --- what the file holds ----------------------------------------------------------------------------------------------
+def contents(file):
+    return {name: tensor.data.tobytes() for name, tensor in tensors(file).items()}
 
 
-UNKNOWN = ("rope-dynamic", "ernie4_5-bias")  # to llama.cpp, and refused below
+# --- what the file holds ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in UNKNOWN and "eager" not in name])
+REFUSED_VARIANTS = ("rope-dynamic", "ernie4_5-bias")  # llama.cpp cannot compute them
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in VARIANTS if name not in REFUSED_VARIANTS and "eager" not in name]
+)
 def test_llama_cpp_computes_what_transformers_computes(saved, tmp_path, name):
     folder, model = saved(name, **PATTERNS.get(name, {}))
     window = getattr(model.config, "sliding_window", None)
-    ids = tokens(
-        1, 4 if window and name != "gemma3" else 24
-    )  # elsewhere the file's context ends where the window does
+    length = (
+        4 if window and name != "gemma3" else 24
+    )  # elsewhere the context of the file ends with the window
+    ids = tokens(1, length)
     file = export_gguf(folder, tmp_path / "m.gguf", "f32")
-    torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=CLOSE, rtol=0)
+    torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=LOSS_TOLERANCE, rtol=0)
 
 
-FEWER = {"head_dim": 8, "num_attention_heads": 2, "num_key_value_heads": 1}  # 16 wide on a stream of 32
+FEWER_HEADS = {"head_dim": 8, "num_attention_heads": 2, "num_key_value_heads": 1}  # 16 wide on a stream of 32
 
 
 @pytest.mark.parametrize("name", ["gqa", "mistral", "qwen3", "smollm3", "gemma3", "granite", "ernie4_5"])
 def test_fewer_heads_than_fill_the_stream(saved, tmp_path, name):
     """As pruning leaves them when KV groups go."""
-    folder, model = saved(
-        name, **PATTERNS.get(name, {}) | FEWER | ({"query_pre_attn_scalar": 8} if name == "gemma3" else {})
-    )
+    overrides = PATTERNS.get(name, {}) | FEWER_HEADS
+    if name == "gemma3":
+        overrides["query_pre_attn_scalar"] = 8
+    folder, model = saved(name, **overrides)
     ids = tokens(1, 4)
     file = export_gguf(folder, tmp_path / "m.gguf", "f32")
-    torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=CLOSE, rtol=0)
+    torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=LOSS_TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize(("name", "words"), [("smollm3", "each fourth"), ("gemma3", "five of six")])
-def test_layers_out_of_the_pattern_that_llama_cpp_counts_on(saved, tmp_path, name, words):
+@pytest.mark.parametrize(("name", "reason"), [("smollm3", "each fourth"), ("gemma3", "five of six")])
+def test_layers_out_of_the_pattern_that_llama_cpp_counts_on(saved, tmp_path, name, reason):
     """As they are once a layer in their midst was dropped."""
-    with pytest.raises(InputError, match=f"that llama.cpp runs, got {name}.*{words}.*the folder itself"):
+    with pytest.raises(InputError, match=f"that llama.cpp runs, got {name}.*{reason}.*the folder itself"):
         export_gguf(saved(name)[0], tmp_path / "m.gguf", "f32")
     assert not (tmp_path / "m.gguf").exists()
 
@@ -106,7 +114,7 @@ def test_layers_out_of_the_pattern_that_llama_cpp_counts_on(saved, tmp_path, nam
 @pytest.mark.parametrize("name", ["qwen2", "phi3"])
 def test_fewer_heads_where_llama_cpp_counts_on_all(saved, tmp_path, name):
     with pytest.raises(InputError, match="together as wide as the stream.*prune with all KV groups kept"):
-        export_gguf(saved(name, **FEWER)[0], tmp_path / "m.gguf", "f32")
+        export_gguf(saved(name, **FEWER_HEADS)[0], tmp_path / "m.gguf", "f32")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +139,9 @@ def test_widths_that_no_stock_config_can_express(tmp_path, tokenizer, name, sett
     fields = gguf.GGUFReader(file).fields
     assert fields["general.architecture"].contents() == ("llama" if shape.uniform else "deci")
     ids = tokens(1, 24)
-    torch.testing.assert_close(llama_losses(file, ids), torch_losses(pruned.model, ids), atol=CLOSE, rtol=0)
+    torch.testing.assert_close(
+        llama_losses(file, ids), torch_losses(pruned.model, ids), atol=LOSS_TOLERANCE, rtol=0
+    )
 
 
 def test_rows_in_the_wrong_order_would_show(saved, tmp_path, monkeypatch):
@@ -139,7 +149,7 @@ def test_rows_in_the_wrong_order_would_show(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "interleave", lambda rows, head_dim: rows)
     file = export_gguf(folder, tmp_path / "m.gguf", "f32")
     ids = tokens(1, 24)
-    assert (llama_losses(file, ids) - torch_losses(model, ids)).abs().max() > 10 * CLOSE
+    assert (llama_losses(file, ids) - torch_losses(model, ids)).abs().max() > 10 * LOSS_TOLERANCE
 
 
 def test_interleaving_makes_neighbours_of_the_pairs_that_rotate_together():
@@ -157,34 +167,34 @@ def test_interleaving_makes_neighbours_of_the_pairs_that_rotate_together():
 def test_a_model_comes_back_bit_for_bit(saved, cache, tmp_path, tokenizer, name):
     folder, model = saved(name)
     back, its_tokenizer = load_model(export_gguf(folder, tmp_path / "m.gguf", "f32"))
-    before, after = model.state_dict(), back.state_dict()
+    before = model.state_dict()
+    after = back.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
     for field in ("rms_norm_eps", "max_position_embeddings", "rope_parameters", "tie_word_embeddings"):
         assert getattr(back.config, field) == pytest.approx(getattr(model.config, field))
     text = "What a day, said the crow. It cost 1234 \u00e9cus!"
     assert its_tokenizer(text)["input_ids"] == load_model(folder)[1](text)["input_ids"]
-    again = export_gguf(tmp_path / "m.gguf", tmp_path / "again.gguf", "f32")  # from GGUF to GGUF
-    assert {n: t.data.tobytes() for n, t in tensors(again).items()} == {
-        n: t.data.tobytes() for n, t in tensors(tmp_path / "m.gguf").items()
-    }
+    second_file = export_gguf(tmp_path / "m.gguf", tmp_path / "again.gguf", "f32")  # from GGUF to GGUF
+    assert contents(second_file) == contents(tmp_path / "m.gguf")
 
 
 @pytest.mark.parametrize(("kind", "levels"), [("q8_0", 254), ("q4_1", 15), ("q4_0", 15)])
 def test_a_block_type_is_off_by_no_more_than_its_step(saved, tmp_path, kind, levels):
-    """A block of 32 has 2^bits - 1 steps at most, and half of one (one, where the ends are uneven) may be lost."""
+    """A block of 32 has 2^bits - 1 steps at most, and half of one (one, if its ends are uneven) may be lost."""
     folder, model = saved(intermediate_size=64)
     file = export_gguf(folder, tmp_path / "m.gguf", kind)
-    found = tensors(file)
-    name, key = "blk.1.ffn_down.weight", "model.layers.1.mlp.down_proj.weight"
-    assert found[name].tensor_type == TYPES[kind]
+    stored = tensors(file)
+    name = "blk.1.ffn_down.weight"
+    key = "model.layers.1.mlp.down_proj.weight"
+    assert stored[name].tensor_type == TYPES[kind]
     weight = model.state_dict()[key].numpy().reshape(-1, 32)
-    lost = np.abs(gguf.dequantize(found[name].data, TYPES[kind]).reshape(-1, 32) - weight)
+    errors = np.abs(gguf.dequantize(stored[name].data, TYPES[kind]).reshape(-1, 32) - weight)
     span = 2 * np.abs(weight).max(1, keepdims=True)
-    assert (lost <= 1.1 * span / levels).all() and lost.max() > 0
+    assert (errors <= 1.1 * span / levels).all() and errors.max() > 0
     table = gguf.GGMLQuantizationType.Q8_0
-    assert found["token_embd.weight"].tensor_type == found["output.weight"].tensor_type == table
-    assert found["blk.0.attn_norm.weight"].tensor_type == gguf.GGMLQuantizationType.F32
+    assert stored["token_embd.weight"].tensor_type == stored["output.weight"].tensor_type == table
+    assert stored["blk.0.attn_norm.weight"].tensor_type == gguf.GGMLQuantizationType.F32
     ids = tokens(1, 12)
     if kind == "q8_0":
         torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=0.5, rtol=0)
@@ -195,12 +205,12 @@ def test_sharded_and_half_precision_folders(tmp_path, tokenizer):
     model.save_pretrained(tmp_path / "m", max_shard_size="30KB")
     tokenizer.save_pretrained(tmp_path / "m")
     assert len(list((tmp_path / "m").glob("*.safetensors"))) > 2
-    found = tensors(export_gguf(tmp_path / "m", tmp_path / "m.gguf", "f32"))
+    stored = tensors(export_gguf(tmp_path / "m", tmp_path / "m.gguf", "f32"))
     expected = model.state_dict()["model.layers.2.mlp.up_proj.weight"].float().numpy()
-    assert (found["blk.2.ffn_up.weight"].data == expected).all()
+    assert (stored["blk.2.ffn_up.weight"].data == expected).all()
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------------------------
 
 
 def hidden(folder):
@@ -302,15 +312,15 @@ def test_weights_that_the_type_cannot_hold(saved, tmp_path, value, kind, match):
 
 @pytest.mark.parametrize("length", [3, 500, -1])
 def test_a_truncated_file(saved, cache, tmp_path, length):
-    whole = export_gguf(saved()[0], tmp_path / "m.gguf").read_bytes()
-    (tmp_path / "cut.gguf").write_bytes(whole[:length])
+    content = export_gguf(saved()[0], tmp_path / "m.gguf").read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(content[:length])
     for use in (lambda path: export_gguf(path, tmp_path / "n.gguf"), llama_cpp.start):
         with pytest.raises(InputError, match="expected a complete GGUF file, got .*cut.gguf"):
             use(tmp_path / "cut.gguf")
     assert not (tmp_path / "n.gguf").exists()
 
 
-# --- the real model ---------------------------------------------------------------------------------------------------
+# --- the real model -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -329,8 +339,8 @@ def real(real_model, tmp_path_factory):
 def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model, real):
     model, file = real
     ids = evaluation_tokens(real_model[1], load_text("evaluation"), 192, 1)
-    found = llama_cpp.losses(llama_cpp.start(file, ids.shape[1] + 1, threads=1), ids).mean().exp().item()
-    assert found == pytest.approx(perplexity(model, ids).perplexity, rel=0.01)
+    losses = llama_cpp.losses(llama_cpp.start(file, ids.shape[1] + 1, threads=1), ids)
+    assert losses.mean().exp().item() == pytest.approx(perplexity(model, ids).perplexity, rel=0.01)
 
 
 @pytest.mark.real

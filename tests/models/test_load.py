@@ -72,17 +72,17 @@ def edit_weights(folder: Path, change) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def refused(name, *words, **options) -> str:
-    """`load_model` refuses `name` in one line that holds all `words`."""
+def refused(name, *fragments, **options) -> str:
+    """`load_model` refuses `name` in one line that holds all `fragments`."""
     with pytest.raises(InputError) as raised:
         load_model(name, **options)
     message = str(raised.value)
     assert "\n" not in message and message.startswith("expected ") and ", got " in message
-    assert all(word in message for word in words), message
+    assert all(fragment in message for fragment in fragments), message
     return message
 
 
-# --- what loads -------------------------------------------------------------------------------------------------------
+# --- what loads ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", [*LLAMA, *OTHERS])
@@ -116,7 +116,7 @@ def test_dtypes(folder, dtype):
 
 def test_loading_is_silent_and_leaves_no_trace(folder, capfd):
     path = folder(max_shard_size="20KB")
-    logging.enable_progress_bar()  # a notebook's `start`, tested in this very process perhaps, switches bars off
+    logging.enable_progress_bar()  # a notebook's `start`, tested in this process perhaps, switches them off
     logging.set_verbosity_info()
     capfd.readouterr()
     try:
@@ -151,21 +151,25 @@ def test_devices(monkeypatch, cuda, mps, best):
     ("name", "dtype"),
     [("tied", None), ("eager", torch.bfloat16), ("rope-llama3", None), ("qwen2", torch.bfloat16)],
 )
-def test_a_skeleton_is_the_model_without_its_numbers(name, dtype):
+def test_a_meta_model_is_the_model_without_its_numbers(name, dtype):
     model = build(name)
     fields = model.config.to_dict()
-    bones = make_meta_model(model.config, dtype)
-    assert type(bones) is type(model) and not bones.training and bones.config._attn_implementation == "sdpa"
-    assert bones.config is not model.config and model.config.to_dict() == fields
-    assert {name: tensor.shape for name, tensor in bones.state_dict().items()} == {
+    meta_model = make_meta_model(model.config, dtype)
+    assert (
+        type(meta_model) is type(model)
+        and not meta_model.training
+        and meta_model.config._attn_implementation == "sdpa"
+    )
+    assert meta_model.config is not model.config and model.config.to_dict() == fields
+    assert {name: tensor.shape for name, tensor in meta_model.state_dict().items()} == {
         name: tensor.shape for name, tensor in model.state_dict().items()
     }
-    assert {(p.device.type, p.dtype) for p in bones.parameters()} == {("meta", dtype or torch.float32)}
-    assert bones.num_parameters() == model.num_parameters()  # a tied head once
-    assert torch.equal(bones.model.rotary_emb.inv_freq, model.model.rotary_emb.inv_freq)
+    assert {(p.device.type, p.dtype) for p in meta_model.parameters()} == {("meta", dtype or torch.float32)}
+    assert meta_model.num_parameters() == model.num_parameters()  # a tied head once
+    assert torch.equal(meta_model.model.rotary_emb.inv_freq, model.model.rotary_emb.inv_freq)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------------------------
 
 
 def test_dtype_and_device(tmp_path):
@@ -199,7 +203,8 @@ def test_the_hub_out_of_reach():
 
 
 def test_a_model_of_the_hub_is_a_folder_once_it_is_fetched(folder, monkeypatch):
-    path, fetched = folder(), []
+    path = folder()
+    fetched = []
 
     def snapshot(name, allow_patterns, ignore_patterns):
         fetched.append(allow_patterns)
@@ -263,7 +268,7 @@ def widen(weights):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "fragments"),
     [
         (
             lambda w: w.pop("model.layers.2.self_attn.k_proj.weight"),
@@ -282,10 +287,10 @@ def widen(weights):
     ],
     ids=["missing", "head", "extra", "bias", "shape"],
 )
-def test_weights_that_do_not_fit_the_config(folder, change, words):
+def test_weights_that_do_not_fit_the_config(folder, change, fragments):
     path = folder()
     edit_weights(path, change)
-    refused(path, "weights that config.json describes", *words)
+    refused(path, "weights that config.json describes", *fragments)
 
 
 def test_a_tied_head_may_be_stored_twice(tmp_path, folder, tiny_llama):
@@ -308,7 +313,7 @@ def test_weights_are_floats_in_files_beside_the_index(folder):
     refused(path, "a weight_map that names files", "something else than files beside it")
 
 
-# --- memory, the cache, the embedded model ----------------------------------------------------------------------------
+# --- memory, the cache, the embedded model ------------------------------------------------------------------
 
 
 def test_memory_is_asked_for_before_anything_is_read(folder, monkeypatch):
@@ -317,9 +322,23 @@ def test_memory_is_asked_for_before_anything_is_read(folder, monkeypatch):
     monkeypatch.setattr(load, "free_memory", lambda: size)
     load_model(path, copies=2)
     monkeypatch.setattr(load, "free_memory", lambda: size - 1)
-    load_model(path), load_model(path, "bfloat16", copies=2)
+    load_model(path)
+    load_model(path, "bfloat16", copies=2)
     monkeypatch.setattr(load.TensorFiles, "read", lambda *_: pytest.fail("read"))
     refused(path, "GB of free memory for 2 x", "bfloat16", copies=2)
+
+
+def test_copies_of_a_model_are_wanted_where_it_will_be(folder, monkeypatch):
+    path = folder()
+    size = 4 * build().num_parameters()
+    monkeypatch.setattr(load, "available_device", lambda name: torch.device("cuda:0"))
+    monkeypatch.setattr(load, "filled", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(load, "free_memory", lambda: size - 1)
+    monkeypatch.setattr(load, "free_card_memory", lambda device: 2 * size)
+    refused(path, "GB of free memory for", device="cuda", copies=2)
+    monkeypatch.setattr(load, "free_memory", lambda: size)  # one copy passes through
+    monkeypatch.setattr(load, "free_card_memory", lambda device: 2 * size - 1)
+    refused(path, "GB of free memory on cuda:0 for 2 x", device="cuda", copies=2)
 
 
 def test_the_wheel_is_asked_for_when_it_is_missing(monkeypatch):

@@ -1,4 +1,4 @@
-"""Own widths for every family: what surgery left comes back to the bit, here and where only `register` ran."""
+"""Own widths for every family: what surgery left comes back to the bit, also where only `register` ran."""
 
 from __future__ import annotations
 
@@ -56,11 +56,12 @@ def test_own_widths_come_back_to_the_bit(name, tokenizer, tmp_path):
         28,
     ]
     assert config["layer_kv_groups"] == list(Shape.of(model).kv_groups)
-    for again in (load_model(folder)[0], AutoModelForCausalLM.from_pretrained(folder)):
-        assert isinstance(again, type(model)) and Shape.of(again) == Shape.of(model)
-        assert torch.equal(logits(again), logits(model))
+    for loaded in (load_model(folder)[0], AutoModelForCausalLM.from_pretrained(folder)):
+        assert isinstance(loaded, type(model)) and Shape.of(loaded) == Shape.of(model)
+        assert torch.equal(logits(loaded), logits(model))
     options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
-    assert torch.equal(again.generate(IDS, **options), again.generate(IDS, use_cache=False, **options))
+    uncached = loaded.generate(IDS, use_cache=False, **options)
+    assert torch.equal(loaded.generate(IDS, **options), uncached)
     eager = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     assert torch.allclose(logits(eager), logits(model), atol=1e-4)
 
@@ -71,11 +72,12 @@ def test_only_what_no_stock_config_can_say_gets_own_widths():
     for layer in model.model.layers:
         shrink(layer, "mlp", torch.arange(16))
     assert described(model).config.intermediate_size == 16 and described(model).config.model_type == "llama"
-    own = described(uneven())
-    for layer in own.model.layers:  # a model with own widths that became alike is stock again
+    model = described(uneven())
+    for layer in model.model.layers:  # a model with own widths that became alike is stock again
         shrink(layer, "mlp", torch.arange(8))
         shrink(layer, "attention", torch.arange(1))
-    assert described(own).config.model_type == "llama" and torch.equal(logits(described(own)), logits(own))
+    assert described(model).config.model_type == "llama"
+    assert torch.equal(logits(described(model)), logits(model))
 
 
 def test_heads_that_do_not_divide_the_stream(tokenizer, tmp_path):
@@ -86,7 +88,7 @@ def test_heads_that_do_not_divide_the_stream(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "match"),
     [
         ({"layer_neurons": [20, 24]}, "layer_neurons as 3 numbers up to 28, got .20, 24."),
         ({"layer_kv_groups": [1, -1, 1]}, "config.json that can be built"),
@@ -94,11 +96,11 @@ def test_heads_that_do_not_divide_the_stream(tokenizer, tmp_path):
         ({"layer_neurons": "wide"}, "config.json that can be built"),
     ],
 )
-def test_lists_that_do_not_fit_are_refused(fields, words, tokenizer, tmp_path):
+def test_lists_that_do_not_fit_are_refused(fields, match, tokenizer, tmp_path):
     folder = saved(uneven(), tokenizer, tmp_path / "own")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | fields))
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=match):
         load_model(folder)
 
 
@@ -111,22 +113,23 @@ def test_a_family_whose_config_cannot_say_fewer_heads_is_refused():
         described(model)
 
 
-# --- filled up --------------------------------------------------------------------------------------------------------
+# --- filled up ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["all-at-once", "qwen3", "gemma3", "phi3", "olmo2", "ernie4_5-bias"])
 def test_a_padded_folder_computes_the_same(name, tokenizer, tmp_path):
     model = uneven(name)
     out = export_padded(saved(model, tokenizer, tmp_path / "own"), tmp_path / "padded")
-    again, issues = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
-    assert type(again) is type(model) and not any(issues.values())
-    shape = Shape.of(again)
+    padded, issues = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert type(padded) is type(model) and not any(issues.values())
+    shape = Shape.of(padded)
     assert shape.stock and shape.neurons == (28, 28, 28)
-    assert (logits(again) - logits(model)).abs().max() < 1e-5
-    assert torch.equal(logits(load_model(out)[0]), logits(again))
-    own, full = (load_file(folder / "model.safetensors") for folder in (tmp_path / "own", out))
-    for key, tensor in full.items():  # zeros, and else the very numbers
-        assert torch.equal(tensor[tensor != 0].sort().values, own[key][own[key] != 0].sort().values), key
+    assert (logits(padded) - logits(model)).abs().max() < 1e-5
+    assert torch.equal(logits(load_model(out)[0]), logits(padded))
+    narrow_tensors = load_file(tmp_path / "own" / "model.safetensors")
+    for key, tensor in load_file(out / "model.safetensors").items():  # zeros, and else the very numbers
+        narrow = narrow_tensors[key]
+        assert torch.equal(tensor[tensor != 0].sort().values, narrow[narrow != 0].sort().values), key
 
 
 def test_groups_are_filled_up_to_heads_that_a_stock_config_takes():
@@ -143,6 +146,6 @@ def test_groups_are_filled_up_to_heads_that_a_stock_config_takes():
 def test_padding_is_refused_where_it_changes_nothing_or_the_place_is_taken(parent, tokenizer, tmp_path):
     with pytest.raises(InputError, match="every runtime takes it as it is"):
         export_padded(parent, tmp_path / "out")
-    own = saved(uneven(), tokenizer, tmp_path / "own")
+    folder = saved(uneven(), tokenizer, tmp_path / "own")
     with pytest.raises(InputError, match="--overwrite"):
-        export_padded(own, own)
+        export_padded(folder, folder)

@@ -33,7 +33,7 @@ def tiny(name: str = "gqa", **overrides):
 
 
 def cut(model, *, per_layer: bool = False):
-    """Layers 0, 2 and 3 of a four-layer model, 40 neurons in each (or 40, 20, 40), half of what KV groups can go."""
+    """Layers 0, 2 and 3 of a four-layer model, 40 neurons in each (or 40, 20, 40), half of its KV groups."""
     shape = Shape.of(model)
     keep_layers(model, [0, 2, 3])
     for index, layer in enumerate(model.model.layers):
@@ -84,7 +84,7 @@ def uneven(tokenizer):
     return model, tokenizer, *facts(before, model)
 
 
-# --- content ----------------------------------------------------------------------------------------------------------
+# --- content ------------------------------------------------------------------------------------------------
 
 
 def test_stock_folders_load_without_comp_lib(tokenizer, tmp_path):
@@ -133,9 +133,10 @@ print(json.dumps({"comp_lib": "comp_lib" in sys.modules, "result": result}))
 def test_an_uneven_folder_is_the_model_and_its_card_says_how_to_load_it(uneven, python, tmp_path):
     model, tokenizer, *_ = uneven
     folder = save_checkpoint(tmp_path / "uneven", *uneven)
-    again, its_tokenizer = load_model(folder)
+    loaded, its_tokenizer = load_model(folder)
+    ids = torch.arange(30)[None]
     with torch.no_grad():
-        assert torch.equal(again(torch.arange(30)[None]).logits, model(torch.arange(30)[None]).logits)
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
     assert its_tokenizer("a b")["input_ids"] == tokenizer("a b")["input_ids"]
     code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     run = subprocess.run(
@@ -164,10 +165,8 @@ def test_files(kind, request, tmp_path):
 @pytest.mark.parametrize("kind", ["small", "uneven"])
 def test_same_input_same_bytes_and_the_model_is_left_alone(kind, request, tmp_path):
     model, *rest = request.getfixturevalue(kind)
-    config, tensors = (
-        model.config.to_dict(),
-        {k: (v.data_ptr(), v.clone()) for k, v in model.state_dict().items()},
-    )
+    config = model.config.to_dict()
+    tensors = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in model.state_dict().items()}
     first = save_checkpoint(tmp_path / "one" / "out", model, *rest)
     second = save_checkpoint(tmp_path / "two" / "out", model, *rest)
     assert digest(first) == digest(second)
@@ -187,10 +186,8 @@ def test_nothing_tells_of_this_machine_or_of_the_parents_format(kind, request, t
     model.config._name_or_path = str(parent)
     model.config._model_name_or_path = "Tiny 1M"
     model.config.auto_map = {"AutoConfig": "code.Config"}
-    plan, card = (
-        replace(plan, parent=str(parent)),
-        replace(card, parent=str(parent), settings={"model": parent}),
-    )
+    plan = replace(plan, parent=str(parent))
+    card = replace(card, parent=str(parent), settings={"model": parent})
     folder = save_checkpoint(tmp_path / "out", model, tokenizer, plan, card)
     for path in folder.iterdir():
         content = path.read_bytes()
@@ -228,12 +225,12 @@ def test_card(small, uneven, tmp_path):
 
 
 def test_room_is_wanted_for_all_that_is_written(small, uneven, tmp_path, monkeypatch):
-    wanted = []
-    monkeypatch.setattr(checkpoint, "check_room", lambda above, needed, what: wanted.append(needed))
+    needed = []
+    monkeypatch.setattr(checkpoint, "check_room", lambda folder, size, purpose: needed.append(size))
     for name, arguments in {"small": small, "uneven": uneven}.items():
         folder = save_checkpoint(tmp_path / name, *arguments)
         written = sum(path.stat().st_size for path in folder.iterdir())
-        assert written <= wanted[-1] <= written + checkpoint.SMALL_FILES_BYTES
+        assert written <= needed[-1] <= written + checkpoint.SMALL_FILES_BYTES
 
 
 def test_more_weights_are_shards_with_an_index(small, monkeypatch, tmp_path):
@@ -247,12 +244,13 @@ def test_more_weights_are_shards_with_an_index(small, monkeypatch, tmp_path):
     )
     index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     assert index == {name: file for file, shard in shards.items() for name in shard}
-    model, ids = AutoModelForCausalLM.from_pretrained(folder), tokens(2)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    ids = tokens(2)
     with torch.no_grad():
         assert torch.equal(model(ids).logits, small[0](ids).logits)
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------
 
 
 def refused(match, folder, *arguments, **keywords):
@@ -280,8 +278,8 @@ def test_destination_in_the_home_folder(monkeypatch, small, tmp_path):
 
 def test_destination_is_a_file(tmp_path):
     (tmp_path / "file").write_text("x")
-    for place in ("file", "file/below"):
-        refused("expected a folder that can be written to", tmp_path / place, overwrite=True)
+    for name in ("file", "file/below"):
+        refused("expected a folder that can be written to", tmp_path / name, overwrite=True)
 
 
 def test_only_a_pruned_model_is_overwritten(small, tmp_path):

@@ -12,40 +12,40 @@ from comp_lib.errors import InputError
 from comp_lib.models import wheels
 from comp_lib.models.wheels import WHEELS, wheel_gguf
 
-WHOLE = b"GGUF" + bytes(range(200))
+CONTENT = b"GGUF" + bytes(range(200))
 MODEL = {
     "source": "owner/model",
     "licence": "a-licence",
     "packages": ["part-a", "part-b"],
     "install": "pip install parts (a-licence applies)",
-    "sha256": hashlib.sha256(WHOLE).hexdigest(),
+    "sha256": hashlib.sha256(CONTENT).hexdigest(),
 }
 
 
 @pytest.fixture(params=["m.gguf.part0", "part0.bin"])
 def installed(request, tmp_path, monkeypatch):
-    """Two packages with the halves of a file: package -> where its half is."""
+    """Two packages with the halves of a file: package -> path of its half."""
     named = request.param.replace("0", "{}")
-    places = {package: tmp_path / named.format(number) for number, package in enumerate(MODEL["packages"])}
+    paths = {package: tmp_path / named.format(number) for number, package in enumerate(MODEL["packages"])}
     ending = {"ending": ".bin"} if named.endswith(".bin") else {}
-    for path, content in zip(places.values(), (WHOLE[:99], WHOLE[99:]), strict=True):
+    for path, content in zip(paths.values(), (CONTENT[:99], CONTENT[99:]), strict=True):
         path.write_bytes(content)
 
     def files(package):
-        if package not in places:
+        if package not in paths:
             raise importlib.metadata.PackageNotFoundError(package)
-        path = places[package]
+        path = paths[package]
         return [SimpleNamespace(name=path.name, locate=lambda: path)]
 
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(importlib.metadata, "files", files)
     monkeypatch.setitem(WHEELS, "parts", MODEL | ending)
-    return places
+    return paths
 
 
 def test_parts_become_one_file_once(installed, monkeypatch):
     path = wheel_gguf("parts")
-    assert path.read_bytes() == WHOLE
+    assert path.read_bytes() == CONTENT
     monkeypatch.setattr(wheels, "staged", None)  # nothing is written a second time
     assert wheel_gguf("parts") == path
 
@@ -53,7 +53,7 @@ def test_parts_become_one_file_once(installed, monkeypatch):
 def test_a_file_that_was_damaged_is_made_again(installed):
     path = wheel_gguf("parts")
     path.write_bytes(b"GGUF")
-    assert wheel_gguf("parts").read_bytes() == WHOLE
+    assert wheel_gguf("parts").read_bytes() == CONTENT
 
 
 def test_packages_half_there_are_named_with_the_licence(installed):

@@ -1,4 +1,4 @@
-"""One rule for all outputs: what is there is replaced only where that was asked for; a full disk is one line."""
+"""One rule for all outputs: a file is replaced only on request; a full disk is refused in one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from comp_lib.system.atomic import check_output, write_atomically
 
 
 @pytest.mark.parametrize(
-    ("name", "overwrite", "words"),
+    ("name", "overwrite", "match"),
     [
         ("new.json", False, None),
         ("old.json", True, None),
@@ -23,16 +23,16 @@ from comp_lib.system.atomic import check_output, write_atomically
         ("nowhere/new.png", True, "a folder that can be written to"),
     ],
 )
-def test_what_may_be_written(tmp_path, name, overwrite, words):
+def test_what_may_be_written(tmp_path, name, overwrite, match):
     (tmp_path / "old.json").write_text("{}")
     (tmp_path / "link.json").symlink_to(tmp_path / "old.json")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     before = sorted(tmp_path.iterdir())
-    if words is None:
+    if match is None:
         assert check_output(tmp_path / name, overwrite) == (tmp_path / name).resolve()
     else:
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=match):
             check_output(tmp_path / name, overwrite)
     assert sorted(tmp_path.iterdir()) == before
 
@@ -50,11 +50,16 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path, small_disk):
 
 @pytest.mark.parametrize("command", ["prune MODEL --out PLACE", "export MODEL --gguf PLACE --type f32"])
 def test_a_full_disk_ends_each_command_in_one_line(command, parent, tmp_path, small_disk):
-    words = [{"MODEL": parent, "PLACE": tmp_path / "new.gguf"}.get(word, word) for word in command.split()]
-    few = "--sequences 2 --length 32 --multiple 8 --evaluate none --calibration calibration".split()
+    paths = {"MODEL": parent, "PLACE": tmp_path / "new.gguf"}
+    arguments = [paths.get(argument, argument) for argument in command.split()]
+    is_prune = arguments[0] == "prune"
+    if is_prune:
+        arguments += (
+            "--sequences 2 --length 32 --multiple 8 --evaluate none --calibration calibration".split()
+        )
     with small_disk(30_000):
-        done = run(*words, *(few if words[0] == "prune" else ()))
-    assert done.exit_code == 2 and "Traceback" not in done.output, done.output
-    assert done.stderr.strip().splitlines()[-1].startswith("comp-lib: expected to w"), done.stderr
+        result = run(*arguments)
+    assert result.exit_code == 2 and "Traceback" not in result.output, result.output
+    assert result.stderr.strip().splitlines()[-1].startswith("comp-lib: expected to w"), result.stderr
     # a run from disk to disk keeps what it has done, to go on from there; an export leaves nothing
-    assert [path.name for path in tmp_path.iterdir()] == (["new.gguf.partial"] if words[0] == "prune" else [])
+    assert [path.name for path in tmp_path.iterdir()] == (["new.gguf.partial"] if is_prune else [])
