@@ -70,7 +70,7 @@ def test_models_take_turns_and_the_first_round_does_not_count(monkeypatch):
 
 
 def test_what_is_timed_is_the_greedy_continuation(tiny_llama, monkeypatch):
-    """The clock counts calls of the model: the first token ends after one, each further token after one more."""
+    """The clock counts calls of the model: the first token ends after one, each further one after one more."""
     model = tiny_llama()
     prompt = torch.arange(3, 23)[None]
     fed = []

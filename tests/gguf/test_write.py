@@ -181,7 +181,7 @@ def test_a_model_comes_back_bit_for_bit(saved, cache, tmp_path, tokenizer, name)
 
 @pytest.mark.parametrize(("kind", "levels"), [("q8_0", 254), ("q4_1", 15), ("q4_0", 15)])
 def test_a_block_type_is_off_by_no_more_than_its_step(saved, tmp_path, kind, levels):
-    """A block of 32 has 2^bits - 1 steps at most, and half of one (one, if its ends are uneven) may be lost."""
+    """A block of 32 has 2^bits - 1 steps at most, and half of one (one, at uneven ends) may be lost."""
     folder, model = saved(intermediate_size=64)
     file = export_gguf(folder, tmp_path / "m.gguf", kind)
     stored = tensors(file)
