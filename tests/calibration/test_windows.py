@@ -90,7 +90,7 @@ def test_the_evaluated_text_is_refused_under_any_name(tokenizer, tmp_path, monke
     assert calibration_tokens("calibration", tokenizer, evaluated="copy.txt", **size).shape == (2, 16)
 
 
-# --- mixtures ---------------------------------------------------------------------------------------------------------
+# --- mixtures -----------------------------------------------------------------------------------------------
 
 
 def test_self_needs_a_model(tokenizer):
@@ -120,7 +120,7 @@ def test_a_mixture_that_ships_has_every_kind(tokenizer, model, own_cache):
             assert all(row in drawn for row in alone), text_name
 
 
-# --- a value ----------------------------------------------------------------------------------------------------------
+# --- a value ------------------------------------------------------------------------------------------------
 
 
 def test_a_calibration_draws_what_calibration_tokens_draws(tokenizer, model, short_file, own_cache):
