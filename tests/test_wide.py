@@ -95,7 +95,7 @@ def curve_of(errors):
         order=nothing,
         errors=torch.tensor(errors, dtype=torch.float64),
         counts=counts,
-        moved=nothing,
+        penalties=nothing,
         scores=nothing,
         weights=nothing,
     )

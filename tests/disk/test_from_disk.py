@@ -63,7 +63,7 @@ def content(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def undisturbed(parent, tokenizer, tmp_path_factory):
     """The folder that a run on `parent` writes where nothing disturbs it."""
-    out = tmp_path_factory.mktemp("calm") / "small"
+    out = tmp_path_factory.mktemp("undisturbed") / "small"
     prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
     return out
 
