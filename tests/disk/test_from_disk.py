@@ -252,8 +252,8 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(parent, tmp_path, tokenizer
         saving = Saving(windows=windows, name="parent", dtype=torch.bfloat16)
         return prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, saving=saving)
 
-    run(tmp_path / "calm" / "small")
-    expected = content(tmp_path / "calm" / "small")
+    run(tmp_path / "undisturbed" / "small")
+    expected = content(tmp_path / "undisturbed" / "small")
     names = points.names
     moments = {}  # name of a function -> the numbers of its moments
     for number, name in enumerate(names, 1):
@@ -366,8 +366,8 @@ def test_killed_twice_in_a_row_goes_on_from_the_last_finished_layer(parent, tmp_
     result = run(tmp_path / "small")
     assert finished == [0, 1, 2]  # no layer twice
     assert [report.layer for report in result.report.layers] == [0, 1, 2]
-    run(tmp_path / "calm" / "small")
-    assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
+    run(tmp_path / "undisturbed" / "small")
+    assert content(tmp_path / "small") == content(tmp_path / "undisturbed" / "small")
 
 
 def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(parent, tmp_path, tokenizer, monkeypatch):
@@ -386,14 +386,14 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(parent, tmp_path,
         return prune_to(out, opened(parent), tokenizer, tokens(8), MEASURED_WIDTHS, **options)
 
     monkeypatch.setattr("comp_lib.planning.sensitivity", counted)
-    plan = run(tmp_path / "calm" / "small").plan
+    plan = run(tmp_path / "undisturbed" / "small").plan
     for stop, expected in ((("comparing answers", 64), 2), (("pruning", 1), 1)):
         out = tmp_path / stop[0] / "small"
         measurements.clear()
         with pytest.raises(Killed):
             run(out, progress=observe)
         assert run(out).plan == plan and len(measurements) == expected
-        assert content(out) == content(tmp_path / "calm" / "small")
+        assert content(out) == content(tmp_path / "undisturbed" / "small")
 
 
 SCRIPT = """
