@@ -1,7 +1,8 @@
 """COMP: post-training structured pruning of LLaMA-class language models, without gradients.
 
-The method (Xu et al., arXiv 2501.15255; the derivation is ours) drops whole decoder layers, then those neurons of the
-other layers that their neighbours can best reproduce. Then it refits the kept weights to the dense layer's output.
+The method (Xu et al., arXiv 2501.15255; the derivation is ours) drops whole decoder layers, then those
+neurons of the other layers that their neighbours can best reproduce. Then it refits the kept weights to the
+dense layer's output.
 
     from comp_lib import Calibration, Settings, evaluate, load_model, prune
 
@@ -10,16 +11,18 @@ other layers that their neighbours can best reproduce. Then it refits the kept w
     pruned = prune(model, ids, Settings(ratio=0.2))  # pruned.model, pruned.plan, pruned.report
     evaluate(pruned.model, tokenizer, against=model).mean  # loss and the like, mean over eight kinds of text
 
-`prune_model("smollm2-135m", "build/small")` does that from disk to disk, saves it, and returns a verdict on it.
+`prune_model("smollm2-135m", "build/small")` does that from disk to disk, saves it, and returns a verdict on
+it.
 
-Where to read on: `comp` is the method on one page, `prune_layer` its five steps for one layer, `planning` decides how
-much each layer loses. The paper's ideas are folders: `importance` (what is removed), `hybrid_granularity` (how much),
-`recovery` (the refit), and `statistics` (the sums over tokens that all of them use). `decoder` is a model as the method
-reads it, `walk` a text on its way through it, `families` finds the parts of a decoder layer; `disk` prunes layer by
-layer from files to files. The rest is calibration, baselines, models, evaluation, gguf, compare, healing, analysis,
-plots, system and cli.
+Where to read on: `comp` is the method on one page, `prune_layer` its five steps for one layer, `planning`
+decides how much each layer loses. The paper's ideas are folders: `importance` (what is removed),
+`hybrid_granularity` (how much), `recovery` (the refit), and `statistics` (the sums over tokens that all of
+them use). `decoder` is a model as the method reads it, `walk` a text on its way through it, `families` finds
+the parts of a decoder layer; `disk` prunes layer by layer from files to files. The rest is calibration,
+baselines, models, evaluation, gguf, compare, healing, analysis, plots, system and cli.
 
-Importing this package is cheap. The names below are looked up on first use, so torch is loaded only when it is needed.
+Importing this package is cheap. The names below are looked up on first use, so torch is loaded only when it
+is needed.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ The plan says how many layers, neurons and KV groups stay (`planning.make_plan`)
 4. `shrink`: the tensors get smaller;
 5. `pass_on`: the text passes the pruned layer, so that the next layer is fitted to what it will really see.
 
-The loop, `prune_layers`, is the same for a model in memory (`prune`) and on disk (`disk.from_disk.prune_to`): it takes
-layers from a `Decoder` and gives them to a `Sink`.
+The loop, `prune_layers`, is the same for a model in memory (`prune`) and on disk (`disk.from_disk.prune_to`):
+it takes layers from a `Decoder` and gives them to a `Sink`.
 """
 
 from __future__ import annotations
@@ -54,13 +54,16 @@ class Sink(Protocol):
         """Room for hidden states, as `torch.empty` makes it."""
 
     def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
-        """Streams behind the layers that an earlier run has finished, and their reports; None and none to start.
+        """Streams behind the layers that an earlier run has finished, and their reports; None and none to
+        start.
 
         length: tokens of a sequence.
         """
 
     def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
-        """Take layer `index` of the parent, which is dropped where there is no report, and the streams behind it."""
+        """Take layer `index` of the parent, which is dropped where there is no report, and the streams behind
+        it.
+        """
 
 
 class KeepInMemory(Sink):
@@ -93,15 +96,17 @@ def prune(
     progress: Progress = no_progress,
     inplace: bool = False,
 ) -> Pruned:
-    """Prune `model` on the calibration tokens `ids` (S, L) and return the smaller model, its plan and a report.
+    """Prune `model` on calibration tokens ids (S, L); return the smaller model, its plan and a report.
 
-    The given model stays as it is, sharing the tensors that do not change; with `inplace` its layers are given up one
-    by one, which halves the memory. A `plan` that only says how much stays leaves the choice to the metric; one that
-    names what stays (`kept_neurons`, `kept_groups`, as a finished plan does) is carried out to the letter.
-    `progress` gets the report of each layer when it is finished.
-    Raises InputError before any work when the settings or the plan cannot be met, or a weight is NaN or infinite.
-    The recovery "bias" adds parameters, which the plan's `removed` counts.
-    Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
+    The given model stays as it is, sharing the tensors that do not change; with `inplace` its layers are
+    given up one by one, which halves the memory. A `plan` that only says how much stays leaves the choice to
+    the metric; one that names what stays (`kept_neurons`, `kept_groups`, as a finished plan does) is carried
+    out to the letter. `progress` gets the report of each layer when it is finished.
+
+    Raises InputError before any work when the settings or the plan cannot be met, or a weight is NaN or
+    infinite. The recovery "bias" adds parameters, which the plan's `removed` counts.
+    Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n
+    matrices.
 
         from comp_lib import Settings, load_model, prune
         from comp_lib.calibration.windows import calibration_tokens
@@ -136,7 +141,9 @@ def prune_layers(
     sink: Sink,
     progress: Progress = no_progress,
 ) -> list[LayerReport]:
-    """The loop: each layer of `model` that stays is pruned by the `plan` on ids (S, L), and given to the `sink`."""
+    """The loop: each layer of `model` that stays is pruned by the `plan` on ids (S, L), and given to the
+    `sink`.
+    """
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
     streams, reports = sink.resume(settings, ids.shape[1])

@@ -1,7 +1,8 @@
-"""A decoder as the method reads it: what stands before its layers, each layer by itself, and what stands behind.
+"""A decoder as the method reads it: what stands before its layers, each layer by itself, and what stands
+behind.
 
-`InMemory` is a model of transformers; `disk.model_on_disk.OnDisk` reads a layer from its file each time it is asked
-for. Whatever walks from layer to layer (`walk`, `comp.prune_layers`) takes both.
+`InMemory` is a model of transformers; `disk.model_on_disk.OnDisk` reads a layer from its file each time it is
+asked for. Whatever walks from layer to layer (`walk`, `comp.prune_layers`) takes both.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class InMemory(Decoder):
     """A model of transformers as a `Decoder`."""
 
     def __init__(self, model: Model, *, give_up_layers: bool = False) -> None:
-        """give_up_layers: whether a layer that is asked for shares no tensor with the model, so that the memory of
-        the model's own (perhaps a memory map of the whole layer) can be let go.
+        """give_up_layers: whether a layer that is asked for shares no tensor with the model, so that the
+        memory of the model's own (perhaps a memory map of the whole layer) can be let go.
         """
         self.model = model
         self.give_up_layers = give_up_layers
@@ -100,8 +101,8 @@ def as_decoder(model: Model | Decoder) -> Decoder:
 def copy_layer(layer: Layer, device: Device, *, share_tensors: bool = True) -> Layer:
     """A second `layer` on `device`, on which surgery can be done: the original stays as it is.
 
-    Where it is on that device already the two share their tensors, since surgery replaces tensors and never writes;
-    without `share_tensors` they do not.
+    Where it is on that device already the two share their tensors, since surgery replaces tensors and never
+    writes; without `share_tensors` they do not.
     """
     tensors = [*layer.parameters(), *layer.buffers()]
     target = torch.empty(0, device=device).device  # "cuda" is "cuda:0"

@@ -1,9 +1,9 @@
 """The one error that a user can cause, and how other people's errors become it.
 
-Every message is a single line in three parts: what was expected, what came, what to do. The command line shows the
-line and exits with code 2. It does the same with what the system refuses (OSError). Anything else that escapes is a
-bug of ours and keeps its traceback. With COMP_LIB_DEBUG=1 in the environment, or `--debug` on the command line, an
-InputError keeps its traceback too, with the error that caused it.
+Every message is a single line in three parts: what was expected, what came, what to do. The command line
+shows the line and exits with code 2. It does the same with what the system refuses (OSError). Anything else
+that escapes is a bug of ours and keeps its traceback. With COMP_LIB_DEBUG=1 in the environment, or `--debug`
+on the command line, an InputError keeps its traceback too, with the error that caused it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class InputError(ValueError):
     """
 
     def __init__(self, *, expected: str, got: object, hint: str = "") -> None:
-        """The sentence is "expected EXPECTED, got GOT: HINT"; white space and control characters are made visible."""
+        """The sentence is "expected EXPECTED, got GOT: HINT"; white space and control characters are made
+        visible.
+        """
         sentence = f"expected {expected}, got {got}"
         if hint:
             sentence = f"{sentence}: {hint}"
@@ -47,7 +49,9 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    """`text` as one line: half of a character, or a code that tells a terminal what to do, is shown by its number."""
+    """`text` as one line: half of a character, or a code that tells a terminal what to do, is shown by its
+    number.
+    """
     line = " ".join(text.split())
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode-escape").decode() for letter in line
@@ -61,11 +65,12 @@ def debugging() -> bool:
 
 @contextmanager
 def refusing(expected: str, place: str, hint: str) -> Iterator[None]:
-    """Turns any exception of foreign code in the block into an InputError; `place` names the file or value it read.
+    """Turns any exception of foreign code in the block into an InputError; `place` names the file or value it
+    read.
 
-    transformers and tokenizers have no error of their own for a file that makes no sense: they raise whatever comes,
-    bare `Exception` and panics of Rust among it. A bug in our own code stays what it is (see `is_bug_of_ours`), and so
-    does a lack of memory.
+    transformers and tokenizers have no error of their own for a file that makes no sense: they raise whatever
+    comes, bare `Exception` and panics of Rust among it. A bug in our own code stays what it is (see
+    `is_bug_of_ours`), and so does a lack of memory.
     """
     try:
         yield
@@ -81,7 +86,9 @@ def refusing(expected: str, place: str, hint: str) -> Iterator[None]:
 
 
 def is_bug_of_ours(error: BaseException) -> bool:
-    """Whether a line of this package itself raised an error of the kind that only a mistake in a program raises."""
+    """Whether a line of this package itself raised an error of the kind that only a mistake in a program
+    raises.
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

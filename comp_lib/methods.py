@@ -1,7 +1,8 @@
-"""The methods by name, for whoever says one: who plans for it, which settings it leaves, what follows the cut.
+"""The methods by name, for whoever says one: who plans for it, which settings it leaves, what follows the
+cut.
 
-A method that is not in METHODS can be any neuron metric of `importance.neurons.METRICS`, one of your own for instance.
-Nothing that is slow to import stands here: help is made from this table.
+A method that is not in METHODS can be any neuron metric of `importance.neurons.METRICS`, one of your own for
+instance. Nothing that is slow to import stands here: help is made from this table.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ class Method:
     """What is special about one method."""
 
     recovery: str = "none"
-    """What its makers do after the cut, one of RECOVERY_NAMES (LLM-Pruner fine-tunes, which no method here may)."""
+    """What its makers do after the cut, one of RECOVERY_NAMES (LLM-Pruner fine-tunes, which no method here
+    may).
+    """
     recovery_without_biases: str | None = None
     """The same where the model's family has no room for biases; None: the same."""
     neuron_metric: str | None = None

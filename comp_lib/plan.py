@@ -1,9 +1,9 @@
 """A plan: which layers stay, and how many neurons and KV groups in each of them.
 
-A plan is a value: written before any weight is touched, read, edited, saved as JSON, and carried out by `prune`.
-`PlanRequest` says what a planner is asked for; COMP's planners are in `hybrid_granularity`, others in `baselines`. The
-ratio is a lower bound on what is removed: widths are rounded *down* to a multiple that the hardware likes. Biases that
-a recovery adds are parameters too: `biased` plans pay for them.
+A plan is a value: written before any weight is touched, read, edited, saved as JSON, and carried out by
+`prune`. `PlanRequest` says what a planner is asked for; COMP's planners are in `hybrid_granularity`, others
+in `baselines`. The ratio is a lower bound on what is removed: widths are rounded *down* to a multiple that
+the hardware likes. Biases that a recovery adds are parameters too: `biased` plans pay for them.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """The plan in a file. Raises InputError when it is not there, cannot be read, or holds something else."""
+        """The plan in a file. Raises InputError when it is not there, cannot be read, or holds something
+        else.
+        """
         with refusing("a file with a plan", str(path), "name another"):
             text = Path(path).read_text(encoding="utf-8")
         return cls.from_json(text)
@@ -207,7 +209,8 @@ class PlanRequest:
         return tuple(self.kv_groups or self.shape.kv_groups[layer] for layer in self.layers)
 
     def removed(self, neurons: Sequence[int], groups: Sequence[int] | None = None) -> float:
-        """The fraction of the parameters that goes when the layers that stay keep so many neurons, less biases added.
+        """The fraction of the parameters that goes when the layers that stay keep so many neurons, less
+        biases added.
 
         groups: KV groups that they keep; None: as the request says.
         """
@@ -228,7 +231,8 @@ class PlanRequest:
         )
 
     def finished(self, kept_neurons: Sequence[Sequence[int]], kept_groups: Sequence[Sequence[int]]) -> Plan:
-        """The plan that keeps just these neurons and KV groups, an ascending sequence for each layer that stays.
+        """The plan that keeps just these neurons and KV groups, an ascending sequence for each layer that
+        stays.
 
         For planners that decide all by themselves: what the request says of KV groups is disregarded.
         """

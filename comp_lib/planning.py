@@ -1,7 +1,8 @@
-"""How much is removed: the plan of a run, before any weight is touched and as it was carried out, and its checks.
+"""How much is removed: the plan of a run, before any weight is touched and as it was carried out, and its
+checks.
 
-Whole layers first, as many as the ratio needs, by layer importance (`importance`); then the width of each layer that
-stays (`hybrid_granularity`). Baselines that plan the whole model by themselves are in `baselines`.
+Whole layers first, as many as the ratio needs, by layer importance (`importance`); then the width of each
+layer that stays (`hybrid_granularity`). Baselines that plan the whole model by themselves are in `baselines`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def make_plan(
     name: str = "",
     progress: Progress = no_progress,
 ) -> Plan:
-    """The plan that `settings` ask for, on calibration tokens ids (S, L). Raises InputError when they cannot be met."""
+    """The plan that `settings` ask for, on calibration tokens ids (S, L). Raises InputError when they cannot
+    be met.
+    """
     decoder = as_decoder(model)
     planner = _planner_of(settings)
     if planner is not None:
@@ -210,7 +213,7 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
         raise InputError(
             expected="settings as Settings(...)", got=type(settings).__name__, hint="import it from comp_lib"
         )
-    if not isinstance(model, Decoder | Model):
+    if not isinstance(model, Decoder | Model) or not hasattr(model, "config"):
         raise InputError(
             expected="a model",
             got=type(model).__name__,

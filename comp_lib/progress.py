@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-# called with what is being done, steps done and steps in all; and with the report of a decoder layer that is finished
+# called with what is being done, steps done and steps in all; and with the report of a decoder layer that is
+# finished
 Progress = Callable[..., Any]
 
 

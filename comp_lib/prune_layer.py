@@ -1,8 +1,9 @@
 """One layer of the decoder, in five visible steps: gather, choose, recover, shrink, pass on.
 
-`comp.prune_layers` calls `prune_layer` for each layer. What a layer needs of those before it, and leaves to those
-behind it, are the `Streams`: the calibration text's hidden states (S, L, d) in the pruned model and, where the least
-squares aim at it, in the dense one. Each is a tensor, or anything that is sliced like one (`disk.work_folder.StatesFile`).
+`comp.prune_layers` calls `prune_layer` for each layer. What a layer needs of those before it, and leaves to
+those behind it, are the `Streams`: the calibration text's hidden states (S, L, d) in the pruned model and,
+where the least squares aim at it, in the dense one. Each is a tensor, or anything that is sliced like one
+(`disk.work_folder.StatesFile`).
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class LayerReport:
     """What happened to one decoder layer that stays."""
 
     layer: int  # in the parent
-    # ||X W - X V||^2 / ||X W||^2 of down_proj after recovery, over the calibration text, weighted as the settings say
+    # ||X W - X V||^2 / ||X W||^2 of down_proj after recovery, over the calibration text, weighted as the
+    # settings say
     error: float
     attention_error: float  # the same for o_proj
     ridge: float | None  # lambda with which the recovery of down_proj was solved
@@ -101,7 +103,9 @@ class Streams:
 
     @classmethod
     def start(cls, pruned: States, settings: Settings, plan: Plan, shape: Shape) -> Streams:
-        """Streams before the first layer, where the pruned model's is the dense one's too. shape: the parent's."""
+        """Streams before the first layer, where the pruned model's is the dense one's too. shape: the
+        parent's.
+        """
         dense = pruned if settings.aims_at_dense(plan, shape) else None
         return cls(pruned, dense, generator=torch.Generator().manual_seed(settings.seed))
 
@@ -132,13 +136,16 @@ class Gathered:
     """What the calibration text says of one dense layer."""
 
     problem: Problem
-    # inputs X of the dense layer (S, L, n), kept for `pass_on` where they take no more room than the statistics
+    # inputs X of the dense layer (S, L, n), kept for `pass_on` where they take no more room than the
+    # statistics
     inputs: Tensor | None
     ridge_position: int | None  # of the chosen lambda in the grid
 
 
 def prune_layer(run: Run, index: int, layer: Layer, streams: Streams) -> LayerReport | None:
-    """Narrow `layer`, number `index` of the parent, in place, and move the streams behind it. None: it is dropped."""
+    """Narrow `layer`, number `index` of the parent, in place, and move the streams behind it. None: it is
+    dropped.
+    """
     start = time.perf_counter()
     if run.settings.recovery == "bias":
         add_biases(layer)
@@ -160,7 +167,9 @@ def prune_layer(run: Run, index: int, layer: Layer, streams: Streams) -> LayerRe
 
 
 def advance_dense(run: Run, layer: Layer, streams: Streams) -> dict[Step, States]:
-    """Move the dense stream, if there is one, through the layer as it is; what it is behind each step is a target."""
+    """Move the dense stream, if there is one, through the layer as it is; what it is behind each step is a
+    target.
+    """
     targets = dict[Step, States]()
     if streams.dense is not None:
         for step in STEPS:
@@ -171,7 +180,9 @@ def advance_dense(run: Run, layer: Layer, streams: Streams) -> dict[Step, States
 
 
 def prune_step(run: Run, layer: Layer, task: Task, target: States | None, streams: Streams) -> Refit:
-    """The five steps, for one dense layer. target (S, L, d): the stream that it should lead to; None: its own."""
+    """The five steps, for one dense layer. target (S, L, d): the stream that it should lead to; None: its
+    own.
+    """
     refit = Refit(torch.arange(task.full_width))
     inputs = None
     if needs_refit(task, streams):
@@ -202,7 +213,9 @@ def needs_refit(task: Task, streams: Streams) -> bool:
 
 
 def gather(run: Run, layer: Layer, task: Task, target: States | None, streams: Streams) -> Gathered:
-    """Step 1: the statistics of the text in the dense layer, and the ridge that suits it, by two halves of the text."""
+    """Step 1: the statistics of the text in the dense layer, and the ridge that suits it, by two halves of
+    the text.
+    """
     settings = run.settings
     hidden = streams.pruned
     count, length, _ = hidden.shape
@@ -249,7 +262,9 @@ def sum_statistics(
     sequences: slice,
     inputs: Tensor | None,
 ) -> Statistics:
-    """The statistics over some `sequences`, whose inputs of the dense layer are written to `inputs`, if given."""
+    """The statistics over some `sequences`, whose inputs of the dense layer are written to `inputs`, if
+    given.
+    """
     settings = run.settings
     linear = parts(layer)[step].linear
     device = linear.weight.device
@@ -291,8 +306,8 @@ def pass_on(
 ) -> None:
     """Step 5: all sequences through one residual step, from `hidden` to `out`, which may be the same.
 
-    kept_inputs: inputs X (S, L, n) of the dense layer as it was, and which of them stay (k,): they need not be computed
-    again.
+    kept_inputs: inputs X (S, L, n) of the dense layer as it was, and which of them stay (k,): they need not
+    be computed again.
     """
     for rows in batches(*hidden.shape[:2]):
         before = hidden[rows].to(run.settings.device)

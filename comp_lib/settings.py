@@ -1,6 +1,8 @@
-"""What a run of COMP is asked to do: one frozen value, checked before any work starts; and the names that it may say.
+"""What a run of COMP is asked to do: one frozen value, checked before any work starts; and the names that it
+may say.
 
-What is slow to import is imported where it is used, since help is made from these tables and is to appear at once.
+What is slow to import is imported where it is used, since help is made from these tables and is to appear at
+once.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ if TYPE_CHECKING:
     from .plan import Plan, PlanRequest
     from .shape import Shape
 
-# The same for all layers, which any runtime loads; by layer importance, the paper's; by measurement, the best.
+# The same for all layers, which any runtime loads; by layer importance, the paper's; by measurement, the
+# best.
 WIDTHS = ("uniform", "per-layer", "measured")
 AIMS = ("self", "dense", "auto")
-# What to set for a whole recipe. What each costs and reaches: benchmarks/RESULTS.md. The paper's share of whole layers
-# is our choice: the digests name none.
+# What to set for a whole recipe. What each costs and reaches: benchmarks/RESULTS.md. The paper's share of
+# whole layers is our choice: the digests name none.
 PRESETS: dict[str, dict[str, Any]] = {
     "stock": {"widths": "uniform", "aim": "auto"},
     "best": {"widths": "measured", "aim": "dense"},
@@ -39,8 +42,9 @@ PRESETS_IN_WORDS = {
 }
 LARGE_RATIO = 0.2  # of the decoder: where more is to go, the aim "auto" is the dense model's stream
 ROUNDING = 0.02  # of the decoder: so far may what a plan removes be from what it says that it removes
-# What `comp-lib prune` takes where nothing else is said. Of text: 128 sequences, or what SEQUENCES says. Of mixtures
-# as many or PER_NEURON tokens for each neuron of a layer, but at most MOST_TOKENS, which they have with any tokenizer.
+# What `comp-lib prune` takes where nothing else is said. Of text: 128 sequences, or what SEQUENCES says. Of
+# mixtures as many or PER_NEURON tokens for each neuron of a layer, but at most MOST_TOKENS, which they have
+# with any tokenizer.
 DEFAULTS: dict[str, Any] = {
     "calibration": "general",
     "length": 256,
@@ -93,7 +97,9 @@ class Settings:
     recovery: str = "least-squares"
     """One of RECOVERY_NAMES, for any method; its own is `methods.default_recovery`."""
     aim: str = "self"
-    """Of the least squares: the layer's own output ("self"), the "dense" model's stream, or "auto", by LARGE_RATIO."""
+    """Of the least squares: the layer's own output ("self"), the "dense" model's stream, or "auto", by
+    LARGE_RATIO.
+    """
     ridge: float | str = "auto"
     """lambda of the solves, relative to each input's own energy; "auto": by held-out text."""
     token_weights: bool = True
@@ -189,17 +195,21 @@ class Settings:
 
     @property
     def neuron_metric(self) -> str:
-        """A name in METRICS. COMP's metric presumes its recovery, so the recovery decides which of the two it is."""
+        """A name in METRICS. COMP's metric presumes its recovery, so the recovery decides which of the two it
+        is.
+        """
         metric = method_of(self.method).neuron_metric or self.method
         if metric != "condition":
             return metric
         return "full-condition" if self.recovery == "least-squares" else "mask-condition"
 
     def aims_at_dense(self, plan: Plan, shape: Shape) -> bool:
-        """Whether the fit aims at the dense model's stream, at the price of a second walk. shape: the parent's.
+        """Whether the fit aims at the dense model's stream, at the price of a second walk. shape: the
+        parent's.
 
-        The aim "auto" goes by the ratio that the plan was made for, which rounding of widths exceeds a little. If the
-        plan does not remove what it says (somebody has changed its widths), "auto" goes by what it does remove.
+        The aim "auto" goes by the ratio that the plan was made for, which rounding of widths exceeds a
+        little. If the plan does not remove what it says (somebody has changed its widths), "auto" goes by
+        what it does remove.
         """
         left = shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
         removed = 1.0 - left / shape.decoder

@@ -3,10 +3,11 @@
 A decoder layer owns, for hidden size d, head size k, n neurons and g KV groups of r query heads each:
 
     MLP          n * (3 d)                    gate, up and down: one neuron is a row, a row and a column
-    attention    g * (2 k d + 2 r k d)        k and v; q and o: one KV group can only go as a whole
-    norms        2 d                          stay as long as the layer does, as does an attention without plain groups
+    attention    g * (2 k d + 2 r k d)        k and v; q and o: one KV group can only go as a whole norms
+    2 d                          stay as long as the layer does, as does an attention without plain groups
 
-plus biases where the model has them. What is counted here is checked against `model.num_parameters()` by a test.
+plus biases where the model has them. What is counted here is checked against `model.num_parameters()` by a
+test.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ class Shape:
 
     @property
     def stock(self) -> bool:
-        """Uniform, and with a number of heads that transformers' LlamaConfig accepts (it must divide `hidden`)."""
+        """Uniform, and with a number of heads that transformers' LlamaConfig accepts (it must divide
+        `hidden`).
+        """
         return self.uniform and self.hidden % (self.kv_groups[0] * self.group_heads) == 0
 
     def with_biases(self) -> Shape:
@@ -144,7 +147,9 @@ class Shape:
 
 
 def _block_parameters(part: Part) -> int:
-    """Parameters of one block of a part: the rows that produce its inputs of the dense layer, and what reads them."""
+    """Parameters of one block of a part: the rows that produce its inputs of the dense layer, and what reads
+    them.
+    """
     total = part.block * part.linear.out_features
     for name, rows in part.rows.items():
         linear = getattr(part.module, name)

@@ -1,9 +1,10 @@
 """Surgery: tensors that really shrink.
 
-Removing MLP neuron i takes its rows of the matrices that produce it (gate_proj and up_proj in Llama) and its column of
-down_proj; removing a KV group takes its rows of k_proj and v_proj, the rows of q_proj of its query heads, and their
-columns of o_proj. Which rows and columns those are, the family knows. What remains is an ordinary module of the same
-class: no mask, no wrapper, nothing extra at run time but the biases of a recovery that asks for them.
+Removing MLP neuron i takes its rows of the matrices that produce it (gate_proj and up_proj in Llama) and its
+column of down_proj; removing a KV group takes its rows of k_proj and v_proj, the rows of q_proj of its query
+heads, and their columns of o_proj. Which rows and columns those are, the family knows. What remains is an
+ordinary module of the same class: no mask, no wrapper, nothing extra at run time but the biases of a recovery
+that asks for them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Refit:
 
 
 def shallow_copy(model: Model) -> CausalLM:
-    """A second model with its own structure and config around the same tensors: surgery replaces, never writes."""
+    """A second model with its own structure and config around the same tensors: surgery replaces, never
+    writes.
+    """
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     copied: CausalLM = copy.deepcopy(model, tensors)  # type: ignore[assignment]
     return copied
@@ -111,7 +114,8 @@ def add_biases(layer: Layer) -> None:
 def keep_layers(model: Model, layers: Sequence[int]) -> None:
     """Drop all other decoder layers, and number those that stay anew.
 
-    Lists in the config with an entry for each layer (`layer_types`, `no_rope_layers`, ...) lose those of dropped ones.
+    Lists in the config with an entry for each layer (`layer_types`, `no_rope_layers`, ...) lose those of
+    dropped ones.
     """
     stack = layers_of(model)
     for name, entries in list(vars(model.config).items()):

@@ -1,8 +1,8 @@
 """A text on its way through a decoder, layer by layer: what every measurement of a model is made of.
 
-A measurement needs what flows *into* a layer, and nothing of the layers around it. So the hidden states of all
-sequences, h (S, L, d), are what lives through a walk; a layer is copied to the compute device, used, and let go (our
-reading of the paper's "layers loaded one at a time").
+A measurement needs what flows *into* a layer, and nothing of the layers around it. So the hidden states of
+all sequences, h (S, L, d), are what lives through a walk; a layer is copied to the compute device, used, and
+let go (our reading of the paper's "layers loaded one at a time").
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class Visit:
 
     @property
     def after(self) -> Tensor:
-        """Hidden states that leave the layer (S, L, d): computed once. Who has computed them otherwise sets them."""
+        """Hidden states that leave the layer (S, L, d): computed once. Who has computed them otherwise sets
+        them.
+        """
         if self._after is None:
             self._after = self.through(self.before)
         return self._after
@@ -72,8 +74,8 @@ def walk(model: Model | Decoder, ids: Tensor, device: Device = "cpu") -> Iterato
     """Walk the text ids (S, L) through all layers, one on `device` at a time.
 
     A visit ends when the next one is asked for. Its layer is let go then, before the next is read: so use
-    `visit.layer`, and keep no other name for it. A layer that nobody passes, at the end of a walk that is broken off,
-    is not computed.
+    `visit.layer`, and keep no other name for it. A layer that nobody passes, at the end of a walk that is
+    broken off, is not computed.
     """
     decoder = as_decoder(model)
     hidden = decoder.embed(ids)
@@ -88,8 +90,8 @@ def walk(model: Model | Decoder, ids: Tensor, device: Device = "cpu") -> Iterato
 def sequence_losses(model: Model | Decoder, hidden: Tensor, ids: Tensor) -> Tensor:
     """Mean next-token loss of each sequence, nats per token, from the last layer's output: (S, L, d) -> (S,).
 
-    The vocabulary is wide, so logits z exist for some tokens and for a piece of the head at a time, piece by piece in
-    -log p(x) = log sum_v exp(z_v) - z_x.
+    The vocabulary is wide, so logits z exist for some tokens and for a piece of the head at a time, piece by
+    piece in -log p(x) = log sum_v exp(z_v) - z_x.
     """
     decoder = as_decoder(model)
     states = hidden[:, :-1].flatten(0, 1)

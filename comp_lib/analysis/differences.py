@@ -49,7 +49,8 @@ def carried_plan(name: str) -> Plan | None:
 
 
 def match_layers(model: Model, other_model: Model, plan: Plan | None = None) -> dict[int, int]:
-    """Layers of `model` -> of `other_model`: by `plan` if it pruned `other_model` from `model`, else by their numbers.
+    """Layers of `model` -> of `other_model`: by `plan` if it pruned `other_model` from `model`, else by their
+    numbers.
 
     A pruned model and its healed copy carry the same plan, and neither was pruned from the other.
     Raises InputError for models of other widths or vocabularies, or with layers that cannot be matched.
@@ -82,7 +83,8 @@ def match_layers(model: Model, other_model: Model, plan: Plan | None = None) -> 
 def changed_layers(
     model: Model, other_model: Model, sample: Sample, plan: Plan | None = None, device: Device = "cpu"
 ) -> pd.DataFrame:
-    """How each layer of `model` differs in `other_model`, on the same text; columns: COLUMNS["changed_layers"].
+    """How each layer of `model` differs in `other_model`, on the same text; columns:
+    COLUMNS["changed_layers"].
 
     plan: of `other_model`, where whole layers were dropped. Raises InputError as `match_layers` does.
     """

@@ -34,12 +34,13 @@ def ratio_within(
     saved_dtype: torch.dtype,
     progress: Progress = no_progress,
 ) -> float:
-    """The largest ratio found with which the loss on `windows` rises by `at_most`, in nats per token, mean over kinds.
+    """The largest ratio found with which the loss on `windows` rises by `at_most`, in nats per token, mean
+    over kinds.
 
-    The model is pruned in memory on ids (S, L) with these settings, TRIES times at most, and judged with the numbers
-    that files in `saved_dtype` will hold. Each ratio is where a parabola through the two nearest measured ones has that
-    loss, in the middle half of what lies between them.
-    Raises InputError when even the smallest step costs more.
+    The model is pruned in memory on ids (S, L) with these settings, TRIES times at most, and judged with the
+    numbers that files in `saved_dtype` will hold. Each ratio is where a parabola through the two nearest
+    measured ones has that loss, in the middle half of what lies between them. Raises InputError when even the
+    smallest step costs more.
     """
     ids = check_call(model, ids, settings)
     dense_loss = judge(model, windows).mean["loss"]
@@ -94,7 +95,9 @@ def round_weights(model: Model, dtype: torch.dtype) -> None:
 
 
 def _next_ratio(at_most: float, low: float, low_cost: float, high: float, high_cost: float) -> float:
-    """Where a parabola from the ratio `low` that costs `low_cost` to `high` costs `at_most`, in the middle half."""
+    """Where a parabola from the ratio `low` that costs `low_cost` to `high` costs `at_most`, in the middle
+    half.
+    """
     share = math.sqrt((at_most - low_cost) / (high_cost - low_cost))
     return round(max(SMALLEST_RATIO, low + (high - low) * min(max(share, 0.25), 0.75)), 3)
 

@@ -1,9 +1,10 @@
 """COMP from files to files: the model is never there as a whole, and the same call goes on after a kill.
 
 The same loop as in memory, `comp.prune_layers`, with other ends: a layer is read from its files
-(`model_on_disk.OnDisk`), pruned, and written to its place in the files of the new model (`WriteToDisk`). Hidden states
-are in files too. So memory grows with the largest layer, not with the number of layers; but what judges a layer by the
-model's answer (measured widths, layers to drop) has a few sequences of states for each layer.
+(`model_on_disk.OnDisk`), pruned, and written to its place in the files of the new model (`WriteToDisk`).
+Hidden states are in files too. So memory grows with the largest layer, not with the number of layers; but
+what judges a layer by the model's answer (measured widths, layers to drop) has a few sequences of states for
+each layer.
 
 All of it happens in `NAME.partial`, beside the folder NAME that it becomes:
 
@@ -12,8 +13,8 @@ All of it happens in `NAME.partial`, beside the folder NAME that it becomes:
     model.safetensors the new model, of which progress.json says how many layers are there
     states-N          hidden states (`work_folder.StatesFile`)
 
-What progress.json names is on the disk before it is named; what it does not name is made again. So a run that was cut
-off, wherever, ends with the bytes of an undisturbed one.
+What progress.json names is on the disk before it is named; what it does not name is made again. So a run that
+was cut off, wherever, ends with the bytes of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from .model_on_disk import TOKENS_OF_A_PIECE, OnDisk
 from .work_folder import JOURNAL, Journal, StatesFile, lay_out, write_rows
 
 LOCK = "lock"
-STATES_FILES = 6  # at once, at most: two streams, three steps of a layer, and one after a kill
+STATES_FILES = 5  # at once, at most: two streams, and three steps of a layer
 DISK_BLOCK = 512  # bytes, of which the system counts how many a file takes
 
 
@@ -97,12 +98,13 @@ def prune_to(
 ) -> Written:
     """Prune `model` on the calibration tokens `ids` (S, L) and write the result to the folder `out`.
 
-    Equal to `prune` and `save_checkpoint` up to rounding; what is judged is what the files hold, in `saving.dtype`. The
-    same call goes on from the last finished layer when an earlier one was cut off, and ends with the same bytes. A
-    method that needs gradients needs a plan that was made in memory.
+    Equal to `prune` and `save_checkpoint` up to rounding; what is judged is what the files hold, in
+    `saving.dtype`. The same call goes on from the last finished layer when an earlier one was cut off, and
+    ends with the same bytes. A method that needs gradients needs a plan that was made in memory.
 
-    Raises InputError before any work for what `prune` and `save_checkpoint` refuse (NaN: when it is read), when another
-    process prunes into `out`, and when `NAME.partial` was begun with another request or is somebody's.
+    Raises InputError before any work for what `prune` and `save_checkpoint` refuse (NaN: when it is read),
+    when another process prunes into `out`, and when `NAME.partial` was begun with another request or is
+    somebody's.
     """
     started = time.perf_counter()
     ids = check_call(model, ids, settings, plan)
@@ -185,7 +187,8 @@ def _disk_usage(folder: Path) -> dict[str, int]:
 def _alone(work: Path) -> Iterator[None]:
     """In the block no other process works in the folder `work`, which is made where it is not there.
 
-    Raises InputError when one does, and when the system refuses something in the block, such as more of a full disk.
+    Raises InputError when one does, and when the system refuses something in the block, such as more of a
+    full disk.
     """
     try:
         work.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
 """A model in files, which is never there as a whole: a `Decoder` that reads its layers one by one.
 
-A layer is read from its file each time it is asked for, of the embedding only the rows that a text needs, of the head a
-piece at a time; so all that walks from layer to layer (block influence, loss increase, FLAP, COMP itself) runs on it as
-it stands. Shapes come from a meta model, without numbers, built by transformers from the config.
+A layer is read from its file each time it is asked for, of the embedding only the rows that a text needs, of
+the head a piece at a time; so all that walks from layer to layer (block influence, loss increase, FLAP, COMP
+itself) runs on it as it stands. Shapes come from a meta model, without numbers, built by transformers from
+the config.
 """
 
 from __future__ import annotations

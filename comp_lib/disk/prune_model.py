@@ -1,7 +1,8 @@
-"""From the name of a model to a smaller folder, and a verdict on it: all of `comp-lib prune`, to be called from Python.
+"""From the name of a model to a smaller folder, and a verdict on it: all of `comp-lib prune`, to be called
+from Python.
 
-What comes out is saved as its parent is, in bfloat16 where that is quantised, as nearly all originals are; never in
-more bytes than it was computed in.
+What comes out is saved as its parent is, in bfloat16 where that is quantised, as nearly all originals are;
+never in more bytes than it was computed in.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ def prune_model(
 ) -> Verdict:
     """Prune the model of that name, or in that folder, into the folder `out`: what `comp-lib prune` does.
 
-    The same call goes on after a stop, one with `at_most` once its ratio is found. The whole model is in memory only
-    while it writes text, or where a method needs gradients.
+    The same call goes on after a stop, one with `at_most` once its ratio is found. The whole model is in
+    memory only while it writes text, or where a method needs gradients.
 
         from comp_lib import Calibration, prune_model
 
@@ -116,16 +117,17 @@ def prune_model(
     Args:
         model: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
-        at_most: in place of a ratio, how much the loss may rise, in nats per token (see `at_most.ratio_within`).
+        at_most: in place of a ratio, how much the loss may rise, in nats per token (`at_most.ratio_within`).
         preset: one of settings.PRESETS.
         calibration: text that decides, or its name or path. Its seed is also that of metrics that draw.
         evaluated: text that judges; None or "none": nothing is measured.
-        method, layers, layer_metric, widths, kv_groups, recovery, aim, ridge, token_weights, multiple, device: fields
-            of `Settings`, which win over the preset's. None is the default.
+        method, layers, layer_metric, widths, kv_groups, recovery, aim, ridge, token_weights, multiple,
+            device: fields of `Settings`, which win over the preset's. None is the default.
         dtype: to compute in: "float32", "bfloat16" or "float16".
         overwrite: whether an earlier result in `out` may be replaced.
 
-    Raises InputError, before the model writes any text, for whatever cannot be; and for an `at_most` out of reach.
+    Raises InputError, before the model writes any text, for whatever cannot be; and for an `at_most` out of
+    reach.
     """
     started = time.perf_counter()
     if not isinstance(model, str | Path):

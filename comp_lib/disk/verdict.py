@@ -92,7 +92,9 @@ class Verdict(Written):
 
 
 def losses_by_text(written: Written, windows: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
-    """Text -> mean losses of both models over its windows, and their mean over texts last; {} if none was measured."""
+    """Text -> mean losses of both models over its windows, and their mean over texts last; {} if none was
+    measured.
+    """
     if not windows:
         return {}
     losses = torch.tensor(written.losses, dtype=torch.float64)  # (windows, 2)

@@ -2,10 +2,10 @@
 
 *Hidden states* of all sequences are in files, for texts that are wider than memory.
 
-*The new model* is laid out before its numbers are there. A safetensors file is the length of its header (8 bytes), the
-header as JSON with the place of each tensor's bytes, and the bytes. A plan says the shape of every tensor, so `lay_out`
-writes the header first, and each layer goes to its place when it is done: in one file, or above LARGEST_FILE_BYTES in
-numbered files with an index, as `save_pretrained` makes them.
+*The new model* is laid out before its numbers are there. A safetensors file is the length of its header (8
+bytes), the header as JSON with the place of each tensor's bytes, and the bytes. A plan says the shape of
+every tensor, so `lay_out` writes the header first, and each layer goes to its place when it is done: in one
+file, or above LARGEST_FILE_BYTES in numbered files with an index, as `save_pretrained` makes them.
 
 *The journal* says what is finished. A killed process leaves it whole.
 """

@@ -1,4 +1,6 @@
-"""Finding the parts of a decoder layer: its gated MLP, and what mixes the tokens, with the linear that ends each."""
+"""Finding the parts of a decoder layer: its gated MLP, and what mixes the tokens, with the linear that ends
+each.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ class Part:
     rows: dict[str, Tensor]
     """All other linears, which produce the inputs of that one: name -> rows (blocks, rows of a block).
 
-    A block is what can only go as a whole: a neuron, a KV group with its query heads, or all of another mixer.
+    A block is what can only go as a whole: a neuron, a KV group with its query heads, or all of another
+    mixer.
     """
     block: int = 1  # inputs of the linear in a block
     grouped: bool = False  # whether an attention is queries, keys, values and outputs whose rows are heads
@@ -101,7 +104,9 @@ def _gated_mlp(layer: Layer, name: str, mlp: Any, linears: set[str]) -> Part:
 
 
 def _mixer(name: str, module: Any, linears: set[str], output_name: str) -> Part:
-    """What mixes the tokens. Its blocks are KV groups where it is plain attention with norms; else it is one block."""
+    """What mixes the tokens. Its blocks are KV groups where it is plain attention with norms; else it is one
+    block.
+    """
     linear = getattr(module, output_name)
     widths = {
         linear_name: getattr(module, linear_name).out_features

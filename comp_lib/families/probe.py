@@ -1,4 +1,5 @@
-"""Probing a decoder layer: is it the two steps that we take it for, and how does each reach the residual stream?
+"""Probing a decoder layer: is it the two steps that we take it for, and how does each reach the residual
+stream?
 
 A layer is asked by its own forward, in which one of its parts puts out a value that we choose.
 """
@@ -34,8 +35,8 @@ def run_layer(
 ) -> tuple[Tensor, list[Tensor]]:
     """The layer's own forward, where `attention` or `mlp` puts out a given value for each token.
 
-    Returns the states behind the layer (B, L, d), and what the dense layers of the parts that ran got (B, L, n). Where
-    attention is given the layer needs no arguments.
+    Returns the states behind the layer (B, L, d), and what the dense layers of the parts that ran got (B, L,
+    n). Where attention is given the layer needs no arguments.
     """
     layer_parts: dict[Any, Part] = parts(layer)
     stand_ins = dict[str, Any]()
@@ -73,14 +74,17 @@ def _answer(name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> Any:
 
 
 def answered(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor:
-    """The stream (B, L, d) behind a step whose dense layer gets x (B, L, n), while the other part adds nothing."""
+    """The stream (B, L, d) behind a step whose dense layer gets x (B, L, n), while the other part adds
+    nothing.
+    """
     output: Tensor = parts(layer)[step].linear(x)
     return run_layer(layer, stream, None, **SILENT | {step: output})[0]
 
 
 @torch.no_grad()
 def reach(layer: Layer, step: Step) -> tuple[Tensor, bool]:
-    """What the outputs of a dense layer are multiplied by on their way to the stream (d,), and whether a norm is there.
+    """What the outputs of a dense layer are multiplied by on their way to the stream (d,), and whether a norm
+    is there.
 
     Raises InputError for another way than those two.
     """
@@ -99,7 +103,8 @@ def reach(layer: Layer, step: Step) -> tuple[Tensor, bool]:
 
 
 def dense_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor:
-    """What the dense layer should put out, its bias aside, so that the step adds `change` (..., d) to the stream.
+    """What the dense layer should put out, its bias aside, so that the step adds `change` (..., d) to the
+    stream.
 
     x (..., n): its inputs. A norm y -> g y / |y| forgets how large y is. So of a change r that is to be added only
     the direction r / g can be met, and any y along it does so. The target is as large as the layer's own output:
@@ -121,10 +126,10 @@ def dense_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor:
 def gain_behind(layer: Layer, step: Step) -> Tensor | None:
     """What the outputs of the dense layer are multiplied by on their way to the stream, (d,), rms 1.
 
-    None: all by the same. Behind a norm an error e of the output adds g e / |y| to the stream, to first order and
-    but for what lies along y. In the first layer of Gemma 3 270M g goes from 0.2 to 150. So who goes, and how hard
-    the others are held, is judged on outputs times g; the refit of each output by itself stays what it is. (Our
-    derivation, tested against brute force.)
+    None: all by the same. Behind a norm an error e of the output adds g e / |y| to the stream, to first order
+    and but for what lies along y. In the first layer of Gemma 3 270M g goes from 0.2 to 150. So who goes, and
+    how hard the others are held, is judged on outputs times g; the refit of each output by itself stays what
+    it is. (Our derivation, tested against brute force.)
     """
     scale, normed = reach(layer, step)
     gain = scale.float().abs()
@@ -142,8 +147,9 @@ def close(values: Tensor, reference: Tensor) -> bool:
 def check(layer: Layer, hidden: Tensor, arguments: Arguments) -> None:
     """Raises InputError unless the layer is its two steps, and each as we take it to be, on states (1, L, d).
 
-    The steps are composed and held against the layer's own output; what each adds is what its dense layer says, in a
-    way that `reach` knows; and where all that produces some blocks of its inputs is silent, just those are zero.
+    The steps are composed and held against the layer's own output; what each adds is what its dense layer
+    says, in a way that `reach` knows; and where all that produces some blocks of its inputs is silent, just
+    those are zero.
     """
     attention = partial(run_layer, layer, arguments=arguments, mlp=0.0)
     mlp = partial(run_layer, layer, arguments=None, attention=0.0)

@@ -1,6 +1,7 @@
 """The words that all of the library shares: a model, its layers, the two steps of a layer.
 
-COMP looks at a decoder layer as two residual steps, each of which ends in a dense layer that writes to the stream:
+COMP looks at a decoder layer as two residual steps, each of which ends in a dense layer that writes to the
+stream:
 
     r  = h + out(o_proj(X_o)),      h' = r + out(down_proj(X))
 
@@ -13,10 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
-Model = PreTrainedModel
-"""A causal language model in memory, as transformers builds it."""
 Layer = nn.Module
 Device = torch.device | str
 Step = Literal["attention", "mlp"]
@@ -24,9 +22,13 @@ Step = Literal["attention", "mlp"]
 STEPS: tuple[Step, Step] = ("attention", "mlp")
 
 if TYPE_CHECKING:
-    from transformers import GenerationMixin
+    from transformers import GenerationMixin, PreTrainedModel
+
+    Model = PreTrainedModel
+    """A causal language model in memory, as transformers builds it."""
 
     class CausalLM(PreTrainedModel, GenerationMixin):
         """What this library returns as a model: one of transformers' that can also write text."""
-else:
-    CausalLM = PreTrainedModel
+else:  # importing transformers' class takes a second, with packages that pruning has no use for
+    Model = nn.Module
+    CausalLM = nn.Module

@@ -1,7 +1,8 @@
 """Running a model piece by piece: what it does around its layers, and each of the two steps of a layer.
 
-All is done by the model's own forward, with stand-ins for the pieces that do not run. Granite multiplies and divides
-around its layers, Gemma 2 bends the logits, windowed layers get other masks: none of that is written down here.
+All is done by the model's own forward, with stand-ins for the pieces that do not run. Granite multiplies and
+divides around its layers, Gemma 2 bends the logits, windowed layers get other masks: none of that is written
+down here.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def check_ids(ids: Tensor, vocabulary: int) -> None:
 def embed(model: Model, ids: Tensor, table: nn.Module | None = None) -> Tensor:
     """Hidden states before the first layer: ids (S, L) -> (S, L, d).
 
-    table: the embedding to look them up in; None: the model's. Raises InputError for tokens that it does not know.
+    table: the embedding to look them up in; None: the model's. Raises InputError for tokens that it does not
+    know.
     """
     backbone = backbone_of(model)
     if table is None:
@@ -59,7 +61,8 @@ def embed(model: Model, ids: Tensor, table: nn.Module | None = None) -> Tensor:
 
 
 def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
-    """What the layers are handed for texts of `length` tokens, on `device`: rotary embeddings, masks; for all texts.
+    """What the layers are handed for texts of `length` tokens, on `device`: rotary embeddings, masks; for all
+    texts.
 
     The model runs once on ones, with stand-ins for its layers that note what they are called with.
     Raises InputError for a model that does more than to call its layers one after another.
@@ -113,7 +116,8 @@ def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor
 def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
     """First residual step: h (B, L, d) -> r (B, L, d), and X_o, the inputs of the dense layer (B, L, n).
 
-    Raises InputError for a layer that is not two steps, which the first text through each kind of layer shows.
+    Raises InputError for a layer that is not two steps, which the first text through each kind of layer
+    shows.
     """
     arguments = rope.arguments[own_number(layer)]
     kind = (type(layer), *map(type, layer.children()))

@@ -1,4 +1,6 @@
-"""What no layer can be asked: a row for each model type of which llama.cpp, or its config, knows something special."""
+"""What no layer can be asked: a row for each model type of which llama.cpp, or its config, knows something
+special.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Family:
     gguf_per_layer: str | None = None
     """The same with other widths in each layer; None: llama.cpp has none."""
     gguf_interleaved: Mapping[str, str] = field(default_factory=dict)
-    """Matrices whose rows llama.cpp wants in neighbouring pairs instead of halves -> config field with their heads."""
+    """Matrices whose rows llama.cpp wants in neighbouring pairs instead of halves -> config field with their
+    heads.
+    """
     gguf_activations: tuple[str, ...] = ("silu", "swish")
     """What `hidden_act` may be."""
     gguf_norm_shift: float = 0.0
@@ -114,7 +118,9 @@ FAMILIES = {
     "olmo2": Family(gguf="olmo2", gguf_refusal=_olmo2_refusal),
     "ernie4_5": Family(gguf="ernie4_5"),
 }
-"""What is special about a type. A type that is not here has the method's all, but no way to GGUF and no biases."""
+"""What is special about a type. A type that is not here has the method's all, but no way to GGUF and no
+biases.
+"""
 
 
 def family_of(model: Model | PreTrainedConfig) -> Family:
