@@ -1,4 +1,4 @@
-"""What the neurons of a dense model are worth: statistics that notebooks 02 and 03 and two widgets draw from.
+"""What the neurons of a dense model are worth: statistics for the notebooks and the modules beside this one.
 
 Everything here looks at the *dense* stream: no layer before the one in question has been pruned. So the
 numbers of one layer can be used again, whatever the plan will be. `prune` itself gathers new statistics
@@ -15,7 +15,7 @@ from torch import Tensor
 from comp_lib.errors import InputError
 from comp_lib.families.find import layers_of, parts
 from comp_lib.families.protocol import STEPS, Layer, Model, Step
-from comp_lib.families.run import Rope, attention_step, embed, mlp_step, rotary
+from comp_lib.families.run import Rope, embed, rotary, run_step
 from comp_lib.importance.neurons import RIDGE, Problem
 from comp_lib.statistics.gram import Gram, Statistics, token_weight
 from comp_lib.surgery import upstream
@@ -38,8 +38,8 @@ def weight_of(layer: Layer, step: Step = "mlp") -> Tensor:
     return parts(layer)[step].linear.weight.detach().T.double()
 
 
-def walk(model: Model, hidden: Tensor, rope: Rope, layers: slice) -> Tensor:
-    """Hidden states (S, L, d) through these layers of the model."""
+def through_layers(model: Model, hidden: Tensor, rope: Rope, layers: slice) -> Tensor:
+    """Hidden states that enter the first of these layers -> those that leave the last: both (S, L, d)."""
     for layer in layers_of(model)[layers]:
         hidden = through(layer, hidden, rope, hidden.device)
     return hidden
@@ -49,27 +49,33 @@ def walk_to(model: Model, ids: Tensor, layer: int) -> tuple[Tensor, Rope]:
     """Hidden states (S, L, d) that flow into a layer of the dense model, and the rotary embedding."""
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
-    return walk(model, hidden, rope, slice(layer)), rope
+    return through_layers(model, hidden, rope, slice(layer)), rope
 
 
-def watched(layer: Layer, which: Step, hidden: Tensor, rope: Rope) -> Iterator[tuple[Tensor, Tensor]]:
-    """One residual step, batch by batch.
+def step_batches(layer: Layer, step: Step, hidden: Tensor, rope: Rope) -> Iterator[tuple[Tensor, Tensor]]:
+    """Runs one residual step on the stream before it, `hidden` (S, L, d), batch by batch.
 
     Yields the stream behind the step (B, L, d), and what its dense layer reads (B, L, n).
     """
     for rows in batches(*hidden.shape[:2]):
-        yield mlp_step(layer, hidden[rows]) if which == "mlp" else attention_step(layer, hidden[rows], rope)
+        yield run_step(layer, step, hidden[rows], rope)
 
 
-def sums_of(layer: Layer, which: Step, hidden: Tensor, rope: Rope) -> tuple[dict[str, Gram], Tensor]:
-    """Sums of a dense layer, and the stream behind its step (S, L, d).
+def behind_attention(layer: Layer, hidden: Tensor, rope: Rope) -> Tensor:
+    """Hidden states that enter a layer -> the stream between its two steps: both (S, L, d)."""
+    return torch.cat([stream for stream, _ in step_batches(layer, "attention", hidden, rope)])
 
-    The sums are "weighted", with tokens weighted by 1 / ||h_t||, and "plain".
+
+def step_sums(layer: Layer, step: Step, hidden: Tensor, rope: Rope) -> tuple[dict[str, Gram], Tensor]:
+    """Sums of what the dense layer of a step reads, and the stream behind the step (S, L, d).
+
+    `hidden` (S, L, d) is the stream before the step. The sums are "weighted", with tokens weighted by
+    1 / ||h_t||, and "plain".
     """
-    inputs = parts(layer)[which].linear.in_features
-    sums = {name: Gram.zeros(inputs, device=hidden.device) for name in ("weighted", "plain")}
+    width = parts(layer)[step].linear.in_features
+    sums = {name: Gram.zeros(width, device=hidden.device) for name in ("weighted", "plain")}
     streams = []
-    for stream, x in watched(layer, which, hidden, rope):
+    for stream, x in step_batches(layer, step, hidden, rope):
         sums["weighted"].add(x, token_weight=token_weight(stream))
         sums["plain"].add(x)
         streams.append(stream)
@@ -83,16 +89,20 @@ def layer_tokens(model: Model, ids: Tensor, layer: int, step: Step = "mlp") -> T
     All tokens must fit in memory. `layer_grams` goes batch by batch instead.
     """
     hidden, rope = walk_to(model, ids, layer)
-    tokens, _ = tokens_of(layer_of(model, layer), step, hidden, rope)
+    tokens, _ = step_tokens(layer_of(model, layer), step, hidden, rope)
     return tokens
 
 
-def tokens_of(layer: Layer, which: Step, hidden: Tensor, rope: Rope) -> tuple[Tensors, Tensor]:
-    """The same of a layer that reads `hidden` (S, L, d), and the stream behind its dense layer (S, L, d)."""
-    for step in STEPS[: STEPS.index(which) + 1]:
-        streams, inputs = zip(*watched(layer, step, hidden, rope), strict=True)
-        hidden = torch.cat(streams)
-    return {"x": torch.cat(inputs).flatten(0, -2), "norms": 1.0 / token_weight(hidden).flatten()}, hidden
+def step_tokens(layer: Layer, step: Step, hidden: Tensor, rope: Rope) -> tuple[Tensors, Tensor]:
+    """The tokens of `layer_tokens`, and the stream behind the step (S, L, d).
+
+    `hidden` (S, L, d) is what enters the layer, also where the step is its second.
+    """
+    before = behind_attention(layer, hidden, rope) if step == "mlp" else hidden
+    streams, inputs = zip(*step_batches(layer, step, before, rope), strict=True)
+    behind = torch.cat(streams)
+    tokens = {"x": torch.cat(inputs).flatten(0, -2), "norms": 1.0 / token_weight(behind).flatten()}
+    return tokens, behind
 
 
 @cached
@@ -105,9 +115,9 @@ def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
     module = layer_of(model, layer)
     hidden, rope = walk_to(model, ids, layer)
     grams: Tensors = {}
-    for which in STEPS:
-        sums, hidden = sums_of(module, which, hidden, rope)
-        grams |= {f"{which}-{name}": gram.matrix() for name, gram in sums.items()}
+    for step in STEPS:
+        sums, hidden = step_sums(module, step, hidden, rope)
+        grams |= {f"{step}-{name}": gram.matrix() for name, gram in sums.items()}
     return grams
 
 

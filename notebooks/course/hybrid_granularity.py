@@ -21,9 +21,9 @@ from comp_lib.importance.neurons import RIDGE
 from comp_lib.importance.widths import Sensitivity, narrowed
 from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest
 from comp_lib.shape import Shape
-from comp_lib.walk import through
+from comp_lib.walk import walk
 
-from .dense_stream import walk_to, weight_of
+from .dense_stream import weight_of
 
 STEP = 32  # neurons between two points of a stored curve
 
@@ -45,23 +45,22 @@ def stored_sensitivity(record: Mapping[str, Any]) -> Sensitivity:
 
 
 def narrowed_alone(
-    model: Model, ids: Tensor, layers: Collection[int], gone: int
+    model: Model, ids: Tensor, layers: Collection[int], removed: int
 ) -> Iterator[tuple[int, float, Tensor]]:
-    """Removes the `gone` cheapest neurons of each of `layers`, and refits the rest on ids (S, L).
+    """Removes the `removed` cheapest neurons of each of `layers`, and refits the rest on ids (S, L).
 
     Each layer is narrowed alone: all others are dense. Yields the number of the layer, the error that this
     puts into the stream (a share of its energy), and the refitted weight V (n, d).
     """
-    stream, rope = walk_to(model, ids, 0)
-    for number, layer in enumerate(model.model.layers):
-        if number not in layers:
-            stream = through(layer, stream, rope, "cpu")
+    for visit in walk(model, ids):
+        if visit.index not in layers:
             continue
-        weight = weight_of(layer)
-        _, gram, fitted = narrowed(
-            layer, stream, rope, gone, RIDGE, fewest=len(weight) - gone
-        )  # moves the stream on
-        yield number, float(gram.energy(weight - fitted) / gram.tokens), fitted
+        weight = weight_of(visit.layer)
+        fewest = len(weight) - removed
+        stream = visit.before
+        _, gram, fitted = narrowed(visit.layer, stream, visit.rope, removed, RIDGE, fewest=fewest)
+        visit.after = stream  # `narrowed` has written the states behind the layer into it
+        yield visit.index, float(gram.energy(weight - fitted) / gram.tokens), fitted
 
 
 def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan:

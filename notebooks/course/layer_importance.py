@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from comp_lib.analysis.columns import ALL, Sample
 from comp_lib.analysis.frames import layer_harm
 from comp_lib.evaluation.confidence import confidence_intervals
-from comp_lib.families.find import layers_of
 from comp_lib.families.protocol import Model
-from comp_lib.walk import through
+from comp_lib.walk import walk
 
 from .cache import Tensors, cached
-from .dense_stream import walk_to
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,16 @@ def layer_study(model: Model, ids: Tensor) -> LayerStudy:
 @cached
 def stream_statistics(model: Model, ids: Tensor) -> Tensors:
     """influence (n,), cosine (n, S, L), norms (n + 1, S, L) of the dense model for ids (S, L): one pass."""
-    hidden, rope = walk_to(model, ids, 0)  # (S, L, d)
-    cosine, norms = [], [hidden.float().norm(dim=-1)]
-    for layer in layers_of(model):
-        before, hidden = hidden, through(layer, hidden, rope, hidden.device)
-        cosine.append(nn.functional.cosine_similarity(before.float(), hidden.float(), dim=-1))
-        norms.append(hidden.float().norm(dim=-1))
-    turned = torch.stack(cosine)
-    return {"influence": 1.0 - turned.mean((1, 2)), "cosine": turned, "norms": torch.stack(norms)}
+    cosines = []
+    norms = []
+    for visit in walk(model, ids, model.device):
+        before = visit.before.float()  # (S, L, d)
+        after = visit.after.float()
+        cosines.append(cosine_similarity(before, after, dim=-1))
+        norms.append(before.norm(dim=-1))
+    norms.append(after.norm(dim=-1))  # behind the last layer
+    cosine = torch.stack(cosines)
+    return {"influence": 1.0 - cosine.mean((1, 2)), "cosine": cosine, "norms": torch.stack(norms)}
 
 
 def ranks(values: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ from comp_lib.importance.neurons import Problem
 from comp_lib.recovery.mask_tuning import fold_mask
 from comp_lib.statistics.gram import contributions
 from comp_lib.surgery import shallow_copy, shrink, update_config
+from comp_lib.walk import walk
 
-from .dense_stream import problem_from_sums, sums_of, walk_to, watched, weight_of
+from .dense_stream import behind_attention, layer_of, problem_from_sums, step_sums, weight_of
 
 
 class LayerSums(NamedTuple):
@@ -31,11 +32,11 @@ class LayerSums(NamedTuple):
 
 def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[LayerSums]:
     """The sums of each layer of the dense model, on ids (S, L)."""
-    hidden, rope = walk_to(model, ids, 0)
-    for layer in layers_of(model):
-        hidden = torch.cat([stream for stream, _ in watched(layer, "attention", hidden, rope)])
-        sums, hidden = sums_of(layer, "mlp", hidden, rope)
-        plain = contributions(sums["plain"].matrix(), weight_of(layer))
+    for visit in walk(model, ids, model.device):
+        middle = behind_attention(visit.layer, visit.before, visit.rope)
+        sums, visit.after = step_sums(visit.layer, "mlp", middle, visit.rope)
+        plain = contributions(sums["plain"].matrix(), weight_of(visit.layer))
+        layer = layer_of(model, visit.index)  # the problem outlives the visit
         yield LayerSums(plain, problem_from_sums(layer, "mlp", sums["weighted"], ridge))
 
 

@@ -14,16 +14,21 @@ from comp_lib.families.protocol import Model
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.statistics.gram import Gram
 from comp_lib.surgery import shallow_copy, shrink
-from comp_lib.walk import sequence_losses
+from comp_lib.walk import sequence_losses, walk
 
 from .cache import Tensors, cached
-from .dense_stream import layer_of, tokens_of, walk, walk_to, weight_of
+from .dense_stream import layer_of, step_tokens, through_layers, walk_to, weight_of
 
 Choice = Mapping[int, Tensor]  # layer -> the neurons that stay (k,), ascending
 
 
 def mlp_tokens(model: Model, ids: Tensor, layers: Sequence[int]) -> list[Tensors]:
-    """What down_proj reads in each of `layers`, token by token: `layer_tokens` of each, but from one walk."""
+    """What down_proj reads in each of `layers`, token by token: `layer_tokens` of each, but from one walk.
+
+    Raises InputError if the model has no such layer.
+    """
+    for layer in layers:
+        layer_of(model, layer)
     tokens = _mlp_tokens(model, ids, tuple(sorted(layers)))
     return [{name: tokens[f"{name} {layer}"] for name in ("x", "norms")} for layer in layers]
 
@@ -31,13 +36,14 @@ def mlp_tokens(model: Model, ids: Tensor, layers: Sequence[int]) -> list[Tensors
 @cached
 def _mlp_tokens(model: Model, ids: Tensor, layers: tuple[int, ...]) -> Tensors:
     """The same as one flat mapping with the names "x LAYER" and "norms LAYER"; `layers` ascend."""
-    (hidden, rope), there, found = walk_to(model, ids, 0), 0, dict[str, Tensor]()
-    for layer in layers:
-        hidden = walk(model, hidden, rope, slice(there, layer))
-        tokens, hidden = tokens_of(layer_of(model, layer), "mlp", hidden, rope)
-        found |= {f"{name} {layer}": values for name, values in tokens.items()}
-        there = layer + 1
-    return found
+    tokens_of_layers: Tensors = {}
+    for visit in walk(model, ids, model.device):
+        if visit.index > max(layers, default=-1):
+            break
+        if visit.index in layers:
+            tokens, visit.after = step_tokens(visit.layer, "mlp", visit.before, visit.rope)
+            tokens_of_layers |= {f"{name} {visit.index}": values for name, values in tokens.items()}
+    return tokens_of_layers
 
 
 @cached
@@ -64,6 +70,6 @@ def losses_without(
     hidden, rope = walk_to(model, windows, first)  # all models are the same before this layer
     losses = {}
     for name, judged in {**pruned, "dense": model}.items():
-        final = walk(judged, hidden, rope, slice(first, None))
+        final = through_layers(judged, hidden, rope, slice(first, None))
         losses[name] = sequence_losses(judged, final, windows)
     return losses

@@ -27,8 +27,8 @@ from comp_lib.shape import Shape
 
 from .figures import overlapping_texts
 
-STRICT = "COMP_LIB_STRICT_FIGURES"  # name of an environment variable
-NEEDED = "ipywidgets"  # the package of the extra `notebooks` that a kernel can lack
+STRICT_VARIABLE = "COMP_LIB_STRICT_FIGURES"  # name of an environment variable
+WIDGETS_PACKAGE = "ipywidgets"  # the package of the extra `notebooks` that a kernel can lack
 
 
 @contextmanager
@@ -61,20 +61,20 @@ def start(
 
 def check_extras() -> None:
     """Raises InputError unless the packages of the extra `notebooks` are installed."""
-    check_package(NEEDED, "notebooks")
+    check_package(WIDGETS_PACKAGE, "notebooks")
 
 
 def show(figure: Picture, reading: str = "") -> None:
     """Display a figure with its alt text, and above it what a reader should see in it.
 
-    Where the variable STRICT is set, as in our tests, raises ValueError for texts that lie on each other.
+    Where STRICT_VARIABLE is set, as in our tests, raises ValueError for texts that lie on each other.
     """
     if reading:
         figure.suptitle(reading)
-    if os.environ.get(STRICT):
-        unreadable = overlapping_texts(figure)
-        if unreadable:
-            raise ValueError(f"expected texts beside each other, got {'; '.join(unreadable)}: move them")
+    if os.environ.get(STRICT_VARIABLE):
+        overlaps = overlapping_texts(figure)
+        if overlaps:
+            raise ValueError(f"expected texts beside each other, got {'; '.join(overlaps)}: move them")
     display(mime_bundle(figure), raw=True)
 
 
@@ -90,11 +90,11 @@ def drawing(name: str) -> None:
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
     """Rows as a table, for the last line of a cell: columns of words to the left, of numbers to the right."""
     rows = [list(row) for row in rows]
-    sides = []
+    alignments = []
     for column in range(len(head)):
         numeric = all(_numeric(row[column]) for row in rows)
-        sides.append("---:" if numeric else "---")
-    lines = [head, sides, *([_as_text(cell) for cell in row] for row in rows)]
+        alignments.append("---:" if numeric else "---")
+    lines = [head, alignments, *([_as_text(cell) for cell in row] for row in rows)]
     return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 

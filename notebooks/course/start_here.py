@@ -30,8 +30,8 @@ def stored_losses() -> dict[str, dict[str, float]]:
     """Loss above the dense model, nats per token, of one run each: label of RUNS -> method's name -> loss."""
     losses: dict[str, dict[str, float]] = {}
     for label, (file, model, sequences, judge) in RUNS.items():
-        all_rows = json.loads((STORED / f"{file}.json").read_text("utf-8"))
-        rows = [row for row in all_rows if (row["model"], row["sequences"]) == (model, sequences)]
+        stored_rows = json.loads((STORED / f"{file}.json").read_text("utf-8"))
+        rows = [row for row in stored_rows if (row["model"], row["sequences"]) == (model, sequences)]
         losses[label] = {}
         for name, (method, aim) in METHODS.items():
             [row] = [row for row in rows if _is_run_of(row, method, aim)]
@@ -42,12 +42,12 @@ def stored_losses() -> dict[str, dict[str, float]]:
 def _is_run_of(row: dict[str, Any], method: str, aim: str) -> bool:
     """Whether a stored row is the run of this method that lesson 00 shows."""
     settings = row["settings"]
-    wanted_settings = {"method": method, "widths": "uniform", "ratio": 0.2}
+    settings_of_lesson = {"method": method, "widths": "uniform", "ratio": 0.2}
     refitted = settings["recovery"] == "least-squares"
     stored_aim = settings.get("aim", settings.get("target"))  # older files call the aim "target"
     return bool(
         row.get("seed", 0) == 0
-        and wanted_settings.items() <= settings.items()
+        and settings_of_lesson.items() <= settings.items()
         and refitted == (method == "comp")
         and stored_aim == aim
     )

@@ -177,7 +177,7 @@ def losses_when_rounded(model: Any, tokens: Tensor) -> list[float]:
     """The loss with the matrices of each layer, one after the other, as q4_0; the layers before it run once."""
     from comp_lib.families.run import embed, rotary
     from comp_lib.walk import sequence_losses
-    from course.dense_stream import walk
+    from course.dense_stream import through_layers
 
     losses, hidden = [], embed(model, tokens)
     rope = rotary(model, tokens.shape[1], hidden.device, hidden.dtype)
@@ -187,11 +187,11 @@ def losses_when_rounded(model: Any, tokens: Tensor) -> list[float]:
         for matrix in matrices:
             matrix.copy_(q4_0(matrix))
         losses.append(
-            float(sequence_losses(model, walk(model, hidden, rope, slice(number, None)), tokens).mean())
+            float(sequence_losses(model, through_layers(model, hidden, rope, slice(number, None)), tokens).mean())
         )
         for matrix, old in zip(matrices, before, strict=True):
             matrix.copy_(old)
-        hidden = walk(model, hidden, rope, slice(number, number + 1))
+        hidden = through_layers(model, hidden, rope, slice(number, number + 1))
     return losses
 
 

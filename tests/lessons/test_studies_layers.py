@@ -54,7 +54,7 @@ def test_a_study_is_computed_once(model, monkeypatch):
     ids = tokens()
     first = layer_study(model, ids)
     monkeypatch.setattr(frames, "sequence_loss_increase", refuse_to_compute)
-    monkeypatch.setattr(studies, "through", refuse_to_compute)
+    monkeypatch.setattr(studies, "walk", refuse_to_compute)
     second = layer_study(model, ids)
     for name in ("influence", "cosine", "norms", "harm"):
         torch.testing.assert_close(getattr(second, name), getattr(first, name), rtol=0, atol=0)
