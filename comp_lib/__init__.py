@@ -11,8 +11,8 @@ dense layer's output.
     pruned = prune(model, ids, Settings(ratio=0.2))  # pruned.model, pruned.plan, pruned.report
     evaluate(pruned.model, tokenizer, against=model).mean  # loss and the like, mean over eight kinds of text
 
-`prune_model("smollm2-135m", "build/small")` does that from disk to disk, saves it, and returns a verdict on
-it.
+`prune_model("smollm2-135m", "build/small")` does that from disk to disk: it saves the pruned model and
+returns a verdict on it.
 
 Where to read on: `comp` is the method on one page, `prune_layer` its five steps for one layer, `planning`
 decides how much each layer loses. The paper's ideas are folders: `importance` (what is removed),
@@ -21,8 +21,8 @@ them use). `decoder` is a model as the method reads it, `walk` a text on its way
 the parts of a decoder layer; `disk` prunes layer by layer from files to files. The rest is calibration,
 baselines, models, evaluation, gguf, compare, healing, analysis, plots, system and cli.
 
-Importing this package is cheap. The names below are looked up on first use, so torch is loaded only when it
-is needed.
+Importing this package is cheap: the names below are looked up on first use, so torch is loaded only when
+needed.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 The plan says how many layers, neurons and KV groups stay (`planning.make_plan`). Then, for each layer
 (`prune_layer.prune_layer`):
 
-1. `gather`: the calibration text passes the dense layer, whose inputs are summed up;
+1. `gather`: the calibration text passes the layer as it was, and statistics of its inputs are summed up;
 2. `choose`: the metric says which neurons (and KV groups) stay;
-3. a recovery refits the weights that stay to the output that was there;
+3. a recovery refits the weights that stay to the output that the layer had;
 4. `shrink`: the tensors get smaller;
 5. `pass_on`: the text passes the pruned layer, so that the next layer is fitted to what it will really see.
 
@@ -51,23 +51,23 @@ class Sink(Protocol):
     """Where layers go when they are finished, and where the hidden states between them are."""
 
     def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> States:
-        """Room for hidden states, as `torch.empty` makes it."""
+        """Make room for hidden states, as `torch.empty` does."""
 
     def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
-        """Streams behind the layers that an earlier run has finished, and their reports; None and none to
-        start.
+        """The streams behind the layers that an earlier run finished, and the reports of those layers.
 
-        length: tokens of a sequence.
+        Without such a run it is None and an empty list. length: tokens in a sequence.
         """
 
     def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
-        """Take layer `index` of the parent, which is dropped where there is no report, and the streams behind
-        it.
+        """Take layer `index` of the parent and the streams behind it.
+
+        A layer without a report is dropped.
         """
 
 
 class KeepInMemory(Sink):
-    """The layers go to `model`, where those of the parent were."""
+    """Puts finished layers into `model`, each where the parent's layer was."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -98,15 +98,20 @@ def prune(
 ) -> Pruned:
     """Prune `model` on calibration tokens ids (S, L); return the smaller model, its plan and a report.
 
-    The given model stays as it is, sharing the tensors that do not change; with `inplace` its layers are
-    given up one by one, which halves the memory. A `plan` that only says how much stays leaves the choice to
-    the metric; one that names what stays (`kept_neurons`, `kept_groups`, as a finished plan does) is carried
-    out to the letter. `progress` gets the report of each layer when it is finished.
+    The recovery "bias" adds parameters, which the plan's `removed` counts.
+    Time: about two dense forward passes.
+    Memory: the hidden states of all tokens, one layer, a few n x n matrices.
 
-    Raises InputError before any work when the settings or the plan cannot be met, or a weight is NaN or
-    infinite. The recovery "bias" adds parameters, which the plan's `removed` counts.
-    Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n
-    matrices.
+    Args:
+        plan: how much stays; the metric then chooses what. A plan that names what stays (`kept_neurons` and
+            `kept_groups`, as a finished plan does) is carried out to the letter. None: planned by `settings`.
+        name: name of the model, for the plan.
+        progress: called with the report of each layer that is finished.
+        inplace: whether the layers of `model` are given up one by one, which halves the memory. Otherwise
+            `model` stays as it is, and the result shares the tensors that do not change.
+
+    Raises InputError before any work when the settings or the plan cannot be met.
+    Raises InputError before any work when a weight is NaN or infinite.
 
         from comp_lib import Settings, load_model, prune
         from comp_lib.calibration.windows import calibration_tokens
@@ -128,9 +133,8 @@ def prune(
     keep_layers(small, plan.layers)
     update_config(small)
     finished_plan, report = concluded(plan, reports, settings, ids, before, Shape.of(small))
-    return Pruned(
-        cast("CausalLM", small), finished_plan, replace(report, seconds=time.perf_counter() - started)
-    )
+    report = replace(report, seconds=time.perf_counter() - started)
+    return Pruned(cast("CausalLM", small), finished_plan, report)
 
 
 def prune_layers(
@@ -141,8 +145,9 @@ def prune_layers(
     sink: Sink,
     progress: Progress = no_progress,
 ) -> list[LayerReport]:
-    """The loop: each layer of `model` that stays is pruned by the `plan` on ids (S, L), and given to the
-    `sink`.
+    """The loop: prune each layer of `model` by the `plan` on ids (S, L), and give it to the `sink`.
+
+    Returns the reports of the layers that stay.
     """
     decoder = as_decoder(model)
     shape = Shape.of(decoder)

@@ -1,5 +1,4 @@
-"""A decoder as the method reads it: what stands before its layers, each layer by itself, and what stands
-behind.
+"""A decoder as the method reads it: what is before its layers, each layer by itself, and what is behind.
 
 `InMemory` is a model of transformers; `disk.model_on_disk.OnDisk` reads a layer from its file each time it is
 asked for. Whatever walks from layer to layer (`walk`, `comp.prune_layers`) takes both.
@@ -34,10 +33,10 @@ class Decoder(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its weights and hidden states."""
+        """The dtype of its weights and hidden states."""
 
     def layer(self, index: int, device: Device) -> Layer:
-        """Decoder layer `index` on `device`, to operate on: surgery on it leaves the model as it is."""
+        """A copy of decoder layer `index` on `device`: surgery on it leaves the model as it is."""
 
     def embed(self, ids: Tensor) -> Tensor:
         """Hidden states before the first layer: ids (S, L) -> (S, L, d)."""
@@ -46,18 +45,20 @@ class Decoder(Protocol):
         """The norm behind the last layer: (..., d) -> (..., d)."""
 
     def logits(self, states: Tensor) -> Tensor:
-        """What the head says of states behind the norm: (..., d) -> (..., vocabulary)."""
+        """What the head makes of states behind the norm: (..., d) -> (..., vocabulary)."""
 
     def head_pieces(self) -> Iterator[tuple[int, nn.Linear]]:
-        """The head, in as many pieces as it is read in: the first token of each, and its linear."""
+        """The pieces in which the head is read, each as its first token and its linear."""
 
 
 class InMemory(Decoder):
     """A model of transformers as a `Decoder`."""
 
     def __init__(self, model: Model, *, give_up_layers: bool = False) -> None:
-        """give_up_layers: whether a layer that is asked for shares no tensor with the model, so that the
-        memory of the model's own (perhaps a memory map of the whole layer) can be let go.
+        """Wrap `model`.
+
+        give_up_layers: whether `layer` returns a copy that shares no tensor with the model. Then the memory
+        of the model's own layer (perhaps a memory map of all of it) can be let go.
         """
         self.model = model
         self.give_up_layers = give_up_layers
@@ -76,7 +77,7 @@ class InMemory(Decoder):
 
     def layer(self, index: int, device: Device) -> Layer:
         layer = copy_layer(layers_of(self.model)[index], device, share_tensors=not self.give_up_layers)
-        return layer.eval()  # dropout would make of a layer another one each time
+        return layer.eval()  # with dropout a layer would compute something else each time
 
     def embed(self, ids: Tensor) -> Tensor:
         return embed(self.model, ids)
@@ -94,21 +95,21 @@ class InMemory(Decoder):
 
 
 def as_decoder(model: Model | Decoder) -> Decoder:
-    """`model` as a `Decoder`; one that is a `Decoder` already is returned."""
+    """`model` as a `Decoder`; one that is a `Decoder` already is returned as it is."""
     return model if isinstance(model, Decoder) else InMemory(model)
 
 
 def copy_layer(layer: Layer, device: Device, *, share_tensors: bool = True) -> Layer:
     """A second `layer` on `device`, on which surgery can be done: the original stays as it is.
 
-    Where it is on that device already the two share their tensors, since surgery replaces tensors and never
-    writes; without `share_tensors` they do not.
+    If the original is on that device already, the two share their tensors, unless `share_tensors` is False.
+    Sharing is safe because surgery replaces tensors and never writes to them.
     """
     tensors = [*layer.parameters(), *layer.buffers()]
     target = torch.empty(0, device=device).device  # "cuda" is "cuda:0"
-    shared = dict[int, Any]()  # what the copy has in common with the original, by its id
+    shared = dict[int, Any]()  # id -> object that the copy has in common with the original
     for module in layer.modules():
-        if hasattr(module, "config"):  # one for all layers
+        if hasattr(module, "config"):  # all layers have the same one
             shared[id(module.config)] = module.config
     if share_tensors and all(tensor.device == target for tensor in tensors):
         shared |= {id(tensor): tensor for tensor in tensors}

@@ -17,9 +17,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 DEBUG = "COMP_LIB_DEBUG"  # name of an environment variable
-RUST_PANIC = "PanicException"  # of tokenizers: it is no `Exception`, and has no module to import it from
-OUT_OF_MEMORY = "OutOfMemoryError"  # of torch, by name: importing torch takes seconds
+RUST_PANIC = "PanicException"  # of tokenizers: no subclass of `Exception`, and in no module to import it from
+OUT_OF_MEMORY = "OutOfMemoryError"  # of torch, known by its name because importing torch takes seconds
 FOREIGN_MESSAGE_LENGTH = 500  # characters of somebody else's error that are shown
+# errors that only a mistake in a program raises
 BUGS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
 
 
@@ -31,8 +32,9 @@ class InputError(ValueError):
     """
 
     def __init__(self, *, expected: str, got: object, hint: str = "") -> None:
-        """The sentence is "expected EXPECTED, got GOT: HINT"; white space and control characters are made
-        visible.
+        """Make the sentence "expected EXPECTED, got GOT: HINT".
+
+        Each run of white space becomes one space, and control characters are made visible.
         """
         sentence = f"expected {expected}, got {got}"
         if hint:
@@ -49,8 +51,9 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    """`text` as one line: half of a character, or a code that tells a terminal what to do, is shown by its
-    number.
+    """`text` as one line.
+
+    What cannot be printed is shown by its number: half a character, or a code that steers a terminal.
     """
     line = " ".join(text.split())
     return "".join(
@@ -65,12 +68,11 @@ def debugging() -> bool:
 
 @contextmanager
 def refusing(expected: str, place: str, hint: str) -> Iterator[None]:
-    """Turns any exception of foreign code in the block into an InputError; `place` names the file or value it
-    read.
+    """Turns any exception of foreign code in the block into an InputError.
 
-    transformers and tokenizers have no error of their own for a file that makes no sense: they raise whatever
-    comes, bare `Exception` and panics of Rust among it. A bug in our own code stays what it is (see
-    `is_bug_of_ours`), and so does a lack of memory.
+    transformers and tokenizers have no error of their own for a file that makes no sense: they raise all
+    kinds, among them bare `Exception` and panics of Rust. A bug in our own code stays what it is (see
+    `is_bug_of_ours`), and so does a lack of memory. `place` names the file or value that the code read.
     """
     try:
         yield
@@ -86,9 +88,7 @@ def refusing(expected: str, place: str, hint: str) -> Iterator[None]:
 
 
 def is_bug_of_ours(error: BaseException) -> bool:
-    """Whether a line of this package itself raised an error of the kind that only a mistake in a program
-    raises.
-    """
+    """Whether a line of this package itself raised one of BUGS."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -111,7 +111,7 @@ def suggestion(word: str, options: Iterable[str]) -> str:
 
 
 def check_package(package: str, extra: str) -> None:
-    """Raises InputError, which says what to type, unless the `package` that `extra` brings is here."""
+    """Raises InputError unless the `package` that our extra `extra` brings is here; it says what to type."""
     if importlib.util.find_spec(package) is None:
         hint = f"pip install 'comp-lib[{extra}]'"
         raise InputError(expected=f"the package {package}", got="none", hint=hint)

@@ -36,7 +36,7 @@ from .planning import check_length
 from .progress import Progress, no_progress
 from .shape import Shape
 
-JUDGING_SEQUENCES = 8  # the last ones: they do not teach, and judge before and after
+JUDGING_SEQUENCES = 8  # the last ones, which do not teach: they judge before and after
 WARM_UP_SHARE = 0.1  # of the steps, in which the rate grows; then it falls to 0 in a straight line
 GRADIENT_NORM_LIMIT = 1.0  # a step's gradient is scaled down to this norm
 
@@ -54,11 +54,11 @@ class Healing:
 
 
 class Healed(NamedTuple):
-    """A healed model; divergence from the parent on sequences that did not teach, nats per token."""
+    """A healed model, and how it was judged on sequences that did not teach."""
 
     model: Model
-    before: float
-    after: float
+    before: float  # divergence from the parent, nats per token
+    after: float  # the same after the training
 
 
 def heal(
@@ -66,7 +66,8 @@ def heal(
 ) -> Healed:
     """Train a copy of `model` on ids (S, L) towards the answers of `parent`.
 
-    The last JUDGING_SEQUENCES do not teach.
+    The last JUDGING_SEQUENCES sequences do not teach: they judge.
+
     Raises InputError for too few sequences, and where the training does not converge.
     """
     minimum = JUDGING_SEQUENCES + healing.batch
@@ -99,12 +100,12 @@ def _with_low_rank_changes(model: Model, healing: Healing) -> Any:
     )
     with torch.random.fork_rng(devices=[]):  # A is drawn from the global state
         torch.manual_seed(healing.seed)
-        # a deep copy, since pruning shares tensors with the parent
+        # A deep copy, since a pruned model shares tensors with its parent.
         return peft.get_peft_model(copy.deepcopy(model), config)
 
 
 def _train(model: Any, ids: Tensor, parent: Model, healing: Healing, progress: Progress) -> None:
-    """Train `model` in place, so that its answers on ids (S, L) come nearer to the parent's."""
+    """Train `model` in place, so that its answers on ids (S, L) come nearer to the answers of `parent`."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters)
     for step in range(healing.steps):
@@ -112,7 +113,8 @@ def _train(model: Any, ids: Tensor, parent: Model, healing: Healing, progress: P
         start = step * healing.batch
         for number in range(start, start + healing.batch):
             sequence = ids[number % len(ids)]  # every sequence is read before any is read again
-            (_divergence(model, parent, sequence) / healing.batch).backward()
+            loss = _divergence(model, parent, sequence) / healing.batch
+            loss.backward()
         nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM_LIMIT)
         optimizer.param_groups[0]["lr"] = rate(step, healing)
         optimizer.step()
@@ -162,17 +164,16 @@ def heal_folder(
 ) -> Healed:
     """Heal `model`, a folder that `comp-lib prune` wrote, by `parent`, on the text of `calibration`.
 
-    The training computes in float32; `folder` gets the dtype of the pruned model. Of `model` its weights, its
-    tokenizer and its plan are read; no other file of it gets into `folder`.
+    The training computes in float32; the files in `folder` get the dtype of the pruned model. Only the
+    weights, the tokenizer and the plan of `model` are read; no other file of it gets into `folder`.
 
     Args:
         calibration: the text; its last JUDGING_SEQUENCES sequences do not teach.
         overwrite: whether a pruned model that is in `folder` is replaced.
         force: whether a model that got no better on the sequences that did not teach is saved all the same.
 
-    Raises:
-        InputError: before any work, a parent that cannot be one, and what `save_checkpoint` refuses; after
-            it, unless `force`, a model that got no better.
+    Raises InputError before any work for a parent that cannot be one, and for what `save_checkpoint` refuses.
+    Raises InputError after the training, unless `force`, for a model that got no better.
     """
     hashes = text_hashes(calibration.source)
     meta_model, files, tokenizer = open_model(model)

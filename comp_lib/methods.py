@@ -1,8 +1,8 @@
-"""The methods by name, for whoever says one: who plans for it, which settings it leaves, what follows the
-cut.
+"""The methods by name: who plans for a method, which settings it leaves free, what follows its cut.
 
-A method that is not in METHODS can be any neuron metric of `importance.neurons.METRICS`, one of your own for
-instance. Nothing that is slow to import stands here: help is made from this table.
+The name of a method that is not in METHODS can be any neuron metric of `importance.neurons.METRICS`, for
+instance one of your own. The help of the command line is made from this table, so nothing here is slow to
+import.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-RECOVERY_NAMES = ("least-squares", "mask", "bias", "none")  # of `recovery.RECOVERIES`
+RECOVERY_NAMES = ("least-squares", "mask", "bias", "none")  # the keys of `recovery.RECOVERIES`
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,14 @@ class Method:
     """What is special about one method."""
 
     recovery: str = "none"
-    """What its makers do after the cut, one of RECOVERY_NAMES (LLM-Pruner fine-tunes, which no method here
-    may).
+    """What its makers do after the cut, one of RECOVERY_NAMES.
+
+    The makers of LLM-Pruner fine-tune, which no method here may.
     """
     recovery_without_biases: str | None = None
     """The same where the model's family has no room for biases; None: the same."""
     neuron_metric: str | None = None
-    """What chooses the neurons, "condition" for COMP's; None: the metric of the method's own name."""
+    """The metric that chooses the neurons, "condition" for COMP's; None: the one with the method's name."""
     planner: str | None = None
     """Name of its planner in `baselines.PLANNERS`; None: COMP's planners."""
     names_what_stays: bool = False
@@ -32,6 +33,7 @@ class Method:
     removes_groups: bool = False
     """Whether it always removes KV groups."""
     whole_layers_only: bool = False
+    """Whether it removes nothing but whole layers."""
     needs_gradients: bool = False
     """Whether it looks at the gradients of all weights at once, so that the model must be in memory."""
     allowed: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
@@ -72,12 +74,13 @@ METHODS = {
             "layers": ("auto",),
             "kv_groups": (None,),
             "widths": ("uniform",),
-            "recovery": ("least-squares", "mask", "none"),  # no bias: no channel goes whose mean it could be
+            # no bias, which would stand for the mean of a channel: none goes
+            "recovery": ("least-squares", "mask", "none"),
         },
     ),
 }
 OWN_METRIC = Method(recovery="least-squares")
-"""Of a metric that is no published method: it gets COMP's refit, to be compared with COMP's metric."""
+"""For a metric that is no published method: it gets COMP's refit, to be compared with COMP's metric."""
 
 
 def method_of(name: str) -> Method:
@@ -86,7 +89,10 @@ def method_of(name: str) -> Method:
 
 
 def default_recovery(name: str, biases: bool = True) -> str:
-    """What follows the cut by the method of that name. biases: whether the model's family has room for them."""
+    """The recovery that follows the cut by the method of that name.
+
+    biases: whether the model's family has room for them.
+    """
     method = method_of(name)
     if not biases and method.recovery_without_biases is not None:
         return method.recovery_without_biases

@@ -1,9 +1,11 @@
 """A plan: which layers stay, and how many neurons and KV groups in each of them.
 
-A plan is a value: written before any weight is touched, read, edited, saved as JSON, and carried out by
-`prune`. `PlanRequest` says what a planner is asked for; COMP's planners are in `hybrid_granularity`, others
-in `baselines`. The ratio is a lower bound on what is removed: widths are rounded *down* to a multiple that
-the hardware likes. Biases that a recovery adds are parameters too: `biased` plans pay for them.
+A plan is a value: it is made before any weight is touched; it can be read, edited and saved as JSON, and
+`prune` carries it out. `PlanRequest` says what a planner is asked for; COMP's planners are in
+`hybrid_granularity`, others in `baselines`.
+
+The ratio is a lower bound on what is removed: widths are rounded *down* to a multiple that the hardware
+likes. Biases that a recovery adds are parameters too: a plan for a request that is `biased` pays for them.
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ MEND = "mend the plan"
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays of a decoder. Entries of `neurons` and `kv_groups` belong to `layers`, in order.
+    """What stays of a decoder.
+
+    The entries of `neurons`, `kv_groups`, `kept_neurons` and `kept_groups` are those of `layers`, in order.
 
         plan = Plan.load("build/small/comp_plan.json")
         pruned = prune(model, ids, plan=plan)  # the same neurons again
 
-    Raises InputError when it contradicts itself, or holds values of another kind: plans are edited by hand.
+    Plans are edited by hand, so they are checked.
+    Raises InputError when a plan contradicts itself, or holds values of another kind.
     """
 
     parent: str  # name of the model that was planned for
@@ -38,8 +43,8 @@ class Plan:
     kv_groups: tuple[int, ...]  # KV groups kept in each of them
     ratio: float  # part of the decoder's parameters to remove, as asked
     removed: float  # the same fraction, as reached
-    kept_neurons: tuple[tuple[int, ...], ...] | None = None  # indices, once `prune` has chosen them
-    kept_groups: tuple[tuple[int, ...], ...] | None = None
+    kept_neurons: tuple[tuple[int, ...], ...] | None = None  # their indices, once `prune` has chosen them
+    kept_groups: tuple[tuple[int, ...], ...] | None = None  # the same for KV groups
 
     @property
     def dropped(self) -> tuple[int, ...]:
@@ -53,17 +58,19 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The inverse of `to_json`. Raises InputError when fields are missing, unknown or disagree in length."""
+        """The plan that `to_json` wrote.
+
+        Raises InputError when fields are missing, unknown or disagree in length.
+        """
         names = cls.__dataclass_fields__
         expected = f"a plan as JSON, with {', '.join(names)}"
         with refusing(expected, "the text", "save it anew"):
             value = json.loads(text)
         if not isinstance(value, dict):
             raise InputError(expected=expected, got=f"a {type(value).__name__}", hint="save it anew")
-        different = [
-            *(name for name in names if name not in value),
-            *(name for name in value if name not in names),
-        ]
+        missing = [name for name in names if name not in value]
+        unknown = [name for name in value if name not in names]
+        different = missing + unknown
         if different:
             raise InputError(
                 expected=expected,
@@ -89,7 +96,7 @@ class Plan:
     def _check_shares(self) -> None:
         for name in ("ratio", "removed"):
             share = getattr(self, name)
-            if not isinstance(share, int | float) or not abs(share) <= 1:  # NaN is not at most 1, either
+            if not isinstance(share, int | float) or not abs(share) <= 1:  # so refuses NaN, too
                 raise InputError(expected=f"a number as {name}", got=repr(share), hint=MEND)
 
     def _check_layers(self) -> None:
@@ -133,8 +140,9 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """The plan in a file. Raises InputError when it is not there, cannot be read, or holds something
-        else.
+        """The plan in a file.
+
+        Raises InputError when the file is missing, cannot be read, or holds something else.
         """
         with refusing("a file with a plan", str(path), "name another"):
             text = Path(path).read_text(encoding="utf-8")
@@ -142,10 +150,12 @@ class Plan:
 
 
 def as_tuples(value: Any) -> Any:
-    """What JSON gives, with tuples for its lists."""
+    """A value that was read from JSON, with tuples in place of its lists."""
     if isinstance(value, dict):
         return {name: as_tuples(item) for name, item in value.items()}
-    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(map(as_tuples, value))
+    return value
 
 
 def _check_whole_numbers(name: str, values: Any) -> None:
@@ -154,7 +164,7 @@ def _check_whole_numbers(name: str, values: Any) -> None:
 
 
 def _is_ascending(values: Sequence[int]) -> bool:
-    """Whether they are distinct indices, in order and none below 0."""
+    """Whether the values are distinct indices, in order and none below 0."""
     return list(values) == sorted(set(values)) and min(values, default=0) >= 0
 
 
@@ -171,7 +181,7 @@ class PlanRequest:
     kv_groups: int | None = None  # KV groups to keep in each other layer; None: all
     multiple: int = 64  # widths are multiples of this
     parent: str = ""  # name of the model
-    biased: bool = False  # whether the recovery adds biases, which count
+    biased: bool = False  # whether the recovery adds biases, which count as parameters
 
     def __post_init__(self) -> None:
         if not 0.0 < self.ratio < 1.0:
@@ -200,26 +210,27 @@ class PlanRequest:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Those that stay."""
+        """The layers of the parent that stay."""
         return tuple(sorted(set(range(self.shape.layers)) - set(self.drop)))
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """KV groups of each layer that stays."""
+        """How many KV groups each layer that stays keeps."""
         return tuple(self.kv_groups or self.shape.kv_groups[layer] for layer in self.layers)
 
     def removed(self, neurons: Sequence[int], groups: Sequence[int] | None = None) -> float:
-        """The fraction of the parameters that goes when the layers that stay keep so many neurons, less
-        biases added.
+        """The fraction of the decoder's parameters that goes, less the biases that are added.
 
-        groups: KV groups that they keep; None: as the request says.
+        neurons, groups: how many of each the layers that stay keep; groups None: as the request says.
         """
         parent = self.shape.with_biases() if self.biased else self.shape
-        left = parent.with_widths(neurons, self.groups if groups is None else groups, self.layers)
-        return (self.shape.decoder - left.decoder) / self.shape.decoder
+        if groups is None:
+            groups = self.groups
+        pruned = parent.with_widths(neurons, groups, self.layers)
+        return (self.shape.decoder - pruned.decoder) / self.shape.decoder
 
     def plan(self, neurons: Sequence[int]) -> Plan:
-        """The plan in which the layers that stay keep so many neurons."""
+        """The plan in which each layer that stays keeps so many neurons."""
         return Plan(
             parent=self.parent,
             parent_layers=self.shape.layers,
@@ -231,10 +242,10 @@ class PlanRequest:
         )
 
     def finished(self, kept_neurons: Sequence[Sequence[int]], kept_groups: Sequence[Sequence[int]]) -> Plan:
-        """The plan that keeps just these neurons and KV groups, an ascending sequence for each layer that
-        stays.
+        """The plan that keeps just these neurons and KV groups.
 
-        For planners that decide all by themselves: what the request says of KV groups is disregarded.
+        Each argument has an ascending sequence of indices for each layer that stays. This is for planners
+        that decide all by themselves: what the request says of KV groups is disregarded.
         """
         neurons = tuple(len(indices) for indices in kept_neurons)
         groups = tuple(len(indices) for indices in kept_groups)

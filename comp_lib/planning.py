@@ -1,8 +1,8 @@
-"""How much is removed: the plan of a run, before any weight is touched and as it was carried out, and its
-checks.
+"""How much is removed: the plan before any weight is touched and as it was carried out, and its checks.
 
-Whole layers first, as many as the ratio needs, by layer importance (`importance`); then the width of each
-layer that stays (`hybrid_granularity`). Baselines that plan the whole model by themselves are in `baselines`.
+A plan says first which whole layers go, as many as the ratio needs, by layer importance (`importance`); then
+the width of each layer that stays (`hybrid_granularity`). Baselines that plan the whole model by themselves
+are in `baselines`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def make_plan(
     name: str = "",
     progress: Progress = no_progress,
 ) -> Plan:
-    """The plan that `settings` ask for, on calibration tokens ids (S, L). Raises InputError when they cannot
-    be met.
+    """The plan that `settings` ask for, on calibration tokens ids (S, L).
+
+    Raises InputError when they cannot be met.
     """
     decoder = as_decoder(model)
     planner = _planner_of(settings)
@@ -79,7 +80,7 @@ def make_plan(
 
 
 def _planner_of(settings: Settings) -> Planner | None:
-    """What plans for the method; None: COMP's planners do."""
+    """The planner that the method has for itself; None: COMP's planners plan for it."""
     name = method_of(settings.method).planner
     if name is None:
         return None
@@ -89,7 +90,7 @@ def _planner_of(settings: Settings) -> Planner | None:
 
 
 def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
-    """Why the `plan` that came of these settings removes clearly more than was asked for, in one line."""
+    """Why the `plan` that these settings gave removes clearly more than was asked for, in one line."""
     multiple = settings["multiple"]
     if method_of(settings["method"]).whole_layers_only:
         reason = f"{settings['method']} removes nothing but whole layers"
@@ -112,7 +113,10 @@ def concluded(
     before: Shape,
     after: Shape,
 ) -> tuple[Plan, Report]:
-    """The plan as it was carried out, and the report, whose seconds are still to be filled in."""
+    """The plan as it was carried out, and the report; the caller fills in its seconds.
+
+    before, after: the shapes of the parent and of the pruned model.
+    """
     finished_plan = replace(
         plan,
         kept_neurons=tuple(tuple(layer.kept_neurons) for layer in reports),
@@ -152,10 +156,9 @@ def check_request(model: Model | Decoder, settings: Settings) -> None:
     if planner is not None:
         planner.check(shape, settings)
         return
+    # If the ratio is in reach at all, it is with the largest layers dropped.
     largest_first = sorted(range(shape.layers), key=shape.layer, reverse=True)
-    dropped = largest_first[
-        : drop_count(request, settings.layers)
-    ]  # with which the ratio is in reach, if at all
+    dropped = largest_first[: drop_count(request, settings.layers)]
     uniform_plan(replace(request, drop=dropped))
 
 
@@ -194,7 +197,14 @@ def _check_widths(
     kept: Sequence[Sequence[int]] | None,
     full_widths: Sequence[int],
 ) -> None:
-    """Raises InputError where a layer of the plan keeps more `units`, or others, than the parent's layer has."""
+    """Raises InputError where a layer of the plan keeps `units` that the parent's layer does not have.
+
+    Args:
+        units: what is counted, in words: "neurons" or "KV groups".
+        counts: how many of them each layer of the plan keeps.
+        kept: their indices, ascending, where the plan names them.
+        full_widths: how many each layer of the parent has.
+    """
     for position, (layer, count) in enumerate(zip(plan.layers, counts, strict=True)):
         needed = count
         if kept is not None:
@@ -208,7 +218,10 @@ def _check_widths(
 
 
 def check_call(model: Any, ids: object, settings: object, plan: Plan | None = None) -> Tensor:
-    """The tokens ids (S, L) as int64. Raises InputError for all that can be told of a run before any work."""
+    """Check what a run was given, and return the tokens ids (S, L) as int64.
+
+    Raises InputError for all that can be refused before any work.
+    """
     if not isinstance(settings, Settings):
         raise InputError(
             expected="settings as Settings(...)", got=type(settings).__name__, hint="import it from comp_lib"
@@ -220,7 +233,7 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
             hint="load_model loads it, prune_model takes a name",
         )
     decoder = as_decoder(model)
-    whole_attention(decoder.structure)  # raises for a layer of another kind
+    whole_attention(decoder.structure)  # raises InputError for a layer of another kind
     tokens = _check_tokens(ids, decoder.config.vocab_size)
     if plan is None:
         check_request(decoder, settings)
@@ -238,18 +251,19 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
 
 
 def _check_tokens(ids: object, vocabulary: int) -> Tensor:
-    """ids (S, L) as int64. Raises InputError unless they are tokens of that vocabulary."""
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
-        raise InputError(
-            expected="calibration tokens, a tensor (S, L) with L of at least 2",
-            got=f"shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__,
-            hint="give text",
-        )
-    integers = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
-    if not integers or int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
-        raise InputError(
-            expected=f"tokens from 0 to {vocabulary - 1}",
-            got=f"{ids.min():g} to {ids.max():g}" if integers else str(ids.dtype),
-            hint="use the tokenizer of this model",
-        )
+    """The tokens ids (S, L) as int64.
+
+    Raises InputError unless they are numbers below `vocabulary`.
+    """
+    expected = "calibration tokens, a tensor (S, L) with L of at least 2"
+    if not isinstance(ids, Tensor):
+        raise InputError(expected=expected, got=type(ids).__name__, hint="give text")
+    if ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
+        raise InputError(expected=expected, got=f"shape {tuple(ids.shape)}", hint="give text")
+    expected = f"tokens from 0 to {vocabulary - 1}"
+    hint = "use the tokenizer of this model"
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise InputError(expected=expected, got=str(ids.dtype), hint=hint)
+    if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+        raise InputError(expected=expected, got=f"{ids.min():g} to {ids.max():g}", hint=hint)
     return ids.long()

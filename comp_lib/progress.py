@@ -1,14 +1,14 @@
-"""How long work says how far it is: it calls what it was given, a bar or a line in a log, again and again."""
+"""How long work reports its progress: it calls a function that it was given, for a bar or a log."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-# called with what is being done, steps done and steps in all; and with the report of a decoder layer that is
-# finished
+# Called with what is being done, the steps done and the steps in all.
+# When a decoder layer is finished its report comes as a fourth argument.
 Progress = Callable[..., Any]
 
 
-def no_progress(what: str, done: int, total: int, report: object = None) -> None:
+def no_progress(activity: str, finished_steps: int, all_steps: int, report: object = None) -> None:
     """The silent `Progress`."""

@@ -1,13 +1,16 @@
 """One layer of the decoder, in five visible steps: gather, choose, recover, shrink, pass on.
 
-`comp.prune_layers` calls `prune_layer` for each layer. What a layer needs of those before it, and leaves to
-those behind it, are the `Streams`: the calibration text's hidden states (S, L, d) in the pruned model and,
-where the least squares aim at it, in the dense one. Each is a tensor, or anything that is sliced like one
+`comp.prune_layers` calls `prune_layer` for each layer. `Streams` is what passes from one layer to the next:
+the hidden states (S, L, d) of the calibration text in the pruned model and, where the least squares aim at
+it, in the dense model. They are in a tensor, or in anything that is sliced like one
 (`disk.work_folder.StatesFile`).
+
+A *dense layer* is here one of the two linears, o_proj and down_proj, that write to the residual stream.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -58,8 +61,8 @@ class LayerReport:
     """What happened to one decoder layer that stays."""
 
     layer: int  # in the parent
-    # ||X W - X V||^2 / ||X W||^2 of down_proj after recovery, over the calibration text, weighted as the
-    # settings say
+    # ||X W - X V||^2 / ||X W||^2 of down_proj after recovery, over the calibration text.
+    # Its tokens are weighted as the settings say.
     error: float
     attention_error: float  # the same for o_proj
     ridge: float | None  # lambda with which the recovery of down_proj was solved
@@ -94,17 +97,17 @@ class Streams:
     """What one layer leaves to the next."""
 
     pruned: States  # hidden states in the pruned model
-    dense: States | None  # in the dense model; None: nobody aims at them
+    dense: States | None  # hidden states in the dense model; None where no recovery aims at them
     differ: bool = False  # whether the two may differ by now
-    ridge_positions: dict[Step, int] = field(
-        default_factory=dict
-    )  # in the grid of lambdas, of the last layer
+    # where the lambdas of the last layer are in the grid of lambdas
+    ridge_positions: dict[Step, int] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=torch.Generator)  # of metrics that draw
 
     @classmethod
     def start(cls, pruned: States, settings: Settings, plan: Plan, shape: Shape) -> Streams:
-        """Streams before the first layer, where the pruned model's is the dense one's too. shape: the
-        parent's.
+        """Streams before the first layer, where both models have the same hidden states.
+
+        shape: of the parent.
         """
         dense = pruned if settings.aims_at_dense(plan, shape) else None
         return cls(pruned, dense, generator=torch.Generator().manual_seed(settings.seed))
@@ -117,7 +120,7 @@ class Task:
     step: Step
     full_width: int  # neurons or KV groups that it has
     keep: int  # how many of them stay
-    named: Sequence[int] | None  # which, where the plan names them
+    kept_by_plan: Sequence[int] | None  # those that the plan names; None: the metric chooses
 
     @classmethod
     def of(cls, run: Run, index: int, step: Step) -> Task:
@@ -125,10 +128,10 @@ class Task:
         plan = run.plan
         position = plan.layers.index(index)
         if step == "mlp":
-            named = None if plan.kept_neurons is None else plan.kept_neurons[position]
-            return cls(step, run.shape.neurons[index], plan.neurons[position], named)
-        named = None if plan.kept_groups is None else plan.kept_groups[position]
-        return cls(step, run.shape.kv_groups[index], plan.kv_groups[position], named)
+            kept_neurons = None if plan.kept_neurons is None else plan.kept_neurons[position]
+            return cls(step, run.shape.neurons[index], plan.neurons[position], kept_neurons)
+        kept_groups = None if plan.kept_groups is None else plan.kept_groups[position]
+        return cls(step, run.shape.kv_groups[index], plan.kv_groups[position], kept_groups)
 
 
 @dataclass(frozen=True)
@@ -136,15 +139,15 @@ class Gathered:
     """What the calibration text says of one dense layer."""
 
     problem: Problem
-    # inputs X of the dense layer (S, L, n), kept for `pass_on` where they take no more room than the
-    # statistics
+    # inputs X of the dense layer (S, L, n) for `pass_on`; None where they take more room than the statistics
     inputs: Tensor | None
-    ridge_position: int | None  # of the chosen lambda in the grid
+    ridge_position: int | None  # of the chosen lambda in the grid; None where the lambda was given
 
 
 def prune_layer(run: Run, index: int, layer: Layer, streams: Streams) -> LayerReport | None:
-    """Narrow `layer`, number `index` of the parent, in place, and move the streams behind it. None: it is
-    dropped.
+    """Narrow `layer`, number `index` of the parent, in place, and move the streams behind it.
+
+    Returns None where the plan drops the layer.
     """
     start = time.perf_counter()
     if run.settings.recovery == "bias":
@@ -167,21 +170,24 @@ def prune_layer(run: Run, index: int, layer: Layer, streams: Streams) -> LayerRe
 
 
 def advance_dense(run: Run, layer: Layer, streams: Streams) -> dict[Step, States]:
-    """Move the dense stream, if there is one, through the layer as it is; what it is behind each step is a
-    target.
+    """Move the dense stream, if there is one, through the layer as it is.
+
+    Returns the dense stream (S, L, d) behind each step, which is the target of that step.
     """
     targets = dict[Step, States]()
     if streams.dense is not None:
         for step in STEPS:
             behind = run.new_states(tuple(streams.dense.shape), dtype=streams.dense.dtype)
             pass_on(run, layer, step, streams.dense, behind)
-            targets[step] = streams.dense = behind
+            streams.dense = behind
+            targets[step] = behind
     return targets
 
 
 def prune_step(run: Run, layer: Layer, task: Task, target: States | None, streams: Streams) -> Refit:
-    """The five steps, for one dense layer. target (S, L, d): the stream that it should lead to; None: its
-    own.
+    """Take the five steps for one dense layer.
+
+    target (S, L, d): the stream that it should lead to; None: the stream that it leads to as it is.
     """
     refit = Refit(torch.arange(task.full_width))
     inputs = None
@@ -197,7 +203,8 @@ def prune_step(run: Run, layer: Layer, task: Task, target: States | None, stream
         refit = replace(refit, weight=None)
         streams.differ = True
     kept_inputs = None if inputs is None else (inputs, refit.kept)
-    if task.step == "mlp":  # the stream between the two steps is this layer's alone, and may be written over
+    if task.step == "mlp":
+        # The stream between the two steps belongs to this layer alone, so it may be written over.
         pass_on(run, layer, task.step, streams.pruned, streams.pruned, kept_inputs)
     else:
         behind = run.new_states(tuple(streams.pruned.shape), dtype=streams.pruned.dtype)
@@ -207,14 +214,15 @@ def prune_step(run: Run, layer: Layer, task: Task, target: States | None, stream
 
 
 def needs_refit(task: Task, streams: Streams) -> bool:
-    """Whether blocks go, or an MLP that keeps all of them can make good what went before it."""
-    mends = task.step == "mlp" and streams.dense is not None and streams.differ
-    return task.keep < task.full_width or mends
+    """Whether blocks go, or an MLP that keeps all of them can make good the errors of earlier layers."""
+    can_make_good = task.step == "mlp" and streams.dense is not None and streams.differ
+    return task.keep < task.full_width or can_make_good
 
 
 def gather(run: Run, layer: Layer, task: Task, target: States | None, streams: Streams) -> Gathered:
-    """Step 1: the statistics of the text in the dense layer, and the ridge that suits it, by two halves of
-    the text.
+    """Step 1: the statistics of the text in the dense layer, and the ridge that suits them.
+
+    The search for the ridge fits weights to the first half of the text and judges them on the second.
     """
     settings = run.settings
     hidden = streams.pruned
@@ -225,11 +233,11 @@ def gather(run: Run, layer: Layer, task: Task, target: States | None, streams: S
     if task.step == "mlp" and count * length <= linear.in_features:
         inputs = torch.empty(count, length, linear.in_features, dtype=hidden.dtype, device=settings.device)
     searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
-    size = -(-count // 2) if searched else count
-    halves = [
-        sum_statistics(run, layer, task.step, hidden, target, slice(first, min(first + size, count)), inputs)
-        for first in range(0, count, size)
-    ]
+    size = math.ceil(count / 2) if searched else count
+    halves = []  # or all of the text, where no ridge is searched
+    for first in range(0, count, size):
+        sequences = slice(first, min(first + size, count))
+        halves.append(sum_statistics(run, layer, task.step, hidden, target, sequences, inputs))
     problem_of = partial(
         Problem,
         weight=linear.weight.detach().T.to(halves[0].precision),  # W (n, m)
@@ -241,12 +249,11 @@ def gather(run: Run, layer: Layer, task: Task, target: States | None, streams: S
         ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
         return Gathered(problem_of(halves[0], ridge=ridge), inputs, None)
     problem = problem_of(halves[0])
-    if (
-        task.named is None
-    ):  # which neurons stay matters little for how hard to hold them: a cheap metric will do
+    if task.kept_by_plan is None:
+        # The best ridge depends little on which neurons stay, so a cheap metric will do here.
         likely = energy(problem, task.keep, streams.generator).kept
     else:
-        likely = torch.tensor(task.named)
+        likely = torch.tensor(task.kept_by_plan)
     kept = spread(likely.to(problem.weight.device), part.block)
     last_position = streams.ridge_positions.get(task.step)
     ridge, position = choose_ridge(halves[0], halves[1], problem.weight, kept, problem.gain, last_position)
@@ -262,8 +269,9 @@ def sum_statistics(
     sequences: slice,
     inputs: Tensor | None,
 ) -> Statistics:
-    """The statistics over some `sequences`, whose inputs of the dense layer are written to `inputs`, if
-    given.
+    """The statistics of the dense layer over some `sequences`.
+
+    If `inputs` (S, L, n) is given, the inputs of the dense layer are written to it.
     """
     settings = run.settings
     linear = parts(layer)[step].linear
@@ -271,28 +279,30 @@ def sum_statistics(
     length = hidden.shape[1]
     needs_matrix = settings.recovery == "mask" or settings.neuron_metric == "mask-condition"
     few = hidden.shape[0] * length < tokens_for_gram(linear.in_features)
-    form: type[Statistics] = TokenStatistics if few and not needs_matrix else Gram
-    statistics = form.zeros(linear.in_features, None if target is None else linear.out_features, device)
+    kind: type[Statistics] = TokenStatistics if few and not needs_matrix else Gram
+    outputs = None if target is None else linear.out_features
+    statistics = kind.zeros(linear.in_features, outputs, device)
     for batch in batches(sequences.stop - sequences.start, length):
         rows = slice(sequences.start + batch.start, sequences.start + batch.stop)
         before = hidden[rows].to(device)
         after, x = run_step(layer, step, before, run.rope)
-        wanted_output = None
+        target_output = None
         if target is not None:
-            wanted_output = dense_target(layer, step, target[rows].to(device) - before, x)
+            target_output = dense_target(layer, step, target[rows].to(device) - before, x)
         weights = token_weight(after) if settings.token_weights else None
-        del before, after  # beside the products, and x and wanted_output while the next ones are made
+        del before, after  # the products need their memory
         if inputs is not None:
             inputs[rows] = x
-        statistics.add(x, wanted_output, weights)
-        del x, wanted_output
+        statistics.add(x, target_output, weights)
+        del x, target_output  # the next ones need their memory
     return statistics
 
 
 def choose(run: Run, problem: Problem, task: Task, generator: torch.Generator) -> Selection:
     """Step 2: which blocks stay, the best `task.keep` by the metric, or those that the plan names."""
-    if task.named is not None:
-        return Selection(torch.tensor(task.named), torch.full((problem.blocks,), torch.nan))
+    if task.kept_by_plan is not None:
+        no_scores = torch.full((problem.blocks,), torch.nan)
+        return Selection(torch.tensor(task.kept_by_plan), no_scores)
     return METRICS[run.settings.neuron_metric](problem, task.keep, generator)
 
 
@@ -306,8 +316,8 @@ def pass_on(
 ) -> None:
     """Step 5: all sequences through one residual step, from `hidden` to `out`, which may be the same.
 
-    kept_inputs: inputs X (S, L, n) of the dense layer as it was, and which of them stay (k,): they need not
-    be computed again.
+    kept_inputs: inputs X (S, L, n) of the dense layer as it was, and the indices (k,) of those that stay.
+    With them X is not computed again.
     """
     for rows in batches(*hidden.shape[:2]):
         before = hidden[rows].to(run.settings.device)

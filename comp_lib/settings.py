@@ -1,8 +1,7 @@
-"""What a run of COMP is asked to do: one frozen value, checked before any work starts; and the names that it
-may say.
+"""What a run of COMP is asked to do: one frozen value, checked before any work starts.
 
-What is slow to import is imported where it is used, since help is made from these tables and is to appear at
-once.
+The tables here have the names that it may use. The help of the command line is made from them and has to
+appear at once, so modules that are slow to import are imported where they are used.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ if TYPE_CHECKING:
     from .plan import Plan, PlanRequest
     from .shape import Shape
 
-# The same for all layers, which any runtime loads; by layer importance, the paper's; by measurement, the
-# best.
+# "uniform": the same for all layers, which any runtime loads.
+# "per-layer": by layer importance, the paper's way.
+# "measured": by measurement, the best.
 WIDTHS = ("uniform", "per-layer", "measured")
 AIMS = ("self", "dense", "auto")
-# What to set for a whole recipe. What each costs and reaches: benchmarks/RESULTS.md. The paper's share of
-# whole layers is our choice: the digests name none.
+# The settings of each whole recipe; benchmarks/RESULTS.md says what each costs and reaches.
+# The share of whole layers in "paper" is our choice: the digests of the paper name none.
 PRESETS: dict[str, dict[str, Any]] = {
     "stock": {"widths": "uniform", "aim": "auto"},
     "best": {"widths": "measured", "aim": "dense"},
@@ -41,10 +41,8 @@ PRESETS_IN_WORDS = {
     "paper": "whole layers, then widths by layer importance, then a tuned mask",
 }
 LARGE_RATIO = 0.2  # of the decoder: where more is to go, the aim "auto" is the dense model's stream
-ROUNDING = 0.02  # of the decoder: so far may what a plan removes be from what it says that it removes
-# What `comp-lib prune` takes where nothing else is said. Of text: 128 sequences, or what SEQUENCES says. Of
-# mixtures as many or PER_NEURON tokens for each neuron of a layer, but at most MOST_TOKENS, which they have
-# with any tokenizer.
+REMOVED_TOLERANCE = 0.02  # of the decoder, between what a plan removes and what it says that it removes
+# What `comp-lib prune` takes where nothing else is said.
 DEFAULTS: dict[str, Any] = {
     "calibration": "general",
     "length": 256,
@@ -52,16 +50,18 @@ DEFAULTS: dict[str, Any] = {
     "dtype": "float32",
     "device": "cpu",
 }
-SEQUENCES = {"best": 256}
-PER_NEURON = 8
-MOST_TOKENS = 65_536
+# How much text calibrates where nobody says it (`disk.prune_model`): 128 sequences, or what the preset has
+# here. Of a mixture it is TOKENS_PER_NEURON tokens for each neuron of a layer, where that is more, but at
+# most MAX_TOKENS, which every mixture has with any tokenizer.
+PRESET_SEQUENCES = {"best": 256}
+TOKENS_PER_NEURON = 8
+MAX_TOKENS = 65_536
 
-MOST_LAYERS = 10_000
+MAX_LAYERS = 10_000
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
 LARGEST_INTEGER = 2**63 - 1
-NUMBERS: dict[
-    str, tuple[tuple[type, ...], str]
-] = {  # settings that are numbers -> their types, and those in words
+# settings that are numbers -> their types, and those in words
+NUMBERS: dict[str, tuple[tuple[type, ...], str]] = {
     "multiple": ((int, type(None)), "a whole number or None"),
     "seed": ((int,), "a whole number"),
     "kv_groups": ((int, type(None)), "a whole number or None"),
@@ -75,11 +75,11 @@ NUMBERS: dict[
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens.
 
-    Raises InputError by the name of what is wrong; a ratio that is none is refused by `plan.PlanRequest`.
-
         Settings(ratio=0.3)  # COMP with its defaults, a third less
         Settings(ratio=0.3, **PRESETS["best"])
         Settings(method="wanda-sp", recovery="none")
+
+    Raises InputError, by name, for a setting that cannot be. `plan.PlanRequest` checks the range of `ratio`.
     """
 
     ratio: float = 0.2
@@ -87,9 +87,9 @@ class Settings:
     method: str = "comp"
     """One of METHODS, or any name in importance.neurons.METRICS."""
     layers: float | str = "auto"
-    """Whole layers to drop, or their share; "auto": what widths alone cannot carry."""
+    """Whole layers to drop, or their share; "auto": as many as widths alone cannot carry."""
     layer_metric: str = "loss"
-    """What whole layers are judged by: or "block-influence", the paper's, which is fooled by some layers."""
+    """What whole layers are judged by: "loss", or "block-influence", the paper's, which some layers fool."""
     widths: str = "uniform"
     """How much each layer keeps: one of WIDTHS."""
     kv_groups: int | None = None
@@ -97,15 +97,16 @@ class Settings:
     recovery: str = "least-squares"
     """One of RECOVERY_NAMES, for any method; its own is `methods.default_recovery`."""
     aim: str = "self"
-    """Of the least squares: the layer's own output ("self"), the "dense" model's stream, or "auto", by
-    LARGE_RATIO.
+    """What the least squares aim at: the layer's output ("self") or the dense model's stream ("dense").
+
+    "auto": the dense model's stream where the ratio is above LARGE_RATIO.
     """
     ridge: float | str = "auto"
-    """lambda of the solves, relative to each input's own energy; "auto": by held-out text."""
+    """lambda of the solves, relative to each input's energy; "auto": chosen by held-out text."""
     token_weights: bool = True
     """Whether each token is divided by the norm of its residual stream."""
     multiple: int | None = None
-    """Widths are multiples of this; None: of 64, or of the first half of it that is fine enough."""
+    """Widths are multiples of this; None: of 64, which is halved until it is fine enough."""
     seed: int = 0
     device: str = "cpu"
     """Where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1"."""
@@ -146,7 +147,8 @@ class Settings:
 
         layers = self.layers
         if layers != "auto":
-            if isinstance(layers, str) or not 0 <= layers <= MOST_LAYERS or max(1, layers) % 1:
+            # above 1 a whole number, below it a share
+            if isinstance(layers, str) or not 0 <= layers <= MAX_LAYERS or max(1, layers) % 1:
                 raise InputError(
                     expected="layers to be a number or 'auto', or a share below 1",
                     got=repr(layers),
@@ -195,8 +197,9 @@ class Settings:
 
     @property
     def neuron_metric(self) -> str:
-        """A name in METRICS. COMP's metric presumes its recovery, so the recovery decides which of the two it
-        is.
+        """The metric that chooses the neurons, a name in METRICS.
+
+        COMP has two metrics, of which each presumes a recovery, so the recovery decides between them.
         """
         metric = method_of(self.method).neuron_metric or self.method
         if metric != "condition":
@@ -204,21 +207,23 @@ class Settings:
         return "full-condition" if self.recovery == "least-squares" else "mask-condition"
 
     def aims_at_dense(self, plan: Plan, shape: Shape) -> bool:
-        """Whether the fit aims at the dense model's stream, at the price of a second walk. shape: the
-        parent's.
+        """Whether the fit aims at the dense model's stream, at the price of a second walk.
 
-        The aim "auto" goes by the ratio that the plan was made for, which rounding of widths exceeds a
-        little. If the plan does not remove what it says (somebody has changed its widths), "auto" goes by
-        what it does remove.
+        The aim "auto" goes by the ratio that the plan was made for; by rounding of widths the plan removes a
+        little more. If the plan does not remove what it says (somebody has changed its widths), "auto" goes
+        by what it does remove. shape: of the parent.
         """
-        left = shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
-        removed = 1.0 - left / shape.decoder
-        ratio = plan.ratio if abs(removed - plan.removed) < ROUNDING else removed
-        aimed = self.aim == "dense" or (self.aim == "auto" and ratio > LARGE_RATIO)
-        return aimed and self.recovery == "least-squares"
+        if self.recovery != "least-squares":
+            return False
+        if self.aim != "auto":
+            return self.aim == "dense"
+        pruned = shape.with_widths(plan.neurons, plan.kv_groups, plan.layers)
+        removed = 1.0 - pruned.decoder / shape.decoder
+        ratio = plan.ratio if abs(removed - plan.removed) < REMOVED_TOLERANCE else removed
+        return ratio > LARGE_RATIO
 
     def request(self, shape: Shape, name: str = "") -> PlanRequest:
-        """What a planner for a model of that shape and name is asked for; no layers are dropped yet."""
+        """The request to a planner for a model of that shape and name; no layers are dropped yet."""
         from .hybrid_granularity.uniform import fitting_multiple
         from .plan import PlanRequest
 
@@ -229,5 +234,7 @@ class Settings:
             parent=name,
             biased=self.recovery == "bias",
         )
-        multiple = fitting_multiple(request, self.layers) if self.multiple is None else self.multiple
+        multiple = self.multiple
+        if multiple is None:
+            multiple = fitting_multiple(request, self.layers)
         return replace(request, multiple=multiple)

@@ -3,11 +3,11 @@
 A decoder layer owns, for hidden size d, head size k, n neurons and g KV groups of r query heads each:
 
     MLP          n * (3 d)                    gate, up and down: one neuron is a row, a row and a column
-    attention    g * (2 k d + 2 r k d)        k and v; q and o: one KV group can only go as a whole norms
-    2 d                          stay as long as the layer does, as does an attention without plain groups
+    attention    g * (2 k d + 2 r k d)        k and v; q and o: one KV group can only go as a whole
+    norms        2 d                          stay as long as the layer does
 
-plus biases where the model has them. What is counted here is checked against `model.num_parameters()` by a
-test.
+plus biases where the model has them. An attention without plain groups stays as long as its layer does, too.
+A test compares what is counted here with `model.num_parameters()`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ def span(widths: Sequence[int]) -> str:
     >>> span([1024, 1536]), span([1024, 1024])
     ('1,024 to 1,536', '1,024')
     """
-    low, high = min(widths), max(widths)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    smallest = min(widths)
+    largest = max(widths)
+    if smallest == largest:
+        return f"{smallest:,}"
+    return f"{smallest:,} to {largest:,}"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Widths of a decoder and what each unit of it costs in parameters."""
+    """The widths of a decoder, and how many parameters each unit of it has."""
 
     hidden: int  # d, width of the residual stream
     head_dim: int  # k
@@ -41,16 +44,15 @@ class Shape:
     kv_groups: tuple[int, ...]  # KV heads of each layer
     neuron_parameters: int  # of one MLP neuron, biases included
     group_parameters: int  # of one KV group, biases included
-    layer_parameters: tuple[
-        int, ...
-    ]  # of what no width changes in each layer: norms, output biases, other mixers
+    # of what no width changes, for each layer: norms, output biases, attention without plain groups
+    layer_parameters: tuple[int, ...]
     other_parameters: int  # embeddings, head (once, if tied) and the final norm
 
     @classmethod
     def of(cls, model: Model | Decoder) -> Shape:
         """Read the shape from the tensors of `model`: its config cannot describe every pruned model.
 
-        Where some attention is more than KV groups, each is one group that no parameter belongs to.
+        Where the attention of some layer is more than KV groups, each layer has one group of no parameters.
         """
         structure = as_decoder(model).structure
         layers = list(layers_of(structure))
@@ -65,7 +67,9 @@ class Shape:
         else:
             group_parameters = 0
             kv_groups = (1,) * len(layers)
-        head_dim = attentions[0].module.head_dim if attentions[0].grouped else attentions[0].block
+        head_dim = attentions[0].block
+        if attentions[0].grouped:
+            head_dim = attentions[0].module.head_dim
         layer_totals = [sum(weight.numel() for weight in layer.parameters()) for layer in layers]
         fixed = [
             total - width * neuron_parameters - groups * group_parameters
@@ -86,14 +90,14 @@ class Shape:
 
     @property
     def layers(self) -> int:
+        """The number of decoder layers."""
         return len(self.neurons)
 
     def layer(self, index: int) -> int:
         """Parameters of one decoder layer."""
-        neurons, groups = self.neurons[index], self.kv_groups[index]
-        return (
-            neurons * self.neuron_parameters + groups * self.group_parameters + self.layer_parameters[index]
-        )
+        mlp = self.neurons[index] * self.neuron_parameters
+        attention = self.kv_groups[index] * self.group_parameters
+        return mlp + attention + self.layer_parameters[index]
 
     @property
     def decoder(self) -> int:
@@ -107,33 +111,41 @@ class Shape:
 
     @property
     def uniform(self) -> bool:
-        """One width for all layers, so that a stock config can describe it."""
+        """Whether all layers have one width, so that a stock config can describe them."""
         return len(set(self.neurons)) <= 1 and len(set(self.kv_groups)) <= 1
 
     @property
     def stock(self) -> bool:
-        """Uniform, and with a number of heads that transformers' LlamaConfig accepts (it must divide
-        `hidden`).
-        """
+        """Whether transformers' LlamaConfig accepts it: uniform, and its heads divide `hidden`."""
         return self.uniform and self.hidden % (self.kv_groups[0] * self.group_heads) == 0
 
     def with_biases(self) -> Shape:
-        """The same decoder with a bias in each of its dense layers, Llama's `mlp_bias` and `attention_bias`."""
-        shape, head = self, self.head_dim * (2 + self.group_heads)  # rows that a KV group has in k, v and q
-        biases = 0
-        if shape.neuron_parameters == 3 * self.hidden:
-            shape, biases = replace(shape, neuron_parameters=shape.neuron_parameters + 2), self.hidden
-        if shape.group_parameters == self.head_dim * (2 + 2 * self.group_heads) * self.hidden:
-            shape = replace(shape, group_parameters=shape.group_parameters + head)
-            biases += self.hidden
-        return replace(shape, layer_parameters=tuple(count + biases for count in self.layer_parameters))
+        """The same decoder with a bias in each linear of its layers: Llama's `mlp_bias` and `attention_bias`.
+
+        A part that has biases already stays as it is.
+        """
+        neuron_parameters = self.neuron_parameters
+        group_parameters = self.group_parameters
+        output_biases = 0  # of down_proj and o_proj, in each layer
+        if neuron_parameters == 3 * self.hidden:
+            neuron_parameters += 2  # of gate and up
+            output_biases += self.hidden
+        if group_parameters == self.head_dim * (2 + 2 * self.group_heads) * self.hidden:
+            group_parameters += self.head_dim * (2 + self.group_heads)  # of its rows in k, v and q
+            output_biases += self.hidden
+        return replace(
+            self,
+            neuron_parameters=neuron_parameters,
+            group_parameters=group_parameters,
+            layer_parameters=tuple(count + output_biases for count in self.layer_parameters),
+        )
 
     def with_widths(
         self, neurons: Sequence[int], kv_groups: Sequence[int], layers: Sequence[int] | None = None
     ) -> Shape:
         """The same decoder with other widths, one entry for each layer that stays.
 
-        layers: which those are; None: it does not matter, since all of them are alike or none goes.
+        layers: the indices of those layers; None: they do not matter, since all are alike or none goes.
         """
         fixed = self.layer_parameters
         if layers is not None:
@@ -147,8 +159,9 @@ class Shape:
 
 
 def _block_parameters(part: Part) -> int:
-    """Parameters of one block of a part: the rows that produce its inputs of the dense layer, and what reads
-    them.
+    """Parameters of one block of a part.
+
+    These are the rows that produce the block's inputs of the dense layer, and the columns that read them.
     """
     total = part.block * part.linear.out_features
     for name, rows in part.rows.items():

@@ -1,10 +1,11 @@
 """Surgery: tensors that really shrink.
 
 Removing MLP neuron i takes its rows of the matrices that produce it (gate_proj and up_proj in Llama) and its
-column of down_proj; removing a KV group takes its rows of k_proj and v_proj, the rows of q_proj of its query
-heads, and their columns of o_proj. Which rows and columns those are, the family knows. What remains is an
-ordinary module of the same class: no mask, no wrapper, nothing extra at run time but the biases of a recovery
-that asks for them.
+column of down_proj. Removing a KV group takes its rows of k_proj and v_proj, the rows of q_proj of its query
+heads, and their columns of o_proj. `families.find.parts` says which rows and columns those are.
+
+What remains is an ordinary module of the same class: no mask, no wrapper, nothing extra at run time but the
+biases of a recovery that asks for them.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from .families.protocol import CausalLM, Layer, Model, Step
 from .families.table import family_of
 from .shape import Shape
 
-ROWS_IN_FLOAT64 = 1024  # of a matrix at once: all of it may be a gigabyte
+ROWS_IN_FLOAT64 = 1024  # of a matrix at once: all its rows may be a gigabyte
 
 
 @dataclass(frozen=True)
 class Refit:
-    """What becomes of one dense layer."""
+    """What becomes of one dense layer with inputs X and weights W."""
 
     kept: Tensor  # KV groups or neurons, ascending
     weight: Tensor | None = None  # V (n, m), zero where an input went; None: the layer stays as it is
@@ -37,8 +38,9 @@ class Refit:
 
 
 def shallow_copy(model: Model) -> CausalLM:
-    """A second model with its own structure and config around the same tensors: surgery replaces, never
-    writes.
+    """A second model with its own modules and config, around the same tensors.
+
+    Surgery replaces tensors and never writes to them, so it leaves the first model as it is.
     """
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     copied: CausalLM = copy.deepcopy(model, tensors)  # type: ignore[assignment]
@@ -63,13 +65,14 @@ def shrink(
     weight: Tensor | None = None,
     bias_change: Tensor | None = None,
 ) -> None:
-    """Keep the neurons or KV groups `kept` (ascending) of a layer.
+    """Keep the neurons or KV groups `kept` (ascending) of a layer, in place.
 
-    weight (n, m) replaces the dense layer's in the y = X W orientation; bias_change (m,) is added to the bias that it
-    must then have (`add_biases`).
+    Args:
+        weight: (n, m), in the orientation y = X W: replaces the weights of the dense layer.
+        bias_change: (m,), added to the bias of the dense layer, which must have one (`add_biases`).
     """
     part = parts(layer)[step]
-    for name, rows in part.rows.items():
+    for name, rows in part.rows.items():  # what produces the inputs of the dense layer
         linear = getattr(part.module, name)
         kept_rows = rows[kept.cpu()].flatten().sort().values.to(linear.weight.device)
         row_bias = None if linear.bias is None else linear.bias.detach()[kept_rows]
@@ -112,27 +115,30 @@ def add_biases(layer: Layer) -> None:
 
 
 def keep_layers(model: Model, layers: Sequence[int]) -> None:
-    """Drop all other decoder layers, and number those that stay anew.
+    """Keep the decoder layers `layers`, in place, and number them anew.
 
-    Lists in the config with an entry for each layer (`layer_types`, `no_rope_layers`, ...) lose those of
-    dropped ones.
+    Lists in the config with an entry for each layer (`layer_types`, `no_rope_layers`, ...) lose the entries
+    of dropped layers.
     """
     stack = layers_of(model)
     for name, entries in list(vars(model.config).items()):
-        entry_a_layer = isinstance(entries, list) and len(entries) == len(stack)
-        if entry_a_layer and not name.endswith(("_id", "_ids", "architectures")):
+        has_entry_per_layer = isinstance(entries, list) and len(entries) == len(stack)
+        if has_entry_per_layer and not name.endswith(("_id", "_ids", "architectures")):
             setattr(model.config, name, [entries[index] for index in layers])
     for index in sorted({*range(len(stack))} - {*layers}, reverse=True):
         del stack[index]
     for index, layer in enumerate(stack):
         for module in layer.modules():
-            if hasattr(module, "layer_idx"):  # the KV cache counts on it
+            if hasattr(module, "layer_idx"):  # by which the KV cache knows the layer
                 vars(module)["layer_idx"] = index
     model.config.num_hidden_layers = len(layers)
 
 
 def update_config(model: Model) -> None:
-    """Make `model.config` describe the tensors, where one width can: for others see `models.meta_model`."""
+    """Make `model.config` describe the tensors, as far as one width for all layers can.
+
+    Layers of other widths need a config of `models.meta_model`.
+    """
     shape = Shape.of(model)
     for name, step in family_of(model).bias_fields.items():
         biased = any(parts(layer)[step].linear.bias is not None for layer in layers_of(model))
@@ -146,7 +152,7 @@ def update_config(model: Model) -> None:
 
 
 def _linear(weight: Tensor, bias: Tensor | None, original: nn.Linear) -> nn.Linear:
-    """A layer with these tensors, trainable and in training mode exactly as `original` was."""
+    """A linear with these tensors, trainable and in training mode exactly as `original` is."""
     outputs, inputs = weight.shape
     linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta").train(original.training)
     linear.weight = nn.Parameter(weight, requires_grad=original.weight.requires_grad)

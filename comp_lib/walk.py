@@ -18,11 +18,11 @@ from .families.protocol import Device, Layer, Model
 from .families.run import Rope, attention_step, head, mlp_step, rotary
 
 BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
-LOGITS = 1 << 22  # numbers of an answer at once: tokens times vocabulary
+LOGITS_AT_ONCE = 1 << 22  # numbers: tokens times vocabulary
 
 
 def batches(count: int, length: int) -> Iterator[slice]:
-    """Slices over `count` sequences of `length` tokens, at most BATCH_TOKENS, but one sequence, in a slice.
+    """Slices over `count` sequences of `length` tokens, with at most BATCH_TOKENS or one sequence in a slice.
 
     >>> list(batches(count=3, length=1024))
     [slice(0, 2, None), slice(2, 3, None)]
@@ -44,7 +44,10 @@ class Visit:
     """A text at one layer of a decoder."""
 
     def __init__(self, index: int, layer: Layer, before: Tensor, rope: Rope, device: Device) -> None:
-        """before (S, L, d): hidden states that enter `layer`, number `index`, which is on `device`."""
+        """Let the text enter `layer`, number `index`, which is on `device`.
+
+        before (S, L, d): hidden states of the text that enter the layer.
+        """
         self.index = index
         self.layer = layer
         self.before = before
@@ -58,8 +61,9 @@ class Visit:
 
     @property
     def after(self) -> Tensor:
-        """Hidden states that leave the layer (S, L, d): computed once. Who has computed them otherwise sets
-        them.
+        """Hidden states that leave the layer (S, L, d), computed once.
+
+        A caller that has computed them in another way sets them.
         """
         if self._after is None:
             self._after = self.through(self.before)
@@ -73,9 +77,9 @@ class Visit:
 def walk(model: Model | Decoder, ids: Tensor, device: Device = "cpu") -> Iterator[Visit]:
     """Walk the text ids (S, L) through all layers, one on `device` at a time.
 
-    A visit ends when the next one is asked for. Its layer is let go then, before the next is read: so use
-    `visit.layer`, and keep no other name for it. A layer that nobody passes, at the end of a walk that is
-    broken off, is not computed.
+    A visit ends when the next one is asked for. Its layer is let go then, before the next is read; so use
+    `visit.layer`, and keep no other name for it. Where a walk is broken off, the text does not pass the last
+    layer that was visited.
     """
     decoder = as_decoder(model)
     hidden = decoder.embed(ids)
@@ -90,21 +94,21 @@ def walk(model: Model | Decoder, ids: Tensor, device: Device = "cpu") -> Iterato
 def sequence_losses(model: Model | Decoder, hidden: Tensor, ids: Tensor) -> Tensor:
     """Mean next-token loss of each sequence, nats per token, from the last layer's output: (S, L, d) -> (S,).
 
-    The vocabulary is wide, so logits z exist for some tokens and for a piece of the head at a time, piece by
-    piece in -log p(x) = log sum_v exp(z_v) - z_x.
+    The loss of a token x is -log p(x) = log sum_v exp(z_v) - z_x. The vocabulary is wide, so logits z exist
+    only for some tokens and one piece of the head at a time, and both terms are gathered piece by piece.
     """
     decoder = as_decoder(model)
     states = hidden[:, :-1].flatten(0, 1)
-    following = ids[:, 1:].flatten().to(hidden.device)
-    log_sums = torch.full(following.shape, -torch.inf, device=hidden.device)  # log sum_v exp(z_v)
-    next_logits = torch.zeros_like(following).float()  # z_x
+    next_tokens = ids[:, 1:].flatten().to(hidden.device)
+    log_sums = torch.full(next_tokens.shape, -torch.inf, device=hidden.device)  # log sum_v exp(z_v)
+    next_logits = torch.zeros_like(next_tokens).float()  # z_x
     for first_token, piece in decoder.head_pieces():
-        tokens_at_once = max(1, LOGITS // piece.out_features)
+        tokens_at_once = max(1, LOGITS_AT_ONCE // piece.out_features)
         for rows in torch.arange(len(states), device=hidden.device).split(tokens_at_once):
             normed = decoder.norm(states[rows])
             logits = head(decoder.structure, normed, piece).float()  # (tokens, piece of the vocabulary)
             log_sums[rows] = torch.logaddexp(log_sums[rows], logits.logsumexp(-1))
-            columns = following[rows] - first_token
+            columns = next_tokens[rows] - first_token
             inside = (columns >= 0) & (columns < logits.shape[1])
             next_logits[rows[inside]] = logits[inside, columns[inside]]
     return (log_sums - next_logits).view(len(ids), -1).mean(1)

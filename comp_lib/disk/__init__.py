@@ -1,1 +1,1 @@
-"""Models larger than memory: read, pruned and written one layer at a time, and taken up again after a cut."""
+"""Models larger than memory: read, pruned and written layer by layer, and taken up again after a stop."""

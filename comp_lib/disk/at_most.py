@@ -21,7 +21,7 @@ from ..settings import Settings
 SMALLEST_RATIO = 0.01
 LARGEST_RATIO = 0.8
 TRIES = 5  # prunings, at most
-CLOSE_ENOUGH = 0.9  # of what is allowed: then no other ratio is tried
+SUFFICIENT_SHARE = 0.9  # of the allowed loss: a ratio that costs as much ends the search
 
 
 def ratio_within(
@@ -34,19 +34,22 @@ def ratio_within(
     saved_dtype: torch.dtype,
     progress: Progress = no_progress,
 ) -> float:
-    """The largest ratio found with which the loss on `windows` rises by `at_most`, in nats per token, mean
-    over kinds.
+    """The largest ratio found that raises the loss on `windows` by no more than `at_most`, nats per token.
 
-    The model is pruned in memory on ids (S, L) with these settings, TRIES times at most, and judged with the
-    numbers that files in `saved_dtype` will hold. Each ratio is where a parabola through the two nearest
-    measured ones has that loss, in the middle half of what lies between them. Raises InputError when even the
-    smallest step costs more.
+    The loss is the mean over the kinds of text in `windows`. The model is pruned in memory on ids (S, L) with
+    these settings, TRIES times at most, and judged with the numbers that files in `saved_dtype` will hold.
+    Each ratio is tried where a parabola through the two nearest measured ones has the allowed loss, but in
+    the middle half of the interval between them.
+
+    Raises InputError when even the smallest step costs more.
     """
     ids = check_call(model, ids, settings)
     dense_loss = judge(model, windows).mean["loss"]
     removed = 0.0  # by the last pruning
-    low, low_cost = 0.0, 0.0  # the largest ratio that holds, and what it costs
-    high, high_cost = LARGEST_RATIO, math.inf  # the smallest that costs too much
+    low = 0.0  # the largest ratio that costs no more than allowed
+    low_cost = 0.0
+    high = LARGEST_RATIO  # the smallest ratio that costs too much
+    high_cost = math.inf
     for number in range(1, TRIES + 1):
         ratio = _next_ratio(at_most, low, low_cost, high, high_cost)
         if number == TRIES and not low:
@@ -54,7 +57,7 @@ def ratio_within(
         tried = replace(settings, ratio=ratio)
         cost = math.inf
         plan = None
-        with suppress(InputError):  # out of reach
+        with suppress(InputError):  # a ratio that is out of reach
             plan = make_plan(model, ids, tried, progress=progress)
         if plan is not None:
             small = prune(model, ids, tried, plan=plan, progress=progress)
@@ -64,11 +67,12 @@ def ratio_within(
             del small  # before the next one is made
         progress(f"ratio {ratio:.3f}: {cost:+.3f} nats", number, TRIES)
         if cost <= at_most:
-            low, low_cost = ratio, cost
+            low = ratio
+            low_cost = cost
         else:
             high = ratio
             high_cost = cost if math.isfinite(cost) else math.inf
-        if high == SMALLEST_RATIO or low_cost >= CLOSE_ENOUGH * at_most:
+        if high == SMALLEST_RATIO or low_cost >= SUFFICIENT_SHARE * at_most:
             break
     if not low:
         raise InputError(
@@ -95,15 +99,21 @@ def round_weights(model: Model, dtype: torch.dtype) -> None:
 
 
 def _next_ratio(at_most: float, low: float, low_cost: float, high: float, high_cost: float) -> float:
-    """Where a parabola from the ratio `low` that costs `low_cost` to `high` costs `at_most`, in the middle
-    half.
+    """The ratio at which a parabola from (`low`, `low_cost`) to (`high`, `high_cost`) costs `at_most`.
+
+    It is moved into the middle half of the interval between `low` and `high`.
     """
     share = math.sqrt((at_most - low_cost) / (high_cost - low_cost))
-    return round(max(SMALLEST_RATIO, low + (high - low) * min(max(share, 0.25), 0.75)), 3)
+    share = min(max(share, 0.25), 0.75)
+    ratio = low + (high - low) * share
+    return round(max(SMALLEST_RATIO, ratio), 3)
 
 
 def parse_nats(text: object) -> float:
-    """The number in "0.2" or "0.2nats". Raises InputError unless it is above 0."""
+    """The number in "0.2" or "0.2nats".
+
+    Raises InputError unless it is a number above 0.
+    """
     with suppress(ValueError):
         nats = float(str(text).strip().removesuffix("nats"))
         if 0.0 < nats < math.inf:

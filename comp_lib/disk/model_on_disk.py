@@ -1,9 +1,9 @@
-"""A model in files, which is never there as a whole: a `Decoder` that reads its layers one by one.
+"""A model in files, which is never in memory as a whole: a `Decoder` that reads its layers one by one.
 
 A layer is read from its file each time it is asked for, of the embedding only the rows that a text needs, of
-the head a piece at a time; so all that walks from layer to layer (block influence, loss increase, FLAP, COMP
-itself) runs on it as it stands. Shapes come from a meta model, without numbers, built by transformers from
-the config.
+the head a piece at a time. So everything that walks from layer to layer runs on it as on a model in memory:
+block influence, loss increase, FLAP, COMP itself. Shapes come from a meta model, a model without numbers that
+transformers builds from the config.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ from ..families.run import check_ids, embed, head
 from ..shape import Shape
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles
 
-TOKENS_OF_A_PIECE = 4096  # of the vocabulary, whose part of the head is in memory at once
+TOKENS_OF_A_PIECE = 4096  # of the vocabulary: their part of the head is in memory at once
 
 
 class OnDisk(Decoder):
     """A model folder, or a GGUF file, as a `Decoder`."""
 
     def __init__(self, meta_model: Model, files: TensorFiles) -> None:
-        """meta_model: what the config describes, in the dtype that `files` are to be read as."""
+        """Read the numbers of `meta_model` from `files`, in the dtype of `meta_model`."""
         self.meta_model = meta_model
         self.files = files
         self.shape = Shape.of(meta_model)
         self._norm = self._filled(backbone_of(meta_model).norm, "model.norm.")
-        self._head: nn.Linear | None = (
-            None  # all of it, kept from the first answer until a layer is asked for
-        )
+        # the whole head, kept from the first call of `logits` until the next call of `layer`
+        self._head: nn.Linear | None = None
 
     @property
     def structure(self) -> Model:
@@ -78,7 +77,7 @@ class OnDisk(Decoder):
         return self._read_head(TOKENS_OF_A_PIECE)
 
     def _read_head(self, size: int) -> Iterator[tuple[int, nn.Linear]]:
-        """The head in pieces of so many tokens: the first token of each, and its linear."""
+        """The head in pieces of `size` tokens, each as its first token and its linear."""
         output: Any = self.meta_model.lm_head
         tied = output.weight is backbone_of(self.meta_model).embed_tokens.weight
         name = EMBEDDING if tied else HEAD
@@ -90,7 +89,7 @@ class OnDisk(Decoder):
 
     def _filled(self, module: nn.Module, prefix: str) -> nn.Module:
         """A copy of a module of the meta model, with the numbers from the files."""
-        shared = {id(self.config): self.config}
+        shared = {id(self.config): self.config}  # is not copied
         module = copy.deepcopy(module, shared)
         tensors = {name: self.files.read(prefix + name, self.dtype) for name in module.state_dict()}
         module.load_state_dict(tensors, assign=True)

@@ -30,7 +30,7 @@ from ..models.load import load_model, open_model
 from ..models.save import Provenance, shareable
 from ..planning import check_length, check_request, make_plan
 from ..progress import Progress, no_progress
-from ..settings import DEFAULTS, MOST_TOKENS, PER_NEURON, PRESETS, SEQUENCES, Settings
+from ..settings import DEFAULTS, MAX_TOKENS, PRESET_SEQUENCES, PRESETS, TOKENS_PER_NEURON, Settings
 from ..shape import Shape
 from ..system.atomic import resolved
 from ..system.machine import available_device
@@ -270,11 +270,11 @@ def _adapted(request: _Request, source: OnDisk) -> _Request:
 
 def _usual_sequences(shape: Shape, preset: str, calibration: Calibration) -> int:
     """How many calibrate where nobody says it: of the mixtures, enough for the neurons of the widest layer."""
-    usual = SEQUENCES.get(preset, 128)
+    usual = PRESET_SEQUENCES.get(preset, 128)
     if calibration.source not in MIXTURES:
         return usual
-    tokens = max(PER_NEURON * max(shape.neurons), usual * calibration.length)
-    return -(-min(tokens, MOST_TOKENS) // calibration.length)
+    tokens = max(TOKENS_PER_NEURON * max(shape.neurons), usual * calibration.length)
+    return -(-min(tokens, MAX_TOKENS) // calibration.length)
 
 
 def _windows(evaluated: str | Path | None, tokenizer: Any, longest: int) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from ..planning import why_more
 from ..shape import span
 from .from_disk import Written
 
-UNQUANTISED = ("F64", "F32", "F16")  # what a model is saved as where its parent is; else as bfloat16
+UNQUANTISED = ("F64", "F32", "F16")  # of a parent: from any other type a model is saved as bfloat16
 COLUMNS = 80  # of a terminal
 
 
@@ -24,13 +24,13 @@ class Verdict(Written):
 
     parent: str
     megabytes: tuple[float, float]
-    """Of the files of weights: the parent's, and the model's."""
+    """Size of the files of weights: of the parent, of the model."""
     stored: tuple[str, str]
-    """What most of their numbers are: "BF16", "Q8_0"."""
+    """The type of most numbers in them, such as "BF16" or "Q8_0": in the parent, in the model."""
     by_text: dict[str, dict[str, float]]
     """Text -> dense_loss, loss and increase, nats per token; empty: not measured."""
     seconds: float
-    """From the first line to the last, or since the last stop."""
+    """What all of it took, or the last attempt where an earlier one was stopped."""
     next: str
     """The command that looks closer."""
 
@@ -51,10 +51,10 @@ class Verdict(Written):
         }
 
     def __str__(self) -> str:
-        """What `comp-lib prune` says, in at most 12 lines, and one if more went than was asked for."""
+        """What `comp-lib prune` says: at most 12 lines, and one more if more went than was asked for."""
         settings = self.report.settings
-        gone = f"{self.plan.removed:.1%} of the decoder removed by {settings['method']}"
-        lines = [f"{gone}, in {self.seconds:.0f} s on {self.report.tokens:,} tokens"]
+        removal = f"{self.plan.removed:.1%} of the decoder removed by {settings['method']}"
+        lines = [f"{removal}, in {self.seconds:.0f} s on {self.report.tokens:,} tokens"]
         if self.plan.removed > self.plan.ratio + RATIO_TOLERANCE:
             lines.append(why_more(self.plan, settings))
         lines += self._table()
@@ -92,8 +92,9 @@ class Verdict(Written):
 
 
 def losses_by_text(written: Written, windows: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
-    """Text -> mean losses of both models over its windows, and their mean over texts last; {} if none was
-    measured.
+    """Text -> mean losses of both models over its windows; empty if none was measured.
+
+    Of two or more texts the last entry is their mean.
     """
     if not windows:
         return {}

@@ -1,5 +1,6 @@
-"""Finding the parts of a decoder layer: its gated MLP, and what mixes the tokens, with the linear that ends
-each.
+"""Finding the two parts of a decoder layer: its gated MLP, and its token mixer, which is mostly attention.
+
+Each part ends in a linear that writes to the residual stream.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ OUTPUT_NAMES = ("o_proj", "out_proj", "dense")  # of the linear that ends a toke
 
 @dataclass(frozen=True)
 class Part:
-    """One of the two parts of a layer, with the linear in it that writes to the stream."""
+    """One of the two parts of a layer, with the linear in it that writes to the stream.
+
+    A block is the smallest unit that can go: a neuron, a KV group with its query heads, or all of a token
+    mixer of another kind.
+    """
 
     name: str  # in the layer
     module: Any
     linear_name: str  # of the linear that writes to the stream, in the module
     linear: nn.Linear
     rows: dict[str, Tensor]
-    """All other linears, which produce the inputs of that one: name -> rows (blocks, rows of a block).
-
-    A block is what can only go as a whole: a neuron, a KV group with its query heads, or all of another
-    mixer.
-    """
-    block: int = 1  # inputs of the linear in a block
-    grouped: bool = False  # whether an attention is queries, keys, values and outputs whose rows are heads
+    """The other linears, which produce its inputs: name -> row indices (blocks, rows of a block)."""
+    block: int = 1  # inputs of the linear that belong to a block
+    grouped: bool = False  # whether it is attention of queries, keys, values and outputs whose rows are heads
     separable: bool = True  # whether blocks can go one by one: not where a norm spans all heads
 
 
 def backbone_of(model: nn.Module) -> Any:
-    """The part of a causal language model under its head, with `embed_tokens`, `layers` and `norm`.
+    """The causal language model without its head: the module with `embed_tokens`, `layers` and `norm`.
 
     Raises InputError for a model that is laid out otherwise.
     """
@@ -65,11 +66,15 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
 
 
 def parts(layer: Layer) -> dict[Step, Part]:
-    """The two parts of a layer. Raises InputError, with the name of what does not fit, where it has others."""
+    """The two parts of a layer.
+
+    Raises InputError, with the name of what does not fit, where it has others.
+    """
     for name, module in layer.named_modules():
         if "expert" in f"{name} {type(module).__name__}".lower():
             refuse(layer, "experts, of which each token sees a few")
-        if hasattr(module, "lambda_init"):  # a file would make it anew from another place
+        # A pruned model that is loaded computes this number anew, perhaps from another position of the layer.
+        if hasattr(module, "lambda_init"):
             refuse(layer, "a number that follows from its place in the model")
     gated_mlps = list[tuple[str, Any, set[str]]]()
     mixers = list[tuple[str, Any, set[str]]]()
@@ -92,7 +97,7 @@ def parts(layer: Layer) -> dict[Step, Part]:
 
 
 def _gated_mlp(layer: Layer, name: str, mlp: Any, linears: set[str]) -> Part:
-    """The MLP of that name, whose blocks are neurons."""
+    """The MLP of that name as a part, whose blocks are neurons."""
     if any(weight.partition(".")[0] not in linears for weight, _ in mlp.named_parameters()):
         refuse(layer, "a norm or other weights between the neurons and down_proj")
     neurons = torch.arange(mlp.down_proj.in_features)
@@ -104,15 +109,16 @@ def _gated_mlp(layer: Layer, name: str, mlp: Any, linears: set[str]) -> Part:
 
 
 def _mixer(name: str, module: Any, linears: set[str], output_name: str) -> Part:
-    """What mixes the tokens. Its blocks are KV groups where it is plain attention with norms; else it is one
-    block.
+    """The token mixer of that name as a part.
+
+    Its blocks are KV groups where it is plain attention, with norms or without; otherwise it is one block.
     """
     linear = getattr(module, output_name)
     widths = {
         linear_name: getattr(module, linear_name).out_features
         for linear_name in sorted(linears - {output_name})
     }
-    norm_sizes: Counter[str] = Counter()  # what has weights beside the linears -> how many
+    norm_sizes: Counter[str] = Counter()  # module that has weights beside the linears -> how many weights
     for weight_name, weight in module.named_parameters():
         owner = weight_name.partition(".")[0]
         if owner not in linears:
@@ -153,15 +159,16 @@ def whole_attention(model: Model) -> bool:
 
 
 def remember_widths(layer: Layer) -> None:
-    """After surgery: make the layer's modules remember their new widths.
+    """After surgery, make the layer's modules remember their new widths.
 
-    Phi-3 finds its queries by the number of heads in its config, which all layers share until then.
+    Phi-3 finds its queries by the number of heads in its config, which all layers share; so a layer with
+    another number gets a config of its own.
     """
-    both = parts(layer)
-    mlp = both["mlp"]
+    layer_parts = parts(layer)
+    mlp = layer_parts["mlp"]
     if hasattr(mlp.module, "intermediate_size"):
         mlp.module.intermediate_size = mlp.linear.in_features
-    attention = both["attention"]
+    attention = layer_parts["attention"]
     if not attention.grouped:
         return
     module = attention.module
@@ -176,7 +183,7 @@ def remember_widths(layer: Layer) -> None:
 
 
 def refuse(layer: Layer, got: str) -> NoReturn:
-    """Raise InputError: `got` is what the layer has instead of what the method needs."""
+    """Raise InputError for a layer that has `got` instead of what the method needs."""
     raise InputError(
         expected="a decoder layer that adds attention, then a gated MLP to the stream",
         got=f"{type(layer).__name__} with {got}",
@@ -185,7 +192,7 @@ def refuse(layer: Layer, got: str) -> NoReturn:
 
 
 def with_parts(module: nn.Module, **replacements: nn.Module) -> Any:
-    """A second `module` with other parts; all else the two share."""
+    """A second `module` in which some children are replaced; the two share all else."""
     other = copy.copy(module)
     vars(other)["_modules"] = module._modules | replacements
     return other

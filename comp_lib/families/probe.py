@@ -1,7 +1,6 @@
-"""Probing a decoder layer: is it the two steps that we take it for, and how does each reach the residual
-stream?
+"""Probing a decoder layer: is it the two steps that we expect, and how does each reach the residual stream?
 
-A layer is asked by its own forward, in which one of its parts puts out a value that we choose.
+The layer's own forward runs, while one of its parts puts out a value that we choose.
 """
 
 from __future__ import annotations
@@ -18,32 +17,31 @@ from ..errors import refusing
 from .find import Part, parts, refuse, with_parts
 from .protocol import Layer, Step
 
-SMALL_GAIN = (
-    0.05  # of the mean: an output that is multiplied by less adds too little to tell what it should have been
-)
-TOLERANCE = 1e-4  # of a recomputed output in float32; of a narrower type what it can tell apart
-LARGE_INPUT = (
-    1024.0  # beside which the epsilon of a norm is nothing, and by which numbers divide without rounding
-)
+# Of the mean gain: an output with less adds too little to the stream to tell what it should have been.
+SMALL_GAIN = 0.05
+TOLERANCE = 1e-4  # of a recomputed output in float32; a narrower dtype gets what it can resolve
+# So large that the epsilon of a norm does not count; and a power of 2, by which division does not round.
+LARGE_INPUT = 1024.0
 SILENT: dict[str, Tensor | float] = {"attention": 0.0, "mlp": 0.0}
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a layer is called with beside the hidden states, by position and by name."""
+"""What a layer is called with beside the hidden states: positional arguments, and keyword arguments."""
 
 
 def run_layer(
     layer: Layer, hidden: Tensor, arguments: Arguments | None, **outputs: Tensor | float
 ) -> tuple[Tensor, list[Tensor]]:
-    """The layer's own forward, where `attention` or `mlp` puts out a given value for each token.
+    """Run the layer's own forward, in which `attention` or `mlp` puts out a given value for each token.
 
-    Returns the states behind the layer (B, L, d), and what the dense layers of the parts that ran got (B, L,
-    n). Where attention is given the layer needs no arguments.
+    Returns the states behind the layer (B, L, d), and the inputs (B, L, n) of the dense layers of the parts
+    that ran. If the output of attention is given, the layer needs no arguments.
     """
     layer_parts: dict[Any, Part] = parts(layer)
     stand_ins = dict[str, Any]()
     for step, value in outputs.items():
         part = layer_parts[step]
-        stand_ins[part.name] = with_parts(part.module)
-        stand_ins[part.name].forward = partial(_answer, part.name, value)
+        stand_in = with_parts(part.module)
+        stand_in.forward = partial(_answer, part.name, value)
+        stand_ins[part.name] = stand_in
     args, kwargs = arguments or ((), _no_arguments(layer))
     inputs = list[Tensor]()
     with ExitStack() as hooks:
@@ -70,12 +68,15 @@ def _answer(name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> Any:
     """What the part of that name returns where it puts out `value` for each token."""
     states = next(argument for argument in (*args, *kwargs.values()) if isinstance(argument, Tensor))
     out = torch.zeros_like(states) + value
-    return (out, None) if name == "self_attn" else out  # others return no weights of attention
+    if name == "self_attn":
+        return out, None  # in place of the attention weights
+    return out
 
 
 def answered(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor:
-    """The stream (B, L, d) behind a step whose dense layer gets x (B, L, n), while the other part adds
-    nothing.
+    """The stream (B, L, d) behind a step whose dense layer gets x (B, L, n).
+
+    The other part of the layer adds nothing.
     """
     output: Tensor = parts(layer)[step].linear(x)
     return run_layer(layer, stream, None, **SILENT | {step: output})[0]
@@ -83,31 +84,31 @@ def answered(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reach(layer: Layer, step: Step) -> tuple[Tensor, bool]:
-    """What the outputs of a dense layer are multiplied by on their way to the stream (d,), and whether a norm
-    is there.
+    """How the outputs of a dense layer reach the stream: the factors (d,), and whether a norm is on the way.
 
-    Raises InputError for another way than those two.
+    Raises InputError where it is another way than a multiplication or an RMS norm.
     """
     weight = parts(layer)[step].linear.weight
     ones = torch.ones_like(weight[:, 0])
     signs = torch.where(torch.arange(len(ones), device=ones.device) % 2 == 0, ones, -ones)
     outputs = SILENT | {step: torch.stack([LARGE_INPUT * ones, 2 * LARGE_INPUT * ones, signs])}
     states, _ = run_layer(layer, weight.new_zeros(1, 3, len(weight)), None, **outputs)
-    once, twice, signed = states[0]
-    normed = close(twice, once)
-    scale = once if normed else once / LARGE_INPUT
-    linear = normed or close(twice, 2 * once)
-    if not linear or not close(signed, scale * signs) or not once.any():
+    single, double, signed = states[0]
+    normed = close(double, single)
+    scale = single if normed else single / LARGE_INPUT
+    linear = normed or close(double, 2 * single)
+    if not linear or not close(signed, scale * signs) or not single.any():
         refuse(layer, f"another way from its {step} to the stream than a number or an RMS norm")
     return scale, normed
 
 
 def dense_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor:
-    """What the dense layer should put out, its bias aside, so that the step adds `change` (..., d) to the
-    stream.
+    """What the dense layer should put out, without its bias, to add `change` (..., d) to the stream.
 
-    x (..., n): its inputs. A norm y -> g y / |y| forgets how large y is. So of a change r that is to be added only
-    the direction r / g can be met, and any y along it does so. The target is as large as the layer's own output:
+    x (..., n): inputs of the dense layer.
+
+    A norm y -> g y / |y| forgets how large y is. So of a change r that is to be added only the direction
+    r / g can be met, and any y along it does so. The target is as large as the layer's own output:
     y* = |y| r / g. Where nothing is missing, r = g y / |y|, and y* is y. (Our derivation.)
     """
     linear = parts(layer)[step].linear
@@ -120,21 +121,27 @@ def dense_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor:
         target = torch.where(small, output, change * size / divisor)
     else:
         target = change / scale
-    return target if linear.bias is None else target - linear.bias
+    if linear.bias is not None:
+        target = target - linear.bias
+    return target
 
 
 def gain_behind(layer: Layer, step: Step) -> Tensor | None:
-    """What the outputs of the dense layer are multiplied by on their way to the stream, (d,), rms 1.
+    """The gain g (d,) of each output of the dense layer on its way to the stream, with rms 1.
 
-    None: all by the same. Behind a norm an error e of the output adds g e / |y| to the stream, to first order
-    and but for what lies along y. In the first layer of Gemma 3 270M g goes from 0.2 to 150. So who goes, and
-    how hard the others are held, is judged on outputs times g; the refit of each output by itself stays what
-    it is. (Our derivation, tested against brute force.)
+    It is None where all outputs have the same gain and no norm is on the way.
+
+    Behind a norm an error e of the output y adds g e / |y| to the stream, to first order and but for what
+    lies along y. In the first layer of Gemma 3 270M g goes from 0.2 to 150. So outputs times g decide which
+    blocks go and how hard the others are held; the refit of each output by itself stays what it is. (Our
+    derivation, tested against brute force.)
     """
     scale, normed = reach(layer, step)
     gain = scale.float().abs()
     even = bool((gain == gain[0]).all())
-    return None if even and not normed else gain / gain.square().mean().sqrt()
+    if even and not normed:
+        return None
+    return gain / gain.square().mean().sqrt()
 
 
 def close(values: Tensor, reference: Tensor) -> bool:
@@ -145,11 +152,13 @@ def close(values: Tensor, reference: Tensor) -> bool:
 
 @torch.no_grad()
 def check(layer: Layer, hidden: Tensor, arguments: Arguments) -> None:
-    """Raises InputError unless the layer is its two steps, and each as we take it to be, on states (1, L, d).
+    """Raises InputError unless the layer is its two steps, and each is as we expect, on `hidden` (1, L, d).
 
-    The steps are composed and held against the layer's own output; what each adds is what its dense layer
-    says, in a way that `reach` knows; and where all that produces some blocks of its inputs is silent, just
-    those are zero.
+    Three things are checked:
+
+    - the two steps, one after the other, give the layer's own output;
+    - a step adds what its dense layer puts out, in a way that `reach` knows;
+    - where all rows that produce some blocks of the dense layer's inputs are silent, just those inputs are 0.
     """
     attention = partial(run_layer, layer, arguments=arguments, mlp=0.0)
     mlp = partial(run_layer, layer, arguments=None, attention=0.0)
@@ -160,11 +169,15 @@ def check(layer: Layer, hidden: Tensor, arguments: Arguments) -> None:
         if not close(stream, full_output):
             side_by_side = attention(hidden)[0] + mlp(hidden)[0] - hidden
             parallel = close(side_by_side, full_output)
-            refuse(layer, "attention and MLP in parallel" if parallel else "more than these two")
+            structure = "attention and MLP in parallel" if parallel else "more than these two"
+            refuse(layer, structure)
 
 
 def _check_step(layer: Layer, step: Step, run_part: Any, before: Tensor) -> Tensor:
-    """The stream (1, L, d) behind one step; `run_part` runs it alone. Raises InputError as `check` does."""
+    """The stream (1, L, d) behind one step, which `run_part` runs alone.
+
+    Raises InputError as `check` does.
+    """
     part = parts(layer)[step]
     after: Tensor
     after, (x, *_) = run_part(before)
@@ -183,7 +196,7 @@ def _check_step(layer: Layer, step: Step, run_part: Any, before: Tensor) -> Tens
 
 
 def _inputs_without_odd_blocks(part: Part, run_part: Any, before: Tensor) -> Tensor:
-    """Inputs of the dense layer (1, L, n) where all that produces every other block of them is silent."""
+    """Inputs of the dense layer (1, L, n) where all rows that produce odd blocks of them are silent."""
 
     def silence(rows: Tensor, module: Any, args: Any, output: Tensor) -> Tensor:
         return output.index_fill(-1, rows, 0.0)

@@ -1,11 +1,11 @@
-"""The words that all of the library shares: a model, its layers, the two steps of a layer.
+"""The types that all of the library shares: a model, its layers, the two steps of a layer.
 
-COMP looks at a decoder layer as two residual steps, each of which ends in a dense layer that writes to the
+COMP reads a decoder layer as two residual steps, each of which ends in a dense layer that writes to the
 stream:
 
     r  = h + out(o_proj(X_o)),      h' = r + out(down_proj(X))
 
-`out` is nothing at all, a number, or a norm: `probe.reach` finds out which.
+`out` is the identity, a multiplication, or a norm: `probe.reach` finds out which.
 """
 
 from __future__ import annotations
@@ -29,6 +29,6 @@ if TYPE_CHECKING:
 
     class CausalLM(PreTrainedModel, GenerationMixin):
         """What this library returns as a model: one of transformers' that can also write text."""
-else:  # importing transformers' class takes a second, with packages that pruning has no use for
+else:  # importing transformers' class takes a second, and brings packages that pruning has no use for
     Model = nn.Module
     CausalLM = nn.Module

@@ -1,8 +1,8 @@
 """Running a model piece by piece: what it does around its layers, and each of the two steps of a layer.
 
-All is done by the model's own forward, with stand-ins for the pieces that do not run. Granite multiplies and
-divides around its layers, Gemma 2 bends the logits, windowed layers get other masks: none of that is written
-down here.
+The model's own forward does the work, with stand-ins for the pieces that do not run. Granite multiplies and
+divides around its layers, Gemma 2 bends the logits, windowed layers get other masks: nothing of that has to
+be written here.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ from .find import backbone_of, with_parts
 from .probe import Arguments, check, run_layer
 from .protocol import Device, Layer, Model, Step
 
-EMBEDDED_TOKENS = 2048  # at once: masks are made on the way
+EMBEDDED_TOKENS = 2048  # at once, since the model makes masks on the way
 
 
 @dataclass
 class Rope:
-    """What a model hands its layers for a text of some length: rotary embeddings, masks, whatever it likes."""
+    """What a model hands its layers for texts of some length: rotary embeddings, masks, anything else."""
 
-    arguments: dict[int, Arguments]  # by the number that a layer has given itself, for the KV cache
-    checked: set[tuple[type, ...]] = field(
-        default_factory=set
-    )  # kinds of layers that `probe.check` has passed
+    arguments: dict[int, Arguments]  # number of a layer (`layer_number`) -> its arguments
+    # types of a layer and its children: kinds of layers that have passed `probe.check`
+    checked: set[tuple[type, ...]] = field(default_factory=set)
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:
-    """Raises InputError for a token that was added to the tokenizer, and not to the model."""
+    """Raises InputError for a token that the tokenizer has and the model has not."""
     if ids.numel() and int(ids.max()) >= vocabulary:
         raise InputError(
             expected=f"tokens below {vocabulary}, of which the model has embeddings",
@@ -47,8 +46,9 @@ def check_ids(ids: Tensor, vocabulary: int) -> None:
 def embed(model: Model, ids: Tensor, table: nn.Module | None = None) -> Tensor:
     """Hidden states before the first layer: ids (S, L) -> (S, L, d).
 
-    table: the embedding to look them up in; None: the model's. Raises InputError for tokens that it does not
-    know.
+    table: the embedding in which tokens are looked up; None: the model's.
+
+    Raises InputError for tokens that the model does not know.
     """
     backbone = backbone_of(model)
     if table is None:
@@ -61,11 +61,11 @@ def embed(model: Model, ids: Tensor, table: nn.Module | None = None) -> Tensor:
 
 
 def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
-    """What the layers are handed for texts of `length` tokens, on `device`: rotary embeddings, masks; for all
-    texts.
+    """What the layers are handed for any text of `length` tokens, on `device`: rotary embeddings and masks.
 
-    The model runs once on ones, with stand-ins for its layers that note what they are called with.
-    Raises InputError for a model that does more than to call its layers one after another.
+    The model runs once on hidden states of ones, with stand-ins for its layers that note their arguments.
+
+    Raises InputError for a model that does more than call its layers one after another.
     """
     backbone = backbone_of(model)
     calls = list[tuple[Tensor, Arguments]]()
@@ -78,7 +78,7 @@ def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rop
     for catcher in catchers:
         catcher.forward = catch
     weight = backbone.embed_tokens.weight
-    host = "cpu" if weight.is_meta else weight.device
+    host = "cpu" if weight.is_meta else weight.device  # where the stand-ins run
     text = torch.ones(1, length, weight.shape[1], dtype=dtype, device=host)
     expected = "a decoder that calls its layers one after another, then its norm"
     name = type(backbone).__name__
@@ -92,18 +92,21 @@ def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rop
         return value.to(torch.device(device)) if isinstance(value, Tensor) else value
 
     arguments = tree_map(moved, [call_arguments for _, call_arguments in calls])
-    numbers = (own_number(layer) for layer in backbone.layers)
+    numbers = (layer_number(layer) for layer in backbone.layers)
     return Rope(dict(zip(numbers, arguments, strict=True)))
 
 
-def own_number(layer: Layer) -> int:
-    """The number that a layer has given itself, for the KV cache."""
+def layer_number(layer: Layer) -> int:
+    """The number that a layer has for the KV cache."""
     numbers: Iterator[Any] = (module.layer_idx for module in layer.modules() if hasattr(module, "layer_idx"))
     return int(next(numbers))
 
 
 def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor:
-    """What the final norm returns (..., d) -> logits (..., vocabulary), or those of a `piece` of the head."""
+    """Logits (..., vocabulary) of what the final norm returns (..., d).
+
+    piece: a part of the head, whose logits are returned; None: the model's head.
+    """
     rows = states.reshape(1, -1, states.shape[-1])
     backbone = with_parts(backbone_of(model))
     backbone.forward = lambda **_: BaseModelOutputWithPast(last_hidden_state=rows)
@@ -116,10 +119,11 @@ def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor
 def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
     """First residual step: h (B, L, d) -> r (B, L, d), and X_o, the inputs of the dense layer (B, L, n).
 
-    Raises InputError for a layer that is not two steps, which the first text through each kind of layer
-    shows.
+    The first text through each kind of layer checks it.
+
+    Raises InputError for a layer that is not two steps.
     """
-    arguments = rope.arguments[own_number(layer)]
+    arguments = rope.arguments[layer_number(layer)]
     kind = (type(layer), *map(type, layer.children()))
     if kind not in rope.checked:
         check(layer, hidden[:1], arguments)
@@ -135,5 +139,7 @@ def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def run_step(layer: Layer, step: Step, stream: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
-    """One of the two steps by its name: stream (B, L, d) -> stream behind it, and inputs of its dense layer."""
-    return attention_step(layer, stream, rope) if step == "attention" else mlp_step(layer, stream)
+    """One step by its name: stream (B, L, d) -> stream behind it, and inputs of its dense layer (B, L, n)."""
+    if step == "attention":
+        return attention_step(layer, stream, rope)
+    return mlp_step(layer, stream)

@@ -1,6 +1,4 @@
-"""What no layer can be asked: a row for each model type of which llama.cpp, or its config, knows something
-special.
-"""
+"""What no layer of a model shows: how the config of its type names biases, and how llama.cpp writes it."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from .protocol import Model, Step
 
-OWN = "comp_"  # in front of the type of a model whose layers differ in width
+TYPE_PREFIX = "comp_"  # in front of the type of a model whose layers differ in width
 GEMMA3_LOCAL_THETA = 10_000.0  # rotary base of windowed layers that llama.cpp takes for granted
 
 
@@ -33,23 +31,21 @@ class Family:
     gguf: str | None = None
     """llama.cpp's name of the architecture, with one width for all layers; None: it is not exported."""
     gguf_per_layer: str | None = None
-    """The same with other widths in each layer; None: llama.cpp has none."""
+    """The same where widths differ from layer to layer; None: llama.cpp has no such architecture."""
     gguf_interleaved: Mapping[str, str] = field(default_factory=dict)
-    """Matrices whose rows llama.cpp wants in neighbouring pairs instead of halves -> config field with their
-    heads.
-    """
+    """Matrix whose rows llama.cpp wants in neighbouring pairs, not in halves -> config field with its heads."""
     gguf_activations: tuple[str, ...] = ("silu", "swish")
-    """What `hidden_act` may be."""
+    """The values that `hidden_act` may have."""
     gguf_norm_shift: float = 0.0
-    """What a file adds to the weights of all norms: 1 where the model multiplies by 1 + w."""
+    """Added to the weights w of all norms in a file: 1 where the model multiplies by 1 + w."""
     gguf_square: bool = False
     """Whether the outputs of all heads, side by side, have to be as wide as the stream."""
     gguf_rope: tuple[str, ...] = ("default",)
     """Rotary positions that can be written: all but `default` need a tensor of factors."""
     gguf_fields: Callable[[Any], dict[str, Any]] = _no_fields
-    """What a file says of this type alone: config -> NAME -> value, for `add_NAME` of gguf's writer."""
+    """Fields of a file for this type alone: config -> {NAME: value}, for `add_NAME` of gguf's writer."""
     gguf_refusal: Callable[[Any], str | None] = _never
-    """What llama.cpp cannot express of a config, in words; None: it can be written."""
+    """config -> what llama.cpp cannot express of it, in words, or None where it can be written."""
 
 
 def _smollm3_refusal(config: Any) -> str | None:
@@ -118,15 +114,13 @@ FAMILIES = {
     "olmo2": Family(gguf="olmo2", gguf_refusal=_olmo2_refusal),
     "ernie4_5": Family(gguf="ernie4_5"),
 }
-"""What is special about a type. A type that is not here has the method's all, but no way to GGUF and no
-biases.
-"""
+"""Model type -> its facts. A type that is not here can be pruned, but not exported or given biases."""
 
 
 def family_of(model: Model | PreTrainedConfig) -> Family:
     """The family of a model, or of a config."""
     config: Any = getattr(model, "config", model)
-    return FAMILIES.get(config.model_type.removeprefix(OWN), Family())
+    return FAMILIES.get(config.model_type.removeprefix(TYPE_PREFIX), Family())
 
 
 def type_as_read(fields: Mapping[str, Any]) -> str:

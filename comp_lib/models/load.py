@@ -24,7 +24,7 @@ from transformers.utils import logging
 from ..errors import InputError, refusing, suggestion
 from ..families.find import whole_attention
 from ..families.protocol import CausalLM, Model
-from ..families.table import OWN, type_as_read
+from ..families.table import TYPE_PREFIX, type_as_read
 from ..system.atomic import DAMAGED_HINT, read_object
 from ..system.machine import available_device, free_card_memory, free_memory
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
@@ -154,7 +154,7 @@ def _build_meta_model(fields: Mapping[str, Any], path: Path, dtype: str | None) 
     for a family that is not known and for what cannot be built.
     """
     model_type = fields.get("model_type")
-    stock_type = model_type.removeprefix(OWN) if isinstance(model_type, str) else None
+    stock_type = model_type.removeprefix(TYPE_PREFIX) if isinstance(model_type, str) else None
     if stock_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise InputError(
             expected="a decoder that transformers has, such as llama, mistral or qwen3",

@@ -12,7 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..errors import refusing
 from ..families.protocol import Model
-from ..families.table import OWN
+from ..families.table import TYPE_PREFIX
 from ..shape import Shape
 from ..system.tensors import weight_shapes
 from .own_widths import WIDTH_FIELDS, register
@@ -63,7 +63,7 @@ def filled(meta_model: Model, read: Callable[[str], Tensor]) -> Model:
 
 def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
     """A config with the widths of `shape`, all else as in `config`: the family's own if `shape.stock`."""
-    stock_type = config.model_type.removeprefix(OWN)
+    stock_type = config.model_type.removeprefix(TYPE_PREFIX)
     fields = {}
     for name, value in config.to_dict().items():
         if name not in FIELDS_NOT_INHERITED and not name.startswith("_"):
@@ -93,7 +93,7 @@ def described(model: Model) -> Model:
     """
     child = make_meta_model(config_of(model.config, Shape.of(model)))
     child.config._attn_implementation = model.config._attn_implementation
-    expected = f"widths that a {model.config.model_type.removeprefix(OWN)} config can say"
+    expected = f"widths that a {model.config.model_type.removeprefix(TYPE_PREFIX)} config can say"
     tensors = model.state_dict()  # detached views: the model itself stays as it was
     with refusing(expected, "the pruned model", "keep all KV groups"):
         child.load_state_dict(tensors, assign=True)

@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from ..errors import InputError
 from ..families.find import layers_of, parts
 from ..families.protocol import Step
-from ..families.table import OWN
+from ..families.table import TYPE_PREFIX
 from ..surgery import shrink
 from ..system.atomic import DAMAGED_HINT
 
@@ -44,7 +44,7 @@ def register(model_type: str) -> tuple[type[Any], type[Any]]:
     stock_config: type[Any] = CONFIG_MAPPING[model_type]
     stock_model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
     config_fields = {
-        "model_type": OWN + model_type,
+        "model_type": TYPE_PREFIX + model_type,
         "__module__": __name__,
         # the heads of a stock config divide the hidden size; here `head_dim` is given
         "validate_architecture": lambda config: None,

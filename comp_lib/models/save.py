@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from .. import __version__
 from ..errors import InputError
 from ..families.protocol import Model
-from ..families.table import OWN
+from ..families.table import TYPE_PREFIX
 from ..plan import Plan
 from ..shape import Shape, span
 from ..system.atomic import check_room, read_object, resolved, staged
@@ -103,7 +103,7 @@ def save_metadata(
     tokenizer.save_pretrained(folder)
     shared_plan = replace(plan, parent=shareable(plan.parent))
     (folder / PLAN_FILE).write_text(shared_plan.to_json(), encoding="utf-8")
-    model_type = read_object(folder / "config.json")["model_type"].removeprefix(OWN)
+    model_type = read_object(folder / "config.json")["model_type"].removeprefix(TYPE_PREFIX)
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
 
 

@@ -23,7 +23,7 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.importance.neurons import METRICS
 from comp_lib.models.export import export_gguf
-from comp_lib.settings import MOST_TOKENS, Settings
+from comp_lib.settings import MAX_TOKENS, Settings
 from comp_lib.shape import Shape
 
 QUICK_OPTIONS = {"calibration": Calibration("calibration", sequences=8, length=24), "multiple": 4}
@@ -138,8 +138,8 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
     ],
 )
 def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, limit, options, sequences):
-    monkeypatch.setattr("comp_lib.disk.prune_model.PER_NEURON", 100)  # of 48 neurons
-    monkeypatch.setattr("comp_lib.disk.prune_model.MOST_TOKENS", limit)
+    monkeypatch.setattr("comp_lib.disk.prune_model.TOKENS_PER_NEURON", 100)  # of 48 neurons
+    monkeypatch.setattr("comp_lib.disk.prune_model.MAX_TOKENS", limit)
     text = Calibration(**{"source": "shipped", "length": 24} | options)
     verdict = prune_model(
         parent, tmp_path / "small", calibration=text, method="random", multiple=4, evaluated="none"
@@ -157,8 +157,8 @@ def test_flap_goes_without_biases_where_the_family_has_none(tokenizer, tmp_path)
 
 
 def test_the_mixtures_have_as_many_tokens_as_wide_layers_get(real_model):
-    ids = calibration_tokens("shipped", real_model[1], sequences=MOST_TOKENS // 256, length=256)
-    assert ids.numel() == MOST_TOKENS
+    ids = calibration_tokens("shipped", real_model[1], sequences=MAX_TOKENS // 256, length=256)
+    assert ids.numel() == MAX_TOKENS
 
 
 @pytest.mark.parametrize(
