@@ -22,13 +22,19 @@ Step = Literal["attention", "mlp"]
 STEPS: tuple[Step, Step] = ("attention", "mlp")
 
 if TYPE_CHECKING:
-    from transformers import GenerationMixin, PreTrainedModel
+    from typing import Any
+
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
     Model = PreTrainedModel
     """A causal language model in memory, as transformers builds it."""
 
-    class CausalLM(PreTrainedModel, GenerationMixin):
+    class CausalLM(PreTrainedModel):
         """What this library returns as a model: one of transformers' that can also write text."""
+
+        def generate(self, *args: Any, **options: Any) -> Tensor:
+            """Token ids (B, L), prompts and what the model writes behind them (see `GenerationMixin`)."""
 else:  # importing transformers' class takes a second, and brings packages that pruning has no use for
     Model = nn.Module
     CausalLM = nn.Module
