@@ -1,14 +1,16 @@
-"""How long work reports its progress: it calls a function that it was given, for a bar or a log."""
+"""How long work says how far it is: it calls what it was given, a bar or a line in a log, again and again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-# Called with what is being done, the steps done and the steps in all.
-# When a decoder layer is finished its report comes as a fourth argument.
-Progress = Callable[..., Any]
+from typing import Protocol
 
 
-def no_progress(activity: str, finished_steps: int, all_steps: int, report: object = None) -> None:
+class Progress(Protocol):
+    """A function that long work calls after each of its steps."""
+
+    def __call__(self, label: str, done: int, total: int, report: object = None, /) -> object:
+        """label: what is being done; done, total: its steps; report: of a decoder layer that is finished."""
+
+
+def no_progress(label: str, done: int, total: int, report: object = None, /) -> None:
     """The silent `Progress`."""
