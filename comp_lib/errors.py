@@ -46,7 +46,7 @@ class InputError(ValueError):
         if debugging():
             import traceback
 
-            return traceback.format_exception(self)
+            return "".join(traceback.format_exception(self)).splitlines()
         return [f"{type(self).__name__}: {self}"]
 
 
@@ -67,12 +67,12 @@ def debugging() -> bool:
 
 
 @contextmanager
-def refusing(expected: str, place: str, hint: str) -> Iterator[None]:
+def refusing(expected: str, source: str, hint: str) -> Iterator[None]:
     """Turns any exception of foreign code in the block into an InputError.
 
     transformers and tokenizers have no error of their own for a file that makes no sense: they raise all
     kinds, among them bare `Exception` and panics of Rust. A bug in our own code stays what it is (see
-    `is_bug_of_ours`), and so does a lack of memory. `place` names the file or value that the code read.
+    `is_bug_of_ours`), and so does a lack of memory. `source` names the file or value that the code read.
     """
     try:
         yield
@@ -84,7 +84,7 @@ def refusing(expected: str, place: str, hint: str) -> Iterator[None]:
         if not foreign or name == OUT_OF_MEMORY or is_bug_of_ours(error):
             raise
         message = str(error)[:FOREIGN_MESSAGE_LENGTH]
-        raise InputError(expected=expected, got=f"{place!r}: {name}: {message}", hint=hint) from error
+        raise InputError(expected=expected, got=f"{source!r}: {name}: {message}", hint=hint) from error
 
 
 def is_bug_of_ours(error: BaseException) -> bool:

@@ -86,7 +86,9 @@ def _load_wikitext(split: str) -> str:
     with refusing(f"to fetch {WIKITEXT} from the Hub", f"split {split}", advice):
         from datasets import load_dataset
 
-        return "\n\n".join(load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)["text"])
+        # they may be read from the disk only here
+        rows = list(load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)["text"])
+    return "\n\n".join(rows)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:

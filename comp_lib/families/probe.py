@@ -166,11 +166,11 @@ def check(layer: Layer, hidden: Tensor, arguments: Arguments) -> None:
         full_output, _ = run_layer(layer, hidden, arguments)
         stream = _check_step(layer, "attention", attention, hidden)
         stream = _check_step(layer, "mlp", mlp, stream)
-        if not close(stream, full_output):
-            side_by_side = attention(hidden)[0] + mlp(hidden)[0] - hidden
-            parallel = close(side_by_side, full_output)
-            structure = "attention and MLP in parallel" if parallel else "more than these two"
-            refuse(layer, structure)
+    if not close(stream, full_output):
+        side_by_side = attention(hidden)[0] + mlp(hidden)[0] - hidden
+        parallel = close(side_by_side, full_output)
+        structure = "attention and MLP in parallel" if parallel else "more than these two"
+        refuse(layer, structure)
 
 
 def _check_step(layer: Layer, step: Step, run_part: Any, before: Tensor) -> Tensor:

@@ -1,0 +1,280 @@
+"""Where foreign code is called: its errors become an InputError, a bug of our own keeps its traceback.
+
+A row enters one block of `refusing` after the foreign function in it was replaced by one that raises an
+AttributeError. Whether that is a bug of ours depends on the file that the raising line is in. There is a row
+for every block of the package.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import gguf
+import pandas as pd
+import pytest
+import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
+from variants import build
+
+from comp_lib.calibration.texts import load_text
+from comp_lib.calibration.written import draw_prefixes
+from comp_lib.compare.cluster import executor
+from comp_lib.compare.grid import read_rows
+from comp_lib.disk.work_folder import JOURNAL, Journal
+from comp_lib.errors import PACKAGE, InputError
+from comp_lib.evaluation.zero_shot import load_tasks
+from comp_lib.families.find import layers_of
+from comp_lib.families.probe import check
+from comp_lib.families.run import rotary
+from comp_lib.gguf.read import GgufFile, GgufTensors
+from comp_lib.models import load
+from comp_lib.models.export import export_gguf
+from comp_lib.models.meta_model import described
+from comp_lib.plan import Plan
+from comp_lib.system import atomic, tensors
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def raising(file: str) -> Callable[..., None]:
+    """A function whose only line stands in `file`, and raises an AttributeError."""
+    code = compile("def function(*_, **__): raise AttributeError('planted')", file, "exec")
+    namespace: dict[str, Callable[..., None]] = {}
+    exec(code, namespace)
+    return namespace["function"]
+
+
+def resolved(patch, planted, folder):
+    patch.setattr(Path, "expanduser", planted)
+    atomic.resolved("model")
+
+
+def read_object(patch, planted, folder):
+    patch.setattr(json, "loads", planted)
+    atomic.read_object(folder / "config.json")
+
+
+def headers_of_tensors(patch, planted, folder):
+    patch.setattr(tensors, "safe_open", planted)
+    tensors.TensorFiles(folder)
+
+
+def one_tensor(patch, planted, folder):
+    files = tensors.TensorFiles(folder)
+    patch.setattr(tensors, "safe_open", planted)
+    files.read(EMBEDDING, torch.float32)
+
+
+def files_of_an_index(patch, planted, folder):
+    index = folder / "index.json"
+    index.write_text('{"weight_map": {"a": "a.safetensors"}}')
+    patch.setattr(tensors, "Path", planted)
+    tensors._files_of_index(index)
+
+
+def open_gguf(patch, planted, folder):
+    patch.setattr(Path, "open", planted)
+    GgufFile(folder / "model.gguf")
+
+
+def one_tensor_of_gguf(patch, planted, folder):
+    path = export_gguf(folder, folder.parent / "model.gguf")
+    files = GgufTensors(GgufFile(path), load.open_model(path)[0])
+    patch.setattr(gguf, "dequantize", planted)
+    files.read(EMBEDDING, torch.float32)
+
+
+def build_config(patch, planted, folder):
+    patch.setattr(load, "AutoConfig", SimpleNamespace(for_model=planted))
+    load.open_model(folder)
+
+
+def read_tokenizer(patch, planted, folder):
+    patch.setattr(load, "AutoTokenizer", SimpleNamespace(from_pretrained=planted))
+    load.open_model(folder)
+
+
+def read_generation_config(patch, planted, folder):
+    patch.setattr(load, "GenerationConfig", SimpleNamespace(from_pretrained=planted))
+    load.open_model(folder)
+
+
+def find_a_name(patch, planted, folder):
+    patch.setattr(Path, "expanduser", planted)
+    load._locate("model")
+
+
+def fetch(patch, planted, folder):
+    patch.setattr(load, "snapshot_download", planted)
+    load.open_model("owner/name")
+
+
+def load_shrunk_tensors(patch, planted, folder):
+    model = build()
+    patch.setattr(torch.nn.Module, "load_state_dict", planted)
+    described(model)
+
+
+def read_text_file(patch, planted, folder):
+    patch.setattr(Path, "read_text", planted)
+    load_text("calibration")
+
+
+def fetch_wikitext(patch, planted, folder):
+    datasets = SimpleNamespace(load_dataset=planted, __spec__="here")
+    patch.setitem(sys.modules, "datasets", datasets)
+    load_text("wikitext2")
+
+
+def apply_chat_template(patch, planted, folder):
+    tokenizer = SimpleNamespace(chat_template="", bos_token_id=0, apply_chat_template=planted)
+    draw_prefixes(tokenizer, ["self:requests"], vocabulary=512, length=8)
+
+
+def find_scheduler(patch, planted, folder):
+    patch.setitem(sys.modules, "distributed", SimpleNamespace(Client=planted))
+    with executor(scheduler="tcp://127.0.0.1:1"):
+        pass
+
+
+def read_comparison(patch, planted, folder):
+    patch.setattr(pd, "read_csv", planted)
+    read_rows(folder / "config.json")
+
+
+def read_journal(patch, planted, folder):
+    (folder / JOURNAL).write_text("{}")
+    patch.setattr(Path, "read_text", planted)
+    Journal(folder, {})
+
+
+def load_zero_shot_tasks(patch, planted, folder):
+    patch.setitem(sys.modules, "lm_eval.tasks", SimpleNamespace(TaskManager=planted))
+    load_tasks("offline")
+
+
+def run_layer_by_itself(patch, planted, folder):
+    layer = layers_of(build())[0]
+    patch.setattr(LlamaDecoderLayer, "forward", planted)
+    check(layer, torch.zeros(1, 4, 32), ((), {}))
+
+
+def run_decoder(patch, planted, folder):
+    model = build()
+    patch.setattr(LlamaModel, "forward", planted)
+    rotary(model, 4, "cpu", torch.float32)
+
+
+def parse_plan(patch, planted, folder):
+    patch.setattr(json, "loads", planted)
+    Plan.from_json("{}")
+
+
+def read_plan(patch, planted, folder):
+    patch.setattr(Path, "read_text", planted)
+    Plan.load(folder / "comp_plan.json")
+
+
+BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
+    ("calibration/texts.py", "load_text"): read_text_file,
+    ("calibration/texts.py", "_load_wikitext"): fetch_wikitext,
+    ("calibration/written.py", "_encode_request"): apply_chat_template,
+    ("compare/cluster.py", "executor"): find_scheduler,
+    ("compare/grid.py", "read_rows"): read_comparison,
+    ("disk/work_folder.py", "_read"): read_journal,
+    ("evaluation/zero_shot.py", "load_tasks"): load_zero_shot_tasks,
+    ("families/probe.py", "check"): run_layer_by_itself,
+    ("families/run.py", "rotary"): run_decoder,
+    ("gguf/read.py", "__init__"): open_gguf,
+    ("gguf/read.py", "read"): one_tensor_of_gguf,
+    ("models/load.py", "_checked_tokenizer"): read_tokenizer,
+    ("models/load.py", "_generation_config"): read_generation_config,
+    ("models/load.py", "_locate"): find_a_name,
+    ("models/load.py", "_build_meta_model"): build_config,
+    ("models/load.py", "_snapshot"): fetch,
+    ("models/meta_model.py", "described"): load_shrunk_tensors,
+    ("plan.py", "from_json"): parse_plan,
+    ("plan.py", "load"): read_plan,
+    ("system/atomic.py", "read_object"): read_object,
+    ("system/atomic.py", "resolved"): resolved,
+    ("system/tensors.py", "_add_header"): headers_of_tensors,
+    ("system/tensors.py", "_files_of_index"): files_of_an_index,
+    ("system/tensors.py", "read"): one_tensor,
+}
+"""The file and the function that have a block -> what enters it."""
+
+every_block = pytest.mark.parametrize(
+    ("block", "enter"), BLOCKS.items(), ids=[" ".join(block) for block in BLOCKS]
+)
+
+
+@pytest.fixture
+def folder(parent, tmp_path):
+    """A model of its own for each test, which may write into it."""
+    return Path(shutil.copytree(parent, tmp_path / "model"))
+
+
+@every_block
+def test_an_error_of_foreign_code_is_a_refusal(folder, monkeypatch, block, enter):
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="planted") as raised:
+        enter(patch, raising("site-packages/foreign.py"), folder)
+    assert functions_of_ours(raised.value)[-1] == block
+
+
+@every_block
+def test_a_bug_of_ours_is_no_mistake_of_a_user(folder, monkeypatch, block, enter):
+    with monkeypatch.context() as patch, pytest.raises(AttributeError, match="planted"):
+        enter(patch, raising(str(PACKAGE / "planted.py")), folder)
+
+
+def functions_of_ours(error: Exception) -> list[tuple[str, str]]:
+    """The file and the name of each function of the package that an error went through, the outermost first;
+    without the one that made a refusal of it.
+    """
+    functions = []
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        if path.is_relative_to(PACKAGE) and path.name != "errors.py":
+            functions.append((path.relative_to(PACKAGE).as_posix(), frame.name))
+    return functions
+
+
+def test_there_is_a_row_for_each_block_of_the_package():
+    blocks = []
+    for path in PACKAGE.rglob("*.py"):
+        file = path.relative_to(PACKAGE).as_posix()
+        tree = ast.parse(path.read_text("utf-8"))
+        blocks += [(file, function) for function in functions_with_a_block(tree)]
+    assert sorted(blocks) == sorted(BLOCKS)
+
+
+def functions_with_a_block(node: ast.AST, function: str = "") -> list[str]:
+    """The name of the innermost function around each call of `refusing` in the tree."""
+    functions = []
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        function = node.name
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "refusing":
+        functions.append(function)
+    for child in ast.iter_child_nodes(node):
+        functions += functions_with_a_block(child, function)
+    return functions
+
+
+def test_each_block_in_a_tree_is_found():
+    tree = ast.parse(
+        "def outer():\n"
+        "    with errors.refusing('a', 'b', 'c'), open('d'):\n"
+        "        def inner():\n"
+        "            stack.enter_context(refusing('a', 'b', 'c'))\n"
+        "    with refusing('a', 'b', 'c'):\n"
+        "        pass\n"
+        "def refusing(): pass\n"
+    )
+    assert functions_with_a_block(tree) == ["outer", "inner", "outer"]
