@@ -1,10 +1,10 @@
-"""COMP from files to files: the model is never there as a whole, and the same call goes on after a kill.
+"""COMP from files to files: the model is never in memory as a whole, and the same call goes on after a kill.
 
-The same loop as in memory, `comp.prune_layers`, with other ends: a layer is read from its files
-(`model_on_disk.OnDisk`), pruned, and written to its place in the files of the new model (`WriteToDisk`).
-Hidden states are in files too. So memory grows with the largest layer, not with the number of layers; but
-what judges a layer by the model's answer (measured widths, layers to drop) has a few sequences of states for
-each layer.
+The loop is the same as in memory, `comp.prune_layers`, with other ends: a layer is read from its files
+(`model_on_disk.OnDisk`), pruned, and written to its bytes in the files of the new model (`WriteToDisk`).
+Hidden states are in files, too. So memory grows with the largest layer, not with the number of layers. One
+exception: what judges a layer by the model's answer (measured widths, layers to drop) keeps the hidden states
+of a few sequences for each layer.
 
 All of it happens in `NAME.partial`, beside the folder NAME that it becomes:
 
@@ -13,8 +13,8 @@ All of it happens in `NAME.partial`, beside the folder NAME that it becomes:
     model.safetensors the new model, of which progress.json says how many layers are there
     states-N          hidden states (`work_folder.StatesFile`)
 
-What progress.json names is on the disk before it is named; what it does not name is made again. So a run that
-was cut off, wherever, ends with the bytes of an undisturbed one.
+What progress.json names is on the disk before it is named; what it does not name is made again. So a run
+that was cut off at any point ends with the bytes of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ from .model_on_disk import TOKENS_OF_A_PIECE, OnDisk
 from .work_folder import JOURNAL, Journal, StatesFile, lay_out, write_rows
 
 LOCK = "lock"
-STATES_FILES = 5  # at once, at most: two streams, and three steps of a layer
-DISK_BLOCK = 512  # bytes, of which the system counts how many a file takes
+STATES_FILES = 5  # at most at once: of two streams, and of three steps of a layer
+DISK_BLOCK = 512  # bytes in the blocks in which the system counts what a file takes
 
 
 @dataclass(frozen=True)
 class Saving:
-    """How the result of `prune_to` is written, and judged."""
+    """How the result of `prune_to` is written and judged."""
 
     name: str = ""  # of the parent, as the user knows it
     windows: Tensor | None = None  # (S, L) of `text` on which both models are measured
     text: str = "evaluation"  # name of that text
-    card: Provenance | None = None  # what the model card says; None: in short
-    overwrite: bool = False
+    card: Provenance | None = None  # what the model card says; None: a short card
+    overwrite: bool = False  # whether an earlier result in the folder may be replaced
     dtype: torch.dtype | None = None  # of the files; None: what the model computes in
 
 
@@ -81,7 +81,7 @@ class Written:
     before: Shape
     after: Shape
     losses: tuple[tuple[float, float], ...] = ()
-    """Of each window: of the parent, of the files; nats per token."""
+    """For each window the loss of the parent and of the pruned model, nats per token."""
 
 
 @torch.no_grad()
@@ -98,13 +98,13 @@ def prune_to(
 ) -> Written:
     """Prune `model` on the calibration tokens `ids` (S, L) and write the result to the folder `out`.
 
-    Equal to `prune` and `save_checkpoint` up to rounding; what is judged is what the files hold, in
-    `saving.dtype`. The same call goes on from the last finished layer when an earlier one was cut off, and
+    The result equals that of `prune` and `save_checkpoint` up to rounding. It is judged as the files hold it,
+    in `saving.dtype`. The same call goes on from the last finished layer when an earlier one was cut off, and
     ends with the same bytes. A method that needs gradients needs a plan that was made in memory.
 
-    Raises InputError before any work for what `prune` and `save_checkpoint` refuse (NaN: when it is read),
-    when another process prunes into `out`, and when `NAME.partial` was begun with another request or is
-    somebody's.
+    Raises InputError before any work for what `prune` and `save_checkpoint` refuse; for NaN when it is read.
+    Raises InputError when another process prunes into `out`.
+    Raises InputError when `NAME.partial` was begun with another request, or has files of other origin.
     """
     started = time.perf_counter()
     ids = check_call(model, ids, settings, plan)
@@ -116,9 +116,9 @@ def prune_to(
         )
     target = resolved(out)
     work = check_out(out, model, saving, ids.numel())
-    with _alone(work):
+    with _locked(work):
         journal = Journal(work, _request(model, ids, settings, plan, saving))
-        plan = _begin_plan(journal, model, ids, settings, plan, saving.name, progress)
+        plan = _recorded_plan(journal, model, ids, settings, plan, saving.name, progress)
         dense_losses = _measure(journal, "dense", model, saving.windows, settings.device, progress)
         meta_model = planned_meta_model(model, plan, settings, saving.dtype or model.dtype)
         meta_model.config.save_pretrained(work)
@@ -133,25 +133,28 @@ def prune_to(
         report = replace(report, seconds=time.perf_counter() - started)
         card = _card(saving, model.shape, ids, settings, dense_losses, small_losses)
         save_metadata(work, target.name, tokenizer, small.shape, plan, card)
-    if work != target:  # without the lock: Windows renames no folder in which a file is open
-        check_destination(out, saving.overwrite, 0, model.files.path)  # what came meanwhile stays
+    if work != target:  # after the lock is let go: Windows renames no folder in which a file is open
+        # Refuses what came there meanwhile, so that it stays.
+        check_destination(out, saving.overwrite, 0, model.files.path)
         for path in work.iterdir():
             fsync(path)
         take_name(work, target)
     (target / LOCK).unlink(missing_ok=True)
-    (target / JOURNAL).unlink()  # last: whoever is killed before goes on here
+    (target / JOURNAL).unlink()  # last, since a run that is killed before this goes on from it
     losses = tuple(zip(dense_losses, small_losses, strict=True))
     return Written(Path(out).expanduser(), plan, report, model.shape, small.shape, losses)
 
 
 def check_out(out: str | Path, model: OnDisk, saving: Saving, tokens: int) -> Path:
-    """Where a run into the folder `out` works: beside it, until the model has taken its name.
+    """The folder in which a run into the folder `out` works: beside it, until the model has taken its name.
 
-    Raises InputError unless one with so many calibration `tokens` may begin there, or go on.
+    tokens: how many calibrate, for the room that hidden states take.
+
+    Raises InputError unless a run may begin there, or go on.
     """
     target = resolved(out)
-    begun = all((target / name).is_file() for name in (JOURNAL, PLAN_FILE))
-    work = target if begun else target.parent / f"{target.name}.partial"
+    has_its_name = all((target / name).is_file() for name in (JOURNAL, PLAN_FILE))
+    work = target if has_its_name else target.parent / f"{target.name}.partial"
     if work.exists() and not work.is_dir():
         raise InputError(
             expected=f"a folder or nothing as {work}",
@@ -174,21 +177,23 @@ def check_out(out: str | Path, model: OnDisk, saving: Saving, tokens: int) -> Pa
 
 
 def _disk_usage(folder: Path) -> dict[str, int]:
-    """Bytes that each file of the folder takes: of a file with holes less than its size."""
+    """The bytes that each file of the folder takes, by its name: less than its size for a file with holes."""
     usage = {}
     for path in folder.iterdir():
         status = path.stat()
         blocks = getattr(status, "st_blocks", None)  # Windows has none
-        usage[path.name] = status.st_size if blocks is None else min(status.st_size, DISK_BLOCK * blocks)
+        usage[path.name] = status.st_size
+        if blocks is not None:
+            usage[path.name] = min(status.st_size, DISK_BLOCK * blocks)
     return usage
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """In the block no other process works in the folder `work`, which is made where it is not there.
+def _locked(work: Path) -> Iterator[None]:
+    """Let no other process work in the folder `work` while the block runs; make the folder if it is missing.
 
-    Raises InputError when one does, and when the system refuses something in the block, such as more of a
-    full disk.
+    Raises InputError when another process works there.
+    Raises InputError when the system refuses something in the block, such as more of a full disk.
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -210,22 +215,26 @@ def _request(
     model: OnDisk, ids: Tensor, settings: Settings, plan: Plan | None, saving: Saving
 ) -> dict[str, Any]:
     """All that decides the bytes of a run, and its name: a run that goes on must have the same."""
-    planned_in_memory = method_of(
-        settings.method
-    ).needs_gradients  # follows from the rest, on a card not to the last bit
+    given_plan = None
+    # A plan that needed gradients follows from the rest, but on a graphics card not to the last bit.
+    if plan is not None and not method_of(settings.method).needs_gradients:
+        given_plan = json.loads(plan.to_json())
+    evaluation = None
+    if saving.windows is not None:
+        evaluation = hash_of_value(saving.windows.tolist())
     return {
         "model": model.files.fingerprint(),
         "settings": asdict(settings),
         "dtype": [str(model.dtype), str(saving.dtype or model.dtype)],
         "name": saving.name,
-        "plan": None if plan is None or planned_in_memory else json.loads(plan.to_json()),
+        "plan": given_plan,
         "calibration": hash_of_value(ids.tolist()),
-        "evaluation": None if saving.windows is None else hash_of_value(saving.windows.tolist()),
+        "evaluation": evaluation,
         "comp_lib": __version__,
     }
 
 
-def _begin_plan(
+def _recorded_plan(
     journal: Journal,
     model: OnDisk,
     ids: Tensor,
@@ -234,13 +243,15 @@ def _begin_plan(
     name: str,
     progress: Progress,
 ) -> Plan:
-    """The plan that the journal knows, else the one that was given, else one made now."""
-    known = journal.state["plan"]
-    if known is None:  # a plan that is refused leaves no run behind
+    """The plan in the journal, else the given one, else one that is made now; it is then in the journal."""
+    plan_text = journal.state["plan"]
+    if plan_text is None:
         plan = plan or make_plan(model, ids, settings, name, progress)
-        known = plan.to_json()
-    journal.record(plan=known)  # what a killed run left and did not name goes
-    return Plan.from_json(known)
+        plan_text = plan.to_json()
+    # Only now, so that a plan that is refused leaves no run behind.
+    # This also deletes hidden states that a killed run left without naming them.
+    journal.record(plan=plan_text)
+    return Plan.from_json(plan_text)
 
 
 def _measure(
@@ -251,7 +262,10 @@ def _measure(
     device: str,
     progress: Progress,
 ) -> list[float]:
-    """Loss of the model in each window (S, L), nats per token, from the journal where it knows them."""
+    """Loss of the model in each window (S, L), nats per token; from the journal where it has them.
+
+    label: of the losses in the journal, "dense" or "pruned".
+    """
     if windows is None:
         return []
     if label not in journal.state:
@@ -264,7 +278,7 @@ def _measure(
 
 
 def planned_meta_model(model: OnDisk, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
-    """The new model without its numbers."""
+    """The new model without its numbers: its tensors have shapes only."""
     small = make_meta_model(model.config, dtype)
     layers = layers_of(small)
     for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
@@ -282,18 +296,25 @@ def planned_meta_model(model: OnDisk, plan: Plan, settings: Settings, dtype: tor
 
 
 class WriteToDisk(Sink):
-    """The layers go to the files of the new model, and the hidden states between them to files beside those."""
+    """Writes layers to the files of the new model, and the hidden states between them to other files."""
 
     def __init__(
         self, journal: Journal, model: OnDisk, plan: Plan, meta_model: Model, sequences: int
     ) -> None:
-        """meta_model: the new one, in the dtype of its files."""
+        """Lay out the files of the new model.
+
+        Args:
+            model: the parent.
+            meta_model: the new model without its numbers, in the dtype of its files.
+            sequences: how many calibrate.
+        """
         self.journal = journal
         self.model = model
         self.plan = plan
         self.dtype = meta_model.dtype
         self.sequences = sequences
-        self.places = lay_out(journal.work, dict(meta_model.named_parameters()))  # a tied head once
+        # tensor name -> where its bytes are; a tied head has no entry of its own
+        self.slots = lay_out(journal.work, dict(meta_model.named_parameters()))
 
     @property
     def finished(self) -> int:
@@ -301,7 +322,7 @@ class WriteToDisk(Sink):
         return len(self.journal.state["layers"])
 
     def reports(self) -> list[LayerReport | None]:
-        """Those of the finished layers, None of those that are dropped."""
+        """The reports of the finished layers, None for a layer that is dropped."""
         rows = self.journal.state["layers"]
         return [None if row is None else LayerReport(**row) for row in rows]
 
@@ -331,17 +352,22 @@ class WriteToDisk(Sink):
         states = {"hidden": _path_of(streams.pruned)}
         if streams.dense is not None:
             states["dense"] = _path_of(streams.dense)
-        files = {*states.values()}
+        changed_files = {*states.values()}
+        row = None
         if report is not None:
+            row = asdict(report)
             position = self.plan.layers.index(index)
             for name, weight in layer.state_dict().items():
-                files.add(self._write(f"model.layers.{position}.{name}", weight.to(self.dtype)))
-        for path in sorted(files):
+                path = self._write(f"model.layers.{position}.{name}", weight.to(self.dtype))
+                changed_files.add(path)
+        for path in sorted(changed_files):
             fsync(path)
-        last = index + 1 == self.model.shape.layers
+        state_files = {name: path.name for name, path in states.items()}
+        if index + 1 == self.model.shape.layers:
+            state_files = {}  # behind the last layer nobody needs them
         self.journal.record(
-            layers=[*self.journal.state["layers"], None if report is None else asdict(report)],
-            states={} if last else {name: path.name for name, path in states.items()},
+            layers=[*self.journal.state["layers"], row],
+            states=state_files,
             made={
                 "differs": streams.differ,
                 "ridges": streams.ridge_positions,
@@ -350,25 +376,26 @@ class WriteToDisk(Sink):
         )
 
     def _write_frame(self) -> None:
-        """Write what stands before and behind the layers."""
+        """Write the tensors before and behind the layers."""
         files = self.model.files
-        for name in self.places:
+        for name in self.slots:
             if name in (EMBEDDING, HEAD):
                 for rows in torch.arange(files.shapes[name][0]).split(TOKENS_OF_A_PIECE):
                     self._write(name, files.read(name, self.dtype, rows), int(rows[0]))
             elif ".layers." not in name:
                 self._write(name, files.read(name, self.dtype))
-        for path in {place.path for place in self.places.values()}:
+        for path in {slot.path for slot in self.slots.values()}:
             fsync(path)
 
     def _write(self, name: str, rows: Tensor, first_row: int = 0) -> Path:
-        """Put rows of a tensor where they belong; returns the file, which the disk may not have yet."""
-        place = self.places[name]
-        write_rows(place, rows, first_row)
-        return place.path
+        """Write rows of a tensor to their file, and return its path; the disk may not have them yet."""
+        slot = self.slots[name]
+        write_rows(slot, rows, first_row)
+        return slot.path
 
 
 def _path_of(states: States) -> Path:
+    """The file of hidden states that are in a file, as all are here."""
     if not isinstance(states, StatesFile):
         raise TypeError(f"expected hidden states in a file, got {type(states).__name__}")
     return states.path
@@ -382,7 +409,7 @@ def _card(
     dense_losses: Sequence[float],
     small_losses: Sequence[float],
 ) -> Provenance:
-    """What the model card says: `saving.card`, or in short, with the perplexities that were measured."""
+    """What the model card says: `saving.card`, or a short one, with the perplexities that were measured."""
     card = saving.card
     if card is None:
         text = f"{ids.shape[0]} x {ids.shape[1]} tokens"

@@ -1,8 +1,7 @@
-"""From the name of a model to a smaller folder, and a verdict on it: all of `comp-lib prune`, to be called
-from Python.
+"""From the name of a model to a smaller one in a folder, and a verdict on it: `comp-lib prune` in Python.
 
-What comes out is saved as its parent is, in bfloat16 where that is quantised, as nearly all originals are;
-never in more bytes than it was computed in.
+The pruned model is saved in the dtype of its parent. Where the parent is quantised it is saved in bfloat16, as
+nearly all originals are. It never takes more bytes than it was computed in.
 """
 
 from __future__ import annotations
@@ -45,7 +44,8 @@ WINDOW_LENGTH = 512  # tokens in each
 WINDOWS_OF_A_KIND = 2  # of each kind of text: a first look, which may not take longer than the pruning
 WINDOW_LENGTH_OF_A_KIND = 256
 USUAL_RATIO = 0.2
-SAVED_AS = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16}  # all else: bfloat16
+# type of the parent's numbers -> dtype of the pruned model's files; any other type: bfloat16
+SAVED_AS = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16}
 SETTINGS_WITHOUT_FLAG = ("widths", "recovery", "aim", "ridge", "layer_metric", "token_weights")
 
 
@@ -56,10 +56,10 @@ class _Request:
     settings: Settings
     calibration: Calibration
     preset: str
-    evaluated: str | Path | None
-    dtype: str
-    at_most: float | None
-    changes: dict[str, Any]  # the settings that were given
+    evaluated: str | Path | None  # text that judges
+    dtype: str  # to compute in
+    at_most: float | None  # nats per token
+    changes: dict[str, Any]  # the settings that the caller gave
 
     @property
     def needs_model(self) -> bool:
@@ -69,11 +69,12 @@ class _Request:
 
     @property
     def needs_gradients(self) -> bool:
+        """Whether the method plans by gradients."""
         return method_of(self.settings.method).needs_gradients
 
     @property
     def copies(self) -> int:
-        """Of the model that memory is wanted for."""
+        """How many copies of the model must fit in memory."""
         if self.needs_gradients:
             return 3
         return 1 if self.at_most is None else 2
@@ -105,8 +106,9 @@ def prune_model(
 ) -> Verdict:
     """Prune the model of that name, or in that folder, into the folder `out`: what `comp-lib prune` does.
 
-    The same call goes on after a stop, one with `at_most` once its ratio is found. The whole model is in
-    memory only while it writes text, or where a method needs gradients.
+    The same call goes on after a stop; a call with `at_most` does so once its ratio is found. The whole model
+    is in memory only while it writes text, while a ratio is sought for `at_most`, or for a method that needs
+    gradients.
 
         from comp_lib import Calibration, prune_model
 
@@ -120,14 +122,14 @@ def prune_model(
         at_most: in place of a ratio, how much the loss may rise, in nats per token (`at_most.ratio_within`).
         preset: one of settings.PRESETS.
         calibration: text that decides, or its name or path. Its seed is also that of metrics that draw.
-        evaluated: text that judges; None or "none": nothing is measured.
+        evaluated: text that judges. None or "none": nothing is measured.
         method, layers, layer_metric, widths, kv_groups, recovery, aim, ridge, token_weights, multiple,
             device: fields of `Settings`, which win over the preset's. None is the default.
         dtype: to compute in: "float32", "bfloat16" or "float16".
         overwrite: whether an earlier result in `out` may be replaced.
 
-    Raises InputError, before the model writes any text, for whatever cannot be; and for an `at_most` out of
-    reach.
+    Raises InputError, before the model writes any text, for arguments that cannot be.
+    Raises InputError for an `at_most` that is out of reach.
     """
     started = time.perf_counter()
     if not isinstance(model, str | Path):
@@ -165,7 +167,10 @@ def _checked_request(
     device: str,
     dtype: str,
 ) -> _Request:
-    """Raises InputError for words that mean nothing, alone or together."""
+    """What the caller asked for, checked as far as that goes without the model.
+
+    Raises InputError for arguments that mean nothing, alone or together.
+    """
     preset = str(preset)
     if preset not in PRESETS:
         raise InputError(expected="another preset", got=repr(preset), hint=suggestion(preset, PRESETS))
@@ -212,13 +217,13 @@ def _prune_model(
     windows = _windows(request.evaluated, tokenizer, source.config.max_position_embeddings)
     stored = _usual_type(files)
     saved_dtype = min(SAVED_AS.get(stored, torch.bfloat16), source.dtype, key=lambda dtype: dtype.itemsize)
-    saving = Saving(
-        name,
-        torch.cat([*windows.values()]) if windows else None,
-        f"{len(windows)} kinds of text" if len(windows) > 1 else Path(str(request.evaluated)).name,
-        overwrite=overwrite,
-        dtype=saved_dtype,
-    )
+    all_windows = None
+    if windows:
+        all_windows = torch.cat([*windows.values()])
+    judging_text = Path(str(request.evaluated)).name
+    if len(windows) > 1:
+        judging_text = f"{len(windows)} kinds of text"
+    saving = Saving(name, all_windows, judging_text, overwrite=overwrite, dtype=saved_dtype)
     check_out(out, source, saving, (text.sequences or 0) * text.length)
     loaded: Model | None = None
     if request.needs_model:
@@ -241,18 +246,18 @@ def _prune_model(
             settings = replace(settings, ratio=ratio)
         if request.needs_gradients:
             plan = make_plan(loaded, ids, settings, name, progress)
-        loaded = None  # the memory is wanted for what follows
-    settings = replace(
-        settings, multiple=settings.request(source.shape).multiple
-    )  # the card tells which it is
+        loaded = None  # what follows needs the memory
+    # The multiple that a plan would find by itself is set, so that the card names it.
+    settings = replace(settings, multiple=settings.request(source.shape).multiple)
     card = _card(name, out, source.shape, replace(request, settings=settings), ids)
     saving = replace(saving, card=replace(card, hashes=hashes))
     written = prune_to(out, source, tokenizer, ids, settings, plan=plan, saving=saving, progress=progress)
-    return _verdict(written, name, files, (stored, STORED_TYPES[str(saved_dtype)]), windows, started)
+    stored_types = (stored, STORED_TYPES[str(saved_dtype)])
+    return _verdict(written, name, files, stored_types, windows, started)
 
 
 def _adapted(request: _Request, source: OnDisk) -> _Request:
-    """The request for this model: how many sequences, and no bias where the family has none.
+    """The request for this model: with a number of sequences, and no bias where its family has no room.
 
     Raises InputError, before any text is read, for what no plan for the model can meet.
     """
@@ -269,25 +274,25 @@ def _adapted(request: _Request, source: OnDisk) -> _Request:
 
 
 def _usual_sequences(shape: Shape, preset: str, calibration: Calibration) -> int:
-    """How many calibrate where nobody says it: of the mixtures, enough for the neurons of the widest layer."""
+    """How many sequences calibrate where nobody says it; see TOKENS_PER_NEURON for mixtures of texts."""
     usual = PRESET_SEQUENCES.get(preset, 128)
     if calibration.source not in MIXTURES:
         return usual
     tokens = max(TOKENS_PER_NEURON * max(shape.neurons), usual * calibration.length)
-    return -(-min(tokens, MAX_TOKENS) // calibration.length)
+    return math.ceil(min(tokens, MAX_TOKENS) / calibration.length)
 
 
-def _windows(evaluated: str | Path | None, tokenizer: Any, longest: int) -> dict[str, Tensor]:
-    """Windows (S, L) of each text that judges, at most as long as the model reads."""
+def _windows(evaluated: str | Path | None, tokenizer: Any, max_length: int) -> dict[str, Tensor]:
+    """Windows (S, L) of each text that judges, of at most `max_length` tokens, which the model can read."""
     if evaluated is None:
         return {}
     if str(evaluated) == EVERY_KIND:
-        return windows_of(evaluated, tokenizer, min(WINDOW_LENGTH_OF_A_KIND, longest), WINDOWS_OF_A_KIND)
-    return windows_of(evaluated, tokenizer, min(WINDOW_LENGTH, longest), WINDOWS)
+        return windows_of(evaluated, tokenizer, min(WINDOW_LENGTH_OF_A_KIND, max_length), WINDOWS_OF_A_KIND)
+    return windows_of(evaluated, tokenizer, min(WINDOW_LENGTH, max_length), WINDOWS)
 
 
 def _usual_type(files: TensorFiles) -> str:
-    """What most of the numbers in `files` are stored as."""
+    """The type as which most of the numbers in `files` are stored."""
     numbers = Counter[str]()
     for tensor, stored_type in files.stored_types.items():
         numbers[stored_type] += math.prod(files.shapes[tensor])
@@ -309,7 +314,7 @@ def _card(name: str, out: str | Path, shape: Shape, request: _Request, ids: Tens
 
 
 def _command(name: str, out: str | Path, request: _Request) -> str:
-    """What to type for the same run; "" where some of it has no flag."""
+    """The command for the same run; "" where a setting that was given has no flag."""
     if request.changes.keys() & set(SETTINGS_WITHOUT_FLAG):
         return ""
     calibration = request.calibration
@@ -342,7 +347,10 @@ def _verdict(
     windows: dict[str, Tensor],
     started: float,
 ) -> Verdict:
-    """What became of it, in numbers."""
+    """The verdict on what was written.
+
+    stored: the type of most numbers in the files of the parent and of the model.
+    """
     new_files = resolved(written.folder).glob("*.safetensors")
     return Verdict(
         **vars(written),
@@ -356,5 +364,5 @@ def _verdict(
 
 
 def _megabytes(paths: Iterable[Path]) -> float:
-    """Of files, in millions of bytes."""
+    """Size of files, in millions of bytes."""
     return sum(path.stat().st_size for path in paths) / 1e6

@@ -1,13 +1,14 @@
-"""What lies in the folder in which a run works: hidden states, the files of the new model, and a journal.
+"""What is in the folder in which a run works: hidden states, the files of the new model, and a journal.
 
-*Hidden states* of all sequences are in files, for texts that are wider than memory.
+*Hidden states* of all sequences are in files, since those of a long text may not fit in memory.
 
-*The new model* is laid out before its numbers are there. A safetensors file is the length of its header (8
-bytes), the header as JSON with the place of each tensor's bytes, and the bytes. A plan says the shape of
-every tensor, so `lay_out` writes the header first, and each layer goes to its place when it is done: in one
-file, or above LARGEST_FILE_BYTES in numbered files with an index, as `save_pretrained` makes them.
+*The new model* is laid out before its numbers are known. A safetensors file is the length of its header (8
+bytes), the header as JSON with the position of each tensor's bytes, and the bytes. A plan says the shape of
+every tensor, so `lay_out` writes the header first, and each layer is written to its position when it is
+finished. There is one file, or above LARGEST_FILE_BYTES numbered files with an index, as `save_pretrained`
+makes them.
 
-*The journal* says what is finished. A killed process leaves it whole.
+*The journal* says what is finished. It is never half written, even by a process that is killed.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from ..system.tensors import INDEX, LARGEST_FILE_BYTES
 
 JOURNAL = "progress.json"  # name of its file
 STATES_PREFIX = "states-"  # of the names of files with hidden states
-LENGTH_BYTES = 8  # of a file, that say how long its header is
-ALIGNMENT = 8  # bytes
+LENGTH_BYTES = 8  # at the start of a file: the length of its header
+ALIGNMENT = 8  # bytes, of which the length of a header is a multiple
 STORED_TYPES = {
     "torch.float64": "F64",
     "torch.float32": "F32",
@@ -51,7 +52,7 @@ class StatesFile:
 
     @classmethod
     def create(cls, folder: Path, shape: Sequence[int], dtype: torch.dtype) -> StatesFile:
-        """States of zeros in a new file of `folder`."""
+        """Make a new file of zeros in `folder`, for states of this shape."""
         names = (folder / f"{STATES_PREFIX}{number}" for number in itertools.count())
         path = next(path for path in names if not path.exists())
         with path.open("xb") as file:
@@ -63,10 +64,11 @@ class StatesFile:
         values = torch.empty(stop - start, *self.shape[1:], dtype=self.dtype)
         with self.path.open("rb") as file:
             file.seek(start * values[0].nbytes)
-            if file.readinto(as_bytes(values)) != values.nbytes:
-                raise ValueError(
-                    f"expected {values.nbytes} bytes of hidden states, got an end of file in {self.path}"
-                )
+            count = file.readinto(as_bytes(values))
+        if count != values.nbytes:
+            raise ValueError(
+                f"expected {values.nbytes} bytes of hidden states, got an end of file in {self.path}"
+            )
         return values
 
     def __setitem__(self, rows: slice, values: Tensor) -> None:
@@ -77,18 +79,21 @@ class StatesFile:
             file.write(as_bytes(values))
 
 
-class Place(NamedTuple):
-    """Where a tensor belongs."""
+class Slot(NamedTuple):
+    """Where the bytes of a tensor are."""
 
     path: Path  # of its file
-    start: int  # its first byte there
-    row_bytes: int
+    start: int  # position of its first byte in the file
+    row_bytes: int  # bytes of one row
 
 
-def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Place]:
-    """Make files in `folder` for `tensors`, of which shapes and dtypes count; numbers that are in them stay."""
+def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Slot]:
+    """Make safetensors files in `folder` with room for `tensors`, of which only shapes and dtypes are read.
+
+    The numbers in files that an earlier run made stay. Returns the slot of each tensor.
+    """
     split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=LARGEST_FILE_BYTES)
-    places = dict[str, Place]()
+    slots = dict[str, Slot]()
     for file_name, names in split.filename_to_tensors.items():
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         starts = dict[str, int]()
@@ -104,23 +109,23 @@ def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Place]:
             }
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % ALIGNMENT)
-        first = LENGTH_BYTES + len(text)
+        data_start = LENGTH_BYTES + len(text)
         path = folder / file_name
         with path.open("r+b" if path.exists() else "xb") as file:
             file.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
-            file.truncate(first + end)
+            file.truncate(data_start + end)
         for name, start in starts.items():
-            places[name] = Place(path, first + start, tensors[name][0].nbytes)
+            slots[name] = Slot(path, data_start + start, tensors[name][0].nbytes)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
-    return places
+    return slots
 
 
-def write_rows(place: Place, rows: Tensor, first_row: int = 0) -> None:
-    """Put rows of a tensor where they belong, from `first_row` on; the disk may not have them yet."""
-    with place.path.open("r+b") as file:
-        file.seek(place.start + first_row * place.row_bytes)
+def write_rows(slot: Slot, rows: Tensor, first_row: int = 0) -> None:
+    """Write rows of a tensor to its slot, from `first_row` on; the disk may not have them yet."""
+    with slot.path.open("r+b") as file:
+        file.seek(slot.start + first_row * slot.row_bytes)
         file.write(as_bytes(rows.cpu()))
 
 
@@ -132,24 +137,27 @@ class Journal:
         request        what was asked for
         plan           as JSON in a string, once it is known
         layers         for each finished layer of the parent its `LayerReport`, None where it is dropped
-        made           what the next layer needs of these beside hidden states
-        states         "hidden" and "dense" -> name of the file with the states behind the last of them
+        made           what the next layer needs from the finished ones, besides hidden states
+        states         "hidden" and "dense" -> name of the file with the states behind the last finished layer
         dense, pruned  losses of both models in each window, once they are measured
     """
 
     def __init__(self, work: Path, request: dict[str, Any]) -> None:
-        """Go on with the run in `work`, or begin one. Raises InputError for a run with another request."""
+        """Go on with the run in `work`, or begin one.
+
+        Raises InputError for a run with another request.
+        """
         self.work = work
         self.state: dict[str, Any] = {"plan": None, "layers": [], "made": None, "states": {}}
-        self.request: dict[str, Any] = json.loads(json.dumps(request))  # as it is read again
+        self.request: dict[str, Any] = json.loads(json.dumps(request))  # equal to one that was read from JSON
         path = work / JOURNAL
         if path.is_file():
             self.state = _read(path)
             self._check_request()
 
     def _check_request(self) -> None:
-        begun = self.state["request"]
-        different = [name for name in self.request if begun.get(name) != self.request[name]]
+        first_request = self.state["request"]
+        different = [name for name in self.request if first_request.get(name) != self.request[name]]
         if different:
             raise InputError(
                 expected="the request that began this run",
@@ -158,7 +166,7 @@ class Journal:
             )
 
     def record(self, **finished: Any) -> None:
-        """Write down what is finished, in one step; hidden states that are not named any more are deleted."""
+        """Write down what is finished, in one step, and delete hidden states that are not named any more."""
         self.state |= finished | {"request": self.request}
         temporary = self.work / f"{JOURNAL}.tmp"
         temporary.write_text(json.dumps(self.state), "utf-8")
@@ -170,8 +178,12 @@ class Journal:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What the file says. Raises InputError unless it is the progress of a run."""
-    expected, hint = "the progress of a run", "delete that folder"
+    """The state in a journal's file.
+
+    Raises InputError unless it is the progress of a run.
+    """
+    expected = "the progress of a run"
+    hint = "delete that folder"
     with refusing(expected, str(path.parent), hint):
         state: Any = json.loads(path.read_text("utf-8"))
     if not isinstance(state, dict) or not isinstance(state.get("request"), dict):

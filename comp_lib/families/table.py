@@ -33,7 +33,7 @@ class Family:
     gguf_per_layer: str | None = None
     """The same where widths differ from layer to layer; None: llama.cpp has no such architecture."""
     gguf_interleaved: Mapping[str, str] = field(default_factory=dict)
-    """Matrix whose rows llama.cpp wants in neighbouring pairs, not in halves -> config field with its heads."""
+    """Matrix whose rows llama.cpp wants in neighbouring pairs, not halves -> config field with its heads."""
     gguf_activations: tuple[str, ...] = ("silu", "swish")
     """The values that `hidden_act` may have."""
     gguf_norm_shift: float = 0.0
