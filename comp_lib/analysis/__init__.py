@@ -1,5 +1,7 @@
 """A check-up of any checkpoint: as tidy frames, as a notebook, as a page.
 
+    import seaborn
+
     from comp_lib import load_model
     from comp_lib.analysis import draw, neurons
 
