@@ -1,4 +1,4 @@
-"""How long work says how far it is: it calls what it was given, a bar or a line in a log, again and again."""
+"""How long work reports its progress: it calls a function that it was given, for a bar or a log."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from typing import Protocol
 class Progress(Protocol):
     """A function that long work calls after each of its steps."""
 
-    def __call__(self, label: str, done: int, total: int, report: object = None, /) -> object:
-        """label: what is being done; done, total: its steps; report: of a decoder layer that is finished."""
+    def __call__(self, label: str, finished: int, total: int, report: object = None, /) -> object:
+        """Take note of a step.
+
+        Args:
+            label: the work, in words.
+            finished: how many of its steps are finished.
+            total: how many steps it has.
+            report: the report of a decoder layer, when that is what was finished.
+        """
 
 
-def no_progress(label: str, done: int, total: int, report: object = None, /) -> None:
+def no_progress(label: str, finished: int, total: int, report: object = None, /) -> None:
     """The silent `Progress`."""

@@ -119,11 +119,13 @@ class Settings:
         self._check_combinations()
 
     def _check_numbers(self) -> None:
-        for name, (kinds, words) in NUMBERS.items():
+        for name, (types, description) in NUMBERS.items():
             value = getattr(self, name)
-            fits = isinstance(value, kinds) and not isinstance(value, bool)
+            fits = isinstance(value, types) and not isinstance(value, bool)
             if not fits or (isinstance(value, int) and abs(value) > LARGEST_INTEGER):
-                raise InputError(expected=f"{name} to be {words}", got=repr(value), hint="write another")
+                raise InputError(
+                    expected=f"{name} to be {description}", got=repr(value), hint="write another"
+                )
 
     def _check_names(self) -> None:
         from .importance.neurons import METRICS

@@ -1,7 +1,7 @@
 """From the name of a model to a smaller one in a folder, and a verdict on it: `comp-lib prune` in Python.
 
-The pruned model is saved in the dtype of its parent. Where the parent is quantised it is saved in bfloat16, as
-nearly all originals are. It never takes more bytes than it was computed in.
+The pruned model is saved in the dtype of its parent. Where the parent is quantised it is saved in bfloat16,
+as nearly all originals are. A number never takes more bytes than it was computed in.
 """
 
 from __future__ import annotations
@@ -333,10 +333,10 @@ def _command(name: str, out: str | Path, request: _Request) -> str:
         flags["device"] = request.settings.device
     if request.dtype != DEFAULTS["dtype"]:
         flags["dtype"] = request.dtype
-    words = ["comp-lib", "prune", shareable(name), "--out", resolved(out).name]
+    arguments = ["comp-lib", "prune", shareable(name), "--out", resolved(out).name]
     for flag, value in flags.items():
-        words += [f"--{flag.replace('_', '-')}", shareable(value)]
-    return shlex.join(words)
+        arguments += [f"--{flag.replace('_', '-')}", shareable(value)]
+    return shlex.join(arguments)
 
 
 def _verdict(

@@ -193,6 +193,6 @@ def refuse(layer: Layer, got: str) -> NoReturn:
 
 def with_parts(module: nn.Module, **replacements: nn.Module) -> Any:
     """A second `module` in which some children are replaced; the two share all else."""
-    other = copy.copy(module)
-    vars(other)["_modules"] = module._modules | replacements
-    return other
+    second = copy.copy(module)
+    vars(second)["_modules"] = module._modules | replacements
+    return second
