@@ -1,9 +1,9 @@
-"""What the checks of all exercises share: how an answer is called, looked at, and told right or not yet right."""
+"""What the checks of all exercises share: they call an answer, look at it, and say whether it is right."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,10 @@ class Wrong(AssertionError):
 
 @cache
 def real_model() -> tuple[Any, Any]:
-    """SmolLM2-135M and its tokenizer. Loaded once, and only here: an exercise without a model starts in two seconds."""
+    """SmolLM2-135M and its tokenizer.
+
+    Loaded once, and only here: an exercise without a model starts in two seconds.
+    """
     from comp_lib.models.load import EMBEDDED, load_model
 
     return load_model(EMBEDDED)
@@ -61,34 +64,41 @@ def _plain(answer):
     if isinstance(answer, np.generic) or (isinstance(answer, Tensor) and answer.ndim == 0):
         return answer.item()
     if isinstance(answer, list | tuple):
-        plain = [_plain(one) for one in answer]
+        plain = [_plain(value) for value in answer]
         return tuple(plain) if isinstance(answer, tuple) else plain  # PyTorch has tuples that no list makes
     return answer
 
 
-def check_shape(name: str, got: object, shape: tuple[int, ...]) -> None:
-    if not isinstance(got, Tensor):
-        raise Wrong(f"expected {name} as a tensor, got {type(got).__name__}")
-    if tuple(got.shape) != shape:
-        raise Wrong(f"expected {name} of shape {shape}, got {tuple(got.shape)}")
+def check_shape(name: str, answer: object, shape: tuple[int, ...]) -> None:
+    """Raises Wrong unless the answer, which a sentence calls `name`, is a tensor of this shape."""
+    if not isinstance(answer, Tensor):
+        raise Wrong(f"expected {name} as a tensor, got {type(answer).__name__}")
+    if tuple(answer.shape) != shape:
+        raise Wrong(f"expected {name} of shape {shape}, got {tuple(answer.shape)}")
 
 
-def alike(got: Tensor, want: Tensor) -> bool:
-    return got.shape == want.shape and torch.allclose(got.to(want), want, rtol=1e-6, atol=1e-9)
+def alike(answer: Tensor, expected: Tensor) -> bool:
+    """Whether the two are equal but for rounding, in shape too."""
+    if answer.shape != expected.shape:
+        return False
+    return torch.allclose(answer.to(expected), expected, rtol=1e-6, atol=1e-9)
 
 
-def spot(got: Tensor, suspect: Tensor, sentence: str) -> None:
-    """Raise with `sentence` if the answer is a mistake that we know."""
-    if alike(got, suspect):
+def spot(answer: Tensor, mistake: Tensor, sentence: str) -> None:
+    """Raises Wrong with `sentence` if the answer is what a known mistake gives."""
+    if alike(answer, mistake):
         raise Wrong(sentence)
 
 
 def accept(sentence: str) -> None:
+    """Tells the learner that the answer is right."""
     print(f"Right: {sentence}.")
 
 
 def dense_layer(n: int, m: int = 4) -> tuple[Tensor, Tensor]:
     """Tokens X (20, n) that are correlated, and weights W (n, m), float64."""
     generator = torch.Generator().manual_seed(n)
-    draw = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
-    return draw(20, n) @ (torch.eye(n, dtype=torch.float64) + 0.5 * draw(n, n)), draw(n, m)
+    draw = partial(torch.randn, generator=generator, dtype=torch.float64)
+    independent = draw(20, n)
+    mixing = torch.eye(n, dtype=torch.float64) + 0.5 * draw(n, n)
+    return independent @ mixing, draw(n, m)

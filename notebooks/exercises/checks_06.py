@@ -1,6 +1,6 @@
 """Checks for the exercises of lesson 6: a ratio for a file size, and how many windows it takes.
 
-Exercise 1 reads the parameter counts of the real model (its shape, no computing); the rest needs nothing of comp_lib.
+Exercise 1 reads the parameter counts of the real model, from its shape; the rest needs nothing of comp_lib.
 """
 
 from __future__ import annotations
@@ -14,46 +14,61 @@ from checking import Wrong, accept, call, real_outline
 MEGABYTES = (230.0, 200.0, 150.0)  # of the embedded model in 16 bits, which has 269
 
 
-# --- 1: a ratio for a file --------------------------------------------------------------------------------------------
+# --- 1: a ratio for a file ----------------------------------------------------------------------------------
 
 
 def check_ratio_for(ratio_for: Callable[[int, int, float, float], float]) -> None:
     """Exercise 1."""
-    for total, decoder, each, megabytes in ((1_000_000, 600_000, 2.0, 0.9), (5_000_000, 4_000_000, 4.0, 9.0)):
-        got = _number(call(ratio_for, total, decoder, each, megabytes))
-        left = megabytes * 1e6 / each  # parameters
-        want = (total - left) / decoder
-        if abs(got - want) < 1e-9:
-            continue
-        mistakes = {
-            (total - left) / total: "that is a share of *all* parameters: the ratio refers to the decoder's",
-            (decoder - left) / decoder: "embeddings and head are in the file too, and they stay",
-            left / decoder: "that is what stays: the ratio is what goes",
-            1 - want: "that is what stays of the decoder: the ratio is what goes",
-            (total - megabytes * 2**20 / each) / decoder: "a megabyte is a million bytes here, not 2²⁰",
-            (total - megabytes * 1e6) / decoder: "a parameter takes several bytes: divide the budget by them",
-            (total - left * each * each) / decoder: "divide the budget by the bytes of a parameter, once",
-        }
-        for wrong, sentence in mistakes.items():
-            if abs(got - wrong) < 1e-9:
-                raise Wrong(sentence)
-        raise Wrong(
-            f"expected a ratio of {want:.4f} for {total:,} parameters and {megabytes:g} MB, got {got:.4f}"
-        )
-    if (got := _number(call(ratio_for, 1_000, 600, 2.0, 1.0))) != 0.0:
-        raise Wrong(f"it fits as it is: then nothing has to go, got a ratio of {got:g}")
-    words = []
-    for megabytes, (ratio, size, wider) in real_plans(
-        lambda *sizes: _number(call(ratio_for, *sizes))
-    ).items():
+
+    def checked_ratio(total: int, decoder: int, parameter_bytes: float, megabytes: float) -> float:
+        return _number(call(ratio_for, total, decoder, parameter_bytes, megabytes))
+
+    for sizes in ((1_000_000, 600_000, 2.0, 0.9), (5_000_000, 4_000_000, 4.0, 9.0)):
+        _check_ratio(checked_ratio(*sizes), *sizes)
+    ratio = checked_ratio(1_000, 600, 2.0, 1.0)
+    if ratio != 0.0:
+        raise Wrong(f"it fits as it is: then nothing has to go, got a ratio of {ratio:g}")
+    phrases = []
+    for megabytes, (ratio, size, wider_size) in real_plans(checked_ratio).items():
         if size > megabytes * 1e6:
             raise Wrong(
                 f"planned with your ratio the real model still has {size / 1e6:.1f} MB, not {megabytes:g}"
             )
-        if wider <= megabytes * 1e6:
+        if wider_size <= megabytes * 1e6:
             raise Wrong(f"{megabytes:g} MB would hold a wider model than your ratio of {ratio:.3f} leaves")
-        words.append(f"{megabytes:g} MB at {ratio:.1%}")
-    accept(f"of the real model: {', '.join(words)}")
+        phrases.append(f"{megabytes:g} MB at {ratio:.1%}")
+    accept(f"of the real model: {', '.join(phrases)}")
+
+
+def _check_ratio(ratio: float, total: int, decoder: int, parameter_bytes: float, megabytes: float) -> None:
+    """Raises Wrong unless the ratio leaves a file of so many megabytes.
+
+    total, decoder: parameters of the model, and those of its decoder, which alone can be removed.
+    """
+    parameters_left = megabytes * 1e6 / parameter_bytes
+    right = (total - parameters_left) / decoder
+    if abs(ratio - right) < 1e-9:
+        return
+    share_of_all = (total - parameters_left) / total
+    decoder_alone = (decoder - parameters_left) / decoder
+    binary_megabytes = (total - megabytes * 2**20 / parameter_bytes) / decoder
+    one_byte_each = (total - megabytes * 1e6) / decoder
+    multiplied = (total - parameters_left * parameter_bytes**2) / decoder
+    mistakes = {
+        "that is a share of *all* parameters: the ratio refers to the decoder's": share_of_all,
+        "embeddings and head are in the file too, and they stay": decoder_alone,
+        "that is what stays: the ratio is what goes": parameters_left / decoder,
+        "that is what stays of the decoder: the ratio is what goes": 1 - right,
+        "a megabyte is a million bytes here, not 2²⁰": binary_megabytes,
+        "a parameter takes several bytes: divide the budget by them": one_byte_each,
+        "divide the budget by the bytes of a parameter, once": multiplied,
+    }
+    for sentence, mistake in mistakes.items():
+        if abs(ratio - mistake) < 1e-9:
+            raise Wrong(sentence)
+    raise Wrong(
+        f"expected a ratio of {right:.4f} for {total:,} parameters and {megabytes:g} MB, got {ratio:.4f}"
+    )
 
 
 def real_plans(
@@ -64,66 +79,74 @@ def real_plans(
     from comp_lib.plan import PlanRequest
     from comp_lib.shape import Shape
 
-    shape, found = Shape.of(real_outline()), {}
+    shape = Shape.of(real_outline())
+    plans = {}
     for megabytes in MEGABYTES:
         ratio = ratio_for(shape.total, shape.decoder, 2.0, megabytes)
         plan = uniform_plan(PlanRequest(shape, ratio, multiple=16))
-        sizes = [
-            2 * shape.with_widths([n + more for n in plan.neurons], plan.kv_groups).total for more in (0, 16)
-        ]
-        found[megabytes] = (ratio, *sizes)
-    return found
+        wider_neurons = [neurons + 16 for neurons in plan.neurons]
+        size = 2 * shape.with_widths(plan.neurons, plan.kv_groups).total
+        wider_size = 2 * shape.with_widths(wider_neurons, plan.kv_groups).total
+        plans[megabytes] = (ratio, size, wider_size)
+    return plans
 
 
-def _number(got: object) -> float:
-    if not isinstance(got, int | float) or not math.isfinite(got):
-        raise Wrong(f"expected one number, got {got!r}")
-    return float(got)
+def _number(answer: object) -> float:
+    """An answer that has to be one number. Raises Wrong for any other."""
+    if not isinstance(answer, int | float) or not math.isfinite(answer):
+        raise Wrong(f"expected one number, got {answer!r}")
+    return float(answer)
 
 
-# --- 2: how many windows ----------------------------------------------------------------------------------------------
+# --- 2: how many windows ------------------------------------------------------------------------------------
 
 
 def check_windows_needed(windows_needed: Callable[[list[float], float], int]) -> None:
-    """Exercise 2. One number may be that of two mistakes; all three together are of one."""
+    """Exercise 2. Two mistakes may give the same answer to one case, but not to all three."""
     random = np.random.default_rng(3)
     cases = [(random.normal(0.4, 0.2, count), half) for count, half in ((8, 0.05), (12, 0.02), (10, 0.1))]
     answers = [call(windows_needed, values.tolist(), half) for values, half in cases]
-    for got in answers:
-        if not isinstance(got, int):
-            raise Wrong(f"expected a whole number (int), got {got!r}")
-    right = [_windows(*case) for case in cases]
-    if answers != right:
-        for sentence, mistake in MISCOUNTED.items():
+    for answer in answers:
+        if not isinstance(answer, int):
+            raise Wrong(f"expected a whole number (int), got {answer!r}")
+    expected = [_windows(*case) for case in cases]
+    if answers != expected:
+        for sentence, mistake in MISTAKEN_COUNTS.items():
             if answers == [mistake(*case) for case in cases]:
                 raise Wrong(sentence)
-        for got, want, (values, half) in zip(answers, right, cases, strict=True):
-            if got != want:
+        for answer, count, (values, half) in zip(answers, expected, cases, strict=True):
+            if answer != count:
                 raise Wrong(
-                    f"expected {want} windows for {len(values)} increases and a half of {half:g}, got {got}"
+                    f"expected {count} windows for {len(values)} increases and a half of {half:g}, "
+                    f"got {answer}"
                 )
     accept("now you know what a thinner whisker costs: half the width, four times the windows")
 
 
-def _windows(values: np.ndarray, half: float, ddof: int = 1, errors: float = 1.96, power: float = 2.0) -> int:
-    """The number of windows; by some mistake if asked for."""
-    return math.ceil((errors * values.std(ddof=ddof) / half) ** power)
+def _windows(
+    values: np.ndarray, half: float, ddof: int = 1, standard_errors: float = 1.96, power: float = 2.0
+) -> int:
+    """The right number of windows, unless an argument makes it wrong.
+
+    half: half of the width that the interval is to have.
+    """
+    return math.ceil((standard_errors * values.std(ddof=ddof) / half) ** power)
 
 
 # Sentence -> the number of windows by that mistake.
-MISCOUNTED: dict[str, Callable[[np.ndarray, float], int]] = {
+MISTAKEN_COUNTS: dict[str, Callable[[np.ndarray, float], int]] = {
     "the spread of a *sample* divides by n - 1": lambda values, half: _windows(values, half, ddof=0),
     "round up: one window less is too few": lambda values, half: _windows(values, half) - 1,
-    "the error falls with the *root* of n: square the quotient": lambda values, half: _windows(
-        values, half, power=1
+    "the error falls with the *root* of n: square the quotient": (
+        lambda values, half: _windows(values, half, power=1)
     ),
     "divided by the windows so far: what is needed is the spread of *one* window, not that of their mean": (
         lambda values, half: math.ceil((1.96 * values.std(ddof=1) / half) ** 2 / len(values))
     ),
-    "`half` is half of the interval's width already": lambda values, half: _windows(
-        values, half, errors=3.92
+    "`half` is half of the interval's width already": (
+        lambda values, half: _windows(values, half, standard_errors=3.92)
     ),
-    "95% are 1.96 standard errors on each side, not one": lambda values, half: _windows(
-        values, half, errors=1.0
+    "95% are 1.96 standard errors on each side, not one": (
+        lambda values, half: _windows(values, half, standard_errors=1.0)
     ),
 }

@@ -1,6 +1,6 @@
 """Checks for the exercises of lesson 7: two on small random layers, one on a layer of the real model.
 
-Nothing of comp_lib's methods is used here; the real model is loaded once, and only one of its layers is looked at.
+None of comp_lib's methods is used here. The real model is loaded once, and only one of its layers is read.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from checking import Wrong, accept, call, check_shape, dense_layer, real_model
 from torch import Tensor
 
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
-LENGTH, SEQUENCES, WINDOWS = 128, 24, 8
+LENGTH = 128  # tokens of a sequence
+SEQUENCES = 24  # of the text that is fitted to
+WINDOWS = 8  # of the text that judges
 RIDGE = 0.3  # of exercise 3
+# (layer, kind of text) -> errors of COMP and of FLAP, window by window
 Errors = Callable[[int, str], tuple[np.ndarray, np.ndarray]]
 
 
@@ -23,20 +26,23 @@ def check_interval(paired_interval: Callable[[np.ndarray, np.ndarray], tuple[flo
     """Exercise 1."""
     random = np.random.default_rng(5)
     texts = random.normal(3.0, 1.0, 40)  # how hard each window is, for every model
-    ours, theirs = texts + random.normal(0.10, 0.05, 40), texts + random.normal(0.16, 0.05, 40)
-    got = call(paired_interval, ours.copy(), theirs.copy())
-    if not isinstance(got, tuple | list) or len(got) != 2:
+    ours = texts + random.normal(0.10, 0.05, 40)
+    theirs = texts + random.normal(0.16, 0.05, 40)
+    answer = call(paired_interval, ours.copy(), theirs.copy())
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
         raise Wrong("expected two numbers, (low, high): end with `return low, high`")
-    low, high = map(float, got)
+    low, high = map(float, answer)
     if not low < high:
         raise Wrong(f"expected low < high, got {low:.3f} and {high:.3f}: the lower end comes first")
     gap = ours - theirs
-    middle, error = gap.mean(), gap.std() / len(gap) ** 0.5
+    middle = gap.mean()
+    error = gap.std() / len(gap) ** 0.5
     width = (high - low) / (2 * 1.96 * error)  # 1 for a 95% interval of the mean
-    apart = (ours.var() + theirs.var()) ** 0.5 / gap.std()
-    if abs(width - apart) < 0.25 * apart:
+    unpaired_width = (ours.var() + theirs.var()) ** 0.5 / gap.std()
+    if abs(width - unpaired_width) < 0.25 * unpaired_width:
         raise Wrong(
-            "it is as wide as if the two had read different texts: draw places of windows once, and use them for both"
+            "it is as wide as if the two had read different texts: draw places of windows once, "
+            "and use them for both"
         )
     if abs(width - len(gap) ** 0.5) < 0.5 * len(gap) ** 0.5:
         raise Wrong(
@@ -62,35 +68,42 @@ def check_interval(paired_interval: Callable[[np.ndarray, np.ndarray], tuple[flo
 def check_fool(fool_wanda: Callable[[Tensor, Tensor, int, int], Tensor]) -> None:
     """Exercise 2."""
     x, w = dense_layer(8, 5)
-    one, other = 2, 5
-    x[:, one] /= 10  # no neuron of high score yet
-    x[:, other] = x[:, one] / 2  # twins, but for their size
-    before = _wanda(x, w)
-    got = call(fool_wanda, x.clone(), w.clone(), one, other)
-    check_shape("the weights", got, (8, 5))
-    if torch.equal(got, w):
+    twins = [2, 5]
+    first, second = twins
+    other_neurons = [i for i in range(8) if i not in twins]
+    x[:, first] /= 10  # no neuron of high score yet
+    x[:, second] = x[:, first] / 2  # twins, but for their size
+    old_scores = _wanda(x, w)
+    answer = call(fool_wanda, x.clone(), w.clone(), first, second)
+    check_shape("the weights", answer, (8, 5))
+    if torch.equal(answer, w):
         raise Wrong("nothing has changed yet: add to the row of one twin, and take it back at the other")
-    if not torch.allclose(x @ got, x @ w, rtol=1e-6, atol=1e-6 * float((x @ w).abs().max())):
+    if not torch.allclose(x @ answer, x @ w, rtol=1e-6, atol=1e-6 * float((x @ w).abs().max())):
         raise Wrong(
-            "the layer's output has changed: x_other = x_one / 2 here, so what one twin adds the other takes back"
+            "the layer's output has changed: x_other = x_one / 2 here, so what one twin adds "
+            "the other takes back"
         )
-    after = _wanda(x, got)
-    if int(after.argmax()) not in (one, other):
+    scores = _wanda(x, answer)
+    best = int(scores.argmax())
+    if best not in twins:
+        relative = scores / scores.max()
         raise Wrong(
-            f"Wanda-sp still ranks neuron {int(after.argmax())} highest, and the twins at "
-            f"{after[one] / after.max():.2f} and {after[other] / after.max():.2f} of its score: add more"
+            f"Wanda-sp still ranks neuron {best} highest, and the twins at "
+            f"{relative[first]:.2f} and {relative[second]:.2f} of its score: add more"
         )
-    if min(after[one], after[other]) <= before[[i for i in range(8) if i not in (one, other)]].max():
+    if scores[twins].min() <= old_scores[other_neurons].max():
         raise Wrong("one twin leads, but the other does not yet: both should stand above all other neurons")
-    price = _prices(x.T @ x, got, 0.1)
-    most = max(float(price[i]) for i in range(8) if i not in (one, other))
+    price = _prices(x.T @ x, answer, 0.1)
     accept(
-        "Wanda-sp now keeps two neurons of which one is not needed. Without a ridge COMP's price of either is 0; with "
-        f"the ridge 0.1 it is {price[one]:.3g} and {price[other]:.3g}, and the largest other one {most:.3g}"
+        "Wanda-sp now keeps two neurons of which one is not needed. "
+        "Without a ridge COMP's price of either is 0; with the ridge 0.1 it is "
+        f"{price[first]:.3g} and {price[second]:.3g}, "
+        f"and the largest other one {float(price[other_neurons].max()):.3g}"
     )
 
 
-# (layer, kind) -> mean of COMP's error minus FLAP's, 0.1 where nothing is said: layer 3 with dialogue is the answer
+# (layer, kind) -> mean of COMP's error minus FLAP's; 0.1 where it is not listed. The answer is layer 3 with
+# dialogue.
 MADE_UP = {
     (0, "prose"): -0.01,
     (2, "prose"): -0.1,
@@ -104,35 +117,35 @@ MADE_UP = {
 def made_up(layer: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Errors (8,) of COMP and of FLAP: windows differ more than methods."""
     theirs = 0.5 + 0.4 * np.cos(np.arange(WINDOWS))
-    return theirs + MADE_UP.get((layer, kind), 0.1) + 0.05 * np.linspace(-1, 1, WINDOWS), theirs
+    ours = theirs + MADE_UP.get((layer, kind), 0.1) + 0.05 * np.linspace(-1, 1, WINDOWS)
+    return ours, theirs
 
 
 def check_losing_case(losing_case: Callable[[Errors, Sequence[int], Sequence[str]], tuple[int, str]]) -> None:
     """Exercise 3: on made-up errors, then on the real model, some ten seconds."""
     for layers, kinds in ((range(4), ("code", "dialogue")), (range(2, 4), ("dialogue", "code"))):
-        got = call(losing_case, made_up, layers, kinds)
-        if not isinstance(got, tuple | list) or len(got) != 2:
+        answer = call(losing_case, made_up, layers, kinds)
+        if not isinstance(answer, tuple | list) or len(answer) != 2:
             raise Wrong("expected two values, (layer, kind): end with `return layer, kind`")
-        if got[0] == 0:
+        layer, kind = answer
+        if layer == 0:
             raise Wrong(
                 "in layer 0 COMP's mean is lower on prose, but the interval holds 0: no difference is found"
             )
-        if got[0] == 1:
+        if layer == 1:
             raise Wrong("in layer 1 COMP loses on prose too: it has to win where it calibrated")
-        if tuple(got) == (2, "code"):
+        if (layer, kind) == (2, "code"):
             raise Wrong(
                 "in layer 2 COMP's mean is higher on code, but the interval holds 0: no difference is found"
             )
-        if tuple(got) != (3, "dialogue"):
-            raise Wrong(
-                f"with {got[1]} COMP does not lose in layer {got[0]}: it has to lose on the other kind"
-            )
+        if (layer, kind) != (3, "dialogue"):
+            raise Wrong(f"with {kind} COMP does not lose in layer {layer}: it has to lose on the other kind")
     layer, kind = call(losing_case, layer_errors, range(30), KINDS[1:])
-    for judges, sign in (("prose", -1), (kind, 1)):
-        comp, bias = layer_errors(layer, judges)
-        gap = sign * (comp - bias)
+    for judging_kind, sign in (("prose", -1), (kind, 1)):
+        comp_errors, flap_errors = layer_errors(layer, judging_kind)
+        gap = sign * (comp_errors - flap_errors)
         if gap.mean() <= 2.365 * gap.std(ddof=1) / len(gap) ** 0.5:  # Student's t, 7 degrees of freedom
-            raise Wrong(f"in layer {layer} of the real model no such difference is found on {judges}")
+            raise Wrong(f"in layer {layer} of the real model no such difference is found on {judging_kind}")
     accept(f"in layer {layer} the refit to prose wins on prose and loses on {kind}")
 
 
@@ -142,26 +155,29 @@ def _prices(gram: Tensor, weight: Tensor, ridge: float) -> Tensor:
 
 
 def layer_errors(layer: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Relative errors of down_proj, window by window (WINDOWS,), a third of its neurons gone: COMP's, FLAP's."""
-    seen = inputs(layer, "calibration:prose", SEQUENCES)
+    """Relative errors of down_proj without a third of its neurons: COMP's and FLAP's, (WINDOWS,) each."""
+    x = inputs(layer, "calibration:prose", SEQUENCES)
     windows = inputs(layer, f"evaluation:{kind}", WINDOWS).view(WINDOWS, LENGTH, -1)
     weight = weight_of(layer)
-    gram, keep = seen.T @ seen, 2 * len(weight) // 3
-    pull = RIDGE * gram.diagonal()
-    chosen = _prices(gram, weight, RIDGE).topk(keep).indices
-    inner = gram[chosen][:, chosen] + torch.diag(pull[chosen])
-    comp = torch.zeros_like(weight)
-    comp[chosen] = torch.linalg.solve(inner, (gram @ weight)[chosen] + pull[chosen, None] * weight[chosen])
-    order = (seen.var(0) * weight.square().sum(1)).argsort(descending=True)
-    flap = weight.clone()
-    flap[order[keep:]] = 0.0
-    bias = seen.mean(0)[order[keep:]] @ weight[order[keep:]]
+    gram = x.T @ x
+    width = 2 * len(weight) // 3
+    penalties = RIDGE * gram.diagonal()
+    kept = _prices(gram, weight, RIDGE).topk(width).indices
+    penalised_gram = gram[kept][:, kept] + torch.diag(penalties[kept])
+    target = (gram @ weight)[kept] + penalties[kept, None] * weight[kept]
+    comp_weight = torch.zeros_like(weight)
+    comp_weight[kept] = torch.linalg.solve(penalised_gram, target)
+    order = (x.var(0) * weight.square().sum(1)).argsort(descending=True)
+    removed = order[width:]
+    flap_weight = weight.clone()
+    flap_weight[removed] = 0.0
+    bias = x.mean(0)[removed] @ weight[removed]
 
     def errors(fitted: Tensor, offset: Tensor | float = 0.0) -> np.ndarray:
-        wrong = windows @ (weight - fitted) - offset
-        return (wrong.square().sum((1, 2)) / (windows @ weight).square().sum((1, 2))).numpy()
+        lost = windows @ (weight - fitted) - offset
+        return (lost.square().sum((1, 2)) / (windows @ weight).square().sum((1, 2))).numpy()
 
-    return errors(comp), errors(flap, bias)
+    return errors(comp_weight), errors(flap_weight, bias)
 
 
 def weight_of(layer: int) -> Tensor:
@@ -177,17 +193,16 @@ def inputs(layer: int, text: str, sequences: int) -> Tensor:
     from comp_lib.calibration.texts import load_text
 
     model, tokenizer = real_model()
-    ids = torch.tensor(tokenizer(load_text(text)[:200_000])["input_ids"][: sequences * LENGTH]).view(
-        -1, LENGTH
-    )
-    found: list[Tensor] = []
+    tokens = tokenizer(load_text(text)[:200_000])["input_ids"]
+    ids = torch.tensor(tokens[: sequences * LENGTH]).view(-1, LENGTH)
+    inputs_of_batches: list[Tensor] = []
 
     class Enough(Exception):
-        pass
+        """No layer after this one is needed."""
 
     def watch(module, args):
-        found.append(args[0].flatten(0, -2).double())
-        raise Enough  # no layer after this one is needed
+        inputs_of_batches.append(args[0].flatten(0, -2).double())
+        raise Enough
 
     hook = model.model.layers[layer].mlp.down_proj.register_forward_pre_hook(watch)
     try:
@@ -198,8 +213,9 @@ def inputs(layer: int, text: str, sequences: int) -> Tensor:
                 continue
     finally:
         hook.remove()
-    return torch.cat(found)
+    return torch.cat(inputs_of_batches)
 
 
 def _wanda(x: Tensor, w: Tensor) -> Tensor:
+    """Wanda-sp's score of each neuron (n,)."""
     return w.abs().sum(1) * x.norm(dim=0)

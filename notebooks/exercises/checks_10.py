@@ -8,47 +8,56 @@ import torch
 from checking import Wrong, accept, alike, call, check_shape, spot
 from torch import Tensor
 
-TOKENS, VOCABULARY = 5, 12
-ROWS, COLUMNS = 6, 9
+TOKENS = 5
+VOCABULARY = 12
+ROWS = 6
+COLUMNS = 9
 
 
 def _draw(*size: int, seed: int = 0) -> Tensor:
-    return torch.randn(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    """Normal numbers, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*size, generator=generator, dtype=torch.float64)
 
 
 def check_softened(softened_gradient: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """Exercise 1."""
-    teacher, student = 3 * _draw(TOKENS, VOCABULARY), 3 * _draw(TOKENS, VOCABULARY, seed=1)
+    teacher = 3 * _draw(TOKENS, VOCABULARY)
+    student = 3 * _draw(TOKENS, VOCABULARY, seed=1)
     for temperature in (1.0, 2.5):
-        given = teacher.clone(), student.clone().requires_grad_()  # whoever asks autograd may
-        got = call(softened_gradient, *given, temperature, grad=True)
-        check_shape("the gradient", got, (TOKENS, VOCABULARY))
-        got = got.detach()
-        p, q = (logits / temperature for logits in (teacher, student))
-        right = q.softmax(-1) - p.softmax(-1)
-        if alike(got, right / temperature):
+        student_with_grad = student.clone().requires_grad_()  # whoever asks autograd may
+        answer = call(softened_gradient, teacher.clone(), student_with_grad, temperature, grad=True)
+        check_shape("the gradient", answer, (TOKENS, VOCABULARY))
+        answer = answer.detach()
+        teacher_logits = teacher / temperature
+        student_logits = student / temperature
+        difference = student_logits.softmax(-1) - teacher_logits.softmax(-1)  # q - p
+        right = difference / temperature
+        if alike(answer, right):
             continue
+        spot(answer, -right, "the sign is turned round: a step goes *against* the gradient, which is q - p")
         spot(
-            got,
-            -right / temperature,
-            "the sign is turned round: a step goes *against* the gradient, which is q - p",
-        )
-        spot(
-            got,
+            answer,
             student.softmax(-1) - teacher.softmax(-1),
             "the temperature does nothing yet: divide both logits by it",
         )
-        spot(got, q.softmax(-1) - teacher.softmax(-1), "the teacher is not softened: both logits are divided")
-        spot(got, q - p, "a difference of logits: softmax makes distributions of them first")
         spot(
-            got, right, "the chain rule: the student's logits enter as z / tau, which leaves one more factor"
+            answer,
+            student_logits.softmax(-1) - teacher.softmax(-1),
+            "the teacher is not softened: both logits are divided",
         )
-        spot(got, right * temperature, "the factor of the chain rule is 1 / tau, not tau")
         spot(
-            got,
-            right / temperature / TOKENS,
-            "a mean over the tokens: the gradient of the *sum* is asked for",
+            answer,
+            student_logits - teacher_logits,
+            "a difference of logits: softmax makes distributions of them first",
         )
+        spot(
+            answer,
+            difference,
+            "the chain rule: the student's logits enter as z / tau, which leaves one more factor",
+        )
+        spot(answer, difference * temperature, "the factor of the chain rule is 1 / tau, not tau")
+        spot(answer, right / TOKENS, "a mean over the tokens: the gradient of the *sum* is asked for")
         raise Wrong("not the gradient: compare one entry with a finite difference of the sum of KL")
     accept("(q - p) / tau, of softened distributions; at tau = 1 it is the lesson's")
 
@@ -64,18 +73,29 @@ def check_best(best_of_rank: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> 
         b, a = answer
         check_shape("B", b, (ROWS, rank))
         check_shape("A", a, (rank, COLUMNS))
-        got, want = b @ a, u[:, :rank] * s[:rank] @ v[:rank]
-        if alike(got, want):
+        product = b @ a
+        right = u[:, :rank] * s[:rank] @ v[:rank]
+        if alike(product, right):
             continue
-        spot(got, u[:, :rank] @ v[:rank], "the singular values are missing: each direction has its length")
-        spot(got, u[:, :rank] * s[:rank] ** 2 @ v[:rank], "the singular values stand in both: once is enough")
         spot(
-            got,
+            product,
+            u[:, :rank] @ v[:rank],
+            "the singular values are missing: each direction has its length",
+        )
+        spot(
+            product,
+            u[:, :rank] * s[:rank] ** 2 @ v[:rank],
+            "the singular values stand in both: once is enough",
+        )
+        spot(
+            product,
             u[:, -rank:] * s[-rank:] @ v[-rank:],
             "the *smallest* directions: they are sorted, the largest first",
         )
-        off, least = (float((change - each).norm()) for each in (got, want))
+        error = float((change - product).norm())
+        least_error = float((change - right).norm())
         raise Wrong(
-            f"rank {rank}: {off:.3f} of the change is left out, and the best of that rank leaves {least:.3f}"
+            f"rank {rank}: {error:.3f} of the change is left out, "
+            f"and the best of that rank leaves {least_error:.3f}"
         )
     accept("no matrices of that rank come nearer (Eckart and Young)")
