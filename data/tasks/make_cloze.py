@@ -1,11 +1,12 @@
-"""Last words of sentences from evaluation.txt, each against three others: writes cloze.jsonl beside this file.
+"""Last words of sentences in evaluation.txt, each against three others: writes cloze.jsonl to this folder.
 
     python data/tasks/make_cloze.py
 
-An item is a passage that breaks off before the last word of a sentence, and four words to end it with: the one that
-was there, and last words of sentences in other pieces of the same text. These end in the same letters (a rough
-sign of the same word class), are about as long and about as frequent, and stand nowhere in the answer's own piece.
-So all four fit the place in form, and only reading the passage tells which one it was.
+An item is a passage that breaks off before the last word of a sentence, and four words to end it with: the
+one that was there, and last words of sentences in other pieces of the same text. These end in the same
+letters (a rough sign of the same word class), are about as long and about as frequent, and stand nowhere in
+the answer's own piece. So all four fit the gap in form, and only a reader of the passage can tell the right
+one.
 """
 
 from __future__ import annotations
@@ -19,27 +20,29 @@ from pathlib import Path
 
 SEED = 0
 ITEMS = 300
-CONTEXT = 40  # words at most before the gap
-LEAST = 12  # and at least
-NEAREST = 12  # candidates among which three distractors are drawn
+LONGEST_PASSAGE = 40  # words before the gap
+SHORTEST_PASSAGE = 12
+CANDIDATES = 12  # words most like the answer, of which three are drawn as distractors
 ENDINGS = ("ing", "ed", "ly", "s")
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 
 def ending(word: str) -> str:
+    """The one of ENDINGS that the word ends in; "" where there is none."""
     return next((end for end in ENDINGS if word.endswith(end)), "")
 
 
 def gaps(piece: str) -> list[tuple[str, str]]:
     """(passage, last word) of every sentence that ends in a plain word of four letters or more."""
-    found = []
+    passages = []
     for paragraph in piece.strip().split("\n")[1:]:  # the first line is the title
-        words = paragraph.split()
-        for place, word in enumerate(words):
-            bare = re.fullmatch(r"([a-z]{4,})[.?!]", word)
-            if bare and place >= LEAST:
-                found.append((" ".join(words[max(0, place - CONTEXT) : place]), bare[1]))
-    return found
+        tokens = paragraph.split()
+        for index, token in enumerate(tokens):
+            last_word = re.fullmatch(r"([a-z]{4,})[.?!]", token)
+            if last_word and index >= SHORTEST_PASSAGE:
+                start = max(0, index - LONGEST_PASSAGE)
+                passages.append((" ".join(tokens[start:index]), last_word[1]))
+    return passages
 
 
 def rows(text: str) -> list[dict]:
@@ -47,39 +50,47 @@ def rows(text: str) -> list[dict]:
     pieces = text.strip().split("\n\n\n")
     vocabularies = [set(re.findall(r"[a-z]+", piece.lower())) for piece in pieces]
     counts = Counter(re.findall(r"[a-z]+", text.lower()))
-    places = [(index, passage, word) for index, piece in enumerate(pieces) for passage, word in gaps(piece)]
-    homes: dict[str, set[int]] = {}
-    for index, _, word in places:
-        homes.setdefault(word, set()).add(index)
-    draw = random.Random(SEED)  # only random(), whose sequence Python guarantees
+    passages = []  # (number of the piece, passage, last word)
+    for index, piece in enumerate(pieces):
+        passages += [(index, passage, word) for passage, word in gaps(piece)]
+    last_words = list(dict.fromkeys(word for _, _, word in passages))
+    generator = random.Random(SEED)  # only random(), whose sequence Python guarantees
 
-    def distance(one: str, other: str) -> tuple[float, str]:
-        return abs(len(one) - len(other)) + abs(math.log2(counts[one] / counts[other])), other
+    def distance(word: str, candidate: str) -> tuple[float, str]:
+        """How unlike two words are in length and frequency; ties go by the alphabet."""
+        lengths = abs(len(word) - len(candidate))
+        frequencies = abs(math.log2(counts[word] / counts[candidate]))
+        return lengths + frequencies, candidate
 
-    found, used = [], set()
-    for index, passage, word in places:
+    items = []
+    used = set()
+    for index, passage, word in passages:
         if (index, word) in used or re.search(rf"\b{word}\b", passage.lower()):
             continue
         used.add((index, word))
-        others = [
-            other for other in homes if other not in vocabularies[index] and ending(other) == ending(word)
-        ]
-        near = sorted(others, key=lambda other, word=word: distance(word, other))[:NEAREST]
-        if len(near) < NEAREST:
+        candidates = []
+        for candidate in last_words:
+            if candidate not in vocabularies[index] and ending(candidate) == ending(word):
+                candidates.append(candidate)
+        candidates.sort(key=lambda candidate, word=word: distance(word, candidate))
+        nearest = candidates[:CANDIDATES]
+        if len(nearest) < CANDIDATES:
             continue
-        choices = [word, *(near.pop(int(draw.random() * len(near))) for _ in range(3))]
-        label = int(draw.random() * 4)
+        choices = [word]
+        for _ in range(3):
+            choices.append(nearest.pop(int(generator.random() * len(nearest))))
+        label = int(generator.random() * 4)
         choices[0], choices[label] = choices[label], choices[0]
-        found.append({"passage": passage, "choices": choices, "label": label})
-    return [found[int(place * len(found) / ITEMS)] for place in range(ITEMS)]
+        items.append({"passage": passage, "choices": choices, "label": label})
+    return [items[int(number * len(items) / ITEMS)] for number in range(ITEMS)]
 
 
 def files() -> dict[str, str]:
     """Name and content of the file that this script writes."""
-    text = (HERE.parent / "evaluation.txt").read_text("utf-8")
+    text = (FOLDER.parent / "evaluation.txt").read_text("utf-8")
     return {"cloze.jsonl": "\n".join(json.dumps(row) for row in rows(text)) + "\n"}
 
 
 if __name__ == "__main__":
     for name, content in files().items():
-        (HERE / name).write_text(content, encoding="utf-8", newline="\n")
+        (FOLDER / name).write_text(content, encoding="utf-8", newline="\n")

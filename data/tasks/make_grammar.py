@@ -1,13 +1,15 @@
-"""Minimal pairs of English grammar: writes grammar.jsonl and one lm-eval task for each phenomenon beside this file.
+"""Minimal pairs of English grammar: writes grammar.jsonl and a task of lm-eval for each phenomenon.
 
     python data/tasks/make_grammar.py
 
-Each phenomenon is a function that draws one pair (right, wrong): two sentences that differ in nothing but what the
-phenomenon is about. Most draw both directions (singular and plural, past and future), so that a mere preference for
-a word, or for a shorter sentence, cancels. The answer's place is drawn too: a model that ties gets chance, not all.
+The files are written beside this one. Each phenomenon is a function that draws one pair (right, wrong): two
+sentences that differ in nothing but what the phenomenon is about. Most draw both directions (singular and
+plural, past and future), so that a mere preference for a word, or for a shorter sentence, cancels. The
+position of the right sentence is drawn too: a model that ties gets chance, not all.
 
-Templates and words were made up for this file. Standard English; nothing rests on what only some dialects allow.
-Only `random.random()` is used, the one generator method whose sequence Python guarantees to keep.
+Templates and words were made up for this file. They are standard English; nothing rests on what only some
+dialects allow. Only `random.random()` is used, the one generator method whose sequence Python guarantees to
+keep.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ import vocabulary as words
 
 SEED = 0
 PAIRS = 50
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 PREFIX = "comp_grammar"
+BE_FORMS = [("is", "are"), ("was", "were")]  # of "to be": for one, for many
 
 
 class Draw:
@@ -35,10 +38,12 @@ class Draw:
         return options[int(self.random.random() * len(options))]
 
     def flip(self) -> bool:
+        """True in half of all calls."""
         return self.random.random() < 0.5
 
 
 def plural(noun: str) -> str:
+    """The plural of a noun."""
     if noun.endswith(("s", "x", "ch", "sh")):
         return f"{noun}es"
     if noun.endswith("y") and noun[-2] not in "aeiou":
@@ -49,31 +54,46 @@ def plural(noun: str) -> str:
 
 
 def third(verb: str) -> str:
+    """The third person singular of a verb."""
     return words.THIRD.get(verb, f"{verb}s")
 
 
 def counted(noun: str, many: bool) -> str:
+    """The noun in the plural if there are many, else in the singular."""
     return plural(noun) if many else noun
 
 
 def pair(template: str, right: str, wrong: str) -> tuple[str, str]:
     """`template` with its `*` replaced by either, and a capital in front."""
-    made = (template.replace("*", word) for word in (right, wrong))
-    return tuple(sentence[0].upper() + sentence[1:] for sentence in made)
+    return capitalised(template.replace("*", right)), capitalised(template.replace("*", wrong))
+
+
+def capitalised(sentence: str) -> str:
+    """The sentence with a capital in front, and the rest as it is."""
+    return sentence[0].upper() + sentence[1:]
+
+
+def pair_by_case(template: str, is_first: bool, first: str, second: str) -> tuple[str, str]:
+    """The pair in which `first` is right if `is_first`, and otherwise `second`."""
+    return pair(template, first, second) if is_first else pair(template, second, first)
 
 
 def verb_forms(draw: Draw, many: bool) -> tuple[str, str]:
     """(right, wrong) of a verb for a subject that is one or many, with what follows it."""
     if draw.flip():
-        right, wrong = ("are", "is") if many else ("is", "are")
-        mood = draw(words.MOODS)
-        return f"{right} {mood}", f"{wrong} {mood}"
-    verb, place = draw(words.DOINGS), draw(words.PLACES)
-    right, wrong = (verb, third(verb)) if many else (third(verb), verb)
-    return f"{right} {place}", f"{wrong} {place}"
+        plural_form = "are"
+        singular_form = "is"
+        rest = draw(words.MOODS)
+    else:
+        plural_form = draw(words.DOINGS)
+        singular_form = third(plural_form)
+        rest = draw(words.PLACES)
+    plural_end = f"{plural_form} {rest}"
+    singular_end = f"{singular_form} {rest}"
+    return (plural_end, singular_end) if many else (singular_end, plural_end)
 
 
-# --- phenomena --------------------------------------------------------------------------------------------------------
+# --- phenomena ----------------------------------------------------------------------------------------------
 
 
 def agreement_adjacent(draw: Draw) -> tuple[str, str]:
@@ -85,25 +105,24 @@ def agreement_adjacent(draw: Draw) -> tuple[str, str]:
 def agreement_attractor(draw: Draw) -> tuple[str, str]:
     """The verb agrees with the head, not with the noun of the other number in between."""
     many = draw.flip()
-    head, joint, other = draw(words.JOINED)
-    right, wrong = draw([("is", "are"), ("was", "were")])[:: -1 if many else 1]
-    return pair(
-        f"the {counted(head, many)} {joint} {counted(other, not many)} * {draw(words.DESCRIPTIONS)}.",
-        right,
-        wrong,
-    )
+    head, joint, attractor = draw(words.JOINED)
+    singular_form, plural_form = draw(BE_FORMS)
+    subject = f"the {counted(head, many)} {joint} {counted(attractor, not many)}"
+    return pair_by_case(f"{subject} * {draw(words.DESCRIPTIONS)}.", many, plural_form, singular_form)
 
 
 def agreement_relative(draw: Draw) -> tuple[str, str]:
     """The verb agrees with the head across a relative clause."""
     many = draw.flip()
-    head, other = counted(draw(words.PEOPLE), many), draw(["me", "you", "us", "them", *words.NAMES])
-    return pair(f"the {head} who {draw(words.THANKS)} {other} *.", *verb_forms(draw, many))
+    head = counted(draw(words.PEOPLE), many)
+    attractor = draw(["me", "you", "us", "them", *words.NAMES])
+    return pair(f"the {head} who {draw(words.THANKS)} {attractor} *.", *verb_forms(draw, many))
 
 
 def determiner_noun(draw: Draw) -> tuple[str, str]:
     """This and that with one, these and those with many."""
-    many, noun = draw.flip(), draw(words.THINGS)
+    many = draw.flip()
+    noun = draw(words.THINGS)
     determiner = draw(["these", "those"] if many else ["this", "that"])
     verb = draw(["bought", "sold", "found", "borrowed", "repaired", "cleaned", "carried", "brought"])
     return pair(
@@ -116,118 +135,115 @@ def determiner_noun(draw: Draw) -> tuple[str, str]:
 def existential_there(draw: Draw) -> tuple[str, str]:
     """After "there", the verb agrees with what follows."""
     many = draw.flip()
-    right, wrong = draw([("is", "are"), ("was", "were")])[:: -1 if many else 1]
-    how_many = draw(
-        ["three", "several", "many", "some", "two"] if many else ["a", "one", "another", "only one"]
-    )
-    return pair(
-        f"there * {how_many} {counted(draw(words.THINGS + words.PEOPLE), many)} {draw(words.PLACES)}.",
-        right,
-        wrong,
-    )
+    singular_form, plural_form = draw(BE_FORMS)
+    plural_counts = ["three", "several", "many", "some", "two"]
+    singular_counts = ["a", "one", "another", "only one"]
+    count = draw(plural_counts if many else singular_counts)
+    noun = counted(draw(words.THINGS + words.PEOPLE), many)
+    return pair_by_case(f"there * {count} {noun} {draw(words.PLACES)}.", many, plural_form, singular_form)
 
 
 def article_form(draw: Draw) -> tuple[str, str]:
     """An before a vowel sound, a before a consonant sound."""
     vowel = draw.flip()
-    what = draw(words.VOWEL if vowel else words.CONSONANT)
+    noun = draw(words.VOWEL if vowel else words.CONSONANT)
     if draw.flip():
-        what = f"{draw(words.VOWEL_ADJECTIVES if vowel else words.CONSONANT_ADJECTIVES)} {draw(words.THINGS)}"
-    where = draw(["saw", "found", "drew", "dreamed of", "wrote about", "talked about"])
-    return pair(
-        f"{draw(words.NAMES)} {where} * {what} {draw(words.PAST)}.", *(("an", "a") if vowel else ("a", "an"))
-    )
+        adjective = draw(words.VOWEL_ADJECTIVES if vowel else words.CONSONANT_ADJECTIVES)
+        noun = f"{adjective} {draw(words.THINGS)}"
+    verb = draw(["saw", "found", "drew", "dreamed of", "wrote about", "talked about"])
+    return pair_by_case(f"{draw(words.NAMES)} {verb} * {noun} {draw(words.PAST)}.", vowel, "an", "a")
 
 
 def mass_count(draw: Draw) -> tuple[str, str]:
     """Much and little of a mass, many and few of what can be counted."""
     mass = draw.flip()
-    what = draw(words.MASS) if mass else plural(draw(words.THINGS))
-    template, forms = draw(
+    noun = draw(words.MASS) if mass else plural(draw(words.THINGS))
+    template, mass_form, count_form = draw(
         [
-            ("{} did not have * {} {}.", ("much", "many")),
-            ("{} had too * {} {}.", ("much", "many")),
-            ("{} asked for a * {} {}.", ("little", "few")),
-            ("{} had so * {} {}.", ("much", "many")),
+            ("{} did not have * {} {}.", "much", "many"),
+            ("{} had too * {} {}.", "much", "many"),
+            ("{} asked for a * {} {}.", "little", "few"),
+            ("{} had so * {} {}.", "much", "many"),
         ]
     )
-    return pair(template.format(draw(words.NAMES), what, draw(words.PAST)), *forms[:: 1 if mass else -1])
+    sentence = template.format(draw(words.NAMES), noun, draw(words.PAST))
+    return pair_by_case(sentence, mass, mass_form, count_form)
 
 
 def reflexive_gender(draw: Draw) -> tuple[str, str]:
     """Himself or herself, by the subject, whoever else is named."""
-    (own, other), right, wrong = ((words.WOMEN, words.MEN), "herself", "himself")
+    male = draw.flip()
+    people = words.MEN if male else words.WOMEN
+    attractors = words.WOMEN if male else words.MEN
+    subject = f"the {draw(people)}"
     if draw.flip():
-        own, other, right, wrong = other, own, wrong, right
-    who = f"the {draw(own)}"
-    if draw.flip():
-        who += f" who {draw(words.THANKS)} the {draw(other)}"
-    return pair(f"{who} {draw(words.SELF)} * {draw(words.PLACES)}.", right, wrong)
+        subject += f" who {draw(words.THANKS)} the {draw(attractors)}"
+    return pair_by_case(f"{subject} {draw(words.SELF)} * {draw(words.PLACES)}.", male, "himself", "herself")
 
 
 def reflexive_number(draw: Draw) -> tuple[str, str]:
     """Themselves for many; for one whose gender is known, himself or herself."""
-    group, single = draw([(words.MEN, "himself"), (words.WOMEN, "herself")])
+    people, singular_form = draw([(words.MEN, "himself"), (words.WOMEN, "herself")])
     many = draw.flip()
-    who = f"the {counted(draw(group), many)}"
+    subject = f"the {counted(draw(people), many)}"
     if draw.flip():
-        who += f" who {draw(words.THANKS)} the {counted(draw(words.PEOPLE), not many)}"
-    return pair(
-        f"{who} {draw(words.SELF)} * {draw(words.PLACES)}.", *("themselves", single)[:: 1 if many else -1]
+        subject += f" who {draw(words.THANKS)} the {counted(draw(words.PEOPLE), not many)}"
+    return pair_by_case(
+        f"{subject} {draw(words.SELF)} * {draw(words.PLACES)}.", many, "themselves", singular_form
     )
 
 
 def pronoun_case(draw: Draw) -> tuple[str, str]:
     """He as subject, him as object and after a preposition."""
-    subject, other = draw(words.CASES)
+    subject_form, object_form = draw(words.CASES)
     if draw.flip():
         _, past, _, _, objects = draw(words.DEEDS)
-        return pair(f"* {past} the {draw(objects)} {draw(words.PAST)}.", subject, other)
+        return pair(f"* {past} the {draw(objects)} {draw(words.PAST)}.", subject_form, object_form)
     verb = draw(words.THANKS + words.BEFORE)
-    return pair(f"the {draw(words.PEOPLE)} {verb} * {draw(words.PLACES)}.", other, subject)
+    return pair(f"the {draw(words.PEOPLE)} {verb} * {draw(words.PLACES)}.", object_form, subject_form)
 
 
 def past_participle(draw: Draw) -> tuple[str, str]:
     """Has written and was written, but wrote."""
     past, participle, objects = draw(words.IRREGULAR)
-    who, what = draw(words.PEOPLE), draw(objects)
+    person = draw(words.PEOPLE)
+    thing = draw(objects)
     if draw.flip():
-        return pair(f"the {who} * the {what} {draw(words.PAST)}.", past, participle)
+        return pair(f"the {person} * the {thing} {draw(words.PAST)}.", past, participle)
     if draw.flip():
-        return pair(f"the {what} was * by the {who}.", participle, past)
-    return pair(f"the {who} {draw(['has', 'had'])} already * the {what}.", participle, past)
+        return pair(f"the {thing} was * by the {person}.", participle, past)
+    return pair(f"the {person} {draw(['has', 'had'])} already * the {thing}.", participle, past)
 
 
 def bare_verb(draw: Draw) -> tuple[str, str]:
     """The bare verb after can, will, must, did not."""
     base, past, _, _, objects = draw(words.DEEDS)
     auxiliary = draw(["can", "will", "must", "should", "did not", "could not", "might", "cannot"])
-    wrong = draw([third(base), third(base) if base == "find" else past])  # to found is a verb of its own
+    wrong_past = third(base) if base == "find" else past  # to found is a verb of its own
+    wrong = draw([third(base), wrong_past])
     return pair(f"the {draw(words.PEOPLE)} {auxiliary} * the {draw(objects)}.", base, wrong)
 
 
 def polarity(draw: Draw) -> tuple[str, str]:
     """Ever and any only in the reach of a negative word."""
     _, past, participle, _, objects = draw(words.DEEDS)
-    what = draw(objects)
+    thing = draw(objects)
     right, wrong = draw([("no", "the"), ("nobody", "somebody"), ("few", "some")])
     if right == "few":
-        return pair(f"* {plural(draw(words.PEOPLE))} have ever {participle} the {what}.", right, wrong)
-    who = f"* {draw(words.PEOPLE)}" if right == "no" else f"* {draw(words.PLACES)}"
-    rest = f"has ever {participle} the {what}" if draw.flip() else f"{past} any {plural(what)}"
-    return pair(f"{who} {rest}.", right, wrong)
+        return pair(f"* {plural(draw(words.PEOPLE))} have ever {participle} the {thing}.", right, wrong)
+    subject = f"* {draw(words.PEOPLE if right == 'no' else words.PLACES)}"
+    rest = f"has ever {participle} the {thing}" if draw.flip() else f"{past} any {plural(thing)}"
+    return pair(f"{subject} {rest}.", right, wrong)
 
 
 def filler_gap(draw: Draw) -> tuple[str, str]:
     """What needs a gap, that must have none."""
-    start, who, verb = (
-        f"{draw(words.NAMES)} {draw(words.KNOWING)}",
-        draw(words.PEOPLE),
-        draw(words.TRANSITIVE),
-    )
+    start = f"{draw(words.NAMES)} {draw(words.KNOWING)}"
+    person = draw(words.PEOPLE)
+    verb = draw(words.TRANSITIVE)
     if draw.flip():
-        return pair(f"{start} * the {who} {verb} {draw(words.PAST)}.", "what", "that")
-    return pair(f"{start} * the {who} {verb} the {draw(words.THINGS)} {draw(words.PAST)}.", "that", "what")
+        return pair(f"{start} * the {person} {verb} {draw(words.PAST)}.", "what", "that")
+    return pair(f"{start} * the {person} {verb} the {draw(words.THINGS)} {draw(words.PAST)}.", "that", "what")
 
 
 def transitivity(draw: Draw) -> tuple[str, str]:
@@ -238,40 +254,44 @@ def transitivity(draw: Draw) -> tuple[str, str]:
 
 def comparative(draw: Draw) -> tuple[str, str]:
     """Brighter than, as bright as, more useful than."""
-    first, second = draw(words.THINGS), draw(words.THINGS)
+    first = draw(words.THINGS)
+    second = draw(words.THINGS)
     template = f"this {first} is {{}} that {second}."
     if draw.flip():
         return pair(template.format(f"* {draw(words.LONG)} than"), "more", draw(["most", "as"]))
-    base, more = draw(words.SHORT)
+    base, comparative_form = draw(words.SHORT)
     if draw.flip():
-        return pair(template.format("* than"), more, base)
-    return pair(template.format("as * as"), base, more)
+        return pair(template.format("* than"), comparative_form, base)
+    return pair(template.format("as * as"), base, comparative_form)
 
 
 def complement_form(draw: Draw) -> tuple[str, str]:
     """Enjoys doing, but wants to do."""
-    base, _, _, ing, objects = draw(words.DEEDS)
-    forms = (ing, f"to {base}")
-    verb, forms = (draw(words.GERUND), forms) if draw.flip() else (draw(words.INFINITIVE), forms[::-1])
-    return pair(f"the {draw(words.PEOPLE)} {verb} * the {draw(objects)}.", *forms)
+    base, _, _, gerund, objects = draw(words.DEEDS)
+    takes_gerund = draw.flip()
+    verb = draw(words.GERUND if takes_gerund else words.INFINITIVE)
+    sentence = f"the {draw(words.PEOPLE)} {verb} * the {draw(objects)}."
+    return pair_by_case(sentence, takes_gerund, gerund, f"to {base}")
 
 
 def inversion(draw: Draw) -> tuple[str, str]:
     """In a question the auxiliary comes before the subject."""
     base, _, _, _, objects = draw(words.DEEDS[:-1])  # where one visits a place is no question
-    who, auxiliary = f"the {draw(words.PEOPLE)}", draw(["did", "will", "can", "should", "must"])
-    word = draw(["where", "when", "why", "how"])
-    return pair(f"{word} * {base} the {draw(objects)}?", f"{auxiliary} {who}", f"{who} {auxiliary}")
+    subject = f"the {draw(words.PEOPLE)}"
+    auxiliary = draw(["did", "will", "can", "should", "must"])
+    question_word = draw(["where", "when", "why", "how"])
+    sentence = f"{question_word} * {base} the {draw(objects)}?"
+    return pair(sentence, f"{auxiliary} {subject}", f"{subject} {auxiliary}")
 
 
 def tense_adverb(draw: Draw) -> tuple[str, str]:
     """Yesterday for what was, tomorrow for what will be."""
     base, past, _, _, objects = draw(words.DEEDS)
-    which = int(draw.random.random() * len(words.PAST))
-    verb, times = (
-        (past, (words.PAST, words.FUTURE)) if draw.flip() else (f"will {base}", (words.FUTURE, words.PAST))
-    )
-    return pair(f"the {draw(words.PEOPLE)} {verb} the {draw(objects)} *.", *(time[which] for time in times))
+    past_time, future_time = draw(list(zip(words.PAST, words.FUTURE, strict=True)))
+    is_past = draw.flip()
+    verb = past if is_past else f"will {base}"
+    sentence = f"the {draw(words.PEOPLE)} {verb} the {draw(objects)} *."
+    return pair_by_case(sentence, is_past, past_time, future_time)
 
 
 def relative_pronoun(draw: Draw) -> tuple[str, str]:
@@ -316,41 +336,45 @@ PHENOMENA: tuple[Callable[[Draw], tuple[str, str]], ...] = (
 
 def rows(phenomenon: Callable[[Draw], tuple[str, str]]) -> list[dict]:
     """PAIRS pairs in which no sentence comes twice."""
-    draw, seen, found = Draw(f"{SEED} {phenomenon.__name__}"), set(), []
-    while len(found) < PAIRS:
+    draw = Draw(f"{SEED} {phenomenon.__name__}")
+    sentences: set[str] = set()
+    pairs = []
+    while len(pairs) < PAIRS:
         right, wrong = phenomenon(draw)
-        if right in seen or wrong in seen:
+        if right in sentences or wrong in sentences:
             continue
-        seen |= {right, wrong}
+        sentences |= {right, wrong}
         label = int(draw.flip())
         choices = [wrong, right] if label else [right, wrong]
-        found.append({"phenomenon": phenomenon.__name__, "choices": choices, "label": label})
-    return found
+        pairs.append({"phenomenon": phenomenon.__name__, "choices": choices, "label": label})
+    return pairs
 
 
 def files() -> dict[str, str]:
     """Name and content of every file that this script writes."""
-    lines = [json.dumps(row) for phenomenon in PHENOMENA for row in rows(phenomenon)]
-    made = {"grammar.jsonl": "\n".join(lines) + "\n"}
+    lines = []
+    for phenomenon in PHENOMENA:
+        lines += [json.dumps(row) for row in rows(phenomenon)]
+    contents = {"grammar.jsonl": "\n".join(lines) + "\n"}
     for phenomenon in PHENOMENA:
         name = phenomenon.__name__
-        made[f"grammar_{name}.yaml"] = (
+        contents[f"grammar_{name}.yaml"] = (
             f"# {phenomenon.__doc__}\n"
             f"task: {PREFIX}_{name}\n"
             "include: _grammar_template\n"
             f"dataset_kwargs: {{file: grammar.jsonl, phenomenon: {name}}}\n"
         )
     members = "".join(f"  - {PREFIX}_{phenomenon.__name__}\n" for phenomenon in PHENOMENA)
-    made["grammar.yaml"] = (
+    contents["grammar.yaml"] = (
         f"group: {PREFIX}\ntask:\n{members}"
         "aggregate_metric_list:\n"
         "  - {metric: acc, aggregation: mean, weight_by_size: true}\n"
         "  - {metric: acc_norm, aggregation: mean, weight_by_size: true}\n"
         "metadata: {version: 1.0}\n"
     )
-    return made
+    return contents
 
 
 if __name__ == "__main__":
     for name, content in files().items():
-        (HERE / name).write_text(content, encoding="utf-8", newline="\n")
+        (FOLDER / name).write_text(content, encoding="utf-8", newline="\n")

@@ -10,7 +10,10 @@ import datasets
 
 
 def read(file: str, phenomenon: str | None = None, **_: object) -> dict[str, datasets.Dataset]:
-    """The split `test`: rows of `file`, all or those of one phenomenon. lm-eval adds a task's metadata, unused."""
+    """The split `test`: rows of `file`, all or those of one phenomenon.
+
+    lm-eval also passes the metadata of a task, which is not used.
+    """
     lines = (Path(__file__).parent / file).read_text("utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if phenomenon in (None, row.get("phenomenon"))]
     return {"test": datasets.Dataset.from_list(rows)}

@@ -1,20 +1,22 @@
 """The words of make_grammar.py: made up for it, taken from no other set of minimal pairs."""
 
-PEOPLE = """baker gardener farmer pilot teacher doctor painter singer driver lawyer plumber sailor tailor barber porter
-miller jeweller librarian musician mechanic carpenter student neighbour tourist visitor guard nurse dentist surgeon
-builder hunter shepherd weaver potter dancer banker butcher reporter sculptor florist""".split()
-MEN = """king uncle nephew grandfather prince monk husband brother son widower groom duke father boy man gentleman
-schoolboy stepson grandson bachelor""".split()
-WOMEN = """queen aunt niece grandmother princess nun wife sister daughter widow bride duchess mother girl woman lady
-schoolgirl stepdaughter granddaughter waitress""".split()
-NAMES = """Anna Peter Clara Thomas Maria David Helen Robert Laura Simon Julia Martin Alice George Emma Oliver Nina
-Walter Ruth Victor""".split()
-THINGS = """lamp chair clock basket bottle carpet mirror blanket ladder hammer kettle pillow bucket candle drum guitar
-jacket ribbon saddle teapot""".split()
+PEOPLE = """baker gardener farmer pilot teacher doctor painter singer driver lawyer plumber sailor tailor
+barber porter miller jeweller librarian musician mechanic carpenter student neighbour tourist visitor guard
+nurse dentist surgeon builder hunter shepherd weaver potter dancer banker butcher reporter sculptor
+florist""".split()
+MEN = """king uncle nephew grandfather prince monk husband brother son widower groom duke father boy man
+gentleman schoolboy stepson grandson bachelor""".split()
+WOMEN = """queen aunt niece grandmother princess nun wife sister daughter widow bride duchess mother girl
+woman lady schoolgirl stepdaughter granddaughter waitress""".split()
+NAMES = """Anna Peter Clara Thomas Maria David Helen Robert Laura Simon Julia Martin Alice George Emma Oliver
+Nina Walter Ruth Victor""".split()
+THINGS = """lamp chair clock basket bottle carpet mirror blanket ladder hammer kettle pillow bucket candle
+drum guitar jacket ribbon saddle teapot""".split()
 DESCRIPTIONS = (
     "old new beautiful strange unusual wonderful ugly famous dirty interesting lovely impressive".split()
 )
-MOODS = "tired happy hungry angry polite nervous busy late thirsty lonely cheerful careful proud ready quiet".split()
+MOODS = """tired happy hungry angry polite nervous busy late thirsty lonely cheerful careful proud ready
+quiet""".split()
 PLACES = [
     "in the village",
     "in the kitchen",
@@ -48,7 +50,7 @@ FUTURE = [
     "next Friday",
 ]
 
-# what people do, and to what: base form, past, participle, objects
+# What people do, and to what: base form, past, participle, gerund, objects.
 DEEDS = [
     ("repair", "repaired", "repaired", "repairing", ["fence", "clock", "roof", "bicycle", "radio", "engine"]),
     ("paint", "painted", "painted", "painting", ["wall", "door", "boat", "gate", "bridge", "barn"]),
@@ -88,7 +90,7 @@ DEEDS = [
     ),
 ]
 THIRD = {"carry": "carries"}
-# past, participle that differs from it, objects
+# Verbs whose participle differs from their past: past, participle, objects.
 IRREGULAR = [
     ("wrote", "written", ["letter", "poem", "report", "song"]),
     ("ate", "eaten", ["apple", "soup", "sandwich", "cake"]),
@@ -105,7 +107,7 @@ IRREGULAR = [
     ("rode", "ridden", ["pony", "camel", "motorcycle", "elephant"]),
     ("shook", "shaken", ["bottle", "tree", "blanket", "rug"]),
 ]
-# a thing, what joins it to another thing, and that
+# A thing, the words that join it to another thing, and the other thing.
 JOINED = [
     ("key", "to the", "cabinet"),
     ("label", "on the", "bottle"),
@@ -133,10 +135,10 @@ JOINED = [
 DOINGS = ["sing", "work", "swim", "sleep", "wait", "live", "laugh", "smile", "run", "walk", "dance", "play"]
 MASS = """milk flour rice furniture luggage advice sand snow traffic homework music bread butter water money
 information equipment soup honey patience""".split()
-VOWEL = """apple orange onion umbrella engine owl elephant insect island oven axe anchor envelope eagle egg orchard
-uncle octopus""".split()
-CONSONANT = """banana potato ticket motor falcon tiger spider river kettle knife rope parcel hawk biscuit uniform
-university garden nephew""".split()
+VOWEL = """apple orange onion umbrella engine owl elephant insect island oven axe anchor envelope eagle egg
+orchard uncle octopus""".split()
+CONSONANT = """banana potato ticket motor falcon tiger spider river kettle knife rope parcel hawk biscuit
+uniform university garden nephew""".split()
 VOWEL_ADJECTIVES = "old orange ugly expensive interesting unusual elegant enormous antique".split()
 CONSONANT_ADJECTIVES = "new green pretty cheap heavy useful modern unique white".split()
 SHORT = [
@@ -152,8 +154,8 @@ SHORT = [
     ("light", "lighter"),
 ]
 LONG = ["expensive", "beautiful", "comfortable", "useful", "dangerous", "unusual", "popular", "difficult"]
-SELF = """blamed defended introduced surprised praised hurt dressed warmed taught excused protected described criticised
-encouraged hid""".split()
+SELF = """blamed defended introduced surprised praised hurt dressed warmed taught excused protected described
+criticised encouraged hid""".split()
 THANKS = "thanked helped met visited followed admired invited greeted trusted phoned".split()
 CASES = [("he", "him"), ("she", "her"), ("they", "them"), ("we", "us"), ("I", "me")]
 BEFORE = [
@@ -168,7 +170,7 @@ BEFORE = [
 ]
 GERUND = ["enjoys", "avoids", "postponed", "considered", "denied", "admitted", "keeps", "mentioned", "risked"]
 INFINITIVE = ["wants", "decided", "hopes", "refused", "promised", "agreed", "pretended", "wishes"]
-# takes an object, takes none, objects
+# A verb that takes an object, one that takes none, objects.
 OBJECTS = [
     ("visited", "arrived", ["museum", "castle", "island", "harbour"]),
     ("reached", "went", ["station", "summit", "border", "village"]),
