@@ -24,7 +24,7 @@ from common import HERE, evaluation_windows, parser_of
 
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
-from comp_lib.evaluation.loss import Evaluation, perplexity
+from comp_lib.evaluation.loss import Evaluation, measure_loss
 from comp_lib.families.protocol import Model
 from comp_lib.models.load import EMBEDDED
 from comp_lib.settings import Settings
@@ -102,7 +102,7 @@ def measure(model: Model, dense: Evaluation, tokenizer: Any, windows: torch.Tens
     start = time.perf_counter()
     pruned = prune(model, ids, settings)
     seconds = time.perf_counter() - start
-    losses = perplexity(pruned.model, windows).losses
+    losses = measure_loss(pruned.model, windows).losses
     increases = [loss - dense_loss for loss, dense_loss in zip(losses, dense.losses, strict=True)]
     return {
         "name": name,
@@ -136,7 +136,7 @@ def main() -> None:
     if not missing:
         return
     windows = evaluation_windows(tokenizer)
-    dense = perplexity(model, windows)
+    dense = measure_loss(model, windows)
     for run in missing:
         if time.perf_counter() - started > arguments.seconds:
             return

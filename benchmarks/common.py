@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from comp_lib.calibration.texts import load_text
-from comp_lib.evaluation.loss import evaluation_tokens
+from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.methods import default_recovery
 from comp_lib.models.load import EMBEDDED
 from comp_lib.settings import LARGE_RATIO, PRESETS, Settings

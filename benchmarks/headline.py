@@ -20,9 +20,9 @@ import models
 import psutil
 from common import decoder_parameters, dense_pass, keep_row, options, settings_of, texts
 
-from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
 from comp_lib.comp import prune
-from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.evaluation.loss import measure_loss
 from comp_lib.system.machine import peak_bytes
 
 FILE = Path(__file__).with_suffix(".json")
@@ -59,8 +59,8 @@ def main() -> None:
     increases = {}
     for name, text in evaluations.items():
         windows = evaluation_tokens(tokenizer, text, sequences=arguments.windows)
-        before = perplexity(dense, windows)
-        after = perplexity(pruned.model, windows)
+        before = measure_loss(dense, windows)
+        after = measure_loss(pruned.model, windows)
         increases[name] = after.loss - before.loss
         print(
             f"{name:14}{after.loss - before.loss:.4f} nats more: perplexity {before.perplexity:.2f} -> "

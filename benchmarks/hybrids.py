@@ -37,7 +37,7 @@ from torch import Tensor
 from comp_lib.calibration.texts import KINDS
 from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.comp import prune
-from comp_lib.evaluation.loss import perplexity
+from comp_lib.evaluation.loss import measure_loss
 from comp_lib.families.protocol import Model
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
@@ -96,7 +96,7 @@ def greedy(model: Model, ids: Tensor) -> tuple[list[int], list[float]]:
     known harm is least, until that layer has been tried in this round.
     """
     alone = sequence_loss_increase(model, ids).mean(1).tolist()
-    dense_loss = perplexity(model, ids).loss
+    dense_loss = measure_loss(model, ids).loss
     order: list[int] = []
     harm = dict(enumerate(alone))  # of the layers that are left, when they were last tried
     while len(order) < round(GREEDY_SHARE * len(alone)):
@@ -105,7 +105,7 @@ def greedy(model: Model, ids: Tensor) -> tuple[list[int], list[float]]:
             removed = {*order, mildest}
             small = shallow_copy(model)
             keep_layers(small, [layer for layer in range(len(alone)) if layer not in removed])
-            harm[mildest] = perplexity(small, ids).loss - dense_loss
+            harm[mildest] = measure_loss(small, ids).loss - dense_loss
             fresh.add(mildest)
         order.append(mildest)
         del harm[mildest]
@@ -131,7 +131,7 @@ def look(model: Model, name: str, ids: Tensor, windows: Tensor) -> dict[str, Any
         "seed": SEED,
         "ridge": RIDGE,
         "multiple": MULTIPLE,
-        "dense": list(perplexity(model, windows).losses),
+        "dense": list(measure_loss(model, windows).losses),
         "line": list(astuple(line(shape))) if name == EMBEDDED else [],
         "gone": removed,
         "kl": measured.harm.tolist(),
@@ -261,7 +261,7 @@ def measure(model: Model, case: Case, stored: dict[str, Any], ids: Tensor, windo
     plan = named_plan(case.plan, stored["order"], Shape.of(model))
     settings = Settings(aim="dense" if case.refit else "self", ridge=RIDGE)
     pruned = prune(model, ids, settings, plan=plan)
-    losses = perplexity(pruned.model, windows).losses
+    losses = measure_loss(pruned.model, windows).losses
     row = {
         "name": case.name,
         "budget": case.budget,

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
-from comp_lib.evaluation.loss import perplexity
+from comp_lib.evaluation.loss import measure_loss
 from comp_lib.gguf.speed import gain, measure
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.models.export import export_gguf
@@ -77,7 +77,7 @@ def quality(stored: dict, model: nn.Module, tokenizer) -> None:
 
 def judged(model: nn.Module, windows: Tensor) -> dict:
     """The loss on windows (S, L), and on each of them, from which intervals come."""
-    evaluation = perplexity(model, windows)
+    evaluation = measure_loss(model, windows)
     return {"loss": evaluation.loss, "losses": [round(loss, 6) for loss in evaluation.losses]}
 
 

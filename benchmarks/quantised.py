@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
 from comp_lib.evaluation.confidence import confidence_interval
-from comp_lib.evaluation.loss import perplexity
-from comp_lib.families.table import family_of
+from comp_lib.evaluation.loss import measure_loss
+from comp_lib.gguf.architectures import architecture_of
 from comp_lib.gguf.write import tensor_type
 from comp_lib.models.load import EMBEDDED
 from comp_lib.plots.base import LOSS, Picture, note, panels, png, style
@@ -53,7 +53,7 @@ def off_the_grid(model: nn.Module) -> nn.Module:
     """A model that computes the same, up to rounding; only its embedding still lies on a grid."""
     scaled = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
-    shift = family_of(model).gguf_norm_shift  # 1 where a norm multiplies by 1 + w
+    shift = architecture_of(model).norm_shift  # 1 where a norm multiplies by 1 + w
 
     def factors(count: int) -> Tensor:
         return 1 + STRETCH * torch.rand(count, generator=generator)
@@ -122,7 +122,7 @@ def measure(name: str) -> None:
     )
 
     def keep(ratio: float, kind: str, model: nn.Module, size: int) -> None:
-        losses = [round(loss, 6) for loss in perplexity(model, windows).losses]
+        losses = [round(loss, 6) for loss in measure_loss(model, windows).losses]
         rows.append({"ratio": ratio, "type": kind, "bytes": size, "losses": losses})
         write_json(stored_in(name), rows)
         mean = sum(losses) / len(losses)

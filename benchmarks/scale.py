@@ -150,7 +150,7 @@ def full_model(job: dict[str, Any], files: TensorFiles) -> Model:
 def measured(job: dict[str, Any]) -> dict[str, Any]:
     """In a process of its own: one run, its time and its memory."""
     from comp_lib.disk.from_disk import prune_to
-    from comp_lib.disk.model_on_disk import OnDisk
+    from comp_lib.disk.model_on_disk import ModelOnDisk
 
     settings = settings_for(job)
     dtype = getattr(torch, job["dtype"])
@@ -165,7 +165,7 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
             if report is not None:
                 layer_seconds.append(report.seconds)
 
-        model = OnDisk(make_meta_model(config, dtype), files)
+        model = ModelOnDisk(make_meta_model(config, dtype), files)
         plan = prune_to(job["out"], model, tokenizer, ids, settings, progress=progress).plan
         shape = model.shape
     else:

@@ -33,7 +33,7 @@ from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.families.find import parts
 from comp_lib.families.protocol import Model
-from comp_lib.families.run import embed, head, rotary
+from comp_lib.families.run import embed, head, layer_arguments
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.importance.widths import narrowed, smallest_width
 from comp_lib.plan import Plan
@@ -59,11 +59,11 @@ def level_file(folder: Path, layer: int, width: int) -> Path:
 def make_levels(model: Model, ids: Tensor, folder: Path) -> None:
     """A file for each layer and width: the refitted weights V (n, m), zero where a neuron went."""
     stream = embed(model, ids)
-    rope = rotary(model, ids.shape[1], "cpu", torch.float32)
+    arguments = layer_arguments(model, ids.shape[1], "cpu", torch.float32)
     for index, layer in enumerate(model.model.layers):
         weight = parts(layer)["mlp"].linear.weight.detach().T
         neurons = len(weight)
-        curve, gram, _ = narrowed(layer, stream, rope, STEP, RIDGE)
+        curve, gram, _ = narrowed(layer, stream, arguments, STEP, RIDGE)
         for removed in range(STEP, neurons - smallest_width(neurons), STEP):
             kept = torch.ones(neurons, dtype=torch.bool).index_fill(0, curve.order[:removed], False)
             refitted = gram.refit(weight, kept.nonzero().flatten(), RIDGE)

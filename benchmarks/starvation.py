@@ -27,7 +27,7 @@ from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.families.find import parts
 from comp_lib.families.probe import gain_behind
 from comp_lib.families.protocol import Layer
-from comp_lib.families.run import attention_step, embed, mlp_step, rotary
+from comp_lib.families.run import attention_step, embed, layer_arguments, mlp_step
 from comp_lib.importance.neurons import Problem, energy, full_condition
 from comp_lib.recovery.bias import unchanged
 from comp_lib.recovery.least_squares import GRID, choose_ridge
@@ -208,21 +208,23 @@ def main() -> None:
     windows = torch.cat([*windows_of("kinds", tokenizer, WINDOW, WINDOWS).values()])
     hidden = embed(model, ids)
     judged = embed(model, windows)
-    rope = rotary(model, arguments.length, "cpu", hidden.dtype)
-    window_rope = rotary(model, WINDOW, "cpu", hidden.dtype)
+    text_arguments = layer_arguments(model, arguments.length, "cpu", hidden.dtype)
+    window_arguments = layer_arguments(model, WINDOW, "cpu", hidden.dtype)
     chosen = [int(number) for number in arguments.layers.split(",")]
     for index in range(1 + max(chosen)):
         layer = model.model.layers[index]
         if index in chosen:
-            before = torch.cat([attention_step(layer, hidden[rows], rope)[0] for rows in batches(*ids.shape)])
-            judged_before, _ = attention_step(layer, judged, window_rope)
+            before = torch.cat(
+                [attention_step(layer, hidden[rows], text_arguments)[0] for rows in batches(*ids.shape)]
+            )
+            judged_before, _ = attention_step(layer, judged, window_arguments)
             request = {"model": arguments.model, "layer": index, "calibration": arguments.calibration}
             keep = shape.neurons[index] - removed
             for row in study(layer, before, judged_before, keep, arguments.cures):
                 keep_row(ROWS, request | row, ("ridge", "errors"))
             del before
-        hidden = through(layer, hidden, rope, "cpu")
-        judged = through(layer, judged, window_rope, "cpu")
+        hidden = through(layer, hidden, text_arguments, "cpu")
+        judged = through(layer, judged, window_arguments, "cpu")
         print(f"layer {index} is through", flush=True)
     print_means([row for row in read_json(ROWS) if row["model"] == arguments.model])
 

@@ -23,12 +23,12 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from .decoder import Decoder, InMemory, as_decoder
+from .decoder import Decoder, ModelInMemory, as_decoder
 from .families.find import layers_of
 from .families.protocol import CausalLM, Layer, Model
-from .families.run import rotary
+from .families.run import layer_arguments
 from .plan import Plan
-from .planning import check_call, concluded, make_plan
+from .planning import check_call, finish, make_plan
 from .progress import Progress, no_progress
 from .prune_layer import LayerReport, Report, Run, States, Streams, prune_layer
 from .settings import Settings
@@ -66,7 +66,7 @@ class Sink(Protocol):
         """
 
 
-class KeepInMemory(Sink):
+class MemorySink(Sink):
     """Puts finished layers into `model`, each where the parent's layer was."""
 
     def __init__(self, model: Model) -> None:
@@ -128,11 +128,11 @@ def prune(
     before = Shape.of(model)
     plan = plan or make_plan(model, ids, settings, name, progress)
     small = model if inplace else shallow_copy(model)
-    decoder = InMemory(small, give_up_layers=inplace)
-    reports = prune_layers(decoder, ids, settings, plan, KeepInMemory(small), progress)
+    decoder = ModelInMemory(small, give_up_layers=inplace)
+    reports = prune_layers(decoder, ids, settings, plan, MemorySink(small), progress)
     keep_layers(small, plan.layers)
     update_config(small)
-    finished_plan, report = concluded(plan, reports, settings, ids, before, Shape.of(small))
+    finished_plan, report = finish(plan, reports, settings, ids, before, Shape.of(small))
     report = replace(report, seconds=time.perf_counter() - started)
     return Pruned(cast("CausalLM", small), finished_plan, report)
 
@@ -153,9 +153,9 @@ def prune_layers(
     shape = Shape.of(decoder)
     streams, reports = sink.resume(settings, ids.shape[1])
     if streams is None:
-        streams = Streams.start(embedded(decoder, ids, sink), settings, plan, shape)
-    rope = rotary(decoder.structure, ids.shape[1], settings.device, streams.pruned.dtype)
-    run = Run(settings, plan, shape, rope, sink.new_states)
+        streams = Streams.start(embed_text(decoder, ids, sink), settings, plan, shape)
+    arguments = layer_arguments(decoder.structure, ids.shape[1], settings.device, streams.pruned.dtype)
+    run = Run(settings, plan, shape, arguments, sink.new_states)
     for index in range(len(reports), shape.layers):
         layer = decoder.layer(index, settings.device)
         report = prune_layer(run, index, layer, streams)
@@ -166,7 +166,7 @@ def prune_layers(
     return [report for report in reports if report is not None]
 
 
-def embedded(decoder: Decoder, ids: Tensor, sink: Sink) -> States:
+def embed_text(decoder: Decoder, ids: Tensor, sink: Sink) -> States:
     """Hidden states before the first layer (S, L, d), for ids (S, L), where the sink keeps them."""
     first = decoder.embed(ids[:1])
     hidden = sink.new_states((*ids.shape, first.shape[-1]), dtype=first.dtype)

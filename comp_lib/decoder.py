@@ -1,7 +1,7 @@
 """A decoder as the method reads it: what is before its layers, each layer by itself, and what is behind.
 
-`InMemory` is a model of transformers; `disk.model_on_disk.OnDisk` reads a layer from its file each time it is
-asked for. Whatever walks from layer to layer (`walk`, `comp.prune_layers`) takes both.
+`ModelInMemory` is a model of transformers; `disk.model_on_disk.ModelOnDisk` reads a layer from its file each
+time it is asked for. Whatever walks from layer to layer (`walk`, `comp.prune_layers`) takes both.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Decoder(Protocol):
         """The pieces in which the head is read, each as its first token and its linear."""
 
 
-class InMemory(Decoder):
+class ModelInMemory(Decoder):
     """A model of transformers as a `Decoder`."""
 
     def __init__(self, model: Model, *, give_up_layers: bool = False) -> None:
@@ -96,7 +96,7 @@ class InMemory(Decoder):
 
 def as_decoder(model: Model | Decoder) -> Decoder:
     """`model` as a `Decoder`; one that is a `Decoder` already is returned as it is."""
-    return model if isinstance(model, Decoder) else InMemory(model)
+    return model if isinstance(model, Decoder) else ModelInMemory(model)
 
 
 def copy_layer(layer: Layer, device: Device, *, share_tensors: bool = True) -> Layer:

@@ -39,18 +39,18 @@ class InputError(ValueError):
         sentence = f"expected {expected}, got {got}"
         if hint:
             sentence = f"{sentence}: {hint}"
-        super().__init__(printable(sentence))
+        super().__init__(as_printable(sentence))
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows instead of a traceback: the sentence (IPython's protocol)."""
-        if debugging():
+        if in_debug_mode():
             import traceback
 
             return "".join(traceback.format_exception(self)).splitlines()
         return [f"{type(self).__name__}: {self}"]
 
 
-def printable(text: str) -> str:
+def as_printable(text: str) -> str:
     """`text` as one line.
 
     What cannot be printed is shown by its number: half a character, or a code that steers a terminal.
@@ -61,7 +61,7 @@ def printable(text: str) -> str:
     )
 
 
-def debugging() -> bool:
+def in_debug_mode() -> bool:
     """Whether an InputError is to be shown with its traceback."""
     return os.environ.get(DEBUG, "0") not in ("", "0")
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from .calibration.shares import text_hashes
 from .calibration.windows import Calibration
+from .divergence import divergence_terms
 from .errors import InputError
 from .families.protocol import Model
 from .models.load import load_model, open_model
@@ -123,9 +124,9 @@ def _train(model: Any, ids: Tensor, parent: Model, healing: Healing, progress: P
 
 def divergence(logits: Tensor, parent: Tensor) -> Tensor:
     """Mean over tokens of KL(p || q), nats: logits z of q (T, V) and of p (T, V) -> ()."""
-    q = logits.float().log_softmax(-1)
-    p = parent.float().log_softmax(-1)
-    return nn.functional.kl_div(q, p, reduction="sum", log_target=True) / len(q)
+    log_q = logits.float().log_softmax(-1)
+    log_p = parent.float().log_softmax(-1)
+    return divergence_terms(log_p, log_q).sum() / len(log_q)
 
 
 def rate(step: int, healing: Healing) -> float:

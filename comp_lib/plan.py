@@ -20,7 +20,7 @@ from .errors import InputError, refusing
 from .shape import Shape
 
 SMALLEST_SHARE = 0.1  # of a layer's neurons; below it a layer is better dropped than starved
-MEND = "mend the plan"
+MEND_HINT = "mend the plan"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Plan:
         for name in ("ratio", "removed"):
             share = getattr(self, name)
             if not isinstance(share, int | float) or not abs(share) <= 1:  # so refuses NaN, too
-                raise InputError(expected=f"a number as {name}", got=repr(share), hint=MEND)
+                raise InputError(expected=f"a number as {name}", got=repr(share), hint=MEND_HINT)
 
     def _check_layers(self) -> None:
         _check_whole_numbers("parent_layers", (self.parent_layers,))
@@ -108,7 +108,7 @@ class Plan:
             raise InputError(
                 expected=f"ascending layer indices below {self.parent_layers}",
                 got=list(self.layers),
-                hint=MEND,
+                hint=MEND_HINT,
             )
 
     def _check_length(self, name: str) -> None:
@@ -119,7 +119,7 @@ class Plan:
             raise InputError(
                 expected=f"{len(self.layers)} entries in {name}",
                 got=len(value) if isinstance(value, tuple) else repr(value),
-                hint=MEND,
+                hint=MEND_HINT,
             )
 
     def _check_names(
@@ -131,7 +131,7 @@ class Plan:
                 raise InputError(
                     expected=f"{width} ascending indices in {name} of layer {layer}",
                     got=len(indices),
-                    hint=MEND,
+                    hint=MEND_HINT,
                 )
 
     def save(self, path: str | Path) -> None:
@@ -160,7 +160,7 @@ def as_tuples(value: Any) -> Any:
 
 def _check_whole_numbers(name: str, values: Any) -> None:
     if not isinstance(values, tuple) or any(type(value) is not int for value in values):
-        raise InputError(expected=f"whole numbers in {name}", got=repr(values), hint=MEND)
+        raise InputError(expected=f"whole numbers in {name}", got=repr(values), hint=MEND_HINT)
 
 
 def _is_ascending(values: Sequence[int]) -> bool:
@@ -218,7 +218,7 @@ class PlanRequest:
         """How many KV groups each layer that stays keeps."""
         return tuple(self.kv_groups or self.shape.kv_groups[layer] for layer in self.layers)
 
-    def removed(self, neurons: Sequence[int], groups: Sequence[int] | None = None) -> float:
+    def removed_share(self, neurons: Sequence[int], groups: Sequence[int] | None = None) -> float:
         """The fraction of the decoder's parameters that goes, less the biases that are added.
 
         neurons, groups: how many of each the layers that stay keep; groups None: as the request says.
@@ -238,10 +238,10 @@ class PlanRequest:
             neurons=tuple(neurons),
             kv_groups=self.groups,
             ratio=self.ratio,
-            removed=self.removed(neurons),
+            removed=self.removed_share(neurons),
         )
 
-    def finished(self, kept_neurons: Sequence[Sequence[int]], kept_groups: Sequence[Sequence[int]]) -> Plan:
+    def exact_plan(self, kept_neurons: Sequence[Sequence[int]], kept_groups: Sequence[Sequence[int]]) -> Plan:
         """The plan that keeps just these neurons and KV groups.
 
         Each argument has an ascending sequence of indices for each layer that stays. This is for planners
@@ -256,7 +256,7 @@ class PlanRequest:
             neurons=neurons,
             kv_groups=groups,
             ratio=self.ratio,
-            removed=self.removed(neurons, groups),
+            removed=self.removed_share(neurons, groups),
             kept_neurons=tuple(map(tuple, kept_neurons)),
             kept_groups=tuple(map(tuple, kept_groups)),
         )

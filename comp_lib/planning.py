@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .decoder import Decoder, as_decoder
 from .errors import InputError
-from .families.find import whole_attention
+from .families.find import has_inseparable_groups
 from .families.protocol import Model
 from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
@@ -105,7 +105,7 @@ def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
     return f"{plan.removed:.1%} went where {plan.ratio:.1%} was asked for: {reason}"
 
 
-def concluded(
+def finish(
     plan: Plan,
     reports: Sequence[LayerReport],
     settings: Settings,
@@ -143,7 +143,7 @@ def check_request(model: Model | Decoder, settings: Settings) -> None:
     request = settings.request(shape)
     fewer_groups = settings.kv_groups is not None and settings.kv_groups < min(shape.kv_groups)
     if fewer_groups or method_of(settings.method).removes_groups:
-        if whole_attention(decoder.structure):
+        if has_inseparable_groups(decoder.structure):
             count = settings.kv_groups or "fewer"
             raise InputError(
                 expected=f"all KV groups of {decoder.config.model_type} to stay, which cannot go one by one",
@@ -182,7 +182,7 @@ def check_plan(plan: Plan, model: Model | Decoder, settings: Settings) -> None:
     _check_widths("neurons", plan, plan.neurons, plan.kept_neurons, shape.neurons)
     _check_widths("KV groups", plan, plan.kv_groups, plan.kept_groups, shape.kv_groups)
     for layer, count in zip(plan.layers, plan.kv_groups, strict=True):
-        if count < shape.kv_groups[layer] and whole_attention(decoder.structure):
+        if count < shape.kv_groups[layer] and has_inseparable_groups(decoder.structure):
             raise InputError(
                 expected=f"all {shape.kv_groups[layer]} KV groups of a model whose groups cannot go",
                 got=f"{count} in layer {layer}",
@@ -233,7 +233,7 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
             hint="load_model loads it, prune_model takes a name",
         )
     decoder = as_decoder(model)
-    whole_attention(decoder.structure)  # raises InputError for a layer of another kind
+    has_inseparable_groups(decoder.structure)  # raises InputError for a layer of another kind
     tokens = _check_tokens(ids, decoder.config.vocab_size)
     if plan is None:
         check_request(decoder, settings)

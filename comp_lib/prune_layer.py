@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from .families.find import parts
-from .families.probe import answered, dense_target, gain_behind
+from .families.probe import dense_target, gain_behind, stream_behind
 from .families.protocol import STEPS, Layer, Step
-from .families.run import Rope, run_step
+from .families.run import LayerArguments, run_step
 from .importance.neurons import METRICS, RIDGE, Problem, Selection, energy
 from .plan import Plan
 from .recovery import RECOVERIES
@@ -32,7 +32,7 @@ from .settings import Settings
 from .shape import Shape
 from .statistics.few_tokens import TokenStatistics
 from .statistics.gram import Gram, Statistics, token_weight, tokens_for_gram
-from .surgery import Refit, add_biases, shrink, spread, upstream
+from .surgery import Refit, add_biases, inputs_of_blocks, shrink, upstream
 from .walk import batches
 
 
@@ -88,7 +88,7 @@ class Run:
     settings: Settings
     plan: Plan
     shape: Shape  # of the parent
-    rope: Rope  # what the parent hands its layers
+    arguments: LayerArguments  # what the parent hands its layers
     new_states: NewStates = torch.empty
 
 
@@ -98,7 +98,7 @@ class Streams:
 
     pruned: States  # hidden states in the pruned model
     dense: States | None  # hidden states in the dense model; None where no recovery aims at them
-    differ: bool = False  # whether the two may differ by now
+    may_differ: bool = False  # whether the two may differ by now
     # where the lambdas of the last layer are in the grid of lambdas
     ridge_positions: dict[Step, int] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=torch.Generator)  # of metrics that draw
@@ -135,7 +135,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Evidence:
     """What the calibration text says of one dense layer."""
 
     problem: Problem
@@ -154,7 +154,7 @@ def prune_layer(run: Run, index: int, layer: Layer, streams: Streams) -> LayerRe
         add_biases(layer)
     targets = advance_dense(run, layer, streams)
     if index not in run.plan.layers:
-        streams.differ = True
+        streams.may_differ = True
         return None
     attention = prune_step(run, layer, Task.of(run, index, "attention"), targets.get("attention"), streams)
     mlp = prune_step(run, layer, Task.of(run, index, "mlp"), targets.get("mlp"), streams)
@@ -201,7 +201,7 @@ def prune_step(run: Run, layer: Layer, task: Task, target: States | None, stream
         del gathered, selection  # matrices of the size of the layer
         shrink(layer, task.step, refit.kept, refit.weight, refit.bias)
         refit = replace(refit, weight=None)
-        streams.differ = True
+        streams.may_differ = True
     kept_inputs = None if inputs is None else (inputs, refit.kept)
     if task.step == "mlp":
         # The stream between the two steps belongs to this layer alone, so it may be written over.
@@ -215,11 +215,11 @@ def prune_step(run: Run, layer: Layer, task: Task, target: States | None, stream
 
 def needs_refit(task: Task, streams: Streams) -> bool:
     """Whether blocks go, or an MLP that keeps all of them can make good the errors of earlier layers."""
-    can_make_good = task.step == "mlp" and streams.dense is not None and streams.differ
+    can_make_good = task.step == "mlp" and streams.dense is not None and streams.may_differ
     return task.keep < task.full_width or can_make_good
 
 
-def gather(run: Run, layer: Layer, task: Task, target: States | None, streams: Streams) -> Gathered:
+def gather(run: Run, layer: Layer, task: Task, target: States | None, streams: Streams) -> Evidence:
     """Step 1: the statistics of the text in the dense layer, and the ridge that suits them.
 
     The search for the ridge fits weights to the first half of the text and judges them on the second.
@@ -247,17 +247,17 @@ def gather(run: Run, layer: Layer, task: Task, target: States | None, streams: S
     )
     if not searched:
         ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
-        return Gathered(problem_of(halves[0], ridge=ridge), inputs, None)
+        return Evidence(problem_of(halves[0], ridge=ridge), inputs, None)
     problem = problem_of(halves[0])
     if task.kept_by_plan is None:
         # The best ridge depends little on which neurons stay, so a cheap metric will do here.
         likely = energy(problem, task.keep, streams.generator).kept
     else:
         likely = torch.tensor(task.kept_by_plan)
-    kept = spread(likely.to(problem.weight.device), part.block)
+    kept = inputs_of_blocks(likely.to(problem.weight.device), part.block)
     last_position = streams.ridge_positions.get(task.step)
     ridge, position = choose_ridge(halves[0], halves[1], problem.weight, kept, problem.gain, last_position)
-    return Gathered(problem_of(halves[0] + halves[1], ridge=ridge), inputs, position)
+    return Evidence(problem_of(halves[0] + halves[1], ridge=ridge), inputs, position)
 
 
 def sum_statistics(
@@ -285,7 +285,7 @@ def sum_statistics(
     for batch in batches(sequences.stop - sequences.start, length):
         rows = slice(sequences.start + batch.start, sequences.start + batch.stop)
         before = hidden[rows].to(device)
-        after, x = run_step(layer, step, before, run.rope)
+        after, x = run_step(layer, step, before, run.arguments)
         target_output = None
         if target is not None:
             target_output = dense_target(layer, step, target[rows].to(device) - before, x)
@@ -322,7 +322,7 @@ def pass_on(
     for rows in batches(*hidden.shape[:2]):
         before = hidden[rows].to(run.settings.device)
         if kept_inputs is None:
-            out[rows] = run_step(layer, step, before, run.rope)[0]
+            out[rows] = run_step(layer, step, before, run.arguments)[0]
         else:
             inputs, kept = kept_inputs
-            out[rows] = answered(layer, step, before, inputs[rows][..., kept])
+            out[rows] = stream_behind(layer, step, before, inputs[rows][..., kept])

@@ -78,7 +78,7 @@ def shrink(
         row_bias = None if linear.bias is None else linear.bias.detach()[kept_rows]
         setattr(part.module, name, _linear(linear.weight.detach()[kept_rows], row_bias, linear))
     dense = part.linear
-    inputs = spread(kept, part.block).to(dense.weight.device)
+    inputs = inputs_of_blocks(kept, part.block).to(dense.weight.device)
     new_weight = dense.weight.detach() if weight is None else weight.T.to(dense.weight)
     bias = None if dense.bias is None else dense.bias.detach().clone()
     if bias_change is not None:
@@ -89,7 +89,7 @@ def shrink(
     remember_widths(layer)
 
 
-def spread(blocks: Tensor, size: int) -> Tensor:
+def inputs_of_blocks(blocks: Tensor, size: int) -> Tensor:
     """Indices of the inputs in the given blocks of `size`: (k,) -> (k * size,)."""
     return (blocks[:, None] * size + torch.arange(size, device=blocks.device)).flatten()
 

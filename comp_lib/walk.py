@@ -15,7 +15,7 @@ from torch import Tensor
 from .decoder import Decoder, as_decoder
 from .families.find import layers_of
 from .families.protocol import Device, Layer, Model
-from .families.run import Rope, attention_step, head, mlp_step, rotary
+from .families.run import LayerArguments, attention_step, head, layer_arguments, mlp_step
 
 BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
 LOGITS_AT_ONCE = 1 << 22  # numbers: tokens times vocabulary
@@ -31,11 +31,11 @@ def batches(count: int, length: int) -> Iterator[slice]:
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
-def through(layer: Layer, hidden: Tensor, rope: Rope, device: Device) -> Tensor:
+def through(layer: Layer, hidden: Tensor, arguments: LayerArguments, device: Device) -> Tensor:
     """All sequences through one layer on `device`: h (S, L, d) -> a new h' (S, L, d) where h is."""
     out = torch.empty_like(hidden)
     for rows in batches(*hidden.shape[:2]):
-        residual, _ = attention_step(layer, hidden[rows].to(device), rope)
+        residual, _ = attention_step(layer, hidden[rows].to(device), arguments)
         out[rows] = mlp_step(layer, residual)[0]
     return out
 
@@ -43,7 +43,9 @@ def through(layer: Layer, hidden: Tensor, rope: Rope, device: Device) -> Tensor:
 class Visit:
     """A text at one layer of a decoder."""
 
-    def __init__(self, index: int, layer: Layer, before: Tensor, rope: Rope, device: Device) -> None:
+    def __init__(
+        self, index: int, layer: Layer, before: Tensor, arguments: LayerArguments, device: Device
+    ) -> None:
         """Let the text enter `layer`, number `index`, which is on `device`.
 
         before (S, L, d): hidden states of the text that enter the layer.
@@ -51,13 +53,13 @@ class Visit:
         self.index = index
         self.layer = layer
         self.before = before
-        self.rope = rope
+        self.arguments = arguments
         self.device = device
         self._after: Tensor | None = None
 
     def through(self, hidden: Tensor) -> Tensor:
         """Another text of the same length through this layer: (S, L, d) -> (S, L, d)."""
-        return through(self.layer, hidden, self.rope, self.device)
+        return through(self.layer, hidden, self.arguments, self.device)
 
     @property
     def after(self) -> Tensor:
@@ -83,9 +85,9 @@ def walk(model: Model | Decoder, ids: Tensor, device: Device = "cpu") -> Iterato
     """
     decoder = as_decoder(model)
     hidden = decoder.embed(ids)
-    rope = rotary(decoder.structure, ids.shape[1], device, hidden.dtype)
+    arguments = layer_arguments(decoder.structure, ids.shape[1], device, hidden.dtype)
     for index in range(len(layers_of(decoder.structure))):
-        visit = Visit(index, decoder.layer(index, device), hidden, rope, device)
+        visit = Visit(index, decoder.layer(index, device), hidden, arguments, device)
         yield visit
         hidden = visit.after
         del visit.layer

@@ -19,9 +19,9 @@ from comp_lib.errors import (
     PACKAGE,
     RUST_PANIC,
     InputError,
-    debugging,
+    as_printable,
+    in_debug_mode,
     is_bug_of_ours,
-    printable,
     refusing,
 )
 
@@ -131,8 +131,8 @@ def test_a_long_message_is_cut():
     ],
 )
 def test_a_text_as_one_line(text, line):
-    assert printable(text) == line
-    assert printable(line) == line
+    assert as_printable(text) == line
+    assert as_printable(line) == line
 
 
 def test_every_part_of_a_sentence_is_printable():
@@ -169,13 +169,13 @@ def test_a_notebook_shows_the_sentence(monkeypatch, refusal, shown, value):
     monkeypatch.delenv(DEBUG, raising=False)
     if value is not None:
         monkeypatch.setenv(DEBUG, value)
-    assert not debugging()
+    assert not in_debug_mode()
     assert shown(refusal) == f"InputError: {refusal}"
 
 
 def test_a_notebook_shows_the_cause_where_bugs_are_looked_for(monkeypatch, refusal, shown):
     monkeypatch.setenv("COMP_LIB_DEBUG", "1")
-    assert debugging()
+    assert in_debug_mode()
     text = shown(refusal)
     assert text == "".join(traceback.format_exception(refusal)).strip()
     assert text.index("JSONDecodeError: ") < text.index("direct cause") < text.index(f"InputError: {refusal}")

@@ -32,7 +32,7 @@ from comp_lib.errors import PACKAGE, InputError
 from comp_lib.evaluation.zero_shot import load_tasks
 from comp_lib.families.find import layers_of
 from comp_lib.families.probe import check
-from comp_lib.families.run import rotary
+from comp_lib.families.run import layer_arguments
 from comp_lib.gguf.read import GgufFile, GgufTensors
 from comp_lib.models import load
 from comp_lib.models.export import export_gguf
@@ -169,7 +169,7 @@ def run_layer_by_itself(patch, planted, folder):
 def run_decoder(patch, planted, folder):
     model = build()
     patch.setattr(LlamaModel, "forward", planted)
-    rotary(model, 4, "cpu", torch.float32)
+    layer_arguments(model, 4, "cpu", torch.float32)
 
 
 def parse_plan(patch, planted, folder):
@@ -191,7 +191,7 @@ BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("disk/work_folder.py", "_read"): read_journal,
     ("evaluation/zero_shot.py", "load_tasks"): load_zero_shot_tasks,
     ("families/probe.py", "check"): run_layer_by_itself,
-    ("families/run.py", "rotary"): run_decoder,
+    ("families/run.py", "layer_arguments"): run_decoder,
     ("gguf/read.py", "__init__"): open_gguf,
     ("gguf/read.py", "read"): one_tensor_of_gguf,
     ("models/load.py", "_checked_tokenizer"): read_tokenizer,

@@ -130,7 +130,7 @@ def test_a_plan_that_removes_more_than_was_asked_says_why(options, removed, reas
 def removed(shape: Shape, layers, neurons, groups) -> float:
     """Share of the decoder that goes where only `layers` stay, with so many neurons and KV groups each."""
     drop = sorted({*range(shape.layers)} - {*layers})
-    return PlanRequest(shape, 0.5, drop=drop).removed(neurons, groups)
+    return PlanRequest(shape, 0.5, drop=drop).removed_share(neurons, groups)
 
 
 def largest_removable(shape: Shape, layers, kv_groups, multiple: int) -> float:

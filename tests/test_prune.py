@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from variants import LAYOUTS, NORM_BEHIND, VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib import planning
-from comp_lib.comp import KeepInMemory, prune, prune_layers
+from comp_lib.comp import MemorySink, prune, prune_layers
 from comp_lib.errors import InputError
 from comp_lib.families.find import parts
 from comp_lib.families.probe import dense_target, gain_behind
-from comp_lib.families.run import embed, rotary
+from comp_lib.families.run import embed, layer_arguments
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import block_influence, layers_to_drop, sequence_loss_increase
 from comp_lib.importance.neurons import METRICS, Problem, full_condition
@@ -45,9 +45,9 @@ def logits(model, ids):
 def final_stream(model, ids):
     """Output of the last layer, before the norm (S, L, d)."""
     hidden = embed(model, ids)
-    rope = rotary(model, ids.shape[1], "cpu", hidden.dtype)
+    arguments = layer_arguments(model, ids.shape[1], "cpu", hidden.dtype)
     for layer in model.model.layers:
-        hidden = through(layer, hidden, rope, "cpu")
+        hidden = through(layer, hidden, arguments, "cpu")
     return hidden
 
 
@@ -624,7 +624,7 @@ def test_comp_chooses_the_condition_by_the_recovery():
     assert Settings(method="wanda-sp", recovery="mask").neuron_metric == "wanda-sp"
 
 
-class LastStreams(KeepInMemory):
+class LastStreams(MemorySink):
     """Keeps the streams behind the last layer, too."""
 
     def put(self, index, layer, report, streams):

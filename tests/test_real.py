@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from test_fingerprints import check, fingerprint, real
 
 from comp_lib.calibration.texts import load_text
-from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
 from comp_lib.comp import prune
-from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.evaluation.loss import measure_loss
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -38,9 +38,9 @@ def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_
     check("smollm2 stock", fingerprint(comp.model))
     ids = calibration_tokens("calibration", tokenizer, sequences=1, length=64, evaluated="evaluation")
     random = prune(model, ids, Settings(multiple=32, method="random", recovery="none"))
-    dense = perplexity(model, windows)
-    tuned = perplexity(comp.model, windows)
-    untuned = perplexity(random.model, windows)
+    dense = measure_loss(model, windows)
+    tuned = measure_loss(comp.model, windows)
+    untuned = measure_loss(random.model, windows)
 
     before = Shape.of(model)
     after = Shape.of(comp.model)

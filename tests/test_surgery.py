@@ -9,7 +9,7 @@ import torch
 from variants import VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.shape import Shape
-from comp_lib.surgery import keep_layers, shrink, spread, update_config
+from comp_lib.surgery import inputs_of_blocks, keep_layers, shrink, update_config
 
 KEPT = torch.tensor([0, 3, 4, 11, 30, 47])
 
@@ -118,8 +118,8 @@ def test_a_shrunk_model_can_be_trained():
 @pytest.mark.parametrize("kept", [[], [0], [2, 0, 1]])
 def test_spread(kept):
     blocks = torch.tensor(kept, dtype=torch.long)
-    assert spread(blocks, 3).tolist() == [3 * block + j for block in kept for j in range(3)]
-    assert spread(blocks, 1).tolist() == kept
+    assert inputs_of_blocks(blocks, 3).tolist() == [3 * block + j for block in kept for j in range(3)]
+    assert inputs_of_blocks(blocks, 1).tolist() == kept
 
 
 @pytest.mark.parametrize("name", VARIANTS)

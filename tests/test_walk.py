@@ -8,7 +8,7 @@ from variants import VARIANTS, build, tokens
 
 from comp_lib import walk as walk_module
 from comp_lib.decoder import copy_layer
-from comp_lib.families.run import attention_step, embed, head, mlp_step, rotary
+from comp_lib.families.run import attention_step, embed, head, layer_arguments, mlp_step
 from comp_lib.walk import batches, sequence_losses, through, walk
 
 
@@ -34,10 +34,10 @@ def test_walk_reproduces_the_model(name, length):
     ids = tokens(3, length)
     expected = model(ids, output_hidden_states=True)
     hidden = embed(model, ids)
-    rope = rotary(model, length, "cpu", hidden.dtype)
+    arguments = layer_arguments(model, length, "cpu", hidden.dtype)
     for layer, states in zip(model.model.layers, expected.hidden_states, strict=False):
         torch.testing.assert_close(hidden, states, rtol=1e-5, atol=1e-5)
-        hidden = through(layer, hidden, rope, "cpu")
+        hidden = through(layer, hidden, arguments, "cpu")
     # transformers puts the last hidden states through the norm
     normed = model.model.norm(hidden)
     torch.testing.assert_close(normed, expected.hidden_states[-1], rtol=1e-5, atol=1e-5)
@@ -54,9 +54,9 @@ def test_a_walk_visits_each_layer_once_and_takes_what_its_visitor_computed():
             visit.after = torch.zeros_like(hidden)  # instead of what the layer computes
         hidden = visit.after
     last_layer = model.model.layers[-1]
-    rope = rotary(model, ids.shape[1], "cpu", hidden.dtype)
+    arguments = layer_arguments(model, ids.shape[1], "cpu", hidden.dtype)
     assert visit.index == 2
-    assert torch.equal(hidden, through(last_layer, torch.zeros_like(hidden), rope, "cpu"))
+    assert torch.equal(hidden, through(last_layer, torch.zeros_like(hidden), arguments, "cpu"))
 
 
 @pytest.mark.parametrize("name", ["gqa", "eager", "all-at-once", "qwen2"])
@@ -70,8 +70,8 @@ def test_steps_give_the_inputs_of_the_dense_layers(name):
         linear.register_forward_pre_hook(lambda linear, args: inputs.__setitem__(linear, args[0]))
     hidden, after = outputs(model, ids)[1:3]
     expected = dict(inputs)  # of transformers' own pass, before the steps run the same linears
-    rope = rotary(model, ids.shape[1], "cpu", hidden.dtype)
-    residual, x_o = attention_step(layer, hidden, rope)
+    arguments = layer_arguments(model, ids.shape[1], "cpu", hidden.dtype)
+    residual, x_o = attention_step(layer, hidden, arguments)
     out, x = mlp_step(layer, residual)
     torch.testing.assert_close(x_o, expected[layer.self_attn.o_proj], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(x, expected[layer.mlp.down_proj], rtol=1e-5, atol=1e-5)
@@ -87,10 +87,10 @@ def test_attention_step_leaves_no_hook_behind_even_after_an_error():
     ids = tokens()
     layer = model.model.layers[0]
     hidden = embed(model, ids)
-    rope = rotary(model, ids.shape[1], "cpu", hidden.dtype)
-    attention_step(layer, hidden, rope)
+    arguments = layer_arguments(model, ids.shape[1], "cpu", hidden.dtype)
+    attention_step(layer, hidden, arguments)
     with pytest.raises((RuntimeError, ValueError)):
-        attention_step(layer, hidden[..., :-1], rope)
+        attention_step(layer, hidden[..., :-1], arguments)
     assert not layer.self_attn.o_proj._forward_pre_hooks
 
 
@@ -99,11 +99,11 @@ def test_through_is_the_same_in_any_batching(monkeypatch):
     model = build()
     ids = tokens(5, 8)
     hidden = embed(model, ids)
-    rope = rotary(model, 8, "cpu", hidden.dtype)
+    arguments = layer_arguments(model, 8, "cpu", hidden.dtype)
     before = hidden.clone()
-    expected = through(model.model.layers[0], hidden, rope, "cpu")
+    expected = through(model.model.layers[0], hidden, arguments, "cpu")
     monkeypatch.setattr(walk_module, "BATCH_TOKENS", 16)
-    in_batches = through(model.model.layers[0], hidden, rope, "cpu")
+    in_batches = through(model.model.layers[0], hidden, arguments, "cpu")
     torch.testing.assert_close(in_batches, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(hidden, before)
 

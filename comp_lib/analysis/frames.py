@@ -158,7 +158,7 @@ def _look(visit: Visit) -> Tables:
     after = torch.empty_like(hidden)
     for rows in batches(sequences, length):
         first = hidden[rows].to(visit.device)
-        middle, attention_inputs = attention_step(layer, first, visit.rope)
+        middle, attention_inputs = attention_step(layer, first, visit.arguments)
         last, mlp_inputs = mlp_step(layer, middle)
         statistics["attention"].add(attention_inputs, token_weight=token_weight(middle))
         statistics["mlp"].add(mlp_inputs, token_weight=token_weight(last))

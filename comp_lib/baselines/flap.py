@@ -60,7 +60,7 @@ def plan(
             hint="ask for less",
         )
     kept_neurons, kept_groups = kept
-    return request.finished(kept_neurons, kept_groups)
+    return request.exact_plan(kept_neurons, kept_groups)
 
 
 def check(shape: Shape, settings: Settings) -> None:
@@ -89,7 +89,7 @@ def _step_fluctuations(visit: Visit, step: Step, stream: Tensor) -> tuple[Tensor
     behind = torch.empty_like(stream)
     moments = torch.zeros(2, linear.in_features, dtype=torch.float64)  # sums of x and of x^2
     for rows in batches(*stream.shape[:2]):
-        behind[rows], x = run_step(visit.layer, step, stream[rows].to(visit.device), visit.rope)
+        behind[rows], x = run_step(visit.layer, step, stream[rows].to(visit.device), visit.arguments)
         x = x.flatten(0, -2).double()
         moments += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
     total, squares = moments

@@ -49,7 +49,7 @@ def plan(
     for layer, (neuron_scores, group_scores) in scores.items():
         kept_neurons[layer] = top(neuron_scores, neurons_left[layer]).kept.tolist()
         kept_groups[layer] = top(group_scores, groups_left[layer]).kept.tolist()
-    return settings.request(shape, name).finished(kept_neurons, kept_groups)
+    return settings.request(shape, name).exact_plan(kept_neurons, kept_groups)
 
 
 def check(shape: Shape, settings: Settings) -> None:

@@ -35,8 +35,8 @@ def plan(
         request = replace(full_request, drop=order[:count])
         neurons = [shape.neurons[layer] for layer in request.layers]
         groups = [shape.kv_groups[layer] for layer in request.layers]
-        if request.removed(neurons, groups) >= settings.ratio:
-            return request.finished([range(width) for width in neurons], [range(width) for width in groups])
+        if request.removed_share(neurons, groups) >= settings.ratio:
+            return request.exact_plan([range(width) for width in neurons], [range(width) for width in groups])
     raise InputError(
         expected="a ratio that whole layers can reach",
         got=f"{settings.ratio:g} with {shape.layers} layers, one of which must stay",

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from typer import Exit, echo, secho
 from typer.core import TyperGroup
 
-from ..errors import OUT_OF_MEMORY, InputError, debugging, printable
+from ..errors import OUT_OF_MEMORY, InputError, as_printable, in_debug_mode
 
 SECONDS_BETWEEN_LINES = 2  # of progress, in a log
 DEBUG_FLAG = "--debug"  # of `app.set_up`
@@ -25,7 +25,7 @@ error_output = Console(stderr=True, markup=False, emoji=False)
 
 def complain(sentence: object) -> None:
     """Print on stderr, in one line, what did not go well."""
-    secho(f"comp-lib: {printable(str(sentence))}", fg="red", err=True)
+    secho(f"comp-lib: {as_printable(str(sentence))}", fg="red", err=True)
 
 
 class Commands(TyperGroup):
@@ -64,7 +64,7 @@ class Commands(TyperGroup):
 
 def _refusal(error: Exception, sentence: str) -> Exit:
     """The exit of a refused command, after its line on stderr; with --debug the traceback comes first."""
-    if debugging():
+    if in_debug_mode():
         traceback.print_exception(error)
     complain(sentence)
     return Exit(2)

@@ -22,7 +22,7 @@ from ..calibration.windows import calibration_tokens, windows_of
 from ..comp import prune
 from ..evaluation.by_kind import judge
 from ..evaluation.confidence import NO_INTERVAL
-from ..evaluation.generation import ratio
+from ..evaluation.generation import median_ratio
 from ..gguf import speed
 from ..models.load import load_model
 from ..settings import Settings
@@ -65,7 +65,7 @@ def measure(
     small: Any = pruned.model
     rates = speed.measure({"dense": dense, "small": small}, prompt=32, new_tokens=16, rounds=3)
     # tokens per second of the dense model over those of the small one: the ratio of their times, upside down
-    decode_ratio, _, _ = ratio(rates[0].decode, rates[1].decode)
+    decode_ratio, _, _ = median_ratio(rates[0].decode, rates[1].decode)
     quality = judge(small, judging_windows, dense)
     low, high = quality.intervals()["increase"] or NO_INTERVAL
     libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"

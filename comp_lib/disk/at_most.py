@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..comp import prune
-from ..errors import InputError
+from ..errors import InputError, OutOfReach
 from ..evaluation.by_kind import judge
 from ..families.protocol import Model
 from ..planning import check_call, make_plan
@@ -57,7 +57,7 @@ def ratio_within(
         tried = replace(settings, ratio=ratio)
         cost = math.inf
         plan = None
-        with suppress(InputError):  # a ratio that is out of reach
+        with suppress(OutOfReach):
             plan = make_plan(model, ids, tried, progress=progress)
         if plan is not None:
             small = prune(model, ids, tried, plan=plan, progress=progress)

@@ -1,7 +1,7 @@
 """COMP from files to files: the model is never in memory as a whole, and the same call goes on after a kill.
 
 The loop is the same as in memory, `comp.prune_layers`, with other ends: a layer is read from its files
-(`model_on_disk.OnDisk`), pruned, and written to its bytes in the files of the new model (`WriteToDisk`).
+(`model_on_disk.ModelOnDisk`), pruned, and written to its bytes in the files of the new model (`DiskSink`).
 Hidden states are in files, too. So memory grows with the largest layer, not with the number of layers. One
 exception: what judges a layer by the model's answer (measured widths, layers to drop) keeps the hidden states
 of a few sequences for each layer.
@@ -41,7 +41,7 @@ from ..methods import method_of
 from ..models.meta_model import described, make_meta_model
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
 from ..plan import Plan
-from ..planning import check_call, concluded, make_plan
+from ..planning import check_call, finish, make_plan
 from ..progress import Progress, no_progress
 from ..prune_layer import LayerReport, Report, States, Streams
 from ..settings import Settings
@@ -51,7 +51,7 @@ from ..system.atomic import fsync, resolved, take_name
 from ..system.hashes import hash_of_value
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles
 from ..walk import sequence_losses, walk
-from .model_on_disk import TOKENS_OF_A_PIECE, OnDisk
+from .model_on_disk import TOKENS_OF_A_PIECE, ModelOnDisk
 from .work_folder import JOURNAL, Journal, StatesFile, lay_out, write_rows
 
 LOCK = "lock"
@@ -87,7 +87,7 @@ class Written:
 @torch.no_grad()
 def prune_to(
     out: str | Path,
-    model: OnDisk,
+    model: ModelOnDisk,
     tokenizer: PreTrainedTokenizerBase,
     ids: Tensor,
     settings: Settings = Settings(),  # noqa: B008  a frozen value
@@ -123,13 +123,13 @@ def prune_to(
         meta_model = planned_meta_model(model, plan, settings, saving.dtype or model.dtype)
         meta_model.config.save_pretrained(work)
         meta_model.generation_config.to_json_file(work / "generation_config.json")
-        sink = WriteToDisk(journal, model, plan, meta_model, len(ids))
+        sink = DiskSink(journal, model, plan, meta_model, len(ids))
         if sink.finished < model.shape.layers:
             prune_layers(model, ids, settings, plan, sink, progress)
-        small = OnDisk(make_meta_model(meta_model.config, model.dtype), TensorFiles(work))
+        small = ModelOnDisk(make_meta_model(meta_model.config, model.dtype), TensorFiles(work))
         small_losses = _measure(journal, "pruned", small, saving.windows, settings.device, progress)
         reports = [report for report in sink.reports() if report is not None]
-        plan, report = concluded(plan, reports, settings, ids, model.shape, small.shape)
+        plan, report = finish(plan, reports, settings, ids, model.shape, small.shape)
         report = replace(report, seconds=time.perf_counter() - started)
         card = _card(saving, model.shape, ids, settings, dense_losses, small_losses)
         save_metadata(work, target.name, tokenizer, small.shape, plan, card)
@@ -145,7 +145,7 @@ def prune_to(
     return Written(Path(out).expanduser(), plan, report, model.shape, small.shape, losses)
 
 
-def check_out(out: str | Path, model: OnDisk, saving: Saving, tokens: int) -> Path:
+def check_out(out: str | Path, model: ModelOnDisk, saving: Saving, tokens: int) -> Path:
     """The folder in which a run into the folder `out` works: beside it, until the model has taken its name.
 
     tokens: how many calibrate, for the room that hidden states take.
@@ -212,7 +212,7 @@ def _locked(work: Path) -> Iterator[None]:
 
 
 def _request(
-    model: OnDisk, ids: Tensor, settings: Settings, plan: Plan | None, saving: Saving
+    model: ModelOnDisk, ids: Tensor, settings: Settings, plan: Plan | None, saving: Saving
 ) -> dict[str, Any]:
     """All that decides the bytes of a run, and its name: a run that goes on must have the same."""
     given_plan = None
@@ -236,7 +236,7 @@ def _request(
 
 def _recorded_plan(
     journal: Journal,
-    model: OnDisk,
+    model: ModelOnDisk,
     ids: Tensor,
     settings: Settings,
     plan: Plan | None,
@@ -257,7 +257,7 @@ def _recorded_plan(
 def _measure(
     journal: Journal,
     label: str,
-    model: OnDisk,
+    model: ModelOnDisk,
     windows: Tensor | None,
     device: str,
     progress: Progress,
@@ -277,7 +277,7 @@ def _measure(
     return list(journal.state[label])
 
 
-def planned_meta_model(model: OnDisk, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
+def planned_meta_model(model: ModelOnDisk, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
     """The new model without its numbers: its tensors have shapes only."""
     small = make_meta_model(model.config, dtype)
     layers = layers_of(small)
@@ -295,11 +295,11 @@ def planned_meta_model(model: OnDisk, plan: Plan, settings: Settings, dtype: tor
     return small
 
 
-class WriteToDisk(Sink):
+class DiskSink(Sink):
     """Writes layers to the files of the new model, and the hidden states between them to other files."""
 
     def __init__(
-        self, journal: Journal, model: OnDisk, plan: Plan, meta_model: Model, sequences: int
+        self, journal: Journal, model: ModelOnDisk, plan: Plan, meta_model: Model, sequences: int
     ) -> None:
         """Lay out the files of the new model.
 
@@ -342,7 +342,7 @@ class WriteToDisk(Sink):
         streams = Streams(
             states["hidden"],
             states.get("dense"),
-            differ=carried["differs"],
+            may_differ=carried["differs"],
             ridge_positions=carried["ridges"],
         )
         streams.generator.set_state(torch.tensor(carried["generator"], dtype=torch.uint8))
@@ -369,7 +369,7 @@ class WriteToDisk(Sink):
             layers=[*self.journal.state["layers"], row],
             states=state_files,
             made={
-                "differs": streams.differ,
+                "differs": streams.may_differ,
                 "ridges": streams.ridge_positions,
                 "generator": streams.generator.get_state().tolist(),
             },

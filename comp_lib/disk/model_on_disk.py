@@ -26,7 +26,7 @@ from ..system.tensors import EMBEDDING, HEAD, TensorFiles
 TOKENS_OF_A_PIECE = 4096  # of the vocabulary: their part of the head is in memory at once
 
 
-class OnDisk(Decoder):
+class ModelOnDisk(Decoder):
     """A model folder, or a GGUF file, as a `Decoder`."""
 
     def __init__(self, meta_model: Model, files: TensorFiles) -> None:

@@ -35,7 +35,7 @@ from ..system.atomic import resolved
 from ..system.machine import available_device
 from ..system.tensors import TensorFiles
 from .from_disk import Saving, Written, check_out, prune_to
-from .model_on_disk import OnDisk
+from .model_on_disk import ModelOnDisk
 from .verdict import Verdict, losses_by_text
 from .work_folder import STORED_TYPES
 
@@ -210,7 +210,7 @@ def _prune_model(
     """Carry out a checked request."""
     hashes = text_hashes(request.calibration.source)
     meta_model, files, tokenizer = open_model(name, request.dtype)
-    source = OnDisk(meta_model, files)
+    source = ModelOnDisk(meta_model, files)
     request = _adapted(request, source)
     settings = request.settings
     text = request.calibration
@@ -256,7 +256,7 @@ def _prune_model(
     return _verdict(written, name, files, stored_types, windows, started)
 
 
-def _adapted(request: _Request, source: OnDisk) -> _Request:
+def _adapted(request: _Request, source: ModelOnDisk) -> _Request:
     """The request for this model: with a number of sequences, and no bias where its family has no room.
 
     Raises InputError, before any text is read, for what no plan for the model can meet.

@@ -19,7 +19,7 @@ from ..calibration.windows import windows_of
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
-from .loss import Evaluation, compare, perplexity
+from .loss import Evaluation, compare_losses, measure_loss
 
 Row = tuple[dict[str, float], dict[str, Interval | None]]
 """The value of each measure, and its 95% interval where it has one."""
@@ -75,7 +75,7 @@ def evaluate(
 
     text: as for `load_text`; the default is a text of each kind that ships. Windows of `length` tokens are
     judged, all that the text has, or that many `sequences`. Raises InputError for a text that cannot be read
-    or is too short, and as `loss.compare` does.
+    or is too short, and as `loss.compare_losses` does.
     """
     return judge(model, windows_of(text, tokenizer, length, sequences), against, progress=progress)
 
@@ -89,13 +89,13 @@ def judge(
 ) -> ByKind:
     """Measure `model` on each of `windows` (S, L), which `windows_of` gives, beside `dense` if it is given.
 
-    `progress` is called with the name of the text and with its sequences. Raises InputError as `loss.compare`
+    `progress` is called with the name of the text and with its sequences. Raises InputError as `loss.compare_losses`
     does.
     """
     kinds = {}
     for name, ids in windows.items():
         if dense is None:
-            kinds[name] = perplexity(model, ids, progress, name)
+            kinds[name] = measure_loss(model, ids, progress, name)
         else:
-            kinds[name] = compare(model, dense, ids, progress, name)
+            kinds[name] = compare_losses(model, dense, ids, progress, name)
     return ByKind(kinds)

@@ -66,10 +66,10 @@ def greedy(model: Model, ids: Tensor, tokens: int, **options: Any) -> Tensor:
     return extended_ids
 
 
-def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float, float]:
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float, float]:
     """Median, smallest and largest of numerator / denominator, round by round.
 
-    >>> ratio([4.0, 6.0, 8.0], [2.0, 2.0, 2.0])
+    >>> median_ratio([4.0, 6.0, 8.0], [2.0, 2.0, 2.0])
     (3.0, 2.0, 4.0)
     """
     ratios = [

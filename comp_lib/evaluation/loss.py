@@ -34,7 +34,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..calibration.windows import evaluation_tokens as evaluation_tokens
 from ..errors import InputError
 from ..families.protocol import Model
 from ..families.run import check_ids, head
@@ -82,14 +81,14 @@ class Evaluation:
         return bounds
 
 
-def perplexity(
+def measure_loss(
     model: Model, ids: Tensor, progress: Progress = no_progress, label: str = "measuring"
 ) -> Evaluation:
     """Loss and perplexity of `model` on `ids` (S, L); `label` names the work to `progress`."""
     return _evaluation([model], ids, progress, label)
 
 
-def compare(
+def compare_losses(
     model: Model, dense: Model, ids: Tensor, progress: Progress = no_progress, label: str = "measuring"
 ) -> Evaluation:
     """Losses of `model` and of `dense`, KL divergence and top-1 agreement, in one pass over `ids` (S, L).
@@ -156,7 +155,7 @@ def _measures_by_token(targets: Tensor, log_q: Tensor, log_p: Tensor | None = No
         columns = [loss]
     else:
         dense_loss = F.nll_loss(log_p, targets, reduction="none").double()
-        divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+        divergence = divergence_terms(log_p, log_q).sum(-1)
         agreement = log_p.argmax(-1) == log_q.argmax(-1)
         columns = [dense_loss, loss, loss - dense_loss, divergence, agreement]
     return torch.stack([column.cpu().double() for column in columns], 1)

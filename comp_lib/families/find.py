@@ -150,7 +150,7 @@ def _mixer(name: str, module: Any, linears: set[str], output_name: str) -> Part:
     )
 
 
-def whole_attention(model: Model) -> bool:
+def has_inseparable_groups(model: Model) -> bool:
     """Whether KV groups cannot go one by one: some attention is more than groups, or a norm spans all heads.
 
     Raises InputError, by the name of what does not fit, for layers of another kind.

@@ -23,12 +23,12 @@ TOLERANCE = 1e-4  # of a recomputed output in float32; a narrower dtype gets wha
 # So large that the epsilon of a norm does not count; and a power of 2, by which division does not round.
 LARGE_INPUT = 1024.0
 SILENT: dict[str, Tensor | float] = {"attention": 0.0, "mlp": 0.0}
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+CallArguments = tuple[tuple[Any, ...], dict[str, Any]]
 """What a layer is called with beside the hidden states: positional arguments, and keyword arguments."""
 
 
 def run_layer(
-    layer: Layer, hidden: Tensor, arguments: Arguments | None, **outputs: Tensor | float
+    layer: Layer, hidden: Tensor, arguments: CallArguments | None, **outputs: Tensor | float
 ) -> tuple[Tensor, list[Tensor]]:
     """Run the layer's own forward, in which `attention` or `mlp` puts out a given value for each token.
 
@@ -73,7 +73,7 @@ def _answer(name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> Any:
     return out
 
 
-def answered(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor:
+def stream_behind(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor:
     """The stream (B, L, d) behind a step whose dense layer gets x (B, L, n).
 
     The other part of the layer adds nothing.
@@ -151,7 +151,7 @@ def close(values: Tensor, reference: Tensor) -> bool:
 
 
 @torch.no_grad()
-def check(layer: Layer, hidden: Tensor, arguments: Arguments) -> None:
+def check(layer: Layer, hidden: Tensor, arguments: CallArguments) -> None:
     """Raises InputError unless the layer is its two steps, and each is as we expect, on `hidden` (1, L, d).
 
     Three things are checked:
@@ -182,7 +182,7 @@ def _check_step(layer: Layer, step: Step, run_part: Any, before: Tensor) -> Tens
     after: Tensor
     after, (x, *_) = run_part(before)
     reach(layer, step)
-    if not close(answered(layer, step, before, x), after):
+    if not close(stream_behind(layer, step, before, x), after):
         refuse(layer, f"a {part.name} whose {part.linear_name} is not what the stream gets")
     if part.separable:
         silenced = _inputs_without_odd_blocks(part, run_part, before)

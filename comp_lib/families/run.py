@@ -18,17 +18,17 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..errors import InputError, refusing
 from .find import backbone_of, with_parts
-from .probe import Arguments, check, run_layer
+from .probe import CallArguments, check, run_layer
 from .protocol import Device, Layer, Model, Step
 
 EMBEDDED_TOKENS = 2048  # at once, since the model makes masks on the way
 
 
 @dataclass
-class Rope:
+class LayerArguments:
     """What a model hands its layers for texts of some length: rotary embeddings, masks, anything else."""
 
-    arguments: dict[int, Arguments]  # number of a layer (`layer_number`) -> its arguments
+    calls: dict[int, CallArguments]  # number of a layer (`layer_number`) -> its arguments
     # types of a layer and its children: kinds of layers that have passed `probe.check`
     checked: set[tuple[type, ...]] = field(default_factory=set)
 
@@ -60,7 +60,7 @@ def embed(model: Model, ids: Tensor, table: nn.Module | None = None) -> Tensor:
     return torch.cat([frame.forward(input_ids=batch, use_cache=False).last_hidden_state for batch in batches])
 
 
-def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
+def layer_arguments(model: Model, length: int, device: Device, dtype: torch.dtype) -> LayerArguments:
     """What the layers are handed for any text of `length` tokens, on `device`: rotary embeddings and masks.
 
     The model runs once on hidden states of ones, with stand-ins for its layers that note their arguments.
@@ -68,7 +68,7 @@ def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rop
     Raises InputError for a model that does more than call its layers one after another.
     """
     backbone = backbone_of(model)
-    calls = list[tuple[Tensor, Arguments]]()
+    calls = list[tuple[Tensor, CallArguments]]()
 
     def catch(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         calls.append((hidden_states, (args, kwargs)))
@@ -91,9 +91,9 @@ def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rop
     def moved(value: object) -> object:
         return value.to(torch.device(device)) if isinstance(value, Tensor) else value
 
-    arguments = tree_map(moved, [call_arguments for _, call_arguments in calls])
+    on_device = tree_map(moved, [call for _, call in calls])
     numbers = (layer_number(layer) for layer in backbone.layers)
-    return Rope(dict(zip(numbers, arguments, strict=True)))
+    return LayerArguments(dict(zip(numbers, on_device, strict=True)))
 
 
 def layer_number(layer: Layer) -> int:
@@ -116,19 +116,19 @@ def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor
     return logits.reshape(*states.shape[:-1], -1)
 
 
-def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+def attention_step(layer: Layer, hidden: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor]:
     """First residual step: h (B, L, d) -> r (B, L, d), and X_o, the inputs of the dense layer (B, L, n).
 
     The first text through each kind of layer checks it.
 
     Raises InputError for a layer that is not two steps.
     """
-    arguments = rope.arguments[layer_number(layer)]
+    call = arguments.calls[layer_number(layer)]
     kind = (type(layer), *map(type, layer.children()))
-    if kind not in rope.checked:
-        check(layer, hidden[:1], arguments)
-        rope.checked.add(kind)
-    out, (x,) = run_layer(layer, hidden, arguments, mlp=0.0)
+    if kind not in arguments.checked:
+        check(layer, hidden[:1], call)
+        arguments.checked.add(kind)
+    out, (x,) = run_layer(layer, hidden, call, mlp=0.0)
     return out, x
 
 
@@ -138,8 +138,8 @@ def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
     return out, x
 
 
-def run_step(layer: Layer, step: Step, stream: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+def run_step(layer: Layer, step: Step, stream: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor]:
     """One step by its name: stream (B, L, d) -> stream behind it, and inputs of its dense layer (B, L, n)."""
     if step == "attention":
-        return attention_step(layer, stream, rope)
+        return attention_step(layer, stream, arguments)
     return mlp_step(layer, stream)

@@ -29,9 +29,9 @@ from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
 from ..errors import InputError, refusing
 from ..families.protocol import Model
-from ..families.table import family_of
 from ..system.hashes import hash_of_file
 from ..system.tensors import TensorFiles, finite
+from .architectures import architecture_of
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -216,11 +216,20 @@ class GgufTensors(TensorFiles):
     def __init__(self, file: GgufFile, meta_model: Model) -> None:
         """meta_model: what the config of `file` describes. Raises InputError for a tensor not in it."""
         self.config = meta_model.config
-        self.family = family_of(meta_model)
+        architecture = architecture_of(meta_model)
+        if architecture is None:
+            raise InputError(
+                expected="a model type that is read from GGUF",
+                got=self.config.model_type,
+                hint=SAFETENSORS_HINT,
+            )
+        self.architecture = architecture
         self.data_start = file.data_start
         self.path = file.path
         self.files = [file.path]
-        names = _tensor_names(self.config, self.family.gguf)
+        names = gguf.get_tensor_name_map(
+            gguf.MODEL_ARCH[architecture.name.upper()], self.config.num_hidden_layers
+        )
         unused = dict(file.tensors)
         self.tensors: dict[str, StoredTensor] = {}
         for name in meta_model.state_dict():
@@ -259,29 +268,17 @@ class GgufTensors(TensorFiles):
             dequantised = gguf.dequantize(blocks, tensor.kind)
         values = numpy.asarray(dequantised, dtype=numpy.float32)
         if name.endswith("norm.weight"):
-            values -= self.family.gguf_norm_shift
+            values -= self.architecture.norm_shift
         linear_name = name.split(".")[-2]
-        if linear_name in self.family.gguf_interleaved:
-            heads = getattr(self.config, self.family.gguf_interleaved[linear_name])
+        heads_field = self.architecture.interleaved.get(linear_name)
+        if heads_field is not None:
+            heads = getattr(self.config, heads_field)
             values = halves_apart(values, heads)
         return finite(name, torch.from_numpy(values).to(dtype))
 
     def fingerprint(self) -> str:
         """A short name for the content: all bytes of the file, for such files are small."""
         return hash_of_file(self.path)[:16]
-
-
-def _tensor_names(config: Any, architecture: str | None) -> Any:
-    """gguf's map from transformers' names of tensors to those in a file of llama.cpp's `architecture`.
-
-    Raises InputError if there is no such architecture.
-    """
-    for number, name in gguf.MODEL_ARCH_NAMES.items():
-        if name == architecture:
-            return gguf.get_tensor_name_map(number, config.num_hidden_layers)
-    raise InputError(
-        expected="a model type that is read from GGUF", got=config.model_type, hint=SAFETENSORS_HINT
-    )
 
 
 def halves_apart(rows: numpy.ndarray, heads: int) -> numpy.ndarray:

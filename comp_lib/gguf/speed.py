@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..evaluation.generation import greedy, ratio
+from ..evaluation.generation import greedy, median_ratio
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
 from .llama_cpp import checked, start
@@ -53,8 +53,8 @@ class Gain:
 def gain(baseline: Measured, model: Measured) -> Gain:
     """How much faster `model` is than `baseline`, round by round."""
     limit = baseline.bytes_per_token / model.bytes_per_token
-    decode = ratio(model.decode, baseline.decode)
-    prefill = ratio(model.prefill, baseline.prefill)
+    decode = median_ratio(model.decode, baseline.decode)
+    prefill = median_ratio(model.prefill, baseline.prefill)
     return Gain(decode, prefill, limit)
 
 

@@ -32,11 +32,11 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, suggestion
 from ..families.protocol import Model
-from ..families.table import FAMILIES, Family, family_of
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..system.atomic import check_output, check_room, staged
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
+from .architectures import ARCHITECTURES, Architecture, architecture_of
 from .tokenizer import tokenizer_metadata
 
 TYPES = {
@@ -121,14 +121,16 @@ def write_gguf(
     """
     config = meta_model.config
     shape = Shape.of(meta_model)
-    architecture = _checked_architecture(config, shape, family_of(meta_model))
+    architecture = _find_architecture(config)
+    architecture_name = _choose_name(config, shape, architecture)
     _check_widths(shape, kind)
-    tensors = _exported_tensors(meta_model, architecture, kind)
+    tensors = _exported_tensors(meta_model, architecture, architecture_name, kind)
     factors = _rope_factors(meta_model, shape)
-    metadata = _metadata(meta_model, target.stem, kind) | tokenizer_metadata(tokenizer, config.vocab_size)
+    metadata = _metadata(meta_model, architecture, target.stem, kind)
+    metadata |= tokenizer_metadata(tokenizer, config.vocab_size)
     needed_bytes = sum(tensor.n_bytes for tensor in tensors.values())
     check_room(target.parent, needed_bytes, target.name)
-    with staged(target) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture)) as writer:
+    with staged(target) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture_name)) as writer:
         for field, value in metadata.items():
             add_field = getattr(writer, f"add_{field}")
             add_field(value)
@@ -146,23 +148,31 @@ def write_gguf(
             writer.write_tensor_data(values)
 
 
-def _checked_architecture(config: Any, shape: Shape, family: Family) -> str:
-    """llama.cpp's name of the architecture. Raises InputError for a model that llama.cpp cannot compute."""
-    if family.gguf is None:
-        types = ", ".join(name for name, row in FAMILIES.items() if row.gguf)
+def _find_architecture(config: Any) -> Architecture:
+    """The row of the model's type. Raises InputError where there is none."""
+    architecture = architecture_of(config)
+    if architecture is None:
         raise InputError(
-            expected=f"a model type that goes to GGUF ({types})",
+            expected=f"a model type that goes to GGUF ({', '.join(ARCHITECTURES)})",
             got=config.model_type,
             hint="use the folder",
         )
-    architecture = family.gguf if shape.uniform else family.gguf_per_layer
-    if architecture is None:
+    return architecture
+
+
+def _choose_name(config: Any, shape: Shape, architecture: Architecture) -> str:
+    """llama.cpp's name of the architecture, by whether all layers have one width.
+
+    Raises InputError for a model that llama.cpp cannot compute.
+    """
+    name = architecture.name if shape.uniform else architecture.name_per_layer
+    if name is None:
         raise InputError(
             expected="one width for all layers, as llama.cpp has it but for Llama",
             got=f"{config.model_type} with others",
             hint="use export --padded first, and export that folder",
         )
-    reason = _refusal(config, family)
+    reason = _refusal(config, architecture)
     if reason is not None:
         raise InputError(
             expected="a model that llama.cpp runs",
@@ -170,37 +180,37 @@ def _checked_architecture(config: Any, shape: Shape, family: Family) -> str:
             hint="use the folder itself",
         )
     activation = getattr(config, "hidden_activation", None) or config.hidden_act  # Gemma has another field
-    if activation not in family.gguf_activations:
+    if activation not in architecture.activations:
         raise InputError(
-            expected=f"the activation {family.gguf_activations[0]}, the only one that llama.cpp has here",
+            expected=f"the activation {architecture.activations[0]}, the only one that llama.cpp has here",
             got=activation,
             hint="use the folder itself",
         )
     rope_type = _rope_parameters(config).get("rope_type", "default")
-    if rope_type not in family.gguf_rope:
-        rope_types = ", ".join(family.gguf_rope)
+    if rope_type not in architecture.rope_types:
+        rope_types = ", ".join(architecture.rope_types)
         raise InputError(
-            expected=f"rope scaling that llama.cpp's {family.gguf} reads ({rope_types})",
+            expected=f"rope scaling that llama.cpp's {architecture.name} reads ({rope_types})",
             got=rope_type,
             hint="use the folder itself",
         )
     heads_width = shape.kv_groups[0] * shape.group_heads * shape.head_dim
-    if family.gguf_square and heads_width != shape.hidden:
+    if architecture.square and heads_width != shape.hidden:
         raise InputError(
             expected=f"heads that are together as wide as the stream, {shape.hidden}, as llama.cpp's "
-            f"{family.gguf} has them",
+            f"{architecture.name} has them",
             got=heads_width,
             hint="prune with all KV groups kept",
         )
-    return architecture
+    return name
 
 
-def _refusal(config: Any, family: Family) -> str | None:
+def _refusal(config: Any, architecture: Architecture) -> str | None:
     """What llama.cpp cannot express of a config, in words; None: it can be written."""
     biased = any(getattr(config, name, False) for name in ("attention_bias", "mlp_bias", "use_bias"))
-    if biased and family.gguf not in ("llama", "granite"):
+    if biased and not architecture.optional_biases:
         return "biases"
-    return family.gguf_refusal(config)
+    return architecture.refusal(config)
 
 
 def _check_widths(shape: Shape, kind: str) -> None:
@@ -221,17 +231,18 @@ def _check_widths(shape: Shape, kind: str) -> None:
             )
 
 
-def _exported_tensors(meta_model: Model, architecture: str, kind: str) -> dict[str, _ExportedTensor]:
+def _exported_tensors(
+    meta_model: Model, architecture: Architecture, architecture_name: str, kind: str
+) -> dict[str, _ExportedTensor]:
     """All tensors of the model by their names in the file."""
     shape = Shape.of(meta_model)
-    family = family_of(meta_model)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], shape.layers)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture_name.upper()], shape.layers)
     tensors = {}
     for source, size in weight_shapes(meta_model).items():
         module, _, suffix = source.rpartition(".")
         _, _, linear_name = module.rpartition(".")
-        head_dim = shape.head_dim if linear_name in family.gguf_interleaved else None
-        shift = family.gguf_norm_shift if module.endswith("norm") else 0.0
+        head_dim = shape.head_dim if linear_name in architecture.interleaved else None
+        shift = architecture.norm_shift if module.endswith("norm") else 0.0
         gguf_type = tensor_type(source, size, kind)
         tensors[f"{names[module]}.{suffix}"] = _ExportedTensor(source, size, gguf_type, head_dim, shift)
     return tensors
@@ -246,15 +257,15 @@ def tensor_type(name: str, size: tuple[int, ...], kind: str) -> GGMLQuantization
     return TYPES[kind]
 
 
-def _metadata(meta_model: Model, name: str, kind: str) -> dict[str, Any]:
+def _metadata(meta_model: Model, architecture: Architecture, name: str, kind: str) -> dict[str, Any]:
     """What the file says of the model: NAME -> value, for `add_NAME` of GGUFWriter."""
     config = meta_model.config
     shape = Shape.of(meta_model)
-    family_fields = family_of(meta_model).gguf_fields(config)
+    extra_fields = architecture.extra_fields(config)
     context = config.max_position_embeddings
     window = getattr(config, "sliding_window", None)
     windowed = "sliding_attention" in getattr(config, "layer_types", ("sliding_attention",))
-    if window and windowed and "sliding_window" not in family_fields:
+    if window and windowed and "sliding_window" not in extra_fields:
         context = min(window, context)  # most architectures of llama.cpp have no windows
 
     def per_layer(widths: tuple[int, ...]) -> int | list[int]:
@@ -280,7 +291,7 @@ def _metadata(meta_model: Model, name: str, kind: str) -> dict[str, Any]:
         "rope_dimension_count": shape.head_dim,
         "rope_freq_base": _rope_parameters(config)["rope_theta"],
     }
-    return fields | family_fields
+    return fields | extra_fields
 
 
 def _rope_parameters(config: Any) -> dict[str, Any]:

@@ -100,18 +100,18 @@ def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -
 
     low = 0.0
     high = LARGEST_FACTOR
-    largest_removal = request.removed(widths_at(high))
+    largest_removal = request.removed_share(widths_at(high))
     if largest_removal < request.ratio:
         raise InputError(
             expected=f"a ratio that these layers and groups allow, at most {largest_removal:.3f}",
             got=f"{request.ratio:g}",
             hint="drop layers or KV groups, or ask for less",
         )
-    if request.removed(widths_at(low)) >= request.ratio:
+    if request.removed_share(widths_at(low)) >= request.ratio:
         return widths_at(low)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if request.removed(widths_at(middle)) >= request.ratio:
+        if request.removed_share(widths_at(middle)) >= request.ratio:
             high = middle
         else:
             low = middle

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..statistics.gram import Statistics, contributions
 from ..statistics.solve import penalty, ridged, spd_inverse
-from ..surgery import spread
+from ..surgery import inputs_of_blocks
 from .matrix_condition import Sweep, sweep
 
 RIDGE = 0.1  # lambda of the library, unless something else is asked for
@@ -54,7 +54,7 @@ class Problem:
 
     def inputs_of(self, blocks: Tensor) -> Tensor:
         """Indices of the inputs in these blocks, on the device of the weights: (k,) -> (k * block,)."""
-        return spread(blocks.to(self.weight.device), self.block)
+        return inputs_of_blocks(blocks.to(self.weight.device), self.block)
 
     @property
     def xtx(self) -> Tensor:

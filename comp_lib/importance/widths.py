@@ -22,7 +22,7 @@ from ..decoder import Decoder, as_decoder, copy_layer
 from ..families.find import parts
 from ..families.probe import gain_behind
 from ..families.protocol import Layer, Model
-from ..families.run import Rope, attention_step, mlp_step, rotary
+from ..families.run import LayerArguments, attention_step, layer_arguments, mlp_step
 from ..plan import SMALLEST_SHARE, Plan
 from ..progress import Progress, no_progress
 from ..shape import Shape
@@ -116,7 +116,7 @@ def sensitivity(
     judging_ids = ids[-judging_count:, :JUDGED_LENGTH]
     fitted_count = min(FITTED_SEQUENCES, len(ids) - judging_count)
     fitted = decoder.embed(ids[:fitted_count])
-    fitted_rope = rotary(decoder.structure, ids.shape[1], device, fitted.dtype)
+    fitted_arguments = layer_arguments(decoder.structure, ids.shape[1], device, fitted.dtype)
     fitted_ridge = RIDGE if ridge is None else ridge
     dense = torch.empty(0)
     without: list[Tensor] = []  # the judging stream so far, for each layer that was narrowed alone
@@ -124,9 +124,9 @@ def sensitivity(
     for visit in walk(decoder, judging_ids, device):
         without = [visit.through(stream) for stream in without]
         curve, gram, weight = narrowed(
-            visit.layer, fitted, fitted_rope, removals[visit.index], fitted_ridge, weighted
+            visit.layer, fitted, fitted_arguments, removals[visit.index], fitted_ridge, weighted
         )
-        visit.after, stream = with_weights(visit.layer, visit.before, visit.rope, weight)
+        visit.after, stream = with_weights(visit.layer, visit.before, visit.arguments, weight)
         without.append(stream)
         dense = visit.after
         curves.append(replace(curve, weights=torch.empty(0)))  # those of all layers would be half a model
@@ -144,7 +144,7 @@ def smallest_width(neurons: int) -> int:
 def narrowed(
     layer: Layer,
     hidden: Tensor,
-    rope: Rope,
+    arguments: LayerArguments,
     removed: int,
     ridge: float,
     weighted: bool = True,
@@ -160,7 +160,7 @@ def narrowed(
     gram = Gram.zeros(linear.shape[1], device=linear.device)
     weight = linear.detach().T.to(gram.precision)  # (n, m)
     for rows in batches(*hidden.shape[:2]):
-        after, x = mlp_step(layer, attention_step(layer, hidden[rows].to(linear.device), rope)[0])
+        after, x = mlp_step(layer, attention_step(layer, hidden[rows].to(linear.device), arguments)[0])
         hidden[rows] = after
         gram.add(x, token_weight=token_weight(after) if weighted else None)
     gain = gain_behind(layer, "mlp")
@@ -174,7 +174,9 @@ def narrowed(
     return curve, gram, gram.refit(weight, kept.nonzero().flatten(), ridge)
 
 
-def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tuple[Tensor, Tensor]:
+def with_weights(
+    layer: Layer, hidden: Tensor, arguments: LayerArguments, weight: Tensor
+) -> tuple[Tensor, Tensor]:
     """Hidden states h (S, L, d) behind `layer`, and behind it with the weights V (n, m) in down_proj."""
     linear = parts(layer)["mlp"].linear.weight
     changed = copy_layer(layer, linear.device)  # a whole layer, since a norm may follow down_proj
@@ -182,7 +184,7 @@ def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tu
     behind = torch.empty_like(hidden)
     changed_behind = torch.empty_like(hidden)
     for rows in batches(*hidden.shape[:2]):
-        residual, _ = attention_step(layer, hidden[rows].to(linear.device), rope)
+        residual, _ = attention_step(layer, hidden[rows].to(linear.device), arguments)
         behind[rows] = mlp_step(layer, residual)[0]
         changed_behind[rows] = mlp_step(changed, residual)[0]
     return behind, changed_behind

@@ -22,9 +22,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from ..errors import InputError, refusing, suggestion
-from ..families.find import whole_attention
+from ..families.find import has_inseparable_groups
 from ..families.protocol import CausalLM, Model
-from ..families.table import TYPE_PREFIX, type_as_read
+from ..families.table import TYPE_PREFIX
 from ..system.atomic import DAMAGED_HINT, read_object
 from ..system.machine import available_device, free_card_memory, free_memory
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
@@ -38,6 +38,8 @@ FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")  # what is
 FILES_NOT_FETCHED = ("original/*", "consolidated*")  # the same weights in other forms
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 REDUNDANT_TENSOR = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
+# model type -> the type that transformers reads instead, where config.json lists the types of the layers
+TYPES_OF_LISTED_LAYERS = {"mistral": "ministral"}
 HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"  # words, digits, signs, a line end, another script
 
@@ -176,14 +178,22 @@ def _build_meta_model(fields: Mapping[str, Any], path: Path, dtype: str | None) 
         if not name.startswith("_") and "implementation" not in name
     }
     config_fields["name_or_path"] = str(path)
-    config_fields["model_type"] = type_as_read(fields)
+    config_fields["model_type"] = _type_as_read(fields)
     with refusing("a config.json that can be built", str(path), DAMAGED_HINT), quiet():
         if model_type != stock_type:
             register(stock_type)
         config = AutoConfig.for_model(**config_fields)
         meta_model = make_meta_model(config, None if dtype is None else DTYPES[dtype])
-    whole_attention(meta_model)  # refuses layers of another kind
+    has_inseparable_groups(meta_model)  # refuses layers of another kind
     return meta_model
+
+
+def _type_as_read(fields: Mapping[str, Any]) -> str:
+    """The model type that transformers takes for a folder whose config.json has these fields."""
+    model_type: str = fields["model_type"]
+    if fields.get("layer_types"):
+        return TYPES_OF_LISTED_LAYERS.get(model_type, model_type)
+    return model_type
 
 
 def _generation_config(folder: Path) -> GenerationConfig:

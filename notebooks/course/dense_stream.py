@@ -15,7 +15,7 @@ from torch import Tensor
 from comp_lib.errors import InputError
 from comp_lib.families.find import layers_of, parts
 from comp_lib.families.protocol import STEPS, Layer, Model, Step
-from comp_lib.families.run import Rope, embed, rotary, run_step
+from comp_lib.families.run import LayerArguments, embed, layer_arguments, run_step
 from comp_lib.importance.neurons import RIDGE, Problem
 from comp_lib.statistics.gram import Gram, Statistics, token_weight
 from comp_lib.surgery import upstream
@@ -38,35 +38,39 @@ def weight_of(layer: Layer, step: Step = "mlp") -> Tensor:
     return parts(layer)[step].linear.weight.detach().T.double()
 
 
-def through_layers(model: Model, hidden: Tensor, rope: Rope, layers: slice) -> Tensor:
+def through_layers(model: Model, hidden: Tensor, arguments: LayerArguments, layers: slice) -> Tensor:
     """Hidden states that enter the first of these layers -> those that leave the last: both (S, L, d)."""
     for layer in layers_of(model)[layers]:
-        hidden = through(layer, hidden, rope, hidden.device)
+        hidden = through(layer, hidden, arguments, hidden.device)
     return hidden
 
 
-def walk_to(model: Model, ids: Tensor, layer: int) -> tuple[Tensor, Rope]:
+def walk_to(model: Model, ids: Tensor, layer: int) -> tuple[Tensor, LayerArguments]:
     """Hidden states (S, L, d) that flow into a layer of the dense model, and the rotary embedding."""
     hidden = embed(model, ids)
-    rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
-    return through_layers(model, hidden, rope, slice(layer)), rope
+    arguments = layer_arguments(model, ids.shape[1], hidden.device, hidden.dtype)
+    return through_layers(model, hidden, arguments, slice(layer)), arguments
 
 
-def step_batches(layer: Layer, step: Step, hidden: Tensor, rope: Rope) -> Iterator[tuple[Tensor, Tensor]]:
+def step_batches(
+    layer: Layer, step: Step, hidden: Tensor, arguments: LayerArguments
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Runs one residual step on the stream before it, `hidden` (S, L, d), batch by batch.
 
     Yields the stream behind the step (B, L, d), and what its dense layer reads (B, L, n).
     """
     for rows in batches(*hidden.shape[:2]):
-        yield run_step(layer, step, hidden[rows], rope)
+        yield run_step(layer, step, hidden[rows], arguments)
 
 
-def behind_attention(layer: Layer, hidden: Tensor, rope: Rope) -> Tensor:
+def behind_attention(layer: Layer, hidden: Tensor, arguments: LayerArguments) -> Tensor:
     """Hidden states that enter a layer -> the stream between its two steps: both (S, L, d)."""
-    return torch.cat([stream for stream, _ in step_batches(layer, "attention", hidden, rope)])
+    return torch.cat([stream for stream, _ in step_batches(layer, "attention", hidden, arguments)])
 
 
-def step_sums(layer: Layer, step: Step, hidden: Tensor, rope: Rope) -> tuple[dict[str, Gram], Tensor]:
+def step_sums(
+    layer: Layer, step: Step, hidden: Tensor, arguments: LayerArguments
+) -> tuple[dict[str, Gram], Tensor]:
     """Sums of what the dense layer of a step reads, and the stream behind the step (S, L, d).
 
     `hidden` (S, L, d) is the stream before the step. The sums are "weighted", with tokens weighted by
@@ -75,7 +79,7 @@ def step_sums(layer: Layer, step: Step, hidden: Tensor, rope: Rope) -> tuple[dic
     width = parts(layer)[step].linear.in_features
     sums = {name: Gram.zeros(width, device=hidden.device) for name in ("weighted", "plain")}
     streams = []
-    for stream, x in step_batches(layer, step, hidden, rope):
+    for stream, x in step_batches(layer, step, hidden, arguments):
         sums["weighted"].add(x, token_weight=token_weight(stream))
         sums["plain"].add(x)
         streams.append(stream)
@@ -88,18 +92,20 @@ def layer_tokens(model: Model, ids: Tensor, layer: int, step: Step = "mlp") -> T
 
     All tokens must fit in memory. `layer_grams` goes batch by batch instead.
     """
-    hidden, rope = walk_to(model, ids, layer)
-    tokens, _ = step_tokens(layer_of(model, layer), step, hidden, rope)
+    hidden, arguments = walk_to(model, ids, layer)
+    tokens, _ = step_tokens(layer_of(model, layer), step, hidden, arguments)
     return tokens
 
 
-def step_tokens(layer: Layer, step: Step, hidden: Tensor, rope: Rope) -> tuple[Tensors, Tensor]:
+def step_tokens(
+    layer: Layer, step: Step, hidden: Tensor, arguments: LayerArguments
+) -> tuple[Tensors, Tensor]:
     """The tokens of `layer_tokens`, and the stream behind the step (S, L, d).
 
     `hidden` (S, L, d) is what enters the layer, also where the step is its second.
     """
-    before = behind_attention(layer, hidden, rope) if step == "mlp" else hidden
-    streams, inputs = zip(*step_batches(layer, step, before, rope), strict=True)
+    before = behind_attention(layer, hidden, arguments) if step == "mlp" else hidden
+    streams, inputs = zip(*step_batches(layer, step, before, arguments), strict=True)
     behind = torch.cat(streams)
     tokens = {"x": torch.cat(inputs).flatten(0, -2), "norms": 1.0 / token_weight(behind).flatten()}
     return tokens, behind
@@ -113,10 +119,10 @@ def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
     that tokens are weighted by 1 / ||h_t||.
     """
     module = layer_of(model, layer)
-    hidden, rope = walk_to(model, ids, layer)
+    hidden, arguments = walk_to(model, ids, layer)
     grams: Tensors = {}
     for step in STEPS:
-        sums, hidden = step_sums(module, step, hidden, rope)
+        sums, hidden = step_sums(module, step, hidden, arguments)
         grams |= {f"{step}-{name}": gram.matrix() for name, gram in sums.items()}
     return grams
 

@@ -58,7 +58,7 @@ def narrowed_alone(
         weight = weight_of(visit.layer)
         fewest = len(weight) - removed
         stream = visit.before
-        _, gram, fitted = narrowed(visit.layer, stream, visit.rope, removed, RIDGE, fewest=fewest)
+        _, gram, fitted = narrowed(visit.layer, stream, visit.arguments, removed, RIDGE, fewest=fewest)
         visit.after = stream  # `narrowed` has written the states behind the layer into it
         yield visit.index, float(gram.energy(weight - fitted) / gram.tokens), fitted
 

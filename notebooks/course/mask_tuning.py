@@ -33,8 +33,8 @@ class LayerSums(NamedTuple):
 def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[LayerSums]:
     """The sums of each layer of the dense model, on ids (S, L)."""
     for visit in walk(model, ids, model.device):
-        middle = behind_attention(visit.layer, visit.before, visit.rope)
-        sums, visit.after = step_sums(visit.layer, "mlp", middle, visit.rope)
+        middle = behind_attention(visit.layer, visit.before, visit.arguments)
+        sums, visit.after = step_sums(visit.layer, "mlp", middle, visit.arguments)
         plain = contributions(sums["plain"].matrix(), weight_of(visit.layer))
         layer = layer_of(model, visit.index)  # the problem outlives the visit
         yield LayerSums(plain, problem_from_sums(layer, "mlp", sums["weighted"], ridge))

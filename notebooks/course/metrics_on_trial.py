@@ -41,7 +41,7 @@ def _mlp_tokens(model: Model, ids: Tensor, layers: tuple[int, ...]) -> Tensors:
         if visit.index > max(layers, default=-1):
             break
         if visit.index in layers:
-            tokens, visit.after = step_tokens(visit.layer, "mlp", visit.before, visit.rope)
+            tokens, visit.after = step_tokens(visit.layer, "mlp", visit.before, visit.arguments)
             tokens_of_layers |= {f"{name} {visit.index}": values for name, values in tokens.items()}
     return tokens_of_layers
 
@@ -67,9 +67,9 @@ def losses_without(
                 fitted = None if name in as_they_are else sums.refit(weight, choice[layer], RIDGE)
                 shrink(layer_of(pruned[name], layer), "mlp", choice[layer], fitted)
     first = layers[0]
-    hidden, rope = walk_to(model, windows, first)  # all models are the same before this layer
+    hidden, arguments = walk_to(model, windows, first)  # all models are the same before this layer
     losses = {}
     for name, judged in {**pruned, "dense": model}.items():
-        final = through_layers(judged, hidden, rope, slice(first, None))
+        final = through_layers(judged, hidden, arguments, slice(first, None))
         losses[name] = sequence_losses(judged, final, windows)
     return losses

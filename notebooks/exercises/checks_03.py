@@ -141,9 +141,9 @@ def _real_blocks() -> Blocks:
     """Six blocks of the real model, and its loss on 48 tokens."""
     from comp_lib.calibration.texts import KINDS
     from comp_lib.calibration.windows import calibration_tokens
-    from comp_lib.evaluation.loss import perplexity
+    from comp_lib.evaluation.loss import measure_loss
 
     model, tokenizer = real_model()
     mixture = "+".join(f"calibration:{kind}" for kind in KINDS)  # the text of the lesson
     ids = calibration_tokens(mixture, tokenizer, sequences=16, length=128)[:1, :48]
-    return Blocks(list(model.model.layers)[12:18], lambda: perplexity(model, ids).loss)
+    return Blocks(list(model.model.layers)[12:18], lambda: measure_loss(model, ids).loss)

@@ -187,23 +187,23 @@ def loaded() -> tuple[Any, Tensor]:
 @torch.no_grad()
 def losses_when_rounded(model: Any, tokens: Tensor) -> list[float]:
     """The loss when the matrices of each layer in turn are rounded; the layers before it run once."""
-    from comp_lib.families.run import embed, rotary
+    from comp_lib.families.run import embed, layer_arguments
     from comp_lib.walk import sequence_losses
     from course.dense_stream import through_layers
 
     losses = []
     hidden = embed(model, tokens)
-    rope = rotary(model, tokens.shape[1], hidden.device, hidden.dtype)
+    arguments = layer_arguments(model, tokens.shape[1], hidden.device, hidden.dtype)
     for number, layer in enumerate(model.model.layers):
         matrices = [parameter for parameter in layer.parameters() if parameter.ndim == 2]
         before = [matrix.clone() for matrix in matrices]
         for matrix in matrices:
             matrix.copy_(q4_0(matrix))
-        final = through_layers(model, hidden, rope, slice(number, None))
+        final = through_layers(model, hidden, arguments, slice(number, None))
         losses.append(float(sequence_losses(model, final, tokens).mean()))
         for matrix, old in zip(matrices, before, strict=True):
             matrix.copy_(old)
-        hidden = through_layers(model, hidden, rope, slice(number, number + 1))
+        hidden = through_layers(model, hidden, arguments, slice(number, number + 1))
     return losses
 
 

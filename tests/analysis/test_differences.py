@@ -7,10 +7,11 @@ import torch
 
 from comp_lib.analysis import columns, draw
 from comp_lib.analysis.differences import changed_kinds, changed_layers, match_layers, pair
+from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
-from comp_lib.evaluation.loss import compare, evaluation_tokens
+from comp_lib.evaluation.loss import compare_losses
 from comp_lib.settings import Settings
 
 
@@ -68,7 +69,7 @@ def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows):
     assert frame.other_layer[list(pruned.plan.layers)].tolist() == [0, 1]
     judged = judge(pruned.model, windows, model)
     [row] = changed_kinds(model, judged).loc[(slice(None), slice(None), "one"), :].itertuples()
-    expected = compare(pruned.model, model, windows["one"])
+    expected = compare_losses(pruned.model, model, windows["one"])
     assert row.dense_loss == pytest.approx(expected.dense_loss)
     assert row.loss == pytest.approx(expected.loss)
     assert row.kl == pytest.approx(expected.kl)

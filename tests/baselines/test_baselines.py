@@ -477,7 +477,7 @@ def test_the_budget_follows_the_layers():
         ).decoder
         != auto
     )
-    assert PlanRequest(shape, 0.5, biased=True).removed(shape.neurons) < 0
+    assert PlanRequest(shape, 0.5, biased=True).removed_share(shape.neurons) < 0
 
 
 @pytest.mark.parametrize("recovery", RECOVERY_NAMES)

@@ -11,9 +11,10 @@ from typer.models import OptionInfo
 
 from comp_lib.calibration import windows
 from comp_lib.calibration.texts import load_text
+from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.cli.app import app
 from comp_lib.disk import prune_model
-from comp_lib.evaluation.loss import compare, evaluation_tokens
+from comp_lib.evaluation.loss import compare_losses
 from comp_lib.importance.layers import block_influence
 from comp_lib.models import load
 from comp_lib.plan import Plan
@@ -240,6 +241,6 @@ def test_a_demo_judges_every_kind_and_lets_both_models_speak(embedded, tmp_path,
     for part in ("of the decoder removed by comp", "pictures:", "The water cycle"):
         assert part in output
     assert all(f"[i]word{number}" in output for number in range(1, 7))
-    code = compare(small, dense, evaluation_tokens(tokenizer, load_text("evaluation:code"), 64, 10))
+    code = compare_losses(small, dense, evaluation_tokens(tokenizer, load_text("evaluation:code"), 64, 10))
     row = next(line for line in output.splitlines() if line.startswith("│ code "))
     assert f"│ {code.dense_loss:.3f} │ {code.loss:.3f}" in row and f"│ {code.increase:.3f}" in row

@@ -10,7 +10,8 @@ from command import QUICK_FLAGS, ran, refused, run
 from transformers import AutoModelForCausalLM
 
 from comp_lib.calibration.texts import KINDS, load_text
-from comp_lib.evaluation.loss import compare, evaluation_tokens
+from comp_lib.calibration.windows import evaluation_tokens
+from comp_lib.evaluation.loss import compare_losses
 
 SMALL = ["--length", "32", "--sequences", "3"]
 
@@ -33,7 +34,7 @@ def expected(parent, damaged, tokenizer):
     model = AutoModelForCausalLM.from_pretrained(damaged).eval()
     dense = AutoModelForCausalLM.from_pretrained(parent).eval()
     windows = {kind: evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), 32, 3) for kind in KINDS}
-    return {kind: compare(model, dense, ids) for kind, ids in windows.items()}
+    return {kind: compare_losses(model, dense, ids) for kind, ids in windows.items()}
 
 
 def cells(output):

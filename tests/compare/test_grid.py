@@ -21,14 +21,14 @@ from rows import ANSWER, TIMED_COLUMNS
 from variants import build
 
 from comp_lib.calibration.texts import load_text
-from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
 from comp_lib.comp import prune
 from comp_lib.compare import cluster
 from comp_lib.compare import grid as module
 from comp_lib.compare.grid import Grid, read_rows, run
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_interval
-from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.evaluation.loss import measure_loss
 from comp_lib.importance.neurons import METRICS
 from comp_lib.models.load import load_model
 from comp_lib.settings import PRESETS, Settings
@@ -106,11 +106,11 @@ def test_a_row_is_what_was_measured(straight, parent):
     model, tokenizer = load_model(parent)
     ids = calibration_tokens("calibration", tokenizer, sequences=3, length=24, seed=0)
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), 40, 8)
-    dense = perplexity(model, windows)
+    dense = measure_loss(model, windows)
     for method, recovery in (("comp", "least-squares"), ("random", "none")):
         small = prune(model, ids, Settings(multiple=4, method=method, recovery=recovery)).model
         row = rows.loc[method]
-        after = perplexity(small, windows)
+        after = measure_loss(small, windows)
         assert row.loss == pytest.approx(after.loss, abs=1e-5)
         assert row.dense_loss == pytest.approx(dense.loss, abs=1e-5)
         assert row.increase == pytest.approx(after.loss - dense.loss, abs=1e-5)
@@ -137,12 +137,12 @@ def test_quality_pairs_the_windows_of_each_kind(tiny_llama):
     windows = {name: torch.randint(512, (9, 16), generator=generator) for name in ("code", "prose")}
     on_code = judge(small, {"code": windows["code"]}, dense)
     increases = [
-        perplexity(small, row[None]).loss - perplexity(dense, row[None]).loss for row in windows["code"]
+        measure_loss(small, row[None]).loss - measure_loss(dense, row[None]).loss for row in windows["code"]
     ]
     assert on_code.mean["increase"] == pytest.approx(np.mean(increases), abs=1e-6)
     assert on_code.intervals()["increase"] == pytest.approx(confidence_interval(increases), abs=1e-5)
     on_both = judge(small, windows, dense)
-    increases = [perplexity(small, ids).loss - perplexity(dense, ids).loss for ids in windows.values()]
+    increases = [measure_loss(small, ids).loss - measure_loss(dense, ids).loss for ids in windows.values()]
     assert on_both.mean["increase"] == pytest.approx(np.mean(increases), abs=1e-6)
     low, high = on_both.intervals()["increase"]
     assert low < on_both.mean["increase"] < high

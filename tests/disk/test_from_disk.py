@@ -21,10 +21,10 @@ from variants import LAYOUTS, WHOLE_ATTENTION, build, tokens
 from comp_lib.comp import prune
 from comp_lib.disk import from_disk, work_folder
 from comp_lib.disk.from_disk import Saving, prune_to
-from comp_lib.disk.model_on_disk import OnDisk
+from comp_lib.disk.model_on_disk import ModelOnDisk
 from comp_lib.disk.work_folder import StatesFile
 from comp_lib.errors import InputError
-from comp_lib.evaluation.loss import perplexity
+from comp_lib.evaluation.loss import measure_loss
 from comp_lib.importance.layers import block_influence, sequence_loss_increase
 from comp_lib.importance.widths import sensitivity
 from comp_lib.models.export import export_gguf
@@ -45,7 +45,7 @@ class Killed(BaseException):
 
 def opened(folder, dtype=torch.float32):
     """The model in a folder, which stays on disk."""
-    return OnDisk(make_meta_model(AutoConfig.from_pretrained(folder), dtype), TensorFiles(folder))
+    return ModelOnDisk(make_meta_model(AutoConfig.from_pretrained(folder), dtype), TensorFiles(folder))
 
 
 def saved(folder, name="gqa", **overrides):
@@ -162,7 +162,7 @@ def test_each_layer_is_let_go_before_the_next_and_sensitivity_reads_it_once(
     source = opened(parent)
     last_weights = []  # weak references to the weights of the layer that was asked for last
     names_read = []
-    layer_of = OnDisk.layer
+    layer_of = ModelOnDisk.layer
     read_tensor = source.files.read
 
     def watched_layer(self, index, device):
@@ -176,7 +176,7 @@ def test_each_layer_is_let_go_before_the_next_and_sensitivity_reads_it_once(
         names_read.append(name)
         return read_tensor(name, dtype, rows)
 
-    monkeypatch.setattr(OnDisk, "layer", watched_layer)
+    monkeypatch.setattr(ModelOnDisk, "layer", watched_layer)
     monkeypatch.setattr(source.files, "read", watched_read)
     measured = sensitivity(source, tokens(8), 12)
     of_layers = [name for name in names_read if ".layers." in name]
@@ -194,8 +194,8 @@ def test_perplexities_are_those_of_the_two_models(tmp_path, tokenizer):
     saving = Saving(windows=windows, dtype=torch.bfloat16)
     result = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, saving=saving)
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.float32)
-    before = perplexity(model, windows)
-    after = perplexity(small.eval(), windows)
+    before = measure_loss(model, windows)
+    after = measure_loss(small.eval(), windows)
     old_losses, new_losses = torch.tensor(result.losses).T.tolist()
     assert old_losses == pytest.approx(before.losses, rel=1e-5)
     assert new_losses == pytest.approx(after.losses, rel=1e-5)
@@ -493,7 +493,7 @@ def test_a_gguf_file_is_read_as_it_is(name, kind, tmp_path, tokenizer, monkeypat
     parent, _ = saved(tmp_path / "parent", name, intermediate_size=64)  # blocks of q8_0
     tokenizer.save_pretrained(parent)
     file = export_gguf(parent, tmp_path / "model.gguf", kind)
-    source = OnDisk(*open_model(file, "float32")[:2])
+    source = ModelOnDisk(*open_model(file, "float32")[:2])
     assert not (tmp_path / "cache").exists()  # nothing was converted
     from_files = prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
     loaded, _ = load_model(file)
@@ -514,6 +514,6 @@ def test_files_beside_a_gguf_file_do_not_belong_to_it(tmp_path, tokenizer):
     tokenizer.save_pretrained(folder)
     file = export_gguf(folder, tmp_path / "m.gguf", "f16")
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7, "pad_token_id": 7}')
-    model = OnDisk(*open_model(str(file), "float32")[:2])
+    model = ModelOnDisk(*open_model(str(file), "float32")[:2])
     prune_to(tmp_path / "small", model, tokenizer, tokens(), SETTINGS)
     assert ": 7" not in (tmp_path / "small" / "generation_config.json").read_text()

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from comp_lib.calibration.texts import KINDS, load_text
-from comp_lib.calibration.windows import windows_of
+from comp_lib.calibration.windows import evaluation_tokens, windows_of
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import ByKind, judge
 from comp_lib.evaluation.confidence import confidence_intervals
-from comp_lib.evaluation.loss import Evaluation, compare, evaluation_tokens, perplexity
+from comp_lib.evaluation.loss import Evaluation, compare_losses, measure_loss
 
 
 def ruined(model, amount=0.05):
@@ -60,10 +60,10 @@ def test_it_is_the_same_as_one_by_one(pair, windows):
     model, dense = pair
     calls = []
     alone = judge(model, windows)
-    assert alone.kinds == {kind: perplexity(model, windows[kind]) for kind in KINDS}
+    assert alone.kinds == {kind: measure_loss(model, windows[kind]) for kind in KINDS}
     assert list(alone.mean) == ["loss"]
     beside = judge(model, windows, dense, progress=lambda *call: calls.append(call[:3]))
-    assert beside.kinds == {kind: compare(model, dense, windows[kind]) for kind in KINDS}
+    assert beside.kinds == {kind: compare_losses(model, dense, windows[kind]) for kind in KINDS}
     assert calls == [(kind, 3, 3) for kind in KINDS]
     for name, value in beside.mean.items():
         total = sum(getattr(evaluation, name) for evaluation in beside.kinds.values())

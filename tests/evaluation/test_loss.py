@@ -10,10 +10,11 @@ from torch.nn import functional as F
 from variants import VARIANTS, build, tokens
 
 from comp_lib.calibration.texts import encode, load_text
+from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.errors import InputError
 from comp_lib.evaluation import loss as evaluate
 from comp_lib.evaluation.confidence import confidence_interval
-from comp_lib.evaluation.loss import compare, evaluation_tokens, perplexity
+from comp_lib.evaluation.loss import compare_losses, measure_loss
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_perplexity(monkeypatch, tiny_llama, ids, batch, head_rows, overrides):
     monkeypatch.setattr(evaluate, "BATCH", batch)
     model = tiny_llama(**overrides)
     calls = []
-    result = perplexity(model, ids, progress=lambda label, step, total: calls.append((step, total)))
+    result = measure_loss(model, ids, progress=lambda label, step, total: calls.append((step, total)))
     assert calls[-1] == (5, 5) and len(calls) == -(-5 // batch)
     assert result.loss == pytest.approx(brute_loss(model, ids), rel=1e-5)
     assert result.perplexity == pytest.approx(math.exp(result.loss))
@@ -50,7 +51,7 @@ def test_perplexity(monkeypatch, tiny_llama, ids, batch, head_rows, overrides):
 def test_every_family_answers_as_transformers_does(name):
     model = build(name)
     ids = tokens()
-    assert perplexity(model, ids).loss == pytest.approx(brute_loss(model, ids), rel=1e-4)
+    assert measure_loss(model, ids).loss == pytest.approx(brute_loss(model, ids), rel=1e-4)
 
 
 @pytest.mark.parametrize("head_rows", [7, 256])
@@ -62,7 +63,7 @@ def test_compare(monkeypatch, tiny_llama, ids, head_rows):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.9).add_(0.03 * torch.randn(parameter.shape, generator=generator))
-    result = compare(model, dense, ids)
+    result = compare_losses(model, dense, ids)
     p = all_logits(dense, ids)
     q = all_logits(model, ids)
     kl = (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1).mean().item()
@@ -71,21 +72,21 @@ def test_compare(monkeypatch, tiny_llama, ids, head_rows):
     assert result.kl == pytest.approx(kl, rel=1e-5)
     assert result.top1_agreement == pytest.approx(agreement)
     assert result.dense_loss == pytest.approx(brute_loss(dense, ids), rel=1e-5)
-    assert result.loss == perplexity(model, ids).loss
-    assert compare(dense, model, ids).kl != pytest.approx(kl, rel=1e-2)  # it has a direction
+    assert result.loss == measure_loss(model, ids).loss
+    assert compare_losses(dense, model, ids).kl != pytest.approx(kl, rel=1e-2)  # it has a direction
 
 
 def test_a_model_is_itself(tiny_llama, ids):
     model = tiny_llama()
-    result = compare(model, model, ids)
+    result = compare_losses(model, model, ids)
     assert (result.kl, result.top1_agreement) == (0.0, 1.0)
     assert result.loss == result.dense_loss
 
 
 def test_half_precision_sums_in_single(tiny_llama, ids):
     model = tiny_llama().bfloat16()
-    assert perplexity(model, ids).loss == pytest.approx(brute_loss(model, ids), rel=1e-3)
-    losses = torch.tensor(perplexity(model, ids[:, :2]).losses)
+    assert measure_loss(model, ids).loss == pytest.approx(brute_loss(model, ids), rel=1e-3)
+    losses = torch.tensor(measure_loss(model, ids[:, :2]).losses)
     # losses of single tokens, since a mean has digits of its own
     assert not torch.equal(losses, losses.bfloat16().float())
 
@@ -94,15 +95,15 @@ def test_a_ruined_model_gives_numbers_still(tiny_llama, ids):
     model = tiny_llama()
     with torch.no_grad():
         model.lm_head.weight.mul_(1e4)
-    assert perplexity(model, ids).perplexity == math.inf
+    assert measure_loss(model, ids).perplexity == math.inf
     with torch.no_grad():
         model.lm_head.weight[0, 0] = math.nan
-    assert math.isnan(perplexity(model, ids).perplexity)
+    assert math.isnan(measure_loss(model, ids).perplexity)
 
 
 def test_two_vocabularies_cannot_be_compared(tiny_llama, ids):
     with pytest.raises(InputError, match="one vocabulary, got 512 and 513"):
-        compare(tiny_llama(), tiny_llama(vocab_size=513), ids)
+        compare_losses(tiny_llama(), tiny_llama(vocab_size=513), ids)
 
 
 # --- each sequence ------------------------------------------------------------------------------------------
@@ -116,35 +117,35 @@ def compared(tiny_llama, ids):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
-    return model, dense, compare(model, dense, ids)
+    return model, dense, compare_losses(model, dense, ids)
 
 
 def test_each_sequence_keeps_its_own_numbers(compared, ids):
     model, dense, result = compared
     for index, sequence in enumerate(ids):
-        alone = compare(model, dense, sequence[None]).values()
+        alone = compare_losses(model, dense, sequence[None]).values()
         values_of_sequence = {name: values[index] for name, values in result.by_sequence.items()}
         assert values_of_sequence == pytest.approx(alone, rel=1e-4)
         assert result.losses[index] == pytest.approx(brute_loss(model, sequence[None]), rel=1e-5)
     for name, values in result.by_sequence.items():
         assert len(values) == len(ids) and getattr(result, name) == pytest.approx(sum(values) / len(values))
-    assert list(perplexity(model, ids).by_sequence) == ["loss"]
+    assert list(measure_loss(model, ids).by_sequence) == ["loss"]
 
 
 def test_intervals_hold_their_means_and_the_increase_is_paired(compared, ids):
     model, dense, _ = compared
     nine_sequences = torch.randint(0, 512, (9, 20), generator=torch.Generator().manual_seed(3))
-    result = compare(model, dense, nine_sequences)
+    result = compare_losses(model, dense, nine_sequences)
     bounds = result.intervals()
     assert set(bounds) == {"loss", "perplexity", *result.values()}
     for name, (low, high) in bounds.items():
         assert low < getattr(result, name) < high
     assert result.increase == pytest.approx(result.loss - result.dense_loss)
     assert bounds["perplexity"] == pytest.approx(tuple(map(math.exp, bounds["loss"])))
-    differences = [compare(model, dense, row[None]).increase for row in nine_sequences]
+    differences = [compare_losses(model, dense, row[None]).increase for row in nine_sequences]
     assert bounds["increase"] == pytest.approx(confidence_interval(differences), rel=1e-3)
-    assert set(perplexity(model, ids).intervals().values()) == {None}  # five sequences have none
-    assert perplexity(model, ids).increase is None
+    assert set(measure_loss(model, ids).intervals().values()) == {None}  # five sequences have none
+    assert measure_loss(model, ids).increase is None
 
 
 def test_pairing_cancels_what_makes_a_text_hard():

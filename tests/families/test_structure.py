@@ -13,10 +13,10 @@ from variants import SPECIAL_TOKENS, build, tokens
 
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
-from comp_lib.families.find import whole_attention
+from comp_lib.families.find import has_inseparable_groups
 from comp_lib.families.probe import dense_target, gain_behind
-from comp_lib.families.run import attention_step, embed, head, mlp_step, rotary
-from comp_lib.families.table import family_of
+from comp_lib.families.run import attention_step, embed, head, layer_arguments, mlp_step
+from comp_lib.gguf.architectures import architecture_of
 from comp_lib.models.load import open_model
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -91,9 +91,9 @@ def tiny(kind: str, **overrides):
 def stepped(model, ids):
     """Logits of the model, computed by the library's steps instead of the model's own forward."""
     hidden = embed(model, ids)
-    rope = rotary(model, ids.shape[1], "cpu", hidden.dtype)
+    arguments = layer_arguments(model, ids.shape[1], "cpu", hidden.dtype)
     for layer in model.model.layers:
-        hidden = through(layer, hidden, rope, "cpu")
+        hidden = through(layer, hidden, arguments, "cpu")
     return head(model, model.model.norm(hidden))
 
 
@@ -104,7 +104,7 @@ def test_steps_and_head_are_the_model(kind):
     ids = tokens(3, 24)
     expected = model(ids).logits
     assert float((stepped(model, ids) - expected).norm() / expected.norm()) < 1e-4
-    assert whole_attention(model) == (kind in GROUPS_STAY)
+    assert has_inseparable_groups(model) == (kind in GROUPS_STAY)
     assert (gain_behind(model.model.layers[0], "mlp") is not None) == (kind in NORM_BEHIND)
 
 
@@ -181,7 +181,7 @@ def broken(change):
         return change(self, layer_class.forward, h, kwargs)
 
     layer.__class__ = type("Other", (layer_class,), {"forward": forward})
-    return layer, hidden, rotary(model, 8, "cpu", hidden.dtype)
+    return layer, hidden, layer_arguments(model, 8, "cpu", hidden.dtype)
 
 
 @pytest.mark.parametrize(
@@ -196,9 +196,9 @@ def broken(change):
     ],
 )
 def test_a_layer_that_does_something_else_is_refused(change, named):
-    layer, hidden, rope = broken(change)
+    layer, hidden, arguments = broken(change)
     with pytest.raises(InputError, match=named):
-        attention_step(layer, hidden, rope)
+        attention_step(layer, hidden, arguments)
 
 
 def test_a_gate_and_up_that_take_turns_are_refused():
@@ -214,17 +214,17 @@ def test_a_gate_and_up_that_take_turns_are_refused():
 
     mlp.forward = alternating
     with pytest.raises(InputError, match="other rows than its own"):
-        attention_step(layer, hidden, rotary(model, 8, "cpu", hidden.dtype))
+        attention_step(layer, hidden, layer_arguments(model, 8, "cpu", hidden.dtype))
 
 
 def test_each_kind_of_layer_is_checked_once(monkeypatch):
     model = tiny("qwen3_5_text")
     ids = tokens(2, 8)
     hidden = embed(model, ids)
-    rope = rotary(model, 8, "cpu", hidden.dtype)
+    arguments = layer_arguments(model, 8, "cpu", hidden.dtype)
     for layer in model.model.layers:
-        hidden = mlp_step(layer, attention_step(layer, hidden, rope)[0])[0]
-    assert len(rope.checked) == 2 and rope.arguments.keys() == {0, 1, 2}
+        hidden = mlp_step(layer, attention_step(layer, hidden, arguments)[0])[0]
+    assert len(arguments.checked) == 2 and arguments.calls.keys() == {0, 1, 2}
 
 
 @torch.inference_mode()
@@ -250,8 +250,8 @@ def test_target_behind_a_number_is_divided_by_it():
 
 
 def test_names_of_types(tmp_path):
-    assert family_of(tiny("llama")).gguf == "llama"
-    assert family_of(tiny("seed_oss").config).gguf is None
+    assert architecture_of(tiny("llama")).name == "llama"
+    assert architecture_of(tiny("seed_oss").config) is None
     refused = [
         ({"model_type": name}, "expected a decoder that transformers has")
         for name in ("unheard-of", "vit", None, 7)

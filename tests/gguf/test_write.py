@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Gemma2Config
 from variants import PATTERNS, VARIANTS, build, tokens
 
 from comp_lib.calibration.texts import load_text
-from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
-from comp_lib.evaluation.loss import evaluation_tokens, perplexity
-from comp_lib.families.table import Family, family_of
+from comp_lib.evaluation.loss import measure_loss
 from comp_lib.gguf import llama_cpp, write
+from comp_lib.gguf.architectures import architecture_of
 from comp_lib.gguf.read import GgufFile
 from comp_lib.gguf.write import TYPES, interleave
 from comp_lib.models.export import export_gguf
@@ -282,14 +283,15 @@ def test_models_that_llama_cpp_would_not_compute(saved, tmp_path, name, override
 def test_own_widths_of_a_family_that_has_one_in_llama_cpp():
     model = build("qwen2")
     shape = Shape.of(model)
+    architecture = architecture_of(model)
     wider = shape.with_widths((32, *shape.neurons[1:]), shape.kv_groups)
     with pytest.raises(
         InputError, match="one width for all layers.* got qwen2 with others: use export --padded first"
     ):
-        write._checked_architecture(model.config, wider, family_of(model))
-    assert write._checked_architecture(model.config, shape, family_of(model)) == "qwen2"
-    with pytest.raises(InputError, match="a model type that goes to GGUF .llama, .* got qwen2"):
-        write._checked_architecture(model.config, shape, Family())
+        write._choose_name(model.config, wider, architecture)
+    assert write._choose_name(model.config, shape, architecture) == "qwen2"
+    with pytest.raises(InputError, match="a model type that goes to GGUF .llama, .* got gemma2"):
+        write._find_architecture(Gemma2Config())
 
 
 @pytest.mark.parametrize(
@@ -340,7 +342,7 @@ def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model,
     model, file = real
     ids = evaluation_tokens(real_model[1], load_text("evaluation"), 192, 1)
     losses = llama_cpp.losses(llama_cpp.start(file, ids.shape[1] + 1, threads=1), ids)
-    assert losses.mean().exp().item() == pytest.approx(perplexity(model, ids).perplexity, rel=0.01)
+    assert losses.mean().exp().item() == pytest.approx(measure_loss(model, ids).perplexity, rel=0.01)
 
 
 @pytest.mark.real

@@ -11,7 +11,7 @@ from variants import LAYOUTS, build, tokens
 
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
-from comp_lib.families.run import embed, head, rotary
+from comp_lib.families.run import embed, head, layer_arguments
 from comp_lib.hybrid_granularity.measured import HARM_EXPONENT, allocate_widths, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance import widths
@@ -78,13 +78,13 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
 def layer_by_layer(model, fitted_ids, judging_ids, removed):
     """The harms by walking the rest of the model anew for each layer, in the same arithmetic."""
     layers = model.model.layers
-    rope, judging_rope = (
-        rotary(model, part.shape[1], "cpu", model.dtype) for part in (fitted_ids, judging_ids)
+    arguments, judging_arguments = (
+        layer_arguments(model, part.shape[1], "cpu", model.dtype) for part in (fitted_ids, judging_ids)
     )
 
     def predictions(hidden, first):
         for layer in layers[first:]:
-            hidden = through(layer, hidden, judging_rope, "cpu")
+            hidden = through(layer, hidden, judging_arguments, "cpu")
         states = hidden.flatten(0, 1)
         states = model.model.norm(states[:: -(-len(states) // widths.COMPARED_POSITIONS)])
         return [
@@ -96,8 +96,8 @@ def layer_by_layer(model, fitted_ids, judging_ids, removed):
     harms = []
     dense_predictions = predictions(dense_stream, 0)
     for index, layer in enumerate(layers):
-        refitted = narrowed(layer, stream, rope, removed, RIDGE)[2]
-        dense_stream, changed_stream = with_weights(layer, dense_stream, judging_rope, refitted)
+        refitted = narrowed(layer, stream, arguments, removed, RIDGE)[2]
+        dense_stream, changed_stream = with_weights(layer, dense_stream, judging_arguments, refitted)
         pairs = zip(dense_predictions, predictions(changed_stream, index + 1), strict=True)
         total = sum(float((p.exp() * (p - q)).sum(1).sum()) for p, q in pairs)
         harms.append(total / sum(map(len, dense_predictions)))
@@ -122,11 +122,11 @@ def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
     judging_ids = ids[-4:]
     measured = sensitivity(model, ids, GONE)
     stream = embed(model, fitted_ids)
-    rope = rotary(model, ids.shape[1], "cpu", torch.float32)
+    arguments = layer_arguments(model, ids.shape[1], "cpu", torch.float32)
     p = model(judging_ids).logits.log_softmax(-1)
     for index, layer in enumerate(model.model.layers):
         changed = copy.deepcopy(model)
-        refitted = narrowed(layer, stream, rope, GONE, RIDGE)[2]
+        refitted = narrowed(layer, stream, arguments, GONE, RIDGE)[2]
         changed.model.layers[index].mlp.down_proj.weight.copy_(refitted.T)
         q = changed(judging_ids).logits.log_softmax(-1)
         assert float(measured.harm[index]) == pytest.approx(
@@ -186,7 +186,7 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     harm = torch.tensor([0.4, 0.05, 0.1], dtype=torch.float64)
     errors = [[(removed / 43) ** power for removed in range(1, 44)] for power in (2.0, 1.5, 3.0)]
     measured = Sensitivity((12,) * 3, harm, tuple(map(_swept, errors)))
-    ratio = PlanRequest(shape, 0.5).removed((36, 36, 36))
+    ratio = PlanRequest(shape, 0.5).removed_share((36, 36, 36))
     plan = measured_plan(PlanRequest(shape, ratio, multiple=4), measured)
     assert sum(plan.neurons) == 3 * 36 and plan.removed == pytest.approx(ratio)
 
@@ -253,7 +253,7 @@ def test_measured_widths_of_a_model_that_is_uneven_already(model, ids):
     shape = Shape.of(model)
     kept = [tuple(range(width)) for width in (48, 20, 40)]
     groups = [tuple(range(count)) for count in shape.kv_groups]
-    uneven = prune(model, ids, plan=PlanRequest(shape, 0.1, multiple=4).finished(kept, groups)).model
+    uneven = prune(model, ids, plan=PlanRequest(shape, 0.1, multiple=4).exact_plan(kept, groups)).model
     plan = make_plan(uneven, ids, Settings(ratio=0.2, widths="measured", multiple=4, ridge=0.1))
     uniform = make_plan(uneven, ids, Settings(ratio=0.2, multiple=4))
     assert sum(plan.neurons) <= sum(uniform.neurons) and plan.removed >= 0.2

@@ -7,7 +7,7 @@ import torch
 from lessons import LESSONS, Wrong, checks_module, functions
 from variants import build, tokens
 
-from comp_lib.evaluation.loss import perplexity
+from comp_lib.evaluation.loss import measure_loss
 
 # --- lesson 3 -----------------------------------------------------------------------------------------------
 
@@ -20,7 +20,7 @@ def blocks():
     """The layers of a small model, and the loss of this model."""
     model = build("gqa")
     ids = tokens(4, 24)
-    return checks_03.Blocks(list(model.model.layers), lambda: perplexity(model, ids).loss)
+    return checks_03.Blocks(list(model.model.layers), lambda: measure_loss(model, ids).loss)
 
 
 def silence(module, inputs, output):

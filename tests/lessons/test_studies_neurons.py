@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from comp_lib.errors import InputError
-from comp_lib.evaluation.loss import perplexity
+from comp_lib.evaluation.loss import measure_loss
 from comp_lib.families.find import parts
 from comp_lib.statistics.solve import least_squares
 from comp_lib.surgery import shallow_copy, shrink
@@ -102,6 +102,6 @@ def test_losses_are_those_of_the_pruned_models(tiny_llama, ids):
     for name, choice in choices.items():
         models[name] = prune_by_hand(model, ids, choice, refit=name != "bare")
     for name, pruned in models.items():
-        expected = torch.tensor(perplexity(pruned, windows).losses)
+        expected = torch.tensor(measure_loss(pruned, windows).losses)
         torch.testing.assert_close(losses[name], expected, rtol=1e-4, atol=1e-5)
     assert len({float(values.mean()) for values in losses.values()}) == 4, "no two models are alike"

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, StableLmConfig, StableLmForCausal
 from variants import build, tokens
 
 from comp_lib.errors import InputError
-from comp_lib.families.find import whole_attention
+from comp_lib.families.find import has_inseparable_groups
 from comp_lib.models.load import load_model
 from comp_lib.models.meta_model import described
 from comp_lib.models.padded import export_padded, filled_shape
@@ -29,7 +29,7 @@ def uneven(name: str = "gqa", **overrides):
     model = build(name, **overrides)
     for index, layer in enumerate(model.model.layers):
         shrink(layer, "mlp", torch.arange(20 + 4 * index))
-        if index == 1 and not whole_attention(model):
+        if index == 1 and not has_inseparable_groups(model):
             shrink(layer, "attention", torch.arange(1, 2))
     return model
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from variants import FAMILIES, LAYOUTS, LISTS_OF_FOUR, VARIANTS, build, tokens
 
 from comp_lib.errors import InputError
-from comp_lib.families.find import whole_attention
+from comp_lib.families.find import has_inseparable_groups
 from comp_lib.models import save as checkpoint
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.save import Provenance, check_destination, model_card, save_checkpoint
@@ -38,7 +38,7 @@ def cut(model, *, per_layer: bool = False):
     keep_layers(model, [0, 2, 3])
     for index, layer in enumerate(model.model.layers):
         shrink(layer, "mlp", torch.arange(20 if per_layer and index == 1 else 40))
-        if shape.kv_groups[0] > 1 and not whole_attention(model):
+        if shape.kv_groups[0] > 1 and not has_inseparable_groups(model):
             shrink(layer, "attention", torch.arange(shape.kv_groups[0] // 2))
     return shape, model
 

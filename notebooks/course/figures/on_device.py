@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from comp_lib.evaluation.generation import ratio
+from comp_lib.evaluation.generation import median_ratio
 from comp_lib.gguf.speed import Measured
 from comp_lib.plots.base import (
     BLUE,
@@ -67,7 +67,7 @@ def plot_speedup(measured: Sequence[Measured]) -> Picture:
     phrases = []
     for row, model in enumerate(pruned):
         byte_ratio = dense.bytes_per_token / model.bytes_per_token
-        middle, low, high = ratio(model.decode, dense.decode)
+        middle, low, high = median_ratio(model.decode, dense.decode)
         axes.errorbar(middle, row, xerr=[[middle - low], [high - middle]], **dot)
         axes.plot([byte_ratio], [row], "k|", **tick)
         dot["label"] = tick["label"] = ""  # the legend names each mark once
