@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..evaluation.generation import greedy, median_ratio
+from ..evaluation.generation import generate_greedily, median_ratio
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
 from .llama_cpp import checked, start
@@ -156,5 +156,5 @@ def timed(model: Model, ids: Tensor, new_tokens: int) -> Seconds:
 
     tokens = 1 + new_tokens
     started = time.perf_counter()
-    greedy(model, ids.to(model.device), tokens, min_new_tokens=tokens, stopping_criteria=[clock])
+    generate_greedily(model, ids.to(model.device), tokens, min_new_tokens=tokens, stopping_criteria=[clock])
     return times[0] - started, times[-1] - times[0]
