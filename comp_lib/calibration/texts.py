@@ -8,6 +8,7 @@ through `datasets`. Anything else is a text file.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..errors import InputError, check_package, refusing, suggestion
 
 TEXT_SETS = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
-# a wheel carries the texts beside the code, a source checkout one folder up
+# a wheel carries the texts beside the code, a source checkout has them one folder further up
 DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
 WIKITEXT = "wikitext2"
 EVERY_KIND = "kinds"  # the evaluation texts of all kinds
@@ -29,12 +30,13 @@ TEXTS = (*TEXT_SETS, EVERY_KIND, *(f"{name}:{kind}" for name in TEXT_SETS for ki
 def load_text(name_or_path: str | Path) -> str:
     """The text of that name, or of that file (UTF-8).
 
-    Names are `calibration`, `evaluation`, `kinds` and `wikitext2`. The first two take one of KINDS after a
-    colon, as in `calibration:code`, and are `prose` without; `kinds` is the evaluation texts of all kinds;
-    `wikitext2` is the test split, and takes another, as in `wikitext2:train`. A name wins over a file: write
-    `./calibration` for the file.
+    The names are `calibration`, `evaluation`, `kinds` and `wikitext2`. The first two take one of KINDS after a
+    colon, as in `calibration:code`; without it they are `prose`. `kinds` is the evaluation texts of all kinds.
+    `wikitext2` is the test split of WikiText-2; `wikitext2:train` is another split. A name wins over a file:
+    write `./calibration` for the file.
 
-    Raises InputError: no such name or file, not readable, not UTF-8, empty, or a text that cannot be fetched.
+    Raises InputError for a name or file that does not exist, a file that is empty, not readable or not UTF-8,
+    and a text that cannot be fetched.
     """
     text_name = str(name_or_path)
     if text_name == EVERY_KIND:
@@ -44,7 +46,7 @@ def load_text(name_or_path: str | Path) -> str:
     path = _shipped_file(text_name) if text_name in TEXTS else Path(name_or_path)
     advice = "check its permissions, or convert it, for example with iconv -t utf-8"
     with refusing("readable text in UTF-8", str(path), advice):
-        # utf-8-sig: a byte order mark is no part of the text
+        # utf-8-sig, since a byte order mark is no part of the text
         text = path.read_text(encoding="utf-8-sig") if path.is_file() else None
     if text is None:
         raise InputError(
@@ -72,11 +74,23 @@ def _shipped_file(text_name: str) -> Path:
     """The file of a text that ships: the wheel's before that of a checkout."""
     set_name, _, kind = text_name.partition(":")
     file_name = f"{set_name}.txt" if kind in ("", "prose") else f"{set_name}/{kind}.txt"
-    for folder in DATA_FOLDERS:
-        path = folder / file_name
-        if path.is_file():
+    return find_shipped(file_name, DATA_FOLDERS)
+
+
+def find_shipped(name: str, folders: Iterable[Path]) -> Path:
+    """The file or folder `name` that travels with the library, in the first of `folders` that has it.
+
+    Raises InputError where none has it: the installation is incomplete.
+    """
+    for folder in folders:
+        path = folder / name
+        if path.exists():
             return path
-    return Path(text_name)  # an incomplete installation: `load_text` says that there is no such file
+    raise InputError(
+        expected=f"{name}, which comes with comp_lib",
+        got="an installation without it",
+        hint="install comp-lib again",
+    )
 
 
 def _load_wikitext(split: str) -> str:
@@ -86,7 +100,7 @@ def _load_wikitext(split: str) -> str:
     with refusing(f"to fetch {WIKITEXT} from the Hub", f"split {split}", advice):
         from datasets import load_dataset
 
-        # they may be read from the disk only here
+        # only here are the rows read from the disk
         rows = list(load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)["text"])
     return "\n\n".join(rows)
 

@@ -4,7 +4,7 @@ Sampled at temperature 1, a model draws from the very distribution that it was t
 
     x_1 ... x_k given,    x_{t+1} ~ p(. | x_1 ... x_t),
 
-at the price of its own errors. What comes first decides what kind of text follows; there are four WAYS:
+at the price of its own errors. The first tokens decide what kind of text follows; there are four WAYS:
 
     self             the start token alone: whatever the model writes most
     self:openings    first words of many kinds of text: code, tables, letters, encyclopedias
@@ -34,15 +34,23 @@ from ..progress import Progress, no_progress
 from ..system.cache import remembered
 from ..system.hashes import hash_of_model, hash_of_value
 from ..system.machine import cache_folder
-from .texts import DATA_FOLDERS, encode, opening_tokens, start_token
+from .texts import DATA_FOLDERS, encode, find_shipped, opening_tokens, start_token
 
 WAYS = ("self", "self:openings", "self:requests", "self:random")
-SAMPLING = 3  # counts up when the writing changes, so that what an older version wrote is not read
-SAMPLE_BATCH = 64  # the keys and values of at most so many sequences are in memory at once
-_FILE = next(path for folder in DATA_FOLDERS if (path := folder / "beginnings.json").is_file())
-BEGINNINGS: dict[str, list[str]] = {
-    f"self:{kind}": texts for kind, texts in json.loads(_FILE.read_text("utf-8")).items()
-}
+# The version of the code that writes. Whoever changes what it writes adds 1, so that texts of an older version
+# in the cache are not read.
+SAMPLING_VERSION = 3
+SAMPLE_BATCH = 64  # sequences whose keys and values are in memory at once, at most
+
+
+def load_beginnings() -> dict[str, list[str]]:
+    """The openings and the requests that ship, by their names in WAYS.
+
+    Raises InputError where the installation has no such file.
+    """
+    path = find_shipped("beginnings.json", DATA_FOLDERS)
+    content = json.loads(path.read_text("utf-8"))
+    return {f"self:{kind}": texts for kind, texts in content.items()}
 
 
 def write_texts(
@@ -53,13 +61,15 @@ def write_texts(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Tensor:
-    """A text of `length` tokens for each of `ways`: (S, L), from the cache if it is there.
+    """A text of `length` tokens for each of `ways`: token ids (S, L), from the cache if they are there.
 
-    ways: names of WAYS, in any number. Raises InputError when the cache cannot be written.
+    ways: names of WAYS, in any number.
+
+    Raises InputError when the cache cannot be written.
     """
     prefixes = draw_prefixes(tokenizer, ways, model.config.vocab_size, length, seed)
     check_ids(torch.cat(prefixes), model.config.vocab_size)
-    key = [SAMPLING, hash_of_model(model), [prefix.tolist() for prefix in prefixes], length, seed]
+    key = [SAMPLING_VERSION, hash_of_model(model), [prefix.tolist() for prefix in prefixes], length, seed]
     path = cache_folder() / "written" / f"{hash_of_value(key)[:24]}.safetensors"
     ids: Tensor = remembered(path, lambda: sample(model, prefixes, length, seed, progress))
     return ids
@@ -68,12 +78,13 @@ def write_texts(
 def draw_prefixes(
     tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, seed: int = 0
 ) -> list[Tensor]:
-    """What each text begins with, (1 to length - 1,) token ids, drawn with `seed`: one for each of `ways`."""
+    """Draw the token ids with which each text begins, (1 to length - 1,): one tensor for each of `ways`."""
     generator = torch.Generator().manual_seed(seed)
     start = start_token(tokenizer)
+    beginnings = load_beginnings()
     queues = {
         way: itertools.cycle(torch.randperm(len(texts), generator=generator).tolist())
-        for way, texts in BEGINNINGS.items()
+        for way, texts in beginnings.items()
     }
     prefixes = []
     for way in ways:
@@ -84,25 +95,25 @@ def draw_prefixes(
         elif way == "self:random":
             prefix = torch.cat([opening_tokens(tokenizer), random_token])
         else:
-            text = BEGINNINGS[way][next(queues[way])]
+            text = beginnings[way][next(queues[way])]
             if way == "self:requests":
                 prefix = _encode_request(tokenizer, text)
             else:
                 prefix = torch.cat([first, encode(tokenizer, text)])
-        if len(prefix) == 0:  # of a chat template that prints nothing
+        if len(prefix) == 0:  # the chat template printed nothing
             prefix = first
         prefixes.append(prefix[: length - 1])
     return prefixes
 
 
 def _encode_request(tokenizer: Any, request: str) -> Tensor:
-    """The request as the model was taught to read one, up to where its answer begins: (k,)."""
+    """The request as the model was taught to read one, up to the beginning of its answer: (k,)."""
     if getattr(tokenizer, "chat_template", None) is None:
         return torch.cat([opening_tokens(tokenizer), encode(tokenizer, f"Question: {request}\nAnswer:")])
-    turns = [{"role": "user", "content": request}]
+    messages = [{"role": "user", "content": request}]
     hint = "mend it, or take a text without `requests`"
     with refusing("a chat template that works", "that of the tokenizer", hint):
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return encode(tokenizer, text)
 
 
@@ -110,11 +121,11 @@ def _encode_request(tokenizer: Any, request: str) -> Tensor:
 def sample(
     model: Model, prefixes: Sequence[Tensor], length: int, seed: int, progress: Progress = no_progress
 ) -> Tensor:
-    """Texts of `length` tokens that go on from `prefixes`, (S, L), on the CPU.
+    """Sample texts of `length` tokens that go on from `prefixes`: (S, L), on the CPU.
 
-    Plain ancestral sampling: temperature 1, no truncation of the distribution, and no end of text, so that a
-    sample runs on into the next document as training data does. The global random state is neither read nor
-    changed.
+    This is plain ancestral sampling, at temperature 1, from the full distribution. A sample does not stop at
+    an end of text but runs on into the next document, as training data does. The global random state is
+    neither read nor changed.
     """
     # transformers renamed this argument within the range that we support, and ignores an unknown name
     is_renamed = "cache" in inspect.signature(model.forward).parameters
@@ -128,10 +139,10 @@ def sample(
         samples[row, : len(prefix)] = prefix
         is_given[row, : len(prefix)] = True
     batches = -(-len(prefixes) // SAMPLE_BATCH)
-    batch_size = -(-len(prefixes) // batches)  # batches as equal as can be
-    finished = 0  # tokens
+    batch_size = -(-len(prefixes) // batches)  # the batches are as equal as can be
+    finished_tokens = 0
     views = zip(samples.split(batch_size), is_given.split(batch_size), strict=True)
-    for batch, given in views:  # what is written to a view is in `samples`
+    for batch, given in views:  # to write to `batch` is to write to `samples`
         cache = None
         for position in range(1, length):
             token = batch[:, position - 1 : position].to(device)
@@ -140,13 +151,13 @@ def sample(
             probabilities = output.logits[:, -1].float().softmax(-1).cpu()  # (B, V)
             drawn = _draw(probabilities, generator)
             batch[:, position] = torch.where(given[:, position], batch[:, position], drawn)
-            progress("writing text", finished + len(batch) * (position + 1), samples.numel())
-        finished += batch.numel()
+            progress("writing text", finished_tokens + len(batch) * (position + 1), samples.numel())
+        finished_tokens += batch.numel()
     return samples
 
 
 def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
-    """A token from each row of probabilities (B, V), by inverting their running sum: (B,).
+    """Draw a token from each row of probabilities (B, V), by inverting their running sum: (B,).
 
     Raises InputError for probabilities that are not finite.
     """

@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ..calibration.texts import DATA_FOLDERS
+from ..calibration.texts import DATA_FOLDERS, find_shipped
 from ..errors import refusing
 from ..families.protocol import Model
 
@@ -43,7 +43,7 @@ def load_tasks(text: str) -> list[Any]:
     for word in text.split(","):
         names += SETS.get(word.strip(), (word.strip(),))
     names = list(dict.fromkeys(names))  # each name once
-    shipped = next(folder / "tasks" for folder in DATA_FOLDERS if (folder / "tasks").is_dir())
+    shipped = find_shipped("tasks", DATA_FOLDERS)
     # to read lm-eval's own thousands of tasks takes seconds
     with_defaults = not all(name.startswith("comp_") for name in names)
     advice = f"choose {', '.join(SETS)} or what `lm-eval ls tasks` names, each once, and go online once"

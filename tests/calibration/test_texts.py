@@ -30,6 +30,15 @@ def test_installed_texts_are_found_first(tmp_path, monkeypatch):
     assert load_text("evaluation") != "from the wheel"
 
 
+@pytest.mark.parametrize("name", ["calibration", "evaluation:code"])
+def test_a_text_that_is_not_installed_is_refused_in_one_line(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(texts_module, "DATA_FOLDERS", (tmp_path,))
+    with pytest.raises(
+        InputError, match=r"expected \S+\.txt, which comes with comp_lib, .*install comp-lib again"
+    ):
+        load_text(name)
+
+
 def grams(name: str, size: int = 8) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", load_text(name).lower())
     return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from comp_lib.calibration import written as written_module
-from comp_lib.calibration.written import BEGINNINGS, WAYS, draw_prefixes, sample, write_texts
+from comp_lib.calibration.written import WAYS, draw_prefixes, load_beginnings, sample, write_texts
 from comp_lib.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -56,9 +56,15 @@ def test_each_way_begins_as_it_says(tokenizer):
     prefixes = dict(zip(WAYS, draw_prefixes(tokenizer, WAYS, 512, 200), strict=True))
     assert all(prefix[0] == tokenizer.bos_token_id for prefix in prefixes.values())
     assert len(prefixes["self"]) == 1 and len(prefixes["self:random"]) == 2
-    assert tokenizer.decode(prefixes["self:openings"][1:]) in BEGINNINGS["self:openings"]
+    assert tokenizer.decode(prefixes["self:openings"][1:]) in load_beginnings()["self:openings"]
     request = tokenizer.decode(prefixes["self:requests"][1:])  # this tokenizer has no chat template
     assert request.startswith("Question: ") and request.endswith("\nAnswer:")
+
+
+def test_beginnings_that_are_not_installed_are_refused_in_one_line(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(written_module, "DATA_FOLDERS", (tmp_path,))
+    with pytest.raises(InputError, match=r"expected beginnings\.json, which comes with comp_lib"):
+        draw_prefixes(tokenizer, WAYS, 512, 200)
 
 
 def test_requests_go_through_the_chat_template(tokenizer):
@@ -86,7 +92,7 @@ def test_a_chat_template_that_fails_is_named(tokenizer):
 
 
 def test_openings_differ_until_all_are_used(tokenizer):
-    count = len(BEGINNINGS["self:openings"])
+    count = len(load_beginnings()["self:openings"])
     prefixes = draw_prefixes(tokenizer, ["self:openings"] * count, 512, 200)
     assert len({tuple(prefix.tolist()) for prefix in prefixes}) == count
 

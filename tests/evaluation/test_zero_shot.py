@@ -15,6 +15,7 @@ from conftest import DATA
 
 from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.errors import InputError
+from comp_lib.evaluation import zero_shot as zero_shot_module
 from comp_lib.evaluation.zero_shot import SETS, load_tasks, zero_shot
 from comp_lib.models.load import load_model
 
@@ -164,6 +165,12 @@ def test_scores_are_what_we_compute_ourselves(tiny_llama, tokenizer, task):
     assert score["acc_stderr,none"] == pytest.approx(
         math.sqrt(right / limit * (1 - right / limit) / (limit - 1))
     )
+
+
+def test_tasks_that_are_not_installed_are_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(zero_shot_module, "DATA_FOLDERS", (tmp_path,))
+    with pytest.raises(InputError, match="expected tasks, which comes with comp_lib"):
+        load_tasks("offline")
 
 
 def test_a_group_is_the_mean_of_its_members(tiny_llama, tokenizer):
