@@ -4,11 +4,11 @@ The method (Xu et al., arXiv 2501.15255; the derivation is ours) drops whole dec
 neurons of the other layers that their neighbours can best reproduce. Then it refits the kept weights to the
 dense layer's output.
 
-    from comp_lib import Calibration, Settings, evaluate, load_model, prune
+    from comp_lib import PRESETS, Calibration, Settings, evaluate, load_model, prune
 
     model, tokenizer = load_model("smollm2-135m")
     ids = Calibration("general", sequences=128).tokens(tokenizer, model=model)  # (128, 256)
-    pruned = prune(model, ids, Settings(ratio=0.2))  # pruned.model, pruned.plan, pruned.report
+    pruned = prune(model, ids, Settings(ratio=0.2, **PRESETS["stock"]))  # .model, .plan and .report
     evaluate(pruned.model, tokenizer, against=model).mean  # loss and the like, mean over eight kinds of text
 
 `prune_model("smollm2-135m", "build/small")` does that from disk to disk: it saves the pruned model and
@@ -36,10 +36,11 @@ if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .calibration.windows import Calibration
     from .comp import prune
     from .disk.prune_model import prune_model
+    from .errors import InputError
     from .evaluation.by_kind import evaluate
     from .models.load import load_model
     from .plan import Plan
-    from .settings import Settings
+    from .settings import PRESETS, Settings
 
 try:
     __version__ = version("comp-lib")
@@ -47,7 +48,9 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "PRESETS",
     "Calibration",
+    "InputError",
     "Plan",
     "Settings",
     "__version__",
@@ -59,7 +62,9 @@ __all__ = [
 ]
 
 _MODULES = {  # public name -> the module that defines it
+    "PRESETS": "comp_lib.settings",
     "Calibration": "comp_lib.calibration.windows",
+    "InputError": "comp_lib.errors",
     "Plan": "comp_lib.plan",
     "Settings": "comp_lib.settings",
     "evaluate": "comp_lib.evaluation.by_kind",

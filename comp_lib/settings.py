@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .calibration.defaults import LARGEST_INTEGER, USUAL_LENGTH
 from .errors import InputError, suggestion
 from .importance import LAYER_METRICS
 from .methods import METHODS, RECOVERY_NAMES, method_of
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 WIDTHS = ("uniform", "per-layer", "measured")
 AIMS = ("self", "dense", "auto")
 # The settings of each whole recipe; benchmarks/RESULTS.md says what each costs and reaches.
-# The share of whole layers in "paper" is our choice: the digests of the paper name none.
+# The share of whole layers in "paper" is our choice: the summaries of the paper that we have name none.
 PRESETS: dict[str, dict[str, Any]] = {
     "stock": {"widths": "uniform", "aim": "auto"},
     "best": {"widths": "measured", "aim": "dense"},
@@ -45,7 +46,7 @@ REMOVED_TOLERANCE = 0.02  # of the decoder, between what a plan removes and what
 # What `comp-lib prune` takes where nothing else is said.
 DEFAULTS: dict[str, Any] = {
     "calibration": "general",
-    "length": 256,
+    "length": USUAL_LENGTH,
     "seed": 0,
     "dtype": "float32",
     "device": "cpu",
@@ -59,7 +60,6 @@ MAX_TOKENS = 65_536
 
 MAX_LAYERS = 10_000
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
-LARGEST_INTEGER = 2**63 - 1
 # settings that are numbers -> their types, and those in words
 NUMBERS: dict[str, tuple[tuple[type, ...], str]] = {
     "multiple": ((int, type(None)), "a whole number or None"),
@@ -75,9 +75,12 @@ NUMBERS: dict[str, tuple[tuple[type, ...], str]] = {
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens.
 
-        Settings(ratio=0.3)  # COMP with its defaults, a third less
+        Settings(ratio=0.3, **PRESETS["stock"])  # what `comp-lib prune --ratio 0.3` does
         Settings(ratio=0.3, **PRESETS["best"])
-        Settings(method="wanda-sp", recovery="none")
+        Settings(method="wanda-sp", recovery=default_recovery("wanda-sp"))  # as its makers do it
+
+    The defaults are no recipe: whatever the method, least squares follow, and aim at the layer's own output.
+    `prune_model` and the command line start from a preset and from `methods.default_recovery` instead.
 
     Raises InputError, by name, for a setting that cannot be. `plan.PlanRequest` checks the range of `ratio`.
     """
