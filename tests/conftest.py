@@ -47,7 +47,7 @@ LONG_FILES = (
     "evaluation/",
     "cli/",
     "disk/",
-    "test_prune.py",
+    "test_prune_",
     "test_book.py",
     "hostile/",
     "baselines/",

@@ -1,0 +1,115 @@
+"""Helpers of several test files: what a model computes and holds, plans made by hand, random matrices."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import replace
+
+import torch
+
+from comp_lib.families.run import embed, layer_arguments
+from comp_lib.plan import Plan
+from comp_lib.settings import Settings
+from comp_lib.shape import Shape
+from comp_lib.walk import through
+
+SETTINGS = Settings(ratio=0.25, multiple=4)
+"""Settings with which a tiny model can be pruned."""
+
+
+# What a model computes
+
+
+@torch.inference_mode()
+def logits(model, ids) -> torch.Tensor:
+    return model(ids).logits
+
+
+@torch.inference_mode()
+def final_stream(model, ids) -> torch.Tensor:
+    """Output of the last layer, before the norm (S, L, d)."""
+    hidden = embed(model, ids)
+    rope = layer_arguments(model, ids.shape[1], "cpu", hidden.dtype)
+    for layer in model.model.layers:
+        hidden = through(layer, hidden, rope, "cpu")
+    return hidden
+
+
+def stream_error(model, dense, ids) -> float:
+    """Mean relative error of a token's final stream, as COMP weighs it."""
+    expected = final_stream(dense, ids)
+    gap = final_stream(model, ids) - expected
+    return float((gap.norm(dim=-1) / expected.norm(dim=-1)).square().mean())
+
+
+# What a model holds
+
+
+def hash_of_weights(model) -> str:
+    """SHA-256 of all weights by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint(model) -> tuple[str, str]:
+    """The config, and the SHA-256 of all weights by name."""
+    return repr(model.config.to_dict()), hash_of_weights(model)
+
+
+def storages(model) -> set[int]:
+    """Addresses in memory of all weights."""
+    return {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
+
+
+def parameter_count(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# Plans
+
+
+def plan_of_everything(model, **changes) -> Plan:
+    """A plan that keeps everything, but for the fields in `changes`."""
+    shape = Shape.of(model)
+    layers = tuple(range(shape.layers))
+    plan = Plan("", shape.layers, layers, shape.neurons, shape.kv_groups, ratio=0.0, removed=0.0)
+    return replace(plan, **changes)
+
+
+def masked(parent, plan):
+    """`parent` with zeros for neurons and KV groups that `plan` removes, and dropped layers skipped."""
+    model = copy.deepcopy(parent)
+    shape = Shape.of(parent)
+    size = shape.head_dim * shape.group_heads
+    for index in plan.dropped:
+        model.model.layers[index].forward = lambda hidden_states, *args, **kwargs: hidden_states
+    with torch.no_grad():
+        for index, neurons, groups in zip(plan.layers, plan.kept_neurons, plan.kept_groups, strict=True):
+            layer = model.model.layers[index]
+            removed = [neuron for neuron in range(shape.neurons[index]) if neuron not in neurons]
+            layer.mlp.down_proj.weight[:, removed] = 0.0
+            for group in set(range(shape.kv_groups[index])) - set(groups):
+                layer.self_attn.o_proj.weight[:, group * size : (group + 1) * size] = 0.0
+    return model
+
+
+# Random matrices
+
+
+def normal(seed: int, *size: int) -> torch.Tensor:
+    """Normally distributed float64 numbers."""
+    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def inputs_and_weights(seed: int, n: int, m: int, spare: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Correlated inputs X (n + spare, n) and weights W (n, m)."""
+    mix = torch.eye(n, dtype=torch.float64) + 0.4 * normal(seed + 2, n, n)
+    return normal(seed, n + spare, n) @ mix, normal(seed + 1, n, m)
+
+
+def without(n: int, *removed: int) -> list[int]:
+    """The numbers from 0 to n - 1 but for those that are removed."""
+    return [index for index in range(n) if index not in removed]
