@@ -37,7 +37,7 @@ from comp_lib.evaluation.loss import measure_loss
 from comp_lib.gguf.architectures import architecture_of
 from comp_lib.gguf.write import tensor_type
 from comp_lib.models.load import EMBEDDED
-from comp_lib.plots.base import LOSS, Picture, note, panels, png, style
+from comp_lib.plots.base import LOSS_LABEL, Picture, note, panels, png, style
 from comp_lib.settings import Settings
 from comp_lib.system.atomic import write_atomically
 
@@ -166,7 +166,7 @@ def curves_of(name: str, stored: dict[str, list[dict]]) -> dict[str, list[dict]]
 def figure() -> Picture:
     """The loss over the file of floats against the size of the file: a panel for each stored model."""
     stored = {name: rows for name in MODELS if (rows := read_json(stored_in(name)))}
-    picture, panes = panels(2, -(-len(stored) // 2), (8.4, 6.4), xlabel="MB of weights", ylabel=LOSS)
+    picture, panes = panels(2, -(-len(stored) // 2), (8.4, 6.4), xlabel="MB of weights", ylabel=LOSS_LABEL)
     descriptions = []
     legend = {}
     for axes in panes[len(stored) :]:

@@ -35,7 +35,7 @@ from comp_lib.families.find import parts
 from comp_lib.families.protocol import Model
 from comp_lib.families.run import embed, head, layer_arguments
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.importance.widths import narrowed, smallest_width
+from comp_lib.importance.widths import gather_and_pass, narrow, smallest_width
 from comp_lib.plan import Plan
 from comp_lib.planning import make_plan
 from comp_lib.shape import Shape
@@ -63,7 +63,8 @@ def make_levels(model: Model, ids: Tensor, folder: Path) -> None:
     for index, layer in enumerate(model.model.layers):
         weight = parts(layer)["mlp"].linear.weight.detach().T
         neurons = len(weight)
-        curve, gram, _ = narrowed(layer, stream, arguments, STEP, RIDGE)
+        gram = gather_and_pass(layer, stream, arguments)
+        curve, _ = narrow(layer, gram, STEP, RIDGE)
         for removed in range(STEP, neurons - smallest_width(neurons), STEP):
             kept = torch.ones(neurons, dtype=torch.bool).index_fill(0, curve.order[:removed], False)
             refitted = gram.refit(weight, kept.nonzero().flatten(), RIDGE)

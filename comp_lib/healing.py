@@ -1,6 +1,6 @@
 """Healing: a pruned model learns again what its parent answers, by low-rank changes folded into its weights.
 
-The parent's own answers teach, on text that it wrote, so no data is needed (self-distillation):
+The parent's answers teach, on text that the parent wrote, so no data is needed (self-distillation):
 
     L = sum_t KL(p_t || q_t),     p_t, q_t: next token after x_1 ... x_t, by the parent, by the pruned model,
     dL / dz_t = q_t - p_t,        z_t the logits of the pruned model.
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .calibration.defaults import USUAL_SEQUENCES
 from .calibration.shares import text_hashes
 from .calibration.windows import Calibration
 from .divergence import divergence_terms
@@ -37,24 +38,24 @@ from .planning import check_length
 from .progress import Progress, no_progress
 from .shape import Shape
 
-JUDGING_SEQUENCES = 8  # the last ones, which do not teach: they judge before and after
-WARM_UP_SHARE = 0.1  # of the steps, in which the rate grows; then it falls to 0 in a straight line
-GRADIENT_NORM_LIMIT = 1.0  # a step's gradient is scaled down to this norm
+JUDGING_SEQUENCES = 8  # sequences, the last ones, that judge before and after, and do not teach
+WARM_UP_SHARE = 0.1  # part of the steps in which the learning rate rises; then it falls in a straight line
+GRADIENT_NORM_LIMIT = 1.0  # largest norm of the gradient of a step; a larger gradient is scaled down
 
 
 @dataclass(frozen=True)
 class Healing:
     """The settings of a training."""
 
-    steps: int = 100
+    steps: int = 100  # steps of AdamW
     batch: int = 4  # sequences in a step
     rank: int = 8  # r
-    alpha: int = 16
-    rate: float = 1e-3  # of AdamW, at its highest
+    alpha: int = 16  # alpha
+    rate: float = 1e-3  # highest learning rate
     seed: int = 0  # decides the A at the start
 
 
-class Healed(NamedTuple):
+class HealingResult(NamedTuple):
     """A healed model, and how it was judged on sequences that did not teach."""
 
     model: Model
@@ -64,7 +65,7 @@ class Healed(NamedTuple):
 
 def heal(
     model: Model, ids: Tensor, parent: Model, healing: Healing = Healing(), progress: Progress = no_progress
-) -> Healed:
+) -> HealingResult:
     """Train a copy of `model` on ids (S, L) towards the answers of `parent`.
 
     The last JUDGING_SEQUENCES sequences do not teach: they judge.
@@ -89,7 +90,7 @@ def heal(
         raise InputError(
             expected="a training that converges", got=f"a divergence of {after}", hint="lower the rate"
         )
-    return Healed(healed, before, after)
+    return HealingResult(healed, before, after)
 
 
 def _with_low_rank_changes(model: Model, healing: Healing) -> Any:
@@ -113,24 +114,24 @@ def _train(model: Any, ids: Tensor, parent: Model, healing: Healing, progress: P
         optimizer.zero_grad()
         start = step * healing.batch
         for number in range(start, start + healing.batch):
-            sequence = ids[number % len(ids)]  # every sequence is read before any is read again
+            sequence = ids[number % len(ids)]  # all sequences teach before one teaches again
             loss = _divergence(model, parent, sequence) / healing.batch
             loss.backward()
         nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM_LIMIT)
-        optimizer.param_groups[0]["lr"] = rate(step, healing)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, healing)
         optimizer.step()
         progress("healing", step + 1, healing.steps)
 
 
-def divergence(logits: Tensor, parent: Tensor) -> Tensor:
+def divergence(logits: Tensor, parent_logits: Tensor) -> Tensor:
     """Mean over tokens of KL(p || q), nats: logits z of q (T, V) and of p (T, V) -> ()."""
     log_q = logits.float().log_softmax(-1)
-    log_p = parent.float().log_softmax(-1)
+    log_p = parent_logits.float().log_softmax(-1)
     return divergence_terms(log_p, log_q).sum() / len(log_q)
 
 
-def rate(step: int, healing: Healing) -> float:
-    """Learning rate of a step: up in a straight line for WARM_UP_SHARE of the steps, then down towards 0."""
+def learning_rate(step: int, healing: Healing) -> float:
+    """Learning rate of a step: it rises for WARM_UP_SHARE of the steps, then falls in a line towards 0."""
     warm_up_steps = max(1, round(WARM_UP_SHARE * healing.steps))
     rising = (step + 1) / warm_up_steps
     falling = (healing.steps - step) / max(1, healing.steps - warm_up_steps)
@@ -141,8 +142,9 @@ def _divergence(model: Model, parent: Model, sequence: Tensor) -> Tensor:
     """Divergence of the model's answers from the parent's on a sequence of tokens (L,), with its gradient."""
     ids = sequence[None].to(parent.device)
     with torch.no_grad():
-        answers = parent(input_ids=ids, use_cache=False).logits[0]
-    return divergence(model(input_ids=ids, use_cache=False).logits[0], answers)
+        parent_logits = parent(input_ids=ids, use_cache=False).logits[0]
+    logits = model(input_ids=ids, use_cache=False).logits[0]
+    return divergence(logits, parent_logits)
 
 
 @torch.no_grad()
@@ -156,25 +158,25 @@ def heal_folder(
     parent: str | Path,
     folder: str | Path,
     healing: Healing = Healing(),
-    calibration: Calibration = Calibration("written", sequences=128),  # noqa: B008  a frozen value
+    calibration: Calibration = Calibration("written", USUAL_SEQUENCES),  # noqa: B008  a frozen value
     *,
     overwrite: bool = False,
     force: bool = False,
     device: str = "cpu",
     progress: Progress = no_progress,
-) -> Healed:
+) -> HealingResult:
     """Heal `model`, a folder that `comp-lib prune` wrote, by `parent`, on the text of `calibration`.
 
     The training computes in float32; the files in `folder` get the dtype of the pruned model. Only the
-    weights, the tokenizer and the plan of `model` are read; no other file of it gets into `folder`.
+    weights, the tokenizer and the plan of `model` are read, so no other file of it gets into `folder`.
 
     Args:
         calibration: the text; its last JUDGING_SEQUENCES sequences do not teach.
         overwrite: whether a pruned model that is in `folder` is replaced.
-        force: whether a model that got no better on the sequences that did not teach is saved all the same.
+        force: whether a model is saved even if it got no better on the sequences that did not teach.
 
-    Raises InputError before any work for a parent that cannot be one, and for what `save_checkpoint` refuses.
-    Raises InputError after the training, unless `force`, for a model that got no better.
+    Raises InputError, before any work, for a parent from which `model` cannot have been pruned, and for what
+    `save_checkpoint` refuses; after the training, unless `force`, for a model that got no better.
     """
     hashes = text_hashes(calibration.source)
     meta_model, files, tokenizer = open_model(model)
@@ -191,7 +193,7 @@ def heal_folder(
         raise InputError(
             expected=f"less divergence from {shareable(parent)} on text that did not teach",
             got=f"{healed.before:.4f} before and {healed.after:.4f} after",
-            hint="lower --rate, raise --sequences, or say --force",
+            hint="lower the rate, raise the number of sequences, or say force (--force)",
         )
     history = (
         f"what the card of {shareable(model)} says, then healed on "
@@ -206,8 +208,8 @@ def heal_folder(
         vars(healing) | {"sequences": len(ids), "length": calibration.length},
         hashes=(*calibrated_on(files.path), *hashes),
     )
-    in_old_dtype = healed.model.to(meta_model.dtype)  # type: ignore[arg-type]
-    save_checkpoint(folder, in_old_dtype, tokenizer, plan, card, overwrite=overwrite)
+    converted_model = healed.model.to(meta_model.dtype)  # type: ignore[arg-type]
+    save_checkpoint(folder, converted_model, tokenizer, plan, card, overwrite=overwrite)
     return healed
 
 

@@ -9,10 +9,11 @@ from importlib.util import find_spec
 import pytest
 import torch
 import variants
+from tools import logits
 
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
-from comp_lib.healing import JUDGING_SEQUENCES, Healing, divergence, heal, rate
+from comp_lib.healing import JUDGING_SEQUENCES, Healing, divergence, heal, learning_rate
 from comp_lib.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -28,11 +29,6 @@ def pair(name: str = "gqa"):
     ids = variants.tokens(JUDGING_SEQUENCES + 40, 20)
     settings = Settings(ratio=0.3, multiple=4, layers=0, ridge=0.1)
     return model, prune(model, ids[:4], settings).model, ids
-
-
-def logits(model, ids):
-    with torch.no_grad():
-        return model(ids).logits
 
 
 def mean_divergence(model, parent, ids) -> float:
@@ -100,10 +96,10 @@ def test_the_seed_decides_and_the_random_state_is_left_alone():
 
 
 def test_the_rate_rises_and_falls_in_straight_lines():
-    rates = [rate(step, Healing(steps=20, rate=1.0)) for step in range(20)]
+    rates = [learning_rate(step, Healing(steps=20, rate=1.0)) for step in range(20)]
     assert rates[:2] == [0.5, 1.0] and rates[2] == 1.0 and rates[-1] == pytest.approx(1 / 18)
     assert rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
-    assert rate(0, Healing(steps=1, rate=1.0)) == 1.0
+    assert learning_rate(0, Healing(steps=1, rate=1.0)) == 1.0
 
 
 @needs_peft

@@ -1,4 +1,6 @@
-"""What all frames share: their text, their cache, and their columns, which a test compares with every frame.
+"""What all frames share: their text, their cache, and their columns.
+
+A test compares COLUMNS with every frame.
 
 All frames have the same index: `model`, a short name for the content of its tensors; `seed`, with which the
 text was drawn; `kind` of text, or `all` for several kinds together.
@@ -23,7 +25,7 @@ from ..system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of
 from ..system.machine import cache_folder
 
 INDEX = ("model", "seed", "kind")
-ALL = "all"  # kinds taken together
+ALL_KINDS = "all"  # the kind of a row about several kinds together
 LAYER = "number of the decoder layer, from 0"
 TOKENS = {"tokens": "number of tokens behind the row"}
 WINDOWS = {
@@ -42,7 +44,7 @@ LOSSES = {  # columns about two models on the same windows
 COLUMNS: dict[str, dict[str, str]] = {
     "layers": {
         "layer": LAYER,
-        "part": "what is looked at: layer (all of it), attention or mlp",
+        "part": "part of the layer: layer (all of it), attention or mlp",
         "measure": "block influence, or harm: what the model loses without the layer",
         "value": "block influence: 1 - mean cosine, no unit; harm: nats per token of loss added",
     }
@@ -109,18 +111,18 @@ def tidy(name: str, rows: pd.DataFrame | list[dict[str, Any]], model: Model, see
 class Sample:
     """Windows of text as token ids."""
 
-    ids: Tensor  # (S, L)
-    kinds: tuple[str, ...]  # of each window (S,)
-    seed: int = 0
+    ids: Tensor  # token ids (S, L)
+    kinds: tuple[str, ...]  # kind of each window (S,)
+    seed: int = 0  # seed that drew the windows
 
     @property
     def name(self) -> str:
         """The kind of all windows, or `all`."""
-        return self.kinds[0] if len(set(self.kinds)) == 1 else ALL
+        return self.kinds[0] if len(set(self.kinds)) == 1 else ALL_KINDS
 
 
-def cached(name: str, model: Model, sample: Sample, key: object, make: Callable[[], Any]) -> Any:
-    """What `make` returns, kept under model, text, code and `key`; see `system.cache.remembered`."""
+def load_or_compute(name: str, model: Model, sample: Sample, key: object, make: Callable[[], Any]) -> Any:
+    """What `make` returns, from the cache if it has that for the same model, text, code and `key`."""
     key_parts = [hash_of_code(), hash_of_model(model), hash_of_tensor(sample.ids), key]
     path = cache_folder() / "analysis" / f"{name}-{hash_of_value(key_parts)[:24]}.safetensors"
     return remembered(path, make)
@@ -129,9 +131,10 @@ def cached(name: str, model: Model, sample: Sample, key: object, make: Callable[
 def draw(
     tokenizer: Any, kinds: Sequence[str] = KINDS, windows: int = 2, length: int = 128, seed: int = 0
 ) -> Sample:
-    """`windows` windows of `length` tokens of the calibration text of each of `kinds`.
+    """Draw `windows` windows of `length` tokens of the calibration text of each of `kinds`.
 
     Windows of the kinds take turns, so that the first few hold every kind.
+
     Raises InputError for a kind that does not ship, and for more windows than the text of a kind has.
     """
     if not kinds or len(set(kinds)) < len(kinds):

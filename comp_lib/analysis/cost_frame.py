@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..comp import prune
 from ..errors import InputError, suggestion
-from ..evaluation.by_kind import ByKind, judge
+from ..evaluation.by_kind import EvaluationByKind, judge
 from ..evaluation.confidence import NO_INTERVAL
 from ..families.protocol import Model
 from ..families.table import family_of
@@ -21,11 +21,14 @@ from ..planning import check_request
 from ..settings import PRESETS, Settings
 from ..shape import Shape
 from ..system.hashes import hash_of_tensor
-from .columns import ALL, Sample, cached, tidy
+from .columns import ALL_KINDS, Sample, load_or_compute, tidy
 
 
 def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed: int = 0) -> Settings:
-    """Settings of `prune` for a preset or a method of that name. Raises InputError if they cannot be met."""
+    """Settings of `prune` for `way`, the name of a preset or of a method.
+
+    Raises InputError for another name, or where no plan for the model meets the settings.
+    """
     ways = (*PRESETS, *METHODS)
     if way not in ways:
         raise InputError(
@@ -53,19 +56,20 @@ def costs(
 ) -> pd.DataFrame:
     """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
-    windows: (S, L) of the text of each kind that judges, as `calibration.windows.windows_of` gives them.
+    windows: the windows (S, L) of each kind that judge, as `calibration.windows.windows_of` gives them.
+
     Raises InputError, before any work, for an unknown way, or a ratio that no plan reaches.
     """
-    requests = [
-        (way, ratio, settings_for(model, way, ratio, device, sample.seed)) for way in ways for ratio in ratios
-    ]
+    requests = []
+    for way in ways:
+        for ratio in ratios:
+            requests.append((way, ratio, settings_for(model, way, ratio, device, sample.seed)))
     text_hashes = {kind: hash_of_tensor(ids) for kind, ids in windows.items()}
     rows: list[dict[str, Any]] = []
     for way, ratio, settings in requests:
         key = [text_hashes, asdict(settings)]
-        rows_of_plan = cached(
-            "costs", model, sample, key, partial(_measure, model, sample, windows, settings)
-        )
+        measure = partial(_measure, model, sample, windows, settings)
+        rows_of_plan = load_or_compute("costs", model, sample, key, measure)
         rows += [{"way": way, "ratio": ratio} | row for row in rows_of_plan]
     return tidy("costs", rows, model, sample.seed)
 
@@ -73,7 +77,7 @@ def costs(
 def _measure(
     model: Model, sample: Sample, windows: Mapping[str, Tensor], settings: Settings
 ) -> list[dict[str, Any]]:
-    """Prune and judge: a row for each kind, and a row for their mean where there are several."""
+    """Prune and judge: a row for each kind, and a row for their mean where there are several kinds."""
     small = prune(model, sample.ids, settings).model
     small_shape = Shape.of(small)
     removed = 1 - small_shape.decoder / Shape.of(model).decoder
@@ -81,15 +85,15 @@ def _measure(
     return [sizes | row for row in rows_of(judge(small, windows, model))]
 
 
-def rows_of(judged: ByKind) -> list[dict[str, Any]]:
-    """Losses, their difference with its interval, KL and agreement, for each kind and the mean of several."""
+def rows_of(judged: EvaluationByKind) -> list[dict[str, Any]]:
+    """The columns LOSSES and WINDOWS of each kind, and of their mean where there are several kinds."""
     rows: list[dict[str, Any]] = []
     for name, (values, intervals) in judged.rows().items():
         if name in judged.kinds:
             kind = name
             evaluations = [judged.kinds[name]]
         else:
-            kind = ALL
+            kind = ALL_KINDS
             evaluations = list(judged.kinds.values())
         low, high = intervals["increase"] or NO_INTERVAL
         row = {

@@ -1,7 +1,7 @@
 """Two checkpoints side by side: base and tuned, dense and pruned, before and after healing.
 
-Both must read the same tokens into a stream of the same width. Layers are matched by their number, or, where
-whole layers were dropped, by the plan that a pruned checkpoint carries.
+Both must read the same tokens into a stream of the same width. Layers are matched by their number. Where
+whole layers were dropped, they are matched by the plan that a pruned checkpoint carries.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from ..errors import InputError
-from ..evaluation.by_kind import ByKind
+from ..evaluation.by_kind import EvaluationByKind
 from ..evaluation.confidence import confidence_intervals
 from ..families.find import parts
 from ..families.protocol import Device, Layer, Model
@@ -24,14 +24,14 @@ from ..shape import Shape
 from ..walk import walk
 from .columns import Sample, tidy
 from .cost_frame import rows_of
-from .frames import turns_between
+from .frames import cosine_distance
 
 Named = tuple[str, Model]
 """A model and the name by which it was loaded."""
 
 
 def pair(one_model: Named, another_model: Named) -> tuple[Model, Model, Plan | None]:
-    """The two models as they can be compared, the larger first, and the plan that the smaller carries.
+    """The two models, the larger first, and the plan that the smaller one carries.
 
     Raises InputError as `match_layers` does, and for a broken plan.
     """
@@ -49,10 +49,12 @@ def carried_plan(name: str) -> Plan | None:
 
 
 def match_layers(model: Model, other_model: Model, plan: Plan | None = None) -> dict[int, int]:
-    """Layers of `model` -> of `other_model`: by `plan` if it pruned `other_model` from `model`, else by their
-    numbers.
+    """The number of each layer of `model` -> its number in `other_model`.
 
-    A pruned model and its healed copy carry the same plan, and neither was pruned from the other.
+    Models with as many layers match by number. Otherwise `plan` says which layers of `model` stayed; it must
+    be the plan that pruned `other_model` from `model`. (A pruned model and its healed copy carry the same
+    plan, and neither was pruned from the other.)
+
     Raises InputError for models of other widths or vocabularies, or with layers that cannot be matched.
     """
     hidden = model.config.hidden_size
@@ -61,8 +63,9 @@ def match_layers(model: Model, other_model: Model, plan: Plan | None = None) -> 
     other_vocabulary = other_model.config.vocab_size
     if (hidden, vocabulary) != (other_hidden, other_vocabulary):
         raise InputError(
-            expected=f"another model with a stream of {hidden} numbers and {vocabulary:,} tokens in its "
-            "vocabulary",
+            expected=(
+                f"another model with a stream of {hidden} numbers and {vocabulary:,} tokens in its vocabulary"
+            ),
             got=f"{other_hidden} and {other_vocabulary:,}",
             hint="compare relatives only",
         )
@@ -83,10 +86,11 @@ def match_layers(model: Model, other_model: Model, plan: Plan | None = None) -> 
 def changed_layers(
     model: Model, other_model: Model, sample: Sample, plan: Plan | None = None, device: Device = "cpu"
 ) -> pd.DataFrame:
-    """How each layer of `model` differs in `other_model`, on the same text; columns:
-    COLUMNS["changed_layers"].
+    """How far each layer of `model` has changed in `other_model`; columns: COLUMNS["changed_layers"].
 
-    plan: of `other_model`, where whole layers were dropped. Raises InputError as `match_layers` does.
+    plan: the plan of `other_model`, where whole layers were dropped.
+
+    Raises InputError as `match_layers` does.
     """
     other_layers = match_layers(model, other_model, plan)
     other_visits = walk(other_model, sample.ids, device)
@@ -101,12 +105,12 @@ def changed_layers(
             "other_neurons": 0,
         }
         if visit.index in other_layers:
-            other_visit = next(other_visits)  # layers that stay, stay in order
-            turns = turns_between(visit.after, other_visit.after)
-            [(low, high)] = confidence_intervals(turns[None].cpu().numpy()).tolist()
+            other_visit = next(other_visits)  # pruning does not change the order of layers
+            distances = cosine_distance(visit.after, other_visit.after)
+            [(low, high)] = confidence_intervals(distances[None].cpu().numpy()).tolist()
             row |= {
                 "other_layer": other_layers[visit.index],
-                "stream": float(turns.mean()),
+                "stream": float(distances.mean()),
                 "low": low,
                 "high": high,
                 "weights": _weight_change(visit.layer, other_visit.layer),
@@ -130,7 +134,7 @@ def _weight_change(layer: Layer, other_layer: Layer) -> float:
     return float((squared_change / squared_norm) ** 0.5)
 
 
-def changed_kinds(model: Model, judged: ByKind, seed: int = 0) -> pd.DataFrame:
+def changed_kinds(model: Model, judged: EvaluationByKind, seed: int = 0) -> pd.DataFrame:
     """Where two models disagree, by kind of text; columns: COLUMNS["changed_kinds"].
 
     judged: the other model beside `model`, as `evaluation.by_kind.judge` gives it.

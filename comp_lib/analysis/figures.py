@@ -1,7 +1,7 @@
 """Pictures of a check-up, from the frames of `analysis`; narrow, so that they can be read on a phone.
 
-The alt text of each picture is its verdict: one line, computed from the same numbers, which `show` writes
-below it.
+The alt text of each picture is a summary in one line, computed from the same numbers. `show` writes it below
+the picture.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..plots.base import (
     panels,
     style,
 )
-from .columns import ALL
-from .verdict import price
+from .columns import ALL_KINDS
+from .recommendation import price
 
 WIDTH = 5.6  # inches
-NAMED_LAYERS = 4  # in a verdict
+NAMED_LAYERS = 4  # layers that an alt text names
 UNITS = {"block influence": "1 - mean cosine", "harm": "nats per token"}  # of the measures of layers
 
 
@@ -66,7 +66,10 @@ def plot_layers(frame: pd.DataFrame) -> Picture:
 
 
 def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
-    """Error of each layer's MLP against the neurons gone, a line a layer; the alt text is about `share`."""
+    """Error of each layer's MLP against the neurons gone, a line for each layer.
+
+    share: part of the neurons gone at which the alt text gives the errors.
+    """
     rows = frame[frame.gone > 0]
     figure, axes = figure_with_axes((WIDTH, 3.6))
     sns.lineplot(
@@ -98,9 +101,9 @@ def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
 
 
 def plot_costs(frame: pd.DataFrame) -> Picture:
-    """Increase of the loss on the mean of the kinds against the ratio: a line with 95% intervals a way."""
+    """Increase of the loss on the mean of the kinds against the ratio: a line for each way."""
     kinds = frame.index.get_level_values("kind")
-    kind = ALL if ALL in kinds else kinds[0]
+    kind = ALL_KINDS if ALL_KINDS in kinds else kinds[0]
     frame = frame[kinds == kind]
     xlabel = f"parameters of the decoder removed (judged on {_tokens(frame)})"
     figure, axes = figure_with_axes(
@@ -131,14 +134,14 @@ def plot_changed_layers(frame: pd.DataFrame) -> Picture:
     layer_axis(axes, label=f"decoder layer (from {_tokens(frame)})")
     furthest = frame.dropna(subset=["stream"]).sort_values("stream").iloc[-1]
     unchanged = int((frame.weights == 0).sum())
-    verdict = (
+    summary = (
         f"Points of how far two streams are apart, furthest behind layer {int(furthest.layer)}, "
         f"{furthest.stream:.3f}; {unchanged} of {len(frame)} layers have the same weights"
     )
     dropped = frame.layer[frame.other_layer.isna()]
     if len(dropped):
-        verdict += f", dropped are the layers {', '.join(map(str, dropped))}"
-    return figure.with_alt_text(f"{verdict}.")
+        summary += f", dropped are the layers {', '.join(map(str, dropped))}"
+    return figure.with_alt_text(f"{summary}.")
 
 
 def _whiskers(rows: pd.DataFrame, column: str) -> np.ndarray:

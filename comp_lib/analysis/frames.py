@@ -19,29 +19,27 @@ from torch.nn.functional import cosine_similarity
 from ..errors import InputError
 from ..evaluation.confidence import confidence_intervals
 from ..families.find import layers_of, parts
-from ..families.probe import gain_behind
 from ..families.protocol import STEPS, Device, Layer, Model, Step
 from ..families.run import attention_step, mlp_step
 from ..importance.layers import sequence_loss_increase
 from ..importance.matrix_condition import scores_of, sweep
-from ..importance.neurons import METRICS, RIDGE, Problem
-from ..statistics.few_tokens import TokenStatistics
-from ..statistics.gram import Gram, Statistics, token_weight, tokens_for_gram
+from ..importance.neurons import METRICS, Problem
+from ..prune_layer import problem_of
+from ..statistics.few_tokens import empty_statistics
+from ..statistics.gram import Statistics, token_weight
 from ..statistics.solve import Inverse, penalty
-from ..surgery import upstream
 from ..walk import Visit, batches, walk
-from .columns import Sample, cached, tidy
+from .columns import Sample, load_or_compute, tidy
 
 LayerNumbers = Collection[int] | None
-"""Layers that a frame is about; None: all."""
+"""The layers of a frame; None: all layers."""
 Tables = dict[str, dict[str, Tensor]]
-"""About one layer: name of a frame -> its columns."""
+"""What is known of one layer: name of a frame -> its columns."""
 PARTS = ("layer", *STEPS)
-SWEPT_SHARE = (
-    0.6  # of a layer's neurons are removed in a curve: where more would go, a layer is better dropped
-)
-ROUNDS = 24  # in which all neurons of a layer would go: a point of a curve each
-RIVALS = ("wanda-sp", "activation", "magnitude")  # metrics that the scores of neurons are compared with
+# The part of a layer's neurons that a curve removes. Where more would go, the layer is better dropped.
+SWEPT_SHARE = 0.6
+ROUNDS = 24  # points of a curve, if it removed all neurons of the layer
+RIVALS = ("wanda-sp", "activation", "magnitude")  # metrics that stand beside our scores of neurons
 
 
 def layers(
@@ -51,11 +49,11 @@ def layers(
 
     judged: None measures no harm, which takes about layers / 2 passes over it.
     """
-    tables_of_layers = _examine(model, sample, list(range(len(layers_of(model)))), device)
+    tables_of_layers = _examine_layers(model, sample, list(range(len(layers_of(model)))), device)
     rows: list[dict[str, Any]] = []
     for part in PARTS:
-        turns = torch.stack([tables["layers"][part] for tables in tables_of_layers])
-        rows += _rows_of_layers(sample, turns, part, "block influence")
+        distances = torch.stack([tables["layers"][part] for tables in tables_of_layers])
+        rows += _rows_of_layers(sample, distances, part, "block influence")
     if judged is not None:
         rows += _rows_of_layers(judged, layer_harm(model, judged, device), "layer", "harm")
     return tidy("layers", rows, model, sample.seed)
@@ -64,7 +62,7 @@ def layers(
 def layer_harm(model: Model, sample: Sample, device: Device = "cpu") -> Tensor:
     """`importance.layers.sequence_loss_increase`, cached: (layers, S), nats per token."""
     measure = partial(sequence_loss_increase, model, sample.ids, device)
-    harm: Tensor = cached("harm", model, sample, [], measure)
+    harm: Tensor = load_or_compute("harm", model, sample, [], measure)
     return harm
 
 
@@ -111,7 +109,10 @@ def curves(model: Model, sample: Sample, layers: LayerNumbers = None, device: De
 
 
 def _frame(name: str, model: Model, sample: Sample, layers: LayerNumbers, device: Device) -> pd.DataFrame:
-    """The frame of that name, of these layers. Raises InputError for no layer, or one that is not there."""
+    """The frame of that name, of these layers.
+
+    Raises InputError for no layer, or for a layer that the model does not have.
+    """
     count = len(layers_of(model))
     indices = sorted(set(range(count) if layers is None else layers))
     absent = set(indices) - set(range(count))
@@ -120,13 +121,13 @@ def _frame(name: str, model: Model, sample: Sample, layers: LayerNumbers, device
             expected=f"layers from 0 to {count - 1}", got=min(absent, default="none"), hint="choose others"
         )
     frames = []
-    for index, tables in zip(indices, _examine(model, sample, indices, device), strict=True):
+    for index, tables in zip(indices, _examine_layers(model, sample, indices, device), strict=True):
         frame = pd.DataFrame(tables[name])
         frames.append(frame.assign(layer=index, kind=sample.name, tokens=sample.ids.numel()))
     return tidy(name, pd.concat(frames, ignore_index=True), model, sample.seed)
 
 
-def _examine(model: Model, sample: Sample, indices: list[int], device: Device) -> list[Tables]:
+def _examine_layers(model: Model, sample: Sample, indices: list[int], device: Device) -> list[Tables]:
     """The tables of the layers with these indices, in order, on the CPU; cached.
 
     Memory: the hidden states of the sample, the sums of a layer, and three matrices of their size.
@@ -138,23 +139,23 @@ def _examine(model: Model, sample: Sample, indices: list[int], device: Device) -
             if visit.index > max(indices, default=-1):
                 break
             if visit.index in indices:
-                tables.append(_look(visit))
+                tables.append(_examine_layer(visit))
         return tables
 
-    tables_of_layers: list[Tables] = cached("layers", model, sample, indices, compute)
+    tables_of_layers: list[Tables] = load_or_compute("layers", model, sample, indices, compute)
     return tables_of_layers
 
 
-def _look(visit: Visit) -> Tables:
-    """All tables of the layer of a visit, through which the text passes.
+def _examine_layer(visit: Visit) -> Tables:
+    """Let the text pass the layer of a visit, and return all tables of that layer.
 
-    "layers" has 1 - mean cosine between the states before and after each of PARTS, (S,).
+    The table "layers" has the cosine distance between the states before and after each of PARTS, (S,).
     """
     layer = visit.layer
     hidden = visit.before
     sequences, length, _ = hidden.shape
     statistics = {step: _empty_statistics(layer, step, sequences * length) for step in STEPS}
-    turns: dict[str, list[Tensor]] = {part: [] for part in PARTS}
+    distances: dict[str, list[Tensor]] = {part: [] for part in PARTS}
     after = torch.empty_like(hidden)
     for rows in batches(sequences, length):
         first = hidden[rows].to(visit.device)
@@ -163,37 +164,27 @@ def _look(visit: Visit) -> Tables:
         statistics["attention"].add(attention_inputs, token_weight=token_weight(middle))
         statistics["mlp"].add(mlp_inputs, token_weight=token_weight(last))
         after[rows] = last
-        turns["layer"].append(turns_between(first, last))
-        turns["attention"].append(turns_between(first, middle))
-        turns["mlp"].append(turns_between(middle, last))
+        distances["layer"].append(cosine_distance(first, last))
+        distances["attention"].append(cosine_distance(first, middle))
+        distances["mlp"].append(cosine_distance(middle, last))
     visit.after = after
-    tables = {"layers": {part: torch.cat(values) for part, values in turns.items()}}
-    tables["groups"] = _group_table(_problem(layer, "attention", statistics.pop("attention")))
-    problem = _problem(layer, "mlp", statistics.pop("mlp"))
+    tables = {"layers": {part: torch.cat(values) for part, values in distances.items()}}
+    tables["groups"] = _group_table(problem_of(layer, "attention", statistics.pop("attention")))
+    problem = problem_of(layer, "mlp", statistics.pop("mlp"))
     tables["neurons"], tables["curves"] = _neuron_tables(problem)
     return tables
 
 
-def turns_between(states: Tensor, other_states: Tensor) -> Tensor:
+def cosine_distance(states: Tensor, other_states: Tensor) -> Tensor:
     """1 - mean cosine between two streams (S, L, d), for each sequence (S,), float64."""
     cosines = cosine_similarity(states.float(), other_states.float(), dim=-1)
     return 1.0 - cosines.mean(1).double()
 
 
 def _empty_statistics(layer: Layer, step: Step, tokens: int) -> Statistics:
-    """Sums, over none of so many tokens yet, of what the dense layer of a step reads; in the smaller form."""
+    """Statistics, of no token yet, of what the dense layer of a step reads in so many `tokens`."""
     linear = parts(layer)[step].linear
-    form: type[Statistics] = TokenStatistics if tokens < tokens_for_gram(linear.in_features) else Gram
-    return form.zeros(linear.in_features, device=linear.weight.device)
-
-
-def _problem(layer: Layer, step: Step, statistics: Statistics) -> Problem:
-    """What COMP decides about the dense layer at the end of a step."""
-    part = parts(layer)[step]
-    weight = part.linear.weight.detach().T.to(statistics.precision)  # (n, m)
-    return Problem(
-        statistics, weight, partial(upstream, layer, step), part.block, RIDGE, gain_behind(layer, step)
-    )
+    return empty_statistics(linear.in_features, None, tokens, linear.weight.device)
 
 
 def _group_table(problem: Problem) -> dict[str, Tensor]:
@@ -231,9 +222,9 @@ def _worth_alone(problem: Problem, inverse: Inverse) -> dict[str, Tensor]:
 
 
 def _removal(problem: Problem, inverse: Inverse) -> tuple[Tensor, dict[str, Tensor]]:
-    """When each neuron goes, as a share of all (n,), NaN where it stays; and the columns of the curves.
+    """The share of neurons that are gone once each goes (n,), and the columns of the frame of curves.
 
-    `inverse` is used up.
+    A neuron that stays to the end has NaN. The values of `inverse` are overwritten.
     """
     count = problem.blocks
     weight = problem.scaled_weight

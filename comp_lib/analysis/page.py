@@ -1,7 +1,7 @@
 """The check-up as a page: papermill runs the notebook, and nbconvert makes one HTML file of it.
 
 The page holds its pictures, loads nothing from anywhere and runs no script. Neither the kernel nor nbconvert
-looks into the folder that the user stands in, so a file there with the name of one of our modules is not run.
+looks into the user's working folder, so a file there with the name of one of our modules is not run.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..calibration.defaults import USUAL_LENGTH
 from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
-from ..calibration.texts import EVERY_KIND, TEXTS
+from ..calibration.texts import EVERY_KIND, TEXTS, find_shipped
 from ..calibration.windows import calibration_tokens
 from ..errors import InputError
 from ..evaluation.confidence import MIN_VALUES
@@ -25,8 +26,7 @@ from .differences import pair
 NOTEBOOK = "checkup.ipynb"
 # a wheel carries the notebook beside this file, a source checkout in its folder of notebooks
 NOTEBOOK_FOLDERS = (Path(__file__).parent, Path(__file__).parents[2] / "notebooks")
-CALIBRATION_LENGTH = 256  # tokens of a calibration sequence, as `prune` has it
-WINDOW_LENGTH = 128  # tokens of a window that the layers are looked at with
+WINDOW_LENGTH = 128  # tokens of a window on which the layers are examined
 # where no terminal is, papermill's progress is one line for each cell
 PROGRESS_LINES = {
     "bar_format": "cells: {n_fmt} of {total_fmt}, {elapsed}\n",
@@ -42,7 +42,7 @@ TEMPLATE = """{% extends 'lab/index.html.j2' %}
 """
 
 
-def check_request(parameters: Mapping[str, Any]) -> None:
+def check_page_request(parameters: Mapping[str, Any]) -> None:
     """Raises InputError, before weights are read, for parameters with which the notebook would not run."""
     kinds = parameters["kinds"]
     calibration = parameters["calibration"]
@@ -54,7 +54,7 @@ def check_request(parameters: Mapping[str, Any]) -> None:
             calibration,
             tokenizer,
             sequences=parameters["sequences"],
-            length=CALIBRATION_LENGTH,
+            length=USUAL_LENGTH,
             evaluated=EVERY_KIND,
         )
     for name in ("ratios", "ways"):
@@ -69,14 +69,16 @@ def check_request(parameters: Mapping[str, Any]) -> None:
 
 
 def windows_of_each_kind(kinds: Collection[str]) -> int:
-    """How many windows of each kind the layers are looked at with: as few as give intervals."""
+    """How many windows of each kind examine the layers: the fewest that give intervals."""
     return -(-MIN_VALUES // max(1, len(kinds)))
 
 
 def execute(parameters: Mapping[str, Any]) -> tuple[Any, str | None]:
-    """Run the notebook in a fresh folder. Returns it (nbformat's), and why it stopped: None at its end.
+    """Run the notebook in a fresh folder.
 
     parameters: values for the notebook's cell of parameters, by their names.
+
+    Returns the notebook (nbformat's), and why it stopped: None where it ran to its end.
     """
     import nbformat
     import papermill
@@ -85,16 +87,16 @@ def execute(parameters: Mapping[str, Any]) -> tuple[Any, str | None]:
 
     values = {
         "name": parameters["model"],
-        "length": CALIBRATION_LENGTH,
+        "length": USUAL_LENGTH,
         "windows": MIN_VALUES,
-        "looked": windows_of_each_kind(parameters["kinds"]),
+        "layer_windows": windows_of_each_kind(parameters["kinds"]),
         "harm": True,
     }
     values |= parameters
     values["model"] = _absolute_path(parameters["model"])
     values["against"] = _absolute_path(parameters["against"])
     values["calibration"] = _absolute_paths(parameters["calibration"])
-    source = next(folder / NOTEBOOK for folder in NOTEBOOK_FOLDERS if (folder / NOTEBOOK).is_file())
+    source = find_shipped(NOTEBOOK, NOTEBOOK_FOLDERS)
     stopped = None
     with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:
         file = Path(folder, NOTEBOOK)

@@ -2,12 +2,12 @@
 
 A source is a text (`texts.load_text`), "self" for what the model writes by itself (`written`), one of
 MIXTURES, or several of them with "+" between: "mine.txt+general" draws half of the sequences from the file.
-Texts take turns, so that any part of the sequences holds every text.
+The texts take turns, so that any part of the sequences holds every text.
 
 A fit to one kind of text spoils the others: calibrated on prose alone SmolLM2 loses 0.93 nats a token on
 code, on every kind 0.37 (benchmarks/RESULTS.md). So the mixture "general" takes some of every kind that
-ships, and text that the model writes itself; "shipped" leaves that out, for a model that is not in memory,
-and "written" is that alone.
+ships, and text that the model writes itself. "shipped" leaves out what the model writes, for a model that is
+not in memory, and "written" is only what the model writes.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from ..system.hashes import hash_of_value
 from .texts import KINDS, judging_texts, load_text
 from .written import WAYS
 
-SHIPPED = (
-    {"calibration": 2.0} | {f"calibration:{kind}": 1.0 for kind in KINDS[1:]} | {"calibration:questions": 2.0}
-)
+# text -> how many sequences it has, relative to the others of the mixture
+SHIPPED = {"calibration": 2.0}
+SHIPPED |= {f"calibration:{kind}": 1.0 for kind in KINDS[1:]}
+SHIPPED["calibration:questions"] = 2.0
 WRITTEN = dict.fromkeys(WAYS, 1.0)
-# Mixture -> its texts and how many sequences each has, relative to the others.
 MIXTURES = {"general": SHIPPED | WRITTEN, "shipped": SHIPPED, "written": WRITTEN}
 
 
 def shares_of(source: str | Path) -> dict[str, float]:
-    """The texts of a source, and the share of each; they add up to 1.
+    """The texts of a source, and the share of each; the shares add up to 1.
 
-    A file of the full name is one text, but a mixture's name wins over a file: write `./general` for that.
+    Where there is a file of that name, it is one text, even with "+" in its name. The name of a mixture wins
+    over a file: write `./general` for the file.
 
     >>> shares_of("notes.txt+self")
     {'notes.txt': 0.5, 'self': 0.5}
@@ -50,7 +51,9 @@ def shares_of(source: str | Path) -> dict[str, float]:
 def text_hashes(source: str | Path) -> tuple[str, ...]:
     """16 hex digits for each text of a source, by which it is recognised under any name.
 
-    What the model writes has none. Raises InputError for a text that cannot be read.
+    Text that the model writes has no such digits.
+
+    Raises InputError for a text that cannot be read.
     """
     text_names = [text_name for text_name in shares_of(source) if text_name not in WRITTEN]
     return tuple(hash_of_value(load_text(text_name))[:16] for text_name in text_names)
@@ -59,8 +62,9 @@ def text_hashes(source: str | Path) -> tuple[str, ...]:
 def load_apart_from(evaluated: str | Path | None, shares: Mapping[str, float]) -> dict[str, str]:
     """The texts of `shares` that can be read, by name: all but what the model writes.
 
-    evaluated: name or path of the text that judges; None: nothing does. Raises InputError where one of the
-    texts contains it, or is a part of it.
+    evaluated: name or path of the text that judges; None: no text judges.
+
+    Raises InputError where one of the texts contains the text that judges, or is a part of it.
     """
     judging: list[str] = []
     if evaluated is not None:
@@ -81,13 +85,14 @@ def load_apart_from(evaluated: str | Path | None, shares: Mapping[str, float]) -
 
 
 def limits_of(shares: Mapping[str, float], windows: Mapping[str, int]) -> dict[str, int]:
-    """How many sequences a text of a mixture may have at most, for those texts that are limited.
+    """The most sequences that a text of a mixture may have, for those texts that have a limit.
 
-    Of a text that ships there may be less than its share: the others take over. Where all of them are there,
-    what the model writes beside them stays in proportion.
+    A text that ships has no more sequences than windows can be cut from it. If its share is larger, other
+    texts have the rest. What the model writes could be as long as one likes. In a mixture with all texts that
+    ship it gets a limit all the same, so that its proportion to them stays.
 
     Args:
-        shares: of every text.
+        shares: the share of each text of the mixture.
         windows: how many windows can be cut from each text that can be read.
     """
     if len(shares) == 1:  # no mixture
@@ -105,8 +110,10 @@ def allot(
 ) -> list[str]:
     """The text of each of the `sequences`: by the shares of the texts, and within the limits of some of them.
 
-    Every text has at least one. A mixture that ships is an exception: few sequences of it are of the texts
-    with the largest shares. Texts take turns, as evenly as can be. Raises InputError where that cannot be.
+    Every text has at least one sequence. One of MIXTURES is an exception: where the sequences are fewer than
+    its texts, the texts with the largest shares have them. The texts take turns, as evenly as can be.
+
+    Raises InputError for too few sequences, or for more than the limits allow.
     """
     counts = dict.fromkeys(shares, 0 if str(source) in MIXTURES else 1)
     minimum = sum(counts.values())
@@ -126,8 +133,9 @@ def allot(
     for _ in range(sequences - minimum):
         below_limit = [name for name in shares if counts[name] < limits.get(name, sequences)]
         counts[max(below_limit, key=arrears)] += 1
-    turns = []  # (when, text name): the turns of each text are spread evenly from 0 to 1
+    # a slot is (position, text name); the positions of each text are spread evenly from 0 to 1
+    slots: list[tuple[float, str]] = []
     for text_name, count in counts.items():
-        turns += [((turn + 0.5) / count, text_name) for turn in range(count)]
-    turns.sort(key=lambda turn: turn[0])
-    return [text_name for _, text_name in turns]
+        slots += [((number + 0.5) / count, text_name) for number in range(count)]
+    slots.sort(key=lambda slot: slot[0])
+    return [text_name for _, text_name in slots]

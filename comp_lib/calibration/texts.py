@@ -30,10 +30,10 @@ TEXTS = (*TEXT_SETS, EVERY_KIND, *(f"{name}:{kind}" for name in TEXT_SETS for ki
 def load_text(name_or_path: str | Path) -> str:
     """The text of that name, or of that file (UTF-8).
 
-    The names are `calibration`, `evaluation`, `kinds` and `wikitext2`. The first two take one of KINDS after a
-    colon, as in `calibration:code`; without it they are `prose`. `kinds` is the evaluation texts of all kinds.
-    `wikitext2` is the test split of WikiText-2; `wikitext2:train` is another split. A name wins over a file:
-    write `./calibration` for the file.
+    The names are `calibration`, `evaluation`, `kinds` and `wikitext2`. The first two take one of KINDS after
+    a colon, as in `calibration:code`; without it they are `prose`. `kinds` is the evaluation texts of all
+    kinds. `wikitext2` is the test split of WikiText-2; `wikitext2:train` is another split. A name wins over a
+    file: write `./calibration` for the file.
 
     Raises InputError for a name or file that does not exist, a file that is empty, not readable or not UTF-8,
     and a text that cannot be fetched.

@@ -19,17 +19,22 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
+from .defaults import COMPARED_SEQUENCES, LARGEST_INTEGER, USUAL_LENGTH, USUAL_SEQUENCES, USUAL_WINDOW
 from .shares import WRITTEN, allot, limits_of, load_apart_from, shares_of
 from .texts import TEXTS, encode, judging_texts, load_text, opening_tokens, start_token
 from .written import write_texts
-
-USUAL_SEQUENCES = 128  # of calibration, where nobody says how many
-LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Which text calibrates, and how much of it.
+
+    The value only describes the text; `tokens` draws it.
+
+    Raises InputError for a value of the wrong type or size. A text that cannot be read is refused when it is
+    drawn.
+
+    Of these 64 sequences half are from the file, and half from the texts that ship:
 
     >>> calibration = Calibration("notes.txt+shipped", sequences=64)
     >>> calibration.length, calibration.seed
@@ -37,18 +42,16 @@ class Calibration:
     >>> Calibration(length=1)
     Traceback (most recent call last):
     comp_lib.errors.InputError: expected length as a whole number above 1, got 1: write another
-
-    Half of these 64 sequences are of the file, the others of the texts that ship.
-    `calibration.tokens(tokenizer)` draws them: token ids (64, 256).
-
-    Raises InputError for a value of the wrong type or size. A text that cannot be read is refused when it is
-    drawn.
     """
 
-    source: str | Path = "general"  # a text, "self", a mixture, or several with "+" between: see `shares`
-    sequences: int | None = None  # None: as many as the preset of the run takes
-    length: int = 256  # tokens in each sequence
-    seed: int = 0  # decides which windows, in which order, and what the model writes
+    source: str | Path = "general"
+    """A text, "self", a mixture, or several of these with "+" between: see `shares`."""
+    sequences: int | None = None
+    """How many sequences; None: as many as the preset of the run takes."""
+    length: int = USUAL_LENGTH
+    """Tokens in each sequence."""
+    seed: int = 0
+    """It decides which windows are drawn, in which order, and what the model writes."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str | Path):
@@ -60,7 +63,7 @@ class Calibration:
         if self.sequences is not None:
             _check_whole_number("sequences", self.sequences, 1)
         _check_whole_number("length", self.length, 2)
-        if type(self.seed) is not int or abs(self.seed) > LARGEST_SEED:
+        if type(self.seed) is not int or abs(self.seed) > LARGEST_INTEGER:
             raise InputError(expected="seed to be a whole number", got=repr(self.seed), hint="write another")
 
     def tokens(
@@ -71,7 +74,10 @@ class Calibration:
         evaluated: str | Path | None = None,
         progress: Progress = no_progress,
     ) -> Tensor:
-        """The windows, (S, L): see `calibration_tokens`. S is USUAL_SEQUENCES where `sequences` is None."""
+        """Draw the windows, token ids (S, L): see `calibration_tokens`.
+
+        S is USUAL_SEQUENCES where `sequences` is None.
+        """
         return calibration_tokens(
             self.source,
             tokenizer,
@@ -89,27 +95,27 @@ def calibration_tokens(
     tokenizer: PreTrainedTokenizerBase,
     *,
     model: Model | None = None,
-    sequences: int = 32,
-    length: int = 256,
+    sequences: int = COMPARED_SEQUENCES,
+    length: int = USUAL_LENGTH,
     seed: int = 0,
     evaluated: str | Path | None = None,
     progress: Progress = no_progress,
 ) -> Tensor:
-    """`sequences` windows of `length` tokens, (S, L), that do not overlap.
+    """Draw `sequences` windows of `length` tokens that do not overlap: token ids (S, L).
 
-    Each begins with what the tokenizer puts before a text. Where neither the tokenizer nor what the model
-    writes begins with a start token, every other window of each text gets one, except where the source is
-    bare TEXTS.
+    Each window begins with what the tokenizer puts before a text. Where neither the tokenizer nor what the
+    model writes begins with a start token, every other window of each text gets one, except where the source
+    is bare TEXTS.
 
     Args:
         source: name or path of a text, "self", a mixture, or several with "+" between (see `shares`).
-        model: needed where it is to write some of the text (WRITTEN).
-        seed: decides which windows, in which order, and what the model writes.
+        model: writes the text where the source asks for it (WRITTEN); None: no model is there to do so.
+        seed: decides which windows are drawn, in which order, and what the model writes.
         evaluated: name or path of the text that will judge the result. It may not be a calibration text.
         progress: called while `model` writes.
 
-    Raises:
-        InputError: not enough text, the evaluated text, or text to be written without a model.
+    Raises InputError for too little text, for the evaluated text among the calibration texts, and where a
+    model has to write and none is given.
     """
     _check_size(sequences, length)
     shares = shares_of(source)
@@ -118,8 +124,10 @@ def calibration_tokens(
     ids = {text_name: encode(tokenizer, text) for text_name, text in texts.items()}
     opening = opening_tokens(tokenizer)
     window_counts = {text_name: len(values) // (length - len(opening)) for text_name, values in ids.items()}
-    turns = allot(shares, sequences, limits_of(shares, window_counts), source)
-    rows = {name: [row for row, turn in enumerate(turns) if turn == name] for name in shares}
+    text_of_row = allot(shares, sequences, limits_of(shares, window_counts), source)
+    rows: dict[str, list[int]] = {text_name: [] for text_name in shares}
+    for row, text_name in enumerate(text_of_row):
+        rows[text_name].append(row)
 
     tokens = torch.empty(sequences, length, dtype=torch.long)
     for text_name, values in ids.items():
@@ -131,7 +139,7 @@ def calibration_tokens(
         if text_name in WRITTEN:
             written_rows += rows[text_name]
     if written_rows and model is not None:
-        ways = [turns[row] for row in written_rows]
+        ways = [text_of_row[row] for row in written_rows]
         tokens[written_rows] = write_texts(model, tokenizer, ways, length, seed, progress)
     if len(opening) == 0 and not _is_bare(source):
         _put_start_tokens(tokens, list(rows.values()), start_token(tokenizer))
@@ -139,11 +147,13 @@ def calibration_tokens(
 
 
 def windows_of(
-    name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None
+    name: str | Path, tokenizer: Any, length: int = USUAL_WINDOW, sequences: int | None = None
 ) -> dict[str, Tensor]:
     """Windows (S, L) of the text of that name or file, by its name; for EVERY_KIND those of each of KINDS.
 
-    All that are full, or that many `sequences`. Raises InputError as `load_text` and `evaluation_tokens` do.
+    sequences: how many windows of each text; None: all that are full.
+
+    Raises InputError as `load_text` and `evaluation_tokens` do.
     """
     return {
         label: evaluation_tokens(tokenizer, load_text(text_name), length, sequences)
@@ -151,12 +161,16 @@ def windows_of(
     }
 
 
-def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: int | None = None) -> Tensor:
-    """Consecutive windows from the start of `text`, (S, L): `sequences` of them, or all that are full.
+def evaluation_tokens(
+    tokenizer: Any, text: str, length: int = USUAL_WINDOW, sequences: int | None = None
+) -> Tensor:
+    """Consecutive windows from the start of `text`, token ids (S, L).
 
-    Each begins with what the tokenizer puts before a text.
+    Each window begins with what the tokenizer puts before a text.
 
-    Raises InputError when the text has fewer tokens than asked for.
+    sequences: how many windows; None: all that are full.
+
+    Raises InputError for a text that has fewer tokens.
     """
     _check_size(sequences, length)
     ids = encode(tokenizer, text)
@@ -169,7 +183,7 @@ def cut_windows(ids: Tensor, opening: Tensor, length: int, minimum: int, name: s
 
     Raises InputError, which calls the text `name`, unless there are `minimum` windows.
     """
-    span = length - len(opening)  # tokens of the text in each window
+    span = length - len(opening)  # tokens that the text has in each window
     if len(ids) < minimum * span:
         raise InputError(
             expected=f"at least {minimum * span} tokens of {name} for {minimum} x {length}",
@@ -192,11 +206,11 @@ def _is_bare(source: str | Path) -> bool:
 
 
 def _put_start_tokens(tokens: Tensor, rows_of_texts: Sequence[Sequence[int]], start: int | None) -> None:
-    """Put a start token before every other window of each text, in place of the last token: `tokens` (S, L).
+    """Put a start token before every other window of each text, in `tokens` (S, L) itself.
 
-    Behind a start token that it has never seen, a pruned Qwen2.5-Coder 0.5B loses 6 nats a sentence
-    (benchmarks/RESULTS.md). Nothing is done without a start token, or where what the model wrote has it
-    already.
+    The last token of the window is lost. Behind a start token that it has never seen, a pruned Qwen2.5-Coder
+    0.5B loses 6 nats a sentence (benchmarks/RESULTS.md). Nothing is done without a start token, or where what
+    the model wrote has it already.
     """
     if start is None or start in tokens[:, 0]:
         return
@@ -207,12 +221,14 @@ def _put_start_tokens(tokens: Tensor, rows_of_texts: Sequence[Sequence[int]], st
 
 
 def _check_size(sequences: int | None, length: int) -> None:
+    """Raises InputError for no sequence, or for sequences in which no token is predicted."""
     if length < 2 or (sequences is not None and sequences < 1):
         got = f"{sequences} x {length}"
         raise InputError(expected="at least 1 sequence of at least 2 tokens", got=got, hint="raise them")
 
 
 def _check_whole_number(name: str, value: object, minimum: int) -> None:
+    """Raises InputError, which names the field, for a value that is no integer or below `minimum`."""
     if type(value) is not int or value < minimum:
         expected = f"{name} as a whole number above {minimum - 1}"
         raise InputError(expected=expected, got=repr(value), hint="write another")

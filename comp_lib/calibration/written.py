@@ -37,8 +37,8 @@ from ..system.machine import cache_folder
 from .texts import DATA_FOLDERS, encode, find_shipped, opening_tokens, start_token
 
 WAYS = ("self", "self:openings", "self:requests", "self:random")
-# The version of the code that writes. Whoever changes what it writes adds 1, so that texts of an older version
-# in the cache are not read.
+# The version of the code that writes. Whoever changes what it writes adds 1, so that texts of an older
+# version in the cache are not read.
 SAMPLING_VERSION = 3
 SAMPLE_BATCH = 64  # sequences whose keys and values are in memory at once, at most
 

@@ -16,9 +16,9 @@ from typer.core import TyperGroup
 
 from ..errors import OUT_OF_MEMORY, InputError, as_printable, in_debug_mode
 
-SECONDS_BETWEEN_LINES = 2  # of progress, in a log
-DEBUG_FLAG = "--debug"  # of `app.set_up`
-# markup is off: what people call their files is no markup
+SECONDS_BETWEEN_LINES = 2  # seconds between two lines of progress in a log
+DEBUG_FLAG = "--debug"  # flag of `app.set_up`
+# markup is off, since brackets in the name of a file are no markup
 output = Console(markup=False, emoji=False)
 error_output = Console(stderr=True, markup=False, emoji=False)
 
@@ -29,10 +29,10 @@ def complain(sentence: object) -> None:
 
 
 class Commands(TyperGroup):
-    """What the user can mend is one line and exit code 2; Ctrl-C is exit code 130."""
+    """The commands: a mistake of the user ends one in a line and exit code 2, Ctrl-C in exit code 130."""
 
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
-        """Take --debug from behind a command to where it is declared, before all of them."""
+        """Parse the arguments; a --debug behind the command counts as if it stood before it."""
         if DEBUG_FLAG in args:
             args = [DEBUG_FLAG, *(argument for argument in args if argument != DEBUG_FLAG)]
         return super().parse_args(context, args)
@@ -41,10 +41,10 @@ class Commands(TyperGroup):
         """Run the command that was typed."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # letters that a terminal cannot show end no work
+                stream.reconfigure(errors="replace")  # a letter that a terminal cannot show is no error
         try:
             return super().invoke(context)
-        except BrokenPipeError:  # a `head` that has read enough is nobody's mistake
+        except BrokenPipeError:  # it is no mistake of the user if a `head` has read enough
             raise
         except InputError as error:
             raise _refusal(error, str(error)) from error
@@ -72,7 +72,7 @@ def _refusal(error: Exception, sentence: str) -> Exit:
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[..., None]]:
-    """In the block, a `Progress` of `comp_lib.progress`: bars on stderr, or lines if that is no terminal."""
+    """A `Progress` for the block: bars on stderr, or lines where stderr is no terminal."""
     if not error_output.is_terminal:
         yield _line_printer()
         return
@@ -119,7 +119,10 @@ def make_table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str
 
 
 def split_values(text: str, convert: Callable[[str], Any], option: str) -> tuple[Any, ...]:
-    """The values between the commas of an option's text. Raises InputError for what `convert` refuses."""
+    """The values between the commas of an option's text.
+
+    Raises InputError for a value that `convert` refuses.
+    """
     try:
         return tuple(convert(part.strip()) for part in text.split(",") if part.strip())
     except ValueError as error:

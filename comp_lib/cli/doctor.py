@@ -1,4 +1,4 @@
-"""`comp-lib doctor`: what is here, what is missing, and what to type."""
+"""The command `doctor`: what this machine has, what it lacks, and what to type."""
 
 import os
 import shutil
@@ -27,11 +27,11 @@ EXTRAS = {  # extra -> a package that it brings
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the doctor looked at."""
+    """One thing that the doctor has examined."""
 
-    name: str
-    value: str
-    is_enough: bool = True
+    name: str  # what was examined
+    value: str  # what was found
+    is_enough: bool = True  # whether the embedded model can run with it
     remedy: str = ""  # what to do where it is not enough
 
 
@@ -83,7 +83,7 @@ def _findings() -> list[Finding]:
 
 def _free_disk(folder: Path) -> int:
     """Bytes that may be written to a folder, which need not exist yet: 0 where nothing may."""
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())  # "/", at last, does
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())  # at the latest "/"
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return shutil.disk_usage(nearest).free
     return 0

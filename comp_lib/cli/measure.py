@@ -1,12 +1,14 @@
-"""`comp-lib inspect`: the layers of a model. `evaluate`: its quality. `compare`: methods side by side."""
+"""The commands that measure: `inspect` (layers), `evaluate` (quality), `compare` (methods side by side)."""
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich.table import Table
 from typer import Exit, Option, echo
 
+from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_WINDOW
 from ..errors import InputError, check_package
 from .console import complain, make_table, output, progress_bars, split_values
 from .options import CalibrationText, Device, Dtype, Length, ModelName, Multiple
@@ -18,6 +20,7 @@ AGAINST_HELP = "Its parent: loss added, KL divergence, agreement."
 TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."
 RATIOS_HELP = "Parts of the decoder to remove, at least, with commas."
 METHODS_HELP = "Names as for prune --method, with commas (default: all)."
+SEQUENCES_HELP = "Calibration sequences, one number or several."
 SEEDS_HELP = "How many: each draws other calibration windows."
 SCHEDULER_HELP = "Of a Dask cluster, in its place: tcp://host:8786."
 
@@ -30,7 +33,7 @@ def inspect(model: ModelName, dtype: Dtype = "float32", device: Device = "cpu") 
     from ..shape import Shape
 
     loaded, tokenizer = load_model(model, dtype, device)
-    length = min(256, loaded.config.max_position_embeddings)
+    length = min(USUAL_LENGTH, loaded.config.max_position_embeddings)
     ids = calibration_tokens("calibration", tokenizer, sequences=8, length=length)
     with progress_bars() as bars:
         influence = block_influence(loaded, ids, loaded.device, bars).tolist()
@@ -47,7 +50,7 @@ def inspect(model: ModelName, dtype: Dtype = "float32", device: Device = "cpu") 
 def evaluate(
     model: ModelName,
     text: Annotated[str, Option(help=TEXT_HELP)] = "kinds",
-    length: Annotated[int, Option(min=2, max=1_000_000, help=WINDOW_HELP)] = 512,
+    length: Annotated[int, Option(min=2, max=1_000_000, help=WINDOW_HELP)] = USUAL_WINDOW,
     sequences: Annotated[int | None, Option(min=1, help=WINDOWS_HELP)] = None,
     against: Annotated[str | None, Option(help=AGAINST_HELP)] = None,
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None,
@@ -62,12 +65,14 @@ def evaluate(
     from ..planning import check_length
 
     if tasks is not None:
-        if (text, length, sequences, against) != ("kinds", 512, None, None):
+        parameters = signature(evaluate).parameters
+        values = {"text": text, "length": length, "sequences": sequences, "against": against}
+        if any(value != parameters[name].default for name, value in values.items()):
             expected = "--text, --length, --sequences or --against without --tasks"
             raise InputError(expected=expected, got="it with --tasks", hint="leave it out")
         _evaluate_tasks(model, tasks, dtype, device)
         return
-    load_text(text)  # refused before the model is loaded
+    load_text(text)  # raises for a wrong text before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
     check_length(loaded, length)
     windows = windows_of(text, tokenizer, length, sequences)
@@ -86,13 +91,13 @@ def _evaluate_tasks(model: str, tasks: str, dtype: str, device: str) -> None:
     from ..evaluation.zero_shot import load_tasks, zero_shot
     from ..models.load import load_model
 
-    suite = load_tasks(tasks)  # refused before the model is loaded
+    suite = load_tasks(tasks)  # raises for a wrong name before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
     echo(utils.make_table(zero_shot(loaded, tokenizer, suite)))
 
 
 def _warn_of_calibration_text(model: str, text: str) -> None:
-    """Say on stderr which texts of those that judge have calibrated the model."""
+    """Warn on stderr of texts that have calibrated the model and now judge it."""
     from ..calibration.shares import text_hashes
     from ..calibration.texts import judging_texts
     from ..models.save import calibrated_on
@@ -105,7 +110,7 @@ def _warn_of_calibration_text(model: str, text: str) -> None:
 
 
 def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> Table:
-    """A row for each text, and the last for their mean; see `evaluation.by_kind.ByKind.rows`."""
+    """A table of these rows, which `evaluation.by_kind.EvaluationByKind.rows` gives."""
     from ..evaluation.loss import perplexity_of
 
     cells: list[dict[str, str]] = []
@@ -130,12 +135,12 @@ def compare(
     ratios: Annotated[str, Option(help=RATIOS_HELP)] = "0.1,0.2,0.3,0.5",
     methods: Annotated[str | None, Option(help=METHODS_HELP)] = None,
     seeds: Annotated[int, Option(min=1, max=1_000, help=SEEDS_HELP)] = 3,
-    sequences: Annotated[str, Option(help="Calibration sequences, one number or several.")] = "32",
-    length: Length = 256,
+    sequences: Annotated[str, Option(help=SEQUENCES_HELP)] = str(COMPARED_SEQUENCES),
+    length: Length = USUAL_LENGTH,
     calibration: CalibrationText = "calibration",
     evaluated: Annotated[str, Option("--evaluate", help="Text that judges, or kinds.")] = "evaluation",
     windows: Annotated[int, Option(min=2, max=100_000, help="Windows of it, or of each kind.")] = 12,
-    window: Length = 512,
+    window: Length = USUAL_WINDOW,
     multiple: Multiple = None,
     workers: Annotated[int, Option(min=1, max=256, help="Runs at a time on this machine.")] = 1,
     scheduler: Annotated[str | None, Option(help=SCHEDULER_HELP)] = None,

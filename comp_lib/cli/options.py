@@ -4,6 +4,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from ..calibration.defaults import LARGEST_INTEGER
+
 # groups of flags in the help; flags without a group are the basic ones
 QUALITY = "Quality"
 RESOURCES = "Resources"
@@ -24,5 +26,5 @@ SolvingDevice = Annotated[str, Option(help=SOLVING_HELP, rich_help_panel=RESOURC
 CalibrationText = Annotated[str, Option(help=CALIBRATION_HELP, rich_help_panel=QUALITY)]
 Length = Annotated[int, Option(min=2, max=1_000_000, help=LENGTH_HELP, rich_help_panel=QUALITY)]
 Multiple = Annotated[int | None, Option(min=1, max=1_000_000, help=MULTIPLE_HELP, rich_help_panel=RESEARCH)]
-Seed = Annotated[int, Option(min=0, max=2**63 - 1, rich_help_panel=RESEARCH)]
+Seed = Annotated[int, Option(min=0, max=LARGEST_INTEGER, rich_help_panel=RESEARCH)]
 Overwrite = Annotated[bool, Option(help="Replace what is there.")]

@@ -1,4 +1,4 @@
-"""`comp-lib prune`: a smaller model. `demo`: all of COMP on the included model."""
+"""The commands `prune`, which makes a smaller model, and `demo`, all of COMP on the included model."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import Annotated
 
 from typer import Option, echo
 
+from ..calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
 from ..errors import check_package
 from ..methods import METHODS
-from ..settings import PRESETS_IN_WORDS
+from ..settings import PRESET_SEQUENCES, PRESETS_IN_WORDS
 from .console import make_table, output, progress_bars
 from .options import (
     QUALITY,
@@ -24,9 +25,9 @@ from .options import (
 )
 
 DEMO_FOLDER = Path("build/demo")
-DEMO_SEQUENCES = 48  # a good third of what `prune` takes: the demo is to be quick
+DEMO_SEQUENCES = 48  # a third of what `prune` takes, so that the demo is quick
 DEMO_MULTIPLE = 32
-DEMO_WINDOWS = 10  # of each kind of text: fewer would have no honest interval
+DEMO_WINDOWS = 10  # windows of each kind of text: fewer would have no honest interval
 DEMO_WINDOW_LENGTH = 64
 DEMO_NEW_TOKENS = 40
 DEMO_PROMPTS = (
@@ -45,7 +46,8 @@ GROUPS_HELP = "KV groups to keep in each layer (default: all)."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
 EVALUATE_HELP = "Text that judges both models, or none; kinds: a little of each that ships."
 SEQUENCES_HELP = (
-    "Of calibration (default: 128; best: 256; our mixtures: more for wide layers, fewer if long)."
+    f"Of calibration (default: {USUAL_SEQUENCES}; best: {PRESET_SEQUENCES['best']}; "
+    "our mixtures: more for wide layers, fewer if long)."
 )
 JSON_HELP = "The verdict as one JSON object on standard output."
 
@@ -60,7 +62,7 @@ def prune(
     sequences: Annotated[
         int | None, Option(min=1, max=100_000, help=SEQUENCES_HELP, rich_help_panel=QUALITY)
     ] = None,
-    length: Length = 256,
+    length: Length = USUAL_LENGTH,
     evaluated: Annotated[str, Option("--evaluate", help=EVALUATE_HELP, rich_help_panel=QUALITY)] = "kinds",
     dtype: Dtype = "float32",
     device: SolvingDevice = "cpu",

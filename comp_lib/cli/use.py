@@ -1,10 +1,11 @@
-"""Models in use. `comp-lib generate`: what one says next; `export`, `heal`, `report`: what is made of it."""
+"""The commands that use a model: `generate`, `export`, `heal` and `report`."""
 
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Exit, Option, echo
 
+from ..calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
 from ..errors import InputError, check_package
 from .console import complain, progress_bars, split_values
 from .options import CalibrationText, Device, Dtype, Length, ModelName, Overwrite, Seed, SolvingDevice
@@ -15,9 +16,10 @@ TEXT_HELP = "written (by the parent), or what prune --calibration takes."
 FORCE_HELP = "Save it even if it got worse on text that did not teach."
 PAGE_HELP = "File (.html) for the page; the notebook lies beside it."
 AGAINST_HELP = "Another checkpoint to compare with, such as the parent."
+SEQUENCES_HELP = f"Of calibration, {USUAL_LENGTH} tokens each."
 KINDS_HELP = "Kinds of text that judge, with commas (default: all eight)."
 RATIOS_HELP = "Parts of the decoder that may go, with commas."
-WAYS_HELP = "Presets or methods of prune, with commas; the first has the verdict."
+WAYS_HELP = "Presets or methods of prune, with commas; the recommendation is for the first."
 
 
 def generate(
@@ -67,8 +69,10 @@ def heal(
     steps: Annotated[int, Option(min=1, max=100_000, help="Of training.")] = 100,
     rate: Annotated[float, Option(min=0, max=1, help="Learning rate, at its highest.")] = 1e-3,
     text: Annotated[str, Option(help=TEXT_HELP)] = "written",
-    sequences: Annotated[int, Option(min=12, max=100_000, help="Of that text; 8 do not teach.")] = 128,
-    length: Length = 256,
+    sequences: Annotated[
+        int, Option(min=12, max=100_000, help="Of that text; 8 do not teach.")
+    ] = USUAL_SEQUENCES,
+    length: Length = USUAL_LENGTH,
     seed: Seed = 0,
     device: Device = "cpu",
     overwrite: Overwrite = False,
@@ -110,7 +114,7 @@ def report(
     ways: Annotated[str, Option(help=WAYS_HELP)] = "stock",
     at_most: Annotated[str, Option(help="How much the loss may rise.")] = "0.5nats",
     calibration: CalibrationText = "general",
-    sequences: Annotated[int, Option(min=1, max=100_000, help="Of calibration, 256 tokens each.")] = 64,
+    sequences: Annotated[int, Option(min=1, max=100_000, help=SEQUENCES_HELP)] = 64,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -118,7 +122,7 @@ def report(
 ) -> None:
     """Check-up of MODEL as a page: what may go, at what price. Needs the extra report."""
     check_package("papermill", "report")
-    from ..analysis.page import check_request, execute, render
+    from ..analysis.page import check_page_request, execute, render
     from ..calibration.texts import KINDS
     from ..disk.at_most import parse_nats
     from ..system.atomic import check_output, write_atomically
@@ -143,7 +147,7 @@ def report(
         "ways": list(split_values(ways, str, "ways")),
         "kinds": list(KINDS if kinds is None else split_values(kinds, str, "kinds")),
     }
-    check_request(parameters)
+    check_page_request(parameters)
     notebook, failure = execute(parameters)
     notebook_text, page_text = render(notebook)
     write_atomically(notebook_target, notebook_text.encode())

@@ -20,19 +20,22 @@ from typing import Any
 
 from ..errors import refusing
 
-# not -m, which would import a `random.py` of the working folder before Python's own
+# The run is not started by `python -m`, which would import a `random.py` of the working folder in place of
+# Python's module.
 WITHOUT_WORKING_FOLDER = "import sys, runpy; sys.path = [folder for folder in sys.path if folder]; "
-CODE = WITHOUT_WORKING_FOLDER + "runpy.run_module('comp_lib.compare.one_run', {}, '__main__')"
-COMMAND = (sys.executable, "-c", CODE)
+RUN_CODE = WITHOUT_WORKING_FOLDER + "runpy.run_module('comp_lib.compare.one_run', {}, '__main__')"
+COMMAND = (sys.executable, "-c", RUN_CODE)
 CONNECTION_TIMEOUT = 10.0  # seconds to find a scheduler
 
 Outcome = dict[str, Any]
-"""`status`, ok or failed, and what was measured, or a `message` that says why nothing was."""
+"""`status` ("ok" or "failed"), and what was measured, or a `message` that says why the run failed."""
 
 
 @contextmanager
 def executor(workers: int = 1, scheduler: str | None = None) -> Iterator[Executor]:
-    """For `workers` runs at a time on this machine, or on the Dask cluster at `scheduler` (tcp://host:8786).
+    """An executor for `workers` runs at a time on this machine, or for the runs on a Dask cluster.
+
+    scheduler: address of the cluster, such as tcp://host:8786; None: this machine.
 
     Raises InputError when no scheduler answers, or dask.distributed is not there.
     """
@@ -51,10 +54,12 @@ def executor(workers: int = 1, scheduler: str | None = None) -> Iterator[Executo
 
 
 def measure_in_process(request: dict[str, Any], folder: str, threads: int | None = None) -> Outcome:
-    """Run `one_run` in a process of its own: what it measured, or the last line that it wrote before it died.
+    """Run `one_run` in a process of its own: what it measured, or why it failed.
 
-    request: the arguments of `one_run.measure`, as JSON. folder: that the process works in, if it exists
-    here, so that relative paths hold. threads: that it computes with; None: as many as it likes.
+    Args:
+        request: the arguments of `one_run.measure`, as JSON.
+        folder: working folder of the process, if it exists here, so that relative paths hold.
+        threads: threads that compute; None: the process decides.
     """
     environment = dict(os.environ)
     if threads is not None:

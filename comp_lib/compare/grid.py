@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
+from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_WINDOW
 from ..calibration.shares import WRITTEN, shares_of
 from ..calibration.texts import load_text
 from ..calibration.windows import calibration_tokens, windows_of
@@ -37,30 +38,45 @@ from ..system.machine import cores
 from .cluster import Outcome, executor, measure_in_process
 
 ROWS_FILE = "rows.csv"
-SHARED_FIELDS = ("model", "calibration", "length", "evaluation", "windows", "window")  # the same in all runs
+# fields of a grid that all its runs share
+SHARED_FIELDS = ("model", "calibration", "length", "evaluation", "windows", "window")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is compared. All runs share `settings`, in which ratio, method, recovery and seed are replaced."""
+    """Which runs are compared: each ratio with each method, seed and number of calibration sequences."""
 
     model: str
+    """Name of the model, as for `load_model`."""
     ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5)
+    """Parts of the decoder's parameters to remove."""
     methods: tuple[str, ...] = tuple(METHODS)
+    """Names of methods; each has its default recovery."""
     seeds: int = 3
-    sequences: tuple[int, ...] = (32,)  # of calibration text
+    """How many seeds, from 0 on."""
+    sequences: tuple[int, ...] = (COMPARED_SEQUENCES,)
+    """Numbers of calibration sequences."""
     _: KW_ONLY
     settings: Settings = Settings()
-    calibration: str = "calibration"  # see `calibration.shares`
-    length: int = 256  # tokens in a calibration sequence
-    evaluation: str = "evaluation"  # name or path of a text, or "kinds" for the mean over all kinds
-    windows: int = 12  # of the evaluation text
-    window: int = 512  # tokens in each
+    """Settings of all runs, in which ratio, method, recovery and seed are replaced."""
+    calibration: str = "calibration"
+    """Source of the calibration text, see `calibration.shares`."""
+    length: int = USUAL_LENGTH
+    """Tokens in a calibration sequence."""
+    evaluation: str = "evaluation"
+    """Name or path of the text that judges, or "kinds" for the mean over all kinds."""
+    windows: int = 12
+    """How many windows of the text that judges, or of each kind."""
+    window: int = USUAL_WINDOW
+    """Tokens in such a window."""
 
     def runs(self) -> dict[str, dict[str, Any]]:
-        """Key -> arguments of `one_run.measure`: methods at all ratios, then the next size, the next seed.
+        """The key of each run -> the arguments of `one_run.measure`.
 
-        Loads the model, for its hash. Raises InputError for what can be refused before a run.
+        First come all methods at all ratios, then the same with the next number of sequences, then with the
+        next seed. The model is loaded for its hash.
+
+        Raises InputError for what can be refused before a run.
         """
         if not (self.ratios and self.methods and self.sequences and self.seeds > 0):
             raise InputError(
@@ -88,7 +104,10 @@ class Grid:
         return runs
 
     def _calibration_texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """The texts of the calibration source that no model writes. Raises InputError for too little text."""
+        """The texts of the calibration source that no model writes.
+
+        Raises InputError for too little text.
+        """
         names = shares_of(self.calibration)
         texts = [load_text(name) for name in names if name not in WRITTEN]
         if len(texts) == len(names):  # else a model has to write, which takes too long for a check
@@ -111,17 +130,17 @@ def run(
     workers: int = 1,
     scheduler: str | None = None,
 ) -> pd.DataFrame:
-    """Measure the runs of `grid` that DIR/rows.csv lacks. Returns a row for each run, in order of the grid.
+    """Measure the runs of `grid` that `folder`/rows.csv lacks: a row for each run, in the order of the grid.
 
     Rows of other grids in the same folder stay. Only this process writes the file, a row as soon as its run
-    is done; two processes at the same time would lose rows of each other.
+    is done. Two processes at the same time would lose rows of each other.
 
     Args:
         workers: runs at a time on this machine, which share its cores.
         scheduler: address of a Dask cluster that measures the runs in place of this machine.
 
-    Raises:
-        InputError: before any work, what `Grid.runs` refuses, and a folder with anything but a comparison.
+    Raises InputError, before any work, for what `Grid.runs` refuses, and for a folder with anything but a
+    comparison.
     """
     path = Path(folder).expanduser() / ROWS_FILE
     rows = {row["key"]: row for row in read_rows(path).to_dict("records")}
@@ -146,23 +165,23 @@ def run(
                 write_atomically(path, pd.DataFrame(list(rows.values())).to_csv(index=False).encode())
                 finished += 1
                 progress("runs", finished, len(runs))
-        finally:  # after Ctrl-C, which reaches the processes too, no other run begins
+        finally:  # no further run begins after Ctrl-C, which has reached the processes of the others
             for future in futures:
                 future.cancel()
     return pd.DataFrame([rows[key] for key in runs])
 
 
 def _threads_of_a_run(workers: int, scheduler: str | None) -> int | None:
-    """Threads for each of several runs on this machine, None where nothing is to be said about them."""
+    """Threads for each of several runs on this machine; None: each run decides."""
     if workers == 1 or scheduler is not None or "OMP_NUM_THREADS" in os.environ:
         return None
     return max(1, cores() // workers)
 
 
 def _outcome_of(future: Future[Outcome]) -> Outcome:
-    """What a run that has ended measured, or why it failed; cancelled: its cluster went away."""
+    """What a run that has ended measured, or why it failed."""
     failure: BaseException | None
-    if future.cancelled():
+    if future.cancelled():  # only a cluster that goes away cancels a run
         failure = CancelledError("the cluster went away")
     else:
         failure = future.exception()
@@ -172,11 +191,14 @@ def _outcome_of(future: Future[Outcome]) -> Outcome:
 
 
 def read_rows(path: str | Path) -> pd.DataFrame:
-    """The rows of a CSV that `run` wrote; none if it does not exist. Raises InputError for another file."""
+    """The rows of a CSV that `run` wrote; no row where there is no such file.
+
+    Raises InputError for any other file.
+    """
     if not Path(path).exists():
         return pd.DataFrame()
     with refusing("rows of a comparison", str(path), "mend or delete it, or name another folder"):
-        # an engine whose floats are those that were written
+        # this engine reads exactly the floats that were written
         return pd.read_csv(path, dtype={"key": str}, engine="python").dropna(subset=["key", "status"])
 
 

@@ -40,9 +40,9 @@ def measure(
     windows: int,
     window: int,
 ) -> dict[str, Any]:
-    """Prune the model of that name and judge it; see `grid.Grid` for the arguments.
+    """Prune the model of that name and judge it: the columns of its row; see `grid.Grid` for the arguments.
 
-    Peak memory is that of this process above what it holds now: call this once, in a fresh process.
+    Peak memory is counted from what this process holds now, so call this once, in a fresh process.
     """
     bytes_of_imports = psutil.Process().memory_info().rss
     parent, tokenizer = load_model(model)
@@ -64,21 +64,21 @@ def measure(
     dense, _ = load_model(model)
     small: Any = pruned.model
     rates = speed.measure({"dense": dense, "small": small}, prompt=32, new_tokens=16, rounds=3)
-    # tokens per second of the dense model over those of the small one: the ratio of their times, upside down
+    # tokens per second of the dense model over those of the small model: the time of the small model over the
+    # time of the dense model
     decode_ratio, _, _ = median_ratio(rates[0].decode, rates[1].decode)
-    quality = judge(small, judging_windows, dense)
-    low, high = quality.intervals()["increase"] or NO_INTERVAL
+    judged = judge(small, judging_windows, dense)
+    low, high = judged.intervals()["increase"] or NO_INTERVAL
     libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return quality.mean | {
-        "increase_low": low,
-        "increase_high": high,
-        "removed": pruned.plan.removed,
-        "parameters": small.num_parameters(),
+    quality_columns = judged.mean | {"increase_low": low, "increase_high": high}
+    size_columns = {"removed": pruned.plan.removed, "parameters": small.num_parameters()}
+    machine_columns = {
         "seconds": seconds,
         "peak_megabytes": bytes_of_pruning / 2**20,
         "decode_ratio": decode_ratio,
         "versions": f"comp-lib {__version__}, {libraries}",
     }
+    return quality_columns | size_columns | machine_columns
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Rows are those of `compare.run`. A method is called by its name and its recovery. For several seeds the mean
 is given, with the smallest and the largest value: with three seeds, that says more than a standard deviation.
-In the picture a large mark is that mean, and a small mark is a seed. Whiskers are the 95% interval over the
-evaluation windows; for several seeds its ends are the means of their ends.
+In the picture a large mark is that mean, and a small mark is one seed. Whiskers are the 95% interval over the
+evaluation windows. For several seeds, the ends of a whisker are the means of the ends of their intervals.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..plots.base import LEGEND_BESIDE, LOSS, Picture, figure_with_axes, log_y, png, style
+from ..plots.base import LEGEND_BESIDE, LOSS_LABEL, Picture, figure_with_axes, log_y, png, style
 from ..system.atomic import write_atomically
 
-LOG_LOSS = LOSS.replace("token)", "token, log scale)")
+LOG_LOSS_LABEL = LOSS_LABEL.replace("token)", "token, log scale)")
 
 
 class Measure(NamedTuple):
     """How a column of the rows is shown."""
 
-    heading: str
-    number_format: str
-    best: str | None  # "min" or "max": the best of several values; None: none is better than another
+    heading: str  # heading of its table
+    number_format: str  # format of its numbers
+    best: str | None  # "min" or "max": the best value; None: no value is better
 
 
-MEASURES = {  # by the name of the column
+# column -> how it is shown
+MEASURES = {
     "increase": Measure("Increase of the loss over the dense model (nats per token)", ".3f", "min"),
     "kl": Measure("KL divergence from the dense model (nats per token)", ".3f", "min"),
     "top1_agreement": Measure("Same first choice as the dense model (share of tokens)", ".3f", "max"),
@@ -46,7 +47,7 @@ def rows_with_status(rows: pd.DataFrame, status: str = "ok") -> pd.DataFrame:
 
 
 def markdown(rows: pd.DataFrame) -> str:
-    """A table of methods x ratios for each number of calibration sequences and each measure, best in bold."""
+    """Tables of methods x ratios, one for each number of calibration sequences and each measure."""
     finished = rows_with_status(rows)
     parts = []
     for sequences, group in finished.groupby("sequences"):
@@ -101,7 +102,7 @@ def _cell(values: pd.Series, number_format: str, best: float | None, seeds: int)
 def plot_increase(rows: pd.DataFrame) -> Picture:
     """Loss increase against the part really removed, a line for each method, with whiskers and seeds."""
     logarithmic = rows.increase.min() > 0
-    ylabel = LOG_LOSS if logarithmic else LOSS
+    ylabel = LOG_LOSS_LABEL if logarithmic else LOSS_LABEL
     figure, axes = figure_with_axes(
         (8.0, 4.4), xlabel="removed (% of the decoder's parameters)", ylabel=ylabel
     )

@@ -1,4 +1,4 @@
-"""From the name of a model to a smaller one in a folder, and a verdict on it: `comp-lib prune` in Python.
+"""`comp-lib prune` in Python: from the name of a model to a smaller one in a folder, and a verdict on it.
 
 The pruned model is saved in the dtype of its parent. Where the parent is quantised it is saved in bfloat16,
 as nearly all originals are. A number never takes more bytes than it was computed in.
@@ -17,35 +17,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from ..calibration.defaults import USUAL_SEQUENCES, USUAL_WINDOW
 from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration, windows_of
 from ..errors import InputError, suggestion
-from ..families.protocol import Model
 from ..families.table import family_of
 from ..methods import default_recovery, method_of
 from ..models.load import load_model, open_model
 from ..models.save import Provenance, shareable
+from ..plan import Plan
 from ..planning import check_length, check_request, make_plan
 from ..progress import Progress, no_progress
 from ..settings import DEFAULTS, MAX_TOKENS, PRESET_SEQUENCES, PRESETS, TOKENS_PER_NEURON, Settings
 from ..shape import Shape
 from ..system.atomic import resolved
 from ..system.machine import available_device
-from ..system.tensors import TensorFiles
+from ..system.tensors import STORED_TYPES, TensorFiles, stored_type
 from .from_disk import Saving, Written, check_out, prune_to
 from .model_on_disk import ModelOnDisk
 from .verdict import Verdict, losses_by_text
-from .work_folder import STORED_TYPES
 
-WINDOWS = 12  # of one text, measured before and after
-WINDOW_LENGTH = 512  # tokens in each
-WINDOWS_OF_A_KIND = 2  # of each kind of text: a first look, which may not take longer than the pruning
-WINDOW_LENGTH_OF_A_KIND = 256
-USUAL_RATIO = 0.2
-# type of the parent's numbers -> dtype of the pruned model's files; any other type: bfloat16
-SAVED_AS = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16}
+WINDOWS = 12  # windows of USUAL_WINDOW tokens in which the losses on one text are measured
+# Windows of each kind of text, where all kinds judge: a first look, which may not outlast the pruning.
+WINDOWS_OF_A_KIND = 2
+WINDOW_LENGTH_OF_A_KIND = 256  # tokens in each of them
+USUAL_RATIO = 0.2  # part of the decoder that goes where nobody says it
 SETTINGS_WITHOUT_FLAG = ("widths", "recovery", "aim", "ridge", "layer_metric", "token_weights")
 
 
@@ -53,17 +52,17 @@ SETTINGS_WITHOUT_FLAG = ("widths", "recovery", "aim", "ridge", "layer_metric", "
 class _Request:
     """What `prune_model` was asked for, checked."""
 
-    settings: Settings
-    calibration: Calibration
-    preset: str
-    evaluated: str | Path | None  # text that judges
-    dtype: str  # to compute in
-    at_most: float | None  # nats per token
+    settings: Settings  # of the run
+    calibration: Calibration  # text that decides
+    preset: str  # a key of PRESETS
+    evaluated: str | Path | None  # text that judges; None: nothing is measured
+    dtype: str  # dtype to compute in
+    at_most: float | None  # nats per token that the loss may rise
     changes: dict[str, Any]  # the settings that the caller gave
 
     @property
     def needs_model(self) -> bool:
-        """Whether the whole model must be in memory: to write text, for gradients, or to look for a ratio."""
+        """Whether the model must be in memory: to write text, for gradients, or while a ratio is sought."""
         writes = not WRITTEN.keys().isdisjoint(shares_of(self.calibration.source))
         return writes or self.at_most is not None or self.needs_gradients
 
@@ -78,6 +77,37 @@ class _Request:
         if self.needs_gradients:
             return 3
         return 1 if self.at_most is None else 2
+
+
+@dataclass(frozen=True)
+class _Parent:
+    """The model that is to be pruned, as its files hold it."""
+
+    name: str  # as the user knows it
+    model: ModelOnDisk  # reads one layer at a time
+    tokenizer: PreTrainedTokenizerBase  # of the model
+    stored_type: str  # the type as which most of its numbers are stored
+
+    @classmethod
+    def open(cls, name: str, dtype: str) -> _Parent:
+        """Open the files of a model, to compute in `dtype`."""
+        meta_model, files, tokenizer = open_model(name, dtype)
+        return cls(name, ModelOnDisk(meta_model, files), tokenizer, _usual_type(files))
+
+    @property
+    def saved_dtype(self) -> torch.dtype:
+        """The dtype in which the pruned model is saved."""
+        original = STORED_TYPES.get(self.stored_type, torch.bfloat16)
+        return min(original, self.model.dtype, key=lambda dtype: dtype.itemsize)
+
+
+@dataclass(frozen=True)
+class _Decisions:
+    """What is decided before the first layer is pruned."""
+
+    ids: Tensor  # calibration tokens (S, L)
+    settings: Settings  # with the ratio, also where it was sought
+    plan: Plan | None  # of a method that needs gradients; None: it is made from the files
 
 
 def prune_model(
@@ -104,17 +134,11 @@ def prune_model(
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Verdict:
-    """Prune the model of that name, or in that folder, into the folder `out`: what `comp-lib prune` does.
+    """Prune the model of that name, or in that folder, into the folder `out`.
 
-    The same call goes on after a stop; a call with `at_most` does so once its ratio is found. The whole model
-    is in memory only while it writes text, while a ratio is sought for `at_most`, or for a method that needs
-    gradients.
-
-        from comp_lib import Calibration, prune_model
-
-        text = Calibration("mine.txt+shipped", sequences=64)
-        verdict = prune_model("smollm2-135m", "build/small", ratio=0.2, calibration=text)
-        print(verdict)
+    This is what `comp-lib prune` does. The same call goes on after a stop; a call with `at_most` does so once
+    its ratio is found. The whole model is in memory only while it writes text, while a ratio is sought for
+    `at_most`, and for a method that needs gradients.
 
     Args:
         model: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
@@ -124,12 +148,19 @@ def prune_model(
         calibration: text that decides, or its name or path. Its seed is also that of metrics that draw.
         evaluated: text that judges. None or "none": nothing is measured.
         method, layers, layer_metric, widths, kv_groups, recovery, aim, ridge, token_weights, multiple,
-            device: fields of `Settings`, which win over the preset's. None is the default.
+            device: fields of `Settings`, which win over the preset's; None: the preset's value or the default.
         dtype: to compute in: "float32", "bfloat16" or "float16".
         overwrite: whether an earlier result in `out` may be replaced.
+        progress: called after each step of the work.
 
     Raises InputError, before the model writes any text, for arguments that cannot be.
     Raises InputError for an `at_most` that is out of reach.
+
+        from comp_lib import Calibration, prune_model
+
+        text = Calibration("mine.txt+shipped", sequences=64)
+        verdict = prune_model("smollm2-135m", "build/small", ratio=0.2, calibration=text)
+        print(verdict)
     """
     started = time.perf_counter()
     if not isinstance(model, str | Path):
@@ -153,11 +184,31 @@ def prune_model(
     changes = {name: value for name, value in changes.items() if value is not None}
     text = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
     judging = None if evaluated == "none" else evaluated
-    request = _checked_request(ratio, at_most, preset, text, judging, changes, device, dtype)
-    return _prune_model(str(model), out, request, overwrite, progress, started)
+    request = _make_request(ratio, at_most, preset, text, judging, changes, device, dtype)
+    hashes = text_hashes(text.source)
+    parent = _Parent.open(str(model), dtype)
+    request = _adapt(request, parent.model)
+    windows = _windows(judging, parent.tokenizer, parent.model.config.max_position_embeddings)
+    saving = _saving(parent, request, windows, overwrite)
+    calibration_size = (request.calibration.sequences or 0) * text.length
+    check_out(out, parent.model, saving, calibration_size)
+    decisions = _decide(request, parent, windows, progress)
+    request = replace(request, settings=decisions.settings)
+    card = _card(out, parent, request, decisions.ids)
+    written = prune_to(
+        out,
+        parent.model,
+        parent.tokenizer,
+        decisions.ids,
+        decisions.settings,
+        plan=decisions.plan,
+        saving=replace(saving, card=replace(card, hashes=hashes)),
+        progress=progress,
+    )
+    return _verdict(written, parent, windows, started)
 
 
-def _checked_request(
+def _make_request(
     ratio: float | None,
     at_most: float | str | None,
     preset: str,
@@ -173,19 +224,25 @@ def _checked_request(
     """
     preset = str(preset)
     if preset not in PRESETS:
-        raise InputError(expected="another preset", got=repr(preset), hint=suggestion(preset, PRESETS))
+        raise InputError(
+            expected=f"a preset among {', '.join(PRESETS)}",
+            got=repr(preset),
+            hint=suggestion(preset, PRESETS),
+        )
     nats = None
     if at_most is not None:
         from .at_most import SMALLEST_RATIO, parse_nats
 
         if ratio is not None:
             raise InputError(
-                expected="--ratio or --at-most", got=f"{ratio} and {at_most}", hint="leave one of them out"
+                expected="ratio or at_most", got=f"{ratio} and {at_most}", hint="leave one of them out"
             )
         nats = parse_nats(at_most)
         if evaluated is None:
             raise InputError(
-                expected="a text that judges with --at-most", got="none", hint="leave --evaluate out"
+                expected="a text that judges, for at_most",
+                got="none",
+                hint="leave evaluated (--evaluate) out, or name a text",
             )
         ratio = SMALLEST_RATIO
     recovery = default_recovery(str(changes.get("method", "comp")))
@@ -199,65 +256,57 @@ def _checked_request(
     return _Request(settings, calibration, preset, evaluated, dtype, nats, changes)
 
 
-def _prune_model(
-    name: str,
-    out: str | Path,
-    request: _Request,
-    overwrite: bool,
-    progress: Progress,
-    started: float,
-) -> Verdict:
-    """Carry out a checked request."""
-    hashes = text_hashes(request.calibration.source)
-    meta_model, files, tokenizer = open_model(name, request.dtype)
-    source = ModelOnDisk(meta_model, files)
-    request = _adapted(request, source)
-    settings = request.settings
-    text = request.calibration
-    windows = _windows(request.evaluated, tokenizer, source.config.max_position_embeddings)
-    stored = _usual_type(files)
-    saved_dtype = min(SAVED_AS.get(stored, torch.bfloat16), source.dtype, key=lambda dtype: dtype.itemsize)
-    all_windows = None
-    if windows:
-        all_windows = torch.cat([*windows.values()])
-    judging_text = Path(str(request.evaluated)).name
+def _saving(parent: _Parent, request: _Request, windows: dict[str, Tensor], overwrite: bool) -> Saving:
+    """How the result is written, and judged on `windows`; its card is not known yet."""
+    if not windows:
+        return Saving(parent.name, overwrite=overwrite, dtype=parent.saved_dtype)
+    text = Path(str(request.evaluated)).name
     if len(windows) > 1:
-        judging_text = f"{len(windows)} kinds of text"
-    saving = Saving(name, all_windows, judging_text, overwrite=overwrite, dtype=saved_dtype)
-    check_out(out, source, saving, (text.sequences or 0) * text.length)
-    loaded: Model | None = None
-    if request.needs_model:
-        loaded, _ = load_model(name, request.dtype, settings.device, request.copies)
-    ids = text.tokens(tokenizer, model=loaded, evaluated=request.evaluated, progress=progress)
+        text = f"{len(windows)} kinds of text"
+    all_windows = torch.cat([*windows.values()])
+    return Saving(parent.name, all_windows, text, overwrite=overwrite, dtype=parent.saved_dtype)
+
+
+def _decide(request: _Request, parent: _Parent, windows: dict[str, Tensor], progress: Progress) -> _Decisions:
+    """Read or write the calibration text, and decide what only a model in memory can decide.
+
+    The model is in memory no longer than this takes.
+    """
+    text = request.calibration
+    settings = request.settings
+    if not request.needs_model:
+        ids = text.tokens(parent.tokenizer, model=None, evaluated=request.evaluated, progress=progress)
+        return _Decisions(ids, _with_multiple(settings, parent), plan=None)
+    model, _ = load_model(parent.name, request.dtype, settings.device, request.copies)
+    ids = text.tokens(parent.tokenizer, model=model, evaluated=request.evaluated, progress=progress)
+    if request.at_most is not None:
+        from .at_most import ratio_within
+
+        ratio = ratio_within(
+            request.at_most,
+            model,
+            ids,
+            windows,
+            settings,
+            saved_dtype=parent.saved_dtype,
+            progress=progress,
+        )
+        settings = replace(settings, ratio=ratio)
     plan = None
-    if loaded is not None:
-        if request.at_most is not None:
-            from .at_most import ratio_within
-
-            ratio = ratio_within(
-                request.at_most,
-                loaded,
-                ids,
-                windows,
-                settings,
-                saved_dtype=saved_dtype,
-                progress=progress,
-            )
-            settings = replace(settings, ratio=ratio)
-        if request.needs_gradients:
-            plan = make_plan(loaded, ids, settings, name, progress)
-        loaded = None  # what follows needs the memory
-    # The multiple that a plan would find by itself is set, so that the card names it.
-    settings = replace(settings, multiple=settings.request(source.shape).multiple)
-    card = _card(name, out, source.shape, replace(request, settings=settings), ids)
-    saving = replace(saving, card=replace(card, hashes=hashes))
-    written = prune_to(out, source, tokenizer, ids, settings, plan=plan, saving=saving, progress=progress)
-    stored_types = (stored, STORED_TYPES[str(saved_dtype)])
-    return _verdict(written, name, files, stored_types, windows, started)
+    if request.needs_gradients:
+        plan = make_plan(model, ids, settings, parent.name, progress)
+    return _Decisions(ids, _with_multiple(settings, parent), plan)
 
 
-def _adapted(request: _Request, source: ModelOnDisk) -> _Request:
-    """The request for this model: with a number of sequences, and no bias where its family has no room.
+def _with_multiple(settings: Settings, parent: _Parent) -> Settings:
+    """The settings with the multiple that a plan would find by itself, so that the card names it."""
+    return replace(settings, multiple=settings.request(parent.model.shape).multiple)
+
+
+def _adapt(request: _Request, source: ModelOnDisk) -> _Request:
+    """Fit the request to this model.
+
+    It gets a number of sequences, and no recovery "bias" of its own where the model's family has no room.
 
     Raises InputError, before any text is read, for what no plan for the model can meet.
     """
@@ -275,7 +324,7 @@ def _adapted(request: _Request, source: ModelOnDisk) -> _Request:
 
 def _usual_sequences(shape: Shape, preset: str, calibration: Calibration) -> int:
     """How many sequences calibrate where nobody says it; see TOKENS_PER_NEURON for mixtures of texts."""
-    usual = PRESET_SEQUENCES.get(preset, 128)
+    usual = PRESET_SEQUENCES.get(preset, USUAL_SEQUENCES)
     if calibration.source not in MIXTURES:
         return usual
     tokens = max(TOKENS_PER_NEURON * max(shape.neurons), usual * calibration.length)
@@ -288,19 +337,19 @@ def _windows(evaluated: str | Path | None, tokenizer: Any, max_length: int) -> d
         return {}
     if str(evaluated) == EVERY_KIND:
         return windows_of(evaluated, tokenizer, min(WINDOW_LENGTH_OF_A_KIND, max_length), WINDOWS_OF_A_KIND)
-    return windows_of(evaluated, tokenizer, min(WINDOW_LENGTH, max_length), WINDOWS)
+    return windows_of(evaluated, tokenizer, min(USUAL_WINDOW, max_length), WINDOWS)
 
 
 def _usual_type(files: TensorFiles) -> str:
     """The type as which most of the numbers in `files` are stored."""
     numbers = Counter[str]()
-    for tensor, stored_type in files.stored_types.items():
-        numbers[stored_type] += math.prod(files.shapes[tensor])
+    for tensor, type_name in files.stored_types.items():
+        numbers[type_name] += math.prod(files.shapes[tensor])
     ((usual, _),) = numbers.most_common(1)
     return usual
 
 
-def _card(name: str, out: str | Path, shape: Shape, request: _Request, ids: Tensor) -> Provenance:
+def _card(out: str | Path, parent: _Parent, request: _Request, ids: Tensor) -> Provenance:
     """What the model card says of a run on ids (S, L)."""
     calibration = request.calibration
     source = calibration.source
@@ -310,7 +359,9 @@ def _card(name: str, out: str | Path, shape: Shape, request: _Request, ids: Tens
     )
     if len(shares) > 1:
         text += f" ({', '.join(f'{shareable(part)} {share:.0%}' for part, share in shares.items())})"
-    return Provenance(name, shape, text, asdict(request.settings), command=_command(name, out, request))
+    settings = asdict(request.settings)
+    command = _command(parent.name, out, request)
+    return Provenance(parent.name, parent.model.shape, text, settings, command=command)
 
 
 def _command(name: str, out: str | Path, request: _Request) -> str:
@@ -339,27 +390,17 @@ def _command(name: str, out: str | Path, request: _Request) -> str:
     return shlex.join(arguments)
 
 
-def _verdict(
-    written: Written,
-    parent: str,
-    files: TensorFiles,
-    stored: tuple[str, str],
-    windows: dict[str, Tensor],
-    started: float,
-) -> Verdict:
-    """The verdict on what was written.
-
-    stored: the type of most numbers in the files of the parent and of the model.
-    """
+def _verdict(written: Written, parent: _Parent, windows: dict[str, Tensor], started: float) -> Verdict:
+    """The verdict on what was written."""
     new_files = resolved(written.folder).glob("*.safetensors")
     return Verdict(
         **vars(written),
-        parent=parent,
-        megabytes=(_megabytes(files.files), _megabytes(new_files)),
-        stored=stored,
+        parent=parent.name,
+        megabytes=(_megabytes(parent.model.files.files), _megabytes(new_files)),
+        stored=(parent.stored_type, stored_type(parent.saved_dtype)),
         by_text=losses_by_text(written, windows),
         seconds=time.perf_counter() - started,
-        next=shlex.join(["comp-lib", "evaluate", str(written.folder), "--against", parent]),
+        next=shlex.join(["comp-lib", "evaluate", str(written.folder), "--against", parent.name]),
     )
 
 

@@ -1,7 +1,8 @@
 """How good a model is on each kind of text that ships, and on the mean over the kinds.
 
-One text can hide a loss: a pruned model may keep its prose and forget how to write code. So every kind is
-judged by itself, by what `loss` measures, and in the mean each kind weighs the same, however long its text.
+One text can hide a loss: a pruned model may keep its prose and forget how to write code. So the model is
+judged on every kind by itself, by what `loss` measures. In the mean each kind weighs the same, however long
+its text.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..calibration.defaults import USUAL_WINDOW
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import windows_of
 from ..families.protocol import Model
@@ -26,10 +28,10 @@ Row = tuple[dict[str, float], dict[str, Interval | None]]
 
 
 @dataclass(frozen=True)
-class ByKind:
+class EvaluationByKind:
     """Quality of a model on several texts, and on their mean."""
 
-    kinds: dict[str, Evaluation]  # of each text, by its name
+    kinds: dict[str, Evaluation]  # name of a text -> the quality on it
 
     @property
     def mean(self) -> dict[str, float]:
@@ -38,13 +40,13 @@ class ByKind:
         return {measure: float(np.mean([row[measure] for row in rows])) for measure in rows[0]}
 
     def intervals(self) -> dict[str, Interval | None]:
-        """95% intervals of `mean`, see `confidence`; None where there is none."""
+        """95% intervals of `mean`; None where a measure has none (see `confidence`)."""
         return intervals([evaluation.by_sequence for evaluation in self.kinds.values()])
 
     def rows(self) -> dict[str, Row]:
         """Values and 95% intervals of each text, in the order of `kinds`.
 
-        Of several texts there is at the end a row of their mean, called after their number: `mean of 8`.
+        Where there are several texts, the last row is their mean, named after their number: `mean of 8`.
         """
         rows: dict[str, Row] = {}
         for name, evaluation in self.kinds.items():
@@ -60,11 +62,18 @@ def evaluate(
     text: str | Path = EVERY_KIND,
     *,
     against: Model | None = None,
-    length: int = 512,
+    length: int = USUAL_WINDOW,
     sequences: int | None = None,
     progress: Progress = no_progress,
-) -> ByKind:
+) -> EvaluationByKind:
     """Measure `model` on the text of that name or file, beside the model `against` where one is given.
+
+    Args:
+        text: as for `load_text`; the default is a text of each kind that ships.
+        length: tokens of each window.
+        sequences: how many windows of each text; None: all that are full.
+
+    Raises InputError for a text that cannot be read or is too short, and as `loss.compare_losses` does.
 
         from comp_lib import evaluate, load_model
 
@@ -72,10 +81,6 @@ def evaluate(
         parent, _ = load_model("smollm2-135m")
         quality = evaluate(small, tokenizer, "evaluation:code", against=parent)
         quality.mean["increase"], quality.intervals()["increase"]  # nats per token, and its 95% interval
-
-    text: as for `load_text`; the default is a text of each kind that ships. Windows of `length` tokens are
-    judged, all that the text has, or that many `sequences`. Raises InputError for a text that cannot be read
-    or is too short, and as `loss.compare_losses` does.
     """
     return judge(model, windows_of(text, tokenizer, length, sequences), against, progress=progress)
 
@@ -86,11 +91,12 @@ def judge(
     dense: Model | None = None,
     *,
     progress: Progress = no_progress,
-) -> ByKind:
+) -> EvaluationByKind:
     """Measure `model` on each of `windows` (S, L), which `windows_of` gives, beside `dense` if it is given.
 
-    `progress` is called with the name of the text and with its sequences. Raises InputError as `loss.compare_losses`
-    does.
+    `progress` is called with the name of the text and with its sequences.
+
+    Raises InputError as `loss.compare_losses` does.
     """
     kinds = {}
     for name, ids in windows.items():
@@ -98,4 +104,4 @@ def judge(
             kinds[name] = measure_loss(model, ids, progress, name)
         else:
             kinds[name] = compare_losses(model, dense, ids, progress, name)
-    return ByKind(kinds)
+    return EvaluationByKind(kinds)

@@ -1,6 +1,6 @@
 """How far a mean over sequences can be trusted: its 95% interval.
 
-The unit that varies is a whole sequence, since the tokens of one are anything but independent. For n
+The unit that varies is a sequence, since the tokens of one sequence are anything but independent. For n
 sequences,
 
     n < 8          no interval: the deviation of so few numbers says next to nothing
@@ -29,15 +29,15 @@ import numpy as np
 
 from ..errors import InputError
 
-MIN_VALUES = 8  # that an interval needs
-BOOTSTRAP_VALUES = 16  # from which on the interval is bootstrapped
+MIN_VALUES = 8  # fewest values that give an interval
+BOOTSTRAP_VALUES = 16  # fewest values that are bootstrapped
 TAILS = (0.025, 0.975)  # quantiles between which the interval lies
-NORMAL_QUANTILE = 1.959964  # of the normal distribution, at 0.975
-RESAMPLES = 10_000
-CHUNK = 100  # resamples at once
+NORMAL_QUANTILE = 1.959964  # 97.5% quantile of the normal distribution
+RESAMPLES = 10_000  # draws of the bootstrap
+CHUNK = 100  # draws that are in memory at once
 
 Interval = tuple[float, float]
-NO_INTERVAL: Interval = (np.nan, np.nan)  # in tables of numbers
+NO_INTERVAL: Interval = (np.nan, np.nan)  # what tables of numbers hold where there is no interval
 
 
 def confidence_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
@@ -63,7 +63,7 @@ def confidence_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> 
 def intervals(kinds: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Interval | None]:
     """The interval of the mean over kinds of each measure; None where there is none.
 
-    kinds: of each kind, the values of each measure, by its name.
+    kinds: a mapping for each kind, from the name of a measure to its values.
     """
     tables = [np.array(list(columns.values())) for columns in kinds]  # (measures, n) of each kind
     bounds = confidence_intervals(*tables).tolist()
@@ -76,7 +76,7 @@ def intervals(kinds: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Inter
 def confidence_intervals(*kinds: np.ndarray, seed: int = 0) -> np.ndarray:
     """Intervals of the mean over kinds of each row, all with the same draws: (k, n) of each kind -> (k, 2).
 
-    NaN where there is none: too few values, or one that is not finite.
+    A row has NaN where it has no interval, since its values are too few or not finite.
     """
     finite = [np.where(np.isfinite(values), values, np.nan) for values in kinds]
     counts = [values.shape[1] for values in kinds]
@@ -91,9 +91,8 @@ def confidence_intervals(*kinds: np.ndarray, seed: int = 0) -> np.ndarray:
 def _student_intervals(kinds: list[np.ndarray], degrees: int) -> np.ndarray:
     """Student's intervals of the mean over kinds of each row: (k, n) of each kind -> (k, 2)."""
     mean = np.mean([values.mean(1) for values in kinds], 0)
-    variance = sum(
-        values.var(1, ddof=1) / values.shape[1] for values in kinds
-    )  # of the sum of the kinds' means
+    # the variance of the sum of the kinds' means
+    variance = sum(values.var(1, ddof=1) / values.shape[1] for values in kinds)
     half_width = t_quantile(degrees) * np.sqrt(variance) / len(kinds)
     return np.stack([mean - half_width, mean + half_width], 1)
 

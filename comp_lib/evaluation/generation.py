@@ -16,7 +16,9 @@ from ..families.run import check_ids
 
 
 def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
-    """What a model says after `prompt`, at most `tokens` tokens: greedy, so the same every time.
+    """What a model says after `prompt`, at most `tokens` tokens.
+
+    Each token is the most likely one, so the text is the same every time.
 
     Raises InputError for a prompt without text, and for more tokens than the model's context holds.
     """
@@ -36,20 +38,19 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
             got=f"{length} and {tokens}",
             hint="shorten the prompt, or ask for another number of tokens",
         )
-    new_ids = greedy(model, ids, tokens)[0, length:]
+    new_ids = generate_greedily(model, ids, tokens)[0, length:]
     text: str = tokenizer.decode(new_ids, skip_special_tokens=True)
     return text
 
 
 @torch.inference_mode()
-def greedy(model: Model, ids: Tensor, tokens: int, **options: Any) -> Tensor:
-    """ids (1, L) and at most `tokens` more, each the most likely one: (1, L + tokens).
+def generate_greedily(model: Model, ids: Tensor, tokens: int, **options: Any) -> Tensor:
+    """Append at most `tokens` tokens to ids (1, L), each the most likely one: (1, L + tokens).
 
     options: further arguments of transformers' `generate`.
     """
-    original_config = (
-        model.generation_config
-    )  # beams, penalties: generate() takes what it is not given from it
+    # generate() takes what it is not given from this config: beams, penalties
+    original_config = model.generation_config
     model.generation_config = GenerationConfig(
         eos_token_id=original_config.eos_token_id, pad_token_id=original_config.pad_token_id or 0
     )
@@ -67,12 +68,11 @@ def greedy(model: Model, ids: Tensor, tokens: int, **options: Any) -> Tensor:
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float, float]:
-    """Median, smallest and largest of numerator / denominator, round by round.
+    """Median, smallest and largest of the quotients numerator / denominator of all rounds.
 
     >>> median_ratio([4.0, 6.0, 8.0], [2.0, 2.0, 2.0])
     (3.0, 2.0, 4.0)
     """
-    ratios = [
-        numerator / denominator for numerator, denominator in zip(numerators, denominators, strict=True)
-    ]
+    pairs = zip(numerators, denominators, strict=True)
+    ratios = [numerator / denominator for numerator, denominator in pairs]
     return median(ratios), min(ratios), max(ratios)

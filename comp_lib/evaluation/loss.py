@@ -13,7 +13,7 @@ zero only if nothing changed, and by the share of positions at which both put th
 alone can hide a change: a pruned model may lose what it knew and still guess the next word as well on
 average.
 
-Every number is a mean over sequences of equal length. Each sequence's own value is kept, for `intervals` of
+Every number is a mean over sequences of equal length. The value of each sequence is kept, for `intervals` of
 the mean.
 
 Papers report WikiText-2: the test split, its rows joined with two line ends, cut into consecutive windows of
@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..divergence import divergence_terms
 from ..errors import InputError
 from ..families.protocol import Model
 from ..families.run import check_ids, head
@@ -47,15 +48,15 @@ HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a voc
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Quality of a model on a text; fields that default to None are of a comparison with a dense model."""
+    """Quality of a model on a text; only a comparison with a dense model sets the fields that may be None."""
 
     by_sequence: dict[str, tuple[float, ...]]  # measure -> its value for each sequence
-    tokens: int  # that were predicted
+    tokens: int  # predicted tokens
     loss: float  # nats per token
-    dense_loss: float | None = None
-    increase: float | None = None  # of the loss above the dense model's, nats per token
-    kl: float | None = None  # nats per token, from dense to this model
-    top1_agreement: float | None = None  # share of positions, 0 to 1
+    dense_loss: float | None = None  # loss of the dense model, nats per token
+    increase: float | None = None  # loss - dense_loss, nats per token
+    kl: float | None = None  # KL divergence from dense to this model, nats per token
+    top1_agreement: float | None = None  # share of positions with one first choice, 0 to 1
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -108,7 +109,7 @@ def compare_losses(
 
 @torch.inference_mode()
 def _evaluation(models: list[Model], ids: Tensor, progress: Progress, label: str) -> Evaluation:
-    """Evaluation of the first of `models`; a second one is the dense model that it is compared with."""
+    """Evaluation of the first of `models`, compared with the dense model, the second, where there is one."""
     check_ids(ids, models[0].config.vocab_size)
     measures = MEASURES if len(models) > 1 else ("loss",)
     parts = []
@@ -124,7 +125,7 @@ def _evaluation(models: list[Model], ids: Tensor, progress: Progress, label: str
 
 
 def _measures_by_sequence(models: list[Model], ids: Tensor) -> Tensor:
-    """The loss of each sequence of ids (B, L), (B, 1), or with a dense model all MEASURES, (B, 5)."""
+    """The loss of each sequence of ids (B, L): (B, 1); with a dense model all MEASURES: (B, 5)."""
     chunks_of_models = [_states(model, ids).split(HEAD_ROWS) for model in models]
     chunks_of_targets = ids[:, 1:].flatten().split(HEAD_ROWS)  # R of the B (L-1) tokens in each
     parts = []
@@ -145,7 +146,7 @@ def _states(model: Model, ids: Tensor) -> Tensor:
 
 
 def _measures_by_token(targets: Tensor, log_q: Tensor, log_p: Tensor | None = None) -> Tensor:
-    """The loss of each of the targets (R,), (R, 1), or with a dense model's log p all MEASURES, (R, 5).
+    """The loss of each of the targets (R,): (R, 1); with log p of a dense model all MEASURES: (R, 5).
 
     log_q, log_p: log-probabilities of the next token by the model and by the dense model, (R, V). The result
     is on the CPU.
@@ -162,5 +163,5 @@ def _measures_by_token(targets: Tensor, log_q: Tensor, log_p: Tensor | None = No
 
 
 def perplexity_of(loss: float) -> float:
-    """exp(loss); a ruined model may be worse than a float can say."""
+    """exp(loss), or infinity where a model is worse than a float can say."""
     return math.inf if loss > 700 else math.exp(loss)

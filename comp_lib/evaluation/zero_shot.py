@@ -30,7 +30,9 @@ SETS = {
 
 
 def load_tasks(text: str) -> list[Any]:
-    """lm-eval's tasks and groups of them that `text` names: offline, literature, or names between commas.
+    """Load lm-eval's tasks and groups of tasks that `text` names, with commas between the names.
+
+    A name is "offline", "literature", or one that lm-eval knows.
 
     Raises InputError for what lm-eval cannot load: a name that it does not know, a task that is there twice
     or cannot be fetched.
@@ -44,7 +46,7 @@ def load_tasks(text: str) -> list[Any]:
         names += SETS.get(word.strip(), (word.strip(),))
     names = list(dict.fromkeys(names))  # each name once
     shipped = find_shipped("tasks", DATA_FOLDERS)
-    # to read lm-eval's own thousands of tasks takes seconds
+    # it takes seconds to read the thousands of tasks that lm-eval brings
     with_defaults = not all(name.startswith("comp_") for name in names)
     advice = f"choose {', '.join(SETS)} or what `lm-eval ls tasks` names, each once, and go online once"
     with refusing("tasks that lm-eval can load", text, advice):
@@ -59,11 +61,11 @@ def zero_shot(
 ) -> Any:
     """Everything that lm-eval reports of `model` in these tasks, which `load_tasks` gives.
 
-    Returns a dictionary: `results` has for each task and group shares from 0 to 1, such as `acc,none` and
-    `acc_stderr,none`, `samples` the answers to every item, and `versions` those of the tasks: scores of two
-    versions cannot be compared.
+    Returns a dictionary. Its `results` are, for each task and group, shares from 0 to 1, such as `acc,none`
+    and `acc_stderr,none`. Its `samples` are the answers to every item. Its `versions` are the versions of the
+    tasks; scores of two versions cannot be compared.
 
-    limit: how many items of each task are asked, the first ones; None: all.
+    limit: how many items of each task are asked, from the first on; None: all.
     """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM

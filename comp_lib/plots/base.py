@@ -27,17 +27,17 @@ GREEN = COLOURS[2]
 RED = COLOURS[3]
 GREY = COLOURS[7]
 MARKERS = "osD^vPX*<>"
-# keywords of matplotlib for a line that the data are compared with
+# keywords of matplotlib for a line with which the data are compared
 DASHED_LINE: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
 # keywords of `Axes.legend`; beside the panel is right where the data can be anywhere in it
 LEGEND_ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}
 LEGEND_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
-LOSS = "increase of the loss over the\ndense model (nats per token)"  # label of an axis
-DPI = 90
-# multiples of a power of ten at which ticks stand: the first choice that gives few enough
+LOSS_LABEL = "increase of the loss over the\ndense model (nats per token)"
+DPI = 90  # dots per inch
+# multiples of a power of ten at which ticks may stand; the first of these that gives few enough is taken
 TICKS_OF_A_DECADE = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,))
 Numbers = Sequence[float]
-Size = tuple[float, float]  # in inches
+Size = tuple[float, float]  # inches
 
 
 class Picture(Figure):
@@ -60,9 +60,11 @@ def figure_with_axes(size: Size = (8.0, 4.0), **labels: Any) -> tuple[Picture, A
 
 
 def panels(rows: int, columns: int, size: Size, share: str = "", **labels: Any) -> tuple[Picture, list[Any]]:
-    """A figure of several panels, row by row; they `share` "x" or "y".
+    """A figure of several panels, row by row, in the house style.
 
-    labels: as `Axes.set` takes them, for all panels; a list has one entry for each panel.
+    Args:
+        share: "x" or "y", the axis that all panels share; "": none.
+        labels: as `Axes.set` takes them, for all panels; a list has one entry for each panel.
     """
     with sns.axes_style("whitegrid"):
         figure = Picture(figsize=size, layout="constrained", dpi=DPI)
@@ -83,8 +85,8 @@ def plain_ticks(axis: Axis, limits: tuple[float, float], percent: bool = False, 
         if len(ticks) <= max_ticks:
             break
     if len(ticks) > max_ticks:
-        every = -(-len(ticks) // max_ticks)
-        ticks = ticks[::every]
+        distance = -(-len(ticks) // max_ticks)
+        ticks = ticks[::distance]
     if len(ticks) < 3:  # less than half a decade: round numbers at equal distances
         round_numbers = MaxNLocator(max_ticks - 1).tick_values(low, high)
         ticks = [tick for tick in round_numbers if low <= tick <= high]
@@ -103,7 +105,7 @@ def log_y(axes: Axes, percent: bool = False, max_ticks: int = 8) -> None:
 
 
 def layer_axis(axes: Axes, layers: int | None = None, label: str = "decoder layer") -> None:
-    """Show integers on an x axis of layers; where their number is given, the axis spans just these."""
+    """Show integers on an x axis of layers; where their number is given, the axis spans just these layers."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if layers is not None:
@@ -118,7 +120,7 @@ def style(index: int) -> dict[str, Any]:
 def note(
     axes: Axes, text: str, point: tuple[Any, Any], offset: tuple[float, float] = (0, 0), **looks: Any
 ) -> None:
-    """Write a small text beside a point of the data; offset in points of print."""
+    """Write a small text beside a point of the data; offset: from it, in points of print."""
     axes.annotate(text, point, offset, textcoords="offset points", **{"fontsize": 8} | looks)
 
 

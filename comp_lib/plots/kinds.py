@@ -26,10 +26,12 @@ from .base import (
 
 
 def plot_kinds(rows: Mapping[str, Row]) -> Picture:
-    """Bars of the loss on each text, from the top; the last row is their mean. rows: see `ByKind.rows`.
+    """Bars of the loss on each text, from the top to the last row, their mean.
 
     Whiskers are 95% intervals of the loss. Where all rows have a `dense_loss`, it gets a bar too, and the
     whiskers are those of the increase, which is known far better than either loss.
+
+    rows: see `EvaluationByKind.rows`.
     """
     compared = all("dense_loss" in values for values, _ in rows.values())
     if compared:
@@ -67,7 +69,7 @@ def plot_kinds(rows: Mapping[str, Row]) -> Picture:
         error_kw={"elinewidth": 1.5},
         capsize=3,
     )
-    ends = np.fmax(losses, losses + above)  # of the whiskers, where there are any
+    ends = np.fmax(losses, losses + above)  # ends of the whiskers, or of the bars without whiskers
     for position, end, number in zip(bar_positions, ends, numbers, strict=True):
         note(axes, f"{number:{number_format}}", (end, position), (5, 0), va="center", fontsize=9)
     axes.set_yticks(positions, list(rows))
@@ -85,7 +87,7 @@ def plot_kinds(rows: Mapping[str, Row]) -> Picture:
 
 
 def _words(values: Mapping[str, float], low: float, high: float) -> str:
-    """The numbers of one row; low, high: of the interval, NaN where there is none."""
+    """The numbers of one row in words; low, high: the ends of its interval, NaN where it has none."""
     interval = "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
     if "dense_loss" not in values:
         return f"{values['loss']:.2f}{interval}"
@@ -99,15 +101,18 @@ def plot_pruned(
 ) -> Picture:
     """What was removed: block influence above, widths kept in the middle, errors of the layers below.
 
-    importance, neurons, groups: one entry for each layer of the parent; errors: relative, one for each of the
-    plan.
+    Args:
+        importance: block influence of each layer of the parent.
+        neurons: MLP neurons of each layer of the parent.
+        groups: KV groups of each layer of the parent.
+        errors: relative error left in each layer of the plan.
     """
     labels = ["block influence", "MLP neurons\n(green: kept)", "error left after\nrecovery (% of energy)"]
     figure, (top, middle, bottom) = panels(3, 1, (9.0, 7.5), "x", ylabel=labels)
     layers = range(plan.parent_layers)
     colours = [RED if layer in plan.dropped else BLUE for layer in layers]
     top.scatter(layers, importance, c=colours, zorder=2)
-    if min(importance) > 0:  # one layer may dwarf the others
+    if min(importance) > 0:  # a logarithm shows all layers where one dwarfs the others
         top.set_ylabel("block influence,\nlog scale")
         log_y(top, max_ticks=6)
     top.set_title(f"What COMP removed: {plan.removed:.1%} of the decoder's parameters")

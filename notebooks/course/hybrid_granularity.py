@@ -18,7 +18,7 @@ from comp_lib.hybrid_granularity.measured import allocate_widths
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.importance.widths import Sensitivity, narrowed
+from comp_lib.importance.widths import Sensitivity, gather_and_pass, narrow
 from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest
 from comp_lib.shape import Shape
 from comp_lib.walk import walk
@@ -58,8 +58,9 @@ def narrowed_alone(
         weight = weight_of(visit.layer)
         fewest = len(weight) - removed
         stream = visit.before
-        _, gram, fitted = narrowed(visit.layer, stream, visit.arguments, removed, RIDGE, fewest=fewest)
-        visit.after = stream  # `narrowed` has written the states behind the layer into it
+        gram = gather_and_pass(visit.layer, stream, visit.arguments)
+        visit.after = stream  # `gather_and_pass` has written the states behind the layer over it
+        _, fitted = narrow(visit.layer, gram, removed, RIDGE, fewest)
         yield visit.index, float(gram.energy(weight - fitted) / gram.tokens), fitted
 
 

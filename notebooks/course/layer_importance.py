@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from comp_lib.analysis.columns import ALL, Sample
+from comp_lib.analysis.columns import ALL_KINDS, Sample
 from comp_lib.analysis.frames import layer_harm
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.families.protocol import Model
@@ -49,7 +49,7 @@ class LayerStudy:
 
 def layer_study(model: Model, ids: Tensor) -> LayerStudy:
     """All statistics for ids (S, L), from the cache if it has them."""
-    harm = layer_harm(model, Sample(ids, (ALL,) * len(ids)))
+    harm = layer_harm(model, Sample(ids, (ALL_KINDS,) * len(ids)))
     return LayerStudy(harm=harm, **stream_statistics(model, ids))
 
 

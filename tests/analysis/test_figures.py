@@ -1,4 +1,4 @@
-"""Pictures of a check-up: each can be read, and its verdict is computed from its frame."""
+"""Pictures of a check-up: each can be read, and its alt text is computed from its frame."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from comp_lib.importance.layers import block_influence, sequence_loss_increase
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.settings import Settings
 from comp_lib.statistics.gram import Gram, token_weight
-from comp_lib.statistics.solve import ridged
+from comp_lib.statistics.solve import with_ridge
 from comp_lib.system.hashes import hash_of_model
 
 KINDS = ("prose", "code", "mathematics")
@@ -134,7 +134,7 @@ def test_neurons_equal_brute_force(model, sample):
     energy = xtx.diagonal() * weight.square().sum(1)
     assert frame.energy.sum() == pytest.approx(1.0, abs=1e-12)
     assert torch.allclose(torch.tensor(frame.energy.to_numpy()), energy / energy.sum(), rtol=1e-4)
-    matrix = ridged(xtx, RIDGE)
+    matrix = with_ridge(xtx, RIDGE)
     inverse = torch.linalg.inv(matrix)
     condition = (matrix.diagonal() * inverse.diagonal()).sqrt()
     assert torch.allclose(torch.tensor(frame.condition.to_numpy()), condition, rtol=1e-4)
@@ -148,7 +148,7 @@ def test_few_tokens_say_the_same_in_the_dual_form(model, tokenizer):
     frame = neurons(model, few, layers=[2])
     xtx = gram_of(model, few.ids, 2)
     weight = down_proj_weight(model, 2)
-    inverse = torch.linalg.inv(ridged(xtx, RIDGE))
+    inverse = torch.linalg.inv(with_ridge(xtx, RIDGE))
     layer_energy = float((weight * (xtx @ weight)).sum())
     cost = weight.square().sum(1) / inverse.diagonal() / layer_energy
     assert torch.allclose(torch.tensor(frame.cost.to_numpy()), cost, rtol=1e-3)
@@ -214,5 +214,5 @@ def test_what_was_looked_at_is_not_looked_at_again(model, sample, monkeypatch):
     def never(*_):
         raise AssertionError("computed anew")
 
-    monkeypatch.setattr(walking, "_look", never)
+    monkeypatch.setattr(walking, "_examine_layer", never)
     assert neurons(model, sample).equals(first) and len(groups(model, sample)) == 6

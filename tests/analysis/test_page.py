@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from comp_lib.analysis import page
-from comp_lib.analysis.page import check_request, execute, render
+from comp_lib.analysis.page import check_page_request, execute, render
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.errors import InputError
 
@@ -29,7 +29,7 @@ PARAMETERS = {
     "dtype": "float32",
     "device": "cpu",
 }
-SET_BY_EXECUTE = {"model", "name", "length", "windows", "looked", "harm"}
+SET_BY_EXECUTE = {"model", "name", "length", "windows", "layer_windows", "harm"}
 SOURCE = next(
     folder / page.NOTEBOOK for folder in page.NOTEBOOK_FOLDERS if (folder / page.NOTEBOOK).is_file()
 )
@@ -85,6 +85,12 @@ def short(monkeypatch, tmp_path, kernels):
     return run
 
 
+def test_a_notebook_that_is_not_installed_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "NOTEBOOK_FOLDERS", (tmp_path,))
+    with pytest.raises(InputError, match=r"expected checkup\.ipynb, which comes with comp_lib"):
+        execute(PARAMETERS | {"model": "somebody"})
+
+
 def cell_of_parameters(notebook):
     [cell] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     return cell
@@ -94,7 +100,7 @@ def printed(notebook):
     return "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
 
 
-def test_all_cells_run_and_each_figure_has_its_verdict(executed):
+def test_all_cells_run_and_each_figure_has_its_summary(executed):
     notebook, stopped = executed
     assert stopped is None
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -108,7 +114,7 @@ def test_all_cells_run_and_each_figure_has_its_verdict(executed):
     assert "0 of 3 layers" not in printed(notebook)
 
 
-def test_the_page_begins_with_the_verdict(executed):
+def test_the_page_begins_with_the_recommendation(executed):
     first = next(cell.outputs[0] for cell in executed[0].cells if cell.get("outputs"))
     assert first.data["text/plain"].startswith("parent: ")
     assert "comp-lib prune parent" in first.data["text/html"]
@@ -195,7 +201,7 @@ def test_page_and_notebook_hold_the_title():
 
 def test_what_would_not_run_is_refused_before_work(parent):
     """What a user can write in options, too: test_cli_report.py."""
-    check_request(PARAMETERS | {"model": str(parent)})
+    check_page_request(PARAMETERS | {"model": str(parent)})
     for change, message in (
         ({"kinds": ["code", "code"]}, "each kind of text once"),
         ({"ratios": []}, "at least one of the ratios"),
@@ -205,11 +211,11 @@ def test_what_would_not_run_is_refused_before_work(parent):
         ({"model": "no-such-model"}, "no-such-model"),
     ):
         with pytest.raises(InputError, match=message):
-            check_request(PARAMETERS | {"model": str(parent)} | change)
+            check_page_request(PARAMETERS | {"model": str(parent)} | change)
 
 
 def test_models_that_are_no_relatives_are_refused_before_work(parent, tmp_path, tiny_llama, tokenizer):
     tiny_llama(hidden_size=64).save_pretrained(tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match="relatives"):
-        check_request(PARAMETERS | {"model": str(parent), "against": str(tmp_path / "other")})
+        check_page_request(PARAMETERS | {"model": str(parent), "against": str(tmp_path / "other")})

@@ -66,7 +66,7 @@ def test_few_sequences_of_a_mixture_that_ships_are_of_its_largest_texts():
 
 
 def test_only_a_mixture_is_limited_by_what_ships():
-    """A text alone, or a file, says that it is too short. What is written stays in proportion to what ships."""
+    """A text alone, or a file, says that it is too short. What is written stays in proportion to the rest."""
     assert limits_of({"calibration": 1.0}, {"calibration": 3}) == {}
     assert limits_of(shares_of("calibration+mine.txt"), {"calibration": 3, "mine.txt": 5}) == {
         "calibration": 3

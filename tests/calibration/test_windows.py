@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from comp_lib.calibration.defaults import USUAL_SEQUENCES
 from comp_lib.calibration.shares import SHIPPED, allot, shares_of
 from comp_lib.calibration.texts import encode, load_text
-from comp_lib.calibration.windows import USUAL_SEQUENCES, Calibration, calibration_tokens
+from comp_lib.calibration.windows import Calibration, calibration_tokens
 from comp_lib.errors import InputError
 
 

@@ -32,7 +32,7 @@ def requests(monkeypatch):
         (["--kinds", "poems"], ["poems"]),
         (["--ratios", "a,b"], ["--ratios as numbers between commas", "a,b"]),
         (["--ways", "nobody"], ["nobody"]),
-        (["--at-most", "0"], ["--at-most", "above 0"]),
+        (["--at-most", "0"], ["at_most", "above 0"]),
         (["--calibration", "nowhere.txt"], ["nowhere.txt"]),
         (["--calibration", "shipped", "--sequences", "99999"], ["at most", "99999"]),
         (["--device", "quantum"], ["available device", "quantum"]),

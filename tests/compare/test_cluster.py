@@ -202,9 +202,8 @@ def test_a_cluster_that_goes_away_costs_no_row_that_is_done(grid, tmp_path, box,
 
 
 def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, monkeypatch):
-    monkeypatch.setattr(
-        cluster, "COMMAND", (*python, *cluster.COMMAND[1:])
-    )  # so that runs have their imports
+    # so that runs have their imports
+    monkeypatch.setattr(cluster, "COMMAND", (*python, *cluster.COMMAND[1:]))
     monkeypatch.chdir(parent.parent)  # a relative path holds on the workers too
     options = ["--ratios", 0.2, "--methods", "comp,random", "--seeds", 1, "--sequences", 3, "--length", 24]
     options += ["--multiple", 4, "--windows", 3, "--window", 40, "--scheduler", dask.scheduler_address]

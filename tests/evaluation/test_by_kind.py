@@ -11,7 +11,7 @@ import torch
 from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.calibration.windows import evaluation_tokens, windows_of
 from comp_lib.errors import InputError
-from comp_lib.evaluation.by_kind import ByKind, judge
+from comp_lib.evaluation.by_kind import EvaluationByKind, judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import Evaluation, compare_losses, measure_loss
 
@@ -49,9 +49,8 @@ def test_the_windows_are_those_of_each_text(tokenizer, windows):
         assert windows[kind].equal(evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), 32, 3))
     assert windows["prose"].equal(windows_of("evaluation", tokenizer, 32, 3)["evaluation"])
     every = windows_of("kinds", tokenizer, 128)
-    assert (
-        len(every["prose"]) > 3 and len({len(ids) for ids in every.values()}) > 1
-    )  # all whole windows of each
+    # without a number: all full windows of each kind
+    assert len(every["prose"]) > 3 and len({len(ids) for ids in every.values()}) > 1
     with pytest.raises(InputError, match="expected at least"):
         windows_of("kinds", tokenizer, 128, 10_000)
 
@@ -85,7 +84,7 @@ DENSE = {"a": [0.8, 1.1, 0.8, 0.9], "b": [4.0, 4.6, 3.0, 4.2, 5.1, 4.1], "c": [1
 
 @pytest.fixture(scope="module")
 def judged():
-    return ByKind({name: made_up(losses, DENSE[name]) for name, losses in GROUPS.items()})
+    return EvaluationByKind({name: made_up(losses, DENSE[name]) for name, losses in GROUPS.items()})
 
 
 def test_kinds_weigh_alike_however_many_sequences_they_have(judged):
@@ -106,16 +105,16 @@ def test_intervals_are_those_of_the_mean_over_kinds(judged):
 
 
 def test_of_one_kind_the_interval_is_its_own():
-    alone = ByKind({"b": made_up([*GROUPS["b"], 4.9, 5.3], [*DENSE["b"], 4.0, 4.4])})
+    alone = EvaluationByKind({"b": made_up([*GROUPS["b"], 4.9, 5.3], [*DENSE["b"], 4.0, 4.4])})
     bounds = alone.kinds["b"].intervals()
     assert alone.intervals() == {name: bounds[name] for name in alone.mean}
     assert None not in bounds.values()
 
 
 def test_one_sequence_of_a_kind_or_a_number_that_is_none_has_no_interval():
-    lone = ByKind({"a": made_up([1.0] * 20, [1.0] * 20), "b": made_up([3.0], [2.5])})
+    lone = EvaluationByKind({"a": made_up([1.0] * 20, [1.0] * 20), "b": made_up([3.0], [2.5])})
     assert set(lone.intervals().values()) == {None}
-    lost = ByKind(
+    lost = EvaluationByKind(
         {"a": made_up([1.0] * 8 + [math.inf], [1.0] * 8 + [1.5]), "b": made_up([3.0, 4.0], [2.5, 2.6])}
     )
     bounds = lost.intervals()

@@ -28,9 +28,8 @@ def test_of_few_values_it_is_students_interval(count):
 
 
 def test_of_many_values_it_is_scipys_percentile_interval():
-    values = np.random.default_rng(2).gamma(
-        1.0, size=BOOTSTRAP_VALUES
-    )  # skewed, where intervals differ from one another
+    # skewed values, of which the kinds of bootstrap intervals differ
+    values = np.random.default_rng(2).gamma(1.0, size=BOOTSTRAP_VALUES)
     theirs = stats.bootstrap(
         (values,), np.mean, n_resamples=20_000, method="percentile", random_state=np.random.default_rng(0)
     ).confidence_interval
@@ -97,9 +96,8 @@ def test_of_small_kinds_it_is_students_with_the_freedom_of_all():
     assert confidence_intervals(*kinds) == pytest.approx(
         np.stack([middle - wide, middle + wide], 1), rel=1e-3
     )
-    assert np.isnan(
-        confidence_intervals(*kinds[:3])
-    ).all()  # six degrees of freedom, as of seven windows of one text
+    # three kinds have six degrees of freedom, as seven windows of one text have
+    assert np.isnan(confidence_intervals(*kinds[:3])).all()
     assert np.isnan(confidence_intervals(*kinds, np.ones((2, 1)))).all()
 
 

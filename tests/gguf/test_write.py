@@ -81,9 +81,8 @@ REFUSED_VARIANTS = ("rope-dynamic", "ernie4_5-bias")  # llama.cpp cannot compute
 def test_llama_cpp_computes_what_transformers_computes(saved, tmp_path, name):
     folder, model = saved(name, **PATTERNS.get(name, {}))
     window = getattr(model.config, "sliding_window", None)
-    length = (
-        4 if window and name != "gemma3" else 24
-    )  # elsewhere the context of the file ends with the window
+    # but for Gemma 3, the context of the file ends with the window
+    length = 4 if window and name != "gemma3" else 24
     ids = tokens(1, length)
     file = export_gguf(folder, tmp_path / "m.gguf", "f32")
     torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=LOSS_TOLERANCE, rtol=0)
@@ -122,11 +121,10 @@ def test_fewer_heads_where_llama_cpp_counts_on_all(saved, tmp_path, name):
     ("name", "settings"),
     [
         ("rope-llama3", {"widths": "per-layer", "layers": 0, "multiple": 4, "ratio": 0.3}),
-        (
-            "gqa",
-            {"method": "flap", "recovery": "bias", "multiple": 4, "ratio": 0.3},
-        ),  # KV groups and biases, too
-        ("mha", {"kv_groups": 3, "multiple": 4, "ratio": 0.4}),  # 3 heads do not divide the stream of 32
+        # KV groups go, and there are biases
+        ("gqa", {"method": "flap", "recovery": "bias", "multiple": 4, "ratio": 0.3}),
+        # 3 heads do not divide the stream of 32
+        ("mha", {"kv_groups": 3, "multiple": 4, "ratio": 0.4}),
     ],
 )
 def test_widths_that_no_stock_config_can_express(tmp_path, tokenizer, name, settings):

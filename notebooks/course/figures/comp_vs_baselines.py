@@ -11,7 +11,7 @@ from comp_lib.plots.base import (
     DASHED_LINE,
     GREEN,
     GREY,
-    LOSS,
+    LOSS_LABEL,
     ORANGE,
     Picture,
     figure_with_axes,
@@ -101,7 +101,7 @@ def plot_ratios(models: Mapping[str, Mapping[str, Mapping[float, Interval]]]) ->
             phrases.append(f"{model}, {method}: {ends}")
         axes.set_xticks(percents)
     left_axes = axes_of_models[0]
-    left_axes.set_ylabel(LOSS)
+    left_axes.set_ylabel(LOSS_LABEL)
     plain_ticks(left_axes.yaxis, left_axes.get_ylim())
     left_axes.legend()
     return figure.with_alt_text("Lines of the mean loss increase against the ratio removed. ", phrases)

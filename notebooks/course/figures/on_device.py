@@ -12,7 +12,7 @@ from comp_lib.plots.base import (
     GREEN,
     GREY,
     LEGEND_ABOVE,
-    LOSS,
+    LOSS_LABEL,
     ORANGE,
     Picture,
     figure_with_axes,
@@ -113,7 +113,7 @@ def plot_quality(points: Mapping[str, tuple[float, float]]) -> Picture:
 
     Names begin with what is removed. A line joins the plans that remove neurons alone.
     """
-    figure, axes = figure_with_axes((8.0, 4.2), xlabel="speed of decode (dense model = 1)", ylabel=LOSS)
+    figure, axes = figure_with_axes((8.0, 4.2), xlabel="speed of decode (dense model = 1)", ylabel=LOSS_LABEL)
     narrowed = []
     for name, point in points.items():
         looks = style(2)

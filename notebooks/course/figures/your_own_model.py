@@ -7,7 +7,17 @@ from typing import Any
 
 from matplotlib.patches import Rectangle
 
-from comp_lib.plots.base import DASHED_LINE, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
+from comp_lib.plots.base import (
+    DASHED_LINE,
+    GREEN,
+    GREY,
+    LOSS_LABEL,
+    ORANGE,
+    Picture,
+    figure_with_axes,
+    note,
+    style,
+)
 from comp_lib.shape import Shape
 
 from . import spans
@@ -55,7 +65,7 @@ def plot_reach(before: Shape, after: Shape) -> Picture:
 def plot_sweep(sweep: Sequence[Point], limit: float) -> Picture:
     """Loss increase against the share removed, with 95% intervals, and the limit of the loss (dashed)."""
     xlabel = "removed, part of the decoder's parameters"
-    figure, axes = figure_with_axes((7.5, 3.8), xlabel=xlabel, ylabel=LOSS)
+    figure, axes = figure_with_axes((7.5, 3.8), xlabel=xlabel, ylabel=LOSS_LABEL)
     sweep = sorted(sweep)
     removed = [share for share, *_ in sweep]
     means, whiskers = spans([interval for _, *interval in sweep])

@@ -8,7 +8,7 @@ import shlex
 import pandas as pd
 import pytest
 
-from comp_lib.analysis import verdict
+from comp_lib.analysis import recommendation
 from comp_lib.cli.app import app
 from comp_lib.plan import Plan
 
@@ -78,24 +78,24 @@ def test_a_ratio_may_go_where_its_whole_interval_is_allowed(case):
     rows, way, options, headline, expected_command = CASES[case]
     # only the first way has a say
     frame = pd.concat([costs(*rows, way=way), costs(CHEAP, way="random")])
-    lines = verdict.verdict("<b>", frame, 0.5, 64, options)
+    lines = recommendation.recommend("<b>", frame, 0.5, 64, options)
     assert headline in lines[0] and command(lines[-1]) == expected_command
-    bundle = verdict.box(lines, verdict.prices(frame))
+    bundle = recommendation.make_box(lines, recommendation.prices(frame))
     for text in ("<b>", "nan", "-0.00"):
         assert text not in bundle["text/html"]
-    assert list(verdict.prices(frame).index) == ["code", "mean"]
+    assert list(recommendation.prices(frame).index) == ["code", "mean"]
 
 
 @pytest.mark.parametrize(("loss", "chance"), [(10.8, True), (9.8, True), (9.6, False), (math.nan, True)])
 def test_a_model_that_has_learned_nothing_is_known_by_its_loss(loss, chance):
-    assert verdict.by_chance(loss, 49_152) is chance
-    lines = verdict.untrained("<b>", loss, 49_152)
+    assert recommendation.is_by_chance(loss, 49_152) is chance
+    lines = recommendation.describe_untrained("<b>", loss, 49_152)
     assert command(lines[-1]).startswith("generate --prompt ") and "10.80" in lines[1]
 
 
 def test_a_pruned_model_is_sent_to_its_parent():
     plan = Plan("its parent", 2, (0, 1), (8, 8), (1, 1), 0.2, 0.213)
-    lines = verdict.pruned_before("<b>", plan, "")
+    lines = recommendation.describe_history("<b>", plan, "")
     assert "21% of the decoder of its parent" in lines[0]
     assert command(lines[1]) == "report --against 'its parent'"
-    assert len(verdict.pruned_before("<b>", plan, "its parent")) == 1
+    assert len(recommendation.describe_history("<b>", plan, "its parent")) == 1

@@ -16,27 +16,28 @@ import pandas as pd
 
 from ..plan import Plan
 from ..settings import DEFAULTS, PRESETS
-from .columns import ALL
+from .columns import ALL_KINDS
 
-CHANCE_SHARE = 0.9  # of log(vocabulary), the loss of guessing; knowing how often each token comes gives less
-LONGER_SEQUENCES = 256  # of a longer check-up: the shipped texts have as many
+# A model reads by chance where its loss is above this part of log(vocabulary), the loss of guessing. To know
+# how often each token comes is enough for a lower loss.
+CHANCE_SHARE = 0.9
+LONGER_SEQUENCES = 256  # calibration sequences of a longer check-up: the shipped texts have as many
 PROMPT = "'The water cycle begins when the sun'"
-BOX = (
-    '<div style="border: 2px solid #2a6f97; border-radius: 6px; padding: 0 1em; max-width: 44em">\n{}\n</div>'
-)
-CODE = (
+BOX_STYLE = "border: 2px solid #2a6f97; border-radius: 6px; padding: 0 1em; max-width: 44em"
+BOX_HTML = f'<div style="{BOX_STYLE}">\n{{}}\n</div>'
+CODE_STYLE = (
     "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; font-family: monospace; "
     "background: rgba(128, 128, 128, 0.15); margin: 0 0 1em; padding: 0.3em 0.5em"
 )
 
 
-def by_chance(loss: float, vocabulary: int) -> bool:
-    """Whether a loss (nats per token) is hardly better than that of guessing among so many tokens, or NaN."""
+def is_by_chance(loss: float, vocabulary: int) -> bool:
+    """Whether a loss (nats per token) is NaN or hardly better than that of guessing among so many tokens."""
     return not loss < CHANCE_SHARE * math.log(vocabulary)
 
 
-def untrained(name: str, loss: float, vocabulary: int) -> list[str]:
-    """The lines of the box for a model whose loss is that of chance, see `by_chance`."""
+def describe_untrained(name: str, loss: float, vocabulary: int) -> list[str]:
+    """The lines of the box for a model whose loss is that of chance, see `is_by_chance`."""
     loss_of_guessing = math.log(vocabulary)
     comparison = "no better" if loss >= loss_of_guessing else "hardly better"
     return [
@@ -48,15 +49,15 @@ def untrained(name: str, loss: float, vocabulary: int) -> list[str]:
     ]
 
 
-def verdict(
+def recommend(
     name: str, costs: pd.DataFrame, allowed: float, sequences: int, options: Mapping[str, object]
 ) -> list[str]:
     """The lines of the box for the first way in the frame `costs`; commands begin with "comp-lib".
 
     Args:
         allowed: price that may be paid, nats per token.
-        sequences: of the calibration text.
-        options: of `prune`, by their names, as the check-up was called with them; an option that has its
+        sequences: how many sequences of text calibrated.
+        options: options of `prune` with which the check-up was called, by their names; an option that has its
             value in DEFAULTS is left out of the command.
     """
     rows = costs[costs.way == costs.way.iloc[0]]
@@ -81,7 +82,7 @@ def verdict(
 
 
 def _longer_check_up(name: str, row: pd.Series, allowed: float, sequences: int, flags: str) -> list[str]:
-    """The lines of the box where no ratio passes; row: of `costs`, of the smallest ratio."""
+    """The lines of the box where no ratio passes; row: the row of the smallest ratio in the frame `costs`."""
     command = f"comp-lib report {shlex.quote(name)} --out build/report.html"
     if row.way != "stock":
         command += f" --ways {row.way}"
@@ -95,8 +96,11 @@ def _longer_check_up(name: str, row: pd.Series, allowed: float, sequences: int, 
     return [f"{name}: {row.removed:.0%} of the decoder cost {price(row)} nats per token.", reason, command]
 
 
-def pruned_before(name: str, plan: Plan, against: str) -> list[str]:
-    """Further lines for a model that this plan pruned; against: the model that it is compared with, or ""."""
+def describe_history(name: str, plan: Plan, against: str) -> list[str]:
+    """Further lines of the box for a model that `plan` pruned.
+
+    against: name of the model with which the page compares it; "": none.
+    """
     removed = f"{plan.removed:.0%} of the decoder of {plan.parent}"
     history = f"It was pruned: {removed} is gone. The page starts from there."
     if against:
@@ -125,18 +129,19 @@ def prices(costs: pd.DataFrame) -> pd.DataFrame:
     rows = costs[costs.way == costs.way.iloc[0]].reset_index()
     rows = rows.assign(price=[price(row) for _, row in rows.iterrows()])
     table = rows.pivot(index="kind", columns="ratio", values="price").reindex(rows.kind.unique())
-    return table.rename(columns="{:.0%}".format, index={ALL: "mean"}).rename_axis(index=None, columns=None)
+    table = table.rename(columns="{:.0%}".format, index={ALL_KINDS: "mean"})
+    return table.rename_axis(index=None, columns=None)
 
 
-def box(lines: Sequence[str], table: pd.DataFrame | None = None) -> dict[str, str]:
-    """The box as MIME bundle: its first line is the headline, commands can be copied, the table is last."""
+def make_box(lines: Sequence[str], table: pd.DataFrame | None = None) -> dict[str, str]:
+    """Render the box as a MIME bundle: the headline, the other lines, the table."""
     headline, *body = lines
     parts = [f'<h3 style="line-height: 1.3">{escape(headline)}</h3>']
     for line in body:
         if line.startswith("comp-lib "):
-            parts.append(f'<pre style="{CODE}">{escape(line)}</pre>')
+            parts.append(f'<pre style="{CODE_STYLE}">{escape(line)}</pre>')
         else:
             parts.append(f"<p>{escape(line)}</p>")
     if table is not None:
         parts += ["<p>All that was tried, loss added in nats per token:</p>", table.to_html(border=0)]
-    return {"text/html": BOX.format("\n".join(parts)), "text/plain": "\n".join(lines)}
+    return {"text/html": BOX_HTML.format("\n".join(parts)), "text/plain": "\n".join(lines)}
