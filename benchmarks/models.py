@@ -17,7 +17,7 @@ from typing import Any
 
 from comp_lib.families.protocol import Model
 from comp_lib.models.load import load_model
-from comp_lib.models.wheels import put_together
+from comp_lib.models.wheels import join_parts
 
 MODELS: dict[str, dict[str, Any]] = {  # records like those of WHEELS in comp_lib/models/wheels.py
     "qwen-coder-0.5b": {
@@ -47,7 +47,7 @@ def located(name: str) -> str:
     Raises InputError where a package is missing, or where its parts have other bytes.
     """
     if name in MODELS:
-        return str(put_together(name, MODELS[name]))
+        return str(join_parts(name, MODELS[name]))
     return name
 
 

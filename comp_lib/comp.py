@@ -34,7 +34,7 @@ from .prune_layer import LayerReport, Report, Run, States, Streams, prune_layer
 from .settings import Settings
 from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config
-from .system.tensors import finite
+from .system.tensors import check_finite
 from .walk import batches
 
 
@@ -124,7 +124,7 @@ def prune(
     started = time.perf_counter()
     ids = check_call(model, ids, settings, plan)
     for weight_name, weight in model.named_parameters():
-        finite(weight_name, weight)
+        check_finite(weight_name, weight)
     before = Shape.of(model)
     plan = plan or make_plan(model, ids, settings, name, progress)
     small = model if inplace else shallow_copy(model)

@@ -32,7 +32,14 @@ from .divergence import divergence_terms
 from .errors import InputError
 from .families.protocol import Model
 from .models.load import load_model, open_model
-from .models.save import PLAN_FILE, Provenance, calibrated_on, check_destination, save_checkpoint, shareable
+from .models.save import (
+    PLAN_FILE,
+    Provenance,
+    calibration_hashes,
+    check_destination,
+    hide_folders,
+    save_checkpoint,
+)
 from .plan import Plan
 from .planning import check_length
 from .progress import Progress, no_progress
@@ -191,13 +198,13 @@ def heal_folder(
     healed = heal(pruned_model, ids, parent_model, healing, progress)
     if healed.after >= healed.before and not force:
         raise InputError(
-            expected=f"less divergence from {shareable(parent)} on text that did not teach",
+            expected=f"less divergence from {hide_folders(parent)} on text that did not teach",
             got=f"{healed.before:.4f} before and {healed.after:.4f} after",
             hint="lower the rate, raise the number of sequences, or say force (--force)",
         )
     history = (
-        f"what the card of {shareable(model)} says, then healed on "
-        f"{len(ids)} x {calibration.length} tokens of {shareable(calibration.source)} "
+        f"what the card of {hide_folders(model)} says, then healed on "
+        f"{len(ids)} x {calibration.length} tokens of {hide_folders(calibration.source)} "
         "towards the parent's answers: "
         f"divergence {healed.before:.3f} before, {healed.after:.3f} nats per token after"
     )
@@ -206,7 +213,7 @@ def heal_folder(
         Shape.of(parent_model),
         history,
         vars(healing) | {"sequences": len(ids), "length": calibration.length},
-        hashes=(*calibrated_on(files.path), *hashes),
+        hashes=(*calibration_hashes(files.path), *hashes),
     )
     converted_model = healed.model.to(meta_model.dtype)  # type: ignore[arg-type]
     save_checkpoint(folder, converted_model, tokenizer, plan, card, overwrite=overwrite)

@@ -36,7 +36,7 @@ from comp_lib.families.run import layer_arguments
 from comp_lib.gguf.read import GgufFile, GgufTensors
 from comp_lib.models import load
 from comp_lib.models.export import export_gguf
-from comp_lib.models.meta_model import described
+from comp_lib.models.meta_model import with_true_config
 from comp_lib.plan import Plan
 from comp_lib.system import atomic, tensors
 
@@ -51,9 +51,9 @@ def raising(file: str) -> Callable[..., None]:
     return namespace["function"]
 
 
-def resolved(patch, planted, folder):
+def resolve(patch, planted, folder):
     patch.setattr(Path, "expanduser", planted)
-    atomic.resolved("model")
+    atomic.resolve("model")
 
 
 def read_object(patch, planted, folder):
@@ -119,7 +119,7 @@ def fetch(patch, planted, folder):
 def load_shrunk_tensors(patch, planted, folder):
     model = build()
     patch.setattr(torch.nn.Module, "load_state_dict", planted)
-    described(model)
+    with_true_config(model)
 
 
 def read_text_file(patch, planted, folder):
@@ -194,16 +194,16 @@ BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("families/run.py", "layer_arguments"): run_decoder,
     ("gguf/read.py", "__init__"): open_gguf,
     ("gguf/read.py", "read"): one_tensor_of_gguf,
-    ("models/load.py", "_checked_tokenizer"): read_tokenizer,
+    ("models/load.py", "_load_tokenizer"): read_tokenizer,
     ("models/load.py", "_generation_config"): read_generation_config,
     ("models/load.py", "_locate"): find_a_name,
     ("models/load.py", "_build_meta_model"): build_config,
     ("models/load.py", "_snapshot"): fetch,
-    ("models/meta_model.py", "described"): load_shrunk_tensors,
+    ("models/meta_model.py", "with_true_config"): load_shrunk_tensors,
     ("plan.py", "from_json"): parse_plan,
     ("plan.py", "load"): read_plan,
     ("system/atomic.py", "read_object"): read_object,
-    ("system/atomic.py", "resolved"): resolved,
+    ("system/atomic.py", "resolve"): resolve,
     ("system/tensors.py", "_add_header"): headers_of_tensors,
     ("system/tensors.py", "_files_of_index"): files_of_an_index,
     ("system/tensors.py", "read"): one_tensor,

@@ -20,7 +20,7 @@ from ..calibration.texts import KINDS
 from ..calibration.windows import calibration_tokens
 from ..errors import InputError
 from ..families.protocol import Model
-from ..system.cache import remembered
+from ..system.cache import load_or_make
 from ..system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from ..system.machine import cache_folder
 
@@ -125,7 +125,7 @@ def load_or_compute(name: str, model: Model, sample: Sample, key: object, make: 
     """What `make` returns, from the cache if it has that for the same model, text, code and `key`."""
     key_parts = [hash_of_code(), hash_of_model(model), hash_of_tensor(sample.ids), key]
     path = cache_folder() / "analysis" / f"{name}-{hash_of_value(key_parts)[:24]}.safetensors"
-    return remembered(path, make)
+    return load_or_make(path, make)
 
 
 def draw(

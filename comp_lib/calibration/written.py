@@ -31,7 +31,7 @@ from ..errors import InputError, refusing
 from ..families.protocol import Model
 from ..families.run import check_ids
 from ..progress import Progress, no_progress
-from ..system.cache import remembered
+from ..system.cache import load_or_make
 from ..system.hashes import hash_of_model, hash_of_value
 from ..system.machine import cache_folder
 from .texts import DATA_FOLDERS, encode, find_shipped, opening_tokens, start_token
@@ -71,7 +71,7 @@ def write_texts(
     check_ids(torch.cat(prefixes), model.config.vocab_size)
     key = [SAMPLING_VERSION, hash_of_model(model), [prefix.tolist() for prefix in prefixes], length, seed]
     path = cache_folder() / "written" / f"{hash_of_value(key)[:24]}.safetensors"
-    ids: Tensor = remembered(path, lambda: sample(model, prefixes, length, seed, progress))
+    ids: Tensor = load_or_make(path, lambda: sample(model, prefixes, length, seed, progress))
     return ids
 
 

@@ -100,9 +100,9 @@ def _warn_of_calibration_text(model: str, text: str) -> None:
     """Warn on stderr of texts that have calibrated the model and now judge it."""
     from ..calibration.shares import text_hashes
     from ..calibration.texts import judging_texts
-    from ..models.save import calibrated_on
+    from ..models.save import calibration_hashes
 
-    calibrating = set(calibrated_on(model))
+    calibrating = set(calibration_hashes(model))
     texts = [name for name in judging_texts(text).values() if calibrating.intersection(text_hashes(name))]
     if texts:
         names = ", ".join(sorted(map(str, texts)))

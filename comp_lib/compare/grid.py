@@ -28,7 +28,7 @@ from ..errors import InputError, refusing
 from ..families.table import family_of
 from ..methods import METHODS, default_recovery
 from ..models.load import load_model
-from ..models.save import shareable
+from ..models.save import hide_folders
 from ..planning import check_length, check_request
 from ..progress import Progress, no_progress
 from ..settings import Settings
@@ -207,7 +207,7 @@ def _columns_of(request: dict[str, Any]) -> dict[str, Any]:
     columns = dict(request)
     for name, value in request.items():
         if isinstance(value, str):
-            columns[name] = shareable(value)
+            columns[name] = hide_folders(value)
     settings = request["settings"]
     for name in ("method", "recovery", "ratio", "seed"):
         columns[name] = settings[name]

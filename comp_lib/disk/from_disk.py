@@ -38,7 +38,7 @@ from ..errors import InputError
 from ..families.find import layers_of
 from ..families.protocol import Layer, Model
 from ..methods import method_of
-from ..models.meta_model import described, make_meta_model
+from ..models.meta_model import make_meta_model, with_true_config
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
 from ..plan import Plan
 from ..planning import check_call, finish, make_plan
@@ -47,7 +47,7 @@ from ..prune_layer import LayerReport, Report, States, Streams
 from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
-from ..system.atomic import fsync, resolved, take_name
+from ..system.atomic import fsync, resolve, take_name
 from ..system.hashes import hash_of_value
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles
 from ..walk import sequence_losses, walk
@@ -114,7 +114,7 @@ def prune_to(
             got=f"the method {settings.method} and no plan",
             hint="it needs the whole model, see planning.make_plan",
         )
-    target = resolved(out)
+    target = resolve(out)
     work = check_out(out, model, saving, ids.numel())
     with _locked(work):
         journal = Journal(work, _request(model, ids, settings, plan, saving))
@@ -152,7 +152,7 @@ def check_out(out: str | Path, model: ModelOnDisk, saving: Saving, tokens: int) 
 
     Raises InputError unless a run may begin there, or go on.
     """
-    target = resolved(out)
+    target = resolve(out)
     has_its_name = all((target / name).is_file() for name in (JOURNAL, PLAN_FILE))
     work = target if has_its_name else target.parent / f"{target.name}.partial"
     if work.exists() and not work.is_dir():
@@ -289,7 +289,7 @@ def planned_meta_model(model: ModelOnDisk, plan: Plan, settings: Settings, dtype
     keep_layers(small, plan.layers)
     update_config(small)
     small.generation_config = model.structure.generation_config
-    small = described(small)
+    small = with_true_config(small)
     small.config.dtype = str(dtype).removeprefix("torch.")
     small.config.architectures = [type(small).__name__]
     return small

@@ -27,13 +27,13 @@ from ..errors import InputError, suggestion
 from ..families.table import family_of
 from ..methods import default_recovery, method_of
 from ..models.load import load_model, open_model
-from ..models.save import Provenance, shareable
+from ..models.save import Provenance, hide_folders
 from ..plan import Plan
 from ..planning import check_length, check_request, make_plan
 from ..progress import Progress, no_progress
 from ..settings import DEFAULTS, MAX_TOKENS, PRESET_SEQUENCES, PRESETS, TOKENS_PER_NEURON, Settings
 from ..shape import Shape
-from ..system.atomic import resolved
+from ..system.atomic import resolve
 from ..system.machine import available_device
 from ..system.tensors import STORED_TYPES, TensorFiles, stored_type
 from .from_disk import Saving, Written, check_out, prune_to
@@ -148,7 +148,7 @@ def prune_model(
         calibration: text that decides, or its name or path. Its seed is also that of metrics that draw.
         evaluated: text that judges. None or "none": nothing is measured.
         method, layers, layer_metric, widths, kv_groups, recovery, aim, ridge, token_weights, multiple,
-            device: fields of `Settings`, which win over the preset's; None: the preset's value or the default.
+            device: fields of `Settings`, which win over the preset's; None: the preset's or the default.
         dtype: to compute in: "float32", "bfloat16" or "float16".
         overwrite: whether an earlier result in `out` may be replaced.
         progress: called after each step of the work.
@@ -354,11 +354,9 @@ def _card(out: str | Path, parent: _Parent, request: _Request, ids: Tensor) -> P
     calibration = request.calibration
     source = calibration.source
     shares = shares_of(source)
-    text = (
-        f"{ids.shape[0]} x {ids.shape[1]} tokens of {shareable(source)}, drawn with seed {calibration.seed}"
-    )
+    text = f"{ids.shape[0]} x {ids.shape[1]} tokens of {hide_folders(source)}, drawn with seed {calibration.seed}"
     if len(shares) > 1:
-        text += f" ({', '.join(f'{shareable(part)} {share:.0%}' for part, share in shares.items())})"
+        text += f" ({', '.join(f'{hide_folders(part)} {share:.0%}' for part, share in shares.items())})"
     settings = asdict(request.settings)
     command = _command(parent.name, out, request)
     return Provenance(parent.name, parent.model.shape, text, settings, command=command)
@@ -384,15 +382,15 @@ def _command(name: str, out: str | Path, request: _Request) -> str:
         flags["device"] = request.settings.device
     if request.dtype != DEFAULTS["dtype"]:
         flags["dtype"] = request.dtype
-    arguments = ["comp-lib", "prune", shareable(name), "--out", resolved(out).name]
+    arguments = ["comp-lib", "prune", hide_folders(name), "--out", resolve(out).name]
     for flag, value in flags.items():
-        arguments += [f"--{flag.replace('_', '-')}", shareable(value)]
+        arguments += [f"--{flag.replace('_', '-')}", hide_folders(value)]
     return shlex.join(arguments)
 
 
 def _verdict(written: Written, parent: _Parent, windows: dict[str, Tensor], started: float) -> Verdict:
     """The verdict on what was written."""
-    new_files = resolved(written.folder).glob("*.safetensors")
+    new_files = resolve(written.folder).glob("*.safetensors")
     return Verdict(
         **vars(written),
         parent=parent.name,

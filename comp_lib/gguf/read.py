@@ -30,7 +30,7 @@ from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from ..errors import InputError, refusing
 from ..families.protocol import Model
 from ..system.hashes import hash_of_file
-from ..system.tensors import TensorFiles, finite
+from ..system.tensors import TensorFiles, check_finite
 from .architectures import architecture_of
 
 MAGIC = b"GGUF"
@@ -273,15 +273,15 @@ class GgufTensors(TensorFiles):
         heads_field = self.architecture.interleaved.get(linear_name)
         if heads_field is not None:
             heads = getattr(self.config, heads_field)
-            values = halves_apart(values, heads)
-        return finite(name, torch.from_numpy(values).to(dtype))
+            values = separate_halves(values, heads)
+        return check_finite(name, torch.from_numpy(values).to(dtype))
 
     def fingerprint(self) -> str:
         """A short name for the content: all bytes of the file, for such files are small."""
         return hash_of_file(self.path)[:16]
 
 
-def halves_apart(rows: numpy.ndarray, heads: int) -> numpy.ndarray:
+def separate_halves(rows: numpy.ndarray, heads: int) -> numpy.ndarray:
     """Rows (h d, ...) of h heads from llama.cpp's order to transformers': neighbours come into two halves.
 
     heads: h. The inverse of `write.interleave`.

@@ -31,7 +31,7 @@ Round = Callable[[], Seconds]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Timing:
     """One model in one runtime; the tuples have an entry for each round."""
 
     name: str
@@ -50,7 +50,7 @@ class Gain:
     limit: float  # of decode, if nothing but reading the weights took time
 
 
-def gain(baseline: Measured, model: Measured) -> Gain:
+def gain(baseline: Timing, model: Timing) -> Gain:
     """How much faster `model` is than `baseline`, round by round."""
     limit = baseline.bytes_per_token / model.bytes_per_token
     decode = median_ratio(model.decode, baseline.decode)
@@ -65,7 +65,7 @@ def measure(
     new_tokens: int = 32,
     rounds: int = 5,
     progress: Progress = no_progress,
-) -> list[Measured]:
+) -> list[Timing]:
     """Time models in turns, in `rounds` rounds after one that only warms up.
 
     models: name -> a model in memory, timed in transformers, or the path of a GGUF file, timed in llama.cpp;
@@ -86,13 +86,13 @@ def measure(
 
 def _measured(
     name: str, model: Model | str | Path, times: list[Seconds], prompt: int, new_tokens: int
-) -> Measured:
+) -> Timing:
     """The `times` of all rounds as speeds."""
     if isinstance(model, str | Path):
         size = gguf_bytes_per_token(model)
     else:
         size = bytes_per_token(model)
-    return Measured(
+    return Timing(
         name,
         size,
         first=tuple(first for first, _ in times),

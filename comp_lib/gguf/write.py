@@ -34,7 +34,7 @@ from ..errors import InputError, suggestion
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
 from ..shape import Shape
-from ..system.atomic import check_output, check_room, staged
+from ..system.atomic import check_output, check_room, stage
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
 from .architectures import ARCHITECTURES, Architecture, architecture_of
 from .tokenizer import tokenizer_metadata
@@ -84,7 +84,7 @@ class _ExportedTensor:
 def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
     """Rows (h d, ...) of all heads from transformers' order to llama.cpp's: halves become neighbours.
 
-    The inverse of `read.halves_apart`.
+    The inverse of `read.separate_halves`.
     """
     halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
@@ -130,7 +130,7 @@ def write_gguf(
     metadata |= tokenizer_metadata(tokenizer, config.vocab_size)
     needed_bytes = sum(tensor.n_bytes for tensor in tensors.values())
     check_room(target.parent, needed_bytes, target.name)
-    with staged(target) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture_name)) as writer:
+    with stage(target) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture_name)) as writer:
         for field, value in metadata.items():
             add_field = getattr(writer, f"add_{field}")
             add_field(value)

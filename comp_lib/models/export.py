@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..gguf.write import check_gguf_output, write_gguf
 from ..progress import Progress, no_progress
-from ..system.atomic import resolved
+from ..system.atomic import resolve
 from .load import open_model
 
 
@@ -27,7 +27,7 @@ def export_gguf(
     that is there already, and for a folder or disk that cannot take it; later only for weights that are not
     finite, or too large for the type.
     """
-    if resolved(file) == resolved(model):
+    if resolve(file) == resolve(model):
         raise InputError(expected="a file apart from the model", got=file, hint="choose another name")
     target = check_gguf_output(file, kind, overwrite)
     meta_model, files, tokenizer = open_model(model)

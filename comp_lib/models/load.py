@@ -22,13 +22,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from ..errors import InputError, refusing, suggestion
-from ..families.find import has_inseparable_groups
+from ..families.find import check_layers
 from ..families.protocol import CausalLM, Model
 from ..families.table import TYPE_PREFIX
 from ..system.atomic import DAMAGED_HINT, read_object
 from ..system.machine import available_device, free_card_memory, free_memory
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
-from .meta_model import filled, make_meta_model
+from .meta_model import fill, make_meta_model
 from .own_widths import register
 from .wheels import WHEELS, wheel_gguf
 
@@ -71,7 +71,7 @@ def load_model(
         _check_memory(copies * model_bytes, free_card_memory(target), label)
     else:
         _check_memory(copies * model_bytes, free_memory(), f"memory for {copies} x {name} in {dtype}")
-    model = filled(meta_model, lambda weight_name: files.read(weight_name, DTYPES[dtype]))
+    model = fill(meta_model, lambda weight_name: files.read(weight_name, DTYPES[dtype]))
     for named in (model, model.config, tokenizer):
         named.name_or_path = str(name)
     return cast("CausalLM", model.to(target)), tokenizer  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ def open_model(
         meta_model, files, read_tokenizer = _open_gguf(path, dtype)
     else:
         meta_model, files, read_tokenizer = _open_folder(path, dtype, str(name) if on_hub else None)
-    tokenizer = _checked_tokenizer(read_tokenizer, files.path, meta_model.config.vocab_size)
+    tokenizer = _load_tokenizer(read_tokenizer, files.path, meta_model.config.vocab_size)
     if (files.path / "generation_config.json").exists():  # how text is written, which is to be saved again
         meta_model.generation_config = _generation_config(files.path)
     _check_weights(meta_model, files)
@@ -179,12 +179,12 @@ def _build_meta_model(fields: Mapping[str, Any], path: Path, dtype: str | None) 
     }
     config_fields["name_or_path"] = str(path)
     config_fields["model_type"] = _type_as_read(fields)
-    with refusing("a config.json that can be built", str(path), DAMAGED_HINT), quiet():
+    with refusing("a config.json that can be built", str(path), DAMAGED_HINT), silence_transformers():
         if model_type != stock_type:
             register(stock_type)
         config = AutoConfig.for_model(**config_fields)
         meta_model = make_meta_model(config, None if dtype is None else DTYPES[dtype])
-    has_inseparable_groups(meta_model)  # refuses layers of another kind
+    check_layers(meta_model)
     return meta_model
 
 
@@ -199,7 +199,7 @@ def _type_as_read(fields: Mapping[str, Any]) -> str:
 def _generation_config(folder: Path) -> GenerationConfig:
     """What the folder says of the way text is written. Raises InputError unless it can be saved again."""
     hint = "correct it, or delete it"
-    with refusing("a generation_config.json that makes sense", str(folder), hint), quiet():
+    with refusing("a generation_config.json that makes sense", str(folder), hint), silence_transformers():
         generation_config: GenerationConfig = GenerationConfig.from_pretrained(folder)
         generation_config.validate()
         generation_config.to_json_string()
@@ -240,11 +240,11 @@ def _check_weights(meta_model: Model, files: TensorFiles) -> None:
             )
 
 
-def _checked_tokenizer(
+def _load_tokenizer(
     read_tokenizer: Callable[[], Any], path: Path, vocabulary_size: int
 ) -> PreTrainedTokenizerBase:
     """The tokenizer in `path`. Raises InputError unless it works, with tokens below `vocabulary_size`."""
-    with refusing("a readable tokenizer", str(path), DAMAGED_HINT), quiet():
+    with refusing("a readable tokenizer", str(path), DAMAGED_HINT), silence_transformers():
         tokenizer: PreTrainedTokenizerBase = read_tokenizer()
         ids = list(tokenizer(PROBE)["input_ids"])
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -261,7 +261,7 @@ def _checked_tokenizer(
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """Without transformers' progress bars and warnings: this module raises what matters as InputError."""
     verbosity = logging.get_verbosity()
     with_bars = logging.is_progress_bar_enabled()

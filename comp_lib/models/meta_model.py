@@ -53,7 +53,7 @@ def make_meta_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) 
     return evaluated
 
 
-def filled(meta_model: Model, read: Callable[[str], Tensor]) -> Model:
+def fill(meta_model: Model, read: Callable[[str], Tensor]) -> Model:
     """`meta_model` with the tensor `read(name)` for each name of a weight; a tied head is not read."""
     weights = {name: read(name) for name in weight_shapes(meta_model)}
     meta_model.load_state_dict(weights, assign=True, strict=False)
@@ -61,7 +61,7 @@ def filled(meta_model: Model, read: Callable[[str], Tensor]) -> Model:
     return meta_model
 
 
-def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
+def config_with_widths(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
     """A config with the widths of `shape`, all else as in `config`: the family's own if `shape.stock`."""
     stock_type = config.model_type.removeprefix(TYPE_PREFIX)
     fields = {}
@@ -85,13 +85,13 @@ def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
     return own_config
 
 
-def described(model: Model) -> Model:
+def with_true_config(model: Model) -> Model:
     """`model`, whose tensors surgery has shrunk, with a config that says so. It shares the tensors.
 
     Loading them strictly proves that the config describes them. Raises InputError where no config of its
     family does: some know no other size of a head than the hidden size divided by the number of heads.
     """
-    child = make_meta_model(config_of(model.config, Shape.of(model)))
+    child = make_meta_model(config_with_widths(model.config, Shape.of(model)))
     child.config._attn_implementation = model.config._attn_implementation
     expected = f"widths that a {model.config.model_type.removeprefix(TYPE_PREFIX)} config can say"
     tensors = model.state_dict()  # detached views: the model itself stays as it was

@@ -11,13 +11,13 @@ from ..errors import InputError
 from ..families.find import layers_of, parts
 from ..families.protocol import Layer
 from ..shape import Shape
-from ..system.atomic import resolved, staged
+from ..system.atomic import resolve, stage
 from ..system.tensors import weight_shapes
 from .load import open_model
-from .meta_model import config_of, filled, make_meta_model
+from .meta_model import config_with_widths, fill, make_meta_model
 from .save import CARD_FILE, OWN_WIDTHS_NOTE, PLAN_FILE, REGISTRATION, check_destination, write_weights
 
-FILLED_UP_NOTE = (
+PADDED_NOTE = (
     "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which "
     "changes nothing that the model computes. Any runtime loads it; the tables above are of the model "
     "without."
@@ -38,14 +38,14 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
             got=f"{narrow.config.model_type} with one for all",
             hint="every runtime takes it as it is",
         )
-    wide = make_meta_model(config_of(narrow.config, filled_shape(shape)), narrow.dtype)
+    wide = make_meta_model(config_with_widths(narrow.config, padded_shape(shape)), narrow.dtype)
     wide.generation_config = narrow.generation_config
     check_destination(out, overwrite, Shape.of(wide).total * narrow.dtype.itemsize, files.path)
     tensors = {name: files.read(name, narrow.dtype) for name in weight_shapes(narrow)}
     for index, (narrow_layer, wide_layer) in enumerate(zip(layers_of(narrow), layers_of(wide), strict=True)):
         _fill_up(tensors, f"model.layers.{index}", narrow_layer, wide_layer)
-    result = filled(wide, tensors.__getitem__)
-    with staged(resolved(out)) as partial:
+    result = fill(wide, tensors.__getitem__)
+    with stage(resolve(out)) as partial:
         write_weights(partial, result)
         tokenizer.save_pretrained(partial)
         _copy_metadata(files.path, partial, result.config.model_type)
@@ -58,11 +58,11 @@ def _copy_metadata(source: Path, target: Path, model_type: str) -> None:
     for name in (PLAN_FILE, CARD_FILE):
         if (source / name).is_file():
             text = (source / name).read_text("utf-8")
-            text = text.replace(OWN_WIDTHS_NOTE, FILLED_UP_NOTE).replace(registration, "")
+            text = text.replace(OWN_WIDTHS_NOTE, PADDED_NOTE).replace(registration, "")
             (target / name).write_text(text, "utf-8")
 
 
-def filled_shape(shape: Shape) -> Shape:
+def padded_shape(shape: Shape) -> Shape:
     """All layers as wide as the widest, with a number of heads that a stock config takes.
 
     Raises InputError where no such number is left below the width of the stream.

@@ -25,10 +25,10 @@ from ..families.protocol import Model
 from ..families.table import TYPE_PREFIX
 from ..plan import Plan
 from ..shape import Shape, span
-from ..system.atomic import check_room, read_object, resolved, staged
+from ..system.atomic import check_room, read_object, resolve, stage
 from ..system.tensors import LARGEST_FILE_BYTES
-from .load import quiet
-from .meta_model import described
+from .load import silence_transformers
+from .meta_model import with_true_config
 from .wheels import WHEELS
 
 CARD_FILE = "README.md"
@@ -79,10 +79,10 @@ def save_checkpoint(
     Raises InputError for what `check_destination` refuses before anything is written.
     """
     shape = Shape.of(model)
-    target = resolved(folder)
+    target = resolve(folder)
     check_destination(folder, overwrite, shape.total * model.dtype.itemsize)
-    result = described(model)
-    with staged(target) as partial:
+    result = with_true_config(model)
+    with stage(target) as partial:
         write_weights(partial, result)
         save_metadata(partial, target.name, tokenizer, shape, plan, card)
     return Path(folder).expanduser()
@@ -90,7 +90,7 @@ def save_checkpoint(
 
 def write_weights(folder: Path, model: Model) -> None:
     """Write the config and the weights, which are as readable as the config: safetensors alone are 0600."""
-    with quiet():
+    with silence_transformers():
         model.save_pretrained(folder, max_shard_size=LARGEST_FILE_BYTES)
     for path in folder.glob("*.safetensors"):
         path.chmod((folder / "config.json").stat().st_mode)
@@ -101,7 +101,7 @@ def save_metadata(
 ) -> None:
     """Write all that belongs to the checkpoint `name` beside its weights and its config, which is there."""
     tokenizer.save_pretrained(folder)
-    shared_plan = replace(plan, parent=shareable(plan.parent))
+    shared_plan = replace(plan, parent=hide_folders(plan.parent))
     (folder / PLAN_FILE).write_text(shared_plan.to_json(), encoding="utf-8")
     model_type = read_object(folder / "config.json")["model_type"].removeprefix(TYPE_PREFIX)
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
@@ -116,7 +116,7 @@ def check_destination(
     with `overwrite` all but a pruned model of ours is. The folders of the models that are read, `sources`,
     and the current folder are refused in any case.
     """
-    target = resolved(folder)
+    target = resolve(folder)
     existing = next(path for path in (*target.parents, target) if path.exists())  # "/", at last, does
     writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     if not writable or target.is_file() or target.is_mount():
@@ -128,7 +128,7 @@ def check_destination(
     content = sorted(path.name for path in target.iterdir())
     if content:
         _check_replaceable(folder, content, overwrite)
-    for source in (Path.cwd(), *map(resolved, sources)):
+    for source in (Path.cwd(), *map(resolve, sources)):
         if source.exists() and source.samefile(target):
             raise InputError(
                 expected="a folder apart from the models that are read and the one you are in",
@@ -158,9 +158,9 @@ def _check_replaceable(folder: str | Path, content: list[str], overwrite: bool) 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type: str) -> str:
     """The README.md of a model called `name`: YAML front matter (JSON is YAML), then Markdown."""
     wheel = WHEELS.get(card.parent, {})
-    parent = wheel.get("source", shareable(card.parent))
+    parent = wheel.get("source", hide_folders(card.parent))
     licence = wheel.get("licence")
-    settings = ", ".join(f"{setting} {shareable(value)}" for setting, value in card.settings.items())
+    settings = ", ".join(f"{setting} {hide_folders(value)}" for setting, value in card.settings.items())
     command = f" Made by\n\n```bash\n{card.command}\n```" if card.command else ""
     registration = "" if shape.stock else REGISTRATION.format(json.dumps(model_type))
     return f"""\
@@ -217,7 +217,7 @@ def _comparison_table(shape: Shape, card: Provenance) -> str:
     return "\n".join(f"| {label} | {before} | {after} |" for label, before, after in rows)
 
 
-def calibrated_on(folder: str | Path) -> tuple[str, ...]:
+def calibration_hashes(folder: str | Path) -> tuple[str, ...]:
     """`text_hashes` of what calibrated the model in a folder, as its card says; () of any other model."""
     card = Path(folder).expanduser() / CARD_FILE
     if not card.is_file():
@@ -230,16 +230,16 @@ def calibrated_on(folder: str | Path) -> tuple[str, ...]:
     return ()
 
 
-def shareable(value: object) -> str:
+def hide_folders(value: object) -> str:
     """`value` as text; of a path, only its last part: folder names of this machine are nobody's business.
 
-    >>> shareable("/models/tiny"), shareable("general+/texts/mine.txt")
+    >>> hide_folders("/models/tiny"), hide_folders("general+/texts/mine.txt")
     ('tiny', 'general+mine.txt')
     """
     text = str(value)
     exists = os.path.exists(text)
     if "+" in text and not exists:
-        return "+".join(map(shareable, text.split("+")))
+        return "+".join(map(hide_folders, text.split("+")))
     if exists or os.path.isabs(text):
         return os.path.basename(os.path.abspath(text))
     return text

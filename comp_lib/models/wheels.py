@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..system.atomic import staged
+from ..system.atomic import stage
 from ..system.hashes import hash_of_file
 from ..system.machine import cache_folder
 
@@ -39,10 +39,10 @@ WHEELS: dict[str, dict[str, Any]] = {
 
 def wheel_gguf(name: str) -> Path:
     """The GGUF file of one of WHEELS. Raises InputError: a package is missing, other content, or no room."""
-    return put_together(name, WHEELS[name])
+    return join_parts(name, WHEELS[name])
 
 
-def put_together(name: str, model: dict[str, Any]) -> Path:
+def join_parts(name: str, model: dict[str, Any]) -> Path:
     """The GGUF file of `model`, a record like those of WHEELS; `name` is for messages and the cache."""
     parts = [_part(name, model, package) for package in model["packages"]]
     if len(parts) == 1:
@@ -50,7 +50,7 @@ def put_together(name: str, model: dict[str, Any]) -> Path:
     target = cache_folder() / f"{name}-{model['sha256'][:16]}.gguf"
     if target.is_file() and hash_of_file(target) == model["sha256"]:
         return target
-    with staged(target) as partial:
+    with stage(target) as partial:
         target.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             for path in parts:

@@ -23,7 +23,7 @@ from ..errors import InputError, refusing
 DAMAGED_HINT = "fetch or save it again"  # what to do about a file that makes no sense
 
 
-def resolved(path: str | Path) -> Path:
+def resolve(path: str | Path) -> Path:
     """The one name of a file or folder, without links and `~`. Raises InputError for a missing home."""
     with refusing("a place on this machine", str(path)[:100], "name another"):
         str(path).encode()  # a name that is no text cannot be opened again
@@ -42,7 +42,7 @@ def check_room(folder: Path, needed_bytes: int, purpose: object) -> None:
 
 
 @contextmanager
-def staged(target: Path) -> Iterator[Path]:
+def stage(target: Path) -> Iterator[Path]:
     """A name beside `target`, for a file or folder to write, which takes that name if the block ends well.
 
     If not, what was written is deleted. Raises InputError when the system refuses to write it: a full disk,
@@ -85,7 +85,7 @@ def take_name(partial: Path, target: Path) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write all of `content`, or leave what was there before. A link's target is written, not the link."""
-    with staged(resolved(path)) as partial:
+    with stage(resolve(path)) as partial:
         partial.write_bytes(content)
 
 
@@ -102,7 +102,7 @@ def fsync(path: Path) -> None:
 
 def check_output(path: str | Path, overwrite: bool = False) -> Path:
     """The path of a file to write, without links. Raises InputError unless it is new or to `overwrite`."""
-    target = resolved(path)
+    target = resolve(path)
     if not os.access(target.parent, os.W_OK | os.X_OK) or not target.parent.is_dir():
         raise InputError(
             expected="a file in a folder that can be written to",

@@ -19,7 +19,7 @@ TENSOR = "tensor of this entry"  # the JSON of a result has {TENSOR: name} where
 STRUCTURE = "structure"  # name of the tensor of an entry that holds the JSON
 
 
-def remembered(path: Path, make: Callable[[], Any]) -> Any:
+def load_or_make(path: Path, make: Callable[[], Any]) -> Any:
     """What the entry `path` holds. If it cannot be read, what `make` returns without gradients; that is kept.
 
     A result is what JSON can hold, with tensors anywhere in it, which come back on the CPU; tuples come back

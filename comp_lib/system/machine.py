@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from ..errors import InputError
-from .atomic import resolved
+from .atomic import resolve
 
 CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 
@@ -17,7 +17,7 @@ CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 def cache_folder() -> Path:
     """Where models, statistics and written text are kept: COMP_LIB_CACHE, else the user's cache folder."""
     user_folder = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return resolved(os.environ.get("COMP_LIB_CACHE") or f"{user_folder}/comp-lib")
+    return resolve(os.environ.get("COMP_LIB_CACHE") or f"{user_folder}/comp-lib")
 
 
 def available_device(name: str, double: bool = False) -> torch.device:

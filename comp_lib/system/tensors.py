@@ -25,7 +25,13 @@ SMALL_FILE_ENDINGS = (
     ".model",
     ".txt",
 )  # of what is not weights, and decides the result too
-FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be stored as
+# name of a type in a safetensors file -> its dtype: weights may be stored as these
+STORED_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
 PICKLE_ENDINGS = (".bin", ".pt", ".pth")
 COMPLETE_FILE = "complete safetensors"
 # rows of a matrix that are read at a time: pages of a file count as memory until the file is closed
@@ -42,6 +48,12 @@ def weight_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def stored_type(dtype: torch.dtype) -> str:
+    """The name of `dtype` in a safetensors file, a key of STORED_TYPES."""
+    names = {known_dtype: name for name, known_dtype in STORED_TYPES.items()}
+    return names[dtype]
+
+
 class TensorFiles:
     """The tensors of a model folder, by name."""
 
@@ -53,7 +65,7 @@ class TensorFiles:
         self.path = Path(folder)
         self.files = _weight_files(self.path)
         self.file_of: dict[str, Path] = {}
-        self.stored_types: dict[str, str] = {}  # one of FLOATS
+        self.stored_types: dict[str, str] = {}  # keys of STORED_TYPES
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
             self._add_header(path)
@@ -65,7 +77,7 @@ class TensorFiles:
             types = {name: part.get_dtype() for name, part in slices.items()}
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
         for name in slices:
-            if name in self.file_of or types[name] not in FLOATS:
+            if name in self.file_of or types[name] not in STORED_TYPES:
                 raise InputError(
                     expected=COMPLETE_FILE,
                     got=f"{str(path)!r}: {name} twice, or in {types[name]}",
@@ -89,7 +101,7 @@ class TensorFiles:
                 tensor = stored.to(dtype, copy=True)
             else:
                 tensor = stored[rows].to(dtype)
-        return finite(name, tensor)
+        return check_finite(name, tensor)
 
     def fingerprint(self) -> str:
         """A short name for the content of the folder: weights, config and tokenizer, all of each."""
@@ -136,7 +148,7 @@ def _files_of_index(index: Path) -> list[Path]:
     return sorted(folder / name for name in names)
 
 
-def finite(name: str, tensor: Tensor) -> Tensor:
+def check_finite(name: str, tensor: Tensor) -> Tensor:
     """`tensor`. Raises InputError that names it when there is a NaN or an infinity in it."""
     lowest, highest = torch.aminmax(tensor)  # without a second tensor of this size
     if not (torch.isfinite(lowest) and torch.isfinite(highest)):

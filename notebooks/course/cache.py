@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
-from comp_lib.system.cache import remembered
+from comp_lib.system.cache import load_or_make
 from comp_lib.system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from comp_lib.system.machine import cache_folder
 
@@ -41,7 +41,7 @@ def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
     def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         key = _key(function, inspect.signature(function).bind(*args, **kwargs))
         path = cache_folder() / "statistics" / f"{function.__name__}-{hash_of_value(key)[:24]}.safetensors"
-        result: Result = remembered(path, lambda: function(*args, **kwargs))
+        result: Result = load_or_make(path, lambda: function(*args, **kwargs))
         return result
 
     return wrapper

@@ -14,7 +14,7 @@ from comp_lib import healing
 from comp_lib.calibration.shares import text_hashes
 from comp_lib.healing import JUDGING_SEQUENCES
 from comp_lib.models.load import load_model
-from comp_lib.models.save import calibrated_on
+from comp_lib.models.save import calibration_hashes
 
 SHORT = ("--steps", "3", "--sequences", JUDGING_SEQUENCES + 4, "--length", "16")
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="no peft: pip install 'comp-lib[heal]'")
@@ -49,7 +49,7 @@ def test_a_folder_is_healed_and_stays_what_it_was(parent, small, tmp_path):
     assert changed == {name for name in before if "_proj" in name}
     card = (healed / "README.md").read_text("utf-8")
     assert "healed on 12 x 16 tokens of written" in card and str(tmp_path) not in card
-    assert calibrated_on(healed) == calibrated_on(small) == text_hashes("calibration")
+    assert calibration_hashes(healed) == calibration_hashes(small) == text_hashes("calibration")
 
 
 @needs_peft

@@ -17,7 +17,7 @@ from studies import study_of
 
 import course.figures
 from comp_lib.errors import InputError
-from comp_lib.gguf.speed import Measured
+from comp_lib.gguf.speed import Timing
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.plots import figure_with_axes
@@ -65,7 +65,7 @@ ON_UNSEEN = {
 }
 ON_FIT = {"mask": [0.10, 0.12], "least squares": [0.0, 0.06]}
 SPEEDS = [
-    Measured(name, size, (1.0,), (1.0,), decode)
+    Timing(name, size, (1.0,), (1.0,), decode)
     for name, size, decode in (("dense", 150, (10.0, 20.0, 5.0)), ("small", 100, (14.0, 28.0, 8.0)))
 ]
 POINTS = {"layers 10%": (1.1, 0.2), "neurons 20%": (1.2, 0.1), "3 layers, neurons": (1.5, 0.9)}

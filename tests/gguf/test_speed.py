@@ -8,7 +8,7 @@ from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.gguf import speed
-from comp_lib.gguf.speed import Measured, bytes_per_token, gain, gguf_bytes_per_token, measure
+from comp_lib.gguf.speed import Timing, bytes_per_token, gain, gguf_bytes_per_token, measure
 from comp_lib.models.export import export_gguf
 
 
@@ -38,7 +38,7 @@ def test_bytes_per_token_of_a_file(tmp_path, tokenizer, tied):
 
 
 def row(name, size, decode, prefill=(1.0,)):
-    return Measured(name, size, tuple(1 / p for p in prefill), prefill, decode)
+    return Timing(name, size, tuple(1 / p for p in prefill), prefill, decode)
 
 
 def test_the_gain_and_its_limit():

@@ -332,7 +332,7 @@ def test_copies_of_a_model_are_wanted_where_it_will_be(folder, monkeypatch):
     path = folder()
     size = 4 * build().num_parameters()
     monkeypatch.setattr(load, "available_device", lambda name: torch.device("cuda:0"))
-    monkeypatch.setattr(load, "filled", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(load, "fill", lambda *_: pytest.fail("read"))
     monkeypatch.setattr(load, "free_memory", lambda: size - 1)
     monkeypatch.setattr(load, "free_card_memory", lambda device: 2 * size)
     refused(path, "GB of free memory for", device="cuda", copies=2)

@@ -13,8 +13,8 @@ from variants import build, tokens
 from comp_lib.errors import InputError
 from comp_lib.families.find import has_inseparable_groups
 from comp_lib.models.load import load_model
-from comp_lib.models.meta_model import described
-from comp_lib.models.padded import export_padded, filled_shape
+from comp_lib.models.meta_model import with_true_config
+from comp_lib.models.padded import export_padded, padded_shape
 from comp_lib.shape import Shape
 from comp_lib.surgery import shrink
 
@@ -40,7 +40,7 @@ def logits(model):
 
 
 def saved(model, tokenizer, folder):
-    described(model).save_pretrained(folder)
+    with_true_config(model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -68,16 +68,22 @@ def test_own_widths_come_back_to_the_bit(name, tokenizer, tmp_path):
 
 def test_only_what_no_stock_config_can_say_gets_own_widths():
     model = build()
-    assert type(described(model)) is type(model) and "layer_neurons" not in described(model).config.to_dict()
+    assert (
+        type(with_true_config(model)) is type(model)
+        and "layer_neurons" not in with_true_config(model).config.to_dict()
+    )
     for layer in model.model.layers:
         shrink(layer, "mlp", torch.arange(16))
-    assert described(model).config.intermediate_size == 16 and described(model).config.model_type == "llama"
-    model = described(uneven())
+    assert (
+        with_true_config(model).config.intermediate_size == 16
+        and with_true_config(model).config.model_type == "llama"
+    )
+    model = with_true_config(uneven())
     for layer in model.model.layers:  # a model with own widths that became alike is stock again
         shrink(layer, "mlp", torch.arange(8))
         shrink(layer, "attention", torch.arange(1))
-    assert described(model).config.model_type == "llama"
-    assert torch.equal(logits(described(model)), logits(model))
+    assert with_true_config(model).config.model_type == "llama"
+    assert torch.equal(logits(with_true_config(model)), logits(model))
 
 
 def test_heads_that_do_not_divide_the_stream(tokenizer, tmp_path):
@@ -110,7 +116,7 @@ def test_a_family_whose_config_cannot_say_fewer_heads_is_refused():
     for layer in model.model.layers:
         shrink(layer, "attention", torch.arange(1))
     with pytest.raises(InputError, match="widths that a stablelm config can say.*keep all KV groups"):
-        described(model)
+        with_true_config(model)
 
 
 # --- filled up ----------------------------------------------------------------------------------------------
@@ -133,14 +139,13 @@ def test_a_padded_folder_computes_the_same(name, tokenizer, tmp_path):
 
 
 def test_groups_are_filled_up_to_heads_that_a_stock_config_takes():
-    shape = Shape.of(
-        build(num_attention_heads=6, num_key_value_heads=3, head_dim=8, hidden_size=36)
-    )  # pairs of heads
-    assert filled_shape(shape.with_widths((8, 8, 4), (2, 1, 1))).kv_groups == (2, 2, 2)
-    assert filled_shape(shape.with_widths((8, 8, 4), (4, 1, 1))).kv_groups == (6, 6, 6)
-    assert filled_shape(shape.with_widths((8, 8, 4), (5, 1, 1))).neurons == (8, 8, 8)
+    # two query heads in each KV group
+    shape = Shape.of(build(num_attention_heads=6, num_key_value_heads=3, head_dim=8, hidden_size=36))
+    assert padded_shape(shape.with_widths((8, 8, 4), (2, 1, 1))).kv_groups == (2, 2, 2)
+    assert padded_shape(shape.with_widths((8, 8, 4), (4, 1, 1))).kv_groups == (6, 6, 6)
+    assert padded_shape(shape.with_widths((8, 8, 4), (5, 1, 1))).neurons == (8, 8, 8)
     with pytest.raises(InputError, match="heads that divide 36"):
-        filled_shape(shape.with_widths((8, 8, 4), (19, 1, 1)))
+        padded_shape(shape.with_widths((8, 8, 4), (19, 1, 1)))
 
 
 def test_padding_is_refused_where_it_changes_nothing_or_the_place_is_taken(parent, tokenizer, tmp_path):

@@ -93,9 +93,8 @@ def test_stock_folders_load_without_comp_lib(tokenizer, tmp_path):
     for name in (*LAYOUTS, "bfloat16"):
         before, model = cut(tiny() if name == "bfloat16" else tiny(name))
         if name == "bfloat16":
-            frequencies = (
-                model.model.rotary_emb.inv_freq
-            )  # kept exact when a model is loaded, rounded by a cast
+            # a cast rounds the frequencies, which are exact in a model that is loaded
+            frequencies = model.model.rotary_emb.inv_freq
             model.bfloat16().model.rotary_emb.inv_freq = frequencies
         save_checkpoint(tmp_path / name, model, tokenizer, *facts(before, model))
         with torch.no_grad():

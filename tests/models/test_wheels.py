@@ -46,7 +46,7 @@ def installed(request, tmp_path, monkeypatch):
 def test_parts_become_one_file_once(installed, monkeypatch):
     path = wheel_gguf("parts")
     assert path.read_bytes() == CONTENT
-    monkeypatch.setattr(wheels, "staged", None)  # nothing is written a second time
+    monkeypatch.setattr(wheels, "stage", None)  # nothing is written a second time
     assert wheel_gguf("parts") == path
 
 

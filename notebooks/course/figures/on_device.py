@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from comp_lib.evaluation.generation import median_ratio
-from comp_lib.gguf.speed import Measured
+from comp_lib.gguf.speed import Timing
 from comp_lib.plots.base import (
     BLUE,
     DASHED_LINE,
@@ -54,7 +54,7 @@ def plot_reads(shapes: Mapping[str, Shape], vocabulary: int, bits: float) -> Pic
     return figure.with_alt_text("Strips to scale of the bytes that are read for one token. ", phrases)
 
 
-def plot_speedup(measured: Sequence[Measured]) -> Picture:
+def plot_speedup(measured: Sequence[Timing]) -> Picture:
     """Speed-up of decoding over the first model, a row for each of the others, beside the byte ratio.
 
     The whiskers span the rounds.
