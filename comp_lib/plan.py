@@ -19,8 +19,8 @@ from typing import Any
 from .errors import InputError, refusing
 from .shape import Shape
 
-SMALLEST_SHARE = 0.1  # of a layer's neurons; below it a layer is better dropped than starved
-MEND_HINT = "mend the plan"
+SMALLEST_SHARE = 0.1  # of a layer's neurons; a layer with fewer is better dropped than starved
+HINT = "mend the plan"  # what to do about a plan that is refused
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,32 @@ class Plan:
     """What stays of a decoder.
 
     The entries of `neurons`, `kv_groups`, `kept_neurons` and `kept_groups` are those of `layers`, in order.
+    Plans are edited by hand, so they are checked.
+
+    Raises InputError when a plan contradicts itself, or holds values of another kind.
 
         plan = Plan.load("build/small/comp_plan.json")
         pruned = prune(model, ids, plan=plan)  # the same neurons again
-
-    Plans are edited by hand, so they are checked.
-    Raises InputError when a plan contradicts itself, or holds values of another kind.
     """
 
-    parent: str  # name of the model that was planned for
-    parent_layers: int  # its number of decoder layers
-    layers: tuple[int, ...]  # indices in the parent of the layers that stay
-    neurons: tuple[int, ...]  # MLP neurons kept in each of them
-    kv_groups: tuple[int, ...]  # KV groups kept in each of them
-    ratio: float  # part of the decoder's parameters to remove, as asked
-    removed: float  # the same fraction, as reached
-    kept_neurons: tuple[tuple[int, ...], ...] | None = None  # their indices, once `prune` has chosen them
-    kept_groups: tuple[tuple[int, ...], ...] | None = None  # the same for KV groups
+    parent: str
+    """Name of the model that was planned for."""
+    parent_layers: int
+    """How many decoder layers that model has."""
+    layers: tuple[int, ...]
+    """Indices in the parent of the layers that stay."""
+    neurons: tuple[int, ...]
+    """How many MLP neurons stay in each of them."""
+    kv_groups: tuple[int, ...]
+    """How many KV groups stay in each of them."""
+    ratio: float
+    """Part of the decoder's parameters to remove, from 0 to 1, as asked."""
+    removed: float
+    """The part that is removed, as reached; below 0 where added biases weigh more than what goes."""
+    kept_neurons: tuple[tuple[int, ...], ...] | None = None
+    """Indices of the neurons that stay in each layer; None: nothing has chosen them yet."""
+    kept_groups: tuple[tuple[int, ...], ...] | None = None
+    """Indices of the KV groups that stay in each layer; None: nothing has chosen them yet."""
 
     @property
     def dropped(self) -> tuple[int, ...]:
@@ -80,7 +89,10 @@ class Plan:
         return cls(**{name: as_tuples(item) for name, item in value.items()})
 
     def __post_init__(self) -> None:
-        self._check_shares()
+        if not isinstance(self.parent, str):
+            raise InputError(expected="a name as parent", got=repr(self.parent), hint=HINT)
+        self._check_share("ratio", lowest=0)
+        self._check_share("removed", lowest=-1)
         self._check_layers()
         for name in ("neurons", "kv_groups", "kept_neurons", "kept_groups"):
             self._check_length(name)
@@ -93,11 +105,15 @@ class Plan:
         self._check_names("kept_neurons", self.kept_neurons, self.neurons)
         self._check_names("kept_groups", self.kept_groups, self.kv_groups)
 
-    def _check_shares(self) -> None:
-        for name in ("ratio", "removed"):
-            share = getattr(self, name)
-            if not isinstance(share, int | float) or not abs(share) <= 1:  # so refuses NaN, too
-                raise InputError(expected=f"a number as {name}", got=repr(share), hint=MEND_HINT)
+    def _check_share(self, name: str, lowest: int) -> None:
+        share = getattr(self, name)
+        is_number = isinstance(share, int | float) and not isinstance(share, bool)
+        if not is_number or not lowest <= share <= 1:  # NaN is in no interval
+            raise InputError(
+                expected=f"a number as {name}, from {lowest} to 1",
+                got=repr(share),
+                hint=HINT,
+            )
 
     def _check_layers(self) -> None:
         _check_whole_numbers("parent_layers", (self.parent_layers,))
@@ -108,7 +124,7 @@ class Plan:
             raise InputError(
                 expected=f"ascending layer indices below {self.parent_layers}",
                 got=list(self.layers),
-                hint=MEND_HINT,
+                hint=HINT,
             )
 
     def _check_length(self, name: str) -> None:
@@ -119,7 +135,7 @@ class Plan:
             raise InputError(
                 expected=f"{len(self.layers)} entries in {name}",
                 got=len(value) if isinstance(value, tuple) else repr(value),
-                hint=MEND_HINT,
+                hint=HINT,
             )
 
     def _check_names(
@@ -131,7 +147,7 @@ class Plan:
                 raise InputError(
                     expected=f"{width} ascending indices in {name} of layer {layer}",
                     got=len(indices),
-                    hint=MEND_HINT,
+                    hint=HINT,
                 )
 
     def save(self, path: str | Path) -> None:
@@ -160,7 +176,7 @@ def as_tuples(value: Any) -> Any:
 
 def _check_whole_numbers(name: str, values: Any) -> None:
     if not isinstance(values, tuple) or any(type(value) is not int for value in values):
-        raise InputError(expected=f"whole numbers in {name}", got=repr(values), hint=MEND_HINT)
+        raise InputError(expected=f"whole numbers in {name}", got=repr(values), hint=HINT)
 
 
 def _is_ascending(values: Sequence[int]) -> bool:
@@ -177,11 +193,11 @@ class PlanRequest:
 
     shape: Shape  # of the model to plan for
     ratio: float  # part of the decoder's parameters to remove, at least
-    drop: Sequence[int] = ()  # whole layers that go
-    kv_groups: int | None = None  # KV groups to keep in each other layer; None: all
-    multiple: int = 64  # widths are multiples of this
+    drop: Sequence[int] = ()  # indices of the whole layers that go
+    kv_groups: int | None = None  # KV groups to keep in each layer that stays; None: all
+    multiple: int = 64  # of which all widths are multiples
     parent: str = ""  # name of the model
-    biased: bool = False  # whether the recovery adds biases, which count as parameters
+    biased: bool = False  # whether the recovery adds biases, which are parameters
 
     def __post_init__(self) -> None:
         if not 0.0 < self.ratio < 1.0:
@@ -219,9 +235,10 @@ class PlanRequest:
         return tuple(self.kv_groups or self.shape.kv_groups[layer] for layer in self.layers)
 
     def removed_share(self, neurons: Sequence[int], groups: Sequence[int] | None = None) -> float:
-        """The fraction of the decoder's parameters that goes, less the biases that are added.
+        """The part of the decoder's parameters that goes, less the biases that are added.
 
-        neurons, groups: how many of each the layers that stay keep; groups None: as the request says.
+        neurons: how many neurons each layer that stays keeps.
+        groups: how many KV groups each layer that stays keeps; None: as the request says.
         """
         parent = self.shape.with_biases() if self.biased else self.shape
         if groups is None:
@@ -244,8 +261,8 @@ class PlanRequest:
     def exact_plan(self, kept_neurons: Sequence[Sequence[int]], kept_groups: Sequence[Sequence[int]]) -> Plan:
         """The plan that keeps just these neurons and KV groups.
 
-        Each argument has an ascending sequence of indices for each layer that stays. This is for planners
-        that decide all by themselves: what the request says of KV groups is disregarded.
+        Each argument has an ascending sequence of indices for each layer that stays. A planner that decides
+        all by itself uses this. What the request says of KV groups does not count here.
         """
         neurons = tuple(len(indices) for indices in kept_neurons)
         groups = tuple(len(indices) for indices in kept_groups)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .decoder import Decoder, as_decoder
 from .errors import InputError
-from .families.find import has_inseparable_groups
+from .families.find import check_layers, has_inseparable_groups
 from .families.protocol import Model
 from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
@@ -233,7 +233,7 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
             hint="load_model loads it, prune_model takes a name",
         )
     decoder = as_decoder(model)
-    has_inseparable_groups(decoder.structure)  # raises InputError for a layer of another kind
+    check_layers(decoder.structure)
     tokens = _check_tokens(ids, decoder.config.vocab_size)
     if plan is None:
         check_request(decoder, settings)

@@ -1,8 +1,8 @@
 """One layer of the decoder, in five visible steps: gather, choose, recover, shrink, pass on.
 
 `comp.prune_layers` calls `prune_layer` for each layer. `Streams` is what passes from one layer to the next:
-the hidden states (S, L, d) of the calibration text in the pruned model and, where the least squares aim at
-it, in the dense model. They are in a tensor, or in anything that is sliced like one
+the hidden states (S, L, d) of the calibration text in the pruned model. Where the least squares aim at the
+dense model, its hidden states are there too. They are in a tensor, or in anything that is sliced like one
 (`disk.work_folder.StatesFile`).
 
 A *dense layer* is here one of the two linears, o_proj and down_proj, that write to the residual stream.
@@ -30,9 +30,9 @@ from .recovery import RECOVERIES
 from .recovery.least_squares import choose_ridge
 from .settings import Settings
 from .shape import Shape
-from .statistics.few_tokens import TokenStatistics
-from .statistics.gram import Gram, Statistics, token_weight, tokens_for_gram
-from .surgery import Refit, add_biases, inputs_of_blocks, shrink, upstream
+from .statistics.few_tokens import empty_statistics
+from .statistics.gram import Statistics, token_weight
+from .surgery import Refit, add_biases, shrink, upstream
 from .walk import batches
 
 
@@ -60,24 +60,32 @@ class NewStates(Protocol):
 class LayerReport:
     """What happened to one decoder layer that stays."""
 
-    layer: int  # in the parent
-    # ||X W - X V||^2 / ||X W||^2 of down_proj after recovery, over the calibration text.
-    # Its tokens are weighted as the settings say.
+    layer: int
+    """Its index in the parent."""
     error: float
-    attention_error: float  # the same for o_proj
-    ridge: float | None  # lambda with which the recovery of down_proj was solved
+    """||X W - X V||^2 / ||X W||^2 of down_proj after the recovery, over the calibration text.
+
+    The tokens are weighted as the settings say.
+    """
+    attention_error: float
+    """The same for o_proj."""
+    ridge: float | None
+    """The lambda with which the recovery of down_proj was solved; None: it solves nothing."""
     seconds: float
-    kept_neurons: Sequence[int]  # indices, ascending
+    """What the layer took."""
+    kept_neurons: Sequence[int]
+    """Indices of the neurons that stay, ascending."""
     kept_groups: Sequence[int]
+    """Indices of the KV groups that stay, ascending."""
 
 
 @dataclass(frozen=True)
 class Report:
     """What `prune` did, and what it took."""
 
-    settings: dict[str, Any]
-    tokens: int  # of calibration
-    layers: tuple[LayerReport, ...]
+    settings: dict[str, Any]  # the fields of `Settings`
+    tokens: int  # in the calibration text
+    layers: tuple[LayerReport, ...]  # of the layers that stay
     seconds: float  # of the last attempt, where an earlier one was cut off
 
 
@@ -85,29 +93,33 @@ class Report:
 class Run:
     """What is the same for all layers of a run."""
 
-    settings: Settings
-    plan: Plan
+    settings: Settings  # what was asked for
+    plan: Plan  # how much of each layer stays
     shape: Shape  # of the parent
     arguments: LayerArguments  # what the parent hands its layers
-    new_states: NewStates = torch.empty
+    new_states: NewStates = torch.empty  # makes room for hidden states
 
 
 @dataclass
 class Streams:
     """What one layer leaves to the next."""
 
-    pruned: States  # hidden states in the pruned model
-    dense: States | None  # hidden states in the dense model; None where no recovery aims at them
-    may_differ: bool = False  # whether the two may differ by now
-    # where the lambdas of the last layer are in the grid of lambdas
+    pruned: States
+    """The hidden states in the pruned model."""
+    dense: States | None
+    """The hidden states in the dense model; None where no recovery aims at them."""
+    may_differ: bool = False
+    """Whether the two may differ by now."""
     ridge_positions: dict[Step, int] = field(default_factory=dict)
-    generator: torch.Generator = field(default_factory=torch.Generator)  # of metrics that draw
+    """Where the lambdas of the last layer are in the grid of lambdas."""
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    """From which a metric draws that is random."""
 
     @classmethod
     def start(cls, pruned: States, settings: Settings, plan: Plan, shape: Shape) -> Streams:
         """Streams before the first layer, where both models have the same hidden states.
 
-        shape: of the parent.
+        shape: that of the parent.
         """
         dense = pruned if settings.aims_at_dense(plan, shape) else None
         return cls(pruned, dense, generator=torch.Generator().manual_seed(settings.seed))
@@ -117,8 +129,8 @@ class Streams:
 class Task:
     """What is to become of one dense layer."""
 
-    step: Step
-    full_width: int  # neurons or KV groups that it has
+    step: Step  # the step that ends in the dense layer
+    full_width: int  # how many neurons or KV groups it has
     keep: int  # how many of them stay
     kept_by_plan: Sequence[int] | None  # those that the plan names; None: the metric chooses
 
@@ -139,9 +151,14 @@ class Evidence:
     """What the calibration text says of one dense layer."""
 
     problem: Problem
-    # inputs X of the dense layer (S, L, n) for `pass_on`; None where they take more room than the statistics
+    """What the metric decides and the recovery solves."""
     inputs: Tensor | None
-    ridge_position: int | None  # of the chosen lambda in the grid; None where the lambda was given
+    """The inputs X of the dense layer (S, L, n), for `pass_on`.
+
+    None: they are not kept, since they take more room than the statistics.
+    """
+    ridge_position: int | None
+    """Where the chosen lambda is in the grid of lambdas; None: the lambda was given."""
 
 
 def prune_layer(run: Run, index: int, layer: Layer, streams: Streams) -> LayerReport | None:
@@ -192,13 +209,13 @@ def prune_step(run: Run, layer: Layer, task: Task, target: States | None, stream
     refit = Refit(torch.arange(task.full_width))
     inputs = None
     if needs_refit(task, streams):
-        gathered = gather(run, layer, task, target, streams)
-        inputs = gathered.inputs
-        if gathered.ridge_position is not None:
-            streams.ridge_positions[task.step] = gathered.ridge_position
-        selection = choose(run, gathered.problem, task, streams.generator)
-        refit = RECOVERIES[run.settings.recovery](gathered.problem, selection)
-        del gathered, selection  # matrices of the size of the layer
+        evidence = gather(run, layer, task, target, streams)
+        inputs = evidence.inputs
+        if evidence.ridge_position is not None:
+            streams.ridge_positions[task.step] = evidence.ridge_position
+        selection = choose(run, evidence.problem, task, streams.generator)
+        refit = RECOVERIES[run.settings.recovery](evidence.problem, selection)
+        del evidence, selection  # they have matrices of the size of the layer
         shrink(layer, task.step, refit.kept, refit.weight, refit.bias)
         refit = replace(refit, weight=None)
         streams.may_differ = True
@@ -214,50 +231,72 @@ def prune_step(run: Run, layer: Layer, task: Task, target: States | None, stream
 
 
 def needs_refit(task: Task, streams: Streams) -> bool:
-    """Whether blocks go, or an MLP that keeps all of them can make good the errors of earlier layers."""
+    """Whether the dense layer has to be solved anew.
+
+    It has to where blocks go. An MLP that keeps all its blocks can make good the errors of earlier layers.
+    """
     can_make_good = task.step == "mlp" and streams.dense is not None and streams.may_differ
     return task.keep < task.full_width or can_make_good
 
 
 def gather(run: Run, layer: Layer, task: Task, target: States | None, streams: Streams) -> Evidence:
-    """Step 1: the statistics of the text in the dense layer, and the ridge that suits them.
-
-    The search for the ridge fits weights to the first half of the text and judges them on the second.
-    """
+    """Step 1: the statistics of the text in the dense layer, and the ridge that suits them."""
     settings = run.settings
     hidden = streams.pruned
     count, length, _ = hidden.shape
-    part = parts(layer)[task.step]
-    linear = part.linear
+    linear = parts(layer)[task.step].linear
     inputs = None
     if task.step == "mlp" and count * length <= linear.in_features:
         inputs = torch.empty(count, length, linear.in_features, dtype=hidden.dtype, device=settings.device)
-    searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
-    size = math.ceil(count / 2) if searched else count
-    halves = []  # or all of the text, where no ridge is searched
-    for first in range(0, count, size):
-        sequences = slice(first, min(first + size, count))
-        halves.append(sum_statistics(run, layer, task.step, hidden, target, sequences, inputs))
-    problem_of = partial(
-        Problem,
-        weight=linear.weight.detach().T.to(halves[0].precision),  # W (n, m)
-        upstream=partial(upstream, layer, task.step),
-        block=part.block,
-        gain=gain_behind(layer, task.step),
-    )
-    if not searched:
-        ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
-        return Evidence(problem_of(halves[0], ridge=ridge), inputs, None)
-    problem = problem_of(halves[0])
+    if settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1:
+        return search_ridge(run, layer, task, target, streams, inputs)
+    ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
+    statistics = sum_statistics(run, layer, task.step, hidden, target, slice(0, count), inputs)
+    return Evidence(problem_of(layer, task.step, statistics, ridge), inputs, None)
+
+
+def search_ridge(
+    run: Run,
+    layer: Layer,
+    task: Task,
+    target: States | None,
+    streams: Streams,
+    inputs: Tensor | None,
+) -> Evidence:
+    """The evidence with the ridge that serves held-out text best.
+
+    The search fits weights to the first half of the text and judges them on the second.
+
+    inputs (S, L, n): where the inputs of the dense layer are written to; None: they are not kept.
+    """
+    hidden = streams.pruned
+    count = hidden.shape[0]
+    half = math.ceil(count / 2)
+    fitted = sum_statistics(run, layer, task.step, hidden, target, slice(0, half), inputs)
+    held_out = sum_statistics(run, layer, task.step, hidden, target, slice(half, count), inputs)
+    problem = problem_of(layer, task.step, fitted)
     if task.kept_by_plan is None:
         # The best ridge depends little on which neurons stay, so a cheap metric will do here.
         likely = energy(problem, task.keep, streams.generator).kept
     else:
         likely = torch.tensor(task.kept_by_plan)
-    kept = inputs_of_blocks(likely.to(problem.weight.device), part.block)
+    kept = problem.inputs_of(likely)
     last_position = streams.ridge_positions.get(task.step)
-    ridge, position = choose_ridge(halves[0], halves[1], problem.weight, kept, problem.gain, last_position)
-    return Evidence(problem_of(halves[0] + halves[1], ridge=ridge), inputs, position)
+    ridge, position = choose_ridge(fitted, held_out, problem.weight, kept, problem.gain, last_position)
+    return Evidence(replace(problem, statistics=fitted + held_out, ridge=ridge), inputs, position)
+
+
+def problem_of(layer: Layer, step: Step, statistics: Statistics, ridge: float = RIDGE) -> Problem:
+    """The dense layer of a step, as metrics and recoveries see it."""
+    part = parts(layer)[step]
+    return Problem(
+        statistics,
+        weight=part.linear.weight.detach().T.to(statistics.precision),  # W (n, m)
+        upstream=partial(upstream, layer, step),
+        block=part.block,
+        ridge=ridge,
+        gain=gain_behind(layer, step),
+    )
 
 
 def sum_statistics(
@@ -271,17 +310,19 @@ def sum_statistics(
 ) -> Statistics:
     """The statistics of the dense layer over some `sequences`.
 
-    If `inputs` (S, L, n) is given, the inputs of the dense layer are written to it.
+    inputs (S, L, n): where the inputs of the dense layer are written to; None: they are not kept.
     """
     settings = run.settings
     linear = parts(layer)[step].linear
     device = linear.weight.device
-    length = hidden.shape[1]
-    needs_matrix = settings.recovery == "mask" or settings.neuron_metric == "mask-condition"
-    few = hidden.shape[0] * length < tokens_for_gram(linear.in_features)
-    kind: type[Statistics] = TokenStatistics if few and not needs_matrix else Gram
-    outputs = None if target is None else linear.out_features
-    statistics = kind.zeros(linear.in_features, outputs, device)
+    count, length, _ = hidden.shape
+    statistics = empty_statistics(
+        linear.in_features,
+        None if target is None else linear.out_features,
+        count * length,
+        device,
+        needs_matrix=settings.recovery == "mask" or settings.neuron_metric == "mask-condition",
+    )
     for batch in batches(sequences.stop - sequences.start, length):
         rows = slice(sequences.start + batch.start, sequences.start + batch.stop)
         before = hidden[rows].to(device)

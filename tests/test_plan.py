@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.paper import paper_plan
-from comp_lib.hybrid_granularity.uniform import parameters_left, uniform_plan
+from comp_lib.hybrid_granularity.uniform import parameter_budget, uniform_plan
 from comp_lib.methods import METHODS
 from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest
 from comp_lib.planning import why_more
@@ -86,7 +86,7 @@ def test_the_multiple_is_the_coarsest_that_comes_within_half_a_percent(shape, ra
     def excess(multiple: int) -> float:
         """Share of the decoder that goes beyond the ratio; 1 where no plan of that multiple reaches it."""
         try:
-            return 1 - parameters_left(replace(request, multiple=multiple)) / shape.decoder - ratio
+            return 1 - parameter_budget(replace(request, multiple=multiple)) / shape.decoder - ratio
         except InputError:
             return 1.0
 
@@ -335,9 +335,15 @@ def test_a_file_that_holds_no_plan_is_refused(tmp_path, create, message):
         ({"kept_neurons": [[0, 4, 9], [2, 1]]}, "2 ascending indices in kept_neurons of layer 3"),
         ({"kept_neurons": [[0, 4, 9], [1, 1]]}, "2 ascending indices in kept_neurons of layer 3"),
         ({"kept_groups": [[-1], [0, 1]]}, "1 ascending indices in kept_groups of layer 0"),
-        ({"ratio": "a fifth"}, "a number as ratio, got 'a fifth'"),
-        ({"removed": None}, "a number as removed"),
-        ({"ratio": float("nan")}, "a number as ratio, got nan"),
+        ({"parent": None}, "a name as parent, got None"),
+        ({"parent": ["x"]}, "a name as parent"),
+        ({"ratio": "a fifth"}, "a number as ratio, from 0 to 1, got 'a fifth'"),
+        ({"ratio": float("nan")}, "a number as ratio, from 0 to 1, got nan"),
+        ({"ratio": True}, "a number as ratio, from 0 to 1, got True"),
+        ({"ratio": -0.1}, "a number as ratio, from 0 to 1, got -0.1"),
+        ({"removed": None}, "a number as removed, from -1 to 1, got None"),
+        ({"removed": False}, "a number as removed, from -1 to 1, got False"),
+        ({"removed": -1.1}, "a number as removed, from -1 to 1, got -1.1"),
         ({"layers": 10**300}, "whole numbers in layers"),
     ],
 )
@@ -347,14 +353,31 @@ def test_plans_that_contradict_themselves_are_refused(change, message):
     assert "\n" not in str(error.value)
 
 
+def test_biases_may_weigh_more_than_what_goes():
+    assert replace(PLAN, removed=-0.1).removed == -0.1
+
+
 STRANGE_VALUES = (None, True, -1, 10**6, 1e999, "x", [], [[]], [None], [0.5], [[0, 0]], {"a": 1})
+
+SENSIBLE_VALUES = {  # field -> those of STRANGE_VALUES that it may have
+    "parent": ["x"],
+    "parent_layers": [10**6],
+    "removed": [-1],
+    "kept_neurons": [None],
+    "kept_groups": [None],
+}
 
 
 @pytest.mark.parametrize("name", Plan.__dataclass_fields__)
 def test_no_value_of_any_field_is_more_than_a_refusal(name):
+    accepted = []
     for strange in STRANGE_VALUES:
         text = json.dumps(json.loads(PLAN.to_json()) | {name: strange})
         try:
-            assert Plan.from_json(text).dropped is not None
+            plan = Plan.from_json(text)
         except InputError as error:
             assert "\n" not in str(error)
+        else:
+            assert plan == replace(PLAN, **{name: strange})
+            accepted.append(strange)
+    assert accepted == SENSIBLE_VALUES.get(name, [])

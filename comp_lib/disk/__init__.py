@@ -1,1 +1,6 @@
-"""Models larger than memory: read, pruned and written layer by layer, and taken up again after a stop."""
+"""From disk to disk: a model's files are read, pruned and written layer by layer, also after a stop.
+
+`prune_model` is the whole way, from a model's name to a verdict (`verdict`) on the smaller one. `from_disk`
+prunes: it reads layers with `model_on_disk` and writes them into a `work_folder`, so that the model may be
+larger than memory. `at_most` finds the ratio that a loss allows, with the model in memory.
+"""

@@ -1,4 +1,4 @@
-"""The ratio that a loss allows, found by pruning in memory a few times."""
+"""The largest ratio that a given loss allows, found by pruning in memory a few times."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..planning import check_call, make_plan
 from ..progress import Progress, no_progress
 from ..settings import Settings
 
-SMALLEST_RATIO = 0.01
-LARGEST_RATIO = 0.8
-TRIES = 5  # prunings, at most
-SUFFICIENT_SHARE = 0.9  # of the allowed loss: a ratio that costs as much ends the search
+SMALLEST_RATIO = 0.01  # no ratio below it is tried
+LARGEST_RATIO = 0.8  # no ratio above it is tried
+TRIES = 5  # prunings at most
+SUFFICIENT_SHARE = 0.9  # a ratio that costs this share of the allowed loss ends the search
 
 
 def ratio_within(
@@ -34,12 +34,12 @@ def ratio_within(
     saved_dtype: torch.dtype,
     progress: Progress = no_progress,
 ) -> float:
-    """The largest ratio found that raises the loss on `windows` by no more than `at_most`, nats per token.
+    """The largest ratio found that raises the loss by no more than `at_most`, nats per token.
 
     The loss is the mean over the kinds of text in `windows`. The model is pruned in memory on ids (S, L) with
-    these settings, TRIES times at most, and judged with the numbers that files in `saved_dtype` will hold.
-    Each ratio is tried where a parabola through the two nearest measured ones has the allowed loss, but in
-    the middle half of the interval between them.
+    these settings, TRIES times at most. It is judged with the numbers that files in `saved_dtype` will hold.
+    The next ratio is where a parabola through the two nearest measured ones has the allowed loss. It is moved
+    into the middle half of the interval between them.
 
     Raises InputError when even the smallest step costs more.
     """
@@ -76,7 +76,7 @@ def ratio_within(
             break
     if not low:
         raise InputError(
-            expected="--at-most as much loss as the smallest step costs, in nats per token",
+            expected="at_most to allow the loss that the smallest step costs, in nats per token",
             got=f"{at_most:g}, where {removed:.1%} of the decoder costs {high_cost:.3f} already",
             hint="allow more",
         )
@@ -99,7 +99,7 @@ def round_weights(model: Model, dtype: torch.dtype) -> None:
 
 
 def _next_ratio(at_most: float, low: float, low_cost: float, high: float, high_cost: float) -> float:
-    """The ratio at which a parabola from (`low`, `low_cost`) to (`high`, `high_cost`) costs `at_most`.
+    """The ratio that costs `at_most` on a parabola from (`low`, `low_cost`) to (`high`, `high_cost`).
 
     It is moved into the middle half of the interval between `low` and `high`.
     """
@@ -112,14 +112,14 @@ def _next_ratio(at_most: float, low: float, low_cost: float, high: float, high_c
 def parse_nats(text: object) -> float:
     """The number in "0.2" or "0.2nats".
 
-    Raises InputError unless it is a number above 0.
+    Raises InputError unless it is a finite number above 0.
     """
     with suppress(ValueError):
         nats = float(str(text).strip().removesuffix("nats"))
         if 0.0 < nats < math.inf:
             return nats
     raise InputError(
-        expected="--at-most as a number of nats per token above 0, such as 0.2nats",
+        expected="at_most as a number of nats per token above 0, such as 0.2nats",
         got=repr(text),
         hint="say how much worse it may become",
     )

@@ -354,7 +354,8 @@ def _card(out: str | Path, parent: _Parent, request: _Request, ids: Tensor) -> P
     calibration = request.calibration
     source = calibration.source
     shares = shares_of(source)
-    text = f"{ids.shape[0]} x {ids.shape[1]} tokens of {hide_folders(source)}, drawn with seed {calibration.seed}"
+    sequences, length = ids.shape
+    text = f"{sequences} x {length} tokens of {hide_folders(source)}, drawn with seed {calibration.seed}"
     if len(shares) > 1:
         text += f" ({', '.join(f'{hide_folders(part)} {share:.0%}' for part, share in shares.items())})"
     settings = asdict(request.settings)

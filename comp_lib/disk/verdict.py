@@ -12,9 +12,9 @@ import torch
 from ..hybrid_granularity.uniform import RATIO_TOLERANCE
 from ..planning import why_more
 from ..shape import span
+from ..system.tensors import STORED_TYPES
 from .from_disk import Written
 
-UNQUANTISED = ("F64", "F32", "F16")  # of a parent: from any other type a model is saved as bfloat16
 COLUMNS = 80  # of a terminal
 
 
@@ -70,7 +70,7 @@ class Verdict(Written):
         after = self.after
         old_type, new_type = self.stored
         note = new_type
-        if old_type not in (*UNQUANTISED, new_type):
+        if old_type not in STORED_TYPES:  # the parent is quantised
             note = f"{old_type}, {new_type}; the parent as {new_type}: {before.total * 2 / 1e6:.1f} MB"
         rows = [
             ("", "before", "after", ""),

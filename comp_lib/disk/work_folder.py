@@ -28,18 +28,12 @@ from torch import Tensor
 from ..errors import InputError, refusing
 from ..system.atomic import fsync, take_name
 from ..system.hashes import as_bytes
-from ..system.tensors import INDEX, LARGEST_FILE_BYTES
+from ..system.tensors import INDEX, LARGEST_FILE_BYTES, stored_type
 
 JOURNAL = "progress.json"  # name of its file
 STATES_PREFIX = "states-"  # of the names of files with hidden states
 LENGTH_BYTES = 8  # at the start of a file: the length of its header
 ALIGNMENT = 8  # bytes, of which the length of a header is a multiple
-STORED_TYPES = {
-    "torch.float64": "F64",
-    "torch.float32": "F32",
-    "torch.bfloat16": "BF16",
-    "torch.float16": "F16",
-}
 
 
 @dataclass(frozen=True)
@@ -103,7 +97,7 @@ def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Slot]:
             starts[name] = end
             end += tensor.nbytes
             header[name] = {
-                "dtype": STORED_TYPES[str(tensor.dtype)],
+                "dtype": stored_type(tensor.dtype),
                 "shape": [*tensor.shape],
                 "data_offsets": [starts[name], end],
             }

@@ -150,10 +150,18 @@ def _mixer(name: str, module: Any, linears: set[str], output_name: str) -> Part:
     )
 
 
-def has_inseparable_groups(model: Model) -> bool:
-    """Whether KV groups cannot go one by one: some attention is more than groups, or a norm spans all heads.
+def check_layers(model: Model) -> None:
+    """Raises InputError, with the name of what does not fit, for a model with layers of another kind."""
+    for layer in backbone_of(model).layers:
+        parts(layer)
 
-    Raises InputError, by the name of what does not fit, for layers of another kind.
+
+def has_inseparable_groups(model: Model) -> bool:
+    """Whether KV groups cannot go one by one.
+
+    They cannot where some attention is more than groups, or where a norm spans all heads.
+
+    Raises InputError as `check_layers` does.
     """
     return not all(parts(layer)["attention"].separable for layer in backbone_of(model).layers)
 

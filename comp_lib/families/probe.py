@@ -1,4 +1,4 @@
-"""Probing a decoder layer: is it the two steps that we expect, and how does each reach the residual stream?
+"""Probes of a decoder layer: is it two steps, and how does each of them reach the residual stream?
 
 The layer's own forward runs, while one of its parts puts out a value that we choose.
 """
@@ -17,23 +17,28 @@ from ..errors import refusing
 from .find import Part, parts, refuse, with_parts
 from .protocol import Layer, Step
 
-# Of the mean gain: an output with less adds too little to the stream to tell what it should have been.
+# Share of the mean gain. The stream does not tell what an output with a smaller gain should have been.
 SMALL_GAIN = 0.05
-TOLERANCE = 1e-4  # of a recomputed output in float32; a narrower dtype gets what it can resolve
-# So large that the epsilon of a norm does not count; and a power of 2, by which division does not round.
+# Relative error of an output in float32 that is computed again. A narrower dtype gets what it can resolve.
+TOLERANCE = 1e-4
+# The epsilon of a norm does not count beside this number. Division by a power of 2 does not round.
 LARGE_INPUT = 1024.0
-SILENT: dict[str, Tensor | float] = {"attention": 0.0, "mlp": 0.0}
+SILENCE: dict[str, Tensor | float] = {"attention": 0.0, "mlp": 0.0}  # no step adds anything
 CallArguments = tuple[tuple[Any, ...], dict[str, Any]]
 """What a layer is called with beside the hidden states: positional arguments, and keyword arguments."""
 
 
 def run_layer(
-    layer: Layer, hidden: Tensor, arguments: CallArguments | None, **outputs: Tensor | float
+    layer: Layer, hidden: Tensor, call: CallArguments | None, **outputs: Tensor | float
 ) -> tuple[Tensor, list[Tensor]]:
-    """Run the layer's own forward, in which `attention` or `mlp` puts out a given value for each token.
+    """Run the layer's own forward, in which `attention` or `mlp` may put out a given value for each token.
 
     Returns the states behind the layer (B, L, d), and the inputs (B, L, n) of the dense layers of the parts
-    that ran. If the output of attention is given, the layer needs no arguments.
+    that ran.
+
+    Args:
+        call: what the model hands the layer; None: nothing, where the output of attention is given.
+        outputs: "attention" or "mlp" -> what it puts out instead of running.
     """
     layer_parts: dict[Any, Part] = parts(layer)
     stand_ins = dict[str, Any]()
@@ -42,7 +47,7 @@ def run_layer(
         stand_in = with_parts(part.module)
         stand_in.forward = partial(_answer, part.name, value)
         stand_ins[part.name] = stand_in
-    args, kwargs = arguments or ((), _no_arguments(layer))
+    args, kwargs = call or ((), _no_arguments(layer))
     inputs = list[Tensor]()
     with ExitStack() as hooks:
         for part in layer_parts.values():
@@ -54,7 +59,10 @@ def run_layer(
 
 
 def _no_arguments(layer: Layer) -> dict[str, None]:
-    """None for each argument that the layer's forward insists on, beside the hidden states."""
+    """Keyword arguments for a forward that needs none of them: each required one is None.
+
+    The hidden states are not among them.
+    """
     parameters = inspect.signature(layer.forward).parameters.values()
     required = [parameter for parameter in parameters if parameter.default is parameter.empty]
     return {
@@ -79,19 +87,21 @@ def stream_behind(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor
     The other part of the layer adds nothing.
     """
     output: Tensor = parts(layer)[step].linear(x)
-    return run_layer(layer, stream, None, **SILENT | {step: output})[0]
+    return run_layer(layer, stream, None, **SILENCE | {step: output})[0]
 
 
 @torch.no_grad()
 def reach(layer: Layer, step: Step) -> tuple[Tensor, bool]:
-    """How the outputs of a dense layer reach the stream: the factors (d,), and whether a norm is on the way.
+    """How the outputs of a dense layer reach the stream.
 
-    Raises InputError where it is another way than a multiplication or an RMS norm.
+    Returns the factors (d,) that multiply them, and whether an RMS norm is on the way.
+
+    Raises InputError where they reach it in another way.
     """
     weight = parts(layer)[step].linear.weight
     ones = torch.ones_like(weight[:, 0])
     signs = torch.where(torch.arange(len(ones), device=ones.device) % 2 == 0, ones, -ones)
-    outputs = SILENT | {step: torch.stack([LARGE_INPUT * ones, 2 * LARGE_INPUT * ones, signs])}
+    outputs = SILENCE | {step: torch.stack([LARGE_INPUT * ones, 2 * LARGE_INPUT * ones, signs])}
     states, _ = run_layer(layer, weight.new_zeros(1, 3, len(weight)), None, **outputs)
     single, double, signed = states[0]
     normed = close(double, single)
@@ -105,11 +115,13 @@ def reach(layer: Layer, step: Step) -> tuple[Tensor, bool]:
 def dense_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor:
     """What the dense layer should put out, without its bias, to add `change` (..., d) to the stream.
 
-    x (..., n): inputs of the dense layer.
-
     A norm y -> g y / |y| forgets how large y is. So of a change r that is to be added only the direction
     r / g can be met, and any y along it does so. The target is as large as the layer's own output:
     y* = |y| r / g. Where nothing is missing, r = g y / |y|, and y* is y. (Our derivation.)
+
+    An output that does not reach the stream, or hardly, keeps the value that it has.
+
+    x (..., n): inputs of the dense layer.
     """
     linear = parts(layer)[step].linear
     scale, normed = reach(layer, step)
@@ -121,6 +133,9 @@ def dense_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor:
         target = torch.where(small, output, change * size / divisor)
     else:
         target = change / scale
+        unheard = scale == 0.0
+        if unheard.any():
+            target = torch.where(unheard, linear(x), target)
     if linear.bias is not None:
         target = target - linear.bias
     return target
@@ -131,10 +146,10 @@ def gain_behind(layer: Layer, step: Step) -> Tensor | None:
 
     It is None where all outputs have the same gain and no norm is on the way.
 
-    Behind a norm an error e of the output y adds g e / |y| to the stream, to first order and but for what
-    lies along y. In the first layer of Gemma 3 270M g goes from 0.2 to 150. So outputs times g decide which
-    blocks go and how hard the others are held; the refit of each output by itself stays what it is. (Our
-    derivation, tested against brute force.)
+    Behind a norm an error e of the output y adds g e / |y| to the stream. That holds to first order, and not
+    for the part of e along y. In the first layer of Gemma 3 270M g goes from 0.2 to 150. So outputs times g
+    decide which blocks go, and how hard the others are held. The refit of each output by itself stays what it
+    is. (Our derivation, tested against brute force.)
     """
     scale, normed = reach(layer, step)
     gain = scale.float().abs()
@@ -151,19 +166,21 @@ def close(values: Tensor, reference: Tensor) -> bool:
 
 
 @torch.no_grad()
-def check(layer: Layer, hidden: Tensor, arguments: CallArguments) -> None:
-    """Raises InputError unless the layer is its two steps, and each is as we expect, on `hidden` (1, L, d).
+def check(layer: Layer, hidden: Tensor, call: CallArguments) -> None:
+    """Check on `hidden` (1, L, d) that the layer is its two steps, and that each is as we expect.
 
     Three things are checked:
 
     - the two steps, one after the other, give the layer's own output;
     - a step adds what its dense layer puts out, in a way that `reach` knows;
     - where all rows that produce some blocks of the dense layer's inputs are silent, just those inputs are 0.
+
+    Raises InputError for a layer that fails a check.
     """
-    attention = partial(run_layer, layer, arguments=arguments, mlp=0.0)
-    mlp = partial(run_layer, layer, arguments=None, attention=0.0)
+    attention = partial(run_layer, layer, call=call, mlp=0.0)
+    mlp = partial(run_layer, layer, call=None, attention=0.0)
     with refusing("a layer that can be run by itself", type(layer).__name__, "choose another model"):
-        full_output, _ = run_layer(layer, hidden, arguments)
+        full_output, _ = run_layer(layer, hidden, call)
         stream = _check_step(layer, "attention", attention, hidden)
         stream = _check_step(layer, "mlp", mlp, stream)
     if not close(stream, full_output):

@@ -7,16 +7,19 @@ solved through
     M = (I + X D^-1 X^T)^-1   (T, T),        P = (C + D)^-1 = D^-1 - D^-1 X^T M X D^-1:
 
 * a row of P costs a product with M; after a round R of removals, with Z = M X_R D_R^-1,
-      M = M + Z (P_RR)^-1 Z^T                      which is M of the columns that are left;
+      M = M + Z (P_RR)^-1 Z^T                      is the M of the columns that stay;
 * the survivors' weights, with E = Y* - X_K W_K and K = X_K D_K^-1 X_K^T:
       V_K = W_K + D_K^-1 X_K^T (I + K)^-1 E;
-* what they do on other tokens X':  X' V = X'_K W_K + X'_K D_K^-1 X_K^T (I + K)^-1 E: no n x m matrix at all.
+* their outputs on other tokens X', without an n x m matrix,
+      X' V = X'_K W_K + X'_K D_K^-1 X_K^T (I + K)^-1 E.
 
 The processor multiplies float32 twice as fast as float64, and a result is as exact as its inputs if the sums
 are short. So the sums are of at most TERMS_PER_SUM terms in float32, and their results are added in float64.
 
-The results are those of the n x n forms, up to rounding. (Our derivation, tested against them. The mask
-problem has no such form: the rank of C o W W^T is not bounded by T.)
+The results are those of the n x n forms, up to rounding. (Our derivation, tested against them.)
+
+The mask problem has no dual form, since the rank of C o W W^T is not bounded by T. So `prune_layer` gathers
+`gram.Gram` where a mask is tuned.
 """
 
 from __future__ import annotations
@@ -28,17 +31,17 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from .gram import Statistics
-from .solve import Inverse, downdate, factor_solve, penalty, products_per_block, spd_factor
+from .gram import Gram, Statistics, tokens_for_gram
+from .solve import Inverse, InverseRows, downdate, factor_solve, penalty, products_per_block, spd_factor
 
-TERMS_PER_SUM = 1024  # in float32
-TOKENS_PER_PART = 64  # whose squares are in memory in float64 at once
-INPUTS_PER_PANEL = 256  # of which all tokens are in memory in float64 at once
+TERMS_PER_SUM = 1024  # terms of a sum in float32
+TOKENS_PER_PART = 64  # tokens whose squares are in memory in float64 at once
+INPUTS_PER_PANEL = 256  # inputs whose values for all tokens are in memory in float64 at once
 
 
 @dataclass
 class TokenStatistics(Statistics):
-    """`Gram` for few tokens beside many inputs: the weighted tokens themselves.
+    """The weighted tokens themselves, instead of their sums, for few tokens beside many inputs.
 
     `given_target` is Y* (T, m), float32.
     """
@@ -68,6 +71,7 @@ class TokenStatistics(Statistics):
             self.given_target = torch.cat([self.given_target, target])
 
     def __add__(self, other: Self) -> Self:
+        self._check_targets(other)
         given_target = None
         if self.given_target is not None and other.given_target is not None:
             given_target = torch.cat([self.given_target, other.given_target])
@@ -84,6 +88,7 @@ class TokenStatistics(Statistics):
         return self.squares
 
     def matrix(self) -> Tensor:
+        """C (n, n), float64, computed at each call: as large as this form is meant to avoid."""
         return self.rows.double().T @ self.rows.double()
 
     def energy(self, weight: Tensor) -> float:
@@ -95,7 +100,9 @@ class TokenStatistics(Statistics):
         fitted = fitted.float()
         energy = 0.0
         error = 0.0
-        for rows in self.rows.split(TERMS_PER_SUM):  # a product each: W - V would be as large as the weights
+        for rows in self.rows.split(
+            TERMS_PER_SUM
+        ):  # two products, since W - V would be as large as the weights
             outputs = rows @ weight
             energy += float(outputs.double().square().sum())
             error += float((outputs - rows @ fitted).double().square().sum())
@@ -106,11 +113,11 @@ class TokenStatistics(Statistics):
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         root = _root(penalty(self.squares, 1.0)[kept])  # diag(C)^1/2 (k,)
-        factor, _ = spd_factor(between_rows(self.rows, self.rows, root, kept), ridge)
+        factor, _ = spd_factor(row_products(self.rows, self.rows, root, kept), ridge)
         solved = self.rows.new_empty(len(self.rows), weight.shape[1])  # (I + K)^-1 E (T, m)
         for outputs in slices_of(weight.shape[1], TERMS_PER_SUM):
             solved[:, outputs] = factor_solve(factor, self.gap(weight, kept, outputs))
-        del factor  # as large as the weights, which are made next
+        del factor  # it is as large as the weights, which are made next
         fitted = torch.zeros_like(weight)
         for part in slices_of(len(kept), TERMS_PER_SUM):
             inputs = kept[part]
@@ -123,27 +130,27 @@ class TokenStatistics(Statistics):
         self, held_out: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
     ) -> list[float]:
         root = _root(penalty(self.squares, 1.0)[kept])
-        inner = between_rows(self.rows, self.rows, root, kept)  # (T, T)
-        outer = between_rows(held_out.rows, self.rows, root, kept)  # (T', T)
+        inner = row_products(self.rows, self.rows, root, kept)  # (T, T)
+        outer = row_products(held_out.rows, self.rows, root, kept)  # (T', T)
         gap = self.gap(weight, kept)
         held_out_gap = held_out.gap(weight, kept)
         target_energy = held_out.target_energy(weight)
         errors = []
         for ridge in ridges:
             factor, _ = spd_factor(inner.clone(), ridge)
-            left = held_out_gap - outer @ factor_solve(factor, gap)  # Y* - X' V (T', m)
-            errors.append(float(left.square().sum()) - target_energy)
+            error = held_out_gap - outer @ factor_solve(factor, gap)  # Y* - X' V (T', m)
+            errors.append(float(error.square().sum()) - target_energy)
         return errors
 
     def target_energy(self, weight: Tensor) -> float:
-        """||Y*||^2; the layer's own output is X W, with weight W (n, m)."""
+        """||Y*||^2, where the layer's own output is Y* = X W, for weight W (n, m)."""
         target = self.rows @ weight.float() if self.given_target is None else self.given_target
         return float(target.double().square().sum())
 
     def gap(self, weight: Tensor, kept: Tensor, outputs: slice = slice(None)) -> Tensor:
-        """E = Y* - X_K W_K (T, m), float64: what the kept inputs with their old weights W (n, m) leave open.
+        """E = Y* - X_K W_K (T, m), float64: the error of the kept inputs with their old weights W (n, m).
 
-        outputs: some of them, for a part of E.
+        outputs: the outputs for which E is computed; by default all.
         """
         weight = weight[:, outputs]
         if self.given_target is not None:
@@ -160,19 +167,36 @@ class TokenStatistics(Statistics):
         return total
 
 
+def empty_statistics(
+    inputs: int,
+    outputs: int | None,
+    tokens: int,
+    device: torch.device | str,
+    *,
+    needs_matrix: bool = False,
+) -> Statistics:
+    """Statistics of no token yet, in the form that takes less memory for so many `tokens`.
+
+    outputs: of a target that is given; None: the target is the layer's own output.
+    needs_matrix: whether what uses them needs C itself, which only `Gram` has at hand.
+    """
+    few = tokens < tokens_for_gram(inputs)
+    form: type[Statistics] = TokenStatistics if few and not needs_matrix else Gram
+    return form.zeros(inputs, outputs, device)
+
+
 class DualInverse(Inverse):
-    """P = (X^T X + D)^-1 given by X (T, n) and D_ii (n,), for `importance.matrix_condition.sweep`."""
+    """P = (X^T X + D)^-1 (n, n) from X (T, n) and D_ii (n,), for `importance.matrix_condition.sweep`."""
 
     def __init__(self, x: Tensor, penalties: Tensor, block: int = 1) -> None:
         root = _root(penalties)
-        factor, _ = spd_factor(between_rows(x, x, root), 1.0)
+        factor, _ = spd_factor(row_products(x, x, root), 1.0)
         self.x = x
         self.inverse_penalties = 1.0 / penalties  # D^-1 (n,), zero for inputs that went
-        width = max(1, INPUTS_PER_PANEL // block) * block  # of whole blocks
+        width = max(1, INPUTS_PER_PANEL // block) * block  # a panel has whole blocks
         panels = slices_of(len(penalties), width)
         self.blocks = torch.cat([self._diagonal_blocks(factor, panel, block) for panel in panels])
         self.inner = torch.cholesky_inverse(factor)  # M (T, T)
-        self.half = self.inner[:, :0]  # M X_R D_R^-1 (T, r) of the rows R that `rows` returned last
 
     def _diagonal_blocks(self, factor: Tensor, inputs: slice, block: int) -> Tensor:
         """The diagonal blocks of D^-1 - H^T H for some inputs, with H = L^-1 X D^-1."""
@@ -188,35 +212,48 @@ class DualInverse(Inverse):
         """X D^-1 (T, i), float64, of some inputs."""
         return self.x[:, inputs].double() * self.inverse_penalties[inputs]
 
-    def rows(self, index: Tensor) -> Tensor:
+    def rows(self, index: Tensor) -> InverseRows:
         """P_R (r, n); zero in the columns of inputs that went."""
-        self.half = self.inner @ self._scaled(index)
-        negative_half = -self.half.T
-        rows = negative_half.new_empty(len(index), len(self.inverse_penalties))
+        half = self.inner @ self._scaled(index)
+        negative_half = -half.T
+        values = negative_half.new_empty(len(index), len(self.inverse_penalties))
         for panel in slices_of(len(self.inverse_penalties), INPUTS_PER_PANEL):
-            torch.mm(negative_half, self.x[:, panel].double(), out=rows[:, panel])
-        rows *= self.inverse_penalties
-        rows[torch.arange(len(index), device=index.device), index] += self.inverse_penalties[index]
-        return rows
+            torch.mm(negative_half, self.x[:, panel].double(), out=values[:, panel])
+        values *= self.inverse_penalties
+        values[torch.arange(len(index), device=index.device), index] += self.inverse_penalties[index]
+        return InverseRows(index, values, half)
 
-    def remove(self, index: Tensor, rows: Tensor, inner: Tensor) -> None:
-        """Remove the inputs R; rows: P_R (r, n), which `rows` returned last; inner: (P_RR)^-1 (r, r)."""
-        self.inner.addmm_(self.half, inner @ self.half.T)
-        downdate(self.blocks, index, rows, inner @ rows)
-        self.inverse_penalties[index] = 0.0
+    def remove(self, rows: InverseRows, inner: Tensor) -> None:
+        """Remove the inputs R.
+
+        Args:
+            rows: what `rows` returned for R since the last removal.
+            inner: (P_RR)^-1 (r, r).
+        """
+        if rows.half is None:
+            raise ValueError("expected rows of this form, got those of an n x n inverse")
+        self.inner.addmm_(rows.half, inner @ rows.half.T)
+        downdate(self.blocks, rows, inner @ rows.values)
+        self.inverse_penalties[rows.index] = 0.0
 
 
 def _root(penalties: Tensor) -> Tensor:
-    """D^1/2 (n,), float32. A penalty of 0 gets the least positive number, and 0 divided by that is 0."""
+    """D^1/2 (n,), float32.
+
+    A root of 0 becomes the smallest positive number, so that 0 divided by it is 0.
+    """
     return penalties.sqrt().float().clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def between_rows(x: Tensor, y: Tensor, divisor: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
+def row_products(x: Tensor, y: Tensor, divisor: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
     """X Y^T (T, T'), float64, for X (T, n) and Y (T', n), float32.
 
-    kept (k,): the inputs that count; None: all. divisor (k,), float32: each input of X and of Y is divided by
-    its divisor first. X and Y are copied in parts only. An entry x_s . y_t is off by less than 1e-6 ||x_s||
-    ||y_t|| (tested, also on data that are nearly alike).
+    X and Y are copied in parts only. The error of an entry x_s . y_t is less than 1e-6 ||x_s|| ||y_t||
+    (tested, also on data that are nearly alike).
+
+    Args:
+        divisor: a number for each input that counts (k,), float32, by which X and Y are divided first.
+        kept: the inputs that count (k,); None: all.
     """
     total = torch.zeros(len(x), len(y), dtype=torch.float64, device=x.device)
     for part in slices_of(x.shape[1] if kept is None else len(kept), TERMS_PER_SUM):

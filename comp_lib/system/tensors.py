@@ -1,6 +1,6 @@
 """Tensors of a model folder, read from its files one at a time.
 
-They come from safetensors, which hold numbers and no code: each is mapped, copied and let go.
+They come from safetensors, which hold numbers and no code. Each tensor is mapped, copied and let go.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HEAD = "lm_head.weight"
 
 
 def weight_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of a model, a tied head once."""
+    """Names and shapes of the weights of a model; a tied head is left out."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         del shapes[HEAD]
@@ -58,7 +58,7 @@ class TensorFiles:
     """The tensors of a model folder, by name."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Opens what transformers would: `model.safetensors`, else the files that its index names.
+        """Open what transformers would: `model.safetensors`, else the files that the index names.
 
         Raises InputError: neither is there, or a file is missing or cut off.
         """
@@ -71,7 +71,7 @@ class TensorFiles:
             self._add_header(path)
 
     def _add_header(self, path: Path) -> None:
-        """Notes the tensors of a file."""
+        """Note the tensors of a file."""
         with refusing(COMPLETE_FILE, str(path), DAMAGED_HINT), safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
             types = {name: part.get_dtype() for name, part in slices.items()}
@@ -130,7 +130,10 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _files_of_index(index: Path) -> list[Path]:
-    """The files that the weight_map of an index names. Raises InputError unless they all lie beside it."""
+    """The files that the weight_map of an index names.
+
+    Raises InputError unless they all lie beside it.
+    """
     expected = "a weight_map that names files"
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
@@ -149,7 +152,10 @@ def _files_of_index(index: Path) -> list[Path]:
 
 
 def check_finite(name: str, tensor: Tensor) -> Tensor:
-    """`tensor`. Raises InputError that names it when there is a NaN or an infinity in it."""
+    """Return `tensor`.
+
+    Raises InputError, which says `name`, when there is a NaN or an infinity in it.
+    """
     lowest, highest = torch.aminmax(tensor)  # without a second tensor of this size
     if not (torch.isfinite(lowest) and torch.isfinite(highest)):
         raise InputError(

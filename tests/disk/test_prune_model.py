@@ -19,10 +19,11 @@ from comp_lib.calibration.texts import DATA_FOLDERS, KINDS, load_text
 from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.comp import prune
 from comp_lib.disk.at_most import ratio_within
-from comp_lib.errors import InputError
+from comp_lib.errors import InputError, OutOfReach
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.importance.neurons import METRICS
 from comp_lib.models.export import export_gguf
+from comp_lib.planning import make_plan
 from comp_lib.settings import MAX_TOKENS, Settings
 from comp_lib.shape import Shape
 
@@ -218,6 +219,31 @@ def test_at_most_judges_the_numbers_that_the_files_will_hold(parent, monkeypatch
         assert torch.equal(weight, original[name])
 
 
+@pytest.mark.parametrize("kind", [OutOfReach, InputError])
+def test_at_most_goes_on_after_a_ratio_out_of_reach_and_after_no_other_refusal(parent, monkeypatch, kind):
+    model = AutoModelForCausalLM.from_pretrained(parent).eval()
+    ratios = []
+
+    def make_plan_below_a_tenth(model, ids, settings, progress):
+        ratios.append(settings.ratio)
+        if settings.ratio > 0.1:
+            raise kind(expected="less", got=settings.ratio)
+        return make_plan(model, ids, settings, progress=progress)
+
+    monkeypatch.setattr("comp_lib.disk.at_most.make_plan", make_plan_below_a_tenth)
+    judged = SimpleNamespace(mean={"loss": 3.0})
+    monkeypatch.setattr("comp_lib.disk.at_most.judge", lambda model, windows: judged)
+    ids = torch.arange(64).view(4, 16)
+    settings = Settings(method="random", recovery="none", multiple=1)
+    if kind is OutOfReach:
+        assert ratio_within(0.1, model, ids, {}, settings, saved_dtype=torch.float32) <= 0.1
+        assert max(ratios) > 0.1 and len(ratios) == 5
+    else:
+        with pytest.raises(InputError, match="expected less"):
+            ratio_within(0.1, model, ids, {}, settings, saved_dtype=torch.float32)
+        assert len(ratios) == 1
+
+
 def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path, monkeypatch):
     losses = iter([3.0, 3.9, 3.8, 3.7, 3.5])
     monkeypatch.setattr(
@@ -226,7 +252,7 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
     )
     flags = ["--at-most", "0.01", *QUICK_FLAGS[:4], "--multiple", "1", "--calibration", "calibration"]
     result = run("prune", parent, "--out", tmp_path / "small", *flags)
-    assert result.exit_code == 2 and result.stderr.splitlines()[-1].startswith("comp-lib: expected --at-most")
+    assert result.exit_code == 2 and result.stderr.splitlines()[-1].startswith("comp-lib: expected at_most")
     assert "got 0.01, where 1.2% of the decoder costs 0.500 already: allow more" in result.stderr
     tries = re.findall(r"ratio (\S+): \+(\S+) nats: (\d) of 5", result.stderr)
     assert tries == [
@@ -251,12 +277,12 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
         (lambda model, out: prune_model("smollm2-135m", out, preset="beast"), "did you mean 'best'"),
         (
             lambda model, out: prune_model("smollm2-135m", out, preset=["best"]),
-            r"another preset, got .\['best'\]",
+            r"a preset among stock, best, paper, got .\['best'\]",
         ),
         (lambda model, out: prune_model("smollm2-135m", out, method=["comp"]), r"method.*got \['comp'\]"),
         (
             lambda model, out: prune_model("smollm2-135m", out, 0.2, at_most=0.1),
-            "or --at-most, got 0.2 and 0.1",
+            "ratio or at_most, got 0.2 and 0.1",
         ),
         (
             lambda model, out: prune_model("smollm2-135m", out, calibration=Calibration(length="256")),
@@ -268,7 +294,7 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
         ),
         (
             lambda model, out: prune_model("smollm2-135m", out, at_most=1, evaluated="none"),
-            "leave --evaluate out",
+            "leave evaluated .--evaluate. out",
         ),
         *[
             (

@@ -249,6 +249,24 @@ def test_target_behind_a_number_is_divided_by_it():
     assert gain_behind(layer, "mlp") is None
 
 
+@torch.inference_mode()
+def test_target_of_an_output_that_never_reaches_the_stream_is_what_it_is():
+    """A layer that multiplies what it adds by a factor for each channel, of which one is 0."""
+    factors = torch.linspace(0.5, 2.0, 32)
+    factors[5] = 0.0
+
+    def forward(self, h, forward, **kwargs):
+        return h + factors * (forward(self, h, **kwargs) - h)
+
+    layer, _, _ = broken(lambda self, plain, h, kwargs: forward(self, h, plain, **kwargs))
+    change = torch.randn(2, 3, 32)
+    x = torch.randn(2, 3, 48)
+    target = dense_target(layer, "mlp", change, x)
+    expected = change / factors
+    expected[..., 5] = layer.mlp.down_proj(x)[..., 5]
+    torch.testing.assert_close(target, expected)
+
+
 def test_names_of_types(tmp_path):
     assert architecture_of(tiny("llama")).name == "llama"
     assert architecture_of(tiny("seed_oss").config) is None

@@ -36,7 +36,7 @@ ROWS = [
     ("prune", "--ratio 0.95 --layers 0", "at most"),
     ("prune", "--at-most 0", "above 0, such as 0.2nats"),
     ("prune", "--at-most -0.1", "above 0, such as 0.2nats"),
-    ("prune", "--at-most 0.2nats --ratio 0.2", "--ratio or --at-most"),
+    ("prune", "--at-most 0.2nats --ratio 0.2", "ratio or at_most"),
     ("prune", "--preset papper", "did you mean 'paper'"),
     ("prune", "--layers many", "Invalid value for '--layers'"),
     ("prune", "--multiple 0", "Invalid value for '--multiple'"),

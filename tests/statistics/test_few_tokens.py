@@ -14,19 +14,19 @@ from comp_lib.importance.neurons import Problem, full_condition
 from comp_lib.settings import Settings
 from comp_lib.statistics.few_tokens import DualInverse, TokenStatistics
 from comp_lib.statistics.gram import Gram
-from comp_lib.statistics.solve import least_squares, penalty, ridged, spd_inverse
+from comp_lib.statistics.solve import least_squares, penalty, spd_inverse, with_ridge
 
 
-def problem(tokens=10, n=24, m=5, outside=True, seed=0):
+def problem(tokens=10, n=24, m=5, with_target=True, seed=0):
     """(primal, dual, W) for the same weighted tokens, fewer than inputs."""
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn(n, m, generator=generator, dtype=torch.float64)
     x = torch.randn(tokens, n, generator=generator) * torch.rand(n, generator=generator)
-    y = x @ w.float() + torch.randn(tokens, m, generator=generator) if outside else None
+    y = x @ w.float() + torch.randn(tokens, m, generator=generator) if with_target else None
     weight = torch.rand(tokens, generator=generator) + 0.5
     both = []
     for kind in (Gram, TokenStatistics):
-        parts = [kind.zeros(n, m if outside else None) for _ in range(2)]
+        parts = [kind.zeros(n, m if with_target else None) for _ in range(2)]
         for part, rows in zip(parts, (slice(0, 4), slice(4, None)), strict=True):
             part.add(x[rows], None if y is None else y[rows], weight[rows])
         both.append(parts[0] + parts[1])
@@ -36,14 +36,16 @@ def problem(tokens=10, n=24, m=5, outside=True, seed=0):
 @pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize("per_round", [1, 3, 32])
 def test_a_sweep_is_the_same(block, per_round):
-    full, rows, w = problem(outside=False)
+    full, rows, w = problem(with_target=False)
     penalties = penalty(full.xtx.diagonal(), 0.1)
-    inverse, _ = spd_inverse(ridged(full.xtx, 0.1))
+    inverse, _ = spd_inverse(with_ridge(full.xtx, 0.1))
     dual_inverse = DualInverse(rows.rows, penalties, block)
     torch.testing.assert_close(
         dual_inverse.blocks.diagonal(dim1=1, dim2=2).flatten(), inverse.diagonal(), rtol=1e-5, atol=0
     )
-    torch.testing.assert_close(dual_inverse.rows(torch.tensor([3, 7])), inverse[[3, 7]], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        dual_inverse.rows(torch.tensor([3, 7])).values, inverse[[3, 7]], rtol=1e-4, atol=1e-5
+    )
     removed = 3 if block == 4 else 11
     primal = sweep(inverse, w, removed, block=block, per_round=per_round)
     dual = sweep(dual_inverse, w, removed, block=block, per_round=per_round)
@@ -53,9 +55,9 @@ def test_a_sweep_is_the_same(block, per_round):
     torch.testing.assert_close(dual.scores, primal.scores, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("outside", [False, True])
-def test_fit_energy_and_statistics_are_the_same(outside):
-    full, rows, w = problem(outside=outside)
+@pytest.mark.parametrize("with_target", [False, True])
+def test_fit_energy_and_statistics_are_the_same(with_target):
+    full, rows, w = problem(with_target=with_target)
     kept = torch.tensor([0, 2, 3, 7, 11, 20])
     expected = least_squares(full.xtx, full.target(w), w, kept, 0.2)
     fitted = rows.refit(w, kept, 0.2)
@@ -73,10 +75,10 @@ def test_fit_energy_and_statistics_are_the_same(outside):
     assert rows.bias_energy(gap, bias) == pytest.approx(full.bias_energy(gap, bias), rel=1e-5)
 
 
-@pytest.mark.parametrize("outside", [False, True])
-def test_held_out_errors_are_the_same(outside):
-    full, rows, w = problem(outside=outside)
-    full_held_out, rows_held_out, _ = problem(tokens=7, outside=outside, seed=1)
+@pytest.mark.parametrize("with_target", [False, True])
+def test_held_out_errors_are_the_same(with_target):
+    full, rows, w = problem(with_target=with_target)
+    full_held_out, rows_held_out, _ = problem(tokens=7, with_target=with_target, seed=1)
     kept = torch.tensor([1, 2, 5, 9, 13])
     ridges = (0.01, 0.3, 5.0)
     assert rows.held_out_errors(rows_held_out, w, kept, ridges) == pytest.approx(
@@ -85,12 +87,12 @@ def test_held_out_errors_are_the_same(outside):
 
 
 def test_the_metric_chooses_the_same_with_single_weights():
-    full, rows, w = problem(outside=False)
+    full, rows, w = problem(with_target=False)
     primal = full_condition(Problem(full, w, torch.ones), 15, torch.Generator())
     dual = full_condition(Problem(rows, w.float(), torch.ones), 15, torch.Generator())
     assert torch.equal(primal.kept, dual.kept) and dual.refitted.dtype == torch.float32
     torch.testing.assert_close(dual.refitted.double(), primal.refitted, rtol=1e-3, atol=1e-4)
-    matrix = ridged(full.xtx, 0.1)
+    matrix = with_ridge(full.xtx, 0.1)
     torch.testing.assert_close(
         rows.inverse(0.1).blocks.flatten(), spd_inverse(matrix)[0].diagonal(), rtol=1e-4, atol=0
     )
@@ -121,7 +123,7 @@ def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypat
     dual = prune(model, ids, settings)
     calls_of_dual = len(calls)
     assert calls_of_dual
-    monkeypatch.setattr("comp_lib.prune_layer.TokenStatistics", Gram)
+    monkeypatch.setattr("comp_lib.statistics.few_tokens.TokenStatistics", Gram)
     primal = prune(model, ids, settings)
     assert dual.plan == primal.plan and len(calls) == calls_of_dual  # the second run had the n x n form
     for dual_values, primal_values in zip(dual.report.layers, primal.report.layers, strict=True):
@@ -132,6 +134,6 @@ def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypat
 
 
 def test_the_mask_problem_stays_with_the_full_form(monkeypatch):
-    monkeypatch.setattr("comp_lib.prune_layer.TokenStatistics", None)
+    monkeypatch.setattr("comp_lib.statistics.few_tokens.TokenStatistics", None)
     settings = Settings(ratio=0.3, layers=0, multiple=4, recovery="mask")
     assert prune(build("gqa"), tokens(4, 7), settings).plan.removed > 0.29
