@@ -29,7 +29,7 @@ from comp_lib.families.probe import gain_behind
 from comp_lib.families.protocol import Layer
 from comp_lib.families.run import attention_step, embed, layer_arguments, mlp_step
 from comp_lib.importance.neurons import Problem, energy, full_condition
-from comp_lib.recovery.bias import unchanged
+from comp_lib.recovery.bias import keep_rows
 from comp_lib.recovery.least_squares import GRID, choose_ridge
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram, token_weight
@@ -157,12 +157,12 @@ def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, cures: int) -
         loudest = down_proj.by_energy(sums, ridge)
         variants = {
             "price, refit": sums.refit(weight, kept, ridge),
-            "price, no refit": unchanged(weight, kept),
+            "price, no refit": keep_rows(weight, kept),
             "price of all, refit": sums.refit(weight, all_kept, ridge),
             "price, refit of all": all_sums.refit(weight, kept, all_ridge),
             "price of all, refit of all": all_sums.refit(weight, all_kept, all_ridge),
             "energy, refit": sums.refit(weight, loudest, ridge),
-            "energy, no refit": unchanged(weight, loudest),
+            "energy, no refit": keep_rows(weight, loudest),
         }
         if amounts[index] <= cures:
             sharper = down_proj.by_price(sums, 3 * ridge)

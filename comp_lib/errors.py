@@ -1,4 +1,4 @@
-"""The one error that a user can cause, and how other people's errors become it.
+"""The error that a user can cause, and how errors of foreign code become it.
 
 Every message is a single line in three parts: what was expected, what came, what to do. The command line
 shows the line and exits with code 2. It does the same with what the system refuses (OSError). Anything else
@@ -17,10 +17,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 DEBUG = "COMP_LIB_DEBUG"  # name of an environment variable
-RUST_PANIC = "PanicException"  # of tokenizers: no subclass of `Exception`, and in no module to import it from
-OUT_OF_MEMORY = "OutOfMemoryError"  # of torch, known by its name because importing torch takes seconds
-FOREIGN_MESSAGE_LENGTH = 500  # characters of somebody else's error that are shown
-# errors that only a mistake in a program raises
+# Name of what tokenizers raises: it is no subclass of `Exception`, and can be imported from nowhere.
+RUST_PANIC = "PanicException"
+OUT_OF_MEMORY = "OutOfMemoryError"  # name of torch's error, since importing torch takes seconds
+FOREIGN_MESSAGE_LENGTH = 500  # characters of a foreign error that are shown
+# Errors that only a mistake in a program raises.
 BUGS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
 
 
@@ -50,6 +51,13 @@ class InputError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+class OutOfReach(InputError):
+    """A ratio that cannot be reached with what may go.
+
+    A caller that tries several ratios goes on after it, and after no other InputError.
+    """
+
+
 def as_printable(text: str) -> str:
     """`text` as one line.
 
@@ -68,11 +76,13 @@ def in_debug_mode() -> bool:
 
 @contextmanager
 def refusing(expected: str, source: str, hint: str) -> Iterator[None]:
-    """Turns any exception of foreign code in the block into an InputError.
+    """Turn any exception of foreign code in the block into an InputError.
 
-    transformers and tokenizers have no error of their own for a file that makes no sense: they raise all
+    transformers and tokenizers have no error of their own for a file that makes no sense. They raise all
     kinds, among them bare `Exception` and panics of Rust. A bug in our own code stays what it is (see
-    `is_bug_of_ours`), and so does a lack of memory. `source` names the file or value that the code read.
+    `is_bug_of_ours`), and so does a lack of memory.
+
+    source: the file or value that the foreign code reads.
     """
     try:
         yield
@@ -111,7 +121,7 @@ def suggestion(word: str, options: Iterable[str]) -> str:
 
 
 def check_package(package: str, extra: str) -> None:
-    """Raises InputError unless the `package` that our extra `extra` brings is here; it says what to type."""
+    """Raises InputError unless the `package` is installed, which our extra `extra` brings."""
     if importlib.util.find_spec(package) is None:
         hint = f"pip install 'comp-lib[{extra}]'"
         raise InputError(expected=f"the package {package}", got="none", hint=hint)

@@ -229,7 +229,7 @@ class Settings:
 
     def request(self, shape: Shape, name: str = "") -> PlanRequest:
         """The request to a planner for a model of that shape and name; no layers are dropped yet."""
-        from .hybrid_granularity.uniform import fitting_multiple
+        from .hybrid_granularity.uniform import coarsest_multiple
         from .plan import PlanRequest
 
         request = PlanRequest(
@@ -241,5 +241,5 @@ class Settings:
         )
         multiple = self.multiple
         if multiple is None:
-            multiple = fitting_multiple(request, self.layers)
+            multiple = coarsest_multiple(request, self.layers)
         return replace(request, multiple=multiple)

@@ -114,9 +114,9 @@ def test_the_multiple_is_the_same_for_all_methods_and_the_users_own_stays():
     ("options", "removed", "reason"),
     [
         ({"method": "shortgpt", "recovery": "none"}, 0.25, "nothing but whole layers"),
-        ({"multiple": 64}, 0.22, "multiples of 64: --multiple 16 comes nearer"),
-        ({"multiple": 32}, 0.22, "--multiple 8 comes nearer, but most GGUF files need 32"),
-        ({"multiple": 2}, 0.22, "--multiple 1 comes nearer"),
+        ({"multiple": 64}, 0.22, "multiples of 64: multiple 16 comes nearer"),
+        ({"multiple": 32}, 0.22, ": multiple 8 comes nearer, but most GGUF files need 32"),
+        ({"multiple": 2}, 0.22, ": multiple 1 comes nearer"),
         ({"kv_groups": 1}, 0.22, "layers or KV groups that go are larger"),
         ({}, 0.22, "no finer step"),
     ],

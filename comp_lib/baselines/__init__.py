@@ -15,7 +15,7 @@ module says which is followed. The last three judge one dense layer at a time, s
 (wanda-sp sees tokens as COMP weights them). The modules of this package are *planners*. The plan of SlimGPT
 has widths alone. The others look at the whole model and return a finished plan, which `prune` carries out to
 the letter with any recovery. All methods remove as many parameters as a uniform plan would at the same
-settings (`parameters_left` in `hybrid_granularity.uniform`); whole layers are coarser.
+settings (`parameter_budget` in `hybrid_granularity.uniform`); whole layers are coarser.
 """
 
 from __future__ import annotations

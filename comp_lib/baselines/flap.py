@@ -5,45 +5,64 @@ For a dense layer y = W x, input channel j is worth the error that remains when 
     WIFV_j = var_t(x_j) ||W_:j||^2                      "weighted input feature variance"
 
 measured on the dense model. To compare layers, scores are standardised over the channels of each layer and
-module kind (mean 0, deviation 1); a KV group's is the mean over its channels of o_proj. All neurons and KV
-groups of all layers stand in one ranking, whose tail goes: widths and heads adapt to the layers. The mean of
-what went, times its weights, becomes a bias: the recovery "bias" (`recovery.bias.mean_bias`), whose
-parameters the budget pays for.
+module kind (mean 0, deviation 1). The score of a KV group is the mean over its channels of o_proj. All
+neurons and KV groups of all layers stand in one ranking, whose tail goes: widths and heads adapt to the
+layers. The mean of what went, times its weights, becomes a bias: the recovery "bias"
+(`recovery.bias.mean_bias`). The budget pays for the parameters of the biases.
 
-Where the public code goes beyond the formula: it squares the scores of o_proj before it standardises them. We
-do too, since the published numbers come from it (and it serves better: perplexity 63 against 67 on
-SmolLM2-135M without a fifth of its decoder, 8 x 128 tokens). Its running variance differs from the exact one
-by a factor that standardising takes out, but for the first sequence, which it leaves out. There a layer may
-lose all of its heads; here the best neuron and the best KV group of each layer stay. There the bias holds the
-mean of the dense model's inputs (66 instead of 67), here that of what the layer reads once the layers before
-it are pruned, as in every recovery of this package.
+The public code goes beyond the formula: it squares the scores of o_proj before it standardises them. We do
+too, since the published numbers come from it (and it serves better: perplexity 63 against 67 on SmolLM2-135M
+without a fifth of its decoder, 8 x 128 tokens).
+
+Three things differ. The running variance of the public code leaves out the first sequence; otherwise it
+differs from the exact one by a factor that standardising takes out. With the public code, a layer may lose
+all of its heads; here the best neuron and the best KV group of each layer stay. There the bias holds the mean
+of the dense model's inputs (perplexity 66 instead of 67). Here it holds the mean of what the layer reads once
+the layers before it are pruned, as in every recovery of this package.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..decoder import Decoder
-from ..errors import InputError
+from ..errors import OutOfReach
 from ..families.find import parts
 from ..families.protocol import Device, Model, Step
 from ..families.run import run_step
-from ..hybrid_granularity.uniform import parameters_left
-from ..plan import Plan
+from ..hybrid_granularity.uniform import parameter_budget
+from ..plan import Plan, PlanRequest
 from ..progress import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
 from ..walk import Visit, batches, walk
 
 
+@dataclass(frozen=True)
+class Unit:
+    """A neuron or a KV group in the common ranking."""
+
+    kind: str  # "neuron" | "group"
+    layer: int
+    index: int  # among those of its kind in the layer
+    score: float  # standardised
+    cost: int  # parameters
+
+
 def plan(
     model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Plan:
-    """What stays by standardised WIFV on ids (S, L). Raises InputError when the ratio is out of reach."""
+    """What stays by standardised WIFV on ids (S, L).
+
+    Raises OutOfReach when the ratio cannot be reached.
+    """
     shape = Shape.of(model)
     request = settings.request(shape, name)
-    left = parameters_left(request, settings.layers)
+    budget = parameter_budget(request, settings.layers)
     neuron_scores = []
     group_scores = []
     variances = fluctuations(model, ids, settings.device, progress)
@@ -51,28 +70,22 @@ def plan(
         neuron_scores.append(standardise(mlp))
         channel_scores = standardise(attention.square())
         group_scores.append(channel_scores.reshape(group_count, -1).mean(1))
-    costs = shape.with_biases() if request.biased else shape
-    kept = _keep((neuron_scores, group_scores), costs, left)
-    if kept is None:
-        raise InputError(
-            expected="a ratio that leaves each layer a neuron and a KV group",
-            got=f"{settings.ratio:g}",
-            hint="ask for less",
-        )
-    kept_neurons, kept_groups = kept
+    removed = units_to_remove(request, neuron_scores, group_scores, budget)
+    kept_neurons = remaining_indices(shape.neurons, [unit for unit in removed if unit.kind == "neuron"])
+    kept_groups = remaining_indices(shape.kv_groups, [unit for unit in removed if unit.kind == "group"])
     return request.exact_plan(kept_neurons, kept_groups)
 
 
 def check(shape: Shape, settings: Settings) -> None:
-    """Raises InputError when the ratio cannot be reached."""
-    parameters_left(settings.request(shape), settings.layers)
+    """Raises OutOfReach when the ratio cannot be reached."""
+    parameter_budget(settings.request(shape), settings.layers)
 
 
 @torch.no_grad()
 def fluctuations(
     model: Model | Decoder, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
 ) -> list[tuple[Tensor, Tensor]]:
-    """WIFV of the inputs of o_proj (r g k,) and of down_proj (n,) in each layer, float64, for ids (S, L)."""
+    """WIFV of the inputs of o_proj (r g k,) and of down_proj (n,) in each layer, float64, on ids (S, L)."""
     layer_count = Shape.of(model).layers
     scores = []
     for visit in walk(model, ids, device):
@@ -99,35 +112,68 @@ def _step_fluctuations(visit: Visit, step: Step, stream: Tensor) -> tuple[Tensor
 
 
 def standardise(scores: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 (n,); zeros where all scores are equal."""
+    """Scores (n,), shifted and scaled to mean 0 and deviation 1; zeros where all scores are equal."""
     centred = scores - scores.mean()
     deviation = centred.square().sum().div(max(len(scores) - 1, 1)).sqrt()
     return centred / deviation if deviation > 0.0 else centred
 
 
-def _keep(scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int) -> list[list[list[int]]] | None:
-    """Ascending indices of the neurons and KV groups that stay in each layer; None: not within `left`.
+def units_to_remove(
+    request: PlanRequest, neuron_scores: Sequence[Tensor], group_scores: Sequence[Tensor], budget: int
+) -> list[Unit]:
+    """The tail of the ranking, so long that the decoder ends less than one neuron below `budget`.
 
-    scores: of the neurons, and of the KV groups, of each layer. left: the parameters that the decoder may
-    keep. The ranking is followed from its tail; a KV group that would remove more than is still asked for
-    stays, so that the decoder ends less than one neuron below `left`.
+    A KV group that would remove more than is still to go is left out. So is the best unit of each kind in
+    each layer.
+
+    Args:
+        request: what the plan is for; its biases count as parameters.
+        neuron_scores: standardised scores of the neurons of each layer.
+        group_scores: the same for the KV groups.
+        budget: parameters that the decoder may keep.
+
+    Raises OutOfReach when the ranking ends before the budget is met.
     """
-    costs = (shape.neuron_parameters, shape.group_parameters)
-    kept = [[set(range(len(values))) for values in layers] for layers in scores]
-    ranking = []  # (score, 0 for a neuron or 1 for a KV group, layer, index), without the best of each layer
-    for kind, layers in enumerate(scores):
-        for layer, values in enumerate(layers):
-            best = int(values.argmax())
-            for index, value in enumerate(values.tolist()):
-                if index != best:
-                    ranking.append((value, kind, layer, index))
-    excess = shape.decoder - left
-    for _, kind, layer, index in sorted(ranking):
+    shape = request.shape.with_biases() if request.biased else request.shape
+    ranking = [
+        *_removable_units("neuron", neuron_scores, shape.neuron_parameters),
+        *_removable_units("group", group_scores, shape.group_parameters),
+    ]
+    ranking.sort(key=lambda unit: unit.score)  # neurons and early layers go first among equal scores
+    removed = []
+    excess = shape.decoder - budget
+    for unit in ranking:
         if excess <= 0:
             break
-        if costs[kind] < excess + costs[0]:
-            kept[kind][layer].remove(index)
-            excess -= costs[kind]
+        if unit.cost < excess + shape.neuron_parameters:
+            removed.append(unit)
+            excess -= unit.cost
     if excess > 0:
-        return None
-    return [[sorted(indices) for indices in layers] for layers in kept]
+        raise OutOfReach(
+            expected="a ratio that leaves each layer a neuron and a KV group",
+            got=f"{request.ratio:g}",
+            hint="ask for less",
+        )
+    return removed
+
+
+def _removable_units(kind: str, scores: Sequence[Tensor], cost: int) -> list[Unit]:
+    """All units of one kind, layer by layer, without the best unit of each layer."""
+    units = []
+    for layer, layer_scores in enumerate(scores):
+        best = int(layer_scores.argmax())
+        for index, score in enumerate(layer_scores.tolist()):
+            if index != best:
+                units.append(Unit(kind, layer, index, score, cost))
+    return units
+
+
+def remaining_indices(counts: Sequence[int], removed: Sequence[Unit]) -> list[list[int]]:
+    """Ascending indices of the units of one kind that stay in each layer, which had so many (layers,)."""
+    removed_indices: list[set[int]] = [set() for _ in counts]
+    for unit in removed:
+        removed_indices[unit.layer].add(unit.index)
+    return [
+        [index for index in range(count) if index not in layer_removed]
+        for count, layer_removed in zip(counts, removed_indices, strict=True)
+    ]

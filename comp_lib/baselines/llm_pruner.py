@@ -2,33 +2,32 @@
 
 The loss L is the mean next-token loss of the calibration tokens, g its gradient. A weight w is worth |w g|,
 which the public code calls "param_first", the default of its LLaMA scripts. A coupled group is worth the sum
-over its weights: of an MLP neuron, its rows of gate_proj and up_proj and its column of down_proj; of a KV
-group, its rows of k_proj and v_proj, the rows of q_proj of its query heads and their columns of o_proj. (The
-public code folds q and o onto k by the index modulo their size, which under grouped-query attention is not
-the heads that read this KV head; we sum what really goes. Biases do not count, there as here.)
+over its weights. The weights of an MLP neuron are its rows of gate_proj and up_proj and its column of
+down_proj. The weights of a KV group are its rows of k_proj and v_proj, the rows of q_proj of its query heads,
+and their columns of o_proj. (The public code folds q and o onto k by the index modulo their size. Under
+grouped-query attention these are not the heads that read this KV head; we sum what really goes. Biases do not
+count, there as here.)
 
 Each layer is ranked by itself, and all lose the same share, but the first 4 and the last 2 of 32 lose
 nothing. KV groups lose that share rounded down, as in the public code; neurons make up the difference. No
 fine-tuning follows.
 
-What it costs: the size of all weights that may go, for the sums of their gradients, beside the whole model on
-one device (`Settings.device`, where one layer at a time computes, is not used). One sequence at a time has a
-graph.
+Memory: the whole model on one device, and the sums of the gradients, as large as all weights that may go.
+`Settings.device`, where one layer at a time computes, is not used. One sequence at a time has a graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 
 from ..decoder import Decoder, as_decoder
-from ..errors import InputError
+from ..errors import OutOfReach
 from ..families.find import layers_of, parts
 from ..families.protocol import Layer, Model
-from ..hybrid_granularity.uniform import parameters_left
+from ..hybrid_granularity.uniform import parameter_budget
 from ..importance.neurons import top
 from ..plan import Plan
 from ..progress import Progress, no_progress
@@ -39,56 +38,79 @@ from ..shape import Shape
 def plan(
     model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Plan:
-    """What stays by Taylor importance on ids (S, L). Raises InputError when the ratio is out of reach."""
+    """What stays by Taylor importance on ids (S, L).
+
+    Raises OutOfReach when the ratio cannot be reached in the layers that may be pruned.
+    """
     structure = as_decoder(model).structure
     shape = Shape.of(structure)
-    neurons_left, groups_left = widths(shape, settings)
+    neuron_counts, group_counts = widths(shape, settings)
     scores = taylor_scores(structure, ids, prunable_layers(shape.layers), progress)
     kept_neurons: list[Sequence[int]] = [range(count) for count in shape.neurons]
     kept_groups: list[Sequence[int]] = [range(count) for count in shape.kv_groups]
     for layer, (neuron_scores, group_scores) in scores.items():
-        kept_neurons[layer] = top(neuron_scores, neurons_left[layer]).kept.tolist()
-        kept_groups[layer] = top(group_scores, groups_left[layer]).kept.tolist()
+        kept_neurons[layer] = top(neuron_scores, neuron_counts[layer]).kept.tolist()
+        kept_groups[layer] = top(group_scores, group_counts[layer]).kept.tolist()
     return settings.request(shape, name).exact_plan(kept_neurons, kept_groups)
 
 
 def check(shape: Shape, settings: Settings) -> None:
-    """Raises InputError when the ratio cannot be reached in the layers that may be pruned."""
+    """Raises OutOfReach when the ratio cannot be reached in the layers that may be pruned."""
     widths(shape, settings)
 
 
 def prunable_layers(layers: int) -> range:
-    """Layers that may be pruned: of 32 not the first 4 and the last 2, of fewer the same parts, rounded."""
+    """The layers that may be pruned: of 32 all but the first 4 and the last 2, of fewer the same shares."""
     return range(min(4, (layers + 4) // 8), layers - min(2, (layers + 8) // 16))
 
 
 def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
-    """Neurons and KV groups that each layer keeps under the common budget."""
-    left = parameters_left(settings.request(shape), settings.layers)
+    """How many neurons and KV groups each layer keeps under the common budget.
+
+    Raises OutOfReach when the ratio cannot be reached in the layers that may be pruned.
+    """
+    budget = parameter_budget(settings.request(shape), settings.layers)
+    # The budget also pays for biases that the recovery adds, so what stays is counted with them. What may go
+    # is counted without them, since the parent does not have them.
     costs = shape.with_biases() if settings.recovery == "bias" else shape
     layers = prunable_layers(shape.layers)
     neurons = list(shape.neurons)
     groups = list(shape.kv_groups)
-    prunable = sum(shape.layer(layer) - shape.layer_parameters[layer] for layer in layers)
-    share = (costs.decoder - left) / prunable
+    prunable_parameters = sum(shape.layer(layer) - shape.layer_parameters[layer] for layer in layers)
+    share = (costs.decoder - budget) / prunable_parameters
     for layer in layers:
         groups[layer] = settings.kv_groups or max(1, groups[layer] - int(share * groups[layer]))
-    excess = costs.with_widths(neurons, groups).decoder - left  # parameters
+    excess = costs.with_widths(neurons, groups).decoder - budget  # parameters
     excess_neurons = max(0, -(-excess // costs.neuron_parameters))
     removable = [neurons[layer] - 1 for layer in layers]
     if excess_neurons > sum(removable):
-        raise InputError(
+        raise OutOfReach(
             expected=f"a ratio that {settings.method} can reach in the {len(layers)} layers "
             "that it does not protect",
             got=f"{settings.ratio:g}",
             hint="ask for less or choose another method",
         )
-    # in proportion to what each layer can lose, in whole numbers that sum to the excess exactly
-    total_removable = max(1, sum(removable))
-    bounds = [count * excess_neurons // total_removable for count in accumulate(removable, initial=0)]
-    for layer, (start, end) in zip(layers, pairwise(bounds), strict=True):
-        neurons[layer] -= end - start
+    for layer, count in zip(layers, proportional_parts(excess_neurons, removable), strict=True):
+        neurons[layer] -= count
     return neurons, groups
+
+
+def proportional_parts(total: int, weights: Sequence[int]) -> list[int]:
+    """Whole numbers in proportion to `weights`, rounded so that their sum is `total`.
+
+    >>> proportional_parts(10, [1, 1, 2])
+    [2, 3, 5]
+    """
+    weight_sum = max(1, sum(weights))
+    parts = []
+    weight_so_far = 0
+    total_so_far = 0
+    for weight in weights:
+        weight_so_far += weight
+        rounded_total = total * weight_so_far // weight_sum
+        parts.append(rounded_total - total_so_far)
+        total_so_far = rounded_total
+    return parts
 
 
 def taylor_scores(

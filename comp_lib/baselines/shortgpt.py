@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..decoder import Decoder
-from ..errors import InputError
+from ..errors import OutOfReach
 from ..families.protocol import Model
 from ..importance.layers import layers_to_drop
 from ..plan import Plan
@@ -24,9 +24,9 @@ from ..shape import Shape
 def plan(
     model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Plan:
-    """Drops the fewest layers of least block influence on ids (S, L).
+    """Drop the fewest layers of least block influence on ids (S, L).
 
-    Raises InputError when dropping all but one layer does not reach the ratio.
+    Raises OutOfReach when dropping all but one layer does not reach the ratio.
     """
     shape = Shape.of(model)
     order, _ = layers_to_drop("block-influence", model, ids, shape.layers - 1, settings.device, progress)
@@ -37,7 +37,7 @@ def plan(
         groups = [shape.kv_groups[layer] for layer in request.layers]
         if request.removed_share(neurons, groups) >= settings.ratio:
             return request.exact_plan([range(width) for width in neurons], [range(width) for width in groups])
-    raise InputError(
+    raise OutOfReach(
         expected="a ratio that whole layers can reach",
         got=f"{settings.ratio:g} with {shape.layers} layers, one of which must stay",
         hint="ask for less",
@@ -45,4 +45,4 @@ def plan(
 
 
 def check(shape: Shape, settings: Settings) -> None:
-    """Nothing to refuse before the layers are judged: whole layers need no width."""
+    """Refuse nothing: which ratios can be reached is known only when the layers have been judged."""

@@ -5,11 +5,11 @@ loses
 
     r_i = x log(i + 1) / log(n)
 
-of its neurons. The digests say that the ratio rises with the logarithm of depth; that it starts at zero is
-our choice, and x is the smallest that reaches the budget. The inverse of C decides greedily which neurons go,
-and the others take over their work: COMP's price and refit are the same formula. The authors damp C by a
-hundredth of its mean diagonal and weigh all tokens alike; here `ridge=0.01, token_weights=False` comes
-closest. Heads stay.
+of its neurons. The summaries of the paper that we have say that the ratio rises with the logarithm of depth.
+That it starts at zero is our choice, and x is the smallest that reaches the ratio. The inverse of C decides
+greedily which neurons go, and the others take over their work: COMP's price and refit are the same formula.
+The authors damp C by a hundredth of its mean diagonal and weigh all tokens alike; here `ridge=0.01,
+token_weights=False` comes closest. Heads stay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..decoder import Decoder
 from ..families.protocol import Model
-from ..hybrid_granularity.uniform import neurons_for
+from ..hybrid_granularity.uniform import widths_for_ratio
 from ..plan import Plan, PlanRequest
 from ..progress import Progress, no_progress
 from ..settings import Settings
@@ -34,17 +34,23 @@ def plan(
     name: str = "",
     progress: Progress = no_progress,
 ) -> Plan:
-    """Widths that fall with depth, whatever the text. Raises InputError when the ratio cannot be reached."""
+    """Widths that fall with depth; the text does not count.
+
+    Raises OutOfReach when the ratio cannot be reached.
+    """
     return falling_widths(settings.request(Shape.of(model), name))
 
 
 def check(shape: Shape, settings: Settings) -> None:
-    """Raises InputError when the ratio cannot be reached."""
+    """Raises OutOfReach when the ratio cannot be reached."""
     falling_widths(settings.request(shape))
 
 
 def falling_widths(request: PlanRequest) -> Plan:
-    """Widths that fall with the logarithm of depth. Raises InputError when the ratio cannot be reached."""
+    """Widths that fall with the logarithm of depth.
+
+    Raises OutOfReach when the ratio cannot be reached.
+    """
     scale = math.log(max(2, len(request.layers)))
     depth = {layer: math.log(index + 1) / scale for index, layer in enumerate(request.layers)}
-    return request.plan(neurons_for(request, lambda factor, layer: factor * depth[layer]))
+    return request.plan(widths_for_ratio(request, lambda factor, layer: factor * depth[layer]))

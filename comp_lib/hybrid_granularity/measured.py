@@ -2,12 +2,12 @@
 
 The error curve e_l of a layer's sweep extends its measured harm (`importance.widths`) to all other widths:
 
-    predicted harm of g neurons gone from layer l = harm_l^HARM_EXPONENT * e_l(g) / e_l(reference),
+    predicted harm of removing g neurons from layer l = harm_l^HARM_EXPONENT * e_l(g) / e_l(reference),
 
-and each step takes the neurons that are predicted to harm least. HARM_EXPONENT < 1 because the layers are
-narrowed together, not alone: the errors of one layer also reach the layers behind it, and to spare a layer
-gains less than the sum promises. Its value is measured, not derived (benchmarks/RESULTS.md). (Our derivation;
-the paper's own rule is in `paper`.)
+and each step removes the neurons with the least predicted harm. HARM_EXPONENT is below 1, because all layers
+become narrower together. The errors of one layer also reach the layers behind it, so a layer that is spared
+gains less than the sum of the harms promises. The value of the exponent is measured, not derived
+(benchmarks/RESULTS.md). (Our derivation; the paper's own rule is in `paper`.)
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from ..shape import Shape
 from .uniform import uniform_plan
 
 HARM_EXPONENT = 0.75
-SMALLEST_ERROR = 1e-300  # so that a curve of zeros divides nothing by zero
+SMALLEST_ERROR = 1e-300  # divisor of a curve of zeros
 
 
 def measured_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
     """As many parameters as `uniform_plan` leaves, more of them in the layers whose narrowing harms most.
 
     Each step narrows one layer to its next lower multiple, where the predicted harm per neuron is least.
-    Where there is no room for steps of this size, it is the uniform plan. Raises InputError as that does.
+    Where there is no room for steps of this size, the result is the uniform plan.
+
+    Raises OutOfReach as `uniform_plan` does.
     """
     uniform = uniform_plan(request)
     shape = request.shape
@@ -46,10 +48,13 @@ def measured_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
 def allocate_widths(
     shape: Shape, harms: dict[int, Tensor], budget: int, multiple: int
 ) -> tuple[int, ...] | None:
-    """Widths of the layers in `harms`, at most `budget` neurons in all, by least harm per neuron.
+    """Widths of the layers in `harms`, by least harm per neuron; None where steps do not reach the budget.
 
-    harms: for each layer, predicted harm with 0, 1, ... of its neurons gone, as far as it may be narrowed.
-    None where steps of `multiple` neurons do not reach the budget.
+    Args:
+        harms: for each layer, the predicted harm with 0, 1, ... of its neurons removed, as far as it may be
+            narrowed.
+        budget: neurons that all layers together keep, at most.
+        multiple: the step: widths are multiples of it.
     """
     widths = {layer: shape.neurons[layer] for layer in harms}
     prices = {layer: _price(shape.neurons[layer], widths[layer], harms[layer], multiple) for layer in widths}
@@ -63,12 +68,12 @@ def allocate_widths(
 
 
 def _narrower(width: int, multiple: int) -> int:
-    """The next lower multiple."""
+    """The next lower multiple below `width`."""
     return (width - 1) // multiple * multiple
 
 
 def _price(neurons: int, width: int, harm: Tensor, multiple: int) -> float:
-    """Predicted harm per neuron of the next step from `width`, of a layer of `neurons`; inf: no step."""
+    """Predicted harm per neuron of the next step from `width`; inf where a layer of `neurons` has no step."""
     narrower = _narrower(width, multiple)
     if narrower < min(multiple, neurons) or neurons - narrower >= len(harm):
         return math.inf

@@ -1,7 +1,7 @@
 """Uniform widths: layers first, then one width for all layers that stay. Any stock runtime loads the result.
 
-Planners that choose neurons one by one (`baselines`) keep what the uniform plan keeps (`parameters_left`), so
-that all methods can be compared at the same size.
+Planners that choose neurons one by one (`baselines`) keep as many parameters as the uniform plan
+(`parameter_budget`), so that all methods can be compared at the same size.
 """
 
 from __future__ import annotations
@@ -10,49 +10,53 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from ..errors import InputError
+from ..errors import OutOfReach
 from ..plan import SMALLEST_SHARE, Plan, PlanRequest
 from ..shape import Shape
 
-SMALLEST_KEPT_SHARE = 0.25  # of the neurons of the layers that stay; rather than keep fewer, drop layers
-RATIO_TOLERANCE = 0.005  # of the decoder: a plan may remove so much more than was asked for
+# Smallest share of its neurons that a layer keeps where "auto" chooses the number of dropped layers.
+SMALLEST_KEPT_SHARE = 0.25
+RATIO_TOLERANCE = 0.005  # share of the decoder that a plan may remove beyond the ratio
 GGUF_BLOCK = 32  # most GGUF files need widths that are multiples of this
-GGUF_TOLERANCE = 0.02  # of the decoder: a plan of such widths may remove so much more
-LARGEST_FACTOR = 1e4  # of the bisection in `neurons_for`, with which all layers lose as much as they may
-BISECTIONS = 100  # more than a float has digits
+GGUF_TOLERANCE = 0.02  # share of the decoder that a plan with such widths may remove beyond the ratio
+LARGEST_FACTOR = 1e4  # factor of `widths_for_ratio` with which all layers lose as much as they may
+BISECTIONS = 100  # steps of the bisection, more than a float has digits
 
 
 def uniform_plan(request: PlanRequest) -> Plan:
     """Keep one width in all layers that stay: the largest multiple with which at least the ratio is removed.
 
     Of a parent whose layers differ in width, one share stays instead of one width.
-    Raises InputError when the ratio cannot be reached with these layers and KV groups.
+
+    Raises OutOfReach when the ratio cannot be reached with these layers and KV groups.
 
     >>> from comp_lib.shape import Shape
     >>> shape = Shape(64, 16, 2, (128,) * 4, (2,) * 4, 192, 6144, (128,) * 4, 5000)
     >>> uniform_plan(PlanRequest(shape, 0.2, multiple=16)).neurons
     (80, 80, 80, 80)
     """
-    return request.plan(neurons_for(request, lambda factor, layer: factor))
+    return request.plan(widths_for_ratio(request, lambda factor, layer: factor))
 
 
 def drop_count(request: PlanRequest, layers: float | str) -> int:
     """How many layers are dropped; `request.drop` is ignored.
 
-    layers: a number, a share below 1 of all layers, or "auto": as few as leave the others at least
-    SMALLEST_KEPT_SHARE of their neurons. Measured (benchmarks/RESULTS.md): up to there, narrowing all layers
-    costs less than dropping as many as leave half. Raises InputError where even one layer alone keeps too
-    much.
+    Args:
+        layers: a number, a share below 1 of all layers, or "auto": as few as leave the others at least
+            SMALLEST_KEPT_SHARE of their neurons. Down to this share, it costs less to narrow all layers than
+            to drop so many that the others keep half of their neurons (measured: benchmarks/RESULTS.md).
+
+    Raises OutOfReach where even one layer alone keeps too much.
     """
     shape = request.shape
     if not isinstance(layers, str):
         return round(layers * shape.layers) if 0 < layers < 1 else int(layers)
     for count in range(shape.layers - 1):
-        with suppress(InputError):  # with so few layers dropped the ratio is out of reach
+        with suppress(OutOfReach):  # more layers are dropped then
             if _keeps_enough(uniform_plan(replace(request, drop=range(count))), shape):
                 return count
     single_layer = replace(request, drop=range(shape.layers - 1))
-    uniform_plan(single_layer)  # raises InputError where even that removes too little
+    uniform_plan(single_layer)  # raises OutOfReach where even that removes too little
     return shape.layers - 1
 
 
@@ -62,24 +66,28 @@ def _keeps_enough(plan: Plan, shape: Shape) -> bool:
     return all(width >= SMALLEST_KEPT_SHARE * shape.neurons[layer] for layer, width in widths)
 
 
-def parameters_left(request: PlanRequest, layers: float | str = "auto") -> int:
-    """Parameters of the decoder under the uniform plan with so many layers dropped: no method keeps more."""
+def parameter_budget(request: PlanRequest, layers: float | str = "auto") -> int:
+    """The most parameters of the decoder that a method may keep: those that the uniform plan keeps.
+
+    layers: how many layers that plan drops, as for `drop_count`.
+    """
     request = replace(request, biased=False)  # a method that adds biases pays for them
     plan = uniform_plan(replace(request, drop=range(drop_count(request, layers))))
     return request.shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
 
 
-def fitting_multiple(request: PlanRequest, layers: float | str = "auto") -> int:
-    """The largest power of 2, up to the request's multiple, that meets the ratio to within RATIO_TOLERANCE.
+def coarsest_multiple(request: PlanRequest, layers: float | str = "auto") -> int:
+    """The largest multiple with which a uniform plan meets the ratio to within RATIO_TOLERANCE.
 
-    1 if there is none. GGUF_BLOCK, which files for llama.cpp need, may miss the ratio by GGUF_TOLERANCE. The
-    plan is the uniform one without biases, so the multiple is the same for all methods.
+    It is the request's multiple, or a half of it, a quarter and so on; 1 if none of them meets the ratio.
+    GGUF_BLOCK, which files for llama.cpp need, may miss the ratio by GGUF_TOLERANCE. The plan has no biases,
+    so the multiple is the same for all methods.
     """
     request = replace(request, biased=False)
     multiple = request.multiple
     while multiple > 1:
         tolerance = GGUF_TOLERANCE if multiple == GGUF_BLOCK else RATIO_TOLERANCE
-        with suppress(InputError):  # steps of this size are too large for so narrow a model
+        with suppress(OutOfReach):  # steps of this size are too large for so narrow a model
             candidate = replace(request, multiple=multiple)
             plan = uniform_plan(replace(candidate, drop=range(drop_count(candidate, layers))))
             if plan.removed <= request.ratio + tolerance:
@@ -88,11 +96,13 @@ def fitting_multiple(request: PlanRequest, layers: float | str = "auto") -> int:
     return multiple
 
 
-def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -> tuple[int, ...]:
+def widths_for_ratio(request: PlanRequest, share_of: Callable[[float, int], float]) -> tuple[int, ...]:
     """Widths with the least removal that reaches the ratio, found by bisection on a common factor.
 
-    `share_of(factor, layer)` is the share of its neurons that a layer loses; it grows with the factor.
-    Raises InputError when the ratio is out of reach.
+    share_of: `share_of(factor, layer)` is the share of its neurons that a layer loses; it grows with the
+    factor.
+
+    Raises OutOfReach when no factor reaches the ratio.
     """
 
     def widths_at(factor: float) -> tuple[int, ...]:
@@ -102,7 +112,7 @@ def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -
     high = LARGEST_FACTOR
     largest_removal = request.removed_share(widths_at(high))
     if largest_removal < request.ratio:
-        raise InputError(
+        raise OutOfReach(
             expected=f"a ratio that these layers and groups allow, at most {largest_removal:.3f}",
             got=f"{request.ratio:g}",
             hint="drop layers or KV groups, or ask for less",

@@ -36,24 +36,29 @@ from torch import Tensor
 
 from ..statistics.solve import Inverse, spd_inverse
 
-BLOCKS_PER_ROUND = 32  # at least, unless something else is asked for
-ROUNDS_FOR_ALL = (
-    64  # about so many rounds are enough to remove all of many blocks: a round takes more blocks then
-)
-INPUTS_PER_PART = 512  # of which W - V is in memory at once
+BLOCKS_PER_ROUND = 32  # smallest default of the blocks that a round removes
+ROUNDS_FOR_ALL = 64  # rounds that remove all of many blocks: each of them takes more blocks then
+INPUTS_PER_PART = 512  # inputs whose W - V is in memory at once
 
 
 @dataclass(frozen=True)
 class Sweep:
     """One sweep of removals over the blocks of a dense layer."""
 
-    kept: Tensor  # blocks that stay, ascending (k,)
-    order: Tensor  # blocks that went, first to last (removed,)
-    errors: Tensor  # tr((W - V)^T H (W - V)) after each round (rounds,): the error and the ridge's penalty
-    counts: Tensor  # how many blocks are gone after each round (rounds,)
-    penalties: Tensor  # the ridge's penalty alone, sum_i D_ii ||w_i - v_i||^2 (rounds,)
-    scores: Tensor  # importance of every block before anything went (blocks,)
-    weights: Tensor  # V (n, m): refitted, zero where a block went
+    kept: Tensor
+    """The blocks that stay, ascending (k,)."""
+    order: Tensor
+    """The blocks that went, first to last (removed,)."""
+    errors: Tensor
+    """tr((W - V)^T H (W - V)) after each round (rounds,): the error and the ridge's penalty."""
+    counts: Tensor
+    """The number of blocks that are gone after each round (rounds,)."""
+    penalties: Tensor
+    """The ridge's penalty alone, sum_i D_ii ||w_i - v_i||^2, after each round (rounds,)."""
+    scores: Tensor
+    """The importance of every block before the first round (blocks,)."""
+    weights: Tensor
+    """The refitted weights V (n, m), zero where a block went."""
 
     @property
     def data_errors(self) -> Tensor:
@@ -72,7 +77,8 @@ def scores_of(inner: Tensor, weights: Tensor) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(weights, dim=1)  # makes no copy of all weights
         return norms.square() / inner.flatten()
     rows = weights.reshape(len(inner), inner.shape[1], -1).to(inner)
-    # one by one: the batched solve of PyTorch 2.13 fails with MKL and two threads ("Parameter 6 ... DLASWP")
+    # Blocks are solved one by one: the batched solve of PyTorch 2.13 fails with MKL and two threads
+    # ("Parameter 6 ... DLASWP").
     solved = torch.stack([torch.linalg.solve(block, row) for block, row in zip(inner, rows, strict=True)])
     return (rows * solved).sum((1, 2))
 
@@ -80,7 +86,7 @@ def scores_of(inner: Tensor, weights: Tensor) -> Tensor:
 def movement_penalty(penalties: Tensor, weights: Tensor, refitted: Tensor) -> float:
     """sum_i D_ii ||w_i - v_i||^2 for D_ii (n,), W and V (n, m).
 
-    It is summed in parts of some inputs, since W - V would be as large as the weights.
+    INPUTS_PER_PART inputs are summed at a time, since W - V would be as large as the weights.
     """
     total = 0.0
     parts = zip(
@@ -89,9 +95,9 @@ def movement_penalty(penalties: Tensor, weights: Tensor, refitted: Tensor) -> fl
         refitted.split(INPUTS_PER_PART),
         strict=True,
     )
-    for held, before, after in parts:
+    for penalty, before, after in parts:
         squares = (before - after).square().sum(1)
-        total += float(held @ squares.to(held))
+        total += float(penalty @ squares.to(penalty))
     return total
 
 
@@ -106,10 +112,16 @@ def sweep(
 ) -> Sweep:
     """Remove `remove` blocks, the least important first, in rounds after each of which the rest is refitted.
 
-    inverse: P = H^-1 (n, n); weights: W (n, m). Neither tensor is changed; an `Inverse` is used up.
-    per_round: None is BLOCKS_PER_ROUND, or a 64th of all blocks where that is more. penalties: D_ii (n,),
-    what H has beyond the data, for `Sweep.penalties`; None: nothing. Time: about n (n + m) multiplications
-    for each input that goes. Memory: one copy of each argument.
+    Time: about n (n + m) multiplications for each input that goes. Memory: one copy of each argument.
+
+    Args:
+        inverse: P = H^-1 (n, n). A tensor is not changed; an `Inverse` is used up.
+        weights: W (n, m), which is not changed.
+        remove: how many blocks go.
+        block: inputs of a block.
+        per_round: blocks that go in a round; None: BLOCKS_PER_ROUND, or all blocks divided by ROUNDS_FOR_ALL
+            if that is more.
+        penalties: D_ii (n,), what H has beyond the data, for `Sweep.penalties`; None: nothing.
     """
     if isinstance(inverse, Tensor):
         inverse = Inverse(inverse.clone(), block)
@@ -129,11 +141,11 @@ def sweep(
         inputs = (chosen[:, None] * block + torch.arange(block, device=chosen.device)).flatten()  # R (r,)
         inverse_rows = inverse.rows(inputs)  # P_R (r, n)
         removed_weights = refitted[inputs]  # V_R (r, m)
-        inner, _ = spd_inverse(inverse_rows[:, inputs])  # (P_RR)^-1 (r, r): small, the rest are products
+        inner, _ = spd_inverse(inverse_rows.values[:, inputs])  # (P_RR)^-1 (r, r), small
         shift = inner @ removed_weights.to(inner)  # (P_RR)^-1 V_R (r, m)
         total_error += float((removed_weights * shift).sum())
-        inverse.remove(inputs, inverse_rows, inner)
-        refitted.addmm_(inverse_rows.to(refitted).T, shift.to(refitted), alpha=-1.0)
+        inverse.remove(inverse_rows, inner)
+        refitted.addmm_(inverse_rows.values.to(refitted).T, shift.to(refitted), alpha=-1.0)
         refitted[inputs] = 0.0
         alive[chosen] = False
         order.extend(chosen.tolist())

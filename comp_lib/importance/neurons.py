@@ -1,8 +1,8 @@
 """Which inputs of a dense layer go: MLP neurons (block 1) and KV groups (block r * head_dim), by any metric.
 
-Every metric answers one question, `NeuronMetric`: given the dense layer, which blocks stay? `METRICS` has
-them all, by the name that people type. Most score all blocks once and keep the best. The two of COMP sweep
-(see `matrix_condition`), so they also bring the error curve and the refitted weights.
+Every metric answers one question, `NeuronMetric`: given the dense layer, which blocks stay? `METRICS` has all
+metrics, by the name that people type. Most of them score all blocks once and keep the best. The two metrics
+of COMP sweep (see `matrix_condition`), so their answers also have the error curve and the refitted weights.
 """
 
 from __future__ import annotations
@@ -14,42 +14,43 @@ import torch
 from torch import Tensor
 
 from ..statistics.gram import Statistics, contributions
-from ..statistics.solve import penalty, ridged, spd_inverse
+from ..statistics.solve import penalty, spd_inverse, with_ridge
 from ..surgery import inputs_of_blocks
 from .matrix_condition import Sweep, sweep
 
 RIDGE = 0.1  # lambda of the library, unless something else is asked for
-MASK_BLOCKS_PER_ROUND = 32  # that go before the mask is tuned again
+MASK_BLOCKS_PER_ROUND = 32  # blocks that go before the mask is tuned again
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a metric decides and a recovery solves, for a dense layer y = X W.
+    """What a metric and a recovery read of a dense layer y = X W with n inputs and m outputs."""
 
-    It has n inputs, in blocks of `block`, and m outputs.
-    """
-
-    statistics: Statistics  # of the calibration text: C = X^T X and what belongs to it
-    weight: Tensor  # W (n, m), in the precision of the statistics
+    statistics: Statistics
+    """The sums over the calibration text: C = X^T X and what belongs to it."""
+    weight: Tensor
+    """W (n, m), in the precision of the statistics."""
     upstream: Callable[[], Tensor]
     """Computes the squared norm of the weights that produce each block (gate, up; q, k, v): (blocks,)."""
     block: int = 1
-    ridge: float = RIDGE  # lambda, relative to each input's own energy
-    # (m,): what the outputs are multiplied by on their way to the stream; None: all by the same
+    """The number of consecutive inputs that go together."""
+    ridge: float = RIDGE
+    """Lambda, relative to each input's own energy."""
     gain: Tensor | None = None
+    """Factors of the outputs on their way to the stream (m,); None: all outputs have the same factor."""
 
     @property
     def scaled_weight(self) -> Tensor:
-        """W (n, m) as the stream hears it, for what compares errors of different outputs."""
+        """W (n, m) times the gain of each output, for comparisons of errors of different outputs."""
         return self.weight if self.gain is None else self.weight * self.gain.to(self.weight)
 
     @property
     def blocks(self) -> int:
-        """How many blocks the inputs make up."""
+        """The number of blocks."""
         return len(self.weight) // self.block
 
     def per_block(self, values: Tensor) -> Tensor:
-        """Sum (n,) values over each block: (blocks,)."""
+        """The sum of values (n,) over each block: (blocks,)."""
         return values.reshape(self.blocks, self.block).sum(1)
 
     def inputs_of(self, blocks: Tensor) -> Tensor:
@@ -66,23 +67,25 @@ class Problem:
 class Selection:
     """What a metric decided."""
 
-    kept: Tensor  # blocks that stay, ascending (k,)
-    scores: Tensor  # importance of each block (blocks,), larger is worth more
-    refitted: Tensor | None = (
-        None  # V (n, m): least-squares weights, where the metric's sweep found them already
-    )
-    curve: Sweep | None = None  # the sweep, where there was one
+    kept: Tensor
+    """The blocks that stay, ascending (k,)."""
+    scores: Tensor
+    """The importance of each block (blocks,): a block with a larger score is worth more."""
+    refitted: Tensor | None = None
+    """Least-squares weights V (n, m), if the metric's sweep has found them already."""
+    curve: Sweep | None = None
+    """The sweep, if there was one."""
 
 
 NeuronMetric = Callable[[Problem, int, torch.Generator], Selection]
-"""Anything that can say which `keep` blocks of a dense layer stay."""
+"""A function that chooses the `keep` blocks of a dense layer that stay."""
 
 METRICS: dict[str, NeuronMetric] = {}
 """All metrics by name. `metric` adds one."""
 
 
 def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
-    """Adds the decorated function to METRICS under `name`, for `Settings.method` and `--method`."""
+    """Add the decorated function to METRICS under `name`, for `Settings.method` and `--method`."""
 
     def add(function: NeuronMetric) -> NeuronMetric:
         METRICS[name] = function
@@ -99,14 +102,14 @@ def top(scores: Tensor, keep: int) -> Selection:
 
 @metric("magnitude")
 def magnitude(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
-    """Norm of all weights that a block owns: blind to the data."""
+    """Norm of all weights that a block owns; the data do not count."""
     squares = problem.upstream() + problem.per_block(problem.weight.square().sum(1))
     return top(squares.sqrt(), keep)
 
 
 @metric("activation")
 def activation(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
-    """Norm of what a block sends, ||x_i||: blind to the weights behind it."""
+    """Norm of what a block sends, ||x_i||; the weights behind it do not count."""
     return top(problem.per_block(problem.statistics.diagonal()).sqrt(), keep)
 
 
@@ -136,10 +139,10 @@ def random(problem: Problem, keep: int, generator: torch.Generator) -> Selection
 
 @metric("mask-condition")
 def mask_condition(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
-    """COMP with a mask to tune: energy of the contribution divided by its condition, in rounds."""
-    matrix = ridged(
-        contributions(problem.xtx, problem.scaled_weight), problem.ridge
-    )  # H = G + lambda diag(G)
+    """COMP before a mask is tuned: energy of the contribution divided by its condition, in rounds."""
+    gram = contributions(problem.xtx, problem.scaled_weight)  # G (n, n)
+    matrix = with_ridge(gram, problem.ridge)  # H = G + lambda diag(G)
+    del gram  # as large as H
     ones = torch.ones(len(matrix), 1, dtype=matrix.dtype, device=matrix.device)
     swept = sweep(
         spd_inverse(matrix)[0],
@@ -153,7 +156,7 @@ def mask_condition(problem: Problem, keep: int, generator: torch.Generator) -> S
 
 @metric("full-condition")
 def full_condition(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
-    """COMP with full weights to fit: ||w_i||^2 / (H^-1)_ii, in rounds."""
+    """COMP before all weights are fitted: ||w_i||^2 / (H^-1)_ii, in rounds."""
     swept = sweep(
         problem.statistics.inverse(problem.ridge, problem.block),
         problem.scaled_weight,
@@ -161,5 +164,5 @@ def full_condition(problem: Problem, keep: int, generator: torch.Generator) -> S
         block=problem.block,
         penalties=penalty(problem.statistics.diagonal(), problem.ridge),
     )
-    refitted = swept.weights if problem.gain is None else None  # with a gain they are V times the gain
+    refitted = swept.weights if problem.gain is None else None  # with a gain, the sweep has V times the gain
     return Selection(swept.kept, swept.scores, refitted, swept)

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ..decoder import Decoder, as_decoder, copy_layer
+from ..divergence import divergence_terms
+from ..errors import InputError
 from ..families.find import parts
 from ..families.probe import gain_behind
 from ..families.protocol import Layer, Model
@@ -32,23 +34,23 @@ from ..walk import batches, walk
 from .matrix_condition import Sweep, sweep
 from .neurons import RIDGE
 
-FITTED_SEQUENCES = 32  # of the calibration text, on which layers are refitted: widths need few
-JUDGING_SEQUENCES = 4  # on which the refitted layers are judged
+FITTED_SEQUENCES = 32  # sequences on which layers are refitted: widths need few
+JUDGING_SEQUENCES = 4  # sequences on which the refitted layers are judged
 JUDGED_LENGTH = 512  # tokens of each judging sequence: their states are in memory once for each layer
-COMPARED_POSITIONS = 512  # of these tokens, at which the predictions of the models are compared
-POSITIONS_PER_BATCH = 64  # that are compared at a time, since a vocabulary is large
+COMPARED_POSITIONS = 512  # judging tokens at which the predictions of the models are compared
+POSITIONS_PER_BATCH = 64  # positions that are compared at a time, since a vocabulary is large
 
 
 @dataclass(frozen=True)
 class Sensitivity:
     """What happens to the model if one layer of the parent loses some MLP neurons and no other changes."""
 
-    removed: tuple[int, ...]  # neurons that go (layers,)
-    harm: Tensor  # (layers,), nats per token
-    curves: tuple[Sweep, ...]  # errors against neurons gone, down to SMALLEST_SHARE of the layer
+    removed: tuple[int, ...]  # number of neurons that go (layers,)
+    harm: Tensor  # divergence, nats per token (layers,)
+    curves: tuple[Sweep, ...]  # down to SMALLEST_SHARE of each layer (layers,)
 
     def errors(self, layer: int, neurons: int) -> Tensor:
-        """Error of a layer's output with 0, 1, ... of its `neurons` gone, as far as its curve goes."""
+        """Error of a layer's output with 0, 1, ... of its `neurons` removed, as far as its curve goes."""
         curve = self.curves[layer]
         last_count = int(curve.counts[-1])
         return interpolate(curve.counts, curve.data_errors, neurons)[: last_count + 1]
@@ -66,10 +68,10 @@ def interpolate(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
 
 
 def reference_removals(shape: Shape, plan: Plan) -> tuple[int, ...]:
-    """How many neurons each layer of the parent loses in the comparison: as in the plan, but at least 1.
+    """How many neurons each layer of the parent loses in the comparison: as many as in the plan, at least 1.
 
-    Layers that the plan drops lose as many as the plan takes from any other. () for a plan that narrows no
-    layer.
+    A layer that the plan drops loses the largest number that the plan takes from any other layer. The result
+    is () for a plan that narrows no layer.
     """
     removals = {}
     for layer, width in zip(plan.layers, plan.neurons, strict=True):
@@ -95,19 +97,32 @@ def sensitivity(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Sensitivity:
-    """What it does to the model, on ids (S, L), to narrow each layer alone by so many neurons.
+    """The harm to the model, measured on ids (S, L), when each layer alone loses so many neurons.
 
-    removals: one number, or one for each layer. The last sequences judge: the first JUDGED_LENGTH tokens of
-    JUDGING_SEQUENCES, or of half of all where these are fewer. Up to FITTED_SEQUENCES of the others are
-    fitted to, with that `ridge` (None: RIDGE), tokens `weighted` by 1 / ||h||. Needs 2 sequences. The layers
-    are on `device` one at a time, each once: the judging stream of the model passes a layer, and so does the
-    stream of each narrowing before it, and then the layer is narrowed.
+    The last JUDGING_SEQUENCES sequences judge, with their first JUDGED_LENGTH tokens; of fewer than twice as
+    many sequences, half of them judge. The layers are fitted to up to FITTED_SEQUENCES of the other
+    sequences.
+
+    The layers are on `device` one at a time, each once: the judging stream of the model passes a layer, and
+    so does the stream of each narrower layer before it, and then the layer itself is narrowed.
 
     Cost: a walk over all these sequences, a sweep per layer, and the rest of the model on the judging
     sequences per layer. Memory: a layer and its sums, the hidden states of the fitted sequences, and for each
-    layer those of the judging ones, at most JUDGING_SEQUENCES x JUDGED_LENGTH tokens: 0.5 GiB in bfloat16 for
-    the 32 layers of a 7B model.
+    layer those of the judging sequences, at most JUDGING_SEQUENCES x JUDGED_LENGTH tokens: 0.5 GiB in
+    bfloat16 for the 32 layers of a 7B model.
+
+    Args:
+        ids: at least 2 sequences.
+        removals: how many neurons go: one number, or one for each layer.
+        ridge: lambda of the fit; None: RIDGE.
+        weighted: whether tokens are weighted by 1 / ||h||.
+
+    Raises InputError for fewer than 2 sequences.
     """
+    if len(ids) < 2:
+        raise InputError(
+            expected="ids of 2 or more sequences", got=len(ids), hint="one of them judges; give more"
+        )
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
     if isinstance(removals, int):
@@ -123,9 +138,8 @@ def sensitivity(
     curves = []
     for visit in walk(decoder, judging_ids, device):
         without = [visit.through(stream) for stream in without]
-        curve, gram, weight = narrowed(
-            visit.layer, fitted, fitted_arguments, removals[visit.index], fitted_ridge, weighted
-        )
+        gram = gather_and_pass(visit.layer, fitted, fitted_arguments, weighted)
+        curve, weight = narrow(visit.layer, gram, removals[visit.index], fitted_ridge)
         visit.after, stream = with_weights(visit.layer, visit.before, visit.arguments, weight)
         without.append(stream)
         dense = visit.after
@@ -137,32 +151,38 @@ def sensitivity(
 
 
 def smallest_width(neurons: int) -> int:
-    """The fewest neurons that a plan leaves in a layer of so many."""
+    """The fewest neurons that a plan leaves in a layer of so many `neurons`."""
     return max(1, int(SMALLEST_SHARE * neurons))
 
 
-def narrowed(
-    layer: Layer,
-    hidden: Tensor,
-    arguments: LayerArguments,
-    removed: int,
-    ridge: float,
-    weighted: bool = True,
-    fewest: int | None = None,
-) -> tuple[Sweep, Gram, Tensor]:
-    """What `layer` is like without its `removed` least important neurons.
+def gather_and_pass(layer: Layer, hidden: Tensor, arguments: LayerArguments, weighted: bool = True) -> Gram:
+    """Write the states behind `layer` over `hidden` (S, L, d), and return the sums of what down_proj reads.
 
-    `hidden` (S, L, d) is written over by the states behind the layer. Returns the error curve down to
-    `fewest` neurons (None: as few as a plan may leave), the sums of the MLP's inputs, and the refitted
-    weights V (n, m) without the `removed` neurons.
+    weighted: whether tokens are weighted by 1 / ||h||.
     """
     linear = parts(layer)["mlp"].linear.weight
     gram = Gram.zeros(linear.shape[1], device=linear.device)
-    weight = linear.detach().T.to(gram.precision)  # (n, m)
     for rows in batches(*hidden.shape[:2]):
-        after, x = mlp_step(layer, attention_step(layer, hidden[rows].to(linear.device), arguments)[0])
+        residual, _ = attention_step(layer, hidden[rows].to(linear.device), arguments)
+        after, x = mlp_step(layer, residual)
         hidden[rows] = after
         gram.add(x, token_weight=token_weight(after) if weighted else None)
+    return gram
+
+
+def narrow(
+    layer: Layer, gram: Gram, removed: int, ridge: float, fewest: int | None = None
+) -> tuple[Sweep, Tensor]:
+    """The error curve of down_proj, and its refitted weights V (n, m) without the `removed` cheapest neurons.
+
+    The layer itself stays as it is.
+
+    Args:
+        gram: the sums of what down_proj reads, from `gather_and_pass`.
+        fewest: where the curve ends, as a number of neurons; None: as few as a plan may leave.
+    """
+    linear = parts(layer)["mlp"].linear.weight
+    weight = linear.detach().T.to(gram.precision)  # (n, m)
     gain = gain_behind(layer, "mlp")
     scaled = weight if gain is None else weight * gain.to(weight)
     if fewest is None:
@@ -171,13 +191,13 @@ def narrowed(
     curve = sweep(gram.inverse(ridge), scaled, len(weight) - fewest, penalties=penalties)
     kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
     kept[curve.order[:removed].to(linear.device)] = False
-    return curve, gram, gram.refit(weight, kept.nonzero().flatten(), ridge)
+    return curve, gram.refit(weight, kept.nonzero().flatten(), ridge)
 
 
 def with_weights(
     layer: Layer, hidden: Tensor, arguments: LayerArguments, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states h (S, L, d) behind `layer`, and behind it with the weights V (n, m) in down_proj."""
+    """The states behind `layer`, and those behind it with V in down_proj, for h (S, L, d) and V (n, m)."""
     linear = parts(layer)["mlp"].linear.weight
     changed = copy_layer(layer, linear.device)  # a whole layer, since a norm may follow down_proj
     parts(changed)["mlp"].linear.weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
@@ -193,7 +213,7 @@ def with_weights(
 def _divergences(decoder: Decoder, dense: Tensor, streams: Sequence[Tensor], progress: Progress) -> Tensor:
     """mean_t KL(p_t || q_t), (streams,), nats: p from the dense stream, q from each of `streams`.
 
-    All streams (S, L, d) are those behind the last layer.
+    All of them (S, L, d) are behind the last layer.
     """
     step = -(-dense[..., 0].numel() // COMPARED_POSITIONS)
     states = [decoder.norm(stream.flatten(0, 1)[::step]) for stream in (dense, *streams)]  # (positions, d)
@@ -201,9 +221,9 @@ def _divergences(decoder: Decoder, dense: Tensor, streams: Sequence[Tensor], pro
     count = len(states[0])
     for start in range(0, count, POSITIONS_PER_BATCH):
         stop = min(start + POSITIONS_PER_BATCH, count)
-        predictions = (decoder.logits(part[start:stop]).float().log_softmax(-1) for part in states)
-        p = next(predictions)  # (rows, V)
-        divergences = [float((p.exp() * (p - q)).sum(1).sum()) for q in predictions]
+        log_probabilities = (decoder.logits(part[start:stop]).float().log_softmax(-1) for part in states)
+        log_p = next(log_probabilities)  # (rows, V)
+        divergences = [float(divergence_terms(log_p, log_q).sum(1).sum()) for log_q in log_probabilities]
         total += torch.tensor(divergences, dtype=torch.float64)
         progress("comparing answers", stop, count)
     return total / count

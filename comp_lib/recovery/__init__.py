@@ -1,6 +1,7 @@
 """What stays of a dense layer takes over the work of what went.
 
-It does so by a tuned mask (the paper's), by least squares (COMP's), by a bias (FLAP's), or not at all.
+Three recoveries do this: a tuned mask (the paper's), least squares (COMP's) and a bias (FLAP's). The fourth
+does nothing.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from .least_squares import refit_by_least_squares
 from .mask_tuning import refit_by_mask
 
 Recovery = Callable[[Problem, Selection], Refit]
-"""Anything that can say what weights the blocks that stay get."""
+"""A function that computes the weights of the blocks that stay."""
 
 RECOVERIES: dict[str, Recovery] = {
     "least-squares": refit_by_least_squares,

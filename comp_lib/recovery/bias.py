@@ -15,14 +15,20 @@ from ..surgery import Refit
 
 
 def mean_bias(mean: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
-    """b (m,): the mean contribution of the inputs that went; mean (n,), weight: W (n, m), kept (k,)."""
+    """b (m,), the mean contribution of the inputs that went.
+
+    Args:
+        mean: the mean of each input (n,).
+        weight: W (n, m).
+        kept: the inputs that stay (k,).
+    """
     removed_mean = mean.clone()
     removed_mean[kept] = 0.0
     return removed_mean @ weight.to(removed_mean)
 
 
-def unchanged(weight: Tensor, kept: Tensor) -> Tensor:
-    """V (n, m) without any recovery: `weight` (n, m), zero where an input went."""
+def keep_rows(weight: Tensor, kept: Tensor) -> Tensor:
+    """W (n, m) with zeros in all rows but the `kept` ones (k,)."""
     remaining = torch.zeros_like(weight)
     remaining[kept] = weight[kept]
     return remaining
@@ -32,7 +38,7 @@ def refit_by_bias(problem: Problem, selection: Selection) -> Refit:
     """FLAP's recovery: the weights stay as they are, and the mean of what went becomes a bias."""
     statistics = problem.statistics
     inputs = problem.inputs_of(selection.kept)
-    fitted = unchanged(problem.weight, inputs)
+    fitted = keep_rows(problem.weight, inputs)
     bias = mean_bias(statistics.mean, problem.weight, inputs)
     energy, error = statistics.energy_and_error(problem.weight, fitted)
     error += statistics.bias_energy(problem.weight - fitted, bias)
@@ -41,6 +47,6 @@ def refit_by_bias(problem: Problem, selection: Selection) -> Refit:
 
 def keep_weights(problem: Problem, selection: Selection) -> Refit:
     """No recovery: the weights of what stays remain as they are."""
-    fitted = unchanged(problem.weight, problem.inputs_of(selection.kept))
+    fitted = keep_rows(problem.weight, problem.inputs_of(selection.kept))
     energy, error = problem.statistics.energy_and_error(problem.weight, fitted)
     return Refit(selection.kept, fitted, error=relative_error(error, energy))

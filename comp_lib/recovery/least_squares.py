@@ -28,11 +28,14 @@ from ..statistics.gram import Statistics, relative_error
 from ..surgery import Refit
 
 GRID = tuple(0.01 * 3.0**k for k in range(8))  # lambdas, 0.01 to 21.9, relative to each input's own energy
-MIXTURES = 128  # of the outputs, on which lambdas are compared where there are twice as many outputs or more
+MIXTURES = 128  # mixtures on which lambdas are compared, of twice as many outputs or more
 
 
 def _signs(outputs: int, mixtures: int) -> Tensor:
-    """M (m, p), random signs over sqrt(p), the same ones each time: the mean of ||E M||^2 is ||E||^2."""
+    """M (m, p), random signs divided by sqrt(p): the mean of ||E M||^2 is ||E||^2.
+
+    The signs are the same in each call.
+    """
     draw = torch.randint(2, (outputs, mixtures), generator=torch.Generator().manual_seed(0))
     return (2 * draw - 1).double().div(mixtures**0.5)
 
@@ -47,9 +50,14 @@ def choose_ridge(
 ) -> tuple[float, int]:
     """Lambda for both halves of the text together, and its position in GRID.
 
-    `fitted` is the half that weights are fitted to, `held_out` the one that judges them; W (n, m), kept (k,).
-    gain (m,): how much an error of each output counts; None: all the same. previous: the position that the
-    layer before got. Lambdas change slowly, so only its neighbours are tried; None: the whole grid.
+    Args:
+        fitted: the half of the text that weights are fitted to.
+        held_out: the half that judges them.
+        weight: W (n, m).
+        kept: the inputs that stay (k,).
+        gain: how much an error of each output counts (m,); None: all alike.
+        previous: the position that the layer before got. Lambdas change slowly from layer to layer, so only
+            this position and its neighbours are tried; None: the whole grid is tried.
     """
     positions = range(len(GRID))
     if previous is not None:
@@ -73,7 +81,7 @@ def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:
     weight = problem.weight
     curve = selection.curve
     if selection.refitted is not None and curve is not None and statistics.given_target is None:
-        fitted = selection.refitted  # the sweep solved this very problem on its way
+        fitted = selection.refitted  # the sweep has solved the same problem
         energy = statistics.energy(weight)
         error = max(0.0, float(curve.data_errors[-1]))
     else:

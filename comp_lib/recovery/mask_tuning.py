@@ -23,23 +23,41 @@ from ..importance.neurons import Problem, Selection
 from ..statistics.gram import contributions, relative_error
 from ..statistics.solve import least_squares
 from ..surgery import Refit
+from .bias import keep_rows
 
-MAX_ROUNDS = 64  # of the guard: lambda has grown by 38 digits then, and the mask of any finite sums is flat
-MAX_VARIANCE = 0.05  # of a tuned mask; more means that a few neurons imitate many
+# Rounds of the guard, after which lambda has grown by 38 digits, and the mask of any finite sums is flat.
+MAX_ROUNDS = 64
+MAX_VARIANCE = 0.05  # variance of a tuned mask, above which a few neurons imitate many
 
 
 def solve_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    """The mask m_K (k,) for a given lambda, without a guard (see `tune_mask`): G (n, n), kept inputs (k,).
+    """The mask m_K (k,) for a given lambda, without the guard of `tune_mask`.
 
-    It is the least-squares problem with one output and W = 1: its stationary point is
-    (G_KK + D) m = G_K: 1 + D 1, with D = lambda diag(G_KK).
+    It solves the least-squares problem with one output and W = 1, whose stationary point is
+
+        (G_KK + D) m = G_K: 1 + D 1,        D = lambda diag(G_KK).
+
+    Args:
+        gram: G (n, n).
+        kept: the inputs that stay (k,).
+        ridge: lambda.
     """
     ones = torch.ones(len(gram), 1, dtype=gram.dtype, device=gram.device)
     return least_squares(gram, gram.sum(1, keepdim=True), ones, kept, ridge)[kept, 0]
 
 
 def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2) -> tuple[Tensor, float]:
-    """The mask (k,) under the guard, and its lambda: fourfold until the variance is at most MAX_VARIANCE."""
+    """The mask (k,) under the guard, and its lambda.
+
+    Lambda is multiplied by 4 until the variance of the mask is at most MAX_VARIANCE.
+
+    Args:
+        gram: G (n, n).
+        kept: the inputs that stay (k,).
+        ridge: the first lambda.
+
+    Raises InputError when no mask is found in MAX_ROUNDS rounds.
+    """
     variance = 0.0
     for _ in range(MAX_ROUNDS):
         mask = solve_mask(gram, kept, ridge)
@@ -50,14 +68,14 @@ def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2) -> tuple[Tensor, 
     raise InputError(
         expected="sums over tokens for which a mask can be tuned",
         got=f"one of variance {variance:g} after {MAX_ROUNDS} rounds",
-        hint="try --dtype float32",
+        hint="try dtype float32",
     )
 
 
 def fold_mask(weight: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
     """V (n, m): rows of `weight` (n, m) times the mask (k,), zero where an input went."""
-    folded = torch.zeros_like(weight)
-    folded[kept] = weight[kept] * mask[:, None]
+    folded = keep_rows(weight, kept)
+    folded[kept] *= mask[:, None]
     return folded
 
 

@@ -6,10 +6,10 @@ For y = X W with X (T, n) and W (n, m), the tokens T vanish from every formula o
 
 Both are sums over tokens, so they are gathered batch by batch, and two halves of a text can be added.
 Products run in float32, sums and solves in float64. From SINGLE_PRECISION_INPUTS on, sums and solves are in
-float32 too, which takes half the memory and time. With a ridge as the presets have it that is digits enough:
-in a layer of 4,864 neurons the same ones stay, and the refitted weights differ by 7e-6 (measured once).
+float32 too, which takes half the memory and time. With the ridge of the presets, these digits are enough: in
+a layer of 4,864 neurons the same neurons stay, and the refitted weights differ by 7e-6 (measured once).
 
-Beside them the plain sum of x is kept, for the mean input that a bias can stand in for.
+The plain sum of x is kept beside them. It gives the mean input, which a bias can replace.
 
 Each token may have a weight, which multiplies its row of X. COMP takes 1 / ||h||, h being the residual stream
 behind the layer. So errors count *relative* to what they disturb, and one massive-activation token does not
@@ -26,22 +26,24 @@ import torch
 from torch import Tensor
 from typing_extensions import Self  # torch brings it; Python has it since 3.11
 
-from .solve import Inverse, least_squares, penalty, ridge_solve, ridged, spd_inverse
+from .solve import Inverse, least_squares, penalty, ridge_solve, spd_inverse, with_ridge
 
 SINGLE_PRECISION_INPUTS = 4096  # from so many inputs on, sums and solves are in float32
-BLOCK = 512  # columns of a symmetric product, of which one triangle is computed
+BLOCK = 512  # columns that are computed at a time, of one triangle of a symmetric product
 
 
 @dataclass
 class Statistics(ABC):
     """What is kept of the calibration text for one dense layer with n inputs and m outputs, in some form."""
 
-    input_sum: Tensor  # sum of x (n,), float64, each token once whatever its weight
-    bias_sums: (
-        Tensor  # X^T 1 and 1^T 1 with the weights of C, (n + 1,), float64: what the error of a bias needs
-    )
+    input_sum: Tensor
+    """Sum of x (n,), float64; each token counts once, whatever its weight."""
+    bias_sums: Tensor
+    """X^T 1 and 1^T 1 (n + 1,), float64, with the token weights of C: the error of a bias needs them."""
     tokens: int
-    given_target: Tensor | None  # Y*, in a form of its own; None: the target is the layer's own output
+    """Number of tokens that were added."""
+    given_target: Tensor | None
+    """The target Y*, in the form of the subclass; None: the target is the layer's own output."""
 
     @property
     @abstractmethod
@@ -54,7 +56,13 @@ class Statistics(ABC):
         """Empty sums; with `outputs`, for a target that is given."""
 
     def add(self, x: Tensor, target: Tensor | None = None, token_weight: Tensor | None = None) -> None:
-        """Add tokens: x (..., n), target (..., m) if the sums have one, token_weight (...), 1 if None."""
+        """Add tokens.
+
+        Args:
+            x: inputs (..., n).
+            target: the target (..., m), if the sums were made for one.
+            token_weight: a weight for each token (...); None: 1.
+        """
         if (target is None) != (self.given_target is None):
             raise ValueError("expected a target exactly when the sums were made for one")
         x = x.detach().flatten(0, -2).float()
@@ -78,7 +86,12 @@ class Statistics(ABC):
 
     @abstractmethod
     def __add__(self, other: Self) -> Self:
-        """Sums over both texts."""
+        """Sums over both texts; raises ValueError if only one of them has a target."""
+
+    def _check_targets(self, other: Self) -> None:
+        """Raises ValueError if only one of both has a target, which their sum would lose."""
+        if (self.given_target is None) != (other.given_target is None):
+            raise ValueError("expected sums that both have a target, or that both have none")
 
     @abstractmethod
     def diagonal(self) -> Tensor:
@@ -98,17 +111,26 @@ class Statistics(ABC):
 
     @abstractmethod
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
-        """P = (C + lambda diag(C))^-1, for `matrix_condition.sweep`."""
+        """P = (C + lambda diag(C))^-1 (n, n), for `matrix_condition.sweep`."""
 
     @abstractmethod
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
-        """The least-squares weights V (n, m) of the inputs `kept` (k,), as of `solve.least_squares`."""
+        """The least-squares weights V (n, m) of the inputs `kept` (k,), as `solve.least_squares` has them."""
 
     @abstractmethod
     def held_out_errors(
         self, held_out: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
     ) -> list[float]:
-        """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held_out`, for V fitted to these with each lambda."""
+        """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held_out`, for each lambda.
+
+        V is fitted to the tokens of `self`.
+
+        Args:
+            held_out: the tokens that judge.
+            weight: W (n, m).
+            kept: the inputs that stay (k,).
+            ridges: the lambdas.
+        """
 
     def mix_outputs(self, mix: Tensor) -> Self:
         """The sums for mixtures of the outputs, Y* M with M (m, p)."""
@@ -122,7 +144,7 @@ class Statistics(ABC):
         return self.input_sum / max(self.tokens, 1)
 
     def bias_energy(self, gap: Tensor, bias: Tensor) -> float:
-        """||X D - 1 b^T||^2 - ||X D||^2 = (1^T 1) b.b - 2 (X^T 1).(D b): gap D (n, m), bias b (m,)."""
+        """||X D - 1 b^T||^2 - ||X D||^2 = (1^T 1) b.b - 2 (X^T 1).(D b), for gap D (n, m) and bias b (m,)."""
         square = self.bias_sums[-1] * (bias @ bias)
         product = self.bias_sums[:-1] @ (gap.to(bias) @ bias)
         return float(square - 2.0 * product)
@@ -130,7 +152,10 @@ class Statistics(ABC):
 
 @dataclass
 class Gram(Statistics):
-    """The sums as matrices; `given_target` is B = X^T Y* (n, m), in the precision of C."""
+    """The sums as matrices.
+
+    `given_target` is B = X^T Y* (n, m), in the precision of C.
+    """
 
     xtx: Tensor  # C (n, n), float64, or float32 from SINGLE_PRECISION_INPUTS on
 
@@ -164,6 +189,7 @@ class Gram(Statistics):
             self.given_target += x.T @ target
 
     def __add__(self, other: Self) -> Self:
+        self._check_targets(other)
         given_target = None
         if self.given_target is not None and other.given_target is not None:
             given_target = self.given_target + other.given_target
@@ -182,11 +208,11 @@ class Gram(Statistics):
         return self.xtx
 
     def energy(self, weight: Tensor) -> float:
-        weight = weight.float()  # a sum of squares to be reported: single precision is plenty
+        weight = weight.float()  # the sum of squares is only reported, so single precision is enough
         return float((weight * (self.xtx.float() @ weight)).sum())
 
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
-        return Inverse(spd_inverse(ridged(self.xtx, ridge))[0], block)
+        return Inverse(spd_inverse(with_ridge(self.xtx, ridge))[0], block)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         return least_squares(self.xtx, self.target(weight), weight.to(self.xtx), kept, ridge)
@@ -195,11 +221,11 @@ class Gram(Statistics):
         self, held_out: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
     ) -> list[float]:
         weight = weight.to(self.xtx)
-        square = (kept[:, None], kept)  # index of C_KK
+        kept_block = (kept[:, None], kept)  # index of C_KK
         old_weight = weight[kept]
-        inner = self.xtx[square]
+        inner = self.xtx[kept_block]
         target = self.target(weight)[kept]
-        held_out_inner = held_out.xtx[square]
+        held_out_inner = held_out.xtx[kept_block]
         held_out_target = held_out.target(weight)[kept]
         errors = []
         for ridge in ridges:
@@ -209,12 +235,15 @@ class Gram(Statistics):
         return errors
 
     def target(self, weight: Tensor) -> Tensor:
-        """B = X^T Y* (n, m); for the layer's own output it is C W, with weight W (n, m)."""
+        """B = X^T Y* (n, m), which is C W where the target is the layer's own output, for weight W (n, m)."""
         return self.xtx @ weight.to(self.xtx) if self.given_target is None else self.given_target
 
 
 def tokens_for_gram(inputs: int) -> int:
-    """Tokens from which C is kept; fewer are kept themselves, where they take less memory (`few_tokens`)."""
+    """The number of tokens from which C is kept.
+
+    Fewer tokens are kept themselves, if they take less memory (`few_tokens`).
+    """
     return inputs // 2 if inputs >= SINGLE_PRECISION_INPUTS else inputs
 
 
@@ -239,10 +268,17 @@ def add_square(total: Tensor, x: Tensor) -> None:
 
 
 def contributions(xtx: Tensor, weight: Tensor) -> Tensor:
-    """Gram matrix of the neurons' contributions a_i = x_i w_i^T: G = C o (W W^T), (n, n).
+    """G = C o (W W^T) (n, n), the Gram matrix of the neurons' contributions a_i = x_i w_i^T.
 
-    xtx: C (n, n); weight: W (n, m). (Our derivation, tested.) For any mask m: ||Y - sum_i m_i a_i||^2 = (1 -
-    m)^T G (1 - m).
+    For any mask m, with 1 the vector of ones,
+
+        ||Y - sum_i m_i a_i||^2 = (1 - m)^T G (1 - m).
+
+    (Our derivation, tested.)
+
+    Args:
+        xtx: C (n, n).
+        weight: W (n, m).
     """
     return xtx * (weight @ weight.T)
 
@@ -254,5 +290,5 @@ def token_weight(stream: Tensor) -> Tensor:
 
 
 def relative_error(error: float, energy: float) -> float:
-    """||X W - X V||^2 / ||X W||^2 from both; 0 for a layer that sends nothing."""
+    """||X W - X V||^2 / ||X W||^2 from its two parts; 0 for a layer that sends nothing."""
     return error / energy if energy > 0.0 else 0.0

@@ -1,27 +1,29 @@
 """Solving with the sums: positive definite matrices, ridges, and least squares, in the precision of the sums.
 
 A ridge in this package is always *relative to each input's own energy*: D = lambda diag(C). So a loud input
-is held harder, and its units do not matter: with x_i -> c x_i and w_i -> w_i / c the answer follows as v_i /
-c.
+is held harder, and its units do not matter: with x_i -> c x_i and w_i -> w_i / c, the answer follows as
+v_i / c.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 
-INPUTS_PER_UPDATE = 512  # that `Inverse` removes before it writes its matrix again
+INPUTS_PER_UPDATE = 512  # removed inputs after which `Inverse` writes its matrix again
 
 
 def penalty(energy: Tensor, ridge: float) -> Tensor:
     """D_ii = lambda C_ii (n,) from the diagonal of C or G (n,).
 
-    A dead input (no energy) gets a trace of the mean. So H has an inverse, and a dead input keeps its
-    weights: at 0 it would keep the variance of a mask high, whatever lambda is.
+    The energy of a dead input is 0, and it counts as the rounding error of the mean energy. So H = C + D has
+    an inverse, and the solve leaves the weights of a dead input as they are. With a penalty of 0, the mask
+    factors of dead inputs would become 0, and the variance of the mask would be high for every lambda.
     """
     return ridge * energy.clamp_min(rounding_floor(energy))
 
@@ -29,14 +31,14 @@ def penalty(energy: Tensor, ridge: float) -> Tensor:
 def rounding_floor(energy: Tensor) -> float:
     """The rounding error of the mean of energies (n,).
 
-    Where all are 0, it is a number with which an inverse still exists.
+    Where all energies are 0, it is a small positive number, so that an inverse exists all the same.
     """
     info = torch.finfo(energy.dtype)
     return info.eps * max(float(energy.mean()), math.sqrt(info.tiny))
 
 
-def ridged(matrix: Tensor, ridge: float) -> Tensor:
-    """H = C + D for C or G (n, n)."""
+def with_ridge(matrix: Tensor, ridge: float) -> Tensor:
+    """H = C + D (n, n), a new matrix, for C or G (n, n)."""
     result = matrix.clone()
     result.diagonal().add_(penalty(matrix.diagonal(), ridge))
     return result
@@ -45,9 +47,14 @@ def ridged(matrix: Tensor, ridge: float) -> Tensor:
 def spd_factor(matrix: Tensor, penalties: Tensor | float = 0.0) -> tuple[Tensor, float]:
     """Cholesky factor L (n, n) of A + D, positive definite, and the multiple of I that had to be added.
 
-    matrix: A (n, n), to which D is added in place; penalties: D_ii (n,), or one number for all. The multiple
-    is 0 as a rule. Where the digits do not suffice, it is the smallest power of ten times their rounding
-    error that does.
+    The multiple is 0 as a rule. Where the digits do not suffice for a factor, it is the rounding error of the
+    mean energy, or the smallest power of ten times that with which a factor exists.
+
+    Args:
+        matrix: A (n, n); D is added to it in place.
+        penalties: D_ii (n,), or one number for all.
+
+    Raises InputError where A holds NaN or infinity.
     """
     matrix.diagonal().add_(penalties)
     factor, info = torch.linalg.cholesky_ex(matrix)
@@ -83,11 +90,17 @@ def spd_inverse(matrix: Tensor) -> tuple[Tensor, float]:
 
 
 def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    """V (n, m) minimising ||Y* - X V||^2 + sum_i D_ii ||v_i - w_i||^2 over the kept rows, D = lambda diag(C).
+    """V (n, m) that minimises ||Y* - X V||^2 + sum_i D_ii ||v_i - w_i||^2 over the kept rows.
 
-    xtx: C (n, n); target: B = X^T Y* (n, m); weight: W (n, m); kept (k,); ridge: lambda, relative to each
-    input's own energy. Rescaling an input (x_i -> c x_i, w_i -> w_i / c) rescales its v_i alike and changes
-    nothing else.
+    D is lambda diag(C). If an input is rescaled (x_i -> c x_i, w_i -> w_i / c), its v_i is rescaled as w_i
+    is, and nothing else changes.
+
+    Args:
+        xtx: C (n, n).
+        target: B = X^T Y* (n, m).
+        weight: W (n, m).
+        kept: the inputs that stay (k,).
+        ridge: lambda, relative to each input's own energy.
     """
     fitted = torch.zeros_like(weight)
     penalties = penalty(xtx.diagonal(), ridge)[kept]
@@ -96,7 +109,7 @@ def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, rid
 
 
 def ridge_solve(inner: Tensor, penalties: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """(A + D)^-1 (B + D W) for A (k, k), which is used up, D_ii (k,), B and W (k, m): (k, m)."""
+    """(A + D)^-1 (B + D W), (k, m), for A (k, k), D_ii (k,), B and W (k, m); A is used up."""
     factor, added = spd_factor(inner, penalties)
     del inner  # as large as the factor
     return torch.cholesky_solve(target + (penalties + added)[:, None] * weight, factor)
@@ -109,11 +122,21 @@ def diagonal_blocks(matrix: Tensor, block: int = 1) -> Tensor:
     return matrix.reshape(count, block, count, block)[index, :, index, :]
 
 
-class Inverse:
-    """P = H^-1 (n, n) as a sweep sees it, by rows and without the inputs that went. The matrix is used up.
+@dataclass(frozen=True)
+class InverseRows:
+    """Some rows of an inverse P: `Inverse.rows` reads them, and `Inverse.remove` takes them."""
 
-    What each round removes from P is kept as two thin factors, and subtracted where P is read. So the full
-    matrix is written once for INPUTS_PER_UPDATE removed inputs, not once a round.
+    index: Tensor  # the inputs R (r,)
+    values: Tensor  # P_R (r, n)
+    half: Tensor | None = None  # M X_R D_R^-1 (T, r), in the dual form (`few_tokens`)
+
+
+class Inverse:
+    """P = H^-1 (n, n) for a sweep, which reads its rows and removes inputs.
+
+    The matrix that it is given is used up. What each round removes from P is kept as two thin factors, and
+    subtracted where P is read. So the full matrix is written once for INPUTS_PER_UPDATE removed inputs, not
+    once a round.
     """
 
     def __init__(self, matrix: Tensor, block: int = 1) -> None:
@@ -123,42 +146,45 @@ class Inverse:
         # pairs of factors (r, n): P is `matrix` minus left^T right of each
         self.updates: list[tuple[Tensor, Tensor]] = []
 
-    def rows(self, index: Tensor) -> Tensor:
+    def rows(self, index: Tensor) -> InverseRows:
         """P_R (r, n); exact zeros in the columns of inputs that went, instead of rounding errors."""
-        rows = self.matrix[index]
+        values = self.matrix[index]
         for left, right in self.updates:
-            rows.addmm_(left[:, index].T, right, alpha=-1.0)
-        return rows.mul_(self.alive)
+            values.addmm_(left[:, index].T, right, alpha=-1.0)
+        return InverseRows(index, values.mul_(self.alive))
 
-    def remove(self, index: Tensor, rows: Tensor, inner: Tensor) -> None:
+    def remove(self, rows: InverseRows, inner: Tensor) -> None:
         """Remove the inputs R by the Schur complement P_KK - P_KR (P_RR)^-1 P_RK.
 
-        rows: P_R (r, n), which `rows` returned last; inner: (P_RR)^-1 (r, r).
+        Args:
+            rows: what `rows` returned for R since the last removal.
+            inner: (P_RR)^-1 (r, r).
         """
-        down = inner @ rows
-        self.updates.append((rows, down))
+        down = inner @ rows.values
+        self.updates.append((rows.values, down))
         if sum(len(left) for left, _ in self.updates) >= INPUTS_PER_UPDATE:
             left, right = map(torch.cat, zip(*self.updates, strict=True))
             self.matrix.addmm_(left.T, right, alpha=-1.0)
             self.updates = []
-        downdate(self.blocks, index, rows, down)
-        self.alive[index] = 0.0
+        downdate(self.blocks, rows, down)
+        self.alive[rows.index] = 0.0
 
 
-def downdate(blocks: Tensor, index: Tensor, rows: Tensor, down: Tensor) -> None:
-    """Take the inputs R out of the diagonal blocks of P (n / b, b, b), in place.
+def downdate(blocks: Tensor, rows: InverseRows, down: Tensor) -> None:
+    """Take the inputs R of `rows` out of the diagonal blocks of P (n / b, b, b), in place.
 
-    index: R (r,); rows: P_R (r, n); down: (P_RR)^-1 P_R (r, n).
+    down: (P_RR)^-1 P_R (r, n).
     """
+    index = rows.index
     count, block = blocks.shape[:2]
-    split = (len(index), count, block)
-    blocks -= products_per_block(rows.reshape(split), down.reshape(split))
+    shape = (len(index), count, block)
+    blocks -= products_per_block(rows.values.reshape(shape), down.reshape(shape))
     identity = torch.eye(block, dtype=blocks.dtype, device=blocks.device)
     blocks[index[::block] // block] = identity  # so that the scores of removed blocks stay finite
 
 
 def products_per_block(left: Tensor, right: Tensor) -> Tensor:
     """The products of each block's columns: two of (r, blocks, b) -> (blocks, b, b)."""
-    if left.shape[2] == 1:  # as thousands of tiny products it would take much longer
+    if left.shape[2] == 1:  # thousands of tiny products would take much longer
         return (left * right).sum(0)[:, :, None]
     return torch.einsum("rcb,rcd->cbd", left, right)

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tools import logits, parameter_count
 from transformers import AutoModelForCausalLM
 from variants import build, tokens
 
 from comp_lib.baselines import flap, llm_pruner
 from comp_lib.comp import prune
-from comp_lib.errors import InputError
-from comp_lib.hybrid_granularity.uniform import parameters_left, uniform_plan
+from comp_lib.errors import InputError, OutOfReach
+from comp_lib.hybrid_granularity.uniform import parameter_budget, uniform_plan
 from comp_lib.importance.layers import block_influence
 from comp_lib.methods import METHODS, RECOVERY_NAMES, default_recovery
 from comp_lib.models.load import load_model
@@ -29,15 +30,6 @@ DEEP = {"num_hidden_layers": 8}  # the first and the last are protected
 
 def baseline(method: str, **changes) -> Settings:
     return Settings(**{"method": method, "recovery": default_recovery(method), "multiple": 4, **changes})
-
-
-@torch.no_grad()
-def logits(model, ids):
-    return model(ids).logits
-
-
-def count(module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def inputs_of(model, ids, layer: int, name: str) -> torch.Tensor:
@@ -265,15 +257,35 @@ def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
         [torch.tensor([-9.0, -7.0, -8.0, -9.0]), torch.arange(4.0)],
         [torch.tensor([-5.0, -6.0]), torch.ones(2)],
     )
+    request = PlanRequest(shape, 0.5)
+
+    def kept_within(budget: int) -> list[list[list[int]]]:
+        """Indices of the neurons and of the KV groups that stay in each layer."""
+        removed = flap.units_to_remove(request, *scores, budget)
+        return [
+            flap.remaining_indices(counts, [unit for unit in removed if unit.kind == kind])
+            for kind, counts in (("neuron", shape.neurons), ("group", shape.kv_groups))
+        ]
+
     everything = [[[0, 1, 2, 3], [0, 1, 2, 3]], [[0, 1], [0, 1]]]
-    assert flap._keep(scores, shape, shape.decoder) == everything
-    assert flap._keep(scores, shape, shape.decoder - 1) == [[[1, 2, 3], [0, 1, 2, 3]], everything[1]]
-    assert flap._keep(scores, shape, shape.decoder - 40) == [[[1], [1, 2, 3]], everything[1]], (
-        "10 are left, a group is 25"
-    )
-    assert flap._keep(scores, shape, shape.decoder - 46) == [[[1], [0, 1, 2, 3]], [[0], [0, 1]]]
-    assert flap._keep(scores, shape, shape.decoder - 110) == [[[1], [3]], [[0], [0]]]
-    assert flap._keep(scores, shape, shape.decoder - 111) is None
+    assert kept_within(shape.decoder) == everything
+    assert kept_within(shape.decoder - 1) == [[[1, 2, 3], [0, 1, 2, 3]], everything[1]]
+    assert kept_within(shape.decoder - 40) == [[[1], [1, 2, 3]], everything[1]], "10 are left, a group is 25"
+    assert kept_within(shape.decoder - 46) == [[[1], [0, 1, 2, 3]], [[0], [0, 1]]]
+    assert kept_within(shape.decoder - 110) == [[[1], [3]], [[0], [0]]]
+    with pytest.raises(OutOfReach, match="leaves each layer a neuron and a KV group, got 0.5: ask for less"):
+        kept_within(shape.decoder - 111)
+
+
+def test_units_of_equal_score_go_neurons_first_and_early_layers_first():
+    shape = Shape(32, 8, 2, (3, 3), (2, 2), 10, 10, (0, 0), 0)
+    scores = ([torch.zeros(3)] * 2, [torch.zeros(2)] * 2)
+    removed = flap.units_to_remove(PlanRequest(shape, 0.5), *scores, shape.decoder - 60)
+    units = [(unit.kind, unit.layer, unit.index) for unit in removed]
+    assert units == [
+        *(("neuron", layer, index) for layer in (0, 1) for index in (1, 2)),
+        *(("group", layer, 1) for layer in (0, 1)),
+    ], "the first of each kind counts as the best of its layer"
 
 
 def test_standardised_scores():
@@ -373,12 +385,11 @@ def test_biases_survive_save_and_load(name, method, inplace, tmp_path, tokenizer
         assert model.config.mlp_bias and model.config.attention_bias
         assert torch.equal(logits(model, ids), expected)
         assert Shape.of(model) == shape and shape.total == model.num_parameters()
-        grandchild = prune(
-            model, ids, Settings(method="wanda-sp", recovery="none", multiple=4)
-        )  # a child is a parent too
-        assert count(grandchild.model) == Shape.of(grandchild.model).total < shape.total
-    decoder = count(parent.model.layers)
-    assert pruned.plan.removed == (decoder - count(pruned.model.model.layers)) / decoder >= 0.2
+        # a child is a parent too
+        grandchild = prune(model, ids, Settings(method="wanda-sp", recovery="none", multiple=4))
+        assert parameter_count(grandchild.model) == Shape.of(grandchild.model).total < shape.total
+    decoder = parameter_count(parent.model.layers)
+    assert pruned.plan.removed == (decoder - parameter_count(pruned.model.model.layers)) / decoder >= 0.2
     assert all(torch.equal(a, b) for a, b in zip(parent.parameters(), before.parameters(), strict=True))
     assert parent.config.to_dict() == before.config.to_dict()
 
@@ -389,7 +400,7 @@ def test_shape_with_biases_is_that_of_the_biased_model(name):
     parent_shape = Shape.of(model)
     pruned = prune(model, tokens(), baseline("flap", ratio=0.3))
     expected = parent_shape.with_biases().with_widths(pruned.plan.neurons, pruned.plan.kv_groups)
-    assert Shape.of(pruned.model) == expected == expected.with_biases() and expected.total == count(
+    assert Shape.of(pruned.model) == expected == expected.with_biases() and expected.total == parameter_count(
         pruned.model
     )
 
@@ -448,11 +459,11 @@ def test_budgets_are_equal_to_the_parameter(name, ratio):
         ("flap", "bias"),
     ):
         pruned = prune(model, ids, baseline(method, ratio=ratio, recovery=recovery))
-        decoder = count(pruned.model.model.layers)
+        decoder = parameter_count(pruned.model.model.layers)
         neuron = Shape.of(pruned.model).neuron_parameters
         assert left - neuron < decoder <= left
-        parent_decoder = count(model.model.layers)
-        assert pruned.plan.removed == (count(model.model.layers) - decoder) / parent_decoder >= ratio
+        parent_decoder = parameter_count(model.model.layers)
+        assert pruned.plan.removed == (parent_decoder - decoder) / parent_decoder >= ratio
 
 
 @pytest.mark.parametrize("kv_groups", [1, 2])
@@ -461,13 +472,13 @@ def test_llm_pruner_takes_the_kv_groups_that_it_is_told(kv_groups):
     settings = baseline("llm-pruner", ratio=0.3, kv_groups=kv_groups)
     pruned = prune(model, tokens(), settings)
     assert pruned.plan.kv_groups == (2, *(kv_groups,) * 6, 2)
-    assert 0 <= uniform_left(model, settings, tokens()) - count(pruned.model.model.layers) < 96
+    assert 0 <= uniform_left(model, settings, tokens()) - parameter_count(pruned.model.model.layers) < 96
 
 
 def test_the_budget_follows_the_layers():
     """Where widths alone would starve, the common budget is that of fewer layers; with layers=0 it is not."""
     shape = Shape.of(build(**DEEP))
-    auto, none = (parameters_left(PlanRequest(shape, 0.5, multiple=4), layers) for layers in ("auto", 0))
+    auto, none = (parameter_budget(PlanRequest(shape, 0.5, multiple=4), layers) for layers in ("auto", 0))
     plan = uniform_plan(PlanRequest(shape, 0.5, multiple=4, drop=[0]))
     assert auto == shape.with_widths(plan.neurons, plan.kv_groups).decoder
     assert (
@@ -538,6 +549,12 @@ def test_what_a_baseline_cannot_do_is_refused_by_name(method, change, message):
     with pytest.raises(InputError, match=message) as error:
         prune(build(**DEEP), tokens(), baseline(method, **change))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["shortgpt", "flap", "llm-pruner", "slimgpt", "wanda-sp"])
+def test_a_ratio_out_of_reach_is_an_error_of_its_own_kind(method):
+    with pytest.raises(OutOfReach):
+        make_plan(build(**DEEP), tokens(2, 12), baseline(method, ratio=0.95))
 
 
 def test_what_llm_pruner_s_layers_cannot_give_is_refused_before_any_text():

@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 import torch
+from tools import without
 from torch import nn
 from variants import build, tokens
 
@@ -33,10 +34,6 @@ def loss_of(model, layers, ids) -> float:
     small.model.config = copy.copy(model.config)
     small.model.config.num_hidden_layers = len(layers)
     return float(small(ids, labels=ids, use_cache=False).loss)
-
-
-def without(*removed: int) -> list[int]:
-    return [index for index in range(LAYERS) if index not in removed]
 
 
 def test_brute_force_itself_leaves_the_model_alone():
@@ -81,7 +78,9 @@ def test_loss_increase_is_that_of_a_model_without_the_layer(name):
     model = model_of(name)
     ids = tokens()
     dense_loss = loss_of(model, range(LAYERS), ids)
-    expected = torch.tensor([loss_of(model, without(index), ids) - dense_loss for index in range(LAYERS)])
+    expected = torch.tensor(
+        [loss_of(model, without(LAYERS, index), ids) - dense_loss for index in range(LAYERS)]
+    )
     torch.testing.assert_close(sequence_loss_increase(model, ids).mean(1), expected, rtol=1e-4, atol=1e-4)
     assert float(expected.abs().max()) > 0.01, "the layers must matter, or the test shows nothing"
 

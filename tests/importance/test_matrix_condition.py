@@ -12,32 +12,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools import inputs_and_weights, normal, without
 
 from comp_lib.importance.matrix_condition import condition_numbers, scores_of, sweep
 from comp_lib.statistics import solve
 from comp_lib.statistics.gram import contributions
-from comp_lib.statistics.solve import diagonal_blocks, penalty, ridged, spd_inverse
+from comp_lib.statistics.solve import diagonal_blocks, penalty, spd_inverse, with_ridge
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
 seeds = st.integers(0, 10**6)
 
 
-def normal(seed: int, *size: int) -> torch.Tensor:
-    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def layer(seed: int, n: int, m: int = 5, spare: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
-    """Correlated inputs X (n + spare, n) and weights W (n, m)."""
-    mix = torch.eye(n, dtype=torch.float64) + 0.4 * normal(seed + 2, n, n)
-    return normal(seed, n + spare, n) @ mix, normal(seed + 1, n, m)
-
-
-def with_ridge(x: torch.Tensor, ridge: float) -> torch.Tensor:
+def with_ridge_rows(x: torch.Tensor, ridge: float) -> torch.Tensor:
+    """X and n more rows, which together have the Gram matrix H = C + lambda diag(C): (T + n, n)."""
     return torch.cat([x, torch.diag(ridge**0.5 * x.norm(dim=0))])
 
 
-def stacked(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+def as_columns(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """Contributions a_i = x_i w_i^T as columns: (T * m, n)."""
     return torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(len(w))], dim=1)
 
@@ -50,10 +42,6 @@ def refit(x: torch.Tensor, y: torch.Tensor, kept: list[int]) -> tuple[torch.Tens
     return solution, float((y - x[:, kept] @ solution).square().sum())
 
 
-def without(n: int, *removed: int) -> list[int]:
-    return [i for i in range(n) if i not in removed]
-
-
 def blocks_of(indices: list[int], size: int) -> list[int]:
     return [g * size + j for g in indices for j in range(size)]
 
@@ -64,9 +52,9 @@ def blocks_of(indices: list[int], size: int) -> list[int]:
 @quick
 @given(seed=seeds, n=st.integers(2, 9), m=st.integers(1, 5))
 def test_mask_importance_is_the_distance_to_what_the_others_span(seed, n, m):
-    x, w = layer(seed, n, m)
+    x, w = inputs_and_weights(seed, n, m)
     gram = contributions(x.T @ x, w)
-    columns = stacked(x, w)
+    columns = as_columns(x, w)
     inverse, _ = spd_inverse(gram)
     brute = torch.tensor(
         [refit(columns, columns[:, [i]], without(n, i))[1] for i in range(n)], dtype=torch.float64
@@ -80,7 +68,7 @@ def test_mask_importance_is_the_distance_to_what_the_others_span(seed, n, m):
 @quick
 @given(seed=seeds, n=st.integers(2, 9), m=st.integers(1, 5))
 def test_full_importance_is_the_error_left_after_all_weights_are_refitted(seed, n, m):
-    x, w = layer(seed, n, m)
+    x, w = inputs_and_weights(seed, n, m)
     inverse, _ = spd_inverse(x.T @ x)
     brute = torch.tensor([refit(x, x @ w, without(n, i))[1] for i in range(n)], dtype=torch.float64)
     torch.testing.assert_close(w.square().sum(1) / inverse.diagonal(), brute, **CLOSE)
@@ -91,18 +79,18 @@ def test_full_importance_is_the_error_left_after_all_weights_are_refitted(seed, 
 @given(seed=seeds, groups=st.integers(2, 4), size=st.integers(1, 4), ridge=st.sampled_from([0.0, 0.3]))
 def test_scores_are_errors_of_removing_whole_blocks(seed, groups, size, ridge):
     n = groups * size
-    x, w = layer(seed, n)
-    inverse, _ = spd_inverse(ridged(x.T @ x, ridge))
-    rows = with_ridge(x, ridge)
+    x, w = inputs_and_weights(seed, n)
+    inverse, _ = spd_inverse(with_ridge(x.T @ x, ridge))
+    rows = with_ridge_rows(x, ridge)
     kept = [blocks_of(without(groups, g), size) for g in range(groups)]
     brute = torch.tensor([refit(rows, rows @ w, k)[1] for k in kept], dtype=torch.float64)
     torch.testing.assert_close(scores_of(diagonal_blocks(inverse, size), w), brute, **CLOSE)
 
 
 def test_scores_of_the_mask_problem():
-    x, w = layer(7, 6)
+    x, w = inputs_and_weights(7, 6)
     inverse, _ = spd_inverse(contributions(x.T @ x, w))
-    columns = stacked(x, w)
+    columns = as_columns(x, w)
     outputs = columns.sum(1, keepdim=True)  # Y: the mask of ones
     brute = [refit(columns, outputs, blocks_of(without(3, g), 2))[1] for g in range(3)]
     scores = scores_of(diagonal_blocks(inverse, 2), torch.ones(6, 1, dtype=torch.float64))
@@ -112,7 +100,7 @@ def test_scores_of_the_mask_problem():
 @quick
 @given(seed=seeds, n=st.integers(2, 8))
 def test_condition_number_squared_is_the_variance_inflation_factor(seed, n):
-    x, _ = layer(seed, n)
+    x, _ = inputs_and_weights(seed, n)
     gram = x.T @ x
     kappa = condition_numbers(gram, spd_inverse(gram)[0])
     inflation = [float(gram[i, i]) / refit(x, x[:, [i]], without(n, i))[1] for i in range(n)]
@@ -136,15 +124,17 @@ def test_the_penalty_is_a_share_of_each_input_s_own_energy():
     energy = torch.tensor([4.0, 0.5, 100.0], dtype=torch.float64)
     torch.testing.assert_close(penalty(energy, 0.1), torch.tensor([0.4, 0.05, 10.0], dtype=torch.float64))
     gram = torch.tensor([[4.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
-    torch.testing.assert_close(ridged(gram, 0.5), torch.tensor([[6.0, 1.0], [1.0, 3.0]], dtype=torch.float64))
+    torch.testing.assert_close(
+        with_ridge(gram, 0.5), torch.tensor([[6.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("loud", [1e-60, 1.0, 1e12])
 def test_a_dead_input_needs_no_emergency(loud):
-    x, w = layer(3, 6)
+    x, w = inputs_and_weights(3, 6)
     x = loud * x
     x[:, [1, 4]] = 0.0
-    matrix = ridged(x.T @ x, 0.1)
+    matrix = with_ridge(x.T @ x, 0.1)
     inverse, added = spd_inverse(matrix)
     assert added == 0.0 and inverse.isfinite().all()
     alive = [0, 2, 3, 5]
@@ -155,7 +145,7 @@ def test_a_dead_input_needs_no_emergency(loud):
     scores = scores_of(diagonal_blocks(inverse), w)
     assert (scores[[1, 4]] < 1e-9 * scores[alive].min()).all(), "the dead go first"
     for dtype in (torch.float64, torch.float32):
-        inverse, added = spd_inverse(ridged(torch.zeros(4, 4, dtype=dtype), 0.1))
+        inverse, added = spd_inverse(with_ridge(torch.zeros(4, 4, dtype=dtype), 0.1))
         assert added == 0.0 and inverse.isfinite().all()
 
 
@@ -165,12 +155,12 @@ def test_the_units_of_the_inputs_do_not_matter(seed, groups, size, remove):
     """x_i -> c_i x_i with w_i -> w_i / c_i is the same layer: same choice, same errors, v_i -> v_i / c_i."""
     n = groups * size
     remove = min(remove, groups - 1)
-    x, w = layer(seed, n)
+    x, w = inputs_and_weights(seed, n)
     units = (3.0 * normal(seed + 4, n)).exp()
     sweeps = []
     for c in (torch.ones(n, dtype=torch.float64), units):
         gram = (x * c).T @ (x * c)
-        inverse, _ = spd_inverse(ridged(gram, 0.1))
+        inverse, _ = spd_inverse(with_ridge(gram, 0.1))
         penalties = penalty(gram.diagonal(), 0.1)
         sweeps.append(sweep(inverse, w / c[:, None], remove, block=size, per_round=1, penalties=penalties))
     first, second = sweeps
@@ -216,9 +206,9 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(
 ):
     n = groups * size
     remove = data.draw(st.integers(1, groups - 1))
-    x, w = layer(seed, n)
-    rows = with_ridge(x, ridge)
-    inverse, _ = spd_inverse(ridged(x.T @ x, ridge))
+    x, w = inputs_and_weights(seed, n)
+    rows = with_ridge_rows(x, ridge)
+    inverse, _ = spd_inverse(with_ridge(x.T @ x, ridge))
     penalties = ridge * x.square().sum(0)
     with patch.object(solve, "INPUTS_PER_UPDATE", panel):  # after so many inputs the inverse is written again
         swept = sweep(inverse, w, remove, block=size, per_round=per_round, penalties=penalties)
@@ -253,7 +243,7 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(
 @given(seed=seeds, n=st.integers(3, 9), remove=st.integers(1, 6))
 def test_rounds_of_one_are_the_greedy_order_by_brute_force(seed, n, remove):
     remove = min(remove, n - 1)
-    x, w = layer(seed, n)
+    x, w = inputs_and_weights(seed, n)
     alive = list(range(n))
     order = []
     for _ in range(remove):
@@ -268,25 +258,25 @@ def test_rounds_of_one_are_the_greedy_order_by_brute_force(seed, n, remove):
 @quick
 @given(seed=seeds, n=st.integers(3, 9))
 def test_sweep_of_the_mask_problem_finds_the_best_mask_of_the_survivors(seed, n):
-    x, w = layer(seed, n)
+    x, w = inputs_and_weights(seed, n)
     swept = sweep(
         spd_inverse(contributions(x.T @ x, w))[0], torch.ones(n, 1, dtype=torch.float64), n // 2, per_round=2
     )
-    columns = stacked(x, w)
+    columns = as_columns(x, w)
     mask, error = refit(columns, columns.sum(1, keepdim=True), swept.kept.tolist())
     torch.testing.assert_close(swept.weights[swept.kept], mask, **CLOSE)
     assert float(swept.errors[-1]) == pytest.approx(error, rel=1e-6)
 
 
 def test_one_round_takes_the_lowest_scores():
-    x, w = layer(3, 8)
+    x, w = inputs_and_weights(3, 8)
     swept = sweep(spd_inverse(x.T @ x)[0], w, 3, per_round=8)
     assert set(swept.order.tolist()) == set(torch.argsort(swept.scores)[:3].tolist())
     assert swept.counts.tolist() == [3]
 
 
 def test_sweep_that_removes_nothing_returns_the_weights_to_the_bit():
-    x, w = layer(3, 8)
+    x, w = inputs_and_weights(3, 8)
     swept = sweep(spd_inverse(x.T @ x)[0], w, 0)
     assert torch.equal(swept.weights, w)
     assert swept.kept.tolist() == list(range(8))
@@ -294,7 +284,7 @@ def test_sweep_that_removes_nothing_returns_the_weights_to_the_bit():
 
 
 def test_sweep_leaves_its_arguments_alone():
-    x, w = layer(3, 8)
+    x, w = inputs_and_weights(3, 8)
     inverse, _ = spd_inverse(x.T @ x)
     before = inverse.clone(), w.clone()
     sweep(inverse, w, 4, per_round=2)
@@ -302,9 +292,9 @@ def test_sweep_leaves_its_arguments_alone():
 
 
 def test_a_copy_goes_first_at_no_cost_and_its_twin_takes_over():
-    x, w = layer(4, 6, spare=20)
+    x, w = inputs_and_weights(4, 6, spare=20)
     x[:, 4] = x[:, 1]
-    swept = sweep(spd_inverse(ridged(x.T @ x, 1e-9))[0], w, 1, per_round=1)
+    swept = sweep(spd_inverse(with_ridge(x.T @ x, 1e-9))[0], w, 1, per_round=1)
     removed = int(swept.order)
     twin = {1: 4, 4: 1}[removed]
     assert float(swept.errors[-1]) < 1e-6

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools import inputs_and_weights, normal
 
 from comp_lib.importance import neurons
 from comp_lib.importance.matrix_condition import condition_numbers
@@ -23,20 +24,16 @@ CLOSE = {"rtol": 1e-6, "atol": 1e-8}
 seeds = st.integers(0, 10**6)
 
 
-def normal(seed: int, *size: int) -> torch.Tensor:
-    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 def layer(seed: int, blocks: int, size: int = 1, m: int = 4, ridge: float = 1e-2):
-    """Tokens X (T, n) of unequal energy and the Dense that the metrics see."""
+    """Tokens X (T, n) of unequal energy, and the problem that the metrics see."""
     n = blocks * size
-    x = normal(seed, n + 20, n) @ (torch.eye(n, dtype=torch.float64) + 0.4 * normal(seed + 2, n, n))
+    x, weight = inputs_and_weights(seed, n, m, spare=20)
     owned = normal(seed + 3, n // size).square()
-    problem = Problem(Gram.of(x.T @ x), normal(seed + 1, n, m), lambda: owned, size, ridge)
+    problem = Problem(Gram.of(x.T @ x), weight, lambda: owned, size, ridge)
     return x, problem
 
 

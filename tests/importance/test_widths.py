@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 import torch
+from tools import curve_of
 from variants import LAYOUTS, build, tokens
 
 from comp_lib.comp import prune
@@ -15,9 +16,15 @@ from comp_lib.families.run import embed, head, layer_arguments
 from comp_lib.hybrid_granularity.measured import HARM_EXPONENT, allocate_widths, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance import widths
-from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.importance.widths import Sensitivity, interpolate, narrowed, sensitivity, with_weights
+from comp_lib.importance.widths import (
+    Sensitivity,
+    gather_and_pass,
+    interpolate,
+    narrow,
+    sensitivity,
+    with_weights,
+)
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
@@ -43,7 +50,7 @@ def measured(model, ids):
 
 
 def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, ids, measured):
-    """Independently: `prune` narrows just that layer on the fitted sequences, and the model runs on the others."""
+    """By another way: `prune` narrows that layer alone on the fitted ids, and the model runs on the rest."""
     fitted_ids = ids[:-4]
     judging_ids = ids[-4:]
     shape = Shape.of(model)
@@ -96,7 +103,7 @@ def layer_by_layer(model, fitted_ids, judging_ids, removed):
     harms = []
     dense_predictions = predictions(dense_stream, 0)
     for index, layer in enumerate(layers):
-        refitted = narrowed(layer, stream, arguments, removed, RIDGE)[2]
+        _, refitted = narrow(layer, gather_and_pass(layer, stream, arguments), removed, RIDGE)
         dense_stream, changed_stream = with_weights(layer, dense_stream, judging_arguments, refitted)
         pairs = zip(dense_predictions, predictions(changed_stream, index + 1), strict=True)
         total = sum(float((p.exp() * (p - q)).sum(1).sum()) for p, q in pairs)
@@ -126,7 +133,7 @@ def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
     p = model(judging_ids).logits.log_softmax(-1)
     for index, layer in enumerate(model.model.layers):
         changed = copy.deepcopy(model)
-        refitted = narrowed(layer, stream, arguments, GONE, RIDGE)[2]
+        _, refitted = narrow(layer, gather_and_pass(layer, stream, arguments), GONE, RIDGE)
         changed.model.layers[index].mlp.down_proj.weight.copy_(refitted.T)
         q = changed(judging_ids).logits.log_softmax(-1)
         assert float(measured.harm[index]) == pytest.approx(
@@ -169,15 +176,9 @@ def test_sequences_that_judge_are_not_fitted(model, ids):
     assert not torch.allclose(measured.harm, measured_on_others.harm)
 
 
-def test_interpolated_passes_through_the_points_and_stays_flat_behind_them():
+def test_interpolate_passes_through_the_points_and_stays_flat_behind_them():
     curve = interpolate(torch.tensor([2, 5]), torch.tensor([1.0, 4.0]), 7)
     assert curve.tolist() == pytest.approx([0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0])
-
-
-def _swept(errors: list[float]) -> Sweep:
-    counts = torch.arange(1, len(errors) + 1)
-    zeros = torch.zeros(len(errors), dtype=torch.float64)
-    return Sweep(zeros, zeros, torch.tensor(errors, dtype=torch.float64), counts, zeros, zeros, zeros)
 
 
 def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
@@ -185,7 +186,7 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     shape = Shape.of(model)
     harm = torch.tensor([0.4, 0.05, 0.1], dtype=torch.float64)
     errors = [[(removed / 43) ** power for removed in range(1, 44)] for power in (2.0, 1.5, 3.0)]
-    measured = Sensitivity((12,) * 3, harm, tuple(map(_swept, errors)))
+    measured = Sensitivity((12,) * 3, harm, tuple(map(curve_of, errors)))
     ratio = PlanRequest(shape, 0.5).removed_share((36, 36, 36))
     plan = measured_plan(PlanRequest(shape, ratio, multiple=4), measured)
     assert sum(plan.neurons) == 3 * 36 and plan.removed == pytest.approx(ratio)
@@ -202,7 +203,13 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     assert plan.neurons[0] > plan.neurons[1]  # the layer that minds most stays widest
 
 
-def test_fill_says_when_there_is_no_room():
+def test_a_single_sequence_is_refused(model, ids):
+    """It would judge what was fitted to it."""
+    with pytest.raises(InputError, match="ids of 2 or more sequences, got 1: one of them judges"):
+        sensitivity(model, ids[:1], GONE)
+
+
+def test_widths_are_none_where_there_is_no_room_for_a_step():
     shape = type("Widths", (), {"neurons": (8, 8)})
     flat = {0: torch.zeros(9), 1: torch.zeros(9)}
     assert allocate_widths(shape, flat, 12, 4) == (4, 8)

@@ -85,8 +85,8 @@ def test_one_sequence_cannot_be_halved(tiny_llama):
 
 
 @pytest.mark.parametrize("form", [Gram, TokenStatistics])
-@pytest.mark.parametrize("outside", [True, False])
-def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
+@pytest.mark.parametrize("with_target", [True, False])
+def test_of_many_outputs_mixtures_are_judged(form, with_target, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     inputs = 40
     outputs = 200
@@ -97,10 +97,10 @@ def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
     for _ in range(2):
         x = torch.randn(25, inputs, generator=generator)
         layer_output = x @ weight.float()
-        y = layer_output + 3.0 * torch.randn(25, outputs, generator=generator) if outside else None
+        y = layer_output + 3.0 * torch.randn(25, outputs, generator=generator) if with_target else None
         target = layer_output if y is None else y
         energy = float(target.square().sum())  # of the second half: what its errors are part of
-        half = form.zeros(inputs, outputs if outside else None)
+        half = form.zeros(inputs, outputs if with_target else None)
         half.add(x, y)
         halves.append(half)
     positions = {}
@@ -112,7 +112,7 @@ def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
     exact_errors = halves[0].held_out_errors(halves[1], weight, kept, GRID)
     mixed_halves = [half.mix_outputs(mix) for half in halves]
     mixed_errors = mixed_halves[0].held_out_errors(mixed_halves[1], weight @ mix, kept, GRID)
-    if not outside:  # of the layer's own output only W decides
+    if not with_target:  # of the layer's own output only W decides
         assert mixed_errors == halves[0].held_out_errors(halves[1], weight @ mix, kept, GRID)
     gaps = [abs(mixed - exact) for mixed, exact in zip(mixed_errors, exact_errors, strict=True)]
     assert 0.0 < max(gaps) < 0.25 * energy and gaps[positions[100]] < 0.05 * energy

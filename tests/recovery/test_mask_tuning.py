@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools import inputs_and_weights, normal
 
 from comp_lib.errors import InputError
 from comp_lib.recovery import mask_tuning
-from comp_lib.recovery.bias import unchanged
+from comp_lib.recovery.bias import keep_rows
 from comp_lib.recovery.mask_tuning import MAX_VARIANCE, fold_mask, solve_mask, tune_mask
 from comp_lib.statistics.gram import Gram, contributions
 from comp_lib.statistics.solve import least_squares
@@ -19,16 +20,11 @@ CLOSE = {"rtol": 1e-6, "atol": 1e-8}
 seeds = st.integers(0, 10**6)
 
 
-def normal(seed: int, *size: int) -> torch.Tensor:
-    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
 def problem(seed: int, n: int, m: int = 4, spare: int = 6):
     """X (n + spare, n), W (n, m), and about half of the inputs."""
-    mix = torch.eye(n, dtype=torch.float64) + 0.4 * normal(seed + 2, n, n)
     generator = torch.Generator().manual_seed(seed)
     kept = torch.randperm(n, generator=generator)[: (n + 1) // 2].sort().values
-    return normal(seed, n + spare, n) @ mix, normal(seed + 1, n, m), kept
+    return *inputs_and_weights(seed, n, m, spare), kept
 
 
 def lstsq(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -131,14 +127,14 @@ def test_dead_neurons_keep_their_factor():
     torch.testing.assert_close(mask_of_zeros, torch.ones(3, dtype=torch.float64))
 
 
-def test_fold_mask_and_only():
+def test_fold_mask_and_keep_rows():
     w = normal(0, 5, 3)
     kept = torch.tensor([1, 4])
     mask = torch.tensor([2.0, -1.0], dtype=torch.float64)
     expected = torch.zeros(5, 3, dtype=torch.float64)
     expected[1] = w[1]
     expected[4] = w[4]
-    assert torch.equal(unchanged(w, kept), expected)
+    assert torch.equal(keep_rows(w, kept), expected)
     expected[1] = 2.0 * w[1]
     expected[4] = -w[4]
     assert torch.equal(fold_mask(w, kept, mask), expected)
@@ -160,11 +156,11 @@ def test_folded_mask_has_the_error_of_the_quadratic_form(seed, n):
 
 
 @quick
-@given(seed=seeds, n=st.integers(2, 9), outside=st.booleans(), ridge=st.sampled_from([1e-4, 1e-2, 1.0]))
-def test_least_squares_solves_the_augmented_problem(seed, n, outside, ridge):
+@given(seed=seeds, n=st.integers(2, 9), with_target=st.booleans(), ridge=st.sampled_from([1e-4, 1e-2, 1.0]))
+def test_least_squares_solves_the_augmented_problem(seed, n, with_target, ridge):
     """min ||Y* - X V||^2 + lambda sum_i ||x_i||^2 ||v_i - w_i||^2 over the kept rows."""
     x, w, kept = problem(seed, n)
-    y = normal(seed + 3, len(x), 4) if outside else x @ w
+    y = normal(seed + 3, len(x), 4) if with_target else x @ w
     xtx = x.T @ x
     fitted = least_squares(xtx, x.T @ y, w, kept, ridge)
     pull = torch.diag(ridge**0.5 * x[:, kept].norm(dim=0))
@@ -190,7 +186,7 @@ def test_a_strong_ridge_holds_the_weights_and_a_weak_one_lets_them_go():
     y = normal(7, len(x), 4)
 
     def drift(ridge):
-        return float((least_squares(x.T @ x, x.T @ y, w, kept, ridge) - unchanged(w, kept)).norm())
+        return float((least_squares(x.T @ x, x.T @ y, w, kept, ridge) - keep_rows(w, kept)).norm())
 
     assert drift(1e6) < 1e-4 < drift(1.0) < drift(1e-3)
 
@@ -225,7 +221,7 @@ def test_each_recovery_beats_the_simpler_one_on_the_calibration_text(seed, n):
     mask, _ = tune_mask(contributions(xtx, w), kept, 1e-3)
     fitted = least_squares(xtx, xtx @ w, w, kept, 1e-9)
     none, tuned, full = (
-        Gram.of(xtx).energy(w - v) for v in (unchanged(w, kept), fold_mask(w, kept, mask), fitted)
+        Gram.of(xtx).energy(w - v) for v in (keep_rows(w, kept), fold_mask(w, kept, mask), fitted)
     )
     slack = 1e-5 * none  # of single precision
     assert full <= tuned + slack and tuned <= none + slack

@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools import normal
 
+from comp_lib.statistics.few_tokens import TokenStatistics
 from comp_lib.statistics.gram import Gram, contributions, token_weight
 
 quick = settings(derandomize=True, deadline=None, max_examples=25)
@@ -18,18 +20,13 @@ sizes = {
 }
 
 
-def normal(seed: int, *size: int) -> torch.Tensor:
-    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
 @quick
 @given(**sizes)
 def test_contributions_is_the_gram_matrix_of_rank_one_contributions(seed, t, n, m):
     x = normal(seed, t, n)
     w = normal(seed + 1, n, m)
-    flat_contributions = torch.stack(
-        [torch.outer(x[:, i], w[i]).flatten() for i in range(n)]
-    )  # a_i = x_i w_i^T: (n, t * m)
+    # a_i = x_i w_i^T: (n, t * m)
+    flat_contributions = torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(n)])
     torch.testing.assert_close(contributions(x.T @ x, w), flat_contributions @ flat_contributions.T)
 
 
@@ -87,7 +84,16 @@ def test_halves_without_a_target_add_up():
     assert total.given_target is None and total.tokens == 9
 
 
-def test_target_is_the_own_output_unless_it_came_from_outside():
+@pytest.mark.parametrize("form", [Gram, TokenStatistics])
+def test_halves_of_which_one_has_a_target_do_not_add_up(form):
+    with_target = form.zeros(3, 2)
+    without_target = form.zeros(3)
+    for first, second in ((with_target, without_target), (without_target, with_target)):
+        with pytest.raises(ValueError, match="both have a target"):
+            first + second
+
+
+def test_target_is_the_layers_output_unless_one_is_given():
     x = normal(0, 9, 4)
     w = normal(1, 4, 3)
     y = normal(2, 9, 3)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comp_lib.statistics import gram
-from comp_lib.statistics.few_tokens import between_rows
+from comp_lib.statistics.few_tokens import row_products
 from comp_lib.statistics.gram import add_square
 from comp_lib.statistics.solve import spd_inverse
 
@@ -44,7 +44,7 @@ def test_sums_of_many_terms_are_as_exact_as_promised(size, alike, seed):
     y = rows(5, size, alike, seed + 1)
     exact = x.double() @ y.double().T
     bound = 1e-6 * x.double().norm(dim=1)[:, None] * y.double().norm(dim=1)
-    product = between_rows(x, y)
+    product = row_products(x, y)
     assert product.dtype == torch.float64 and (product - exact).abs().le(bound).all()
 
 
