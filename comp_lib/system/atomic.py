@@ -1,8 +1,8 @@
 """Files and folders, written as a whole or not at all.
 
-A file or folder is written under another name beside its place, `NAME.partial-<random>`, and then takes its
-name. A killed process leaves the old file as it was (of a folder: see `take_name`), and a `.partial-` that
-its user deletes.
+A file or folder is written under another name in the same folder, `NAME.partial-<random>`, and then takes its
+name. A killed process leaves the old file as it was, and a `.partial-` that its user deletes. `take_name`
+says what it leaves of an old folder.
 """
 
 from __future__ import annotations
@@ -20,18 +20,24 @@ from safetensors import SafetensorError
 
 from ..errors import InputError, refusing
 
-DAMAGED_HINT = "fetch or save it again"  # what to do about a file that makes no sense
+DAMAGED_HINT = "fetch or save it again"  # hint for a file that makes no sense
 
 
 def resolve(path: str | Path) -> Path:
-    """The one name of a file or folder, without links and `~`. Raises InputError for a missing home."""
+    """The one name of a file or folder, without links and `~`.
+
+    Raises InputError for a missing home.
+    """
     with refusing("a place on this machine", str(path)[:100], "name another"):
         str(path).encode()  # a name that is no text cannot be opened again
         return Path(path).expanduser().resolve()
 
 
 def check_room(folder: Path, needed_bytes: int, purpose: object) -> None:
-    """Raises InputError unless the disk of `folder` has room for so many bytes, which `purpose` needs."""
+    """Check that the disk of `folder` has room for the bytes that `purpose` needs.
+
+    Raises InputError where it has not.
+    """
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise InputError(
@@ -43,10 +49,11 @@ def check_room(folder: Path, needed_bytes: int, purpose: object) -> None:
 
 @contextmanager
 def stage(target: Path) -> Iterator[Path]:
-    """A name beside `target`, for a file or folder to write, which takes that name if the block ends well.
+    """Give a name beside `target`, to write a file or folder under.
 
-    If not, what was written is deleted. Raises InputError when the system refuses to write it: a full disk,
-    for instance.
+    If the block ends well, what was written takes the name `target`. If not, it is deleted.
+
+    Raises InputError when the system refuses to write, as on a full disk.
     """
     partial = target.with_name(f"{target.name}.partial-{secrets.token_hex(4)}")
     try:
@@ -69,9 +76,10 @@ def stage(target: Path) -> Iterator[Path]:
 
 
 def take_name(partial: Path, target: Path) -> None:
-    """Give the finished file or folder `partial` the name of `target`; a folder that had it is deleted.
+    """Give the finished file or folder `partial` the name `target`.
 
-    That folder is first renamed: a process killed between the two renames leaves both, and none of that name.
+    A folder that had this name is first renamed, at last deleted. A process that is killed between the two
+    renames leaves both folders, and none of that name.
     """
     old_folder = None
     if target.is_dir():
@@ -84,7 +92,10 @@ def take_name(partial: Path, target: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write all of `content`, or leave what was there before. A link's target is written, not the link."""
+    """Write all of `content`, or leave the file as it was.
+
+    Where `path` is a link, its target is written.
+    """
     with stage(resolve(path)) as partial:
         partial.write_bytes(content)
 
@@ -101,7 +112,11 @@ def fsync(path: Path) -> None:
 
 
 def check_output(path: str | Path, overwrite: bool = False) -> Path:
-    """The path of a file to write, without links. Raises InputError unless it is new or to `overwrite`."""
+    """The path of a file to write, without links.
+
+    Raises InputError for a file that is there already unless it is to `overwrite`, and for a folder that
+    cannot be written to.
+    """
     target = resolve(path)
     if not os.access(target.parent, os.W_OK | os.X_OK) or not target.parent.is_dir():
         raise InputError(
@@ -119,7 +134,10 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """What a JSON file says. Raises InputError unless it is an object in an ordinary file."""
+    """The object in a JSON file.
+
+    Raises InputError for a file that holds another value, or is no ordinary file.
+    """
     expected = "a file with an object in JSON"
     with refusing(expected, str(path), DAMAGED_HINT):
         if not path.is_file():  # a pipe would let the reader wait for ever

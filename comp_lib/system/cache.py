@@ -16,21 +16,23 @@ from ..errors import InputError
 from .atomic import write_atomically
 
 TENSOR = "tensor of this entry"  # the JSON of a result has {TENSOR: name} where the result has a tensor
-STRUCTURE = "structure"  # name of the tensor of an entry that holds the JSON
+STRUCTURE = "structure"  # name of the tensor that holds the JSON of an entry
 
 
 def load_or_make(path: Path, make: Callable[[], Any]) -> Any:
-    """What the entry `path` holds. If it cannot be read, what `make` returns without gradients; that is kept.
+    """The result that the entry `path` holds; where it cannot be read, `make` is called and its result kept.
 
-    A result is what JSON can hold, with tensors anywhere in it, which come back on the CPU; tuples come back
-    as lists. Raises InputError when the entry cannot be written.
+    `make` runs without gradients. A result is what JSON can hold, with tensors anywhere in it. Tensors come
+    back on the CPU, tuples as lists.
+
+    Raises InputError when the entry cannot be written.
     """
     try:
         entry = load(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, SafetensorError):
         with torch.no_grad():
             result = make()
-        entry = _packed(result)
+        entry = _pack(result)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, save(entry))
@@ -38,15 +40,15 @@ def load_or_make(path: Path, make: Callable[[], Any]) -> Any:
             raise InputError(
                 expected=f"to write to {path.parent}", got=error, hint="set COMP_LIB_CACHE"
             ) from error
-    return _unpacked(entry)
+    return _unpack(entry)
 
 
-def _packed(result: Any) -> dict[str, Tensor]:
+def _pack(result: Any) -> dict[str, Tensor]:
     """The tensors of an entry that holds `result`."""
     entry: dict[str, Tensor] = {}
 
     def name_of(tensor: Tensor) -> dict[str, str]:
-        """Puts a tensor into the entry; the JSON has its name instead."""
+        """Put a tensor into the entry; the JSON has its name instead."""
         name = str(len(entry))
         entry[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {TENSOR: name}
@@ -56,7 +58,7 @@ def _packed(result: Any) -> dict[str, Tensor]:
     return entry
 
 
-def _unpacked(entry: dict[str, Tensor]) -> Any:
+def _unpack(entry: dict[str, Tensor]) -> Any:
     """The result that `entry` holds."""
 
     def tensor_or_node(node: dict[str, Any]) -> Any:

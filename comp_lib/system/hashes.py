@@ -12,16 +12,13 @@ import torch
 from torch import Tensor, nn
 
 PACKAGE = Path(__file__).parents[1]
-PIECE_SIZE = 16 << 20  # bytes of a file, or values of a tensor, read at a time
+BLOCK_SIZE = 16 << 20  # bytes of a file that are read at a time
+PIECE_SIZE = 1 << 16  # integers that are added at a time: as many as a processor's cache holds
 SAMPLE_SIZE = 64  # numbers of each tensor that go into the hash of a model
 # fields of a config that do not change what a model computes, and its dtype, which the tensors have
 IGNORED_FIELDS = {"_name_or_path", "transformers_version", "dtype"}
-INTEGER_DTYPES = {
-    1: torch.uint8,
-    2: torch.int16,
-    4: torch.int32,
-    8: torch.int64,
-}  # bytes of a number -> dtype
+# bytes of a number -> dtype of integers with the same bits; 8 bytes are two integers
+INTEGER_DTYPES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
@@ -52,7 +49,7 @@ def hash_of_file(path: Path) -> str:
     """SHA-256 of the bytes of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(PIECE_SIZE):
+        while block := file.read(BLOCK_SIZE):
             digest.update(block)
     return digest.hexdigest()
 
@@ -60,21 +57,31 @@ def hash_of_file(path: Path) -> str:
 def hash_of_model(model: nn.Module) -> str:
     """Hash of the names, shapes and numbers of its tensors, and of its config, which rotates and masks.
 
-    Of the numbers it takes a sample, spread over the tensor, and a sum over all bits, which one changed
-    weight changes.
+    Of the numbers of a tensor it takes a sample, spread over the tensor, and sums over all bits. One changed
+    weight changes a sum, and so do two weights that change places.
     """
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         numbers = tensor.detach().flatten()
-        integers = numbers.view(INTEGER_DTYPES[numbers.itemsize])
-        total = sum(int(piece.sum()) for piece in integers.split(PIECE_SIZE))
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{total}".encode())
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(as_bytes(_position_sums(numbers)))
         sample = numbers[:: max(1, numbers.numel() // SAMPLE_SIZE)]
         digest.update(sample.float().cpu().numpy().tobytes())
     config: Any = model.config
     fields = json.loads(config.to_json_string())
     hashed_fields = {name: fields[name] for name in fields.keys() - IGNORED_FIELDS}
     return hash_of_value([digest.hexdigest()[:16], hashed_fields])[:16]
+
+
+def _position_sums(numbers: Tensor) -> Tensor:
+    """The bits of `numbers` (n,), added piece by piece: (pieces,), on the CPU.
+
+    The sum of a piece is sum_j j i_j over its integers i_1, i_2, ... No second tensor of n numbers is made.
+    """
+    integers = numbers.view(INTEGER_DTYPES[numbers.itemsize])
+    positions = torch.arange(1, PIECE_SIZE + 1, device=numbers.device)
+    sums = [(piece * positions[: len(piece)]).sum() for piece in integers.split(PIECE_SIZE)]
+    return torch.stack(sums).cpu()
 
 
 @functools.cache

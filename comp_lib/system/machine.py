@@ -21,9 +21,12 @@ def cache_folder() -> Path:
 
 
 def available_device(name: str, double: bool = False) -> torch.device:
-    """The device of that name, if this machine has it; "auto" is the best one. Raises InputError.
+    """The device of that name; "auto" is the best one.
 
-    double: it must have float64, in which sums over tokens are added and solved; Apple's "mps" has none.
+    double: the device must have float64, in which sums over tokens are added and solved. Apple's "mps" has
+    none.
+
+    Raises InputError where this machine has no such device.
     """
     if name == "cpu":  # no driver is asked: one that wakes up cannot be forked
         return torch.device("cpu")
@@ -46,7 +49,7 @@ def available_device(name: str, double: bool = False) -> torch.device:
 
 
 def cores() -> int:
-    """Cores that this process may use: of the machine, and of its container if that has a limit."""
+    """How many cores this process may use, in its container too."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:
@@ -60,7 +63,7 @@ def cores() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, and of its container if that has a limit."""
+    """How many bytes this process may still take, in its container too."""
     free_bytes: int = psutil.virtual_memory().available
     limit = CGROUP / "memory.max"
     if limit.is_file():
@@ -81,7 +84,7 @@ def free_card_memory(device: torch.device) -> int:
 
 
 def peak_bytes() -> int:
-    """The most resident memory that this process ever had; on macOS, what it has now."""
+    """The most resident memory that this process ever had, in bytes; on macOS, what it has now."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux; `ru_maxrss` would begin with the size of the process that started this one
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())

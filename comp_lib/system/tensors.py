@@ -18,23 +18,14 @@ from .hashes import hash_of_file, hash_of_value
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-LARGEST_FILE_BYTES = 5_000_000_000  # of a file of weights, as users of the Hub expect
-SMALL_FILE_ENDINGS = (
-    ".json",
-    ".jinja",
-    ".model",
-    ".txt",
-)  # of what is not weights, and decides the result too
+LARGEST_FILE_BYTES = 5_000_000_000  # the largest file of weights that users of the Hub expect
+# endings of the files of a folder that hold no weights, and decide the result too
+SMALL_FILE_ENDINGS = (".json", ".jinja", ".model", ".txt")
 # name of a type in a safetensors file -> its dtype: weights may be stored as these
-STORED_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-}
+STORED_TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 PICKLE_ENDINGS = (".bin", ".pt", ".pth")
 COMPLETE_FILE = "complete safetensors"
-# rows of a matrix that are read at a time: pages of a file count as memory until the file is closed
+# the most rows of a matrix that are read at a time: pages of a file count as memory until the file is closed
 ROWS_AT_A_TIME = 512
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
