@@ -33,7 +33,7 @@ class Architecture:
     interleaved: Mapping[str, str] = field(default_factory=dict)
     """Matrix whose rows llama.cpp wants in neighbouring pairs, not halves -> config field with its heads."""
     activations: tuple[str, ...] = ("silu", "swish")
-    """The values that `hidden_act` may have."""
+    """The values that the field `hidden_act` of the config may have."""
     norm_shift: float = 0.0
     """Added to the weights w of all norms in a file: 1 where the model multiplies by 1 + w."""
     optional_biases: bool = False

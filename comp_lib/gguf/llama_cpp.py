@@ -1,11 +1,11 @@
 """llama.cpp, in this process: xllamacpp brings it as a ready wheel (`pip install 'comp-lib[gguf]'`).
 
 Its Python interface is llama.cpp's server, so every call is a request, though none goes over the network. The
-server listens on a port of loopback all the same: a key that nobody is told keeps it shut.
+server listens on a port of loopback all the same. A secret key keeps everybody else out.
 
-One of the requests has no name of its own: how likely is a given text? If `logit_bias` forces a token, the
-reply has the log-probability that the model itself gave it, before the bias. So each token of a text is
-forced after those before it, which the server keeps in its cache.
+llama.cpp has no request for the likelihood of a given text. But if `logit_bias` forces a token, the reply has
+the log-probability that the model itself gave this token, before the bias. So each token of a text is forced
+after those before it, which the server keeps in its cache.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ from torch import Tensor
 from ..errors import InputError, check_package
 from .read import GgufFile
 
-FORCING_BIAS = 1e6  # added to a logit: more than any other can make up for
-ALL_TOKENS = 1 << 20  # tokens whose probability is asked for: more than any model has
+FORCING_BIAS = 1e6  # a bias that no difference between logits makes up for
+ALL_TOKENS = 1 << 20  # a number of tokens that no vocabulary exceeds
 
 
 def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f16") -> Any:
-    """A running llama.cpp with the GGUF file `file`; it ends when the object is deleted.
+    """Start llama.cpp with the GGUF file `file`; it ends when the object that is returned is deleted.
 
-    `context` is its length in tokens (0: the model's), `threads` the number of cores that compute (0:
-    llama.cpp's choice), `cache` the type of keys and values in memory, "f16" or "f32". Raises InputError: no
-    xllamacpp, no such file, not a GGUF file, truncated, not one that llama.cpp runs.
+    Args:
+        file: path of the GGUF file.
+        context: length of the context in tokens; 0: the model's.
+        threads: number of cores that compute; 0: llama.cpp's choice.
+        cache: type of keys and values in memory, "f16" or "f32".
+
+    Raises InputError for a missing xllamacpp, for a missing file, and for a file that is no GGUF file, is
+    truncated, or is none that llama.cpp runs.
     """
     check_package("xllamacpp", "gguf")
     import xllamacpp
@@ -55,8 +60,9 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
         raise InputError(
             expected="a GGUF file that llama.cpp runs", got=f"{file}: {error}", hint="export the model again"
         ) from error
-    # a server deleted before its own thread runs waits for that thread forever: an answer shows that it runs
-    checked(server.handle_completions({"prompt": [0], "n_predict": 0}))
+    # A server that is deleted before its own thread runs waits for that thread forever. A reply shows that
+    # the thread runs.
+    check_reply(server.handle_completions({"prompt": [0], "n_predict": 0}))
     return server
 
 
@@ -70,11 +76,14 @@ def losses(server: Any, ids: Tensor) -> Tensor:
 
 
 def _log_probability(server: Any, context: list[int], token: int, candidates: list[int]) -> float:
-    """Log-probability of `token` after `context`; where it cannot be forced, one of `candidates` is."""
+    """Log-probability of `token` after `context`.
+
+    candidates: tokens that are forced where `token` cannot be; all probabilities are then asked for.
+    """
     reply = _force(server, context, token, 1)
     if reply is not None:
         return float(reply["logprob"])
-    # the distribution does not depend on the forced token, but all of it takes long to write out
+    # the probabilities do not depend on the forced token, but a list of all of them takes long
     for candidate in candidates:
         reply = _force(server, context, candidate, ALL_TOKENS)
         if reply is not None:
@@ -84,9 +93,9 @@ def _log_probability(server: Any, context: list[int], token: int, candidates: li
 
 
 def _force(server: Any, context: list[int], token: int, listed: int) -> dict[str, Any] | None:
-    """What the server says of `token` after `context`, and of the `listed` likeliest tokens.
+    """The server's log-probabilities after `context`: of `token`, and of the `listed` likeliest tokens.
 
-    None if `token` ends within a character: the server waits for the rest of it.
+    None if `token` ends within a character: the server waits for the rest of the character.
     """
     request = {
         "prompt": context,
@@ -95,7 +104,7 @@ def _force(server: Any, context: list[int], token: int, listed: int) -> dict[str
         "temperature": 0,
         "logit_bias": [[token, FORCING_BIAS]],
     }
-    logprobs = checked(server.handle_completions(request))["choices"][0]["logprobs"]
+    logprobs = check_reply(server.handle_completions(request))["choices"][0]["logprobs"]
     if logprobs is None:
         return None
     reply: dict[str, Any] = logprobs["content"][0]
@@ -104,8 +113,11 @@ def _force(server: Any, context: list[int], token: int, listed: int) -> dict[str
     return reply
 
 
-def checked(reply: dict[str, Any]) -> dict[str, Any]:
-    """`reply`. Raises InputError where llama.cpp says in it that it cannot answer."""
+def check_reply(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return `reply`.
+
+    Raises InputError where llama.cpp says in it that it cannot answer.
+    """
     if "error" in reply:
         message = reply["error"].get("message", reply)
         raise InputError(expected="a request that llama.cpp can meet", got=message)

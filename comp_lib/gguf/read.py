@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import gguf
-import numpy
+import numpy as np
 import torch
 from tokenizers import pre_tokenizers
 from torch import Tensor
@@ -35,11 +35,8 @@ from .architectures import architecture_of
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-NUMBER_CODES = dict(enumerate("BbHhIif?")) | {
-    10: "Q",
-    11: "q",
-    12: "d",
-}  # type of a value -> letter of `struct`
+# type of a value -> letter of `struct`
+NUMBER_CODES = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 STRING_TYPE = 8
 LIST_TYPE = 9
 COMPLETE_FILE = "a complete GGUF file"
@@ -53,13 +50,14 @@ MODEL_TYPES = {"gemma3": "gemma3_text"}
 class StoredTensor:
     """A tensor in a GGUF file."""
 
-    shape: tuple[int, ...]  # as torch counts
-    kind: gguf.GGMLQuantizationType
-    start: int  # its first byte, counted from the end of the header
-    row_bytes: int  # of a row, or of all of a vector
+    shape: tuple[int, ...]  # sizes in the order of torch
+    kind: gguf.GGMLQuantizationType  # type of its numbers
+    start: int  # position of its first byte, from the end of the header
+    row_bytes: int  # size of a row, or of all of a vector
 
     @property
     def n_bytes(self) -> int:
+        """Its size in the file."""
         return prod(self.shape[:-1]) * self.row_bytes
 
 
@@ -67,7 +65,10 @@ class GgufFile:
     """What the header of a GGUF file says: `metadata` (key -> value) and `tensors` (name -> where it is)."""
 
     def __init__(self, path: str | Path) -> None:
-        """Raises InputError: no such file, another kind of file, truncated."""
+        """Read the header.
+
+        Raises InputError for a missing file, another kind of file, and a truncated one.
+        """
         self.path = Path(path).expanduser()
         with refusing(COMPLETE_FILE, str(path), DAMAGED_HINT):
             file = self.path.open("rb")
@@ -87,7 +88,10 @@ class GgufFile:
             raise header.damaged("an end that comes too early")
 
     def config_fields(self) -> dict[str, Any]:
-        """config.json as the metadata have it. Raises InputError for what its fields cannot say."""
+        """The fields of a config.json that say what the metadata say.
+
+        Raises InputError for metadata that no such field can say.
+        """
         config_names = cast("dict[str, Any]", GGUF_CONFIG_MAPPING)  # architecture -> key of the file -> field
         architecture = str(self.metadata.get("general.architecture"))[:60]
         if architecture not in config_names:
@@ -116,7 +120,7 @@ class GgufFile:
     def tokenizer(self) -> Any:
         """The tokenizer in the file."""
         tokenizer: Any = PreTrainedTokenizerFast(gguf_file=self.path.name, name_or_path=str(self.path.parent))
-        if self.metadata.get("tokenizer.ggml.pre") == "smollm":  # transformers forgets to separate its digits
+        if self.metadata.get("tokenizer.ggml.pre") == "smollm":  # transformers does not separate the digits
             digits = pre_tokenizers.Digits(individual_digits=True)
             byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
             tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
@@ -127,18 +131,21 @@ class _Header:
     """The header of a GGUF file, read from its start, piece by piece."""
 
     def __init__(self, file: BinaryIO, file_size: int, name: str) -> None:
-        """`file` is at its start; `name` is what a refusal calls it."""
+        """`file` is at its first byte; `name` is its name in error messages."""
         self.file = file
         self.file_size = file_size
         self.name = name
         self.position = 0  # of the next byte
 
     def damaged(self, reason: str) -> InputError:
-        """What to raise where the file has `reason`."""
+        """The error for a file with `reason`, such as "an end that comes too early"."""
         return InputError(expected=COMPLETE_FILE, got=f"{self.name!r} with {reason}", hint=DAMAGED_HINT)
 
     def read(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
-        """The metadata and the tensors. Raises InputError where they make no sense, or end too early."""
+        """The metadata, and the tensors by name.
+
+        Raises InputError where they make no sense, or end too early.
+        """
         if (
             self.file_size < len(MAGIC)
             or self.read_bytes(len(MAGIC)) != MAGIC
@@ -214,7 +221,10 @@ class GgufTensors(TensorFiles):
     """The tensors of the model in a GGUF file, by transformers' names."""
 
     def __init__(self, file: GgufFile, meta_model: Model) -> None:
-        """meta_model: what the config of `file` describes. Raises InputError for a tensor not in it."""
+        """meta_model: the model that the config of `file` describes.
+
+        Raises InputError for a model type that is not read from GGUF, and for a tensor that the model lacks.
+        """
         self.config = meta_model.config
         architecture = architecture_of(meta_model)
         if architecture is None:
@@ -247,26 +257,28 @@ class GgufTensors(TensorFiles):
         self.stored_types = {name: tensor.kind.name for name, tensor in self.tensors.items()}
 
     def read(self, name: str, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
-        """The tensor, or `rows` (k,) of a matrix other than q and k, in memory of its own; a vector entirely.
+        """The tensor, or `rows` (k,) of a matrix other than q and k, in memory of its own.
+
+        A vector is read entirely.
 
         Raises InputError for a NaN or an infinity in it.
         """
         tensor = self.tensors[name]
-        stored = numpy.memmap(
+        stored = np.memmap(
             self.path,
             mode="r",
             offset=self.data_start + tensor.start,
             shape=(*tensor.shape[:-1], tensor.row_bytes),
         )
         if rows is not None and stored.ndim > 1:
-            blocks = numpy.array(stored[rows.numpy()])
+            blocks = np.array(stored[rows.numpy()])
         else:
-            blocks = numpy.array(stored)
+            blocks = np.array(stored)
         with refusing(
             "weights of a type that can be read", f"{name} in {self.path}", "export the model again"
         ):
             dequantised = gguf.dequantize(blocks, tensor.kind)
-        values = numpy.asarray(dequantised, dtype=numpy.float32)
+        values = np.asarray(dequantised, dtype=np.float32)
         if name.endswith("norm.weight"):
             values -= self.architecture.norm_shift
         linear_name = name.split(".")[-2]
@@ -281,11 +293,12 @@ class GgufTensors(TensorFiles):
         return hash_of_file(self.path)[:16]
 
 
-def separate_halves(rows: numpy.ndarray, heads: int) -> numpy.ndarray:
-    """Rows (h d, ...) of h heads from llama.cpp's order to transformers': neighbours come into two halves.
+def separate_halves(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Rows (h d, ...) of h = `heads` heads from llama.cpp's order to transformers'.
 
-    heads: h. The inverse of `write.interleave`.
+    Of two neighbours the first goes to the first half of its head, the second to the second half. This is
+    the inverse of `write.interleave`.
     """
     pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
-    halves: numpy.ndarray = pairs.swapaxes(1, 2)
+    halves: np.ndarray = pairs.swapaxes(1, 2)
     return halves.reshape(rows.shape)

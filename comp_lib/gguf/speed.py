@@ -1,11 +1,11 @@
 """How fast models run on this machine, beside how fast they could.
 
-To write one token the machine reads each weight of the decoder and of the head once. Of the embedding it
-reads one row, which is nothing, unless it is tied: then it is the head, and all of it is read. The ratio of
-these bytes is the `limit` of a `Gain`, of which docs/on-the-device.md says what it is good for.
+To write one token the machine reads each weight of the decoder and of the head once. Of an embedding it reads
+one row, which counts as nothing. A tied embedding is also the head, and all of it is read. The ratio of these
+bytes is the `limit` of a `Gain`; docs/on-the-device.md says what it is good for.
 
-Machines are not steady. The models take turns, one round each; speed-ups are taken within a round, and
-medians over the rounds.
+Machines are not steady. So the models take turns, each runs once in a round, and speed-ups are taken within a
+round. What is reported are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -23,31 +23,34 @@ from torch import Tensor
 from ..evaluation.generation import generate_greedily, median_ratio
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
-from .llama_cpp import checked, start
+from .llama_cpp import check_reply, start
 from .read import GgufFile
 
-Seconds = tuple[float, float]  # to the first token, and of the `new_tokens` after that
-Round = Callable[[], Seconds]
+Seconds = tuple[float, float]  # time to the first token, and time of the `new_tokens` after that
+Round = Callable[[], Seconds]  # one run of a model
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One model in one runtime; the tuples have an entry for each round."""
+    """The speed of one model in one runtime; the tuples have an entry for each round."""
 
-    name: str
-    bytes_per_token: int  # that a step of decoding reads
+    name: str  # name of the model
+    bytes_per_token: int  # bytes that a step of decoding reads
     first: tuple[float, ...]  # seconds from the prompt to the first token
-    prefill: tuple[float, ...]  # tokens per second
-    decode: tuple[float, ...]  # tokens per second
+    prefill: tuple[float, ...]  # tokens of the prompt read per second
+    decode: tuple[float, ...]  # tokens written per second
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How much faster a model is than the first one."""
+    """How much faster a model is than another one, its baseline."""
 
-    speedup: tuple[float, float, float]  # of decode: median, smallest and largest over the rounds
+    speedup: tuple[float, float, float]
+    """Speed-up of decoding: median, smallest and largest over the rounds."""
     prefill: tuple[float, float, float]
-    limit: float  # of decode, if nothing but reading the weights took time
+    """Speed-up of reading the prompt: median, smallest and largest over the rounds."""
+    limit: float
+    """Speed-up of decoding if nothing but reading the weights took time."""
 
 
 def gain(baseline: Timing, model: Timing) -> Gain:
@@ -68,10 +71,17 @@ def measure(
 ) -> list[Timing]:
     """Time models in turns, in `rounds` rounds after one that only warms up.
 
-    models: name -> a model in memory, timed in transformers, or the path of a GGUF file, timed in llama.cpp;
-    all of them are loaded at once. prompt: tokens that are read; new_tokens: written after the first. Both
-    runtimes use as many threads as torch has. Raises InputError for more tokens than a file's context, and as
-    `llama_cpp.start` does.
+    Both runtimes use as many threads as torch has. All models are loaded at once.
+
+    Args:
+        models: name -> a model in memory, timed in transformers, or the path of a GGUF file, timed in
+            llama.cpp.
+        prompt: number of tokens that are read.
+        new_tokens: number of tokens that are written after the first.
+        rounds: number of rounds that count.
+        progress: called after each round.
+
+    Raises InputError for more tokens than a file's context, and as `llama_cpp.start` does.
     """
     runs = {name: _round_of(model, prompt, new_tokens) for name, model in models.items()}
     times: dict[str, list[Seconds]] = {name: [] for name in models}
@@ -81,13 +91,13 @@ def measure(
             if turn > 0:
                 times[name].append(seconds)
         progress("rounds", turn, rounds)
-    return [_measured(name, model, times[name], prompt, new_tokens) for name, model in models.items()]
+    return [_timing_of(name, model, times[name], prompt, new_tokens) for name, model in models.items()]
 
 
-def _measured(
+def _timing_of(
     name: str, model: Model | str | Path, times: list[Seconds], prompt: int, new_tokens: int
 ) -> Timing:
-    """The `times` of all rounds as speeds."""
+    """The `times` of a model in all rounds, as speeds."""
     if isinstance(model, str | Path):
         size = gguf_bytes_per_token(model)
     else:
@@ -102,7 +112,7 @@ def _measured(
 
 
 def bytes_per_token(model: Model) -> int:
-    """Bytes of the parameters that one step of decoding reads, of a model in transformers."""
+    """Bytes of the parameters that one step of decoding reads from a model in transformers."""
     embedding: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
     total = sum(parameter.nbytes for parameter in model.parameters())  # a tied head is one parameter here
@@ -112,7 +122,10 @@ def bytes_per_token(model: Model) -> int:
 
 
 def gguf_bytes_per_token(path: str | Path) -> int:
-    """The same of a GGUF file, as its tensors are stored. Raises InputError for another file."""
+    """Bytes of the tensors that one step of decoding reads from a GGUF file, as they are stored.
+
+    Raises InputError for another kind of file.
+    """
     sizes = {name: tensor.n_bytes for name, tensor in GgufFile(path).tensors.items()}
     total = sum(sizes.values())
     tied = "output.weight" not in sizes
@@ -120,10 +133,13 @@ def gguf_bytes_per_token(path: str | Path) -> int:
 
 
 def _round_of(model: Model | str | Path, prompt: int, new_tokens: int) -> Round:
-    """What runs a round of this model: llama.cpp by its own clock, which leaves out the Python around it."""
-    ids = [index % 200 for index in range(prompt)]  # time does not depend on what they say
+    """A function that runs `model` once and returns its seconds.
+
+    llama.cpp is timed by its own clock, which leaves out the Python around it.
+    """
+    ids = [index % 200 for index in range(prompt)]  # time does not depend on the text
     if not isinstance(model, str | Path):
-        return partial(timed, model, torch.tensor([ids]), new_tokens)
+        return partial(time_model, model, torch.tensor([ids]), new_tokens)
     server = start(model, context=prompt + new_tokens + 1, threads=torch.get_num_threads())
     request = {
         "prompt": ids,
@@ -136,21 +152,21 @@ def _round_of(model: Model | str | Path, prompt: int, new_tokens: int) -> Round:
     }
 
     def run() -> Seconds:
-        timings = checked(server.handle_completions(request))["timings"]
-        # the first of the predicted tokens comes with the prompt, and the clock of the predicted starts there
+        timings = check_reply(server.handle_completions(request))["timings"]
+        # the first predicted token comes with the prompt; the clock of the predicted tokens starts behind it
         seconds_per_token = timings["predicted_ms"] / 1e3 / (timings["predicted_n"] - 1)
         return timings["prompt_ms"] / 1e3, seconds_per_token * new_tokens
 
     return run
 
 
-def timed(model: Model, ids: Tensor, new_tokens: int) -> Seconds:
+def time_model(model: Model, ids: Tensor, new_tokens: int) -> Seconds:
     """Seconds from the prompt `ids` (1, L) to the first token, and of the `new_tokens` after that."""
     times: list[float] = []
 
     def clock(ids_so_far: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        """Says after each token that the model shall go on, and notes the time."""
-        ids_so_far[0, -1].item()  # waits for a device that works ahead
+        """Note the time after a token, and let the model go on."""
+        ids_so_far[0, -1].item()  # wait for a device that works ahead
         times.append(time.perf_counter())
         return torch.zeros(len(ids_so_far), dtype=torch.bool, device=ids_so_far.device)
 

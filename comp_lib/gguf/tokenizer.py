@@ -5,10 +5,9 @@ llama.cpp has tokenizers of its own, in two kinds that LLaMA-class models use:
     gpt2   byte-level BPE: tokens and merges, and the name of the rule that cuts a text into words first
     llama  sentencepiece: tokens with scores, the highest merges first; unknown characters become bytes
 
-Both come out of the tokenizer's own JSON. The rule has only a name in GGUF, so it is recognised by what it
-does to a probe; a conversion from GGUF keeps it that way too (`GgufFile.tokenizer`). A tokenizer of another
-kind is refused by name, since llama.cpp would run it and understand another text than the model was trained
-on.
+Both are read from the tokenizer's own JSON. A rule has only a name in GGUF, so it is recognised by what it
+does to a probe. `GgufFile.tokenizer` gives a rule that is recognised again. A tokenizer of another kind is
+refused by name: llama.cpp would run it, but would cut a text into other tokens than the model was trained on.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ from tokenizers import decoders
 
 from ..errors import InputError
 
-# Words, digits, signs, line ends, scripts and cases: no two rules cut it the same way.
+# a text of words, digits, signs, line ends, scripts and cases, which no two rules cut the same way
 PROBE = "I'll DON'T 12345 x=3.14;\n\n  ab\tcd  日本 'é' !!\r\nu٣²_v iPad e\u0301t"
-RULES = {  # llama.cpp's name of a rule -> the words that it cuts the probe into, with | between them
+# llama.cpp's name of a rule -> the words that it cuts the probe into, with | between them
+RULES = {
     "gpt-2": "I|'ll| DON|'|T| 12345| x|=|3|.|14|;|\n\n | ab|\t|cd| | 日本| '|é|'| !!|"
     "\r|\n|u|٣²|_|v| iPad| e|\u0301|t",
     "smollm": "I|'ll| DON|'|T| |1|2|3|4|5| x|=|3|.|1|4|;|\n\n | ab|\t|cd| | 日本| '|é|'| !!|"
@@ -33,14 +33,15 @@ RULES = {  # llama.cpp's name of a rule -> the words that it cuts the probe into
     "qwen2": "I|'ll| DON|'T| |1|2|3|4|5| x|=|3|.|1|4|;\n\n| | ab|\tcd| | 日本| '|é|'| !!\r\n"
     "|u|٣|²|_v| iPad| e|\u0301t",
 }
-SPECIAL = ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id")
-SPACE = "\u2581"  # how sentencepiece spells it
+SPECIAL = ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id")  # fields of a tokenizer
+SPACE = "\u2581"  # sentencepiece's character for a space
 
 
 def tokenizer_metadata(tokenizer: Any, size: int) -> dict[str, Any]:
-    """What a file says of a fast tokenizer of transformers: NAME -> value, for `add_NAME` of GGUFWriter.
+    """The metadata of a fast tokenizer of transformers: NAME -> value, for `add_NAME` of GGUFWriter.
 
-    size: rows of the model's embeddings.
+    size: number of rows of the model's embedding.
+
     Raises InputError for a kind that llama.cpp does not have.
     """
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -77,7 +78,7 @@ def tokenizer_metadata(tokenizer: Any, size: int) -> dict[str, Any]:
 
 
 def _tokens(description: dict[str, Any], size: int, unknown: str) -> tuple[list[str], list[TokenType]]:
-    """Text and type of each of the model's `size` tokens; rows without a token are padding.
+    """Text and type of each of the model's `size` tokens; a row without a token is padding.
 
     Tokens that were added to the vocabulary, but not to the model, are left out: no text can use them.
     """
@@ -103,11 +104,11 @@ def _tokens(description: dict[str, Any], size: int, unknown: str) -> tuple[list[
 
 
 def _scores(texts: list[str], types: list[TokenType], merges: list[list[str]]) -> list[float]:
-    """Sentencepiece's scores from the order of the merges, which is the order of the scores."""
+    """Sentencepiece's scores of the tokens: an earlier merge has a higher score."""
     scores: dict[str, float] = {}
     for rank, (left, right) in enumerate(merges):
         scores.setdefault(left + right, -1.0 - rank)
-    lowest = -1.0 - len(merges)  # of what no merge makes: single characters
+    lowest = -1.0 - len(merges)  # score of single characters, which no merge makes
     return [
         scores.get(text, lowest) if kind == TokenType.NORMAL else 0.0
         for text, kind in zip(texts, types, strict=True)
@@ -115,10 +116,13 @@ def _scores(texts: list[str], types: list[TokenType], merges: list[list[str]]) -
 
 
 def _rule(pre_tokenizer: Any) -> str:
-    """llama.cpp's name for what cuts a text into words. Raises InputError for one that is not in RULES."""
+    """llama.cpp's name of the rule by which `pre_tokenizer` cuts a text into words.
+
+    Raises InputError for a rule that is not in RULES.
+    """
     pieces = [] if pre_tokenizer is None else pre_tokenizer.pre_tokenize_str(PROBE)
     words = [PROBE[start:end] for _, (start, end) in pieces]
-    # the pieces, put together again, are the probe: no space was put before it, and it was cut into bytes
+    # if the pieces join to the probe, no space was put before it, and it was cut into bytes
     joined = decoders.ByteLevel().decode([text for text, _ in pieces])
     for name, probe_words in RULES.items():
         if words == probe_words.split("|") and joined == PROBE:
@@ -137,7 +141,7 @@ def _special_tokens(tokenizer: Any, size: int) -> dict[str, Any]:
         index = getattr(tokenizer, name)
         if index is not None and index < size:
             fields[name] = index
-    ids = tokenizer("x")["input_ids"]  # what the tokenizer does counts, not what its many settings say
+    ids = tokenizer("x")["input_ids"]  # the ids that a tokenizer makes count, not its many settings
     fields["add_bos_token"] = len(ids) > 1 and ids[0] == tokenizer.bos_token_id
     fields["add_eos_token"] = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id
     template = tokenizer.chat_template

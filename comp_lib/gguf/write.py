@@ -1,6 +1,7 @@
 """A model folder as one GGUF file, for llama.cpp and all that is built on it.
 
-The tensors pass one by one, so of a large model little is in memory. The two formats differ in two things.
+The tensors are converted one by one, so that little of a large model is in memory. The two formats differ in
+two things.
 
 *Rotary positions.* transformers turns the pairs (x_i, x_{i + d/2}) of a head of size d, llama.cpp's `llama`
 the neighbours (x_2i, x_{2i+1}). Attention only sees dot products of queries and keys, which do not change
@@ -11,8 +12,8 @@ head:
 
 Scaled frequencies (Llama 3's, linear) become a tensor of factors, rope_freqs_i = default_i / scaled_i.
 
-*Widths.* `llama` has one for all layers; widths that differ from layer to layer become llama.cpp's `deci`,
-which computes the same thing. Types in blocks cut each row into blocks of 32 and take no other widths.
+*Widths.* `llama` has one width for all layers. Widths that differ from layer to layer become llama.cpp's
+`deci`, which computes the same. Some types cut each row into blocks of 32: they take multiples of 32 alone.
 """
 
 from __future__ import annotations
@@ -46,27 +47,31 @@ TYPES = {
     "q4_0": GGMLQuantizationType.Q4_0,
     "q4_1": GGMLQuantizationType.Q4_1,
 }
-# the largest weight of a type other than f32: the scale of a block is a half, too
+# the largest weight that a type other than f32 can hold: the scale of a block is a float16, too
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
 class _ExportedTensor:
-    """What a tensor of the folder becomes."""
+    """A tensor of the file, and how it is made from a tensor of the folder."""
 
-    source: str  # its name in the folder
-    shape: tuple[int, ...]
-    kind: GGMLQuantizationType
-    head_dim: int | None  # of the heads whose rows are to be interleaved
-    shift: float  # added to its numbers
+    source: str  # name of the tensor in the folder
+    shape: tuple[int, ...]  # sizes in the order of torch
+    kind: GGMLQuantizationType  # type of the numbers in the file
+    head_dim: int | None  # size of the heads whose rows are interleaved; None: no row is
+    shift: float  # number that is added to each weight
 
     @property
     def n_bytes(self) -> int:
+        """Its size in the file."""
         block_values, block_bytes = gguf.GGML_QUANT_SIZES[self.kind]
         return prod(self.shape) // block_values * block_bytes
 
-    def converted(self, files: TensorFiles) -> np.ndarray:
-        """As the file stores it. Raises InputError for numbers that are too large or not finite."""
+    def convert(self, files: TensorFiles) -> np.ndarray:
+        """Read the tensor from `files`, and return it as the GGUF file stores it.
+
+        Raises InputError for numbers that are too large or not finite.
+        """
         values = files.read(self.source, torch.float32).numpy()
         if self.kind != GGMLQuantizationType.F32 and np.abs(values).max(initial=0.0) > LARGEST_HALF:
             raise InputError(
@@ -82,9 +87,10 @@ class _ExportedTensor:
 
 
 def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """Rows (h d, ...) of all heads from transformers' order to llama.cpp's: halves become neighbours.
+    """Rows (h d, ...) of all heads from transformers' order to llama.cpp's.
 
-    The inverse of `read.separate_halves`.
+    Row i of the first half of a head and row i of the second half become neighbours. This is the inverse of
+    `read.separate_halves`.
     """
     halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
@@ -113,11 +119,18 @@ def write_gguf(
     kind: str,
     progress: Progress = no_progress,
 ) -> None:
-    """Write the model that `meta_model` describes, whose weights are in `files`, as the GGUF file `target`.
+    """Write a model as a GGUF file, which appears complete or not at all.
 
-    `target` is as `check_gguf_output` returned it, `kind` one of TYPES. The file appears complete or not at
-    all. Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, and for a
-    disk that cannot take it; later only for weights that are not finite, or too large for the type.
+    Args:
+        target: the file, as `check_gguf_output` returned it.
+        meta_model: the model without its numbers.
+        files: the weights of the model.
+        tokenizer: the tokenizer of the model.
+        kind: the type of the matrices, one of TYPES.
+        progress: called after each tensor.
+
+    Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, and for a disk
+    that cannot take the file. Only weights that are not finite, or too large for the type, are refused later.
     """
     config = meta_model.config
     shape = Shape.of(meta_model)
@@ -142,14 +155,17 @@ def write_gguf(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for count, tensor in enumerate(tensors.values(), 1):
-            writer.write_tensor_data(tensor.converted(files))
+            writer.write_tensor_data(tensor.convert(files))
             progress("exporting", count, len(tensors))
         for values in factors.values():
             writer.write_tensor_data(values)
 
 
 def _find_architecture(config: Any) -> Architecture:
-    """The row of the model's type. Raises InputError where there is none."""
+    """The architecture of the model's type.
+
+    Raises InputError where there is none.
+    """
     architecture = architecture_of(config)
     if architecture is None:
         raise InputError(
@@ -206,7 +222,7 @@ def _choose_name(config: Any, shape: Shape, architecture: Architecture) -> str:
 
 
 def _refusal(config: Any, architecture: Architecture) -> str | None:
-    """What llama.cpp cannot express of a config, in words; None: it can be written."""
+    """What llama.cpp cannot express of a config, in words; None where it can be written."""
     biased = any(getattr(config, name, False) for name in ("attention_bias", "mlp_bias", "use_bias"))
     if biased and not architecture.optional_biases:
         return "biases"
@@ -214,7 +230,10 @@ def _refusal(config: Any, architecture: Architecture) -> str | None:
 
 
 def _check_widths(shape: Shape, kind: str) -> None:
-    """Raises InputError unless each row of each matrix is a number of complete blocks."""
+    """Check that each row of each matrix is a number of complete blocks of the type `kind`.
+
+    Raises InputError where one is not.
+    """
     block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]
     heads_widths = [groups * shape.group_heads * shape.head_dim for groups in shape.kv_groups]
     widths_of = {"stream": [shape.hidden], "neurons": shape.neurons, "heads' outputs": heads_widths}
@@ -249,7 +268,7 @@ def _exported_tensors(
 
 
 def tensor_type(name: str, size: tuple[int, ...], kind: str) -> GGMLQuantizationType:
-    """What the tensor `name` of transformers becomes in a file of that kind."""
+    """The type of the tensor `name` of transformers in a file of the type `kind`."""
     if len(size) == 1:
         return GGMLQuantizationType.F32
     if name in (EMBEDDING, HEAD) and kind.startswith("q4"):
@@ -258,7 +277,7 @@ def tensor_type(name: str, size: tuple[int, ...], kind: str) -> GGMLQuantization
 
 
 def _metadata(meta_model: Model, architecture: Architecture, name: str, kind: str) -> dict[str, Any]:
-    """What the file says of the model: NAME -> value, for `add_NAME` of GGUFWriter."""
+    """The metadata of the model called `name`: NAME -> value, for `add_NAME` of GGUFWriter."""
     config = meta_model.config
     shape = Shape.of(meta_model)
     extra_fields = architecture.extra_fields(config)
@@ -269,7 +288,7 @@ def _metadata(meta_model: Model, architecture: Architecture, name: str, kind: st
         context = min(window, context)  # most architectures of llama.cpp have no windows
 
     def per_layer(widths: tuple[int, ...]) -> int | list[int]:
-        """One number if all layers have it, else one for each layer."""
+        """One number if all layers have the same width, else one number for each layer."""
         return widths[0] if shape.uniform else list(widths)
 
     precision = "ALL" if kind == "f32" else "MOSTLY"
@@ -295,13 +314,16 @@ def _metadata(meta_model: Model, architecture: Architecture, name: str, kind: st
 
 
 def _rope_parameters(config: Any) -> dict[str, Any]:
-    """The rotary embedding of layers without a window: rope_theta, rope_type and what that type needs."""
+    """The rotary embedding of layers without a window: rope_theta, rope_type and the numbers of that type."""
     parameters: dict[str, Any] = config.rope_parameters.get("full_attention", config.rope_parameters)
     return parameters
 
 
 def _rope_factors(meta_model: Model, shape: Shape) -> dict[str, np.ndarray]:
-    """What llama.cpp divides the rotary frequencies by (d/2,), by its name in the file; {} if none is."""
+    """The tensor (d/2,) that llama.cpp divides the rotary frequencies by, under its name in the file.
+
+    It is {} where the frequencies are not scaled.
+    """
     config = meta_model.config
     parameters = _rope_parameters(config)
     if parameters.get("rope_type", "default") == "default":

@@ -21,11 +21,13 @@ def export_gguf(
 ) -> Path:
     """Write `model` (a folder, a .gguf file or "smollm2-135m") as the GGUF file `file`, and return its path.
 
-    `kind` is one of `gguf.write.TYPES`, of the matrices: vectors stay f32, and with a 4-bit kind the
+    `kind` is the type of the matrices, one of `gguf.write.TYPES`. Vectors stay f32. With a 4-bit kind the
     embeddings and the head become q8_0, as in most files of that kind. The file appears complete or not at
-    all. Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, for a file
-    that is there already, and for a folder or disk that cannot take it; later only for weights that are not
-    finite, or too large for the type.
+    all.
+
+    Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, for a file
+    that is there already unless it is to `overwrite`, and for a folder or disk that cannot take it. Only
+    weights that are not finite, or too large for the type, are refused later.
     """
     if resolve(file) == resolve(model):
         raise InputError(expected="a file apart from the model", got=file, hint="choose another name")

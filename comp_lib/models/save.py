@@ -33,16 +33,16 @@ from .wheels import WHEELS
 
 CARD_FILE = "README.md"
 PLAN_FILE = "comp_plan.json"
-# All files that a model's folder has, from us, transformers or the Hub; any other file in it belongs to
-# somebody.
+# the names of all files that comp_lib, transformers or the Hub put into a model's folder: any other file is
+# somebody's own
 MODEL_FILE = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
     r"|comp_plan\.json"
     r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.model|merges\.txt|chat_template\.jinja|additional_chat_templates|README\.md"
 )
-CALIBRATED_ON = "calibrated_on: "  # begins the line of a card with `text_hashes`
-SMALL_FILES_BYTES = 16 << 20  # generously, of all that is not weights: mostly the tokenizer
+CALIBRATED_ON = "calibrated_on: "  # beginning of the line of a card that holds `text_hashes`
+SMALL_FILES_BYTES = 16 << 20  # a generous size of all files without weights; most of it is the tokenizer
 STOCK_NOTE = "Any runtime that loads the parent loads this folder; nothing else is needed."
 OWN_WIDTHS_NOTE = (
     "**This folder needs comp_lib**, as its layers differ in width: `transformers` knows its model type once "
@@ -55,14 +55,20 @@ REGISTRATION = "from comp_lib.models.own_widths import register\n\nregister({})\
 class Provenance:
     """Where a pruned model comes from: the facts on its card that neither the model nor the plan can tell."""
 
-    parent: str  # the model that was pruned, as it was loaded; a card names the Hub id and licence of WHEELS
-    parent_shape: Shape  # for the table of what was removed
-    calibration: str  # one sentence: which text, how many tokens
-    settings: Mapping[str, object] = field(default_factory=dict)  # of the run
+    parent: str
+    """The name by which the pruned model was loaded; for a name of WHEELS the card has Hub id and licence."""
+    parent_shape: Shape
+    """The shape of the parent, for the table of what was removed."""
+    calibration: str
+    """The text of the calibration and its number of tokens, as words after "Calibrated on"."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """The settings of the run, by name."""
     perplexities: tuple[tuple[str, int, float, float], ...] = ()
     """Rows (text, tokens, perplexity of the parent, perplexity of this model)."""
-    command: str = ""  # that made it
-    hashes: tuple[str, ...] = ()  # `text_hashes` of what calibrated it
+    command: str = ""
+    """The command that made the model; empty: none did."""
+    hashes: tuple[str, ...] = ()
+    """`text_hashes` of the text of the calibration."""
 
 
 def save_checkpoint(
@@ -74,9 +80,11 @@ def save_checkpoint(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Write `model` (as surgery left it; it is not changed) with all that belongs to it. Returns the folder.
+    """Write `model`, as surgery left it, with all that belongs to it, and return the folder.
 
-    Raises InputError for what `check_destination` refuses before anything is written.
+    The model is not changed.
+
+    Raises InputError, before anything is written, for what `check_destination` refuses.
     """
     shape = Shape.of(model)
     target = resolve(folder)
@@ -89,7 +97,10 @@ def save_checkpoint(
 
 
 def write_weights(folder: Path, model: Model) -> None:
-    """Write the config and the weights, which are as readable as the config: safetensors alone are 0600."""
+    """Write the config and the weights of `model`.
+
+    The files of weights get the permissions of the config: safetensors alone would write them as 0600.
+    """
     with silence_transformers():
         model.save_pretrained(folder, max_shard_size=LARGEST_FILE_BYTES)
     for path in folder.glob("*.safetensors"):
@@ -99,7 +110,7 @@ def write_weights(folder: Path, model: Model) -> None:
 def save_metadata(
     folder: Path, name: str, tokenizer: PreTrainedTokenizerBase, shape: Shape, plan: Plan, card: Provenance
 ) -> None:
-    """Write all that belongs to the checkpoint `name` beside its weights and its config, which is there."""
+    """Write all files of the checkpoint `name` but its weights and its config, which must be there."""
     tokenizer.save_pretrained(folder)
     shared_plan = replace(plan, parent=hide_folders(plan.parent))
     (folder / PLAN_FILE).write_text(shared_plan.to_json(), encoding="utf-8")
@@ -110,14 +121,18 @@ def save_metadata(
 def check_destination(
     folder: str | Path, overwrite: bool = False, needed_bytes: int = 0, *sources: str | Path
 ) -> None:
-    """Raises InputError unless `folder` can be written, so that no hour of work ends in a refusal.
+    """Check that `folder` can be written, so that no hour of work ends in a refusal.
 
-    needed_bytes: of the weights, 0 where they are written already. A folder that holds anything is refused;
-    with `overwrite` all but a pruned model of ours is. The folders of the models that are read, `sources`,
-    and the current folder are refused in any case.
+    Args:
+        folder: the folder to write.
+        overwrite: whether `folder` may hold a pruned model of ours. Without, it must be new or empty.
+        needed_bytes: size of the weights, 0 where they are written already.
+        sources: folders of the models that are read. They are refused, and so is the current folder.
+
+    Raises InputError where the folder cannot be written.
     """
     target = resolve(folder)
-    existing = next(path for path in (*target.parents, target) if path.exists())  # "/", at last, does
+    existing = next(path for path in (*target.parents, target) if path.exists())  # "/" exists
     writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     if not writable or target.is_file() or target.is_mount():
         raise InputError(expected="a folder that can be written to", got=folder, hint="choose another place")
@@ -138,7 +153,10 @@ def check_destination(
 
 
 def _check_replaceable(folder: str | Path, content: list[str], overwrite: bool) -> None:
-    """Raises InputError unless `content`, the names in a folder, is a pruned model that is to be replaced."""
+    """Check that `content`, the names in `folder`, is a pruned model that is to be replaced.
+
+    Raises InputError where it is something else, or is to stay.
+    """
     if not overwrite:
         raise InputError(
             expected="a new or an empty folder",
@@ -199,7 +217,7 @@ The licence of the parent model ({licence or "not known to the tool: ask its mak
 
 
 def _comparison_table(shape: Shape, card: Provenance) -> str:
-    """The parent and this model, of `shape`, side by side in Markdown."""
+    """A table in Markdown: the parent beside this model, whose shape is `shape`."""
     parent = card.parent_shape
     rows: list[tuple[object, object, object]] = [
         ("", "parent", "this model"),
@@ -218,20 +236,23 @@ def _comparison_table(shape: Shape, card: Provenance) -> str:
 
 
 def calibration_hashes(folder: str | Path) -> tuple[str, ...]:
-    """`text_hashes` of what calibrated the model in a folder, as its card says; () of any other model."""
+    """`text_hashes` of the text that calibrated the model in `folder`, as its card says.
+
+    It is () for a folder without such a card.
+    """
     card = Path(folder).expanduser() / CARD_FILE
     if not card.is_file():
         return ()
     for line in card.read_text("utf-8", errors="replace").splitlines():
         if line.startswith(CALIBRATED_ON):
-            with suppress(ValueError, TypeError):  # of a card that somebody edited
+            with suppress(ValueError, TypeError):  # somebody may have edited the card
                 return tuple(json.loads(line.removeprefix(CALIBRATED_ON)))
             return ()
     return ()
 
 
 def hide_folders(value: object) -> str:
-    """`value` as text; of a path, only its last part: folder names of this machine are nobody's business.
+    """`value` as text, without the folders of a path: their names are nobody's business.
 
     >>> hide_folders("/models/tiny"), hide_folders("general+/texts/mine.txt")
     ('tiny', 'general+mine.txt')

