@@ -3,11 +3,11 @@
 The plan says how many layers, neurons and KV groups stay (`planning.make_plan`). Then, for each layer
 (`prune_layer.prune_layer`):
 
-1. `gather`: the calibration text passes the layer as it was, and statistics of its inputs are summed up;
-2. `choose`: the metric says which neurons (and KV groups) stay;
+1. `gather` sums up statistics of the calibration text in the layer as it was;
+2. `choose` says by the metric which neurons (and KV groups) stay;
 3. a recovery refits the weights that stay to the output that the layer had;
-4. `shrink`: the tensors get smaller;
-5. `pass_on`: the text passes the pruned layer, so that the next layer is fitted to what it will really see.
+4. `shrink` makes the tensors smaller;
+5. `pass_on` sends the text through the pruned layer: the next layer is fitted to what it will really see.
 
 The loop, `prune_layers`, is the same for a model in memory (`prune`) and on disk (`disk.from_disk.prune_to`):
 it takes layers from a `Decoder` and gives them to a `Sink`.
@@ -40,23 +40,25 @@ from .walk import batches
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` returns."""
+    """A pruned model, with its plan and report: what `prune` returns."""
 
-    model: CausalLM
-    plan: Plan
-    report: Report
+    model: CausalLM  # the smaller model
+    plan: Plan  # names the neurons and KV groups that stay
+    report: Report  # says what happened to each layer
 
 
 class Sink(Protocol):
-    """Where layers go when they are finished, and where the hidden states between them are."""
+    """A place for finished layers, and for the hidden states between them."""
 
     def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> States:
-        """Make room for hidden states, as `torch.empty` does."""
+        """Room for hidden states, as `torch.empty` makes it."""
 
     def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
         """The streams behind the layers that an earlier run finished, and the reports of those layers.
 
-        Without such a run it is None and an empty list. length: tokens in a sequence.
+        Without such a run they are None and an empty list.
+
+        length: tokens in a sequence.
         """
 
     def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
@@ -67,7 +69,7 @@ class Sink(Protocol):
 
 
 class MemorySink(Sink):
-    """Puts finished layers into `model`, each where the parent's layer was."""
+    """A sink that puts finished layers into `model`, each where the parent's layer was."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -96,16 +98,17 @@ def prune(
     progress: Progress = no_progress,
     inplace: bool = False,
 ) -> Pruned:
-    """Prune `model` on calibration tokens ids (S, L); return the smaller model, its plan and a report.
+    """Prune `model` on calibration tokens ids (S, L).
 
-    The recovery "bias" adds parameters, which the plan's `removed` counts.
-    Time: about two dense forward passes.
-    Memory: the hidden states of all tokens, one layer, a few n x n matrices.
+    The recovery "bias" adds parameters, which the plan's `removed` counts. It takes the time of about two
+    dense forward passes, and memory for the hidden states of all tokens, one layer and a few n x n matrices.
 
     Args:
+        settings: what decides the outcome.
         plan: how much stays; the metric then chooses what. A plan that names what stays (`kept_neurons` and
-            `kept_groups`, as a finished plan does) is carried out to the letter. None: planned by `settings`.
-        name: name of the model, for the plan.
+            `kept_groups`, as a finished plan does) is carried out to the letter. None: one is made by
+            `settings`.
+        name: the name of the model, for the plan.
         progress: called with the report of each layer that is finished.
         inplace: whether the layers of `model` are given up one by one, which halves the memory. Otherwise
             `model` stays as it is, and the result shares the tensors that do not change.
@@ -145,9 +148,9 @@ def prune_layers(
     sink: Sink,
     progress: Progress = no_progress,
 ) -> list[LayerReport]:
-    """The loop: prune each layer of `model` by the `plan` on ids (S, L), and give it to the `sink`.
+    """Prune each layer of `model` by the `plan` on ids (S, L), and give it to the `sink`.
 
-    Returns the reports of the layers that stay.
+    This is the loop of the method. Returns the reports of the layers that stay.
     """
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
@@ -167,7 +170,7 @@ def prune_layers(
 
 
 def embed_text(decoder: Decoder, ids: Tensor, sink: Sink) -> States:
-    """Hidden states before the first layer (S, L, d), for ids (S, L), where the sink keeps them."""
+    """Embed the text ids (S, L): hidden states (S, L, d) before the first layer, kept by the sink."""
     first = decoder.embed(ids[:1])
     hidden = sink.new_states((*ids.shape, first.shape[-1]), dtype=first.dtype)
     for rows in batches(*ids.shape):

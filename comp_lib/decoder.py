@@ -1,4 +1,4 @@
-"""A decoder as the method reads it: what is before its layers, each layer by itself, and what is behind.
+"""A decoder as the method reads it: its embedding, each layer by itself, and its head.
 
 `ModelInMemory` is a model of transformers; `disk.model_on_disk.ModelOnDisk` reads a layer from its file each
 time it is asked for. Whatever walks from layer to layer (`walk`, `comp.prune_layers`) takes both.
@@ -21,11 +21,14 @@ from .families.run import embed, head
 
 @runtime_checkable
 class Decoder(Protocol):
-    """What the method needs of a model: d is the width of its residual stream."""
+    """What the method needs of a model.
+
+    d is the width of its residual stream.
+    """
 
     @property
     def structure(self) -> Model:
-        """The modules of the model, with their numbers or without (on the device meta)."""
+        """The modules of the model; on the device meta they have no numbers."""
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -36,7 +39,7 @@ class Decoder(Protocol):
         """The dtype of its weights and hidden states."""
 
     def layer(self, index: int, device: Device) -> Layer:
-        """A copy of decoder layer `index` on `device`: surgery on it leaves the model as it is."""
+        """A copy of decoder layer `index` on `device`, on which surgery leaves the model as it is."""
 
     def embed(self, ids: Tensor) -> Tensor:
         """Hidden states before the first layer: ids (S, L) -> (S, L, d)."""
@@ -45,7 +48,7 @@ class Decoder(Protocol):
         """The norm behind the last layer: (..., d) -> (..., d)."""
 
     def logits(self, states: Tensor) -> Tensor:
-        """What the head makes of states behind the norm: (..., d) -> (..., vocabulary)."""
+        """The head, on states behind the norm: (..., d) -> (..., vocabulary)."""
 
     def head_pieces(self) -> Iterator[tuple[int, nn.Linear]]:
         """The pieces in which the head is read, each as its first token and its linear."""
@@ -58,7 +61,7 @@ class ModelInMemory(Decoder):
         """Wrap `model`.
 
         give_up_layers: whether `layer` returns a copy that shares no tensor with the model. Then the memory
-        of the model's own layer (perhaps a memory map of all of it) can be let go.
+            of the model's own layer, perhaps a memory map of all of it, can be let go.
         """
         self.model = model
         self.give_up_layers = give_up_layers
@@ -95,15 +98,15 @@ class ModelInMemory(Decoder):
 
 
 def as_decoder(model: Model | Decoder) -> Decoder:
-    """`model` as a `Decoder`; one that is a `Decoder` already is returned as it is."""
+    """`model` as a `Decoder`, unless it is one already."""
     return model if isinstance(model, Decoder) else ModelInMemory(model)
 
 
 def copy_layer(layer: Layer, device: Device, *, share_tensors: bool = True) -> Layer:
-    """A second `layer` on `device`, on which surgery can be done: the original stays as it is.
+    """A copy of `layer` on `device`, on which surgery can be done.
 
     If the original is on that device already, the two share their tensors, unless `share_tensors` is False.
-    Sharing is safe because surgery replaces tensors and never writes to them.
+    Sharing is safe, because surgery replaces tensors and never writes to them.
     """
     tensors = [*layer.parameters(), *layer.buffers()]
     target = torch.empty(0, device=device).device  # "cuda" is "cuda:0"

@@ -1,4 +1,4 @@
-"""How much is removed: the plan before any weight is touched and as it was carried out, and its checks.
+"""How much is removed: the plan before any weight is touched, its checks, and the plan as it was carried out.
 
 A plan says first which whole layers go, as many as the ratio needs, by layer importance (`importance`); then
 the width of each layer that stays (`hybrid_granularity`). Baselines that plan the whole model by themselves
@@ -34,7 +34,7 @@ from .surgery import check_biases
 if TYPE_CHECKING:
     from .baselines import Planner
 
-IMPORTANCE_SEQUENCES = 4  # on which whole layers are judged: a ranking needs fewer than a fit
+IMPORTANCE_SEQUENCES = 4  # sequences on which whole layers are judged: a ranking needs fewer than a fit
 
 
 def make_plan(
@@ -90,12 +90,12 @@ def _planner_of(settings: Settings) -> Planner | None:
 
 
 def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
-    """Why the `plan` that these settings gave removes clearly more than was asked for, in one line."""
+    """One line that says why a plan by these settings removes clearly more than was asked for."""
     multiple = settings["multiple"]
     if method_of(settings["method"]).whole_layers_only:
         reason = f"{settings['method']} removes nothing but whole layers"
     elif multiple not in (None, 1):
-        reason = f"widths are multiples of {multiple}: --multiple {max(1, multiple // 4)} comes nearer"
+        reason = f"widths are multiples of {multiple}: multiple {max(1, multiple // 4)} comes nearer"
         if multiple == GGUF_BLOCK:
             reason += ", but most GGUF files need 32"
     elif len(plan.layers) < plan.parent_layers or settings["kv_groups"] is not None:
@@ -113,9 +113,10 @@ def finish(
     before: Shape,
     after: Shape,
 ) -> tuple[Plan, Report]:
-    """The plan as it was carried out, and the report; the caller fills in its seconds.
+    """Return the plan as it was carried out, and the report, whose seconds the caller fills in.
 
-    before, after: the shapes of the parent and of the pruned model.
+    before: the shape of the parent.
+    after: the shape of the pruned model.
     """
     finished_plan = replace(
         plan,
@@ -137,7 +138,7 @@ def check_length(model: Model | Decoder, length: int) -> None:
 
 
 def check_request(model: Model | Decoder, settings: Settings) -> None:
-    """Raises InputError, before any text is read, for settings that no plan for `model` can meet."""
+    """Raises InputError for settings that no plan for `model` can meet; no text is read."""
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
     request = settings.request(shape)
@@ -148,7 +149,7 @@ def check_request(model: Model | Decoder, settings: Settings) -> None:
             raise InputError(
                 expected=f"all KV groups of {decoder.config.model_type} to stay, which cannot go one by one",
                 got=f"{settings.method} with {count}",
-                hint="leave --kv-groups out, choose another method",
+                hint="leave kv_groups out, choose another method",
             )
     if settings.recovery == "bias":
         check_biases(decoder.structure)
@@ -197,13 +198,15 @@ def _check_widths(
     kept: Sequence[Sequence[int]] | None,
     full_widths: Sequence[int],
 ) -> None:
-    """Raises InputError where a layer of the plan keeps `units` that the parent's layer does not have.
+    """Check that each layer of the plan keeps only what the parent's layer has.
 
     Args:
         units: what is counted, in words: "neurons" or "KV groups".
         counts: how many of them each layer of the plan keeps.
         kept: their indices, ascending, where the plan names them.
         full_widths: how many each layer of the parent has.
+
+    Raises InputError where a layer would keep more.
     """
     for position, (layer, count) in enumerate(zip(plan.layers, counts, strict=True)):
         needed = count

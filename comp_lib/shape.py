@@ -6,8 +6,8 @@ A decoder layer owns, for hidden size d, head size k, n neurons and g KV groups 
     attention    g * (2 k d + 2 r k d)        k and v; q and o: one KV group can only go as a whole
     norms        2 d                          stay as long as the layer does
 
-plus biases where the model has them. An attention without plain groups stays as long as its layer does, too.
-A test compares what is counted here with `model.num_parameters()`.
+Biases are added where the model has them. An attention without plain groups stays as long as its layer does,
+too. A test compares what is counted here with `model.num_parameters()`.
 """
 
 from __future__ import annotations
@@ -37,20 +37,28 @@ def span(widths: Sequence[int]) -> str:
 class Shape:
     """The widths of a decoder, and how many parameters each unit of it has."""
 
-    hidden: int  # d, width of the residual stream
-    head_dim: int  # k
-    group_heads: int  # r, query heads that share one KV head: they can only be removed together
-    neurons: tuple[int, ...]  # MLP neurons of each layer
-    kv_groups: tuple[int, ...]  # KV heads of each layer
-    neuron_parameters: int  # of one MLP neuron, biases included
-    group_parameters: int  # of one KV group, biases included
-    # of what no width changes, for each layer: norms, output biases, attention without plain groups
+    hidden: int
+    """The width d of the residual stream."""
+    head_dim: int
+    """The size k of a head."""
+    group_heads: int
+    """How many query heads r share one KV head; they can only be removed together."""
+    neurons: tuple[int, ...]
+    """MLP neurons of each layer."""
+    kv_groups: tuple[int, ...]
+    """KV heads of each layer."""
+    neuron_parameters: int
+    """Parameters of one MLP neuron, biases included."""
+    group_parameters: int
+    """Parameters of one KV group, biases included."""
     layer_parameters: tuple[int, ...]
-    other_parameters: int  # embeddings, head (once, if tied) and the final norm
+    """Parameters of each layer that no width changes: norms, output biases, ungrouped attention."""
+    other_parameters: int
+    """Parameters of the embedding, the head (none, if it is tied) and the final norm."""
 
     @classmethod
     def of(cls, model: Model | Decoder) -> Shape:
-        """Read the shape from the tensors of `model`: its config cannot describe every pruned model.
+        """Read the shape from the tensors of `model`, since no config describes every pruned model.
 
         Where the attention of some layer is more than KV groups, each layer has one group of no parameters.
         """
@@ -101,12 +109,12 @@ class Shape:
 
     @property
     def decoder(self) -> int:
-        """Parameters of all decoder layers: what pruning can reach."""
+        """Parameters of all decoder layers, which are those that pruning can reach."""
         return sum(self.layer(index) for index in range(self.layers))
 
     @property
     def total(self) -> int:
-        """All parameters; a tied embedding counts once."""
+        """All parameters of the model, of which a tied embedding counts once."""
         return self.decoder + self.other_parameters
 
     @property
@@ -120,9 +128,10 @@ class Shape:
         return self.uniform and self.hidden % (self.kv_groups[0] * self.group_heads) == 0
 
     def with_biases(self) -> Shape:
-        """The same decoder with a bias in each linear of its layers: Llama's `mlp_bias` and `attention_bias`.
+        """The same decoder with a bias in each linear of its layers.
 
-        A part that has biases already stays as it is.
+        Llama's config calls that `mlp_bias` and `attention_bias`. A part that has biases already stays as it
+        is.
         """
         neuron_parameters = self.neuron_parameters
         group_parameters = self.group_parameters
@@ -145,7 +154,7 @@ class Shape:
     ) -> Shape:
         """The same decoder with other widths, one entry for each layer that stays.
 
-        layers: the indices of those layers; None: they do not matter, since all are alike or none goes.
+        layers: the indices of those layers; None: they do not matter, since all layers are alike or all stay.
         """
         fixed = self.layer_parameters
         if layers is not None:
@@ -161,7 +170,7 @@ class Shape:
 def _block_parameters(part: Part) -> int:
     """Parameters of one block of a part.
 
-    These are the rows that produce the block's inputs of the dense layer, and the columns that read them.
+    They are the rows that produce the block's inputs of the dense layer, and the columns that read them.
     """
     total = part.block * part.linear.out_features
     for name, rows in part.rows.items():

@@ -1,11 +1,11 @@
 """Surgery: tensors that really shrink.
 
-Removing MLP neuron i takes its rows of the matrices that produce it (gate_proj and up_proj in Llama) and its
-column of down_proj. Removing a KV group takes its rows of k_proj and v_proj, the rows of q_proj of its query
+An MLP neuron goes with its rows of the matrices that produce it (gate_proj and up_proj in Llama) and its
+column of down_proj. A KV group goes with its rows of k_proj and v_proj, the rows of q_proj of its query
 heads, and their columns of o_proj. `families.find.parts` says which rows and columns those are.
 
-What remains is an ordinary module of the same class: no mask, no wrapper, nothing extra at run time but the
-biases of a recovery that asks for them.
+What remains is an ordinary module of the same class, without a mask or a wrapper. At run time there is
+nothing more than before, except the biases of a recovery that asks for them.
 """
 
 from __future__ import annotations
@@ -23,24 +23,29 @@ from .families.protocol import CausalLM, Layer, Model, Step
 from .families.table import family_of
 from .shape import Shape
 
-ROWS_IN_FLOAT64 = 1024  # of a matrix at once: all its rows may be a gigabyte
+ROWS_IN_FLOAT64 = 1024  # rows of a matrix in float64 at once, since all of them may be a gigabyte
 
 
 @dataclass(frozen=True)
 class Refit:
     """What becomes of one dense layer with inputs X and weights W."""
 
-    kept: Tensor  # KV groups or neurons, ascending
-    weight: Tensor | None = None  # V (n, m), zero where an input went; None: the layer stays as it is
-    bias: Tensor | None = None  # (m,)
-    error: float = 0.0  # ||X W - X V||^2 / ||X W||^2, with the bias where there is one
-    ridge: float | None = None  # lambda with which the weights were solved
+    kept: Tensor
+    """The KV groups or neurons that stay, ascending (k,)."""
+    weight: Tensor | None = None
+    """The new weights V (n, m), zero where an input went; None: the old ones."""
+    bias: Tensor | None = None
+    """What is added to the bias (m,); None: nothing."""
+    error: float = 0.0
+    """||X W - X V||^2 / ||X W||^2, with the bias where there is one."""
+    ridge: float | None = None
+    """The lambda with which the weights were solved; None: they were not solved."""
 
 
 def shallow_copy(model: Model) -> CausalLM:
-    """A second model with its own modules and config, around the same tensors.
+    """A copy of `model` with its own modules and config, around the same tensors.
 
-    Surgery replaces tensors and never writes to them, so it leaves the first model as it is.
+    Surgery replaces tensors and never writes to them. So surgery on the copy leaves `model` as it is.
     """
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     copied: CausalLM = copy.deepcopy(model, tensors)  # type: ignore[assignment]
@@ -48,7 +53,7 @@ def shallow_copy(model: Model) -> CausalLM:
 
 
 def upstream(layer: Layer, step: Step) -> Tensor:
-    """Squared norm of the weights that produce each block of the dense layer's inputs: (blocks,), float64."""
+    """The squared norm of the weights that produce each block of the inputs: (blocks,), float64."""
     part = parts(layer)[step]
     norms = []
     for name, rows in part.rows.items():
@@ -68,8 +73,9 @@ def shrink(
     """Keep the neurons or KV groups `kept` (ascending) of a layer, in place.
 
     Args:
-        weight: (n, m), in the orientation y = X W: replaces the weights of the dense layer.
-        bias_change: (m,), added to the bias of the dense layer, which must have one (`add_biases`).
+        kept: indices (k,).
+        weight: the new weights of the dense layer (n, m), for y = X W; None: the old ones.
+        bias_change: what is added to the bias of the dense layer (m,), which must have one (`add_biases`).
     """
     part = parts(layer)[step]
     for name, rows in part.rows.items():  # what produces the inputs of the dense layer
@@ -90,12 +96,12 @@ def shrink(
 
 
 def inputs_of_blocks(blocks: Tensor, size: int) -> Tensor:
-    """Indices of the inputs in the given blocks of `size`: (k,) -> (k * size,)."""
+    """Indices of the inputs that make up `blocks` of `size` inputs each: (k,) -> (k * size,)."""
     return (blocks[:, None] * size + torch.arange(size, device=blocks.device)).flatten()
 
 
 def check_biases(model: Model) -> None:
-    """Raises InputError unless the config of this family can say that dense layers have biases."""
+    """Raises InputError unless the config of the model's family can say that dense layers have biases."""
     if not family_of(model).bias_fields:
         raise InputError(
             expected="a model whose config knows mlp_bias, for the recovery 'bias'",
@@ -105,7 +111,10 @@ def check_biases(model: Model) -> None:
 
 
 def add_biases(layer: Layer) -> None:
-    """Give each dense layer that has no bias one of zeros: a stock config has them everywhere or nowhere."""
+    """Give each linear that has no bias one of zeros.
+
+    In a stock config they are everywhere or nowhere.
+    """
     for part in parts(layer).values():
         for name in (*part.rows, part.linear_name):
             linear = getattr(part.module, name)
@@ -137,7 +146,7 @@ def keep_layers(model: Model, layers: Sequence[int]) -> None:
 def update_config(model: Model) -> None:
     """Make `model.config` describe the tensors, as far as one width for all layers can.
 
-    Layers of other widths need a config of `models.meta_model`.
+    Layers that differ in width need a config of `models.meta_model`.
     """
     shape = Shape.of(model)
     for name, step in family_of(model).bias_fields.items():

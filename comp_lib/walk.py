@@ -1,8 +1,8 @@
-"""A text on its way through a decoder, layer by layer: what every measurement of a model is made of.
+"""A text on its way through a decoder, layer by layer: every measurement of a model is made of it.
 
-A measurement needs what flows *into* a layer, and nothing of the layers around it. So the hidden states of
-all sequences, h (S, L, d), are what lives through a walk; a layer is copied to the compute device, used, and
-let go (our reading of the paper's "layers loaded one at a time").
+A measurement needs what flows *into* a layer, and nothing of the layers around it. So only the hidden states
+of all sequences, h (S, L, d), are in memory from the start of a walk to its end. A layer is copied to the
+compute device, used, and let go. (This is our reading of the paper's "layers loaded one at a time".)
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .families.find import layers_of
 from .families.protocol import Device, Layer, Model
 from .families.run import LayerArguments, attention_step, head, layer_arguments, mlp_step
 
-BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
-LOGITS_AT_ONCE = 1 << 22  # numbers: tokens times vocabulary
+BATCH_TOKENS = 2048  # tokens that pass at once: enough for the processor, few beside the hidden states
+LOGITS_AT_ONCE = 1 << 22  # numbers in memory at once: tokens times vocabulary
 
 
 def batches(count: int, length: int) -> Iterator[slice]:
@@ -32,7 +32,7 @@ def batches(count: int, length: int) -> Iterator[slice]:
 
 
 def through(layer: Layer, hidden: Tensor, arguments: LayerArguments, device: Device) -> Tensor:
-    """All sequences through one layer on `device`: h (S, L, d) -> a new h' (S, L, d) where h is."""
+    """Send all sequences through one layer on `device`: h (S, L, d) -> h' (S, L, d), on the device of h."""
     out = torch.empty_like(hidden)
     for rows in batches(*hidden.shape[:2]):
         residual, _ = attention_step(layer, hidden[rows].to(device), arguments)
@@ -48,7 +48,7 @@ class Visit:
     ) -> None:
         """Let the text enter `layer`, number `index`, which is on `device`.
 
-        before (S, L, d): hidden states of the text that enter the layer.
+        before (S, L, d): the hidden states of the text that enter the layer.
         """
         self.index = index
         self.layer = layer
@@ -58,7 +58,7 @@ class Visit:
         self._after: Tensor | None = None
 
     def through(self, hidden: Tensor) -> Tensor:
-        """Another text of the same length through this layer: (S, L, d) -> (S, L, d)."""
+        """Send another text of the same length through this layer: (S, L, d) -> (S, L, d)."""
         return through(self.layer, hidden, self.arguments, self.device)
 
     @property
@@ -79,7 +79,7 @@ class Visit:
 def walk(model: Model | Decoder, ids: Tensor, device: Device = "cpu") -> Iterator[Visit]:
     """Walk the text ids (S, L) through all layers, one on `device` at a time.
 
-    A visit ends when the next one is asked for. Its layer is let go then, before the next is read; so use
+    A visit ends when the next one is asked for. Its layer is let go then, before the next is read. So use
     `visit.layer`, and keep no other name for it. Where a walk is broken off, the text does not pass the last
     layer that was visited.
     """
@@ -94,9 +94,9 @@ def walk(model: Model | Decoder, ids: Tensor, device: Device = "cpu") -> Iterato
 
 
 def sequence_losses(model: Model | Decoder, hidden: Tensor, ids: Tensor) -> Tensor:
-    """Mean next-token loss of each sequence, nats per token, from the last layer's output: (S, L, d) -> (S,).
+    """Mean next-token loss of each sequence (S,), nats per token, from the last layer's output (S, L, d).
 
-    The loss of a token x is -log p(x) = log sum_v exp(z_v) - z_x. The vocabulary is wide, so logits z exist
+    The loss of a token x is -log p(x) = log sum_v exp(z_v) - z_x. The vocabulary is wide. So logits z exist
     only for some tokens and one piece of the head at a time, and both terms are gathered piece by piece.
     """
     decoder = as_decoder(model)

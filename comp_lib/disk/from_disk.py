@@ -1,19 +1,22 @@
-"""COMP from files to files: the model is never in memory as a whole, and the same call goes on after a kill.
+"""COMP from files to files, a layer at a time: the same call goes on after a kill.
 
 The loop is the same as in memory, `comp.prune_layers`, with other ends: a layer is read from its files
 (`model_on_disk.ModelOnDisk`), pruned, and written to its bytes in the files of the new model (`DiskSink`).
-Hidden states are in files, too. So memory grows with the largest layer, not with the number of layers. One
-exception: what judges a layer by the model's answer (measured widths, layers to drop) keeps the hidden states
-of a few sequences for each layer.
+Hidden states are in files, too. So `prune_to` never has the whole model in memory: its memory grows with the
+largest layer, not with the number of layers. There is one exception. What judges a layer by the model's
+answer (measured widths, layers to drop) keeps the hidden states of a few sequences for each layer.
 
-All of it happens in `NAME.partial`, beside the folder NAME that it becomes:
+Its caller `prune_model` does have the whole model in memory for a while where the model writes text, for
+`at_most`, and for a method that needs gradients.
+
+The work is done in the folder `NAME.partial`, which becomes the folder NAME in the end:
 
     lock              held while a process works here: a second one is refused
     progress.json     what was asked for, and what is finished (`work_folder.Journal`)
     model.safetensors the new model, of which progress.json says how many layers are there
     states-N          hidden states (`work_folder.StatesFile`)
 
-What progress.json names is on the disk before it is named; what it does not name is made again. So a run
+What progress.json names is on the disk before it is named. What it does not name is made again. So a run
 that was cut off at any point ends with the bytes of an undisturbed one.
 """
 
@@ -55,20 +58,20 @@ from .model_on_disk import TOKENS_OF_A_PIECE, ModelOnDisk
 from .work_folder import JOURNAL, Journal, StatesFile, lay_out, write_rows
 
 LOCK = "lock"
-STATES_FILES = 5  # at most at once: of two streams, and of three steps of a layer
-DISK_BLOCK = 512  # bytes in the blocks in which the system counts what a file takes
+STATES_FILES = 5  # files of states at once, at most: of two streams, and of three steps of a layer
+DISK_BLOCK = 512  # bytes of a block: the system counts in blocks what a file takes
 
 
 @dataclass(frozen=True)
 class Saving:
     """How the result of `prune_to` is written and judged."""
 
-    name: str = ""  # of the parent, as the user knows it
-    windows: Tensor | None = None  # (S, L) of `text` on which both models are measured
-    text: str = "evaluation"  # name of that text
+    name: str = ""  # name of the parent, as the user knows it
+    windows: Tensor | None = None  # tokens (S, L) on which both models are measured
+    text: str = "evaluation"  # name of the text that these tokens are of
     card: Provenance | None = None  # what the model card says; None: a short card
     overwrite: bool = False  # whether an earlier result in the folder may be replaced
-    dtype: torch.dtype | None = None  # of the files; None: what the model computes in
+    dtype: torch.dtype | None = None  # dtype of the files; None: what the model computes in
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,15 @@ class Written:
     """A pruned model on disk."""
 
     folder: Path
+    """The folder that has its files."""
     plan: Plan
+    """Names the neurons and KV groups that stayed."""
     report: Report
+    """Says what happened to each layer."""
     before: Shape
+    """The shape of the parent."""
     after: Shape
+    """The shape of the pruned model."""
     losses: tuple[tuple[float, float], ...] = ()
     """For each window the loss of the parent and of the pruned model, nats per token."""
 
@@ -99,8 +107,15 @@ def prune_to(
     """Prune `model` on the calibration tokens `ids` (S, L) and write the result to the folder `out`.
 
     The result equals that of `prune` and `save_checkpoint` up to rounding. It is judged as the files hold it,
-    in `saving.dtype`. The same call goes on from the last finished layer when an earlier one was cut off, and
-    ends with the same bytes. A method that needs gradients needs a plan that was made in memory.
+    in `saving.dtype`. If an earlier call was cut off, the same call goes on from the last finished layer, and
+    ends with the same bytes.
+
+    Args:
+        tokenizer: is saved with the model.
+        plan: how much stays, as for `prune`; None: one is made by `settings`. A method that needs gradients
+            needs a plan, which was made in memory.
+        saving: how the result is written and judged.
+        progress: called with the report of each layer that is finished.
 
     Raises InputError before any work for what `prune` and `save_checkpoint` refuse; for NaN when it is read.
     Raises InputError when another process prunes into `out`.
@@ -116,15 +131,15 @@ def prune_to(
         )
     target = resolve(out)
     work = check_out(out, model, saving, ids.numel())
-    with _locked(work):
+    with _lock(work):
         journal = Journal(work, _request(model, ids, settings, plan, saving))
-        plan = _recorded_plan(journal, model, ids, settings, plan, saving.name, progress)
+        plan = _settle_plan(journal, model, ids, settings, plan, saving.name, progress)
         dense_losses = _measure(journal, "dense", model, saving.windows, settings.device, progress)
         meta_model = planned_meta_model(model, plan, settings, saving.dtype or model.dtype)
         meta_model.config.save_pretrained(work)
         meta_model.generation_config.to_json_file(work / "generation_config.json")
         sink = DiskSink(journal, model, plan, meta_model, len(ids))
-        if sink.finished < model.shape.layers:
+        if sink.finished_layers < model.shape.layers:
             prune_layers(model, ids, settings, plan, sink, progress)
         small = ModelOnDisk(make_meta_model(meta_model.config, model.dtype), TensorFiles(work))
         small_losses = _measure(journal, "pruned", small, saving.windows, settings.device, progress)
@@ -134,7 +149,7 @@ def prune_to(
         card = _card(saving, model.shape, ids, settings, dense_losses, small_losses)
         save_metadata(work, target.name, tokenizer, small.shape, plan, card)
     if work != target:  # after the lock is let go: Windows renames no folder in which a file is open
-        # Refuses what came there meanwhile, so that it stays.
+        # Something may have come there meanwhile, which is refused, and so stays.
         check_destination(out, saving.overwrite, 0, model.files.path)
         for path in work.iterdir():
             fsync(path)
@@ -146,11 +161,13 @@ def prune_to(
 
 
 def check_out(out: str | Path, model: ModelOnDisk, saving: Saving, tokens: int) -> Path:
-    """The folder in which a run into the folder `out` works: beside it, until the model has taken its name.
+    """The folder in which a run into the folder `out` works; check that a run may begin there, or go on.
 
-    tokens: how many calibrate, for the room that hidden states take.
+    It is beside `out`, until the model has taken that name.
 
-    Raises InputError unless a run may begin there, or go on.
+    tokens: how many tokens calibrate, of which hidden states take room.
+
+    Raises InputError for a folder of something else, and for a disk without enough room.
     """
     target = resolve(out)
     has_its_name = all((target / name).is_file() for name in (JOURNAL, PLAN_FILE))
@@ -177,7 +194,7 @@ def check_out(out: str | Path, model: ModelOnDisk, saving: Saving, tokens: int) 
 
 
 def _disk_usage(folder: Path) -> dict[str, int]:
-    """The bytes that each file of the folder takes, by its name: less than its size for a file with holes."""
+    """File name -> the bytes that the file takes on the disk; a file with holes takes less than its size."""
     usage = {}
     for path in folder.iterdir():
         status = path.stat()
@@ -189,8 +206,10 @@ def _disk_usage(folder: Path) -> dict[str, int]:
 
 
 @contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Let no other process work in the folder `work` while the block runs; make the folder if it is missing.
+def _lock(work: Path) -> Iterator[None]:
+    """Let no other process work in the folder `work` while the block runs.
+
+    The folder is made if it is missing.
 
     Raises InputError when another process works there.
     Raises InputError when the system refuses something in the block, such as more of a full disk.
@@ -214,7 +233,10 @@ def _locked(work: Path) -> Iterator[None]:
 def _request(
     model: ModelOnDisk, ids: Tensor, settings: Settings, plan: Plan | None, saving: Saving
 ) -> dict[str, Any]:
-    """All that decides the bytes of a run, and its name: a run that goes on must have the same."""
+    """All that decides the bytes of a run, and its name.
+
+    A run that goes on must have the same request.
+    """
     given_plan = None
     # A plan that needed gradients follows from the rest, but on a graphics card not to the last bit.
     if plan is not None and not method_of(settings.method).needs_gradients:
@@ -234,7 +256,7 @@ def _request(
     }
 
 
-def _recorded_plan(
+def _settle_plan(
     journal: Journal,
     model: ModelOnDisk,
     ids: Tensor,
@@ -243,12 +265,12 @@ def _recorded_plan(
     name: str,
     progress: Progress,
 ) -> Plan:
-    """The plan in the journal, else the given one, else one that is made now; it is then in the journal."""
+    """The plan in the journal, else the given one, else a new one; write it in the journal."""
     plan_text = journal.state["plan"]
     if plan_text is None:
         plan = plan or make_plan(model, ids, settings, name, progress)
         plan_text = plan.to_json()
-    # Only now, so that a plan that is refused leaves no run behind.
+    # The journal is written only now, so that a plan that is refused leaves no run behind.
     # This also deletes hidden states that a killed run left without naming them.
     journal.record(plan=plan_text)
     return Plan.from_json(plan_text)
@@ -264,7 +286,7 @@ def _measure(
 ) -> list[float]:
     """Loss of the model in each window (S, L), nats per token; from the journal where it has them.
 
-    label: of the losses in the journal, "dense" or "pruned".
+    label: name of the losses in the journal, "dense" or "pruned".
     """
     if windows is None:
         return []
@@ -278,7 +300,7 @@ def _measure(
 
 
 def planned_meta_model(model: ModelOnDisk, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
-    """The new model without its numbers: its tensors have shapes only."""
+    """The new model as the plan has it, without its numbers: its tensors have shapes only."""
     small = make_meta_model(model.config, dtype)
     layers = layers_of(small)
     for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
@@ -296,7 +318,7 @@ def planned_meta_model(model: ModelOnDisk, plan: Plan, settings: Settings, dtype
 
 
 class DiskSink(Sink):
-    """Writes layers to the files of the new model, and the hidden states between them to other files."""
+    """A sink that writes layers to the files of the new model, and hidden states to other files."""
 
     def __init__(
         self, journal: Journal, model: ModelOnDisk, plan: Plan, meta_model: Model, sequences: int
@@ -304,9 +326,11 @@ class DiskSink(Sink):
         """Lay out the files of the new model.
 
         Args:
+            journal: says what is finished.
             model: the parent.
+            plan: how much of each layer stays.
             meta_model: the new model without its numbers, in the dtype of its files.
-            sequences: how many calibrate.
+            sequences: how many sequences calibrate.
         """
         self.journal = journal
         self.model = model
@@ -317,7 +341,7 @@ class DiskSink(Sink):
         self.slots = lay_out(journal.work, dict(meta_model.named_parameters()))
 
     @property
-    def finished(self) -> int:
+    def finished_layers(self) -> int:
         """How many layers of the parent are finished."""
         return len(self.journal.state["layers"])
 
@@ -330,7 +354,7 @@ class DiskSink(Sink):
         return StatesFile.create(self.journal.work, shape, dtype)
 
     def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
-        if not self.finished:
+        if not self.finished_layers:
             self._write_frame()
             return None, []
         shape = (self.sequences, length, self.model.shape.hidden)
@@ -364,7 +388,7 @@ class DiskSink(Sink):
             fsync(path)
         state_files = {name: path.name for name, path in states.items()}
         if index + 1 == self.model.shape.layers:
-            state_files = {}  # behind the last layer nobody needs them
+            state_files = {}  # nothing needs the states behind the last layer
         self.journal.record(
             layers=[*self.journal.state["layers"], row],
             states=state_files,
@@ -376,7 +400,7 @@ class DiskSink(Sink):
         )
 
     def _write_frame(self) -> None:
-        """Write the tensors before and behind the layers."""
+        """Write the tensors that belong to no layer."""
         files = self.model.files
         for name in self.slots:
             if name in (EMBEDDING, HEAD):
@@ -395,7 +419,7 @@ class DiskSink(Sink):
 
 
 def _path_of(states: States) -> Path:
-    """The file of hidden states that are in a file, as all are here."""
+    """The file in which hidden states are; on disk all of them are in files."""
     if not isinstance(states, StatesFile):
         raise TypeError(f"expected hidden states in a file, got {type(states).__name__}")
     return states.path

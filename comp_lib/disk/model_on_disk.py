@@ -1,9 +1,9 @@
 """A model in files, which is never in memory as a whole: a `Decoder` that reads its layers one by one.
 
-A layer is read from its file each time it is asked for, of the embedding only the rows that a text needs, of
-the head a piece at a time. So everything that walks from layer to layer runs on it as on a model in memory:
-block influence, loss increase, FLAP, COMP itself. Shapes come from a meta model, a model without numbers that
-transformers builds from the config.
+A layer is read from its file each time it is asked for. Of the embedding only the rows that a text needs are
+read, and of the head a piece at a time. So everything that walks from layer to layer runs on it as on a model
+in memory: block influence, loss increase, FLAP, COMP itself. Shapes come from a meta model, a model without
+numbers that transformers builds from the config.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..families.run import check_ids, embed, head
 from ..shape import Shape
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles
 
-TOKENS_OF_A_PIECE = 4096  # of the vocabulary: their part of the head is in memory at once
+TOKENS_OF_A_PIECE = 4096  # tokens of the vocabulary whose part of the head is in memory at once
 
 
 class ModelOnDisk(Decoder):
@@ -34,8 +34,8 @@ class ModelOnDisk(Decoder):
         self.meta_model = meta_model
         self.files = files
         self.shape = Shape.of(meta_model)
-        self._norm = self._filled(backbone_of(meta_model).norm, "model.norm.")
-        # the whole head, kept from the first call of `logits` until the next call of `layer`
+        self._norm = self._read_module(backbone_of(meta_model).norm, "model.norm.")
+        # All of the head, from the first call of `logits` until the next call of `layer`.
         self._head: nn.Linear | None = None
 
     @property
@@ -52,7 +52,7 @@ class ModelOnDisk(Decoder):
 
     def layer(self, index: int, device: Device) -> Layer:
         self._head = None
-        layer = self._filled(layers_of(self.meta_model)[index], f"model.layers.{index}.")
+        layer = self._read_module(layers_of(self.meta_model)[index], f"model.layers.{index}.")
         return layer.to(device)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -87,9 +87,9 @@ class ModelOnDisk(Decoder):
             piece.weight = weight
             yield int(rows[0]), piece
 
-    def _filled(self, module: nn.Module, prefix: str) -> nn.Module:
+    def _read_module(self, module: nn.Module, prefix: str) -> nn.Module:
         """A copy of a module of the meta model, with the numbers from the files."""
-        shared = {id(self.config): self.config}  # is not copied
+        shared = {id(self.config): self.config}  # the copy has the same config
         module = copy.deepcopy(module, shared)
         tensors = {name: self.files.read(prefix + name, self.dtype) for name in module.state_dict()}
         module.load_state_dict(tensors, assign=True)

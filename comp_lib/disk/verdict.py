@@ -1,4 +1,4 @@
-"""What `prune_model` returns: how much smaller a model has become, and at what price."""
+"""The verdict that `prune_model` returns: how much smaller a model has become, and at what price."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..shape import span
 from ..system.tensors import STORED_TYPES
 from .from_disk import Written
 
-COLUMNS = 80  # of a terminal
+COLUMNS = 80  # columns of a terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,19 +23,20 @@ class Verdict(Written):
     """A pruned model on disk: how much smaller it is than its parent, and at what price."""
 
     parent: str
+    """Name of the parent, as the user knows it."""
     megabytes: tuple[float, float]
-    """Size of the files of weights: of the parent, of the model."""
+    """Size of the files of weights, of the parent and of the model."""
     stored: tuple[str, str]
-    """The type of most numbers in them, such as "BF16" or "Q8_0": in the parent, in the model."""
+    """Type of most numbers in these files, such as "BF16" or "Q8_0", of the parent and of the model."""
     by_text: dict[str, dict[str, float]]
-    """Text -> dense_loss, loss and increase, nats per token; empty: not measured."""
+    """Text -> dense_loss, loss and increase, nats per token; empty where nothing was measured."""
     seconds: float
-    """What all of it took, or the last attempt where an earlier one was stopped."""
+    """How long the call took; an earlier call that was stopped is not counted."""
     next: str
     """The command that looks closer."""
 
     def numbers(self) -> dict[str, Any]:
-        """What `comp-lib prune --json` writes."""
+        """The numbers that `comp-lib prune --json` writes."""
         return {
             "folder": str(self.folder),
             "parent": self.parent,
@@ -51,7 +52,7 @@ class Verdict(Written):
         }
 
     def __str__(self) -> str:
-        """What `comp-lib prune` says: at most 12 lines, and one more if more went than was asked for."""
+        """At most 12 lines, and one more if clearly more went than was asked for."""
         settings = self.report.settings
         removal = f"{self.plan.removed:.1%} of the decoder removed by {settings['method']}"
         lines = [f"{removal}, in {self.seconds:.0f} s on {self.report.tokens:,} tokens"]
@@ -65,7 +66,7 @@ class Verdict(Written):
         return "\n".join([*lines, f"saved: {self.folder}", f"next: {self.next}"])
 
     def _table(self) -> list[str]:
-        """Before and after, a line for each thing that is counted."""
+        """The lines of a table: one for each thing that is counted, before and after."""
         before = self.before
         after = self.after
         old_type, new_type = self.stored
@@ -94,7 +95,7 @@ class Verdict(Written):
 def losses_by_text(written: Written, windows: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
     """Text -> mean losses of both models over its windows; empty if none was measured.
 
-    Of two or more texts the last entry is their mean.
+    If there are two or more texts, the last entry is their mean.
     """
     if not windows:
         return {}

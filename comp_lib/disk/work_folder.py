@@ -1,4 +1,4 @@
-"""What is in the folder in which a run works: hidden states, the files of the new model, and a journal.
+"""The folder in which a run works: hidden states, the files of the new model, and a journal.
 
 *Hidden states* of all sequences are in files, since those of a long text may not fit in memory.
 
@@ -30,19 +30,19 @@ from ..system.atomic import fsync, take_name
 from ..system.hashes import as_bytes
 from ..system.tensors import INDEX, LARGEST_FILE_BYTES, stored_type
 
-JOURNAL = "progress.json"  # name of its file
-STATES_PREFIX = "states-"  # of the names of files with hidden states
-LENGTH_BYTES = 8  # at the start of a file: the length of its header
-ALIGNMENT = 8  # bytes, of which the length of a header is a multiple
+JOURNAL = "progress.json"  # name of the journal's file
+STATES_PREFIX = "states-"  # how the names of files with hidden states begin
+LENGTH_BYTES = 8  # bytes at the start of a safetensors file that hold the length of its header
+ALIGNMENT = 8  # bytes of which the length of a header is a multiple
 
 
 @dataclass(frozen=True)
 class StatesFile:
     """Hidden states (S, L, d) in the file `path`: `states[rows]` reads, `states[rows] = values` writes."""
 
-    path: Path
-    shape: tuple[int, ...]
-    dtype: torch.dtype
+    path: Path  # of the file
+    shape: tuple[int, ...]  # (S, L, d)
+    dtype: torch.dtype  # of the numbers in the file
 
     @classmethod
     def create(cls, folder: Path, shape: Sequence[int], dtype: torch.dtype) -> StatesFile:
@@ -74,17 +74,17 @@ class StatesFile:
 
 
 class Slot(NamedTuple):
-    """Where the bytes of a tensor are."""
+    """The place of a tensor's bytes."""
 
-    path: Path  # of its file
-    start: int  # position of its first byte in the file
+    path: Path  # of the file that has them
+    start: int  # position of the first byte in the file
     row_bytes: int  # bytes of one row
 
 
 def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Slot]:
-    """Make safetensors files in `folder` with room for `tensors`, of which only shapes and dtypes are read.
+    """Make safetensors files in `folder` with room for `tensors`, and return the slot of each tensor.
 
-    The numbers in files that an earlier run made stay. Returns the slot of each tensor.
+    Of the tensors only shapes and dtypes are read. The numbers in files that an earlier run made stay.
     """
     split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=LARGEST_FILE_BYTES)
     slots = dict[str, Slot]()
@@ -126,10 +126,10 @@ def write_rows(slot: Slot, rows: Tensor, first_row: int = 0) -> None:
 class Journal:
     """The progress of a run in the folder `work`.
 
-    What it names is on the disk before it is named; what it does not name is made again. `state` holds:
+    What it names is on the disk before it is named. What it does not name is made again. `state` holds:
 
         request        what was asked for
-        plan           as JSON in a string, once it is known
+        plan           the plan as JSON in a string, once it is known
         layers         for each finished layer of the parent its `LayerReport`, None where it is dropped
         made           what the next layer needs from the finished ones, besides hidden states
         states         "hidden" and "dense" -> name of the file with the states behind the last finished layer
@@ -160,7 +160,7 @@ class Journal:
             )
 
     def record(self, **finished: Any) -> None:
-        """Write down what is finished, in one step, and delete hidden states that are not named any more."""
+        """Write down what is finished, in one step, and delete hidden states that are no longer named."""
         self.state |= finished | {"request": self.request}
         temporary = self.work / f"{JOURNAL}.tmp"
         temporary.write_text(json.dumps(self.state), "utf-8")

@@ -1,4 +1,4 @@
-"""Finding the two parts of a decoder layer: its gated MLP, and its token mixer, which is mostly attention.
+"""The two parts of a decoder layer: its gated MLP, and its token mixer, which is mostly attention.
 
 Each part ends in a linear that writes to the residual stream.
 """
@@ -18,7 +18,7 @@ from .protocol import Layer, Model, Step
 
 GATED_MLPS = ({"gate_proj", "up_proj", "down_proj"}, {"gate_up_proj", "down_proj"})
 PLAIN_ATTENTIONS = ({"q_proj", "k_proj", "v_proj", "o_proj"}, {"qkv_proj", "o_proj"})
-OUTPUT_NAMES = ("o_proj", "out_proj", "dense")  # of the linear that ends a token mixer
+OUTPUT_NAMES = ("o_proj", "out_proj", "dense")  # names of the linear that ends a token mixer
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,26 @@ class Part:
     mixer of another kind.
     """
 
-    name: str  # in the layer
+    name: str
+    """Its name in the layer."""
     module: Any
-    linear_name: str  # of the linear that writes to the stream, in the module
+    """The part itself."""
+    linear_name: str
+    """The name in the part of the linear that writes to the stream."""
     linear: nn.Linear
+    """The linear that writes to the stream."""
     rows: dict[str, Tensor]
     """The other linears, which produce its inputs: name -> row indices (blocks, rows of a block)."""
-    block: int = 1  # inputs of the linear that belong to a block
-    grouped: bool = False  # whether it is attention of queries, keys, values and outputs whose rows are heads
-    separable: bool = True  # whether blocks can go one by one: not where a norm spans all heads
+    block: int = 1
+    """How many inputs of the linear belong to a block."""
+    grouped: bool = False
+    """Whether it is attention of queries, keys, values and outputs whose rows are heads."""
+    separable: bool = True
+    """Whether blocks can go one by one; where a norm spans all heads they cannot."""
 
 
 def backbone_of(model: nn.Module) -> Any:
-    """The causal language model without its head: the module with `embed_tokens`, `layers` and `norm`.
+    """The model without its head, which is the module with `embed_tokens`, `layers` and `norm`.
 
     Raises InputError for a model that is laid out otherwise.
     """
@@ -66,9 +73,9 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
 
 
 def parts(layer: Layer) -> dict[Step, Part]:
-    """The two parts of a layer.
+    """Find the two parts of a layer.
 
-    Raises InputError, with the name of what does not fit, where it has others.
+    Raises InputError, with the name of what does not fit, for a layer of other parts.
     """
     for name, module in layer.named_modules():
         if "expert" in f"{name} {type(module).__name__}".lower():
@@ -169,7 +176,7 @@ def has_inseparable_groups(model: Model) -> bool:
 def remember_widths(layer: Layer) -> None:
     """After surgery, make the layer's modules remember their new widths.
 
-    Phi-3 finds its queries by the number of heads in its config, which all layers share; so a layer with
+    Phi-3 finds its queries by the number of heads in its config, which all layers share. So a layer with
     another number gets a config of its own.
     """
     layer_parts = parts(layer)
@@ -200,7 +207,7 @@ def refuse(layer: Layer, got: str) -> NoReturn:
 
 
 def with_parts(module: nn.Module, **replacements: nn.Module) -> Any:
-    """A second `module` in which some children are replaced; the two share all else."""
+    """A copy of `module` in which some children are replaced; the two share all else."""
     second = copy.copy(module)
     vars(second)["_modules"] = module._modules | replacements
     return second

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     """A causal language model in memory, as transformers builds it."""
 
     class CausalLM(PreTrainedModel):
-        """What this library returns as a model: one of transformers' that can also write text."""
+        """A model of transformers that can also write text: what this library returns as a model."""
 
         def generate(self, *args: Any, **options: Any) -> Tensor:
-            """Token ids (B, L), prompts and what the model writes behind them (see `GenerationMixin`)."""
+            """Token ids (B, L) of the prompts and of what the model writes behind them."""
 else:  # importing transformers' class takes a second, and brings packages that pruning has no use for
     Model = nn.Module
     CausalLM = nn.Module

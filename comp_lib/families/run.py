@@ -1,8 +1,8 @@
-"""Running a model piece by piece: what it does around its layers, and each of the two steps of a layer.
+"""A model run piece by piece: what it does around its layers, and each of the two steps of a layer.
 
-The model's own forward does the work, with stand-ins for the pieces that do not run. Granite multiplies and
-divides around its layers, Gemma 2 bends the logits, windowed layers get other masks: nothing of that has to
-be written here.
+The model's own forward does the work, with stand-ins for the pieces that do not run. So nothing has to be
+written here for Granite, which multiplies and divides around its layers, for Gemma 2, which bends the logits,
+or for windowed layers, which get other masks.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from .find import backbone_of, with_parts
 from .probe import CallArguments, check, run_layer
 from .protocol import Device, Layer, Model, Step
 
-EMBEDDED_TOKENS = 2048  # at once, since the model makes masks on the way
+EMBEDDED_TOKENS = 2048  # tokens that are embedded at once, since the model makes masks on the way
 
 
 @dataclass
 class LayerArguments:
-    """What a model hands its layers for texts of some length: rotary embeddings, masks, anything else."""
+    """What a model hands its layers for texts of one length: rotary embeddings, masks, anything else."""
 
-    calls: dict[int, CallArguments]  # number of a layer (`layer_number`) -> its arguments
-    # types of a layer and its children: kinds of layers that have passed `probe.check`
+    calls: dict[int, CallArguments]
+    """Number of a layer (`layer_number`) -> what the model calls it with."""
     checked: set[tuple[type, ...]] = field(default_factory=set)
+    """Kinds of layers that have passed `probe.check`, each as the types of a layer and its children."""
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:
-    """Raises InputError for a token that the tokenizer has and the model has not."""
+    """Raises InputError for a token of which the model has no embedding."""
     if ids.numel() and int(ids.max()) >= vocabulary:
         raise InputError(
             expected=f"tokens below {vocabulary}, of which the model has embeddings",
@@ -61,7 +62,7 @@ def embed(model: Model, ids: Tensor, table: nn.Module | None = None) -> Tensor:
 
 
 def layer_arguments(model: Model, length: int, device: Device, dtype: torch.dtype) -> LayerArguments:
-    """What the layers are handed for any text of `length` tokens, on `device`: rotary embeddings and masks.
+    """What `model` hands its layers for any text of `length` tokens, on `device`.
 
     The model runs once on hidden states of ones, with stand-ins for its layers that note their arguments.
 
@@ -88,10 +89,10 @@ def layer_arguments(model: Model, length: int, device: Device, dtype: torch.dtyp
     if len(calls) != len(catchers) or (catchers and not torch.equal(states, calls[0][0])):
         raise InputError(expected=expected, got=f"{name}, which does more", hint="choose another model")
 
-    def moved(value: object) -> object:
+    def move(value: object) -> object:
         return value.to(torch.device(device)) if isinstance(value, Tensor) else value
 
-    on_device = tree_map(moved, [call for _, call in calls])
+    on_device = tree_map(move, [call for _, call in calls])
     numbers = (layer_number(layer) for layer in backbone.layers)
     return LayerArguments(dict(zip(numbers, on_device, strict=True)))
 
@@ -103,7 +104,7 @@ def layer_number(layer: Layer) -> int:
 
 
 def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor:
-    """Logits (..., vocabulary) of what the final norm returns (..., d).
+    """Logits (..., vocabulary) of `states` (..., d) behind the final norm.
 
     piece: a part of the head, whose logits are returned; None: the model's head.
     """
@@ -117,9 +118,10 @@ def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor
 
 
 def attention_step(layer: Layer, hidden: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor]:
-    """First residual step: h (B, L, d) -> r (B, L, d), and X_o, the inputs of the dense layer (B, L, n).
+    """Take the first residual step: h (B, L, d) -> r (B, L, d).
 
-    The first text through each kind of layer checks it.
+    Returns r, and the inputs X_o of the dense layer (B, L, n). The first text through each kind of layer
+    checks the layer.
 
     Raises InputError for a layer that is not two steps.
     """
@@ -133,13 +135,19 @@ def attention_step(layer: Layer, hidden: Tensor, arguments: LayerArguments) -> t
 
 
 def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
-    """Second residual step: r (B, L, d) -> h' (B, L, d), and X (B, L, n)."""
+    """Take the second residual step: r (B, L, d) -> h' (B, L, d).
+
+    Returns h', and the inputs X of the dense layer (B, L, n).
+    """
     out, (x,) = run_layer(layer, residual, None, attention=0.0)
     return out, x
 
 
 def run_step(layer: Layer, step: Step, stream: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor]:
-    """One step by its name: stream (B, L, d) -> stream behind it, and inputs of its dense layer (B, L, n)."""
+    """Take the residual step of that name from `stream` (B, L, d).
+
+    Returns the stream behind it (B, L, d), and the inputs of its dense layer (B, L, n).
+    """
     if step == "attention":
         return attention_step(layer, stream, arguments)
     return mlp_step(layer, stream)
