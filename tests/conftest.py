@@ -75,7 +75,11 @@ SLOW_FILES = (
     "hostile/test_calls.py",
     "analysis/test_page.py",
 )
-SLOW_TESTS = ("test_reload_in_another_process",)
+TEST_FILES = [
+    path.relative_to(Path(__file__).parent).as_posix() for path in Path(__file__).parent.rglob("*.py")
+]
+for beginning in (*LONG_FILES, *SLOW_FILES):
+    assert any(path.startswith(beginning) for path in TEST_FILES), f"no test file begins with {beginning}"
 
 
 def path_in_tests(path):
@@ -102,7 +106,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         starts_a_python = not {"python", "kernels"}.isdisjoint(item.fixturenames)
         in_a_slow_file = path_in_tests(item.path).startswith(SLOW_FILES)
-        if starts_a_python or in_a_slow_file or item.originalname in SLOW_TESTS:
+        if starts_a_python or in_a_slow_file:
             item.add_marker(pytest.mark.slow)
 
 

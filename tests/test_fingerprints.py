@@ -1,8 +1,12 @@
-"""The weights that `prune` makes, to the bit: only a change of the method may change them.
+"""What `prune` keeps, and the weights that it makes: only a change of the method may change them.
 
-`python tests/test_fingerprints.py` writes tests/fingerprints.json anew; a commit that does so says which step
-changed which number, and why. Libraries round in their own ways: on another processor or another torch than
-those of the file the sums of the squared weights are compared instead, within 1e-3.
+On every machine the same layers, neurons and KV groups stay. Processors and versions of torch round in their
+own ways, so the weights are equal to the bit on the machine of the file only; elsewhere the sums of their
+squares are compared, within 1e-3.
+
+`python tests/test_fingerprints.py` prints what differs from tests/fingerprints.json. With `--store` it also
+writes that file anew; a commit that does so says which step changed which number, and why. With `--tiny` it
+leaves out the real model.
 """
 
 from __future__ import annotations
@@ -13,16 +17,19 @@ import platform
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from tools import hash_of_weights
 from variants import build, tokens
 
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import Pruned, prune
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.plan import Plan
 from comp_lib.settings import PRESETS, Settings
 
 STORED_FILE = Path(__file__).with_name("fingerprints.json")
@@ -59,10 +66,8 @@ REAL_CASES = (
     "KV groups",
     "one sequence",
 )
-REAL_SIZES = {
-    "stock": (8, 64),
-    "one sequence": (1, 1024),
-}  # (sequences, length); the other cases have (8, 128)
+# (sequences, length) of the real model's text; the other cases have (8, 128)
+REAL_SIZES = {"stock": (8, 64), "one sequence": (1, 1024)}
 
 
 def machine() -> str:
@@ -88,19 +93,27 @@ def one_thread():
 
 def fingerprint(model) -> dict[str, object]:
     """SHA-256 of all weights by name, and the sum of their squares."""
-    digest = hashlib.sha256()
-    squares = 0.0
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
-        squares += float(tensor.double().square().sum())
-    return {"sha256": digest.hexdigest(), "squares": squares}
+    squares = sum(float(tensor.double().square().sum()) for _, tensor in sorted(model.state_dict().items()))
+    return {"sha256": hash_of_weights(model), "squares": squares}
+
+
+def hash_of_kept(plan: Plan) -> str:
+    """SHA-256 of the indices of the layers, neurons and KV groups that stay."""
+    indices = [plan.layers, plan.kept_neurons, plan.kept_groups]
+    return hashlib.sha256(json.dumps(indices).encode()).hexdigest()
+
+
+@cache
+def prune_tiny(name: str) -> Pruned:
+    """The tiny model of a case, pruned."""
+    settings, variant, sequences, length = CASES[name]
+    with one_thread():
+        return prune(build(variant), tokens(sequences, length), settings)
 
 
 def tiny(name: str) -> dict[str, object]:
     """The fingerprint of the tiny model of a case, after pruning."""
-    settings, variant, sequences, length = CASES[name]
-    with one_thread():
-        return fingerprint(prune(build(variant), tokens(sequences, length), settings).model)
+    return fingerprint(prune_tiny(name).model)
 
 
 def real(name: str, model, tokenizer) -> Pruned:
@@ -116,36 +129,46 @@ def real(name: str, model, tokenizer) -> Pruned:
         return prune(model, ids, settings, name=EMBEDDED)
 
 
-def check(name: str, computed: dict[str, object]) -> None:
-    """A fingerprint is that of the file: to the bit on the same machine, elsewhere in the sum of squares."""
-    stored = json.loads(STORED_FILE.read_text("utf-8"))
+def read_stored() -> dict:
+    """The file: its "machine", the fingerprints of its "cases", and the hashes of what is "kept"."""
+    return json.loads(STORED_FILE.read_text("utf-8"))
+
+
+def check(name: str, pruned: Pruned) -> None:
+    """What stays is what the file says; so are the weights, as exactly as this machine allows."""
+    stored = read_stored()
+    assert hash_of_kept(pruned.plan) == stored["kept"][name]
     expected = stored["cases"][name]
+    computed = fingerprint(pruned.model)
     if stored["machine"] == machine():
         assert computed == expected
     assert computed["squares"] == pytest.approx(expected["squares"], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_weights_of_tiny_models_are_those_of_the_file(name):
-    check(name, tiny(name))
+def test_tiny_models_keep_what_the_file_says_and_get_its_weights(name):
+    check(name, prune_tiny(name))
 
 
 def main() -> None:
     """Print what differs from the file, and write it anew where --store is given."""
-    cases = {name: tiny(name) for name in CASES}
+    prunings = {name: prune_tiny(name) for name in CASES}
     if "--tiny" not in sys.argv:
         dense = load_model(EMBEDDED)
-        cases |= {f"smollm2 {name}": fingerprint(real(name, *dense).model) for name in REAL_CASES}
-    old = json.loads(STORED_FILE.read_text("utf-8"))["cases"] if STORED_FILE.exists() else {}
-    for name, computed in cases.items():
-        if old.get(name) == computed:
-            print(f"{name}: same")
-        else:
-            print(f"{name}: was {old.get(name)}, is {computed}")
+        prunings |= {f"smollm2 {name}": real(name, *dense) for name in REAL_CASES}
+    stored = read_stored()
+    for name, pruned in prunings.items():
+        computed = {"cases": fingerprint(pruned.model), "kept": hash_of_kept(pruned.plan)}
+        for table, value in computed.items():
+            before = stored[table].get(name)
+            if value == before:
+                print(f"{name}, {table}: same")
+            else:
+                print(f"{name}, {table}: was {before}, is {value}")
+            stored[table][name] = value
     if "--store" in sys.argv:
-        STORED_FILE.write_text(
-            json.dumps({"machine": machine(), "cases": old | cases}, indent=1) + "\n", "utf-8"
-        )
+        stored["machine"] = machine()
+        STORED_FILE.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,19 @@
-"""The front door: what `comp_lib` exports has real types, and a user's file that uses all of it runs as it stands."""
+"""What `comp_lib` exports has real types, and a user's file that uses all of it runs as it stands."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import comp_lib
+from comp_lib import Calibration, Plan, Settings, evaluate, load_model, prune
+from comp_lib.calibration.windows import evaluation_tokens
 
 ROOT = Path(__file__).resolve().parents[1]
 USERS_FILE = """\
@@ -68,9 +74,42 @@ def test_a_type_checker_knows_what_a_users_file_uses_and_what_it_uses_wrongly(tm
 def test_a_users_file_runs(parent, tmp_path):
     path = tmp_path / "user.py"
     path.write_text(USERS_FILE.replace("PARENT", str(parent)))
-    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    folder, removed, increase = done.stdout.split()
-    assert folder == "in-memory" and 0.2 <= float(removed) < 0.5 and abs(float(increase)) < 1.0
-    assert (tmp_path / "in-memory" / "model.safetensors").is_file()
+    result = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    folder, removed, increase = result.stdout.split()
+    assert folder == "in-memory" and 0.2 <= float(removed) < 0.5
+    dense, tokenizer = load_model(parent)
+    pruned, _ = load_model(tmp_path / "in-memory")
+    quality = evaluate(pruned, tokenizer, "evaluation:code", against=dense, length=24, sequences=8)
+    assert float(increase) == pytest.approx(quality.mean["increase"], abs=1e-4)
     assert (tmp_path / "on-disk" / "model.safetensors").is_file()
+
+
+def test_a_tiny_model_is_pruned_and_evaluated(tiny_llama, tokenizer):
+    model = tiny_llama()
+    ids = Calibration("calibration", sequences=8, length=24).tokens(tokenizer)
+    pruned = prune(model, ids, Settings(ratio=0.2, multiple=4))
+    assert isinstance(pruned.plan, Plan) and pruned.plan.removed >= 0.2
+    assert pruned.model.num_parameters() < model.num_parameters()
+    quality = evaluate(pruned.model, tokenizer, "evaluation", against=model, length=24, sequences=8)
+    windows = evaluation_tokens(tokenizer, comp_lib.load_text("evaluation"), 24, 8)
+    with torch.no_grad():
+        dense_loss = float(model(windows, labels=windows).loss)
+        loss = float(pruned.model(windows, labels=windows).loss)
+    assert quality.mean["loss"] == pytest.approx(loss, rel=1e-5)
+    assert quality.mean["increase"] == pytest.approx(loss - dense_loss, abs=1e-4)
+
+
+def test_what_is_exported_looked_up_and_shown_to_type_checkers_is_the_same():
+    tree = ast.parse(Path(comp_lib.__file__).read_text("utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    typed = {}  # name -> the module that it is imported from
+    for statement in block.body:
+        for alias in statement.names:
+            typed[alias.asname or alias.name] = f"comp_lib.{statement.module}"
+    assert typed == comp_lib._MODULES
+    assert sorted(comp_lib.__all__) == sorted(["__version__", *typed])
+    for name, module in typed.items():
+        value = getattr(comp_lib, name)
+        assert getattr(value, "__module__", module) == module, "it is looked up where it is defined"

@@ -6,14 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tools import parameter_count
 from variants import VARIANTS, WHOLE_ATTENTION, build
 
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shrink
-
-
-def count(module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -21,7 +18,7 @@ def test_arithmetic_equals_the_tensors_before_and_after_pruning(name):
     model = build(name)
     before = Shape.of(model)
     assert before.total == model.num_parameters()
-    assert before.decoder == count(model.model.layers)
+    assert before.decoder == parameter_count(model.model.layers)
     assert before.neurons == (model.config.intermediate_size,) * 3
     assert before.kv_groups == (model.config.num_key_value_heads,) * 3
     assert before.group_heads * before.kv_groups[0] == model.config.num_attention_heads == 4
@@ -36,8 +33,8 @@ def test_arithmetic_equals_the_tensors_before_and_after_pruning(name):
     shrink(model.model.layers[1], "mlp", torch.arange(7))
     assert Shape.of(model) == expected
     assert expected.total == model.num_parameters()
-    assert expected.decoder == count(model.model.layers)
-    assert [expected.layer(i) for i in range(2)] == [count(layer) for layer in model.model.layers]
+    assert expected.decoder == parameter_count(model.model.layers)
+    assert [expected.layer(i) for i in range(2)] == [parameter_count(layer) for layer in model.model.layers]
 
 
 def test_of_reads_the_tensors_and_not_the_config():

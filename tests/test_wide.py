@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tools import curve_of
 from variants import build, tokens
 
 from comp_lib.hybrid_granularity.measured import measured_plan
-from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.neurons import METRICS, Problem
 from comp_lib.importance.widths import Sensitivity, interpolate, sensitivity
 from comp_lib.plan import PlanRequest
@@ -84,21 +84,6 @@ def test_32_neurons_go_in_a_round_and_the_others_are_judged_anew(name, problem):
 def test_the_curve_of_a_layer_has_a_point_for_each_round_down_to_the_narrowest_width(model, ids):
     for curve in sensitivity(model, ids, 96).curves:
         assert curve.counts.tolist() == ROUNDS
-
-
-def curve_of(errors):
-    """A sweep that takes one neuron a round and leaves these errors."""
-    nothing = torch.zeros(len(errors), dtype=torch.float64)
-    counts = torch.arange(1, len(errors) + 1)
-    return Sweep(
-        kept=nothing,
-        order=nothing,
-        errors=torch.tensor(errors, dtype=torch.float64),
-        counts=counts,
-        penalties=nothing,
-        scores=nothing,
-        weights=nothing,
-    )
 
 
 def test_a_layer_that_minds_16_times_as_much_loses_an_eighth_of_the_neurons(model):

@@ -1,4 +1,4 @@
-"""Helpers of several test files: what a model computes and holds, plans made by hand, random matrices."""
+"""Helpers of several test files: what a model computes and holds, plans by hand, matrices and curves."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from comp_lib.families.run import embed, layer_arguments
+from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.plan import Plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -96,7 +97,7 @@ def masked(parent, plan):
     return model
 
 
-# Random matrices
+# Matrices and curves
 
 
 def normal(seed: int, *size: int) -> torch.Tensor:
@@ -104,10 +105,25 @@ def normal(seed: int, *size: int) -> torch.Tensor:
     return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def inputs_and_weights(seed: int, n: int, m: int, spare: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+def inputs_and_weights(seed: int, n: int, m: int = 5, spare: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     """Correlated inputs X (n + spare, n) and weights W (n, m)."""
     mix = torch.eye(n, dtype=torch.float64) + 0.4 * normal(seed + 2, n, n)
     return normal(seed, n + spare, n) @ mix, normal(seed + 1, n, m)
+
+
+def curve_of(errors):
+    """A sweep that takes one neuron a round and leaves these errors."""
+    nothing = torch.zeros(len(errors), dtype=torch.float64)
+    counts = torch.arange(1, len(errors) + 1)
+    return Sweep(
+        kept=nothing,
+        order=nothing,
+        errors=torch.tensor(errors, dtype=torch.float64),
+        counts=counts,
+        penalties=nothing,
+        scores=nothing,
+        weights=nothing,
+    )
 
 
 def without(n: int, *removed: int) -> list[int]:

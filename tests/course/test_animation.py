@@ -165,9 +165,8 @@ def test_the_walk_is_as_far_as_the_text():
     assert [bar.get_width() for bar in last[0].patches[LAYERS : 2 * LAYERS]] == KEPT
     assert last[1].lines[0].get_xdata().tolist() == DRIFT
     colours = [[bar.get_facecolor()[:3] for bar in axes[0].patches] for axes in (watch, choose, tune, last)]
-    watched, chosen, tuned, ended = (
-        colours  # a row's bar of all its neurons, then LAYERS later that of the kept
-    )
+    # in each: the bars of all neurons of the layers, then those of the neurons that are kept
+    watched, chosen, tuned, ended = colours
     assert watched[0] == watched[LAYERS] == chosen[LAYERS]  # nothing is chosen, nothing is re-tuned
     assert chosen[0] == tuned[0] == pytest.approx(to_rgb(RED))
     assert tuned[LAYERS] == pytest.approx(to_rgb(GREEN)) and tuned[LAYERS + 1] == watched[0]

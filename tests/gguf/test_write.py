@@ -227,9 +227,12 @@ def test_a_file_is_never_exported_onto_itself(saved, cache, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
-        ({"intermediate_size": 44}, "multiples of 32, got 44 neurons.*--multiple 32"),
+        (
+            {"intermediate_size": 44},
+            "multiples of 32, got 44 neurons.*prune with a multiple of 32, or export with the type f16",
+        ),
         ({"intermediate_size": 64, "head_dim": 12}, "48 heads' outputs"),
-        ({"intermediate_size": 64, "hidden_size": 48}, "48 stream in a layer: export --type f16"),
+        ({"intermediate_size": 64, "hidden_size": 48}, "48 stream in a layer: export with the type f16"),
     ],
 )
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
@@ -284,7 +287,7 @@ def test_own_widths_of_a_family_that_has_one_in_llama_cpp():
     architecture = architecture_of(model)
     wider = shape.with_widths((32, *shape.neurons[1:]), shape.kv_groups)
     with pytest.raises(
-        InputError, match="one width for all layers.* got qwen2 with others: use export --padded first"
+        InputError, match="one width for all layers.* got qwen2 with others: pad the folder first"
     ):
         write._choose_name(model.config, wider, architecture)
     assert write._choose_name(model.config, shape, architecture) == "qwen2"
@@ -297,7 +300,7 @@ def test_own_widths_of_a_family_that_has_one_in_llama_cpp():
     [
         (float("nan"), "f32", "finite"),
         (7e4, "f16", "more than 65504"),
-        (7e4, "q4_1", "more than 65504.*--type f32"),
+        (7e4, "q4_1", "more than 65504.*with the type f32"),
     ],
 )
 def test_weights_that_the_type_cannot_hold(saved, tmp_path, value, kind, match):

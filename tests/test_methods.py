@@ -1,0 +1,31 @@
+"""The table of methods names what the tables of recoveries, planners, metrics and settings have."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from comp_lib.baselines import PLANNERS
+from comp_lib.importance.neurons import METRICS
+from comp_lib.methods import METHODS, RECOVERY_NAMES
+from comp_lib.recovery import RECOVERIES
+from comp_lib.settings import Settings
+
+
+def test_the_names_of_recoveries_are_those_of_the_table():
+    assert RECOVERY_NAMES == tuple(RECOVERIES)
+
+
+def test_every_planner_plans_for_a_method():
+    assert {method.planner for method in METHODS.values()} == {*PLANNERS, None}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_names_what_there_is(name):
+    method = METHODS[name]
+    assert method.recovery in RECOVERIES
+    assert method.recovery_without_biases in (None, *RECOVERIES)
+    assert method.allowed.keys() <= {field.name for field in fields(Settings)}
+    if not method.names_what_stays:
+        assert Settings(method=name, recovery=method.recovery).neuron_metric in METRICS
