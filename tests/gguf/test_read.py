@@ -27,7 +27,7 @@ def logits(model):
 def write_gguf(
     path: Path, model, tokenizer, architecture: str = "llama", extra_tensors: dict | None = None, **fields
 ) -> Path:
-    """`model` and `extra_tensors` as a float32 GGUF file, by the rules of llama.cpp's converter."""
+    """Write `model` and `extra_tensors` as a float32 GGUF file, by the rules of llama.cpp's converter."""
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config.num_hidden_layers)
@@ -126,8 +126,8 @@ def test_rows_and_pieces_of_blocks_are_those_of_the_whole(tmp_path, tiny_llama, 
 # --- what is refused ----------------------------------------------------------------------------------------
 
 
-def refused(path, *fragments):
-    """In one line, whether the weights are asked for or just the rest."""
+def assert_refused(path, *fragments):
+    """`load_model` refuses `path` in one line that holds all `fragments`."""
     with pytest.raises(InputError) as raised:
         load_model(path)
     message = str(raised.value)
@@ -140,7 +140,7 @@ def refused(path, *fragments):
 )
 def test_a_tensor_that_is_not_loaded_is_refused_by_name(tmp_path, dense, tokenizer, name):
     path = write_gguf(tmp_path / "more.gguf", dense, tokenizer, extra_tensors={name: np.ones(32, np.float32)})
-    refused(path, name, "safetensors")
+    assert_refused(path, name, "safetensors")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_tensor_that_is_not_loaded_is_refused_by_name(tmp_path, dense, tokeniz
     ],
 )
 def test_rope_scaling_is_refused(tmp_path, dense, tokenizer, key, value):
-    refused(
+    assert_refused(
         write_gguf(tmp_path / "scaled.gguf", dense, tokenizer, **{key: value}),
         "rope scaling",
         key,
@@ -161,16 +161,16 @@ def test_rope_scaling_is_refused(tmp_path, dense, tokenizer, key, value):
 
 
 def test_other_architectures_weights_and_numbers_are_refused(tmp_path, tiny_llama, tokenizer):
-    refused(write_gguf(tmp_path / "gpt.gguf", tiny_llama(), tokenizer, "gpt2"), "GPT2LMHeadModel")
-    refused(
+    assert_refused(write_gguf(tmp_path / "gpt.gguf", tiny_llama(), tokenizer, "gpt2"), "GPT2LMHeadModel")
+    assert_refused(
         write_gguf(tmp_path / "granite.gguf", tiny_llama(), tokenizer, "granite"), "architecture", "granite"
     )
     spoilt = tiny_llama()
     spoilt.model.layers[2].mlp.up_proj.weight.data[0, 0] = math.nan
-    refused(write_gguf(tmp_path / "nan.gguf", spoilt, tokenizer), "model.layers.2.mlp.up_proj.weight")
+    assert_refused(write_gguf(tmp_path / "nan.gguf", spoilt, tokenizer), "model.layers.2.mlp.up_proj.weight")
     wider = tiny_llama()
     wider.model.layers[1].mlp.up_proj = torch.nn.Linear(32, 40, bias=False)
-    refused(
+    assert_refused(
         write_gguf(tmp_path / "wide.gguf", wider, tokenizer),
         "of another shape",
         "layers.1.mlp.up_proj.weight",
@@ -207,8 +207,8 @@ def test_headers_that_claim_too_much(tmp_path, content):
 def test_a_file_that_is_cut_or_holds_a_name_twice_is_refused(tmp_path, gguf_file):
     content = gguf_file.read_bytes()
     (tmp_path / "short.gguf").write_bytes(content[:-5000])
-    refused(tmp_path / "short.gguf", "short.gguf", "too early")
+    assert_refused(tmp_path / "short.gguf", "short.gguf", "too early")
     twice = content.replace(b"blk.1.attn_norm", b"blk.0.attn_norm")
     assert twice != content
     (tmp_path / "twice.gguf").write_bytes(twice)
-    refused(tmp_path / "twice.gguf", "twice")
+    assert_refused(tmp_path / "twice.gguf", "twice")

@@ -12,8 +12,8 @@ from comp_lib.gguf.speed import Timing, bytes_per_token, gain, gguf_bytes_per_to
 from comp_lib.models.export import export_gguf
 
 
-def counted(model, itemsize):
-    """By name: all weights of the decoder, the last norm, and one table of the vocabulary, the head."""
+def count_bytes(model, itemsize):
+    """Bytes of all weights of the decoder, of the last norm, and of one table of the vocabulary, the head."""
     decoder = sum(p.numel() for layer in model.model.layers for p in layer.parameters())
     return itemsize * (decoder + model.model.norm.weight.numel() + model.lm_head.weight.numel())
 
@@ -21,8 +21,8 @@ def counted(model, itemsize):
 @pytest.mark.parametrize("variant", ["gqa", "tied", "attention-bias"])
 def test_bytes_per_token_count_the_head_and_not_the_look_up(variant):
     model = build(variant)
-    assert bytes_per_token(model) == counted(model, 4)
-    assert bytes_per_token(model.bfloat16()) == counted(model, 2)
+    assert bytes_per_token(model) == count_bytes(model, 4)
+    assert bytes_per_token(model.bfloat16()) == count_bytes(model, 2)
 
 
 @pytest.mark.parametrize("tied", [True, False])

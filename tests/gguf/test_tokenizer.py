@@ -68,7 +68,7 @@ def byte_level_bpe(cutter, bos: bool = False) -> PreTrainedTokenizerFast:
 
 
 def sentencepiece(prefix: bool) -> PreTrainedTokenizerFast:
-    """As Llama 2 has it: spaces spelled as a sign of their own, and bytes for unknown characters."""
+    """A tokenizer as Llama 2 has it: a sign stands for a space, bytes stand for an unknown character."""
     core = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     spell = [normalizers.Prepend(SPACE)] if prefix else []
     core.normalizer = normalizers.Sequence([*spell, normalizers.Replace(" ", SPACE)])
@@ -105,7 +105,7 @@ HEADERS = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
 
 @pytest.fixture(autouse=True)
 def open_door(monkeypatch):
-    """A key that is known: llama.cpp's words for tokens can be asked for in no other way."""
+    """Give the server a key that the test knows: only so can it ask llama.cpp for the tokens of a text."""
     monkeypatch.setattr(llama_cpp.secrets, "token_urlsafe", lambda size: KEY)
 
 

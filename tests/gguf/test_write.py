@@ -93,7 +93,7 @@ FEWER_HEADS = {"head_dim": 8, "num_attention_heads": 2, "num_key_value_heads": 1
 
 @pytest.mark.parametrize("name", ["gqa", "mistral", "qwen3", "smollm3", "gemma3", "granite", "ernie4_5"])
 def test_fewer_heads_than_fill_the_stream(saved, tmp_path, name):
-    """As pruning leaves them when KV groups go."""
+    """Pruning leaves fewer heads when it removes KV groups."""
     overrides = PATTERNS.get(name, {}) | FEWER_HEADS
     if name == "gemma3":
         overrides["query_pre_attn_scalar"] = 8
@@ -105,7 +105,7 @@ def test_fewer_heads_than_fill_the_stream(saved, tmp_path, name):
 
 @pytest.mark.parametrize(("name", "reason"), [("smollm3", "each fourth"), ("gemma3", "five of six")])
 def test_layers_out_of_the_pattern_that_llama_cpp_counts_on(saved, tmp_path, name, reason):
-    """As they are once a layer in their midst was dropped."""
+    """Layers are out of their pattern once a layer between them was dropped."""
     with pytest.raises(InputError, match=f"that llama.cpp runs, got {name}.*{reason}.*the folder itself"):
         export_gguf(saved(name)[0], tmp_path / "m.gguf", "f32")
     assert not (tmp_path / "m.gguf").exists()
@@ -180,7 +180,7 @@ def test_a_model_comes_back_bit_for_bit(saved, cache, tmp_path, tokenizer, name)
 
 @pytest.mark.parametrize(("kind", "levels"), [("q8_0", 254), ("q4_1", 15), ("q4_0", 15)])
 def test_a_block_type_is_off_by_no_more_than_its_step(saved, tmp_path, kind, levels):
-    """A block of 32 has 2^bits - 1 steps at most, and half of one (one, at uneven ends) may be lost."""
+    """A block of 32 has at most 2^bits - 1 steps; rounding loses half a step, or one at uneven ends."""
     folder, model = saved(intermediate_size=64)
     file = export_gguf(folder, tmp_path / "m.gguf", kind)
     stored = tensors(file)
@@ -212,7 +212,7 @@ def test_sharded_and_half_precision_folders(tmp_path, tokenizer):
 # --- what is refused ----------------------------------------------------------------------------------------
 
 
-def hidden(folder):
+def hidden_files(folder):
     return [*folder.glob(".*")]
 
 
@@ -310,7 +310,7 @@ def test_weights_that_the_type_cannot_hold(saved, tmp_path, value, kind, match):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=match):
         export_gguf(folder, tmp_path / "m.gguf", kind)
-    assert not (tmp_path / "m.gguf").exists() and not hidden(tmp_path)
+    assert not (tmp_path / "m.gguf").exists() and not hidden_files(tmp_path)
 
 
 @pytest.mark.parametrize("length", [3, 500, -1])
@@ -328,7 +328,7 @@ def test_a_truncated_file(saved, cache, tmp_path, length):
 
 @pytest.fixture(scope="module")
 def real(real_model, tmp_path_factory):
-    """The real model with a tenth gone, and its GGUF file."""
+    """The real model without a tenth of its parameters, and its GGUF file."""
     model, tokenizer = real_model
     ids = calibration_tokens("calibration", tokenizer, sequences=2, length=64, evaluated="evaluation")
     small = prune(model, ids, Settings(method="wanda-sp", recovery="none", ratio=0.1))

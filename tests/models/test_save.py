@@ -65,8 +65,8 @@ def digest(folder: Path) -> dict[str, str] | None:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def beside(folder: Path) -> list[str]:
-    """What lies beside `folder`."""
+def siblings(folder: Path) -> list[str]:
+    """The names of what lies beside `folder`."""
     return sorted(path.name for path in folder.parent.iterdir() if path != folder)
 
 
@@ -88,7 +88,7 @@ def uneven(tokenizer):
 
 
 def test_stock_folders_load_without_comp_lib(tokenizer, tmp_path):
-    """One process for all of them, which must never come across comp_lib."""
+    """One process loads all of them, and never comes across comp_lib."""
     ids = tokens(2)  # (S, L)
     for name in (*LAYOUTS, "bfloat16"):
         before, model = cut(tiny() if name == "bfloat16" else tiny(name))
@@ -158,7 +158,7 @@ def test_files(kind, request, tmp_path):
     }
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     assert Plan.load(folder / "comp_plan.json") == request.getfixturevalue(kind)[2]
-    assert beside(folder) == []
+    assert siblings(folder) == []
 
 
 @pytest.mark.parametrize("kind", ["small", "uneven"])
@@ -176,7 +176,7 @@ def test_same_input_same_bytes_and_the_model_is_left_alone(kind, request, tmp_pa
 
 @pytest.mark.parametrize("kind", ["small", "uneven"])
 def test_nothing_tells_of_this_machine_or_of_the_parents_format(kind, request, tmp_path):
-    """As after loading a GGUF file: a quantizer, its config, and a path in several places."""
+    """A model read from a GGUF file has a quantizer, its config, and a path in several places."""
     model, tokenizer, plan, card = request.getfixturevalue(kind)
     parent = tmp_path / "secret" / "parent"
     parent.mkdir(parents=True)
@@ -252,8 +252,8 @@ def test_more_weights_are_shards_with_an_index(small, monkeypatch, tmp_path):
 # --- refusals -----------------------------------------------------------------------------------------------
 
 
-def refused(match, folder, *arguments, **keywords):
-    """check_destination says no, in one line, and touches nothing."""
+def assert_refused(match, folder, *arguments, **keywords):
+    """`check_destination` refuses `folder` in one line, and changes nothing."""
     everything = sorted(folder.parent.rglob("*")) if folder.parent.is_dir() else None
     with pytest.raises(InputError, match=match) as error:
         check_destination(folder, *arguments, **keywords)
@@ -278,34 +278,34 @@ def test_destination_in_the_home_folder(monkeypatch, small, tmp_path):
 def test_destination_is_a_file(tmp_path):
     (tmp_path / "file").write_text("x")
     for name in ("file", "file/below"):
-        refused("expected a folder that can be written to", tmp_path / name, overwrite=True)
+        assert_refused("expected a folder that can be written to", tmp_path / name, overwrite=True)
 
 
 def test_only_a_pruned_model_is_overwritten(small, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "config.json").write_text("{}")  # as many a folder has that is no checkpoint
-    refused("--overwrite", folder)
-    refused("no comp_plan.json", folder, overwrite=True)
+    assert_refused("--overwrite", folder)
+    assert_refused("no comp_plan.json", folder, overwrite=True)
     good = save_checkpoint(tmp_path / "good", *small)
-    refused("--overwrite", good)
+    assert_refused("--overwrite", good)
     check_destination(good, overwrite=True)
     (good / "comp_plan.json").unlink()  # a model that somebody trained, say
-    refused("no comp_plan.json", good, overwrite=True)
+    assert_refused("no comp_plan.json", good, overwrite=True)
 
 
 def test_destination_cannot_be_written(monkeypatch, tmp_path):
-    """Asked through os.access, since root may write everywhere."""
+    """The test answers for os.access, since root may write everywhere."""
     (tmp_path / "locked").mkdir()
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode))
-    refused("expected a folder that can be written to", tmp_path / "locked" / "new")
+    assert_refused("expected a folder that can be written to", tmp_path / "locked" / "new")
 
 
 def test_destination_without_room(monkeypatch, small, tmp_path):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(100, 99, 1))
-    refused("MB of free disk space", tmp_path / "out", needed_bytes=2)
+    assert_refused("MB of free disk space", tmp_path / "out", needed_bytes=2)
     with pytest.raises(InputError, match="MB of free disk space"):
         save_checkpoint(tmp_path / "out", *small)
     assert not (tmp_path / "out").exists()
@@ -316,7 +316,7 @@ def test_a_full_disk_leaves_the_old_model(small, uneven, small_disk, tmp_path):
     old = digest(folder)
     with small_disk(10_000), pytest.raises(InputError, match="what was there stays"):
         save_checkpoint(folder, *uneven, overwrite=True)
-    assert digest(folder) == old and beside(folder) == []
+    assert digest(folder) == old and siblings(folder) == []
 
 
 def test_overwrite(small, uneven, tmp_path):
@@ -324,7 +324,7 @@ def test_overwrite(small, uneven, tmp_path):
     (folder / "tokenizer.model").write_text("left over from the old one")
     save_checkpoint(folder, *uneven, overwrite=True)
     assert digest(folder) == digest(save_checkpoint(tmp_path / "elsewhere" / "out", *uneven))
-    assert beside(folder) == ["elsewhere"]
+    assert siblings(folder) == ["elsewhere"]
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "checkpoint-100"])
@@ -335,7 +335,7 @@ def test_overwrite_never_deletes_what_is_no_model(name, small, uneven, tmp_path)
     else:
         (folder / name).mkdir()
     before = (folder / "model.safetensors").read_bytes()
-    refused(f"nothing beside it, got .*with {name} in it", folder, overwrite=True)
+    assert_refused(f"nothing beside it, got .*with {name} in it", folder, overwrite=True)
     with pytest.raises(InputError, match="nothing beside it"):
         save_checkpoint(folder, *uneven, overwrite=True)
     assert (folder / "model.safetensors").read_bytes() == before and (folder / name).exists()
@@ -344,10 +344,10 @@ def test_overwrite_never_deletes_what_is_no_model(name, small, uneven, tmp_path)
 def test_an_interruption_leaves_the_old_folder_or_none(monkeypatch, small, uneven, tmp_path):
     old = digest(save_checkpoint(tmp_path / "old", *small))
 
-    def fails(*arguments, **keywords):
+    def fail(*arguments, **keywords):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save_metadata", fails)
+    monkeypatch.setattr(checkpoint, "save_metadata", fail)
     for name in ("old", "new"):
         with pytest.raises(KeyboardInterrupt):
             save_checkpoint(tmp_path / name, *uneven, overwrite=True)

@@ -1,4 +1,4 @@
-"""Models that packages bring: found, put together, or refused by what is missing."""
+"""Models that packages bring: they are found and joined, or refused by the name of what is missing."""
 
 from __future__ import annotations
 
