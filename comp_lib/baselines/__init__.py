@@ -10,11 +10,11 @@
 | magnitude | the norm of all weights that go together | `importance.neurons.magnitude` |
 | random | the floor | `importance.neurons.random` |
 
-Written from the papers' formulas, and held against what the public code does; where the two differ, the
-module says which is followed. The last three judge one dense layer at a time, so they are neuron metrics
+The code follows the papers' formulas and was compared with the public code. Where the two differ, the module
+says which it follows. The last three methods judge one dense layer at a time, so they are neuron metrics
 (wanda-sp sees tokens as COMP weights them). The modules of this package are *planners*. The plan of SlimGPT
-has widths alone. The others look at the whole model and return a finished plan, which `prune` carries out to
-the letter with any recovery. All methods remove as many parameters as a uniform plan would at the same
+has widths alone. The other planners look at the whole model and return an exact plan, which `prune` carries
+out to the letter with any recovery. All methods remove as many parameters as a uniform plan would at the same
 settings (`parameter_budget` in `hybrid_granularity.uniform`); whole layers are coarser.
 """
 
@@ -33,10 +33,10 @@ from . import flap, llm_pruner, shortgpt, slimgpt
 
 
 class Planner(Protocol):
-    """Decides how much of a model goes, or also what. The modules of this package are such planners."""
+    """A module of this package, which decides how much of a model goes, or also what."""
 
     def plan(self, model: Decoder, ids: Tensor, settings: Settings, name: str, progress: Progress, /) -> Plan:
-        """The plan for a model of that name, judged on tokens ids (S, L)."""
+        """The plan for the model called `name`, from what it does with tokens ids (S, L)."""
 
     def check(self, shape: Shape, settings: Settings, /) -> None:
         """Raises InputError, before any text is read, for settings that cannot be met."""

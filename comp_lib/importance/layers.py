@@ -1,10 +1,12 @@
 """Layer importance: what the model loses with a whole layer.
 
-Two readings, from cheap to true:
+There are two metrics:
 
-* block influence, 1 - mean cosine between a layer's input and output: one pass, and a proxy, since it takes a
-  layer that turns the stream little for unimportant (the paper's coarse metric, also known from ShortGPT);
-* loss increase: leave the layer out and measure the calibration loss (our addition: the harm itself).
+* Block influence is 1 - the mean cosine between a layer's input and output. It is cheap: one pass. It takes a
+  layer for unimportant if the layer turns the stream little. (This is the paper's coarse metric, also known
+  from ShortGPT.)
+* The loss increase is the rise of the calibration loss when the layer is left out: the harm itself. (Our
+  addition.)
 
 Prefixes are shared: to leave out layer l, only the layers after l are run again. So L layers cost about
 L / 2 passes.

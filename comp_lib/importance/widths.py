@@ -1,4 +1,4 @@
-"""How much a layer minds being narrowed, measured with the model itself.
+"""The harm of narrowing a layer, measured with the model itself.
 
 The relative error of one layer does not tell what the layers behind it make of that error. A plan that
 follows errors alone starves the early layers and loses to uniform widths. Here each layer alone loses the
@@ -6,8 +6,9 @@ same number of neurons and is refitted, and the model predicts sequences that no
 
     harm_l = mean_t KL(p_t || p_t without those neurons of layer l)              nats per token
 
-It is the divergence, not the loss: it is zero for the dense model, and no noise can turn its sign. The widths
-that follow from it are in `hybrid_granularity.measured`. (Our derivation.)
+The harm is a divergence and not an increase of the loss, because the divergence is zero for the dense model,
+and no noise makes it negative. The widths that follow from the harm are in `hybrid_granularity.measured`.
+(Our derivation.)
 """
 
 from __future__ import annotations
@@ -99,9 +100,9 @@ def sensitivity(
 ) -> Sensitivity:
     """The harm to the model, measured on ids (S, L), when each layer alone loses so many neurons.
 
-    The last JUDGING_SEQUENCES sequences judge, with their first JUDGED_LENGTH tokens; of fewer than twice as
-    many sequences, half of them judge. The layers are fitted to up to FITTED_SEQUENCES of the other
-    sequences.
+    The last JUDGING_SEQUENCES sequences judge, or half of all sequences if that is fewer. Only their first
+    JUDGED_LENGTH tokens count. The layers are fitted to the first of the other sequences, FITTED_SEQUENCES at
+    most.
 
     The layers are on `device` one at a time, each once: the judging stream of the model passes a layer, and
     so does the stream of each narrower layer before it, and then the layer itself is narrowed.
@@ -133,20 +134,20 @@ def sensitivity(
     fitted = decoder.embed(ids[:fitted_count])
     fitted_arguments = layer_arguments(decoder.structure, ids.shape[1], device, fitted.dtype)
     fitted_ridge = RIDGE if ridge is None else ridge
-    dense = torch.empty(0)
-    without: list[Tensor] = []  # the judging stream so far, for each layer that was narrowed alone
+    dense_stream = torch.empty(0)
+    narrowed_streams: list[Tensor] = []  # the judging stream so far, for each layer that was narrowed alone
     curves = []
     for visit in walk(decoder, judging_ids, device):
-        without = [visit.through(stream) for stream in without]
+        narrowed_streams = [visit.through(stream) for stream in narrowed_streams]
         gram = gather_and_pass(visit.layer, fitted, fitted_arguments, weighted)
         curve, weight = narrow(visit.layer, gram, removals[visit.index], fitted_ridge)
         visit.after, stream = with_weights(visit.layer, visit.before, visit.arguments, weight)
-        without.append(stream)
-        dense = visit.after
-        curves.append(replace(curve, weights=torch.empty(0)))  # those of all layers would be half a model
+        narrowed_streams.append(stream)
+        dense_stream = visit.after
+        curves.append(replace(curve, weights=torch.empty(0)))  # all weights would be as large as half a model
         del curve, gram, weight  # before the next layer is read
         progress("sensitivity", visit.index + 1, shape.layers)
-    harm = _divergences(decoder, dense, without, progress)
+    harm = _divergences(decoder, dense_stream, narrowed_streams, progress)
     return Sensitivity(tuple(removals), harm, tuple(curves))
 
 

@@ -2,15 +2,16 @@
 
     V_K = (C_KK + D_KK)^-1 (B_K + D_KK W_K),        D = lambda diag(C), B = X^T Y*,
 
-with the same pull towards "change nothing" as a tuned mask has, in proportion to each neuron's own energy.
-With B = C W the target is the layer's own output ("self"). With a given B it is whatever the dense model's
-residual stream misses at this depth ("dense"). The solve itself is `solve.least_squares`; statistics know how
-to `refit` in their own form.
+with the same pull towards the old weights as a tuned mask has, in proportion to each neuron's own energy.
+With B = C W the target is the layer's own output (the aim "self"). A given B has another target: what the
+residual stream lacks at this depth, compared with the dense model's (the aim "dense"). The solve itself is
+`solve.least_squares`; each form of the statistics has a `refit` of its own.
 
-The ridge lambda is chosen by text that the fit has not seen. How strongly should the survivors be held to
-their old weights? The fewer tokens, the more: a fit to 1,000 tokens says little about 1,500 neurons, one to
-80,000 says a lot. Statistics are sums over tokens, so both halves of the calibration text are at hand: V is
-fitted to the first for each lambda of a grid, and judged on the second by
+The ridge lambda is chosen by text that the fit has not seen. It says how strongly the survivors are held to
+their old weights: the fewer tokens there are, the more strongly. A fit to 1,000 tokens says little about
+1,500 neurons, and a fit to 80,000 tokens says a lot. Statistics are sums over tokens, so both halves of the
+calibration text are available: V is fitted to the first half for each lambda of a grid, and judged on the
+second half by
 
     ||Y* - X V||^2 - ||Y*||^2 = tr(V^T C V) - 2 tr(V^T B)        with C and B of the second half.
 
@@ -28,7 +29,7 @@ from ..statistics.gram import Statistics, relative_error
 from ..surgery import Refit
 
 GRID = tuple(0.01 * 3.0**k for k in range(8))  # lambdas, 0.01 to 21.9, relative to each input's own energy
-MIXTURES = 128  # mixtures on which lambdas are compared, of twice as many outputs or more
+MIXTURES = 128  # mixtures of outputs on which lambdas are compared, for layers with twice as many outputs
 
 
 def _signs(outputs: int, mixtures: int) -> Tensor:

@@ -2,10 +2,10 @@
 
     m_K = argmin (1 - m)^T G (1 - m) + lambda sum_K G_ii (m_i - 1)^2,        m = 0 for what goes,
 
-G being the Gram matrix of the neurons' contributions (`statistics.gram.contributions`). Without a guard the
-fit is a trap: a few neurons that must imitate many take huge factors of either sign, which fit the
-calibration text and nothing else. The guard watches the variance of the mask and raises lambda until it is
-small. The mask is folded into the weights; nothing is left at run time. (Our derivation, tested against brute
+G being the Gram matrix of the neurons' contributions (`statistics.gram.contributions`). Without a guard, a
+few neurons that must imitate many take huge factors of either sign, which fit the calibration text and
+nothing else. The guard watches the variance of the mask and raises lambda until the variance is small. The
+mask is folded into the weights, so it costs nothing at run time. (Our derivation, tested against brute
 force.)
 
 Lineage: Kwon et al. 2022 ("A fast post-training pruning framework for transformers", NeurIPS) tune masks by
