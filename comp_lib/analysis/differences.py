@@ -43,7 +43,10 @@ def pair(one_model: Named, another_model: Named) -> tuple[Model, Model, Plan | N
 
 
 def carried_plan(name: str) -> Plan | None:
-    """The plan by which the model of that name was pruned, or None. Raises InputError for a broken plan."""
+    """The plan by which the model of that name was pruned, or None.
+
+    Raises InputError for a broken plan.
+    """
     path = open_model(name)[1].path / PLAN_FILE
     return Plan.load(path) if path.is_file() else None
 

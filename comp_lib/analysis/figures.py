@@ -152,4 +152,5 @@ def _whiskers(rows: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def _tokens(frame: pd.DataFrame) -> str:
+    """The number of tokens behind a frame, in words."""
     return f"{int(frame.tokens.max()):,} tokens"
