@@ -170,7 +170,7 @@ def prune_layers(
 
 
 def embed_text(decoder: Decoder, ids: Tensor, sink: Sink) -> States:
-    """Embed the text ids (S, L): hidden states (S, L, d) before the first layer, kept by the sink."""
+    """Embed the text ids (S, L), and return hidden states (S, L, d) that the sink keeps."""
     first = decoder.embed(ids[:1])
     hidden = sink.new_states((*ids.shape, first.shape[-1]), dtype=first.dtype)
     for rows in batches(*ids.shape):

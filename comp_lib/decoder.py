@@ -28,7 +28,7 @@ class Decoder(Protocol):
 
     @property
     def structure(self) -> Model:
-        """The modules of the model; on the device meta they have no numbers."""
+        """The modules of the model, which have no numbers on the device meta."""
 
     @property
     def config(self) -> PreTrainedConfig:

@@ -1,4 +1,4 @@
-"""How much is removed: the plan before any weight is touched, its checks, and the plan as it was carried out.
+"""How much is removed: the plan before any weight is touched, and its checks.
 
 A plan says first which whole layers go, as many as the ratio needs, by layer importance (`importance`); then
 the width of each layer that stays (`hybrid_granularity`). Baselines that plan the whole model by themselves
@@ -80,7 +80,7 @@ def make_plan(
 
 
 def _planner_of(settings: Settings) -> Planner | None:
-    """The planner that the method has for itself; None: COMP's planners plan for it."""
+    """The planner that the method has for itself, or None where COMP's planners plan for it."""
     name = method_of(settings.method).planner
     if name is None:
         return None
@@ -138,7 +138,7 @@ def check_length(model: Model | Decoder, length: int) -> None:
 
 
 def check_request(model: Model | Decoder, settings: Settings) -> None:
-    """Raises InputError for settings that no plan for `model` can meet; no text is read."""
+    """Raises InputError for settings that no plan for `model` can meet, before any text is read."""
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
     request = settings.request(shape)

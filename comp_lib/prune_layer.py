@@ -37,7 +37,7 @@ from .walk import batches
 
 
 class States(Protocol):
-    """Hidden states (S, L, d) of all sequences, sliced by sequences: a tensor, or a file."""
+    """Hidden states (S, L, d) of all sequences, in a tensor or a file that is sliced by sequences."""
 
     @property
     def shape(self) -> Sequence[int]: ...
@@ -240,7 +240,7 @@ def needs_refit(task: Task, streams: Streams) -> bool:
 
 
 def gather(run: Run, layer: Layer, task: Task, target: States | None, streams: Streams) -> Evidence:
-    """Step 1: the statistics of the text in the dense layer, and the ridge that suits them."""
+    """Step 1: gather the statistics of the text in the dense layer, and the ridge that suits them."""
     settings = run.settings
     hidden = streams.pruned
     count, length, _ = hidden.shape
@@ -340,7 +340,7 @@ def sum_statistics(
 
 
 def choose(run: Run, problem: Problem, task: Task, generator: torch.Generator) -> Selection:
-    """Step 2: which blocks stay, the best `task.keep` by the metric, or those that the plan names."""
+    """Step 2: say which blocks stay, the best by the metric or those that the plan names."""
     if task.kept_by_plan is not None:
         no_scores = torch.full((problem.blocks,), torch.nan)
         return Selection(torch.tensor(task.kept_by_plan), no_scores)
@@ -355,10 +355,12 @@ def pass_on(
     out: States,
     kept_inputs: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Step 5: all sequences through one residual step, from `hidden` to `out`, which may be the same.
+    """Step 5: send all sequences through one residual step, from `hidden` to `out`.
+
+    The two may be the same.
 
     kept_inputs: inputs X (S, L, n) of the dense layer as it was, and the indices (k,) of those that stay.
-    With them X is not computed again.
+        With them X is not computed again; None: it is.
     """
     for rows in batches(*hidden.shape[:2]):
         before = hidden[rows].to(run.settings.device)

@@ -161,9 +161,9 @@ def prune_to(
 
 
 def check_out(out: str | Path, model: ModelOnDisk, saving: Saving, tokens: int) -> Path:
-    """The folder in which a run into the folder `out` works; check that a run may begin there, or go on.
+    """Check that a run into the folder `out` may begin, or go on, and return the folder in which it works.
 
-    It is beside `out`, until the model has taken that name.
+    That folder is beside `out`, until the model has taken the name.
 
     tokens: how many tokens calibrate, of which hidden states take room.
 
@@ -194,7 +194,10 @@ def check_out(out: str | Path, model: ModelOnDisk, saving: Saving, tokens: int) 
 
 
 def _disk_usage(folder: Path) -> dict[str, int]:
-    """File name -> the bytes that the file takes on the disk; a file with holes takes less than its size."""
+    """File name -> the bytes that the file takes on the disk.
+
+    A file with holes takes less than its size.
+    """
     usage = {}
     for path in folder.iterdir():
         status = path.stat()
@@ -265,7 +268,10 @@ def _settle_plan(
     name: str,
     progress: Progress,
 ) -> Plan:
-    """The plan in the journal, else the given one, else a new one; write it in the journal."""
+    """Decide on the plan, and write it in the journal.
+
+    It is the plan in the journal, else the given one, else a new one.
+    """
     plan_text = journal.state["plan"]
     if plan_text is None:
         plan = plan or make_plan(model, ids, settings, name, progress)
@@ -284,7 +290,9 @@ def _measure(
     device: str,
     progress: Progress,
 ) -> list[float]:
-    """Loss of the model in each window (S, L), nats per token; from the journal where it has them.
+    """Measure the loss of the model in each window (S, L), nats per token.
+
+    Losses that the journal has are not measured again.
 
     label: name of the losses in the journal, "dense" or "pruned".
     """
@@ -300,7 +308,7 @@ def _measure(
 
 
 def planned_meta_model(model: ModelOnDisk, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
-    """The new model as the plan has it, without its numbers: its tensors have shapes only."""
+    """The new model as the plan has it, on the device meta, where tensors have shapes but no numbers."""
     small = make_meta_model(model.config, dtype)
     layers = layers_of(small)
     for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
@@ -412,14 +420,17 @@ class DiskSink(Sink):
             fsync(path)
 
     def _write(self, name: str, rows: Tensor, first_row: int = 0) -> Path:
-        """Write rows of a tensor to their file, and return its path; the disk may not have them yet."""
+        """Write rows of a tensor to their file, and return its path.
+
+        The disk may not have them yet.
+        """
         slot = self.slots[name]
         write_rows(slot, rows, first_row)
         return slot.path
 
 
 def _path_of(states: States) -> Path:
-    """The file in which hidden states are; on disk all of them are in files."""
+    """The file that has these hidden states, as all states of a run on disk are in files."""
     if not isinstance(states, StatesFile):
         raise TypeError(f"expected hidden states in a file, got {type(states).__name__}")
     return states.path

@@ -1,4 +1,6 @@
-"""`comp-lib prune` in Python: from the name of a model to a smaller one in a folder, and a verdict on it.
+"""`comp-lib prune` in Python: from the name of a model to a smaller one in a folder.
+
+`prune_model` also returns a verdict on the smaller model.
 
 The pruned model is saved in the dtype of its parent. Where the parent is quantised it is saved in bfloat16,
 as nearly all originals are. A number never takes more bytes than it was computed in.
@@ -257,7 +259,7 @@ def _make_request(
 
 
 def _saving(parent: _Parent, request: _Request, windows: dict[str, Tensor], overwrite: bool) -> Saving:
-    """How the result is written, and judged on `windows`; its card is not known yet."""
+    """How the result is written, and judged on `windows`, but without its card."""
     if not windows:
         return Saving(parent.name, overwrite=overwrite, dtype=parent.saved_dtype)
     text = Path(str(request.evaluated)).name
@@ -323,7 +325,10 @@ def _adapt(request: _Request, source: ModelOnDisk) -> _Request:
 
 
 def _usual_sequences(shape: Shape, preset: str, calibration: Calibration) -> int:
-    """How many sequences calibrate where nobody says it; see TOKENS_PER_NEURON for mixtures of texts."""
+    """How many sequences calibrate where nobody says it.
+
+    A mixture of texts gives TOKENS_PER_NEURON tokens for each neuron, where that is more.
+    """
     usual = PRESET_SEQUENCES.get(preset, USUAL_SEQUENCES)
     if calibration.source not in MIXTURES:
         return usual
@@ -364,7 +369,7 @@ def _card(out: str | Path, parent: _Parent, request: _Request, ids: Tensor) -> P
 
 
 def _command(name: str, out: str | Path, request: _Request) -> str:
-    """The command for the same run; "" where a setting that was given has no flag."""
+    """The command for the same run, or "" where a setting that was given has no flag."""
     if request.changes.keys() & set(SETTINGS_WITHOUT_FLAG):
         return ""
     calibration = request.calibration

@@ -117,7 +117,10 @@ def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Slot]:
 
 
 def write_rows(slot: Slot, rows: Tensor, first_row: int = 0) -> None:
-    """Write rows of a tensor to its slot, from `first_row` on; the disk may not have them yet."""
+    """Write rows of a tensor to its slot, from `first_row` on.
+
+    The disk may not have them yet.
+    """
     with slot.path.open("r+b") as file:
         file.seek(slot.start + first_row * slot.row_bytes)
         file.write(as_bytes(rows.cpu()))

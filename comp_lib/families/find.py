@@ -207,7 +207,10 @@ def refuse(layer: Layer, got: str) -> NoReturn:
 
 
 def with_parts(module: nn.Module, **replacements: nn.Module) -> Any:
-    """A copy of `module` in which some children are replaced; the two share all else."""
+    """A copy of `module` in which some children are replaced.
+
+    The two share all else.
+    """
     second = copy.copy(module)
     vars(second)["_modules"] = module._modules | replacements
     return second
