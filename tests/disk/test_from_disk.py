@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import itertools
 import os
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import content
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from variants import LAYOUTS, WHOLE_ATTENTION, build, tokens
@@ -53,11 +53,6 @@ def saved(folder, name="gqa", **overrides):
     model = build(name, **overrides)
     model.save_pretrained(folder)
     return folder, type(model).from_pretrained(folder, attn_implementation="sdpa").eval()
-
-
-def content(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file in a folder, by name."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +180,7 @@ def test_each_layer_is_let_go_before_the_next_and_sensitivity_reads_it_once(
     assert torch.equal(measured.harm, sensitivity(model, tokens(8), 12).harm)
     assert source._head is not None  # kept from the first answer
     assert source.layer(0, "cpu") is not None and source._head is None  # until a layer is asked for
+    # a run does the same: `watched_layer` asserts it at each layer that the run asks for
     prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
 
 

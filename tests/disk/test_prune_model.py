@@ -122,9 +122,8 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
     assert command in card
     assert "calibration 10%" in card and "calibration:code 5%" in card and "mine.txt 50%)" in card
     assert str(tmp_path) not in card and f"multiple {verdict.report.settings['multiple']}," in card
-    prune_model(
-        parent, tmp_path / "python", evaluated="none", **QUICK_OPTIONS, ridge=0.1
-    )  # no flag sets a ridge
+    # no flag sets a ridge
+    prune_model(parent, tmp_path / "python", evaluated="none", **QUICK_OPTIONS, ridge=0.1)
     assert "comp-lib prune" not in (tmp_path / "python" / "README.md").read_text("utf-8")
 
 
@@ -318,12 +317,13 @@ def test_the_page_on_python_runs_as_it_stands(saved_llama, tmp_path, monkeypatch
     parent = saved_llama(torch.bfloat16)
     namespace = {}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(
-        METRICS, "loudest", None
-    )  # the page registers it; monkeypatch takes it out at the end
+    # the page registers this metric; monkeypatch takes it out at the end
+    monkeypatch.setitem(METRICS, "loudest", None)
     data = next(folder for folder in DATA_FOLDERS if folder.is_dir())
     for name, text in (("mine.txt", "calibration.txt"), ("judge.txt", "evaluation.txt")):
         (tmp_path / name).write_text((data / text).read_text("utf-8"), "utf-8")
-    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) >= 12, "the page has so many examples"
+    for block in blocks:
         code = block.replace('"smollm2-135m"', repr(str(parent)))
         exec(compile(code, "docs/python.md", "exec"), namespace)

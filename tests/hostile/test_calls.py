@@ -12,10 +12,13 @@ import shutil
 import subprocess
 
 import pytest
+import typer
 from command import content, refused, run
+from tools import plan_of_everything
 
-from comp_lib.cli.app import COMMANDS
+from comp_lib.cli.app import COMMANDS, app
 from comp_lib.models.export import export_gguf
+from comp_lib.models.load import load_model
 
 CALLS = {  # the shortest call of each command that would work
     "demo": "demo --out {tmp}/out",
@@ -27,7 +30,7 @@ CALLS = {  # the shortest call of each command that would work
     " --sequences 2 --length 32 --window 40",
     "export": "export {model} --gguf {tmp}/m.gguf",
     "report": "report {model} --out {tmp}/page.html --ratios 0.2",
-    "heal": "heal {model} --parent {model} --out {tmp}/out --steps 2 --sequences 12 --length 16",
+    "heal": "heal {tmp}/pruned --parent {model} --out {tmp}/out --steps 2 --sequences 12 --length 16",
 }
 # Packages of extras. Without them a command says so before it looks at anything else.
 NEEDS = {"heal": "peft", "report": "papermill"}
@@ -45,13 +48,43 @@ ROWS = [
     ("prune", "--dtype int8", "int8"),
     ("prune", "--device quantum", "available device"),
     ("prune", "--method flap --preset best", "the recovery least-squares with measured widths"),
+    ("prune", "--sequences 0", "Invalid value for '--sequences'"),
+    ("prune", "--kv-groups 9", "1 to 2 KV groups to keep, got 9"),
     ("compare", "--ratios 0.2,x", "--ratios as numbers between commas"),
+    ("compare", "--methods cmop", "did you mean 'comp'"),
+    ("compare", "--seeds 0", "Invalid value for '--seeds'"),
+    ("compare", "--sequences 0", "at least 1 sequence"),
+    ("compare", "--length 1", "Invalid value for '--length'"),
+    ("compare", "--windows 0", "Invalid value for '--windows'"),
+    ("compare", "--window 1", "Invalid value for '--window'"),
+    ("compare", "--multiple 0", "Invalid value for '--multiple'"),
+    ("compare", "--workers 0", "Invalid value for '--workers'"),
     ("evaluate", "--tasks offline --against {model}", "--against without --tasks"),
     ("evaluate", "--tasks offline --length 64", "--length, --sequences or --against without --tasks"),
+    ("evaluate", "--sequences 0", "Invalid value for '--sequences'"),
+    ("evaluate", "--dtype int8", "a dtype among float32, bfloat16, float16, got 'int8'"),
+    ("evaluate", "--device quantum", "an available device"),
+    ("inspect", "--dtype int8", "a dtype among float32, bfloat16, float16, got 'int8'"),
+    ("inspect", "--device quantum", "an available device"),
+    ("generate", "--dtype int8", "a dtype among float32, bfloat16, float16, got 'int8'"),
+    ("generate", "--device quantum", "an available device"),
     ("generate", "--prompt ''", "prompt"),
     ("generate", "--tokens 127", "within 128 tokens"),
     ("export", "--padded {tmp}/out", "got both"),
     ("export", "--type q2", "q2"),
+    ("report", "--ratios 0.2,x", "--ratios as numbers between commas"),
+    ("report", "--ways beast", "did you mean 'best'"),
+    ("report", "--at-most 0", "above 0, such as 0.2nats"),
+    ("report", "--sequences 0", "Invalid value for '--sequences'"),
+    ("report", "--seed -1", "Invalid value for '--seed'"),
+    ("report", "--dtype int8", "a dtype among float32, bfloat16, float16, got 'int8'"),
+    ("report", "--device quantum", "an available device with float64"),
+    ("heal", "--length 4096", "at most 128 tokens"),
+    ("heal", "--steps 0", "Invalid value for '--steps'"),
+    ("heal", "--rate x", "Invalid value for '--rate'"),
+    ("heal", "--sequences 1", "Invalid value for '--sequences'"),
+    ("heal", "--seed -1", "Invalid value for '--seed'"),
+    ("heal", "--device quantum", "an available device"),
     # --- models and texts
     ("inspect", "MODEL={tmp}/nobody", "nobody"),
     ("inspect", "MODEL={tmp}/{long}", "too long"),
@@ -63,6 +96,14 @@ ROWS = [
     ("prune", "--calibration evaluation --evaluate evaluation", "the same"),
     ("prune", "--calibration {tmp}/short.txt", "tokens of calibration text"),
     ("evaluate", "--text {tmp}/latin.txt", "UTF-8"),
+    ("compare", "--calibration {tmp}/nowhere.txt", "nowhere.txt"),
+    ("compare", "--evaluate {tmp}/nowhere.txt", "nowhere.txt"),
+    ("report", "--calibration {tmp}/nowhere.txt", "nowhere.txt"),
+    ("report", "--kinds poetry", "calibration:poetry"),
+    ("report", "--against {tmp}/nobody", "nobody"),
+    ("heal", "--text {tmp}/nowhere.txt", "nowhere.txt"),
+    ("heal", "--parent {tmp}/nobody", "nobody"),
+    ("heal", "MODEL={model}", "a file with a plan"),
     # --- places to write to
     ("prune", "--out {tmp}/mixed", "with files in it"),
     ("prune", "--out {tmp}/mixed --overwrite", "notes.txt"),
@@ -76,7 +117,6 @@ ROWS = [
     ("export", "--gguf {tmp}/empty", "which is there"),
     ("report", "--out {tmp}/no/where.html", "a folder that can be written to"),
     ("heal", "--out {tmp}/mixed", "with files in it"),
-    ("heal", "--length 4096", "at most 128 tokens"),
 ]
 
 
@@ -94,6 +134,8 @@ def folder(tmp_path, parent, gguf, monkeypatch, tmp_path_factory):
     for name in ("empty", ".out.old-20251101", ".m.gguf.partial-20251101"):  # the last two look like ours
         (tmp_path / name).mkdir()
     (tmp_path / ".out.old-20251101" / "thesis.txt").write_text("mine")
+    shutil.copytree(parent, tmp_path / "pruned")
+    plan_of_everything(load_model(parent)[0]).save(tmp_path / "pruned" / "comp_plan.json")
     shutil.copytree(parent, tmp_path / "mixed")
     for name in ("comp_plan.json", "notes.txt", "table.md", "pruned.png"):
         (tmp_path / "mixed" / name).write_text("theirs")
@@ -127,6 +169,18 @@ def test_a_bad_call_is_refused_and_changes_nothing(folder, parent, tmp_path, com
     else:
         refused(result, [message])
     assert tree(tmp_path, parent) == before
+
+
+def test_there_is_a_row_for_each_flag_that_takes_a_value():
+    """But for --scheduler: `refused` wants one line, and its run says first how many runs there are."""
+    missing = []
+    for name, command in typer.main.get_command(app).commands.items():
+        named = {word for row in ROWS if row[0] == name for word in shlex.split(row[1])}
+        for parameter in command.params:
+            flag = parameter.opts[0]
+            if flag.startswith("--") and not parameter.is_flag and flag not in named:
+                missing.append((name, flag))
+    assert missing == [("compare", "--scheduler")]
 
 
 def test_there_is_a_row_for_each_command():
