@@ -70,7 +70,7 @@ class Run:
         return self.sequences * self.length
 
     def work(self) -> Work:
-        """All of it: the text passes each layer that stays twice, dense and narrowed, with a refit between."""
+        """All of it: the text passes each layer that stays twice, dense and narrowed; a refit is between."""
         shape = self.shape
         plan = self.plan
         states = self.tokens * shape.hidden * self.state * len(plan.layers)
