@@ -11,17 +11,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from tools import logits
 
 from comp_lib.errors import InputError
 from comp_lib.gguf.read import GgufFile, GgufTensors
 from comp_lib.models.load import load_model, open_model
 
 IDS = torch.randint(0, 512, (2, 32), generator=torch.Generator().manual_seed(3))
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(IDS, use_cache=False).logits
 
 
 def write_gguf(
@@ -79,7 +75,7 @@ def test_a_gguf_file_is_the_model_it_was_made_from(gguf_file, dense, tokenizer):
     another_tokenizer = tokenizer.backend_tokenizer.to_str().replace('"a"', '"@"')
     (gguf_file.parent / "tokenizer.json").write_text(another_tokenizer, "utf-8")
     model, its_tokenizer = load_model(gguf_file)
-    assert torch.allclose(logits(model), logits(dense), atol=1e-5)
+    assert torch.allclose(logits(model, IDS), logits(dense, IDS), atol=1e-5)
     for name, tensor in dense.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
     assert model.lm_head.weight is model.model.embed_tokens.weight

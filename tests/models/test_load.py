@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import TINY_CONFIG, randomise
 from safetensors.torch import load_file, save_file
+from tools import logits
 from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging
 from variants import build
@@ -46,11 +47,6 @@ OTHERS = {
     ),
 }
 IDS = torch.randint(0, 512, (2, 32), generator=torch.Generator().manual_seed(3))
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(IDS, use_cache=False).logits
 
 
 @pytest.fixture
@@ -95,7 +91,7 @@ def test_every_variant_comes_back_to_the_bit(folder, tiny_llama, tokenizer, vari
     path = folder(model)
     loaded, its_tokenizer = load_model(path)
     assert type(loaded) is type(model)
-    assert torch.equal(logits(loaded), logits(model))
+    assert torch.equal(logits(loaded, IDS), logits(model, IDS))
     assert its_tokenizer("What a day")["input_ids"] == tokenizer("What a day")["input_ids"]
 
 
@@ -215,7 +211,8 @@ def test_a_model_of_the_hub_is_a_folder_once_it_is_fetched(folder, monkeypatch):
     monkeypatch.setattr(load, "snapshot_download", snapshot)
     model, _ = load_model("someone/some-model")
     assert (
-        torch.equal(logits(model), logits(load_model(path)[0])) and model.name_or_path == "someone/some-model"
+        torch.equal(logits(model, IDS), logits(load_model(path)[0], IDS))
+        and model.name_or_path == "someone/some-model"
     )
     assert fetched == [["config.json"], list(load.FILES)]
     (path / "config.json").write_text('{"model_type": "gpt2"}')

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from tools import logits
 from transformers import AutoModelForCausalLM, StableLmConfig, StableLmForCausalLM
 from variants import build, tokens
 
@@ -34,11 +35,6 @@ def uneven(name: str = "gqa", **overrides):
     return model
 
 
-def logits(model):
-    with torch.no_grad():
-        return model(IDS).logits
-
-
 def save(model, tokenizer, folder):
     with_true_config(model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -55,12 +51,12 @@ def test_own_widths_come_back_to_the_bit(name, tokenizer, tmp_path):
     assert config["layer_kv_groups"] == list(Shape.of(model).kv_groups)
     for loaded in (load_model(folder)[0], AutoModelForCausalLM.from_pretrained(folder)):
         assert isinstance(loaded, type(model)) and Shape.of(loaded) == Shape.of(model)
-        assert torch.equal(logits(loaded), logits(model))
+        assert torch.equal(logits(loaded, IDS), logits(model, IDS))
     options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
     uncached = loaded.generate(IDS, use_cache=False, **options)
     assert torch.equal(loaded.generate(IDS, **options), uncached)
     eager = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    assert torch.allclose(logits(eager), logits(model), atol=1e-4)
+    assert torch.allclose(logits(eager, IDS), logits(model, IDS), atol=1e-4)
 
 
 def test_only_what_no_stock_config_can_say_gets_own_widths():
@@ -80,14 +76,14 @@ def test_only_what_no_stock_config_can_say_gets_own_widths():
         shrink(layer, "mlp", torch.arange(8))
         shrink(layer, "attention", torch.arange(1))
     assert with_true_config(model).config.model_type == "llama"
-    assert torch.equal(logits(with_true_config(model)), logits(model))
+    assert torch.equal(logits(with_true_config(model), IDS), logits(model, IDS))
 
 
 def test_heads_that_do_not_divide_the_stream(tokenizer, tmp_path):
     """Llama's own config refuses them; each of ours says how large a head is."""
     model = uneven(num_attention_heads=6, num_key_value_heads=3, head_dim=8, hidden_size=36)
     folder = save(model, tokenizer, tmp_path / "own")
-    assert torch.equal(logits(load_model(folder)[0]), logits(model))
+    assert torch.equal(logits(load_model(folder)[0], IDS), logits(model, IDS))
 
 
 @pytest.mark.parametrize(
@@ -127,8 +123,8 @@ def test_a_padded_folder_computes_the_same(name, tokenizer, tmp_path):
     assert type(padded) is type(model) and not any(issues.values())
     shape = Shape.of(padded)
     assert shape.stock and shape.neurons == (28, 28, 28)
-    assert (logits(padded) - logits(model)).abs().max() < 1e-5
-    assert torch.equal(logits(load_model(out)[0]), logits(padded))
+    assert (logits(padded, IDS) - logits(model, IDS)).abs().max() < 1e-5
+    assert torch.equal(logits(load_model(out)[0], IDS), logits(padded, IDS))
     narrow_tensors = load_file(tmp_path / "own" / "model.safetensors")
     for key, tensor in load_file(out / "model.safetensors").items():  # zeros, and else the very numbers
         narrow = narrow_tensors[key]
