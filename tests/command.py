@@ -37,6 +37,7 @@ def refused(result, phrases):
     """A command ended with exit code 2 and one line, which says what was expected and holds these phrases."""
     assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
     lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("comp-lib: expected"), result.stderr
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("comp-lib: expected"), result.stderr
     for phrase in phrases:
         assert phrase in lines[0]

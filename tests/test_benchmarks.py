@@ -37,7 +37,8 @@ def test_each_says_what_it_can_be_asked(script, name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
     with pytest.raises(SystemExit) as ending:
         script(name).main()
-    assert ending.value.code == 0 and f"usage: {name}.py" in capsys.readouterr().out
+    assert ending.value.code == 0
+    assert f"usage: {name}.py" in capsys.readouterr().out
 
 
 # --- models.py --------------------------------------------------------------------------------------------
@@ -54,7 +55,8 @@ def test_models_of_the_benchmarks_are_no_names_of_the_library(script, monkeypatc
     for name, model in models.MODELS.items():
         with pytest.raises(InputError, match=f"the package {model['packages'][0]} for '{name}'") as refusal:
             models.located(name)
-        assert model["install"] in str(refusal.value) and model["version"] in model["install"]
+        assert model["install"] in str(refusal.value)
+        assert model["version"] in model["install"]
 
 
 # --- limit.py ---------------------------------------------------------------------------------------------

@@ -95,7 +95,9 @@ def test_every_lesson_and_every_room_has_a_page(book):
     rooms = [f"reference/{folder.name}" for folder in folders]
     names = [*lessons, *rooms, "reference/method"]
     missing = [name for name in names if not (book / "read" / f"{name}.doctree").exists()]
-    assert lessons and rooms and not missing
+    assert lessons
+    assert rooms
+    assert not missing
 
 
 def test_nothing_is_asked_of_anybody_else(pages):
@@ -134,7 +136,8 @@ def test_a_page_has_one_search_field_and_a_short_menu(book):
 def test_pictures_of_the_method_are_what_the_lessons_show():
     expected = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["expected_files"]()
     page = ROOT / "docs" / "how-it-works.md"
-    assert len(expected) == 6 and not page.read_text("utf-8").count("$$")
+    assert len(expected) == 6
+    assert not page.read_text("utf-8").count("$$")
     stale = [
         path.name for path, content in expected.items() if not path.exists() or path.read_bytes() != content
     ]
@@ -145,7 +148,8 @@ def test_pictures_of_the_method_are_what_the_lessons_show():
 
 def test_formulas_are_drawn_without_a_script(book, pages):
     lesson = book / "pages" / "notebooks" / "02_matrix_condition.html"
-    assert lesson in pages and lesson.read_text("utf-8").count("<math") >= 20
+    assert lesson in pages
+    assert lesson.read_text("utf-8").count("<math") >= 20
     assert not [url for page in pages.values() for url in page.loaded if "mathjax" in url.lower()]
 
 

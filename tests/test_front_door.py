@@ -77,7 +77,8 @@ def test_a_users_file_runs(parent, tmp_path):
     result = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     folder, removed, increase = result.stdout.split()
-    assert folder == "in-memory" and 0.2 <= float(removed) < 0.5
+    assert folder == "in-memory"
+    assert 0.2 <= float(removed) < 0.5
     dense, tokenizer = load_model(parent)
     pruned, _ = load_model(tmp_path / "in-memory")
     quality = evaluate(pruned, tokenizer, "evaluation:code", against=dense, length=24, sequences=8)
@@ -89,7 +90,8 @@ def test_a_tiny_model_is_pruned_and_evaluated(tiny_llama, tokenizer):
     model = tiny_llama()
     ids = Calibration("calibration", sequences=8, length=24).tokens(tokenizer)
     pruned = prune(model, ids, Settings(ratio=0.2, multiple=4))
-    assert isinstance(pruned.plan, Plan) and pruned.plan.removed >= 0.2
+    assert isinstance(pruned.plan, Plan)
+    assert pruned.plan.removed >= 0.2
     assert pruned.model.num_parameters() < model.num_parameters()
     quality = evaluate(pruned.model, tokenizer, "evaluation", against=model, length=24, sequences=8)
     windows = evaluation_tokens(tokenizer, comp_lib.load_text("evaluation"), 24, 8)

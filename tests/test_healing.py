@@ -67,7 +67,9 @@ def test_healing_brings_the_answers_nearer(name):
     assert mean_divergence(healed.model, model, training_ids) < 0.9 * before_in_training
     healed_state = healed.model.state_dict()
     changed = {name for name, value in healed_state.items() if not torch.equal(value, state[name])}
-    assert set(healed_state) == set(state) and changed and all("_proj" in name for name in changed)
+    assert set(healed_state) == set(state)
+    assert changed
+    assert all("_proj" in name for name in changed)
     assert torch.equal(logits(model, ids), parent_logits)  # though pruning shares tensors
     assert all(torch.equal(value, state[name]) for name, value in small.state_dict().items())
     assert not any(parameter.requires_grad for parameter in healed.model.parameters())
@@ -97,7 +99,9 @@ def test_the_seed_decides_and_the_random_state_is_left_alone():
 
 def test_the_rate_rises_and_falls_in_straight_lines():
     rates = [learning_rate(step, Healing(steps=20, rate=1.0)) for step in range(20)]
-    assert rates[:2] == [0.5, 1.0] and rates[2] == 1.0 and rates[-1] == pytest.approx(1 / 18)
+    assert rates[:2] == [0.5, 1.0]
+    assert rates[2] == 1.0
+    assert rates[-1] == pytest.approx(1 / 18)
     assert rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
     assert learning_rate(0, Healing(steps=1, rate=1.0)) == 1.0
 

@@ -52,7 +52,8 @@ def test_a_planted_upward_import_and_a_planted_circle_break_their_contracts(tmp_
         path = tmp_path / "comp_lib" / f"{name}.py"
         path.write_text(f"{path.read_text('utf-8')}\n{line}  # noqa\n", "utf-8")
     broken = lint_imports(tmp_path)
-    assert broken.returncode == 1 and "comp_lib.plan is not allowed to import comp_lib.comp" in broken.stdout
+    assert broken.returncode == 1
+    assert "comp_lib.plan is not allowed to import comp_lib.comp" in broken.stdout
     assert "No import goes in a circle BROKEN" in broken.stdout
 
 

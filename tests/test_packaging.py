@@ -65,7 +65,8 @@ def test_dependencies_are_few_and_ranges():
     for requirement in map(Requirement, lines):
         if requirement.name != PROJECT["name"]:
             operators = {specifier.operator for specifier in requirement.specifier}
-            assert ">=" in operators and operators <= {">=", "<", "!="}, f"not a range: {requirement}"
+            assert ">=" in operators, f"not a range: {requirement}"
+            assert operators <= {">=", "<", "!="}, f"not a range: {requirement}"
 
 
 def test_what_comp_lib_imports_is_declared():
@@ -96,7 +97,8 @@ def test_readme_opens_with_commands_that_are_there():
     block = re.search(r"```bash\n(.*?)```", README, re.DOTALL)[1].splitlines()
     assert [line.split()[0] for line in block] == ["git", "make", ".venv/bin/comp-lib", "make"]
     for target in ("demo", "lab", *re.findall(r"`make ([a-z]+)`", README)):
-        assert f"make {target}" in README and re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
+        assert f"make {target}" in README
+        assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
     commands = set(re.findall(r"`comp-lib ([a-z]+)", README))
     assert {"prune", "report", "evaluate"} <= commands <= set(typer.main.get_command(app).commands)
 
@@ -120,7 +122,8 @@ def test_pages_show_the_stored_comparison(monkeypatch):
     for name in script.PAGES:
         assert script.page(name) == (ROOT / name).read_text("utf-8"), "run python benchmarks/readme.py"
     for table in (*map(script.losses, (script.EMBEDDED, script.SECOND)), script.cost(), script.tasks()):
-        assert "| COMP `stock` |" in table and "| LLM-Pruner |" in table
+        assert "| COMP `stock` |" in table
+        assert "| LLM-Pruner |" in table
     common = importlib.import_module("common")
     settings = {"method": "comp", "widths": "uniform", "aim": "self", "ridge": "auto", "ratio": 0.2}
     assert common.preset(settings) == "stock"
@@ -166,7 +169,8 @@ def test_no_place_of_one_machine_in_project_files():
     for file in files:
         for match in local.finditer(file.read_text("utf-8")):
             matches.append(f"{file.relative_to(ROOT)}: {match[0][:80]}")
-    assert len(files) > 100 and not matches, "\n".join(matches)
+    assert len(files) > 100
+    assert not matches, "\n".join(matches)
 
 
 HEAVY = (

@@ -182,4 +182,5 @@ def test_guard_holds_the_mask_and_reports_lambda():
     settings = replace(SETTINGS, recovery="mask", method="random", ridge=1e-7)
     report = prune(parent, ids, settings, plan=plan_of_everything(parent, neurons=(47, 24, 47))).report
     first, second, _ = report.layers
-    assert first.ridge == 1e-7 and second.ridge > 1e-7
+    assert first.ridge == 1e-7
+    assert second.ridge > 1e-7

@@ -44,9 +44,8 @@ def test_pruned_equals_masked_before_recovery(name):
     few = groups if name in WHOLE_ATTENTION else 1
     plan = plan_of_everything(parent, layers=(0, 2), neurons=(20, 7), kv_groups=(few, groups))
     pruned = prune(parent, ids, replace(SETTINGS, recovery="none", method="wanda-sp"), plan=plan)
-    assert (
-        Shape.of(pruned.model).neurons == plan.neurons and Shape.of(pruned.model).kv_groups == plan.kv_groups
-    )
+    assert Shape.of(pruned.model).neurons == plan.neurons
+    assert Shape.of(pruned.model).kv_groups == plan.kv_groups
     expected = logits(masked(parent, pruned.plan), ids)
     torch.testing.assert_close(logits(pruned.model, ids), expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(expected, logits(parent, ids), atol=1e-2)
@@ -117,7 +116,8 @@ def test_parent_stays_as_it_is(name, options):
     pruned = prune(parent, ids, replace(SETTINGS, **options))
     assert fingerprint(parent) == before
     assert torch.equal(logits(parent, ids), expected)
-    assert len(parent.model.layers) == 3 and len(pruned.model.model.layers) == 2
+    assert len(parent.model.layers) == 3
+    assert len(pruned.model.model.layers) == 2
     assert [layer.self_attn.layer_idx for layer in parent.model.layers] == [0, 1, 2]
     assert pruned.model.config is not parent.config
     assert all(layer.self_attn.config is pruned.model.config for layer in pruned.model.model.layers)
@@ -220,7 +220,8 @@ def test_report_and_progress():
     assert [call for call in calls if call[0] == "pruning"] == [("pruning", count, 3) for count in (1, 2, 3)]
     assert any(call[0] == "loss increase" for call in calls)
     report = pruned.report
-    assert report.tokens == 4 * 24 and report.settings["ratio"] == 0.5
+    assert report.tokens == 4 * 24
+    assert report.settings["ratio"] == 0.5
     assert [entry.layer for entry in report.layers] == list(pruned.plan.layers)
     assert [len(entry.kept_neurons) for entry in report.layers] == list(pruned.plan.neurons)
     assert [len(entry.kept_groups) for entry in report.layers] == list(pruned.plan.kv_groups)

@@ -27,7 +27,8 @@ def test_every_method_runs_with_every_recovery(method, recovery):
     assert pruned.plan.removed >= 0.25
     for entry in pruned.report.layers:
         assert (entry.ridge is not None) == (recovery in ("least-squares", "mask"))
-        assert entry.error > 0.0 and entry.attention_error > 0.0
+        assert entry.error > 0.0
+        assert entry.attention_error > 0.0
 
 
 def test_comp_chooses_the_condition_by_the_recovery():
@@ -42,7 +43,8 @@ def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
     settings = Settings(**PRESETS["paper"] | {"ratio": 0.4, "layers": 0.25, "multiple": 1})
     assert settings.neuron_metric == "mask-condition"
     pruned = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
-    assert len(pruned.plan.dropped) == 1 and len(set(pruned.plan.neurons)) > 1
+    assert len(pruned.plan.dropped) == 1
+    assert len(set(pruned.plan.neurons)) > 1
     assert {layer.ridge / settings.ridge for layer in pruned.report.layers} <= {
         4.0**power for power in range(64)
     }
@@ -89,7 +91,8 @@ def test_wide_layers_compute_in_float32_and_come_to_the_same(options, monkeypatc
 
     monkeypatch.setattr(Gram, "gather", recorded)
     single = prune(build(), ids, settings)
-    assert dtypes == {torch.float32} and single.plan == double.plan
+    assert dtypes == {torch.float32}
+    assert single.plan == double.plan
     for ours, expected in zip(single.model.parameters(), double.model.parameters(), strict=True):
         assert (ours - expected).norm() <= 1e-3 * expected.norm()
 

@@ -34,7 +34,8 @@ def test_removed_neurons_equal_silent_neurons(name):
     torch.testing.assert_close(logits(small, ids), logits(masked, ids), rtol=1e-5, atol=1e-5)
     mlp = small.model.layers[1].mlp
     inputs = [mlp.gate_up_proj] if name == "phi3" else [mlp.gate_proj, mlp.up_proj]
-    assert sum(linear.out_features for linear in inputs) == 12 and mlp.down_proj.in_features == 6
+    assert sum(linear.out_features for linear in inputs) == 12
+    assert mlp.down_proj.in_features == 6
     assert all(linear.weight.shape == (linear.out_features, 32) for linear in inputs)
     assert mlp.down_proj.weight.shape == (32, 6)
     assert getattr(mlp, "intermediate_size", 6) == 6
@@ -82,7 +83,8 @@ def test_surgery_never_writes_into_the_old_tensors():
     old_addresses = {tensor.untyped_storage().data_ptr() for tensor, _ in old.values()}
     cut = [parameter for name, parameter in layer.named_parameters() if "norm" not in name]
     new_addresses = {parameter.untyped_storage().data_ptr() for parameter in cut}
-    assert new_addresses and new_addresses.isdisjoint(old_addresses), "a view would keep the old memory"
+    assert new_addresses
+    assert new_addresses.isdisjoint(old_addresses), "a view would keep the old memory"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -201,7 +203,8 @@ def test_a_shallow_copy_has_its_own_structure_around_the_same_tensors():
     parent = build("all-at-once")
     shared = shallow_copy(parent)
     assert storages(shared) == storages(parent)
-    assert shared.config is not parent.config and shared.model.layers is not parent.model.layers
+    assert shared.config is not parent.config
+    assert shared.model.layers is not parent.model.layers
     assert shared.lm_head.weight is shared.model.embed_tokens.weight, "still tied"
     assert not {id(module) for module in parent.modules()} & {id(module) for module in shared.modules()}
 

@@ -133,7 +133,8 @@ def test_a_copied_layer_is_independent_of_the_original_but_shares_tensors_and_co
     model = build()
     layer = model.model.layers[1]
     copied = copy_layer(layer, "cpu")
-    assert copied is not layer and copied.mlp is not layer.mlp
+    assert copied is not layer
+    assert copied.mlp is not layer.mlp
     assert copied.self_attn.config is model.config
     assert [p.data_ptr() for p in copied.parameters()] == [p.data_ptr() for p in layer.parameters()]
     copied.mlp.down_proj = torch.nn.Linear(2, 2)

@@ -36,11 +36,13 @@ def test_a_model_does_not_differ_from_itself(tiny_llama, sample, windows):
     model = tiny_llama()
     frame = changed_layers(model, tiny_llama(), sample)
     assert list(frame.columns) == list(columns.COLUMNS["changed_layers"])
-    assert frame.stream.abs().max() < 1e-6 and frame.weights.max() == 0
+    assert frame.stream.abs().max() < 1e-6
+    assert frame.weights.max() == 0
     judged = judge(tiny_llama(), windows, model)
     kinds = changed_kinds(model, judged)
     assert list(kinds.columns) == list(columns.COLUMNS["changed_kinds"])
-    assert kinds.kl.abs().max() < 1e-6 and (kinds.agreement == 1).all()
+    assert kinds.kl.abs().max() < 1e-6
+    assert (kinds.agreement == 1).all()
 
 
 @torch.no_grad()
@@ -119,4 +121,5 @@ def test_a_pruned_model_and_its_healed_copy_are_compared_as_they_stand(
     first, second, plan = pair((str(tmp_path / "small"), small), (str(tmp_path / "healed"), healed))
     assert (first, second) == (small, healed)
     frame = changed_layers(first, second, sample, plan=plan)
-    assert len(frame) == 3 and (frame.weights == 0).all()
+    assert len(frame) == 3
+    assert (frame.weights == 0).all()

@@ -29,7 +29,8 @@ def test_all_can_be_read(frames):
     for name, frame in frames.items():
         figure = getattr(figures, f"plot_{name}")(frame)
         assert overlapping_texts(figure) == [], name
-        assert figure.alt_text.endswith(".") and "nan" not in figure.alt_text, name
+        assert figure.alt_text.endswith("."), name
+        assert "nan" not in figure.alt_text, name
 
 
 def test_costs_are_said_with_their_intervals_where_there_are_some():
@@ -44,4 +45,5 @@ def test_a_dropped_layer_is_named(frames):
     frame = frames["changed_layers"].copy()
     frame.loc[frame.layer == 1, ["other_layer", "stream", "low", "high", "weights"]] = np.nan
     text = figures.plot_changed_layers(frame).alt_text
-    assert "dropped are the layers 1." in text and "0 of 3 layers have the same weights" in text
+    assert "dropped are the layers 1." in text
+    assert "0 of 3 layers have the same weights" in text

@@ -95,7 +95,8 @@ def test_frames_have_the_promised_columns_and_index_and_something_behind_each_nu
         assert list(frame.columns) == list(columns.COLUMNS[name]), name
         assert list(frame.index.names) == list(columns.INDEX), name
         assert set(frame.index.get_level_values("model")) == {hash_of_model(model)}
-        assert len(frame) and (frame.tokens > 0).all(), name
+        assert len(frame), name
+        assert (frame.tokens > 0).all(), name
         assert not frame.drop(columns=["removed_at"], errors="ignore").isna().any().any(), name
         assert not frame.reset_index().duplicated([*columns.INDEX, *frame.columns[:4]]).any(), name
 
@@ -123,8 +124,11 @@ def test_layers_equal_the_library(model, sample):
 def test_fewer_than_8_windows_have_no_interval(model, sample):
     frame = layers(model, sample, judged=Sample(sample.ids[:7], sample.kinds[:7]))
     harm = frame.measure == "harm"
-    assert frame[harm].low.isna().all() and frame[harm].high.isna().all() and set(frame[harm].windows) == {7}
-    assert frame[~harm].low.notna().all() and set(frame[~harm].windows) == {9}
+    assert frame[harm].low.isna().all()
+    assert frame[harm].high.isna().all()
+    assert set(frame[harm].windows) == {7}
+    assert frame[~harm].low.notna().all()
+    assert set(frame[~harm].windows) == {9}
 
 
 def test_neurons_equal_brute_force(model, sample):
@@ -166,7 +170,8 @@ def test_curves_equal_refits_of_the_neurons_that_are_left(model, sample):
         assert len(kept) == row.width == 48 - row.gone
         fitted = gram.refit(weight, kept, RIDGE)
         assert row.error == pytest.approx(gram.energy(weight - fitted) / gram.energy(weight), rel=1e-3)
-    assert (frame.error.diff().dropna() >= -1e-9).all() and frame.error.iloc[0] == 0
+    assert (frame.error.diff().dropna() >= -1e-9).all()
+    assert frame.error.iloc[0] == 0
 
 
 def test_groups_equal_brute_force(model, sample):
@@ -215,4 +220,5 @@ def test_what_was_looked_at_is_not_looked_at_again(model, sample, monkeypatch):
         raise AssertionError("computed anew")
 
     monkeypatch.setattr(walking, "_examine_layer", never)
-    assert neurons(model, sample).equals(first) and len(groups(model, sample)) == 6
+    assert neurons(model, sample).equals(first)
+    assert len(groups(model, sample)) == 6

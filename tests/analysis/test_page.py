@@ -110,7 +110,8 @@ def test_all_cells_run_and_each_figure_has_its_summary(executed):
     assert len(figures) == 4  # layers, curves, costs, and what changed
     for index in figures:
         alt_text = outputs[index].data["text/plain"]
-        assert outputs[index + 1].data["text/markdown"] == alt_text and len(alt_text.split()) > 10
+        assert outputs[index + 1].data["text/markdown"] == alt_text
+        assert len(alt_text.split()) > 10
     assert "0 of 3 layers" not in printed(notebook)
 
 
@@ -125,16 +126,22 @@ def test_the_page_begins_with_the_recommendation(executed):
 def test_a_random_model_is_not_pruned_and_has_no_empty_parts(parent, own_cache, kernels):
     notebook, stopped = execute(PARAMETERS | {"model": str(parent), "harm": False})
     text = render(notebook)[1]
-    assert stopped is None and "no better than by chance" in text and "comp-lib generate" in text
-    assert "What it costs" not in text and "Against another" not in text and text.count("<img ") == 2
+    assert stopped is None
+    assert "no better than by chance" in text
+    assert "comp-lib generate" in text
+    assert "What it costs" not in text
+    assert "Against another" not in text
+    assert text.count("<img ") == 2
 
 
 def test_the_page_asks_nobody_and_describes_its_figures(executed):
     text = render(executed[0])[1]
     assert not re.search(r"<script|<link|@import|src=\"(?!data:)", text)
-    assert "Content-Security-Policy" in text and "default-src 'none'" in text
+    assert "Content-Security-Policy" in text
+    assert "default-src 'none'" in text
     alts = re.findall(r"<img alt=\"([^\"]*)\"", text)
-    assert len(alts) == text.count("<img ") == 4 and all(len(alt.split()) > 4 for alt in alts)
+    assert len(alts) == text.count("<img ") == 4
+    assert all(len(alt.split()) > 4 for alt in alts)
     for heading in ("What it is", "Where it is redundant", "What it costs", "Against another checkpoint"):
         assert f"{heading}</h2>" in text
     assert "<title>Check-up of parent</title>" in text
@@ -152,10 +159,12 @@ ENDS = {
 def test_a_failing_cell_ends_the_run_and_what_was_before_stays(cell, short, capsys):
     notebook, stopped = short(f"print('before it', flush=True)\n{cell}")
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cells: ")]
-    assert len(lines) >= 2 and "cells: 1 of 5, 00:" in lines[1]  # with that of the parameters
+    assert len(lines) >= 2
+    assert "cells: 1 of 5, 00:" in lines[1]  # with that of the parameters
     assert stopped == ENDS[cell]
     text = render(notebook)[1]
-    assert "A heading" in text and "after it" not in printed(notebook)
+    assert "A heading" in text
+    assert "after it" not in printed(notebook)
     assert "before it" in text or "kernel died" in stopped
 
 
@@ -179,10 +188,12 @@ def test_of_the_folder_that_one_stands_in_nothing_is_run_and_names_are_understoo
     assert f"comp_lib False {tmp_path / 'small'} {tmp_path / 'mine.txt'}+shipped\n" in printed(notebook)
     assert not stopped
     [folder] = [output.data["text/plain"] for output in notebook.cells[-2].outputs if "data" in output]
-    assert "comp-lib-" in folder and not os.path.exists(folder.strip("'"))
+    assert "comp-lib-" in folder
+    assert not os.path.exists(folder.strip("'"))
     assert os.getcwd() == str(tmp_path)
     text = render(notebook)[1]
-    assert text.startswith("<!DOCTYPE html>") and "of the folder" not in text
+    assert text.startswith("<!DOCTYPE html>")
+    assert "of the folder" not in text
 
 
 def test_the_notebook_has_just_the_parameters_that_are_given():

@@ -68,7 +68,8 @@ CASES = {  # rows, way, options -> the headline and its command
 def command(line):
     """The words of a line that is a command on this model, without the file."""
     first, name, model, *options = shlex.split(line)
-    assert first == "comp-lib" and model == "<b>"
+    assert first == "comp-lib"
+    assert model == "<b>"
     assert name in {registered.callback.__name__ for registered in app.registered_commands}
     return shlex.join([name, *(options[2:] if options[0] == "--out" else options)])
 
@@ -79,7 +80,8 @@ def test_a_ratio_may_go_where_its_whole_interval_is_allowed(case):
     # only the first way has a say
     frame = pd.concat([costs(*rows, way=way), costs(CHEAP, way="random")])
     lines = recommendation.recommend("<b>", frame, 0.5, 64, options)
-    assert headline in lines[0] and command(lines[-1]) == expected_command
+    assert headline in lines[0]
+    assert command(lines[-1]) == expected_command
     bundle = recommendation.make_box(lines, recommendation.prices(frame))
     for text in ("<b>", "nan", "-0.00"):
         assert text not in bundle["text/html"]
@@ -90,7 +92,8 @@ def test_a_ratio_may_go_where_its_whole_interval_is_allowed(case):
 def test_a_model_that_has_learned_nothing_is_known_by_its_loss(loss, chance):
     assert recommendation.is_by_chance(loss, 49_152) is chance
     lines = recommendation.describe_untrained("<b>", loss, 49_152)
-    assert command(lines[-1]).startswith("generate --prompt ") and "10.80" in lines[1]
+    assert command(lines[-1]).startswith("generate --prompt ")
+    assert "10.80" in lines[1]
 
 
 def test_a_pruned_model_is_sent_to_its_parent():

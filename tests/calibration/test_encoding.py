@@ -10,7 +10,8 @@ from comp_lib.calibration.texts import encode, load_text, opening_tokens, start_
 def test_encode_is_the_text_and_nothing_more(tokenizer, caplog):
     text = load_text("evaluation")
     ids = encode(tokenizer, text)
-    assert ids.dtype == torch.long and ids.ndim == 1
+    assert ids.dtype == torch.long
+    assert ids.ndim == 1
     assert len(ids) > tokenizer.model_max_length  # which deserves no warning: windows are cut out of it
     assert not caplog.records
     assert tokenizer.decode(ids) == text

@@ -48,7 +48,8 @@ def test_no_eight_words_in_a_row_stand_on_both_sides():
     """Of any kind: what calibrates says nothing of what judges."""
     calibration = set().union(*(grams(f"calibration:{kind}") for kind in KINDS))
     evaluation = set().union(*(grams(f"evaluation:{kind}") for kind in KINDS))
-    assert len(calibration) > 50_000 and len(evaluation) > 20_000
+    assert len(calibration) > 50_000
+    assert len(evaluation) > 20_000
     assert not calibration & evaluation
 
 
@@ -103,7 +104,8 @@ def test_bad_files(tmp_path, make, parts):
 
 def test_every_kind_judges_under_one_name():
     texts = judging_texts("kinds")
-    assert list(texts) == list(KINDS) and texts["code"] == "evaluation:code"
+    assert list(texts) == list(KINDS)
+    assert texts["code"] == "evaluation:code"
     assert load_text("kinds") == "\n\n\n".join(map(load_text, texts.values()))
     assert judging_texts("evaluation:code") == {"evaluation:code": "evaluation:code"}
 

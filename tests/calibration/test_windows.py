@@ -26,7 +26,8 @@ def test_windows_are_cut_from_the_text_and_never_overlap(tokenizer):
     ids = encode(tokenizer, load_text("calibration"))
     positions = {tuple(ids[i : i + span].tolist()): i for i in range(0, len(ids) - span + 1, span)}
     drawn = calibration_tokens("calibration", tokenizer, sequences=50, length=length)
-    assert drawn.shape == (50, length) and drawn.dtype == torch.long
+    assert drawn.shape == (50, length)
+    assert drawn.dtype == torch.long
     assert (drawn[:, 0] == tokenizer.bos_token_id).all()
     starts = [positions[tuple(row[1:].tolist())] for row in drawn]  # KeyError: not a window of the text
     assert len(set(starts)) == 50
@@ -157,7 +158,8 @@ def test_a_calibration_draws_what_calibration_tokens_draws(tokenizer, model, sho
 def test_a_calibration_that_makes_no_sense_is_refused_in_one_line(values, message):
     with pytest.raises(InputError) as raised:
         Calibration(**values)
-    assert f"expected {message}" in str(raised.value) and "\n" not in str(raised.value)
+    assert f"expected {message}" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_calibration_is_a_value():

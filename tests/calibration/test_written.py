@@ -55,10 +55,12 @@ def test_the_start_token(tokenizer):
 def test_each_way_begins_as_it_says(tokenizer):
     prefixes = dict(zip(WAYS, draw_prefixes(tokenizer, WAYS, 512, 200), strict=True))
     assert all(prefix[0] == tokenizer.bos_token_id for prefix in prefixes.values())
-    assert len(prefixes["self"]) == 1 and len(prefixes["self:random"]) == 2
+    assert len(prefixes["self"]) == 1
+    assert len(prefixes["self:random"]) == 2
     assert tokenizer.decode(prefixes["self:openings"][1:]) in load_beginnings()["self:openings"]
     request = tokenizer.decode(prefixes["self:requests"][1:])  # this tokenizer has no chat template
-    assert request.startswith("Question: ") and request.endswith("\nAnswer:")
+    assert request.startswith("Question: ")
+    assert request.endswith("\nAnswer:")
 
 
 def test_beginnings_that_are_not_installed_are_refused_in_one_line(tokenizer, tmp_path, monkeypatch):
@@ -73,7 +75,9 @@ def test_requests_go_through_the_chat_template(tokenizer):
         bos_token_id = 0
 
         def apply_chat_template(self, turns, tokenize, add_generation_prompt):
-            assert [turn["role"] for turn in turns] == ["user"] and add_generation_prompt and not tokenize
+            assert [turn["role"] for turn in turns] == ["user"]
+            assert add_generation_prompt
+            assert not tokenize
             return f"<{turns[0]['content']}>"
 
         def __call__(self, *args, **kwargs):
@@ -81,7 +85,8 @@ def test_requests_go_through_the_chat_template(tokenizer):
 
     (prefix,) = draw_prefixes(Chatting(), ["self:requests"], 512, 200)
     request = tokenizer.decode(prefix)
-    assert request[0] == "<" and request[-1] == ">"
+    assert request[0] == "<"
+    assert request[-1] == ">"
 
 
 def test_a_chat_template_that_fails_is_named(tokenizer):
@@ -133,7 +138,8 @@ def test_it_goes_on_after_the_end_of_a_text(tiny_llama):
         model.lm_head.weight[1] = 100 * model.model.norm.weight.sign()
     model.generation_config.max_length = 4
     ids = sample(model, starts(2), 12, 0)
-    assert ids.shape == (2, 12) and (ids == 1).any()
+    assert ids.shape == (2, 12)
+    assert (ids == 1).any()
 
 
 def test_it_can_be_trained_on(tiny_llama):

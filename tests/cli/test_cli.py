@@ -50,7 +50,8 @@ def test_prune_writes_a_smaller_model_and_says_what_it_did(parent, tmp_path, met
     for part in (f"{after.total:,}", f"removed by {method}, in ", f"saved: {folder}\n", "loss, nats/token"):
         assert part in output
     plan = Plan.load(folder / "comp_plan.json")
-    assert plan.neurons == after.neurons and plan.removed == pytest.approx(removed)
+    assert plan.neurons == after.neurons
+    assert plan.removed == pytest.approx(removed)
     card = (folder / "README.md").read_text("utf-8")
     assert "| perplexity on evaluation (" in card
     assert "8 x 24 tokens of calibration, drawn with seed 0" in card
@@ -68,7 +69,8 @@ def test_each_preset_is_carried_out(parent, tmp_path, preset):
     flags = ["--preset", preset, "--layers", "1", "--kv-groups", "1", *QUICK_FLAGS]
     ran("prune", parent, "--out", tmp_path / "m", *flags)
     plan = Plan.load(tmp_path / "m" / "comp_plan.json")
-    assert len(plan.layers) == 2 and plan.kv_groups == (1, 1)
+    assert len(plan.layers) == 2
+    assert plan.kv_groups == (1, 1)
     recovery = "mask" if preset == "paper" else "least-squares"
     assert f"recovery {recovery}," in (tmp_path / "m" / "README.md").read_text("utf-8")
 
@@ -155,7 +157,8 @@ def test_inspect_lists_every_layer(parent):
     for layer in range(3):
         counts = (layer, shape.neurons[layer], shape.kv_groups[layer], shape.layer(layer))
         expected.append([*(f"{count:,}" for count in counts), f"{influence[layer]:.4f}"])
-    assert rows == expected and f"{shape.decoder:,} in the decoder" in output
+    assert rows == expected
+    assert f"{shape.decoder:,} in the decoder" in output
 
 
 def test_generate_goes_on_from_the_prompt_of_a_folder_and_of_a_file(parent, tmp_path):
@@ -164,7 +167,8 @@ def test_generate_goes_on_from_the_prompt_of_a_folder_and_of_a_file(parent, tmp_
     prompt = ("--prompt", "The sea", "--tokens", "5")
     text = ran("generate", parent, *prompt).stdout
     assert ran("generate", file, *prompt).stdout == text
-    assert text.startswith("The sea") and len(text.strip()) > len("The sea")
+    assert text.startswith("The sea")
+    assert len(text.strip()) > len("The sea")
 
 
 def test_export_fills_layers_up_to_one_width(parent, tmp_path):
@@ -172,7 +176,8 @@ def test_export_fills_layers_up_to_one_width(parent, tmp_path):
     ran("export", tmp_path / "small", "--padded", tmp_path / "padded")
     neurons = Plan.load(tmp_path / "small" / "comp_plan.json").neurons
     padded = AutoModelForCausalLM.from_pretrained(tmp_path / "padded")
-    assert len(set(neurons)) > 1 and padded.config.intermediate_size == max(neurons)
+    assert len(set(neurons)) > 1
+    assert padded.config.intermediate_size == max(neurons)
     refused(run("export", tmp_path / "small", "--padded", tmp_path / "padded"), ["--overwrite"])
     refused(
         run("export", tmp_path / "small", "--padded", tmp_path / "q8", "--type", "q8_0"),
@@ -233,14 +238,17 @@ def test_a_demo_judges_every_kind_and_lets_both_models_speak(embedded, tmp_path,
     for picture in ("pruned.png", "kinds.png"):
         assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
     card = (tmp_path / "demo" / "model" / "README.md").read_text("utf-8")
-    assert "SmolLM2-135M-Instruct" in card and "apache-2.0" in card
+    assert "SmolLM2-135M-Instruct" in card
+    assert "apache-2.0" in card
     dense, _ = load.load_model(tmp_path / "embedded")
     small, _ = load.load_model(tmp_path / "demo" / "model")
     sizes = [Shape.of(dense).decoder, Shape.of(small).decoder]
-    assert sizes[1] < sizes[0] and [size for _, size in calls] == 3 * sizes
+    assert sizes[1] < sizes[0]
+    assert [size for _, size in calls] == 3 * sizes
     for part in ("of the decoder removed by comp", "pictures:", "The water cycle"):
         assert part in output
     assert all(f"[i]word{number}" in output for number in range(1, 7))
     code = compare_losses(small, dense, evaluation_tokens(tokenizer, load_text("evaluation:code"), 64, 10))
     row = next(line for line in output.splitlines() if line.startswith("│ code "))
-    assert f"│ {code.dense_loss:.3f} │ {code.loss:.3f}" in row and f"│ {code.increase:.3f}" in row
+    assert f"│ {code.dense_loss:.3f} │ {code.loss:.3f}" in row
+    assert f"│ {code.increase:.3f}" in row

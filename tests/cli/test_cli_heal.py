@@ -37,7 +37,8 @@ def small(parent, tmp_path_factory):
 def test_a_folder_is_healed_and_stays_what_it_was(parent, small, tmp_path):
     healed = tmp_path / "healed"
     output = ran("heal", small, "--parent", parent, "--out", healed, *SHORT, "--rate", "0.01").stdout
-    assert "divergence from" in output and "saved:" in output
+    assert "divergence from" in output
+    assert "saved:" in output
     assert {path.name for path in healed.iterdir()} == {path.name for path in small.iterdir()}
     plan, plan_before = (
         json.loads((folder / "comp_plan.json").read_text("utf-8")) for folder in (healed, small)
@@ -48,7 +49,8 @@ def test_a_folder_is_healed_and_stays_what_it_was(parent, small, tmp_path):
     changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
     assert changed == {name for name in before if "_proj" in name}
     card = (healed / "README.md").read_text("utf-8")
-    assert "healed on 12 x 16 tokens of written" in card and str(tmp_path) not in card
+    assert "healed on 12 x 16 tokens of written" in card
+    assert str(tmp_path) not in card
     assert calibration_hashes(healed) == calibration_hashes(small) == text_hashes("calibration")
 
 
@@ -61,7 +63,8 @@ def test_links_out_of_the_folder_do_not_get_into_the_new_one(parent, small, tmp_
         (tmp_path / "linked" / name).symlink_to(tmp_path / "secret")
     ran("heal", tmp_path / "linked", "--parent", parent, "--out", tmp_path / "healed", *SHORT)
     files = list((tmp_path / "healed").iterdir())
-    assert files and not any(path.is_symlink() or b"nobody" in path.read_bytes() for path in files)
+    assert files
+    assert not any(path.is_symlink() or b"nobody" in path.read_bytes() for path in files)
     (tmp_path / "linked" / "comp_plan.json").unlink()
     (tmp_path / "linked" / "comp_plan.json").symlink_to(tmp_path / "secret")
     refused(
@@ -75,7 +78,8 @@ def test_what_did_not_help_is_saved_only_by_force(parent, small, tmp_path, monke
     monkeypatch.setattr(healing, "_mean_divergence", lambda model, parent, ids: 1.0)
     arguments = ("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT)
     result = run(*arguments)
-    assert result.exit_code == 2 and "did not teach, got 1.0000 before and 1.0000 after" in result.stderr
+    assert result.exit_code == 2
+    assert "did not teach, got 1.0000 before and 1.0000 after" in result.stderr
     assert not (tmp_path / "healed").exists()
     assert "it did not help" in ran(*arguments, "--force").stderr
     assert (tmp_path / "healed").exists()

@@ -41,7 +41,8 @@ def requests(monkeypatch):
 )
 def test_bad_options_are_refused(parent, tmp_path, requests, options, phrases):
     refused(run("report", parent, "--out", tmp_path / "page.html", *options), phrases)
-    assert not list(tmp_path.iterdir()) and not requests
+    assert not list(tmp_path.iterdir())
+    assert not requests
 
 
 def test_a_model_or_an_ending_that_cannot_be_is_refused(parent, tmp_path, requests):
@@ -54,15 +55,20 @@ def test_a_model_or_an_ending_that_cannot_be_is_refused(parent, tmp_path, reques
 def test_a_file_that_is_there_is_not_replaced(parent, tmp_path, requests, name):
     (tmp_path / name).write_text("{}", "utf-8")
     refused(run("report", parent, "--out", tmp_path / "page.html"), ["--overwrite", name])
-    assert (tmp_path / name).read_text("utf-8") == "{}" and not requests
+    assert (tmp_path / name).read_text("utf-8") == "{}"
+    assert not requests
 
 
 def test_page_and_notebook_are_written_also_after_a_failure(parent, tmp_path, requests):
     out = tmp_path / "page.html"
     ran("report", parent, "--out", out, "--kinds", "code, prose", "--ways", "best, flap")
-    assert requests[0]["kinds"] == ["code", "prose"] and requests[0]["ways"] == ["best", "flap"]
-    assert requests[0]["ratios"] == [0.1, 0.2, 0.3] and requests[0]["allowed"] == 0.5
+    assert requests[0]["kinds"] == ["code", "prose"]
+    assert requests[0]["ways"] == ["best", "flap"]
+    assert requests[0]["ratios"] == [0.1, 0.2, 0.3]
+    assert requests[0]["allowed"] == 0.5
     refused(run("report", parent, "--out", out), ["--overwrite"])
     result = run("report", parent, "--out", out, "--overwrite")
-    assert result.exit_code == 1 and "MemoryError" in result.stderr
-    assert "run = 2" in out.with_suffix(".ipynb").read_text("utf-8") and len(requests) == 2
+    assert result.exit_code == 1
+    assert "MemoryError" in result.stderr
+    assert "run = 2" in out.with_suffix(".ipynb").read_text("utf-8")
+    assert len(requests) == 2

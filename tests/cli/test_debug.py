@@ -23,7 +23,8 @@ def test_debug_shows_the_cause_and_then_the_line(parent, tmp_path, position):
     result = run(*arguments)
     lines = result.stderr.splitlines()
     assert result.exit_code == 2
-    assert lines[0] == "Traceback (most recent call last):" and any("in load_text" in line for line in lines)
+    assert lines[0] == "Traceback (most recent call last):"
+    assert any("in load_text" in line for line in lines)
     cause = next(number for number, line in enumerate(lines) if line.startswith("UnicodeDecodeError: "))
     refusal = next(number for number, line in enumerate(lines) if "InputError: expected" in line)
     assert cause < refusal < len(lines) - 1
@@ -37,7 +38,8 @@ def test_debug_of_what_the_system_refuses(parent, monkeypatch):
 
     monkeypatch.setattr("comp_lib.models.load.load_model", fail)
     result = run("inspect", parent, "--debug")
-    assert result.exit_code == 2 and "in fail" in result.stderr
+    assert result.exit_code == 2
+    assert "in fail" in result.stderr
     assert result.stderr.splitlines()[-1].startswith(
         "comp-lib: expected the system to allow it, got [Errno 28]"
     )
@@ -57,10 +59,13 @@ def test_every_command_takes_debug(parent, tmp_path):
         "heal",
     ):
         result = run(command, "--no-such-flag", "--debug")
-        assert result.exit_code == 2 and "no-such-flag" in result.stderr and "--debug" not in result.stderr
+        assert result.exit_code == 2
+        assert "no-such-flag" in result.stderr
+        assert "--debug" not in result.stderr
     assert run("doctor", "--debug").exit_code in (0, 1)
 
 
 def test_debug_changes_nothing_for_a_command_that_succeeds(parent, tmp_path):
     result = run("prune", parent, "--out", tmp_path / "small", *QUICK_FLAGS, "--debug")
-    assert result.exit_code == 0 and "Traceback" not in result.output
+    assert result.exit_code == 0
+    assert "Traceback" not in result.output

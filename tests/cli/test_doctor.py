@@ -37,20 +37,24 @@ def test_the_doctor_says_what_to_do(monkeypatch, module, name, value, finding, r
     monkeypatch.setattr(module, name, value)
     result = run("doctor")
     (row,) = [line for line in result.stdout.splitlines() if line.startswith("│ ✗")]
-    assert result.exit_code == 1 and finding in row and remedy in result.stdout
+    assert result.exit_code == 1
+    assert finding in row
+    assert remedy in result.stdout
 
 
 def test_the_doctor_sees_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("mine")
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "file" / "cache"))
     result = run("doctor")
-    assert result.exit_code == 1 and "✗ │ room in the cache" in result.stdout
+    assert result.exit_code == 1
+    assert "✗ │ room in the cache" in result.stdout
 
 
 def test_an_extra_that_is_missing_is_named_with_what_to_type(monkeypatch):
     monkeypatch.setattr(util, "find_spec", lambda name: None if name == "peft" else "here")
     output = ran("doctor").stdout
-    assert "comp-lib[heal]" in output and "comp-lib[report]" not in output
+    assert "comp-lib[heal]" in output
+    assert "comp-lib[report]" not in output
 
 
 @pytest.mark.parametrize(
@@ -91,4 +95,6 @@ def test_the_cache_is_where_a_system_keeps_such_folders(monkeypatch, variables, 
 
 def test_a_terminal_that_knows_few_letters_ends_no_work():
     result = CliRunner(charset="ascii").invoke(app, ["doctor"])
-    assert result.exit_code == 0 and "torch" in result.stdout and "?" in result.stdout, result.exception
+    assert result.exit_code == 0, result.exception
+    assert "torch" in result.stdout, result.exception
+    assert "?" in result.stdout, result.exception

@@ -25,7 +25,8 @@ def test_help_imports_nothing_heavy():
     code += "for command in ([], ['prune'], ['compare'])]; "
     code += "print([name for name in ('torch', 'transformers', 'numpy', 'pandas') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--scheduler" in result.stdout and result.stdout.splitlines()[-1] == "[]"
+    assert "--scheduler" in result.stdout
+    assert result.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_help_of_prune_has_four_groups_and_names_what_is_in_the_tables():
@@ -37,7 +38,8 @@ def test_the_help_of_prune_has_four_groups_and_names_what_is_in_the_tables():
     )
     assert text.index("--help") < groups[1]
     missing = [name for name in (*METHODS, *PRESETS) if not re.search(rf"[ (]{name}[,;. ]", text)]
-    assert not missing and PRESETS.keys() == PRESETS_IN_WORDS.keys()
+    assert not missing
+    assert PRESETS.keys() == PRESETS_IN_WORDS.keys()
     assert {name: signature(prune).parameters[name].default for name in DEFAULTS} == DEFAULTS
 
 
@@ -52,7 +54,8 @@ def test_a_closed_output_leaves_no_traceback(python):
         [*python, "-m", "comp_lib", "doctor"], stdout=writer, stderr=subprocess.PIPE, text=True
     )
     os.close(writer)
-    assert first.stderr == second.stderr == "" and first.returncode in (0, 1, 2)
+    assert first.stderr == second.stderr == ""
+    assert first.returncode in (0, 1, 2)
     assert second.returncode == 1  # it did not get its words out
 
 
@@ -89,4 +92,5 @@ def test_a_log_gets_a_line_a_layer_and_a_terminal_bars(parent, tmp_path, monkeyp
     monkeypatch.setattr(console, "error_output", terminal)
     with terminal.capture() as capture, console.progress_bars() as bars:
         bars("pruning", 1, 3)
-    assert "1/3" in capture.get() and "\x1b" in capture.get()
+    assert "1/3" in capture.get()
+    assert "\x1b" in capture.get()

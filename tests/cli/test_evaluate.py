@@ -73,8 +73,10 @@ def test_a_model_against_itself_has_no_increase_for_certain(parent):
     flags = ("--text", "evaluation", "--length", "32", "--sequences", "10")
     row = cells(ran("evaluate", parent, *flags, "--against", parent).stdout)["evaluation"]
     dense_loss, loss, increase, divergence, agreement = row
-    assert dense_loss == loss and increase == "0.000 (0.000 to 0.000)"
-    assert float(divergence) == 0.0 and agreement == "1.000"
+    assert dense_loss == loss
+    assert increase == "0.000 (0.000 to 0.000)"
+    assert float(divergence) == 0.0
+    assert agreement == "1.000"
     cell = cells(ran("evaluate", parent, *flags).stdout)["evaluation"][0]
     loss, low, high = map(float, re.findall(r"[0-9.]+", cell))
     assert low < loss < high

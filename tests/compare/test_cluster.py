@@ -98,12 +98,15 @@ def test_a_run_that_dies_leaves_a_row_that_says_why_and_is_tried_again(grid, tmp
     rows = run(grid, tmp_path / "out").set_index("method")
     assert list(rows.status[list(METHODS)]) == ["ok", "failed", "failed", "ok"]
     assert rows.message["random"] == "the process was killed by SIGKILL"
-    assert rows.message["magnitude"] == "MemoryError: no room" and rows.message.isna()["comp"]
-    assert rows.increase.isna()["random"] and rows.increase["comp"] == 0.5
+    assert rows.message["magnitude"] == "MemoryError: no room"
+    assert rows.message.isna()["comp"]
+    assert rows.increase.isna()["random"]
+    assert rows.increase["comp"] == 0.5
 
     box.lift("kill", "random")
     rows = run(grid, tmp_path / "out", workers=2)
-    assert list(rows.method) == list(METHODS) and list(rows.status) == ["ok", "ok", "failed", "ok"]
+    assert list(rows.method) == list(METHODS)
+    assert list(rows.status) == ["ok", "ok", "failed", "ok"]
     assert [box.count(name) for name in METHODS] == [1, 2, 2, 1]  # a row that is there is not measured again
     assert len(read_rows(tmp_path / "out" / "rows.csv")) == len(METHODS)
 
@@ -156,7 +159,8 @@ def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(python, grid,
     assert list(read_rows(tmp_path / "out" / "rows.csv").method) == ["comp"]
     assert not [process for _, process, _ in box.started() if psutil.pid_exists(int(process))]
     box.lift("hold", "random", "magnitude", "wanda-sp")
-    assert list(run(grid, tmp_path / "out").status) == ["ok"] * 4 and box.count("comp") == 1
+    assert list(run(grid, tmp_path / "out").status) == ["ok"] * 4
+    assert box.count("comp") == 1
 
 
 # --- on a cluster -------------------------------------------------------------------------------------------
@@ -183,7 +187,8 @@ def dask(monkeypatch):
 def test_the_same_grid_on_dask(grid, tmp_path, box, dask):
     box.order("fail", "random")
     rows = run(grid, tmp_path / "out", scheduler=dask.scheduler_address)
-    assert list(rows.method) == list(METHODS) and list(rows.status) == ["ok", "failed", "ok", "ok"]
+    assert list(rows.method) == list(METHODS)
+    assert list(rows.status) == ["ok", "failed", "ok", "ok"]
     assert rows.message[1] == "MemoryError: no room"
 
 
@@ -197,8 +202,10 @@ def test_a_cluster_that_goes_away_costs_no_row_that_is_done(grid, tmp_path, box,
             box.lift("hold", "magnitude", "wanda-sp")
 
     rows = run(grid, tmp_path / "out", progress, scheduler=dask.scheduler_address)
-    assert list(rows.status[:2]) == ["ok", "ok"] and "failed" in set(rows.status)
-    assert set(run(grid, tmp_path / "out").status) == {"ok"} and box.count("comp") == 1
+    assert list(rows.status[:2]) == ["ok", "ok"]
+    assert "failed" in set(rows.status)
+    assert set(run(grid, tmp_path / "out").status) == {"ok"}
+    assert box.count("comp") == 1
 
 
 def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, monkeypatch):
@@ -210,7 +217,8 @@ def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, m
     result = command("compare", parent.name, "--out", tmp_path / "out", *options)
     assert result.exit_code == 0, result.output
     rows = read_rows(tmp_path / "out" / "rows.csv")
-    assert sorted(rows.method) == ["comp", "random"] and set(rows.status) == {"ok"}
+    assert sorted(rows.method) == ["comp", "random"]
+    assert set(rows.status) == {"ok"}
     assert rows.model[0] == parent.name
 
 
@@ -220,7 +228,9 @@ def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, m
 def test_a_run_imports_nothing_from_the_folder_where_it_works(tmp_path):
     (tmp_path / "random.py").write_text("raise SystemExit('planted')")  # which torch imports
     outcome = cluster.measure_in_process({"model": "nowhere"}, str(tmp_path))
-    assert outcome["status"] == "failed" and outcome["message"] and "planted" not in outcome["message"]
+    assert outcome["status"] == "failed"
+    assert outcome["message"]
+    assert "planted" not in outcome["message"]
 
 
 def test_a_scheduler_that_is_not_there_is_refused(grid, tmp_path, box, monkeypatch):

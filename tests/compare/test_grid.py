@@ -87,7 +87,8 @@ def straight(parent, tmp_path_factory, imported):
     folder = tmp_path_factory.mktemp("straight")
     result = command("compare", parent, *GRID, "--out", folder)
     assert result.exit_code == 0, result.stderr
-    assert "comp + least-squares" in result.stdout and "increase.png" in result.stdout
+    assert "comp + least-squares" in result.stdout
+    assert "increase.png" in result.stdout
     return folder
 
 
@@ -101,7 +102,8 @@ def decoder_parameters(model):
 def test_a_row_is_what_was_measured(straight, parent):
     rows = read_rows(straight / "rows.csv").set_index("method")
     assert list(rows.status) == ["ok", "ok"]
-    assert set(rows.recovery["comp":"comp"]) == {"least-squares"} and rows.recovery["random"] == "none"
+    assert set(rows.recovery["comp":"comp"]) == {"least-squares"}
+    assert rows.recovery["random"] == "none"
     assert PRESETS["stock"].items() <= json.loads(rows.settings["comp"]).items()
     model, tokenizer = load_model(parent)
     ids = calibration_tokens("calibration", tokenizer, sequences=3, length=24, seed=0)
@@ -116,7 +118,8 @@ def test_a_row_is_what_was_measured(straight, parent):
         assert row.increase == pytest.approx(after.loss - dense.loss, abs=1e-5)
         assert row.increase_low <= row.increase <= row.increase_high
         removed = 1 - decoder_parameters(small) / decoder_parameters(model)
-        assert row.removed == pytest.approx(removed, abs=1e-12) and row.removed >= 0.2
+        assert row.removed == pytest.approx(removed, abs=1e-12)
+        assert row.removed >= 0.2
         assert row.parameters == small.num_parameters()
         assert json.loads(row.settings)["ratio"] == 0.2
         with torch.inference_mode():  # KL and agreement by brute force over all logits at once
@@ -192,7 +195,8 @@ def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, python, paren
         os.kill(number, signal.SIGKILL)
         running.communicate()
     rows_at_kill = read_rows(out / "rows.csv")
-    assert len(rows_at_kill) == 1 and not (out / "table.md").exists()
+    assert len(rows_at_kill) == 1
+    assert not (out / "table.md").exists()
     psutil.wait_procs(workers, timeout=60)
 
     result = command("compare", parent, *GRID, "--out", out)
@@ -255,7 +259,8 @@ def keys_of(grid, **changes):
 def test_rows_of_another_grid_stay_and_are_not_shown(grid, tmp_path):
     run(grid, tmp_path)
     rows = run(replace(grid, ratios=(0.3,), sequences=(3, 4)), tmp_path)
-    assert list(rows.ratio) == [0.3] * 4 and list(rows.sequences) == [3, 3, 4, 4]
+    assert list(rows.ratio) == [0.3] * 4
+    assert list(rows.sequences) == [3, 3, 4, 4]
     all_rows = read_rows(tmp_path / "rows.csv")
     assert all_rows.increase.tolist() == [0.5] * 6
     assert all_rows.ratio.tolist() == [0.2, 0.2, 0.3, 0.3, 0.3, 0.3]

@@ -79,7 +79,8 @@ def test_an_animation_is_small_moves_and_says_its_reading(name):
     _, count, phrases = ANIMATIONS[name]
     frames = frames_of(name)
     gif, still = animation.gif_and_still(frames)
-    assert len(gif) < 300_000 and len(still) < 50_000
+    assert len(gif) < 300_000
+    assert len(still) < 50_000
     images = [image for image, _ in pictures(gif)]
     assert len(images) == len(frames) == count
     assert all((image != following).any() for image, following in itertools.pairwise(images[1:]))
@@ -117,10 +118,12 @@ def test_it_is_shown_with_words_and_offers_its_still(monkeypatch):
     animation.play(frames)
     [data] = displayed
     gif, still = (base64.b64encode(part).decode() for part in animation.gif_and_still(frames))
-    assert data["image/png"] == still and data["text/plain"] == "A thin bar in blue."
+    assert data["image/png"] == still
+    assert data["text/plain"] == "A thin bar in blue."
     page = data["text/html"]
     moving, resting = re.findall(r"<img [^>]*>", page)
-    assert gif in moving and still in resting
+    assert gif in moving
+    assert still in resting
     assert all('alt="A thin bar in blue."' in tag for tag in (moving, resting))
     assert re.search(r"<details><summary>[^<]+</summary><img", page)
     source = r'<picture><source media="\(prefers-reduced-motion: reduce\)" srcset="([^"]*)"'
@@ -161,7 +164,8 @@ def test_angles_and_lengths_are_those_of_the_layers_passed():
 
 def test_the_walk_is_as_far_as_the_text():
     before, watch, choose, tune, *_, last = (figure.axes for figure, _ in frames_of("walking"))
-    assert len(before[0].patches) == 2 * LAYERS and len(before[1].lines[0].get_xdata()) == 0
+    assert len(before[0].patches) == 2 * LAYERS
+    assert len(before[1].lines[0].get_xdata()) == 0
     assert [bar.get_width() for bar in last[0].patches[LAYERS : 2 * LAYERS]] == KEPT
     assert last[1].lines[0].get_xdata().tolist() == DRIFT
     colours = [[bar.get_facecolor()[:3] for bar in axes[0].patches] for axes in (watch, choose, tune, last)]
@@ -169,5 +173,6 @@ def test_the_walk_is_as_far_as_the_text():
     watched, chosen, tuned, ended = colours
     assert watched[0] == watched[LAYERS] == chosen[LAYERS]  # nothing is chosen, nothing is re-tuned
     assert chosen[0] == tuned[0] == pytest.approx(to_rgb(RED))
-    assert tuned[LAYERS] == pytest.approx(to_rgb(GREEN)) and tuned[LAYERS + 1] == watched[0]
+    assert tuned[LAYERS] == pytest.approx(to_rgb(GREEN))
+    assert tuned[LAYERS + 1] == watched[0]
     assert set(ended[:LAYERS]) == {to_rgb("lightgrey")}  # of the dropped layer all of it

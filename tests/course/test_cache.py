@@ -60,9 +60,11 @@ def test_the_second_call_reads_what_the_first_computed(tiny_llama, folder):
     compute = Counted()
     first = compute(model, IDS, 0.1)
     second = compute(model, IDS)  # a default is an argument like another
-    assert compute.calls == 1 and set(second) == {"a", "b"}
+    assert compute.calls == 1
+    assert set(second) == {"a", "b"}
     for name in first:
-        assert torch.equal(first[name], second[name]) and first[name].dtype == second[name].dtype
+        assert torch.equal(first[name], second[name])
+        assert first[name].dtype == second[name].dtype
     assert [path.suffix for path in folder.iterdir()] == [".safetensors"]
 
 
@@ -79,7 +81,8 @@ def test_each_thing_that_decides_the_outcome_makes_another_entry(tiny_llama, fol
         (compute, model, IDS, 0.2),
     ]
     counts = [int(function(*arguments)["b"]) for function, *arguments in calls]
-    assert counts == [1, 1, 2, 3, 4, 5] and other_compute.calls == 1
+    assert counts == [1, 1, 2, 3, 4, 5]
+    assert other_compute.calls == 1
     monkeypatch.setattr("course.cache.hash_of_code", lambda: "another formula")
     assert int(compute(model, IDS, 0.1)["b"]) == 6
     monkeypatch.setattr(cache, "code_of_the_course", lambda: "another lesson")
@@ -184,7 +187,10 @@ def test_results_come_back_with_their_structure():
     for answer in (result(), result()):
         draw = answer["draw"]
         assert draw["way"].tolist() == draw["other"][0].tolist() == [0, 1]
-        assert draw["way"].dtype == torch.int64 and answer["empty"].shape == (0, 3)
+        assert draw["way"].dtype == torch.int64
+        assert answer["empty"].shape == (0, 3)
         assert draw["other"][1] == 0.1, "to the last bit"
-        assert answer["tuple"] == [1, 2] and answer["none"] is None and answer["nan"] != answer["nan"]
+        assert answer["tuple"] == [1, 2]
+        assert answer["none"] is None
+        assert answer["nan"] != answer["nan"]
     assert calls == ["computed"]

@@ -266,7 +266,8 @@ def test_a_figure_says_its_numbers_in_words_and_can_be_read(name):
     figure = draw(name)
     _, phrases = FIGURES[name]
     assert all(phrase in figure.alt_text for phrase in phrases), figure.alt_text
-    assert "nan" not in figure.alt_text and overlapping_texts(figure) == []
+    assert "nan" not in figure.alt_text
+    assert overlapping_texts(figure) == []
     with_axes = [axes for axes in figure.axes if axes.axison]
     if with_axes:
         assert any(axes.get_xlabel() for axes in with_axes) or figure.get_supxlabel()
@@ -281,7 +282,8 @@ def test_each_plot_function_of_the_course_is_drawn_here_and_in_a_lesson():
     for path in (NOTEBOOKS / "course" / "figures").glob("*.py"):
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("plot_"):
-                assert ast.get_docstring(node) and f".{node.name}(" in drawn, node.name
+                assert ast.get_docstring(node), node.name
+                assert f".{node.name}(" in drawn, node.name
                 assert node.name in lessons or node.name in widgets, node.name
 
 
@@ -292,7 +294,8 @@ def test_each_drawing_has_words_and_a_lesson():
     assert len(drawings) == sources.count('drawing("') > 5
     for path in drawings:
         description = ElementTree.parse(path).getroot().findtext("{http://www.w3.org/2000/svg}desc")
-        assert len(description.split()) > 20 and f'drawing("{path.stem}")' in sources, path.name
+        assert len(description.split()) > 20, path.name
+        assert f'drawing("{path.stem}")' in sources, path.name
 
 
 # --- what is drawn is what was given ------------------------------------------------------------------------
@@ -356,11 +359,14 @@ def test_dots_and_whiskers_are_the_numbers():
     colours = [container[0].get_color() for container in (*small.containers, *large.containers)]
     assert len(set(colours)) == 3  # below 0, above 0, and an interval that holds 0
     (rows,) = draw("intervals").axes[0].containers
-    assert rows[0].get_xdata().tolist() == [0.4, -0.05] and whiskers(rows)[0] == pytest.approx([0.3, 0.5])
+    assert rows[0].get_xdata().tolist() == [0.4, -0.05]
+    assert whiskers(rows)[0] == pytest.approx([0.3, 0.5])
     comp, flap = draw("windows").axes[0].lines
-    assert comp.get_xdata().tolist() == [1, 2, 3] and flap.get_xdata().tolist() == [1.1, 1.9, 3.1]
+    assert comp.get_xdata().tolist() == [1, 2, 3]
+    assert flap.get_xdata().tolist() == [1.1, 1.9, 3.1]
     (sweep,) = draw("sweep").axes[0].containers
-    assert sweep[0].get_xdata().tolist() == [0.1, 0.3] and whiskers(sweep)[0] == pytest.approx([0.3, 0.5])
+    assert sweep[0].get_xdata().tolist() == [0.1, 0.3]
+    assert whiskers(sweep)[0] == pytest.approx([0.3, 0.5])
     np.testing.assert_allclose(draw("token curve").axes[0].lines[0].get_ydata(), [16, 15])
     dots = [line.get_xydata().tolist() for line in draw("quality").axes[0].lines]
     drawn = [*POINTS.values(), POINTS["neurons 20%"]]  # the line, here of one point, comes last

@@ -87,7 +87,9 @@ MOVES = {
 def test_every_control_draws_anew_and_the_page_does_not_jump(frames, name):
     explorer = MAKERS[name](frames)
     images = [explorer.image.value]
-    assert 'alt="' in images[0] and explorer.layout.min_height and explorer.image.layout.min_height
+    assert 'alt="' in images[0]
+    assert explorer.layout.min_height
+    assert explorer.image.layout.min_height
     for control_name, value in MOVES[name]:
         control = getattr(explorer, control_name)
         control.value = value
@@ -119,7 +121,8 @@ def test_wrong_input_is_answered_with_a_sentence_and_the_last_picture_stays():
         assert f"expected a sequence from 0 to 1, got {sequence}" in box.facts.value
         assert box.image.value == image
     box.sequence.value = 1
-    assert "expected" not in box.facts.value and box.image.value != image
+    assert "expected" not in box.facts.value
+    assert box.image.value != image
 
 
 # --- neurons ------------------------------------------------------------------------------------------------
@@ -137,7 +140,8 @@ def test_what_goes_is_what_the_metric_likes_least(frames):
     for metric, scores in scores_of_metric.items():
         explorer.metric.value = metric
         removed = explorer.removed()
-        assert removed.sum() == 10 and scores[removed].max() < scores[~removed].min(), metric
+        assert removed.sum() == 10, metric
+        assert scores[removed].max() < scores[~removed].min(), metric
     explorer.metric.value = explorers.IN_ROUNDS
     turns = rows.removed_at[explorer.removed()] * len(rows)
     assert sorted(turns.round().astype(int)) == list(range(1, 11))
@@ -175,8 +179,10 @@ def test_the_planner_opens_with_a_plan_that_can_be_read_and_used():
     assert f"{left:,} of 134,515,008" in box.facts.value
     assert f"{left * 4 / 1e6:,.1f} of 538.1" in box.facts.value
     assert f"{float(layer_errors(SENSITIVITY, SHAPE, box.plan).nansum()):.2%}" in box.facts.value
-    assert "time" not in box.facts.value and "not measured yet" in box.facts.value
-    assert isinstance(box.children[0], HTML) and "find a plan &lt;better&gt;" in box.children[0].value
+    assert "time" not in box.facts.value
+    assert "not measured yet" in box.facts.value
+    assert isinstance(box.children[0], HTML)
+    assert "find a plan &lt;better&gt;" in box.children[0].value
 
 
 def test_widths_are_those_of_the_library():
@@ -195,17 +201,24 @@ def test_widths_are_those_of_the_library():
 
 def test_widths_can_be_set_by_hand():
     box = planner()
-    assert box.width.disabled and box.layer.disabled
+    assert box.width.disabled
+    assert box.layer.disabled
     box.widths.value = explorers.BY_HAND
-    assert box.plan.neurons == (1120,) * LAYERS and box.width.value == 1120  # from the plan that was shown
+    assert box.plan.neurons == (1120,) * LAYERS
+    assert box.width.value == 1120  # from the plan that was shown
     box.width.value = 1536
-    assert box.plan.neurons == (1536, *(1120,) * (LAYERS - 1)) and "asked for: narrow more" in box.facts.value
+    assert box.plan.neurons == (1536, *(1120,) * (LAYERS - 1))
+    assert "asked for: narrow more" in box.facts.value
     box.layer.value = 23
-    assert box.width.value == 1120 and box.plan.neurons[0] == 1536  # nothing changes but the layer looked at
+    assert box.width.value == 1120
+    assert box.plan.neurons[0] == 1536  # nothing changes but the layer looked at
     box.width.value = 704
-    assert box.plan.neurons[23] == 704 and "narrow more" not in box.facts.value
+    assert box.plan.neurons[23] == 704
+    assert "narrow more" not in box.facts.value
     box.dropped.value = (4,)
-    assert box.plan.dropped == (4,) and box.plan.neurons[0] == 1536 and box.plan.neurons[22] == 704
+    assert box.plan.dropped == (4,)
+    assert box.plan.neurons[0] == 1536
+    assert box.plan.neurons[22] == 704
 
 
 def test_the_button_measures_the_plan_shown_once_and_keeps_the_order():
@@ -223,7 +236,8 @@ def test_the_button_measures_the_plan_shown_once_and_keeps_the_order():
     box.widths.value = explorers.WATER
     assert "not measured yet" in box.facts.value
     box.measure_button.click()
-    assert set(box.measured) == set(measured_plans) and not box.measure_button.disabled
+    assert set(box.measured) == set(measured_plans)
+    assert not box.measure_button.disabled
     assert box.results.value.count("<li>") == 2
     assert box.results.value.index("0.500 nats") < box.results.value.index("1120 to 1120")
     box.widths.value = explorers.UNIFORM
@@ -237,9 +251,12 @@ def test_a_refusal_of_the_planner_is_a_sentence():
 
     box = planner(measure=refuse)
     box.measure_button.click()
-    assert "expected more text" in box.results.value and not box.measure_button.disabled and not box.measured
+    assert "expected more text" in box.results.value
+    assert not box.measure_button.disabled
+    assert not box.measured
     box.ratio.value = box.ratio.max
     box.dropped.value = tuple(range(LAYERS))
-    assert box.plan is None and "expected fewer than 30 layers to drop" in box.facts.value
+    assert box.plan is None
+    assert "expected fewer than 30 layers to drop" in box.facts.value
     box.measure_button.click()
     assert not box.measured  # there is nothing to measure

@@ -140,7 +140,8 @@ def test_measured_widths_from_files_are_those_of_memory(name, tmp_path, tokenize
     from_files = prune_to(
         tmp_path / "small", opened(parent), tokenizer, tokens(8), MEASURED_WIDTHS, progress=observe
     )
-    assert from_files.plan == in_memory.plan and len(set(from_files.plan.neurons)) > 1
+    assert from_files.plan == in_memory.plan
+    assert len(set(from_files.plan.neurons)) > 1
     assert calls[:3] == [("sensitivity", count, 3) for count in (1, 2, 3)]
     assert calls[3] == ("comparing answers", 64, 96)
     small = load_file(tmp_path / "small" / "model.safetensors")
@@ -162,7 +163,8 @@ def test_each_layer_is_let_go_before_the_next_and_sensitivity_reads_it_once(
 
     def watched_layer(self, index, device):
         if index > 0:
-            assert all(reference() is None for reference in last_weights) and self._head is None
+            assert all(reference() is None for reference in last_weights)
+            assert self._head is None
         layer = layer_of(self, index, device)
         last_weights[:] = [weakref.ref(weight) for weight in layer.parameters()]
         return layer
@@ -179,7 +181,8 @@ def test_each_layer_is_let_go_before_the_next_and_sensitivity_reads_it_once(
     assert names_read[-1] == (EMBEDDING if name == "tied" else HEAD)
     assert torch.equal(measured.harm, sensitivity(model, tokens(8), 12).harm)
     assert source._head is not None  # kept from the first answer
-    assert source.layer(0, "cpu") is not None and source._head is None  # until a layer is asked for
+    assert source.layer(0, "cpu") is not None
+    assert source._head is None  # until a layer is asked for
     # a run does the same: `watched_layer` asserts it at each layer that the run asks for
     prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
 
@@ -254,7 +257,8 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(parent, tmp_path, tokenizer
     moments = {}  # name of a function -> the numbers of its moments
     for number, name in enumerate(names, 1):
         moments.setdefault(name, []).append(number)
-    assert len(names) > 60 and len(moments) == 7
+    assert len(names) > 60
+    assert len(moments) == 7
     middle_of_each = {numbers[len(numbers) // 2] for numbers in moments.values()}
     last_four = {*range(len(names) - 3, len(names) + 1)}
     for last in middle_of_each | last_four:
@@ -388,7 +392,8 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(parent, tmp_path,
         measurements.clear()
         with pytest.raises(Killed):
             run(out, progress=observe)
-        assert run(out).plan == plan and len(measurements) == expected
+        assert run(out).plan == plan
+        assert len(measurements) == expected
         assert content(out) == content(tmp_path / "undisturbed" / "small")
 
 
@@ -478,9 +483,11 @@ def test_states_are_a_tensor_on_disk(dtype, tmp_path):
     states = StatesFile.create(tmp_path, values.shape, dtype)
     states[0:2] = values[:2]
     states[2:5] = values[2:]
-    assert torch.equal(states[0:5], values) and torch.equal(states[1:3], values[1:3])
+    assert torch.equal(states[0:5], values)
+    assert torch.equal(states[1:3], values[1:3])
     other = StatesFile.create(tmp_path, values.shape, dtype)
-    assert other.path != states.path and not other[0:5].any()
+    assert other.path != states.path
+    assert not other[0:5].any()
 
 
 @pytest.mark.parametrize("name, kind", [("tied", "q8_0"), ("qwen2", "f16")])

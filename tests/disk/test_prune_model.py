@@ -52,7 +52,8 @@ def weights(folder):
 def test_a_folder_is_saved_as_its_parent_is_and_only_refitted_weights_change(kind, saved_llama, tmp_path):
     parent = saved_llama(DTYPES[kind])
     verdict = prune_model(parent, tmp_path / "small", evaluated="none", **QUICK_OPTIONS)
-    assert verdict.stored == (kind, kind) and verdict.megabytes[1] < verdict.megabytes[0]
+    assert verdict.stored == (kind, kind)
+    assert verdict.megabytes[1] < verdict.megabytes[0]
     old = weights(parent)
     new = weights(tmp_path / "small")
     assert {value.dtype for value in new.values()} == {DTYPES[kind]}
@@ -69,7 +70,8 @@ def test_a_folder_is_saved_as_its_parent_is_and_only_refitted_weights_change(kin
 def test_a_gguf_file_becomes_16_bits(kind, stored, saved_llama, tmp_path):
     file = export_gguf(saved_llama(torch.float32), tmp_path / "m.gguf", kind)
     verdict = prune_model(file, tmp_path / "small", evaluated="none", **QUICK_OPTIONS)
-    assert verdict.stored == (kind.upper(), stored) and verdict.megabytes[0] == file.stat().st_size / 1e6
+    assert verdict.stored == (kind.upper(), stored)
+    assert verdict.megabytes[0] == file.stat().st_size / 1e6
     assert ("the parent as BF16" in str(verdict)) == (kind == "q8_0")
 
 
@@ -88,9 +90,8 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
     lines = str(verdict).splitlines()
     assert len(lines) <= 13
     assert lines[-1] == f"next: comp-lib evaluate {tmp_path / 'small'} --against {parent}"
-    assert (
-        f"{verdict.by_text['mean of 8']['increase']:+.3f}, mean of 8" in str(verdict) and "BF16" in lines[4]
-    )
+    assert f"{verdict.by_text['mean of 8']['increase']:+.3f}, mean of 8" in str(verdict)
+    assert "BF16" in lines[4]
     flags = [*QUICK_FLAGS[:-4], "--calibration", "calibration", "--out"]
     of_command = json.loads(ran("prune", parent, *flags, tmp_path / "other", "--json").stdout)
     of_function = json.loads(json.dumps(verdict.numbers()))
@@ -102,7 +103,8 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
 
 def test_a_verdict_on_one_text_has_no_kinds(parent, tmp_path):
     verdict = prune_model(parent, tmp_path / "small", **QUICK_OPTIONS, evaluated="evaluation:code")
-    assert list(verdict.by_text) == ["evaluation:code"] and "by kind" not in str(verdict)
+    assert list(verdict.by_text) == ["evaluation:code"]
+    assert "by kind" not in str(verdict)
 
 
 def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_path):
@@ -120,8 +122,11 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
         "--evaluate none --sequences 16 --length 24 --method wanda-sp\n"
     )
     assert command in card
-    assert "calibration 10%" in card and "calibration:code 5%" in card and "mine.txt 50%)" in card
-    assert str(tmp_path) not in card and f"multiple {verdict.report.settings['multiple']}," in card
+    assert "calibration 10%" in card
+    assert "calibration:code 5%" in card
+    assert "mine.txt 50%)" in card
+    assert str(tmp_path) not in card
+    assert f"multiple {verdict.report.settings['multiple']}," in card
     # no flag sets a ridge
     prune_model(parent, tmp_path / "python", evaluated="none", **QUICK_OPTIONS, ridge=0.1)
     assert "comp-lib prune" not in (tmp_path / "python" / "README.md").read_text("utf-8")
@@ -195,7 +200,8 @@ def test_at_most_finds_the_largest_share_in_few_prunings(parent, tmp_path, monke
     elif not nearly_spent:
         assert len(costs) == 6, "then no try is left"
     flag = re.search(r"--ratio (\S+)", (tmp_path / "small" / "README.md").read_text("utf-8"))
-    assert float(flag[1]) == verdict.plan.ratio and removed - verdict.plan.ratio < 0.02
+    assert float(flag[1]) == verdict.plan.ratio
+    assert removed - verdict.plan.ratio < 0.02
 
 
 def test_at_most_judges_the_numbers_that_the_files_will_hold(parent, monkeypatch):
@@ -236,7 +242,8 @@ def test_at_most_goes_on_after_a_ratio_out_of_reach_and_after_no_other_refusal(p
     settings = Settings(method="random", recovery="none", multiple=1)
     if kind is OutOfReach:
         assert ratio_within(0.1, model, ids, {}, settings, saved_dtype=torch.float32) <= 0.1
-        assert max(ratios) > 0.1 and len(ratios) == 5
+        assert max(ratios) > 0.1
+        assert len(ratios) == 5
     else:
         with pytest.raises(InputError, match="expected less"):
             ratio_within(0.1, model, ids, {}, settings, saved_dtype=torch.float32)
@@ -251,7 +258,8 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
     )
     flags = ["--at-most", "0.01", *QUICK_FLAGS[:4], "--multiple", "1", "--calibration", "calibration"]
     result = run("prune", parent, "--out", tmp_path / "small", *flags)
-    assert result.exit_code == 2 and result.stderr.splitlines()[-1].startswith("comp-lib: expected at_most")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("comp-lib: expected at_most")
     assert "got 0.01, where 1.2% of the decoder costs 0.500 already: allow more" in result.stderr
     tries = re.findall(r"ratio (\S+): \+(\S+) nats: (\d) of 5", result.stderr)
     assert tries == [
@@ -307,7 +315,8 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
 def test_a_call_that_makes_no_sense_is_refused_in_one_line(call, message, tiny_llama, tmp_path):
     with pytest.raises(InputError, match=message) as error:
         call(tiny_llama(), tmp_path / "out")
-    assert len(str(error.value)) < 300 and not list(tmp_path.iterdir())
+    assert len(str(error.value)) < 300
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -50,7 +50,8 @@ def test_the_windows_are_those_of_each_text(tokenizer, windows):
     assert windows["prose"].equal(windows_of("evaluation", tokenizer, 32, 3)["evaluation"])
     every = windows_of("kinds", tokenizer, 128)
     # without a number: all full windows of each kind
-    assert len(every["prose"]) > 3 and len({len(ids) for ids in every.values()}) > 1
+    assert len(every["prose"]) > 3
+    assert len({len(ids) for ids in every.values()}) > 1
     with pytest.raises(InputError, match="expected at least"):
         windows_of("kinds", tokenizer, 128, 10_000)
 
@@ -69,9 +70,12 @@ def test_it_is_the_same_as_one_by_one(pair, windows):
         assert value == pytest.approx(total / 8, rel=1e-12)
         low, high = beside.intervals()[name]
         assert low < value < high
-    assert beside.mean["kl"] > 0.01 and 0 < beside.mean["top1_agreement"] < 1  # the case is worth its name
+    # the case is worth its name
+    assert beside.mean["kl"] > 0.01
+    assert 0 < beside.mean["top1_agreement"] < 1
     rows = beside.rows()
-    assert list(rows) == [*KINDS, "mean of 8"] and rows["mean of 8"] == (beside.mean, beside.intervals())
+    assert list(rows) == [*KINDS, "mean of 8"]
+    assert rows["mean of 8"] == (beside.mean, beside.intervals())
     assert rows["code"][0]["increase"] == beside.kinds["code"].increase
     assert set(rows["code"][1].values()) == {None}  # of three windows
 
@@ -118,4 +122,6 @@ def test_one_sequence_of_a_kind_or_a_number_that_is_none_has_no_interval():
         {"a": made_up([1.0] * 8 + [math.inf], [1.0] * 8 + [1.5]), "b": made_up([3.0, 4.0], [2.5, 2.6])}
     )
     bounds = lost.intervals()
-    assert bounds["loss"] is None and bounds["increase"] is None and bounds["dense_loss"][0] < 1.9
+    assert bounds["loss"] is None
+    assert bounds["increase"] is None
+    assert bounds["dense_loss"][0] < 1.9

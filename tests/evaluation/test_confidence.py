@@ -69,10 +69,10 @@ def test_rows_are_as_one_by_one_and_equal_values_leave_no_doubt():
     values[1] = 2.5
     values[2, 3] = math.nan
     bounds = confidence_intervals(values)
-    assert bounds[0] == pytest.approx(confidence_interval(values[0])) and bounds[1] == pytest.approx(
-        (2.5, 2.5)
-    )
-    assert np.isnan(bounds[2]).all() and bounds[3] == pytest.approx(confidence_interval(values[3]))
+    assert bounds[0] == pytest.approx(confidence_interval(values[0]))
+    assert bounds[1] == pytest.approx((2.5, 2.5))
+    assert np.isnan(bounds[2]).all()
+    assert bounds[3] == pytest.approx(confidence_interval(values[3]))
 
 
 # --- several kinds ------------------------------------------------------------------------------------------
@@ -104,4 +104,5 @@ def test_of_small_kinds_it_is_students_with_the_freedom_of_all():
 @pytest.mark.parametrize("module", [confidence, generation])
 def test_the_examples_in_the_docstrings_hold(module):
     failed, tried = doctest.testmod(module)
-    assert tried and not failed
+    assert tried
+    assert not failed

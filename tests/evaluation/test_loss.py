@@ -40,11 +40,14 @@ def test_perplexity(monkeypatch, tiny_llama, ids, batch, head_rows, overrides):
     model = tiny_llama(**overrides)
     calls = []
     result = measure_loss(model, ids, progress=lambda label, step, total: calls.append((step, total)))
-    assert calls[-1] == (5, 5) and len(calls) == -(-5 // batch)
+    assert calls[-1] == (5, 5)
+    assert len(calls) == -(-5 // batch)
     assert result.loss == pytest.approx(brute_loss(model, ids), rel=1e-5)
     assert result.perplexity == pytest.approx(math.exp(result.loss))
     assert (result.tokens, len(result.losses)) == (5 * 39, 5)
-    assert result.kl is None and result.top1_agreement is None and result.dense_loss is None
+    assert result.kl is None
+    assert result.top1_agreement is None
+    assert result.dense_loss is None
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -68,7 +71,9 @@ def test_compare(monkeypatch, tiny_llama, ids, head_rows):
     q = all_logits(model, ids)
     kl = (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1).mean().item()
     agreement = (p.argmax(-1) == q.argmax(-1)).double().mean().item()
-    assert 0.1 < agreement < 0.95 and kl > 0.01  # the case is worth its name
+    # the case is worth its name
+    assert 0.1 < agreement < 0.95
+    assert kl > 0.01
     assert result.kl == pytest.approx(kl, rel=1e-5)
     assert result.top1_agreement == pytest.approx(agreement)
     assert result.dense_loss == pytest.approx(brute_loss(dense, ids), rel=1e-5)
@@ -128,7 +133,8 @@ def test_each_sequence_keeps_its_own_numbers(compared, ids):
         assert values_of_sequence == pytest.approx(alone, rel=1e-4)
         assert result.losses[index] == pytest.approx(brute_loss(model, sequence[None]), rel=1e-5)
     for name, values in result.by_sequence.items():
-        assert len(values) == len(ids) and getattr(result, name) == pytest.approx(sum(values) / len(values))
+        assert len(values) == len(ids)
+        assert getattr(result, name) == pytest.approx(sum(values) / len(values))
     assert list(measure_loss(model, ids).by_sequence) == ["loss"]
 
 

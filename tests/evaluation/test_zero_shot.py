@@ -92,7 +92,8 @@ def test_cloze_items_come_from_the_evaluation_text():
 def test_questions_have_one_right_answer_that_nothing_gives_away(name):
     """Neither its place nor its length: who sees the options alone is right as often as by chance."""
     items = rows(f"{name}.jsonl")
-    assert len(items) >= 300 and len({item["question"] for item in items}) == len(items)
+    assert len(items) >= 300
+    assert len({item["question"] for item in items}) == len(items)
     assert all(len(set(item["choices"])) == len(item["choices"]) == 4 for item in items)
     labels = [item["label"] for item in items]
     assert all(labels.count(label) == len(items) / 4 for label in range(4))
@@ -180,7 +181,8 @@ def test_a_group_is_the_mean_of_its_members(tiny_llama, tokenizer):
         name.removeprefix("comp_grammar_"): score for name, score in scores.items() if "grammar_" in name
     }
     assert set(members) == {row["phenomenon"] for row in rows("grammar.jsonl")}
-    assert len(scores) == len(members) + len(SETS["offline"]) and scores.keys() >= set(SETS["offline"])
+    assert len(scores) == len(members) + len(SETS["offline"])
+    assert scores.keys() >= set(SETS["offline"])
     mean = sum(score["acc,none"] for score in members.values()) / 20
     assert scores["comp_grammar"]["acc,none"] == pytest.approx(mean)
 

@@ -117,8 +117,10 @@ def test_prune_makes_a_model_of_any_of_them(kind):
     groups = None if kind in GROUPS_STAY + HEADS_FIXED else 1
     small = prune(model, ids, Settings(ratio=0.25, multiple=4, kv_groups=groups)).model
     after = Shape.of(small)
-    assert after.total == small.num_parameters() and after.decoder <= 0.75 * before.decoder
-    assert after.kv_groups == (groups or before.kv_groups[0],) * 3 and len({*after.neurons}) == 1
+    assert after.total == small.num_parameters()
+    assert after.decoder <= 0.75 * before.decoder
+    assert after.kv_groups == (groups or before.kv_groups[0],) * 3
+    assert len({*after.neurons}) == 1
     assert small.config.intermediate_size == after.neurons[0] < 48
     with torch.inference_mode():
         loss = small(ids, labels=ids).loss
@@ -160,7 +162,9 @@ def test_groups_that_own_more_than_rows_of_a_matrix_stay():
 def test_layers_of_several_kinds_have_their_own_fixed_parameters():
     shape = Shape.of(tiny("qwen3_5_text"))
     first, second, third = shape.layer_parameters
-    assert first == third != second and shape.group_parameters == 0 and shape.kv_groups == (1, 1, 1)
+    assert first == third != second
+    assert shape.group_parameters == 0
+    assert shape.kv_groups == (1, 1, 1)
     narrowed = shape.with_widths((10, 20), (1, 1), (0, 1))
     assert [narrowed.layer(0), narrowed.layer(1)] == [10 * 96 + first, 20 * 96 + second]
     with pytest.raises(ValueError, match="layers that stay"):
@@ -224,7 +228,8 @@ def test_each_kind_of_layer_is_checked_once(monkeypatch):
     arguments = layer_arguments(model, 8, "cpu", hidden.dtype)
     for layer in model.model.layers:
         hidden = mlp_step(layer, attention_step(layer, hidden, arguments)[0])[0]
-    assert len(arguments.checked) == 2 and arguments.calls.keys() == {0, 1, 2}
+    assert len(arguments.checked) == 2
+    assert arguments.calls.keys() == {0, 1, 2}
 
 
 @torch.inference_mode()

@@ -81,7 +81,8 @@ def test_a_gguf_file_is_the_model_it_was_made_from(gguf_file, dense, tokenizer):
     assert model.lm_head.weight is model.model.embed_tokens.weight
     text = "What a day, said the crow."
     assert its_tokenizer(text, add_special_tokens=False) == tokenizer(text, add_special_tokens=False)
-    assert model.name_or_path == str(gguf_file) and not hasattr(model.config, "quantization_config")
+    assert model.name_or_path == str(gguf_file)
+    assert not hasattr(model.config, "quantization_config")
     assert open_model(gguf_file)[0].num_parameters() == dense.num_parameters()
 
 
@@ -127,7 +128,9 @@ def assert_refused(path, *fragments):
     with pytest.raises(InputError) as raised:
         load_model(path)
     message = str(raised.value)
-    assert "\n" not in message and message.startswith("expected ") and ", got " in message
+    assert "\n" not in message
+    assert message.startswith("expected ")
+    assert ", got " in message
     assert all(fragment in message for fragment in fragments), message
 
 

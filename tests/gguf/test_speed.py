@@ -62,8 +62,11 @@ def test_models_take_turns_and_the_first_round_does_not_count(monkeypatch):
     models = {"untied": build("gqa"), "tied": build("tied")}
     untied, tied = measure(models, prompt=8, new_tokens=4, rounds=2)
     assert [model is models["untied"] for model in timed_models] == [True, False] * 3
-    assert untied.decode == (4 / 3, 4 / 5) and tied.decode == (4 / 4, 4 / 6)
-    assert untied.prefill == (8.0, 8.0) and untied.first == (1.0, 1.0) and untied.name == "untied"
+    assert untied.decode == (4 / 3, 4 / 5)
+    assert tied.decode == (4 / 4, 4 / 6)
+    assert untied.prefill == (8.0, 8.0)
+    assert untied.first == (1.0, 1.0)
+    assert untied.name == "untied"
     sizes = [sum(parameter.nbytes for parameter in model.parameters()) for model in models.values()]
     assert untied.bytes_per_token == bytes_per_token(models["untied"]) < sizes[0]
     assert tied.bytes_per_token == sizes[1]  # the table is the head

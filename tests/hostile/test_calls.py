@@ -165,7 +165,9 @@ def test_a_bad_call_is_refused_and_changes_nothing(folder, parent, tmp_path, com
     before = tree(tmp_path, parent)
     result = run(*(argument.format(**folder) for argument in (*call, *flags)))
     if message.startswith("Invalid value"):
-        assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.stderr
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
     else:
         refused(result, [message])
     assert tree(tmp_path, parent) == before
@@ -195,5 +197,8 @@ def test_a_cache_in_a_home_that_is_not_there_is_one_line(monkeypatch):
 def test_the_program_itself_ends_in_one_line(python, tmp_path):
     command = [*python, "-m", "comp_lib", "evaluate", "smollm2-135m", "--text", "nowhere.txt"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 2 and result.stdout == "" and len(result.stderr.splitlines()) == 1
-    assert "nowhere.txt" in result.stderr and content(tmp_path) == {}
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert "nowhere.txt" in result.stderr
+    assert content(tmp_path) == {}

@@ -136,7 +136,8 @@ def test_a_dead_input_needs_no_emergency(loud):
     x[:, [1, 4]] = 0.0
     matrix = with_ridge(x.T @ x, 0.1)
     inverse, added = spd_inverse(matrix)
-    assert added == 0.0 and inverse.isfinite().all()
+    assert added == 0.0
+    assert inverse.isfinite().all()
     alive = [0, 2, 3, 5]
     expected = torch.linalg.inv(matrix[alive][:, alive])
     torch.testing.assert_close(
@@ -146,7 +147,8 @@ def test_a_dead_input_needs_no_emergency(loud):
     assert (scores[[1, 4]] < 1e-9 * scores[alive].min()).all(), "the dead go first"
     for dtype in (torch.float64, torch.float32):
         inverse, added = spd_inverse(with_ridge(torch.zeros(4, 4, dtype=dtype), 0.1))
-        assert added == 0.0 and inverse.isfinite().all()
+        assert added == 0.0
+        assert inverse.isfinite().all()
 
 
 @quick
@@ -177,7 +179,8 @@ def test_spd_inverse_adds_what_the_digits_lack_and_says_so():
     assert 0.0 < used < 1e-9
     assert inverse.isfinite().all()
     inverse, used = spd_inverse(torch.zeros(4, 4, dtype=torch.float64))
-    assert used > 0.0 and inverse.isfinite().all()
+    assert used > 0.0
+    assert inverse.isfinite().all()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -213,7 +216,8 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(
     with patch.object(solve, "INPUTS_PER_UPDATE", panel):  # after so many inputs the inverse is written again
         swept = sweep(inverse, w, remove, block=size, per_round=per_round, penalties=penalties)
     assert sorted(swept.order.tolist() + swept.kept.tolist()) == list(range(groups))
-    assert swept.kept.tolist() == sorted(swept.kept.tolist()) and len(swept.order) == remove
+    assert swept.kept.tolist() == sorted(swept.kept.tolist())
+    assert len(swept.order) == remove
     assert swept.counts.tolist() == [*range(per_round, remove, per_round), remove]
     for count, error, round_penalty in zip(
         swept.counts.tolist(), swept.errors.tolist(), swept.penalties.tolist(), strict=True
@@ -288,7 +292,8 @@ def test_sweep_leaves_its_arguments_alone():
     inverse, _ = spd_inverse(x.T @ x)
     before = inverse.clone(), w.clone()
     sweep(inverse, w, 4, per_round=2)
-    assert torch.equal(inverse, before[0]) and torch.equal(w, before[1])
+    assert torch.equal(inverse, before[0])
+    assert torch.equal(w, before[1])
 
 
 def test_a_copy_goes_first_at_no_cost_and_its_twin_takes_over():

@@ -44,8 +44,11 @@ def test_every_metric_keeps_as_many_blocks_as_asked(name, size):
     for keep in (7, 6, 3, 1):
         selection = METRICS[name](problem, keep, rng())
         kept = selection.kept.tolist()
-        assert len(kept) == keep and kept == sorted(set(kept)) and set(kept) <= set(range(7))
-        assert selection.scores.shape == (7,) and selection.scores.isfinite().all()
+        assert len(kept) == keep
+        assert kept == sorted(set(kept))
+        assert set(kept) <= set(range(7))
+        assert selection.scores.shape == (7,)
+        assert selection.scores.isfinite().all()
         if selection.curve is None:
             assert min(selection.scores[kept]) >= max(
                 selection.scores[[i for i in range(7) if i not in kept]], default=0.0

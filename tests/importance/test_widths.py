@@ -116,7 +116,8 @@ def test_one_walk_gives_the_harms_of_many_to_the_bit(name):
     model = build(name)
     ids = tokens(10, 24)
     expected = layer_by_layer(model, ids[:-4], ids[-4:], GONE)
-    assert torch.equal(sensitivity(model, ids, GONE).harm, expected) and bool((expected > 1e-4).all())
+    assert torch.equal(sensitivity(model, ids, GONE).harm, expected)
+    assert bool((expected > 1e-4).all())
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -189,7 +190,8 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     measured = Sensitivity((12,) * 3, harm, tuple(map(curve_of, errors)))
     ratio = PlanRequest(shape, 0.5).removed_share((36, 36, 36))
     plan = measured_plan(PlanRequest(shape, ratio, multiple=4), measured)
-    assert sum(plan.neurons) == 3 * 36 and plan.removed == pytest.approx(ratio)
+    assert sum(plan.neurons) == 3 * 36
+    assert plan.removed == pytest.approx(ratio)
 
     def predicted(widths):
         layers = zip(widths, harm.tolist(), errors, strict=True)
@@ -250,9 +252,8 @@ def test_measured_widths_obey_ridge_token_weights_and_device(model, ids, monkeyp
     default, with_large_ridge, without_token_weights = (
         sensitivity(model, ids, GONE, **options).harm for options in ({}, {"ridge": 2.0}, {"weighted": False})
     )
-    assert not torch.allclose(default, with_large_ridge) and not torch.allclose(
-        default, without_token_weights
-    )
+    assert not torch.allclose(default, with_large_ridge)
+    assert not torch.allclose(default, without_token_weights)
 
 
 def test_measured_widths_of_a_model_that_is_uneven_already(model, ids):
@@ -263,5 +264,6 @@ def test_measured_widths_of_a_model_that_is_uneven_already(model, ids):
     uneven = prune(model, ids, plan=PlanRequest(shape, 0.1, multiple=4).exact_plan(kept, groups)).model
     plan = make_plan(uneven, ids, Settings(ratio=0.2, widths="measured", multiple=4, ridge=0.1))
     uniform = make_plan(uneven, ids, Settings(ratio=0.2, multiple=4))
-    assert sum(plan.neurons) <= sum(uniform.neurons) and plan.removed >= 0.2
+    assert sum(plan.neurons) <= sum(uniform.neurons)
+    assert plan.removed >= 0.2
     assert all(width <= full for width, full in zip(plan.neurons, (48, 20, 40), strict=True))

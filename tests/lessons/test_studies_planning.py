@@ -55,7 +55,8 @@ def plan_of(layers, widths) -> Plan:
 def test_stored_curves_go_through_their_points():
     record = {"gone": 32, "kl": [0.5, 0.25], "curves": [[0.0, 0.1, 0.3], [0.0, 0.2, 0.8]]}
     sensitivity = planning.stored_sensitivity(record)
-    assert sensitivity.removed == (32, 32) and sensitivity.harm.tolist() == [0.5, 0.25]
+    assert sensitivity.removed == (32, 32)
+    assert sensitivity.harm.tolist() == [0.5, 0.25]
     errors = sensitivity.errors(0, 100)[[0, 16, 32, 48, 64]].tolist()
     assert errors == pytest.approx([0.0, 0.05, 0.1, 0.2, 0.3])
     assert len(sensitivity.errors(1, 100)) == 65  # as far as it was measured

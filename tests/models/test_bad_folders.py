@@ -137,8 +137,10 @@ def test_bad_folders_are_refused_in_one_line(folder, monkeypatch, name, spoil, f
     with pytest.raises(InputError) as raised:
         load_model(folder)
     message = str(raised.value)
-    assert "\n" not in message and len(message) < 1500
-    assert message.startswith("expected ") and ", got " in message
+    assert "\n" not in message
+    assert len(message) < 1500
+    assert message.startswith("expected ")
+    assert ", got " in message
     assert all(fragment in message for fragment in fragments), message
     assert not (folder.parent / "trapped").exists()
 

@@ -73,7 +73,9 @@ def assert_refused(name, *fragments, **options) -> str:
     with pytest.raises(InputError) as raised:
         load_model(name, **options)
     message = str(raised.value)
-    assert "\n" not in message and message.startswith("expected ") and ", got " in message
+    assert "\n" not in message
+    assert message.startswith("expected ")
+    assert ", got " in message
     assert all(fragment in message for fragment in fragments), message
     return message
 
@@ -99,7 +101,8 @@ def test_what_comes_back(folder):
     path = folder()
     model, tokenizer = load_model(str(path))
     assert not model.training
-    assert model.dtype == torch.float32 and model.device.type == "cpu"
+    assert model.dtype == torch.float32
+    assert model.device.type == "cpu"
     assert model.config._attn_implementation == "sdpa"
     assert model.name_or_path == model.config.name_or_path == tokenizer.name_or_path == str(path)
 
@@ -151,12 +154,11 @@ def test_a_meta_model_is_the_model_without_its_numbers(name, dtype):
     model = build(name)
     fields = model.config.to_dict()
     meta_model = make_meta_model(model.config, dtype)
-    assert (
-        type(meta_model) is type(model)
-        and not meta_model.training
-        and meta_model.config._attn_implementation == "sdpa"
-    )
-    assert meta_model.config is not model.config and model.config.to_dict() == fields
+    assert type(meta_model) is type(model)
+    assert not meta_model.training
+    assert meta_model.config._attn_implementation == "sdpa"
+    assert meta_model.config is not model.config
+    assert model.config.to_dict() == fields
     assert {name: tensor.shape for name, tensor in meta_model.state_dict().items()} == {
         name: tensor.shape for name, tensor in model.state_dict().items()
     }
@@ -210,10 +212,8 @@ def test_a_model_of_the_hub_is_a_folder_once_it_is_fetched(folder, monkeypatch):
 
     monkeypatch.setattr(load, "snapshot_download", snapshot)
     model, _ = load_model("someone/some-model")
-    assert (
-        torch.equal(logits(model, IDS), logits(load_model(path)[0], IDS))
-        and model.name_or_path == "someone/some-model"
-    )
+    assert torch.equal(logits(model, IDS), logits(load_model(path)[0], IDS))
+    assert model.name_or_path == "someone/some-model"
     assert fetched == [["config.json"], list(load.FILES)]
     (path / "config.json").write_text('{"model_type": "gpt2"}')
     assert_refused("someone/some-model", "GPT2LMHeadModel")

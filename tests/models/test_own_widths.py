@@ -50,7 +50,8 @@ def test_own_widths_come_back_to_the_bit(name, tokenizer, tmp_path):
     assert config["layer_neurons"] == [20, 24, 28]
     assert config["layer_kv_groups"] == list(Shape.of(model).kv_groups)
     for loaded in (load_model(folder)[0], AutoModelForCausalLM.from_pretrained(folder)):
-        assert isinstance(loaded, type(model)) and Shape.of(loaded) == Shape.of(model)
+        assert isinstance(loaded, type(model))
+        assert Shape.of(loaded) == Shape.of(model)
         assert torch.equal(logits(loaded, IDS), logits(model, IDS))
     options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
     uncached = loaded.generate(IDS, use_cache=False, **options)
@@ -61,16 +62,12 @@ def test_own_widths_come_back_to_the_bit(name, tokenizer, tmp_path):
 
 def test_only_what_no_stock_config_can_say_gets_own_widths():
     model = build()
-    assert (
-        type(with_true_config(model)) is type(model)
-        and "layer_neurons" not in with_true_config(model).config.to_dict()
-    )
+    assert type(with_true_config(model)) is type(model)
+    assert "layer_neurons" not in with_true_config(model).config.to_dict()
     for layer in model.model.layers:
         shrink(layer, "mlp", torch.arange(16))
-    assert (
-        with_true_config(model).config.intermediate_size == 16
-        and with_true_config(model).config.model_type == "llama"
-    )
+    assert with_true_config(model).config.intermediate_size == 16
+    assert with_true_config(model).config.model_type == "llama"
     model = with_true_config(uneven())
     for layer in model.model.layers:  # a model with own widths that became alike is stock again
         shrink(layer, "mlp", torch.arange(8))
@@ -120,9 +117,11 @@ def test_a_padded_folder_computes_the_same(name, tokenizer, tmp_path):
     model = uneven(name)
     out = export_padded(save(model, tokenizer, tmp_path / "own"), tmp_path / "padded")
     padded, issues = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
-    assert type(padded) is type(model) and not any(issues.values())
+    assert type(padded) is type(model)
+    assert not any(issues.values())
     shape = Shape.of(padded)
-    assert shape.stock and shape.neurons == (28, 28, 28)
+    assert shape.stock
+    assert shape.neurons == (28, 28, 28)
     assert (logits(padded, IDS) - logits(model, IDS)).abs().max() < 1e-5
     assert torch.equal(logits(load_model(out)[0], IDS), logits(padded, IDS))
     narrow_tensors = load_file(tmp_path / "own" / "model.safetensors")

@@ -123,7 +123,8 @@ print(json.dumps({"comp_lib": "comp_lib" in sys.modules, "result": result}))
     assert answer["result"].keys() == {*LAYOUTS, "bfloat16"}
     for name, (difference, loading_issues, kind, dtype) in answer["result"].items():
         exact = name != "bfloat16"  # whose products round by how many rows they have, on some processors
-        assert difference < (1e-5 if exact else 0.1) and loading_issues == 0, name
+        assert difference < (1e-5 if exact else 0.1), name
+        assert loading_issues == 0, name
         family = VARIANTS.get(name, {}).get("family", "llama")
         assert kind == FAMILIES[family][1].__name__, name
         assert dtype == ("torch.bfloat16" if name == "bfloat16" else "torch.float32"), name
@@ -171,7 +172,8 @@ def test_same_input_same_bytes_and_the_model_is_left_alone(kind, request, tmp_pa
     assert digest(first) == digest(second)
     assert model.config.to_dict() == config
     for name, tensor in model.state_dict().items():
-        assert tensor.data_ptr() == tensors[name][0] and torch.equal(tensor, tensors[name][1])
+        assert tensor.data_ptr() == tensors[name][0]
+        assert torch.equal(tensor, tensors[name][1])
 
 
 @pytest.mark.parametrize("kind", ["small", "uneven"])
@@ -201,8 +203,10 @@ def test_card(small, uneven, tmp_path):
     shape = Shape.of(model)
     text = model_card("out", shape, plan, card, "llama")
     front = yaml.safe_load(text.split("---\n")[1])
-    assert front["license"] == "unknown" and front["base_model"] == "someone/tiny-llama"
-    assert front["library_name"] == "transformers" and "comp-lib" in front["tags"]
+    assert front["license"] == "unknown"
+    assert front["base_model"] == "someone/tiny-llama"
+    assert front["library_name"] == "transformers"
+    assert "comp-lib" in front["tags"]
     for line in (
         "| decoder layers | 4 | 3 |",
         "| MLP neurons per layer | 48 | 40 |",
@@ -219,8 +223,11 @@ def test_card(small, uneven, tmp_path):
         "out", Shape.of(uneven[0]), uneven[2], replace(card, parent=EMBEDDED, perplexities=()), "llama"
     )
     assert "| MLP neurons per layer | 48 | 20 to 40 |" in text
-    assert "**This folder needs comp_lib**" in text and 'register("llama")' in text
-    assert "perplexity on" not in text and 'license: "apache-2.0"' in text and "HuggingFaceTB/SmolLM2" in text
+    assert "**This folder needs comp_lib**" in text
+    assert 'register("llama")' in text
+    assert "perplexity on" not in text
+    assert 'license: "apache-2.0"' in text
+    assert "HuggingFaceTB/SmolLM2" in text
 
 
 def test_room_is_wanted_for_all_that_is_written(small, uneven, tmp_path, monkeypatch):
@@ -237,7 +244,8 @@ def test_more_weights_are_shards_with_an_index(small, monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint, "LARGEST_FILE_BYTES", 20_000)
     folder = save_checkpoint(tmp_path / "out", *small)
     shards = {path.name: load_file(path) for path in folder.glob("*.safetensors")}
-    assert len(shards) > 2 and "model.safetensors" not in shards
+    assert len(shards) > 2
+    assert "model.safetensors" not in shards
     assert all(
         len(shard) == 1 or sum(t.nbytes for t in shard.values()) <= 20_000 for shard in shards.values()
     )
@@ -257,7 +265,8 @@ def assert_refused(match, folder, *arguments, **keywords):
     everything = sorted(folder.parent.rglob("*")) if folder.parent.is_dir() else None
     with pytest.raises(InputError, match=match) as error:
         check_destination(folder, *arguments, **keywords)
-    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
     assert everything is None or sorted(folder.parent.rglob("*")) == everything
 
 
@@ -316,7 +325,8 @@ def test_a_full_disk_leaves_the_old_model(small, uneven, small_disk, tmp_path):
     old = digest(folder)
     with small_disk(10_000), pytest.raises(InputError, match="what was there stays"):
         save_checkpoint(folder, *uneven, overwrite=True)
-    assert digest(folder) == old and siblings(folder) == []
+    assert digest(folder) == old
+    assert siblings(folder) == []
 
 
 def test_overwrite(small, uneven, tmp_path):
@@ -338,7 +348,8 @@ def test_overwrite_never_deletes_what_is_no_model(name, small, uneven, tmp_path)
     assert_refused(f"nothing beside it, got .*with {name} in it", folder, overwrite=True)
     with pytest.raises(InputError, match="nothing beside it"):
         save_checkpoint(folder, *uneven, overwrite=True)
-    assert (folder / "model.safetensors").read_bytes() == before and (folder / name).exists()
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert (folder / name).exists()
 
 
 def test_an_interruption_leaves_the_old_folder_or_none(monkeypatch, small, uneven, tmp_path):

@@ -70,9 +70,11 @@ class Tags(HTMLParser):
 def test_an_image_carries_its_words_whatever_is_in_them():
     bundle = mime_bundle(simple())
     [(tag, attributes)] = Tags(bundle["text/html"]).tags
-    assert tag == "img" and attributes["alt"] == bundle["text/plain"] == 'A line, "up" & down <again>.'
+    assert tag == "img"
+    assert attributes["alt"] == bundle["text/plain"] == 'A line, "up" & down <again>.'
     kind, data = attributes["src"].split(",")
-    assert kind == "data:image/png;base64" and base64.b64decode(data) == png(simple())
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(data) == png(simple())
     with pytest.raises(AttributeError):
         mime_bundle(figure_with_axes()[0])  # without words it is not shown
 
@@ -97,9 +99,11 @@ def test_no_window_and_no_pyplot():
 def test_what_was_pruned_is_said_and_one_layer_does_not_dwarf_the_others():
     text = pruned().alt_text
     assert text.startswith("Three charts over 4 decoder layers. Block influence is highest in layer 0")
-    assert "1 layers were dropped" in text and "layer 1, 8.0%" in text
+    assert "1 layers were dropped" in text
+    assert "layer 1, 8.0%" in text
     dots = pruned([0.9, 0.02, 0.01, 0.03]).axes[0]
-    assert dots.get_yscale() == "log" and dots.get_ylabel().endswith("log scale")
+    assert dots.get_yscale() == "log"
+    assert dots.get_ylabel().endswith("log scale")
     assert dots.collections[0].get_offsets().data[:, 1] == pytest.approx([0.9, 0.02, 0.01, 0.03])
     assert pruned([0.9, 0.0, 0.01, 0.03]).axes[0].get_yscale() == "linear"  # zero has no logarithm
 
@@ -111,7 +115,8 @@ def test_dense_and_pruned_stand_in_order_with_the_increase_as_whiskers():
     middles = [bar.get_y() + bar.get_height() / 2 for bar in axes.patches]
     assert middles[:3] == sorted(middles[:3])
     assert all(dense < pruned for dense, pruned in zip(middles[:3], middles[3:], strict=True))
-    assert axes.yaxis_inverted() and [label.get_text() for label in axes.get_yticklabels()] == list(NAMES)
+    assert axes.yaxis_inverted()
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(NAMES)
     for ends, dense, (low, high) in zip(whiskers(axes), DENSE, INCREASE_INTERVALS, strict=True):
         assert ends == pytest.approx((dense + low, dense + high))
     assert [text.get_text() for text in axes.texts] == ["+0.50", "+0.25", "+0.38"]
@@ -123,14 +128,16 @@ def test_alone_a_model_has_one_bar_with_the_interval_of_its_loss():
     [axes] = figure.axes
     assert [bar.get_width() for bar in axes.patches] == list(PRUNED)
     assert whiskers(axes) == [pytest.approx(bounds) for bounds in LOSS_INTERVALS]
-    assert "code 1.25 (1.00 to 1.50); mean of 2 1.88" in figure.alt_text and "dense" not in figure.alt_text
+    assert "code 1.25 (1.00 to 1.50); mean of 2 1.88" in figure.alt_text
+    assert "dense" not in figure.alt_text
     assert overlapping_texts(figure) == []
 
 
 @pytest.mark.parametrize("loss", [math.nan, 2.5])
 def test_what_has_no_number_or_no_interval_is_drawn_without(loss):
     figure = plot_kinds(rows(True, (loss, *PRUNED[1:]), [(math.nan, math.nan)] * 3))
-    assert png(figure).startswith(b"\x89PNG") and " to " not in figure.alt_text
+    assert png(figure).startswith(b"\x89PNG")
+    assert " to " not in figure.alt_text
 
 
 LIMITS = [((0.9, 4.2), False), ((1e-6, 0.02), True), ((30, 33), False), ((1, 1e6), False), ((1, 1e30), False)]
@@ -143,5 +150,7 @@ def test_ticks_are_few_and_inside(limits, percent):
     axis.set_xlim(limits)
     plain_ticks(axis.xaxis, limits, percent)
     ticks = axis.get_xticks()
-    assert 3 <= len(ticks) <= 8 and ticks.min() >= limits[0] and ticks.max() <= limits[1]
+    assert 3 <= len(ticks) <= 8
+    assert ticks.min() >= limits[0]
+    assert ticks.max() <= limits[1]
     assert len({label.get_text() for label in axis.get_xticklabels()}) == len(ticks)

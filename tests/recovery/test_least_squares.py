@@ -53,7 +53,8 @@ def test_the_search_takes_the_best_of_the_grid_and_walks_beside_it():
     halves, w = problem(10, noise=20.0)
     best = min(GRID, key=lambda ridge: brute_force(halves, w, kept, ridge))
     ridge, position = choose_ridge(halves[0][2], halves[1][2], w, kept)
-    assert ridge == pytest.approx(best / 2) and GRID[position] == best
+    assert ridge == pytest.approx(best / 2)
+    assert GRID[position] == best
     plenty, w = problem(4000)
     smaller, _ = choose_ridge(plenty[0][2], plenty[1][2], w, kept, previous=position)
     assert smaller * 2 == pytest.approx(GRID[GRID.index(best) - 1])  # one step at a time
@@ -115,7 +116,8 @@ def test_of_many_outputs_mixtures_are_judged(form, with_target, monkeypatch):
     if not with_target:  # of the layer's own output only W decides
         assert mixed_errors == halves[0].held_out_errors(halves[1], weight @ mix, kept, GRID)
     gaps = [abs(mixed - exact) for mixed, exact in zip(mixed_errors, exact_errors, strict=True)]
-    assert 0.0 < max(gaps) < 0.25 * energy and gaps[positions[100]] < 0.05 * energy
+    assert 0.0 < max(gaps) < 0.25 * energy
+    assert gaps[positions[100]] < 0.05 * energy
 
 
 def test_an_output_counts_by_its_gain():

@@ -49,7 +49,8 @@ def test_a_sweep_is_the_same(block, per_round):
     removed = 3 if block == 4 else 11
     primal = sweep(inverse, w, removed, block=block, per_round=per_round)
     dual = sweep(dual_inverse, w, removed, block=block, per_round=per_round)
-    assert torch.equal(primal.kept, dual.kept) and torch.equal(primal.order, dual.order)
+    assert torch.equal(primal.kept, dual.kept)
+    assert torch.equal(primal.order, dual.order)
     torch.testing.assert_close(dual.weights, primal.weights, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(dual.errors, primal.errors, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(dual.scores, primal.scores, rtol=1e-4, atol=1e-6)
@@ -90,7 +91,8 @@ def test_the_metric_chooses_the_same_with_single_weights():
     full, rows, w = problem(with_target=False)
     primal = full_condition(Problem(full, w, torch.ones), 15, torch.Generator())
     dual = full_condition(Problem(rows, w.float(), torch.ones), 15, torch.Generator())
-    assert torch.equal(primal.kept, dual.kept) and dual.refitted.dtype == torch.float32
+    assert torch.equal(primal.kept, dual.kept)
+    assert dual.refitted.dtype == torch.float32
     torch.testing.assert_close(dual.refitted.double(), primal.refitted, rtol=1e-3, atol=1e-4)
     matrix = with_ridge(full.xtx, 0.1)
     torch.testing.assert_close(
@@ -125,7 +127,8 @@ def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypat
     assert calls_of_dual
     monkeypatch.setattr("comp_lib.statistics.few_tokens.TokenStatistics", Gram)
     primal = prune(model, ids, settings)
-    assert dual.plan == primal.plan and len(calls) == calls_of_dual  # the second run had the n x n form
+    assert dual.plan == primal.plan
+    assert len(calls) == calls_of_dual  # the second run had the n x n form
     for dual_values, primal_values in zip(dual.report.layers, primal.report.layers, strict=True):
         assert dual_values.error == pytest.approx(primal_values.error, rel=1e-3)
         assert dual_values.ridge == primal_values.ridge

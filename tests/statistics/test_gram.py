@@ -81,7 +81,8 @@ def test_halves_without_a_target_add_up():
     second.add(normal(1, 4, 3))
     total = first + second
     torch.testing.assert_close(total.xtx, first.xtx + second.xtx)
-    assert total.given_target is None and total.tokens == 9
+    assert total.given_target is None
+    assert total.tokens == 9
 
 
 @pytest.mark.parametrize("form", [Gram, TokenStatistics])

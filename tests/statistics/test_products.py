@@ -45,7 +45,8 @@ def test_sums_of_many_terms_are_as_exact_as_promised(size, alike, seed):
     exact = x.double() @ y.double().T
     bound = 1e-6 * x.double().norm(dim=1)[:, None] * y.double().norm(dim=1)
     product = row_products(x, y)
-    assert product.dtype == torch.float64 and (product - exact).abs().le(bound).all()
+    assert product.dtype == torch.float64
+    assert (product - exact).abs().le(bound).all()
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 150])
@@ -54,5 +55,6 @@ def test_an_inverse_is_right_and_symmetric(size):
     x = torch.randn(size + 5, size, generator=generator, dtype=torch.float64)
     matrix = x.T @ x + 0.1 * torch.eye(size)
     inverse, added = spd_inverse(matrix)
-    assert added == 0.0 and torch.allclose(inverse @ matrix, torch.eye(size).double(), atol=1e-9)
+    assert added == 0.0
+    assert torch.allclose(inverse @ matrix, torch.eye(size).double(), atol=1e-9)
     assert torch.equal(inverse, inverse.T)

@@ -24,10 +24,13 @@ def test_two_weights_that_change_places_make_another_model(dtype, distance):
     model = build("gqa", intermediate_size=PIECE_SIZE // 16).to(dtype)
     weight = model.state_dict()[NAME]
     step = weight.numel() // SAMPLE_SIZE
-    assert weight.numel() > PIECE_SIZE and step > 4
+    assert weight.numel() > PIECE_SIZE
+    assert step > 4
     before = hash_of_model(model)
     first = step + 1
-    assert first % step and (first + distance) % step  # neither is in the sample
+    # neither is in the sample
+    assert first % step
+    assert (first + distance) % step
     swap(weight, first, first + distance)
     assert hash_of_model(model) != before
     swap(weight, first, first + distance)

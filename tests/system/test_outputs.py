@@ -45,7 +45,8 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path, small_disk):
         pytest.raises(InputError, match=f"expected to write {path}, got .* what was there stays"),
     ):
         write_atomically(path, bytes(50_000))
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("command", ["prune MODEL --out PLACE", "export MODEL --gguf PLACE --type f32"])
@@ -59,7 +60,8 @@ def test_a_full_disk_ends_each_command_in_one_line(command, parent, tmp_path, sm
         )
     with small_disk(30_000):
         result = run(*arguments)
-    assert result.exit_code == 2 and "Traceback" not in result.output, result.output
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output, result.output
     assert result.stderr.strip().splitlines()[-1].startswith("comp-lib: expected to w"), result.stderr
     # a run from disk to disk keeps what it has done, to go on from there; an export leaves nothing
     assert [path.name for path in tmp_path.iterdir()] == (["new.gguf.partial"] if is_prune else [])
