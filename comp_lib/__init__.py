@@ -34,10 +34,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .calibration.texts import load_text
     from .calibration.windows import Calibration
-    from .comp import prune
+    from .comp import Pruned, prune
     from .disk.prune_model import prune_model
+    from .disk.verdict import Verdict
     from .errors import InputError
-    from .evaluation.by_kind import evaluate
+    from .evaluation.by_kind import EvaluationByKind, evaluate
     from .models.load import load_model
     from .plan import Plan
     from .settings import PRESETS, Settings
@@ -50,9 +51,12 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 __all__ = [
     "PRESETS",
     "Calibration",
+    "EvaluationByKind",
     "InputError",
     "Plan",
+    "Pruned",
     "Settings",
+    "Verdict",
     "__version__",
     "evaluate",
     "load_model",
@@ -64,9 +68,12 @@ __all__ = [
 _MODULES = {  # public name -> the module that defines it
     "PRESETS": "comp_lib.settings",
     "Calibration": "comp_lib.calibration.windows",
+    "EvaluationByKind": "comp_lib.evaluation.by_kind",
     "InputError": "comp_lib.errors",
     "Plan": "comp_lib.plan",
+    "Pruned": "comp_lib.comp",
     "Settings": "comp_lib.settings",
+    "Verdict": "comp_lib.disk.verdict",
     "evaluate": "comp_lib.evaluation.by_kind",
     "load_model": "comp_lib.models.load",
     "load_text": "comp_lib.calibration.texts",
@@ -82,4 +89,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

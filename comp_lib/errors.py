@@ -11,8 +11,9 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -37,10 +38,17 @@ class InputError(ValueError):
 
         Each run of white space becomes one space, and control characters are made visible.
         """
+        self.expected = expected
+        self.got = str(got)
+        self.hint = hint
         sentence = f"expected {expected}, got {got}"
         if hint:
             sentence = f"{sentence}: {hint}"
         super().__init__(as_printable(sentence))
+
+    def __reduce__(self) -> tuple[Callable[[], InputError], tuple[()]]:
+        """How it passes from one process to another: by its three parts (pickle's protocol)."""
+        return partial(type(self), expected=self.expected, got=self.got, hint=self.hint), ()
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows instead of a traceback: the sentence (IPython's protocol)."""

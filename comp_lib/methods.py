@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-RECOVERY_NAMES = ("least-squares", "mask", "bias", "none")  # the keys of `recovery.RECOVERIES`
+RecoveryName = Literal["least-squares", "mask", "bias", "none"]
+RECOVERY_NAMES: tuple[RecoveryName, ...] = get_args(RecoveryName)  # the keys of `recovery.RECOVERIES`
 
 
 @dataclass(frozen=True)
 class Method:
     """What is special about one method."""
 
-    recovery: str = "none"
+    recovery: RecoveryName = "none"
     """What its makers do after the cut, one of RECOVERY_NAMES.
 
     The makers of LLM-Pruner fine-tune, which no method here may.
     """
-    recovery_without_biases: str | None = None
+    recovery_without_biases: RecoveryName | None = None
     """The same where the model's family has no room for biases; None: the same."""
     neuron_metric: str | None = None
     """The metric that chooses the neurons, "condition" for COMP's; None: the one with the method's name."""
@@ -88,7 +90,7 @@ def method_of(name: str) -> Method:
     return METHODS.get(name, OWN_METRIC)
 
 
-def default_recovery(name: str, biases: bool = True) -> str:
+def default_recovery(name: str, biases: bool = True) -> RecoveryName:
     """The recovery that follows the cut by the method of that name.
 
     biases: whether the model's family has room for them.

@@ -7,12 +7,12 @@ appear at once, so modules that are slow to import are imported where they are u
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .calibration.defaults import LARGEST_INTEGER, USUAL_LENGTH
 from .errors import InputError, suggestion
 from .importance import LAYER_METRICS
-from .methods import METHODS, RECOVERY_NAMES, method_of
+from .methods import METHODS, RECOVERY_NAMES, RecoveryName, method_of
 
 if TYPE_CHECKING:
     from .plan import Plan, PlanRequest
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 # "uniform": the same for all layers, which any runtime loads.
 # "per-layer": by layer importance, the paper's way.
 # "measured": by measurement, the best.
-WIDTHS = ("uniform", "per-layer", "measured")
-AIMS = ("self", "dense", "auto")
+Widths = Literal["uniform", "per-layer", "measured"]
+WIDTHS: tuple[Widths, ...] = get_args(Widths)
+Aim = Literal["self", "dense", "auto"]
+AIMS: tuple[Aim, ...] = get_args(Aim)
 # The settings of each whole recipe; benchmarks/RESULTS.md says what each costs and reaches.
 # The share of whole layers in "paper" is our choice: the summaries of the paper that we have name none.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -90,16 +92,19 @@ class Settings:
     method: str = "comp"
     """One of METHODS, or any name in importance.neurons.METRICS."""
     layers: float | str = "auto"
-    """Whole layers to drop, or their share; "auto": as many as widths alone cannot carry."""
+    """Whole layers to drop, or their share.
+
+    "auto": the fewest that leave the other layers a quarter of their neurons.
+    """
     layer_metric: str = "loss"
     """What whole layers are judged by: "loss", or "block-influence", the paper's, which some layers fool."""
-    widths: str = "uniform"
+    widths: Widths = "uniform"
     """How much each layer keeps: one of WIDTHS."""
     kv_groups: int | None = None
     """KV groups to keep in each layer; None: all."""
-    recovery: str = "least-squares"
+    recovery: RecoveryName = "least-squares"
     """One of RECOVERY_NAMES, for any method; its own is `methods.default_recovery`."""
-    aim: str = "self"
+    aim: Aim = "self"
     """What the least squares aim at: the layer's output ("self") or the dense model's stream ("dense").
 
     "auto": the dense model's stream where the ratio is above LARGE_RATIO.
@@ -111,6 +116,7 @@ class Settings:
     multiple: int | None = None
     """Widths are multiples of this; None: of 64, which is halved until it is fine enough."""
     seed: int = 0
+    """What metrics that draw at random begin with."""
     device: str = "cpu"
     """Where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1"."""
 
@@ -151,14 +157,16 @@ class Settings:
         from .importance.neurons import RIDGE
 
         layers = self.layers
-        if layers != "auto":
-            # above 1 a whole number, below it a share
-            if isinstance(layers, str) or not 0 <= layers <= MAX_LAYERS or max(1, layers) % 1:
-                raise InputError(
-                    expected="layers to be a number or 'auto', or a share below 1",
-                    got=repr(layers),
-                    hint="say how many are dropped",
-                )
+        if isinstance(layers, str):
+            valid = layers == "auto"
+        else:
+            valid = 0 <= layers <= MAX_LAYERS and (layers < 1 or layers == int(layers))
+        if not valid:
+            raise InputError(
+                expected="layers to be a number or 'auto', or a share below 1",
+                got=repr(layers),
+                hint="say how many are dropped",
+            )
         if self.ridge != "auto" and (isinstance(self.ridge, str) or not 0.0 < self.ridge <= LARGEST_RIDGE):
             raise InputError(
                 expected=f"a ridge above 0, at most {LARGEST_RIDGE:g}, or 'auto'",

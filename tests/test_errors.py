@@ -6,6 +6,7 @@ What it makes of the errors of each foreign call is in test_foreign_calls.py.
 from __future__ import annotations
 
 import json
+import pickle
 import traceback
 
 import pytest
@@ -105,13 +106,15 @@ def test_an_exception_of_foreign_code_is_the_middle_of_the_sentence(error):
 def test_what_is_no_mistake_of_a_file_passes(error):
     with pytest.raises(type(error)) as raised:
         refused(error)
-    assert raised.value is error and error.__cause__ is None
+    assert raised.value is error
+    assert error.__cause__ is None
 
 
 def test_a_long_message_is_cut():
     with pytest.raises(InputError) as raised:
         refused(ValueError("x" * 100_000))
-    assert "x" * 500 in str(raised.value) and len(str(raised.value)) < 600
+    assert "x" * 500 in str(raised.value)
+    assert len(str(raised.value)) < 600
 
 
 # --- One line -----------------------------------------------------------------------------------------------
@@ -179,3 +182,10 @@ def test_a_notebook_shows_the_cause_where_bugs_are_looked_for(monkeypatch, refus
     text = shown(refusal)
     assert text == "".join(traceback.format_exception(refusal)).strip()
     assert text.index("JSONDecodeError: ") < text.index("direct cause") < text.index(f"InputError: {refusal}")
+
+
+def test_an_input_error_passes_from_process_to_process_with_its_three_parts():
+    error = InputError(expected="a number", got="abc", hint="write another")
+    copied = pickle.loads(pickle.dumps(error))
+    assert str(copied) == str(error) == "expected a number, got abc: write another"
+    assert (copied.expected, copied.got, copied.hint) == ("a number", "abc", "write another")
