@@ -25,15 +25,15 @@ from common import HERE, evaluation_windows, parser_of
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
 from comp_lib.evaluation.loss import Evaluation, measure_loss
-from comp_lib.families.protocol import Model
-from comp_lib.models.load import EMBEDDED
+from comp_lib.families.types import Model
+from comp_lib.models.load import INCLUDED_MODEL
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
 SEQUENCES = 16
 LENGTH = 256
 SEEDS = (0, 1, 2)
-EMBEDDED_LAYERS = 30
+INCLUDED_LAYERS = 30
 PAPER = {"recovery": "mask", "layers": 2, "layer_metric": "block-influence", "widths": "per-layer"}
 WANDA = {"method": "wanda-sp", "recovery": "none"}
 # Without a refit COMP uses another metric (`Settings.neuron_metric`); "same price" keeps that of the refit.
@@ -76,7 +76,7 @@ def grid(model: Model, name: str) -> list[Run]:
 
     These keep fewer KV groups than the model has, and drop layers in proportion to its number of layers.
     """
-    if name == EMBEDDED:
+    if name == INCLUDED_MODEL:
         return GRID
     shape = Shape.of(model)
     runs = []
@@ -85,7 +85,7 @@ def grid(model: Model, name: str) -> list[Run]:
             continue
         layers = changes.get("layers", 0)
         if layers:
-            scaled = round(layers / EMBEDDED_LAYERS * shape.layers)
+            scaled = round(layers / INCLUDED_LAYERS * shape.layers)
             part = part.replace(f"{layers} layers", f"{scaled} of the layers")
             changes = {**changes, "layers": scaled}
         runs.append((part, changes, seed))
@@ -125,7 +125,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no row after so long")
     arguments = parser.parse_args()
-    stem = "ablation" if arguments.model == EMBEDDED else f"ablation-{arguments.model}"
+    stem = "ablation" if arguments.model == INCLUDED_MODEL else f"ablation-{arguments.model}"
     out = arguments.out or HERE / f"{stem}.jsonl"
     lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
     rows = [json.loads(line) for line in lines]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.methods import default_recovery
-from comp_lib.models.load import EMBEDDED
+from comp_lib.models.load import INCLUDED_MODEL
 from comp_lib.settings import LARGE_RATIO, PRESETS, Settings
 from comp_lib.system.atomic import write_atomically
 from comp_lib.walk import batches
@@ -28,7 +28,7 @@ CALIBRATION_SHARE = 0.7  # of a file: the first part calibrates, the rest evalua
 def parser_of(description: str) -> argparse.ArgumentParser:
     """A parser that knows --model; it shows the first line of `description`, a script's docstring."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--model", default=EMBEDDED)
+    parser.add_argument("--model", default=INCLUDED_MODEL)
     return parser
 
 

@@ -38,13 +38,13 @@ from comp_lib.calibration.texts import KINDS
 from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.comp import prune
 from comp_lib.evaluation.loss import measure_loss
-from comp_lib.families.protocol import Model
+from comp_lib.families.types import Model
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import sequence_loss_increase
 from comp_lib.importance.widths import JUDGING_SEQUENCES, Sensitivity, sensitivity
-from comp_lib.models.load import EMBEDDED
+from comp_lib.models.load import INCLUDED_MODEL
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -64,7 +64,7 @@ LAYER_JUDGES = (slice(0, 4), slice(0, 64))  # sequences and tokens that judge th
 
 
 def file_of(model: str) -> Path:
-    return HERE / ("hybrids.json" if model == EMBEDDED else f"hybrids-{model}.json")
+    return HERE / ("hybrids.json" if model == INCLUDED_MODEL else f"hybrids-{model}.json")
 
 
 def keep(stored: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ def look(model: Model, name: str, ids: Tensor, windows: Tensor) -> dict[str, Any
         "ridge": RIDGE,
         "multiple": MULTIPLE,
         "dense": list(measure_loss(model, windows).losses),
-        "line": list(astuple(line(shape))) if name == EMBEDDED else [],
+        "line": list(astuple(line(shape))) if name == INCLUDED_MODEL else [],
         "gone": removed,
         "kl": measured.harm.tolist(),
         "greedy": order,

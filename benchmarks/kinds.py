@@ -32,9 +32,9 @@ from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens, 
 from comp_lib.comp import prune
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
-from comp_lib.families.protocol import Model
+from comp_lib.families.types import Model
 from comp_lib.methods import method_of
-from comp_lib.models.load import EMBEDDED
+from comp_lib.models.load import INCLUDED_MODEL
 from comp_lib.plan import Plan
 from comp_lib.planning import check_request, make_plan
 from comp_lib.plots.base import BLUE, GREY, figure_with_axes, png
@@ -189,7 +189,7 @@ def figure(path: Path) -> None:
     axes.barh([*NAMES.values()], means, xerr=halves, color=[BLUE, GREY, GREY], capsize=4)
     axes.bar_label(axes.containers[-1], [f"{mean:.2f}" for mean in means], padding=6)
     reading = "COMP adds the least loss" if separated else "no difference found"
-    axes.set_title(f"A fifth of {EMBEDDED}'s decoder removed: {reading}", loc="left")
+    axes.set_title(f"A fifth of {INCLUDED_MODEL}'s decoder removed: {reading}", loc="left")
     axes.set(xlim=(0, 1.15 * max(means)), ylim=(len(means) - 0.4, -0.6))
     axes.grid(visible=False, axis="y")
     path.parent.mkdir(parents=True, exist_ok=True)

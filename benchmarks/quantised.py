@@ -36,7 +36,7 @@ from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.gguf.architectures import architecture_of
 from comp_lib.gguf.write import tensor_type
-from comp_lib.models.load import EMBEDDED
+from comp_lib.models.load import INCLUDED_MODEL
 from comp_lib.plots.base import LOSS_LABEL, Picture, note, panels, png, style
 from comp_lib.settings import Settings
 from comp_lib.system.atomic import write_atomically
@@ -137,7 +137,7 @@ def measure(name: str) -> None:
     del shipped
     if missing(0.0, "f32"):
         keep(0.0, "f32", parent, bytes_in_float32(parent))
-    for ratio in TYPES if name == EMBEDDED else (0.0, 0.2):
+    for ratio in TYPES if name == INCLUDED_MODEL else (0.0, 0.2):
         kinds = [kind for kind in TYPES[ratio] if missing(ratio, kind)]
         if not kinds:
             continue

@@ -23,10 +23,10 @@ from common import HERE, ROOT, between, markdown, preset, read_json
 from comp_lib.calibration.shares import MIXTURES
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.zero_shot import SETS
-from comp_lib.models.load import EMBEDDED
+from comp_lib.models.load import INCLUDED_MODEL
 
 SECOND = "gemma3-270m"
-MODELS = (EMBEDDED, SECOND, "qwen-coder-0.5b", "qwen-coder-1.5b")
+MODELS = (INCLUDED_MODEL, SECOND, "qwen-coder-0.5b", "qwen-coder-1.5b")
 SETUP = ("calibration", "sequences", "length", "windows")
 UNSEEN = "wikitext2-valid.txt"  # of which nothing calibrates
 NAMES = {  # of README.md's bars
@@ -79,7 +79,7 @@ def usual_rows(model: str) -> list[dict]:
     return [row for row, setup in zip(rows, setups, strict=True) if setup == usual]
 
 
-def by_method(model: str = EMBEDDED, ratio: float = 0.2) -> RowsByMethod:
+def by_method(model: str = INCLUDED_MODEL, ratio: float = 0.2) -> RowsByMethod:
     """The usual rows of that model at that ratio, the least loss first."""
     groups: RowsByMethod = {}
     for row in usual_rows(model):
@@ -290,16 +290,16 @@ def cost() -> str:
             label = label_of(row["settings"])
             line = cells.setdefault(label, ["-"] * len(models))
             line[column] = f"{row['passes']:.1f}; {row['peak_megabytes']:,.0f}"
-            if model == EMBEDDED:
+            if model == INCLUDED_MODEL:
                 on_other_prose[label] = row["increases"]["evaluation"]
     table = markdown(["", *models], [[label, *line] for label, line in cells.items()])
     losses_there = "; ".join(f"{label} {increase:.2f}" for label, increase in on_other_prose.items())
-    return f"{table}\n\n" + prose(f"Loss of {EMBEDDED} on other prose: {losses_there}.")
+    return f"{table}\n\n" + prose(f"Loss of {INCLUDED_MODEL} on other prose: {losses_there}.")
 
 
 def stored_in(name: str) -> Path:
     """The file with the rows of that model's files."""
-    return HERE / ("quantised.json" if name == EMBEDDED else f"quantised-{name}.json")
+    return HERE / ("quantised.json" if name == INCLUDED_MODEL else f"quantised-{name}.json")
 
 
 def files() -> str:

@@ -35,8 +35,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
-from comp_lib.families.protocol import Model
-from comp_lib.models.load import EMBEDDED, load_model, open_model
+from comp_lib.families.types import Model
+from comp_lib.models.load import INCLUDED_MODEL, load_model, open_model
 from comp_lib.models.meta_model import make_meta_model
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -126,7 +126,7 @@ def parent(folder: str | None, sequences: int, length: int) -> tuple:
     The real model gets text. Random weights, which have no tokenizer, get any tokens.
     """
     if folder is None:
-        meta_model, files, tokenizer = open_model(EMBEDDED)
+        meta_model, files, tokenizer = open_model(INCLUDED_MODEL)
         ids = calibration_tokens("calibration", tokenizer, sequences=sequences, length=length)
         return files, meta_model.config, tokenizer, ids
     config = AutoConfig.from_pretrained(folder)
@@ -143,7 +143,7 @@ def settings_for(job: dict[str, Any]) -> Settings:
 def full_model(job: dict[str, Any], files: TensorFiles) -> Model:
     """The parent in memory, in float32."""
     if job["shape"] == REAL:
-        return load_model(EMBEDDED)[0]
+        return load_model(INCLUDED_MODEL)[0]
     return AutoModelForCausalLM.from_pretrained(files.path, dtype="float32")
 
 
@@ -176,7 +176,7 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
         plan = pruned.plan
     seconds = time.perf_counter() - started
     row = {
-        "parameters": shape.total,
+        "parameters": shape.total_parameters,
         "layers": shape.layers,
         "tokens": ids.numel(),
         "removed": plan.removed,

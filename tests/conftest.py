@@ -222,9 +222,9 @@ def ids():
 @pytest.fixture(scope="session")
 def real_model():
     """SmolLM2-135M and its tokenizer, shared: never change it in place."""
-    from comp_lib.models.load import EMBEDDED, load_model
+    from comp_lib.models.load import INCLUDED_MODEL, load_model
 
-    return load_model(EMBEDDED)
+    return load_model(INCLUDED_MODEL)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from variants import build, tokens
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import Pruned, prune
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.models.load import INCLUDED_MODEL, load_model
 from comp_lib.plan import Plan
 from comp_lib.settings import PRESETS, Settings
 
@@ -126,7 +126,7 @@ def real(name: str, model, tokenizer) -> Pruned:
         ids = calibration_tokens(
             "calibration", tokenizer, sequences=sequences, length=length, evaluated="evaluation"
         )
-        return prune(model, ids, settings, name=EMBEDDED)
+        return prune(model, ids, settings, name=INCLUDED_MODEL)
 
 
 def read_stored() -> dict:
@@ -154,7 +154,7 @@ def main() -> None:
     """Print what differs from the file, and write it anew where --store is given."""
     prunings = {name: prune_tiny(name) for name in CASES}
     if "--tiny" not in sys.argv:
-        dense = load_model(EMBEDDED)
+        dense = load_model(INCLUDED_MODEL)
         prunings |= {f"smollm2 {name}": real(name, *dense) for name in REAL_CASES}
     stored = read_stored()
     for name, pruned in prunings.items():

@@ -121,7 +121,7 @@ def test_pages_show_the_stored_comparison(monkeypatch):
     script = importlib.import_module("readme")
     for name in script.PAGES:
         assert script.page(name) == (ROOT / name).read_text("utf-8"), "run python benchmarks/readme.py"
-    for table in (*map(script.losses, (script.EMBEDDED, script.SECOND)), script.cost(), script.tasks()):
+    for table in (*map(script.losses, (script.INCLUDED_MODEL, script.SECOND)), script.cost(), script.tasks()):
         assert "| COMP `stock` |" in table
         assert "| LLM-Pruner |" in table
     common = importlib.import_module("common")

@@ -12,7 +12,7 @@ from typer import Exit
 from .. import __version__
 from .console import make_table, output
 
-MIN_MEMORY = 2 * 2**30  # bytes, for a run of the embedded model
+MIN_MEMORY = 2 * 2**30  # bytes, for a run of the included model
 MIN_DISK = 2**30  # bytes, for its conversion
 EXTRAS = {  # extra -> a package that it brings
     "plots": "matplotlib",
@@ -31,7 +31,7 @@ class Finding:
 
     name: str  # what was examined
     value: str  # what was found
-    is_enough: bool = True  # whether the embedded model can run with it
+    is_enough: bool = True  # whether the included model can run with it
     remedy: str = ""  # what to do where it is not enough
 
 
@@ -54,8 +54,8 @@ def doctor() -> None:
 
 
 def _findings() -> list[Finding]:
-    """Everything that the embedded model needs."""
-    from ..models.load import EMBEDDED
+    """Everything that the included model needs."""
+    from ..models.load import INCLUDED_MODEL
     from ..models.wheels import WHEELS
     from ..system.machine import available_device, cache_folder, cores, free_memory
 
@@ -65,7 +65,7 @@ def _findings() -> list[Finding]:
     cache = cache_folder()
     disk = _free_disk(cache)
     larger_disk = "delete what is in that folder, or set COMP_LIB_CACHE to a larger disk"
-    wheel = WHEELS[EMBEDDED]
+    wheel = WHEELS[INCLUDED_MODEL]
     is_installed = all(util.find_spec(package.replace("-", "_")) for package in wheel["packages"])
     return [
         Finding("versions", f"comp-lib {__version__}, {libraries}, Python {python}"),
@@ -77,7 +77,7 @@ def _findings() -> list[Finding]:
             "close other programs: 2 GiB are wanted",
         ),
         Finding("room in the cache", f"{disk / 2**30:.1f} GiB in {cache}", disk >= MIN_DISK, larger_disk),
-        Finding(EMBEDDED, "here" if is_installed else "missing", is_installed, wheel["install"]),
+        Finding(INCLUDED_MODEL, "here" if is_installed else "missing", is_installed, wheel["install"]),
     ]
 
 

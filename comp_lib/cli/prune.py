@@ -110,7 +110,7 @@ def demo(
     from ..evaluation.by_kind import judge
     from ..evaluation.generation import continuation
     from ..importance.layers import block_influence
-    from ..models.load import EMBEDDED, load_model
+    from ..models.load import INCLUDED_MODEL, load_model
     from ..plots import plot_kinds, plot_pruned, png
     from ..system.atomic import check_output, write_atomically
     from .measure import kinds_table
@@ -123,7 +123,7 @@ def demo(
         check_output(kinds_picture, overwrite)
     with progress_bars() as bars:
         verdict = prune_model(
-            EMBEDDED,
+            INCLUDED_MODEL,
             pruned_folder,
             calibration=Calibration("shipped", DEMO_SEQUENCES),
             multiple=DEMO_MULTIPLE,
@@ -133,7 +133,7 @@ def demo(
         )
     echo(verdict)
 
-    model, tokenizer = load_model(EMBEDDED)
+    model, tokenizer = load_model(INCLUDED_MODEL)
     pruned_model, _ = load_model(pruned_folder)
     ids = calibration_tokens("calibration", tokenizer, sequences=8)
     windows = windows_of("kinds", tokenizer, DEMO_WINDOW_LENGTH, DEMO_WINDOWS)

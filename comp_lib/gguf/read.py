@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
 from ..errors import InputError, refusing
-from ..families.protocol import Model
+from ..families.types import Model
 from ..system.hashes import hash_of_file
 from ..system.tensors import TensorFiles, check_finite
 from .architectures import architecture_of
@@ -47,7 +47,7 @@ MODEL_TYPES = {"gemma3": "gemma3_text"}
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class TensorRecord:
     """A tensor in a GGUF file."""
 
     shape: tuple[int, ...]  # sizes in the order of torch
@@ -141,7 +141,7 @@ class _Header:
         """The error for a file with `reason`, such as "an end that comes too early"."""
         return InputError(expected=COMPLETE_FILE, got=f"{self.name!r} with {reason}", hint=DAMAGED_HINT)
 
-    def read(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+    def read(self) -> tuple[dict[str, Any], dict[str, TensorRecord]]:
         """The metadata, and the tensors by name.
 
         Raises InputError where they make no sense, or end too early.
@@ -158,7 +158,7 @@ class _Header:
         for _ in range(value_count):
             key = self.read_text()
             metadata[key] = self.read_value(self.read_number("I"))
-        tensors: dict[str, StoredTensor] = {}
+        tensors: dict[str, TensorRecord] = {}
         for _ in range(tensor_count):
             name = self.read_text()
             if name in tensors:
@@ -202,7 +202,7 @@ class _Header:
             raise self.damaged(f"a value of the unknown type {value_type}")
         return NUMBER_CODES[value_type]
 
-    def read_tensor(self) -> StoredTensor:
+    def read_tensor(self) -> TensorRecord:
         dimensions = [self.read_number("Q") for _ in range(self.read_number("I"))]
         type_number = self.read_number("I")
         start = self.read_number("Q")
@@ -214,7 +214,7 @@ class _Header:
             raise self.damaged(f"a tensor of the unknown type {type_number}") from error
         block_values, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         row_bytes = dimensions[0] // block_values * block_bytes
-        return StoredTensor(tuple(reversed(dimensions)), kind, start, row_bytes)
+        return TensorRecord(tuple(reversed(dimensions)), kind, start, row_bytes)
 
 
 class GgufTensors(TensorFiles):
@@ -241,7 +241,7 @@ class GgufTensors(TensorFiles):
             gguf.MODEL_ARCH[architecture.name.upper()], self.config.num_hidden_layers
         )
         unused = dict(file.tensors)
-        self.tensors: dict[str, StoredTensor] = {}
+        self.tensors: dict[str, TensorRecord] = {}
         for name in meta_model.state_dict():
             stored_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
             if stored_name in unused:

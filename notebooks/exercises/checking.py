@@ -25,17 +25,17 @@ def real_model() -> tuple[Any, Any]:
 
     Loaded once, and only here: an exercise without a model starts in two seconds.
     """
-    from comp_lib.models.load import EMBEDDED, load_model
+    from comp_lib.models.load import INCLUDED_MODEL, load_model
 
-    return load_model(EMBEDDED)
+    return load_model(INCLUDED_MODEL)
 
 
 @cache
 def real_outline() -> Any:
     """SmolLM2-135M without its numbers: all its shapes, in a second."""
-    from comp_lib.models.load import EMBEDDED, open_model
+    from comp_lib.models.load import INCLUDED_MODEL, open_model
 
-    return open_model(EMBEDDED)[0]
+    return open_model(INCLUDED_MODEL)[0]
 
 
 def call(function: Callable, *arguments, grad: bool = False, returns: bool = True):

@@ -122,7 +122,7 @@ def _share_lost(x: Tensor, weight: Tensor, fitted: Tensor) -> float:
 
 
 def _real_layer() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Layer 15 of the embedded model, as `_few_tokens` describes one.
+    """Layer 15 of the included model, as `_few_tokens` describes one.
 
     Inputs to fit to, to judge by, and of the evaluation text; W; the four fifths of the inputs that have the
     most energy.

@@ -11,7 +11,7 @@ from teaching.rank import SHARE, check, in_words
 from torch import Tensor
 
 from comp_lib.errors import InputError
-from comp_lib.models.load import EMBEDDED
+from comp_lib.models.load import INCLUDED_MODEL
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.shape import Shape
 
@@ -81,7 +81,7 @@ def _allowed(my_plan: Callable[[PlanRequest], Plan]) -> Plan:
 
 def request() -> PlanRequest:
     """What the capstone asks for: a fifth of the model's decoder, in widths that are multiples of 8."""
-    return PlanRequest(Shape.of(real_outline()), SHARE, multiple=8, parent=EMBEDDED)
+    return PlanRequest(Shape.of(real_outline()), SHARE, multiple=8, parent=INCLUDED_MODEL)
 
 
 def hand_in(my_plan: Callable[[PlanRequest], Plan], name: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from checking import Wrong, accept, call, real_outline
 
-MEGABYTES = (230.0, 200.0, 150.0)  # of the embedded model in 16 bits, which has 269
+MEGABYTES = (230.0, 200.0, 150.0)  # of the included model in 16 bits, which has 269
 
 
 # --- 1: a ratio for a file ----------------------------------------------------------------------------------
@@ -82,11 +82,11 @@ def real_plans(
     shape = Shape.of(real_outline())
     plans = {}
     for megabytes in MEGABYTES:
-        ratio = ratio_for(shape.total, shape.decoder, 2.0, megabytes)
+        ratio = ratio_for(shape.total_parameters, shape.decoder_parameters, 2.0, megabytes)
         plan = uniform_plan(PlanRequest(shape, ratio, multiple=16))
         wider_neurons = [neurons + 16 for neurons in plan.neurons]
-        size = 2 * shape.with_widths(plan.neurons, plan.kv_groups).total
-        wider_size = 2 * shape.with_widths(wider_neurons, plan.kv_groups).total
+        size = 2 * shape.with_widths(plan.neurons, plan.kv_groups).total_parameters
+        wider_size = 2 * shape.with_widths(wider_neurons, plan.kv_groups).total_parameters
         plans[megabytes] = (ratio, size, wider_size)
     return plans
 

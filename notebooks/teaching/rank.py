@@ -31,8 +31,8 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import Evaluation
-from comp_lib.families.protocol import Model
-from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.families.types import Model
+from comp_lib.models.load import INCLUDED_MODEL, load_model
 from comp_lib.plan import Plan
 from comp_lib.planning import check_plan
 from comp_lib.settings import PRESETS, Settings
@@ -54,7 +54,7 @@ def check(plan: Plan, model: Model) -> None:
     check_plan(plan, model, SETTINGS)
     shape = Shape.of(model)
     pruned_shape = shape.with_widths(plan.neurons, plan.kv_groups, plan.layers)
-    removed = 1 - pruned_shape.decoder / shape.decoder
+    removed = 1 - pruned_shape.decoder_parameters / shape.decoder_parameters
     if abs(removed - SHARE) > SHARE_TOLERANCE:
         raise InputError(
             expected=f"{SHARE:.1%} of the decoder to be removed, within {SHARE_TOLERANCE:.1%}",
@@ -147,7 +147,7 @@ The best of many plans looks better than it is: judge it again on other text."""
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Rank the plans that students hand in.")
     parser.add_argument("folder", type=Path, help="with a plan NAME.json for each student")
-    parser.add_argument("--model", default=EMBEDDED, help="the model that the plans are for")
+    parser.add_argument("--model", default=INCLUDED_MODEL, help="the model that the plans are for")
     options = parser.parse_args(arguments)
     paths = [path for path in sorted(options.folder.glob("*.json")) if not path.name.endswith(".result.json")]
     ranked: dict[str, tuple[Plan, Result]] = {}

@@ -45,9 +45,14 @@ def test_prune_writes_a_smaller_model_and_says_what_it_did(parent, tmp_path, met
     output = ran("prune", parent, "--out", folder, *flags).output
     before = Shape.of(AutoModelForCausalLM.from_pretrained(parent))
     after = Shape.of(load.load_model(folder)[0])
-    removed = 1 - after.decoder / before.decoder
+    removed = 1 - after.decoder_parameters / before.decoder_parameters
     assert removed >= 0.2
-    for part in (f"{after.total:,}", f"removed by {method}, in ", f"saved: {folder}\n", "loss, nats/token"):
+    for part in (
+        f"{after.total_parameters:,}",
+        f"removed by {method}, in ",
+        f"saved: {folder}\n",
+        "loss, nats/token",
+    ):
         assert part in output
     plan = Plan.load(folder / "comp_plan.json")
     assert plan.neurons == after.neurons
@@ -155,10 +160,10 @@ def test_inspect_lists_every_layer(parent):
     influence = block_influence(model, ids).tolist()
     expected = []
     for layer in range(3):
-        counts = (layer, shape.neurons[layer], shape.kv_groups[layer], shape.layer(layer))
+        counts = (layer, shape.neurons[layer], shape.kv_groups[layer], shape.parameters_of_layer(layer))
         expected.append([*(f"{count:,}" for count in counts), f"{influence[layer]:.4f}"])
     assert rows == expected
-    assert f"{shape.decoder:,} in the decoder" in output
+    assert f"{shape.decoder_parameters:,} in the decoder" in output
 
 
 def test_generate_goes_on_from_the_prompt_of_a_folder_and_of_a_file(parent, tmp_path):
@@ -200,14 +205,14 @@ def test_names_are_printed_as_they_are(parent, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def embedded(tmp_path, tiny_llama, tokenizer, monkeypatch):
-    """A tiny model stands in for the embedded one."""
-    tiny_llama(max_position_embeddings=256).save_pretrained(tmp_path / "embedded")
-    tokenizer.save_pretrained(tmp_path / "embedded")
+def included(tmp_path, tiny_llama, tokenizer, monkeypatch):
+    """A tiny model stands in for the included one."""
+    tiny_llama(max_position_embeddings=256).save_pretrained(tmp_path / "included")
+    tokenizer.save_pretrained(tmp_path / "included")
 
     def instead(function):
         return lambda name, *options: function(
-            tmp_path / "embedded" if name == load.EMBEDDED else name, *options
+            tmp_path / "included" if name == load.INCLUDED_MODEL else name, *options
         )
 
     load_instead = instead(load.load_model)
@@ -218,7 +223,7 @@ def embedded(tmp_path, tiny_llama, tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize("mine", ["model/precious.txt", "pruned.png", "kinds.png"])
-def test_a_demo_refuses_what_is_there_before_it_measures(embedded, tmp_path, monkeypatch, mine):
+def test_a_demo_refuses_what_is_there_before_it_measures(included, tmp_path, monkeypatch, mine):
     (tmp_path / "demo" / mine).parent.mkdir(parents=True)
     (tmp_path / "demo" / mine).write_text("mine")
     monkeypatch.setattr(windows, "calibration_tokens", lambda *_, **__: pytest.fail("this is work"))
@@ -226,11 +231,11 @@ def test_a_demo_refuses_what_is_there_before_it_measures(embedded, tmp_path, mon
     assert content(tmp_path / "demo") == {mine: b"mine"}
 
 
-def test_a_demo_judges_every_kind_and_lets_both_models_speak(embedded, tmp_path, tokenizer, monkeypatch):
+def test_a_demo_judges_every_kind_and_lets_both_models_speak(included, tmp_path, tokenizer, monkeypatch):
     calls = []
 
     def continuation(model, tokenizer, prompt, tokens):
-        calls.append((prompt, Shape.of(model).decoder))
+        calls.append((prompt, Shape.of(model).decoder_parameters))
         return f" [i]word{len(calls)}"  # what rich would take for its own markup
 
     monkeypatch.setattr("comp_lib.evaluation.generation.continuation", continuation)
@@ -240,9 +245,9 @@ def test_a_demo_judges_every_kind_and_lets_both_models_speak(embedded, tmp_path,
     card = (tmp_path / "demo" / "model" / "README.md").read_text("utf-8")
     assert "SmolLM2-135M-Instruct" in card
     assert "apache-2.0" in card
-    dense, _ = load.load_model(tmp_path / "embedded")
+    dense, _ = load.load_model(tmp_path / "included")
     small, _ = load.load_model(tmp_path / "demo" / "model")
-    sizes = [Shape.of(dense).decoder, Shape.of(small).decoder]
+    sizes = [Shape.of(dense).decoder_parameters, Shape.of(small).decoder_parameters]
     assert sizes[1] < sizes[0]
     assert [size for _, size in calls] == 3 * sizes
     for part in ("of the decoder removed by comp", "pictures:", "The water cycle"):

@@ -20,7 +20,7 @@ from comp_lib.gguf.architectures import architecture_of
 from comp_lib.gguf.read import GgufFile
 from comp_lib.gguf.write import TYPES, interleave
 from comp_lib.models.export import export_gguf
-from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.models.load import INCLUDED_MODEL, load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.models.wheels import wheel_gguf
 from comp_lib.settings import Settings
@@ -335,7 +335,7 @@ def real(real_model, tmp_path_factory):
     ids = calibration_tokens("calibration", tokenizer, sequences=2, length=64, evaluated="evaluation")
     small = prune(model, ids, Settings(method="wanda-sp", recovery="none", ratio=0.1))
     folder = tmp_path_factory.mktemp("real")
-    card = Provenance(EMBEDDED, Shape.of(model), "a test")
+    card = Provenance(INCLUDED_MODEL, Shape.of(model), "a test")
     save_checkpoint(folder / "small", small.model, tokenizer, small.plan, card)
     return small.model, export_gguf(folder / "small", folder / "m.gguf", "f16")
 
@@ -350,7 +350,7 @@ def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model,
 
 @pytest.mark.real
 def test_the_real_tokenizer_comes_back_as_the_parent_file_has_it(real):
-    source, back = (GgufFile(file).metadata for file in (wheel_gguf(EMBEDDED), real[1]))
+    source, back = (GgufFile(file).metadata for file in (wheel_gguf(INCLUDED_MODEL), real[1]))
     names = [name for name in source if name.startswith("tokenizer.")]
     assert {name: back[name] for name in names} == {name: source[name] for name in names}
     assert len(names) > 5

