@@ -41,7 +41,7 @@ from comp_lib.models.meta_model import make_meta_model
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.system.machine import peak_bytes
-from comp_lib.system.tensors import TensorFiles
+from comp_lib.system.tensors import StoredTensors, TensorFiles
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def settings_for(job: dict[str, Any]) -> Settings:
     return Settings(ratio=0.2, multiple=64, aim=job["aim"])
 
 
-def full_model(job: dict[str, Any], files: TensorFiles) -> Model:
+def full_model(job: dict[str, Any], files: StoredTensors) -> Model:
     """The parent in memory, in float32."""
     if job["shape"] == REAL:
         return load_model(INCLUDED_MODEL)[0]

@@ -30,8 +30,8 @@ from .calibration.shares import text_hashes
 from .calibration.windows import Calibration
 from .divergence import divergence_terms
 from .errors import InputError
-from .families.protocol import Model
-from .models.load import load_model, open_model
+from .families.types import Model
+from .models.load import load_model, load_with_room, open_model
 from .models.save import (
     PLAN_FILE,
     Provenance,
@@ -187,12 +187,12 @@ def heal_folder(
     """
     hashes = text_hashes(calibration.source)
     meta_model, files, tokenizer = open_model(model)
-    size = Shape.of(meta_model).total * meta_model.dtype.itemsize
+    size = Shape.of(meta_model).total_parameters * meta_model.dtype.itemsize
     check_destination(folder, overwrite, size, files.path, parent)
     check_length(meta_model, calibration.length)
     plan = Plan.load(files.path / PLAN_FILE)
     parent_model, _ = load_model(parent, device=device)
-    pruned_model, _ = load_model(model, device=device, copies=2)
+    pruned_model, _ = load_with_room(model, device=device, copies=2)
     _check_parent(parent_model, meta_model, plan)
     ids = calibration.tokens(tokenizer, model=parent_model, progress=progress)
     healed = heal(pruned_model, ids, parent_model, healing, progress)
@@ -200,7 +200,7 @@ def heal_folder(
         raise InputError(
             expected=f"less divergence from {hide_folders(parent)} on text that did not teach",
             got=f"{healed.before:.4f} before and {healed.after:.4f} after",
-            hint="lower the rate, raise the number of sequences, or say force (--force)",
+            hint="lower the rate, raise the number of sequences, or force it",
         )
     history = (
         f"what the card of {hide_folders(model)} says, then healed on "

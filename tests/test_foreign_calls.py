@@ -31,7 +31,7 @@ from comp_lib.disk.work_folder import JOURNAL, Journal
 from comp_lib.errors import PACKAGE, InputError
 from comp_lib.evaluation.zero_shot import load_tasks
 from comp_lib.families.find import layers_of
-from comp_lib.families.probe import check
+from comp_lib.families.probe import check_two_steps
 from comp_lib.families.run import layer_arguments
 from comp_lib.gguf.read import GgufFile, GgufTensors
 from comp_lib.models import load
@@ -73,10 +73,10 @@ def one_tensor(patch, planted, folder):
 
 
 def files_of_an_index(patch, planted, folder):
-    index = folder / "index.json"
-    index.write_text('{"weight_map": {"a": "a.safetensors"}}')
-    patch.setattr(tensors, "Path", planted)
-    tensors._files_of_index(index)
+    (folder / tensors.SINGLE).unlink()
+    (folder / tensors.INDEX).write_text('{"weight_map": {"a": "a.safetensors"}}')
+    patch.setattr(Path, "name", property(planted))
+    tensors.TensorFiles(folder)
 
 
 def open_gguf(patch, planted, folder):
@@ -108,7 +108,7 @@ def read_generation_config(patch, planted, folder):
 
 def find_a_name(patch, planted, folder):
     patch.setattr(Path, "expanduser", planted)
-    load._locate("model")
+    load.open_model("model")
 
 
 def fetch(patch, planted, folder):
@@ -163,7 +163,7 @@ def load_zero_shot_tasks(patch, planted, folder):
 def run_layer_by_itself(patch, planted, folder):
     layer = layers_of(build())[0]
     patch.setattr(LlamaDecoderLayer, "forward", planted)
-    check(layer, torch.zeros(1, 4, 32), ((), {}))
+    check_two_steps(layer, torch.zeros(1, 4, 32), ((), {}))
 
 
 def run_decoder(patch, planted, folder):
@@ -190,7 +190,7 @@ BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("compare/grid.py", "read_rows"): read_comparison,
     ("disk/work_folder.py", "_read"): read_journal,
     ("evaluation/zero_shot.py", "load_tasks"): load_zero_shot_tasks,
-    ("families/probe.py", "check"): run_layer_by_itself,
+    ("families/probe.py", "check_two_steps"): run_layer_by_itself,
     ("families/run.py", "layer_arguments"): run_decoder,
     ("gguf/read.py", "__init__"): open_gguf,
     ("gguf/read.py", "read"): one_tensor_of_gguf,

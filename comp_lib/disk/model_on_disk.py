@@ -18,10 +18,10 @@ from transformers import PreTrainedConfig
 
 from ..decoder import Decoder
 from ..families.find import backbone_of, layers_of
-from ..families.protocol import Device, Layer, Model
 from ..families.run import check_ids, embed, head
+from ..families.types import Device, Layer, Model
 from ..shape import Shape
-from ..system.tensors import EMBEDDING, HEAD, TensorFiles
+from ..system.tensors import EMBEDDING, HEAD, StoredTensors
 
 TOKENS_OF_A_PIECE = 4096  # tokens of the vocabulary whose part of the head is in memory at once
 
@@ -29,7 +29,7 @@ TOKENS_OF_A_PIECE = 4096  # tokens of the vocabulary whose part of the head is i
 class ModelOnDisk(Decoder):
     """A model folder, or a GGUF file, as a `Decoder`."""
 
-    def __init__(self, meta_model: Model, files: TensorFiles) -> None:
+    def __init__(self, meta_model: Model, files: StoredTensors) -> None:
         """Read the numbers of `meta_model` from `files`, in the dtype of `meta_model`."""
         self.meta_model = meta_model
         self.files = files

@@ -28,7 +28,7 @@ from ..calibration.windows import Calibration, windows_of
 from ..errors import InputError, suggestion
 from ..families.table import family_of
 from ..methods import default_recovery, method_of
-from ..models.load import load_model, open_model
+from ..models.load import load_with_room, open_model
 from ..models.save import Provenance, hide_folders
 from ..plan import Plan
 from ..planning import check_length, check_request, make_plan
@@ -37,7 +37,7 @@ from ..settings import DEFAULTS, MAX_TOKENS, PRESET_SEQUENCES, PRESETS, TOKENS_P
 from ..shape import Shape
 from ..system.atomic import resolve
 from ..system.machine import available_device
-from ..system.tensors import STORED_TYPES, TensorFiles, stored_type
+from ..system.tensors import STORED_TYPES, StoredTensors, stored_type
 from .from_disk import Saving, Written, check_out, prune_to
 from .model_on_disk import ModelOnDisk
 from .verdict import Verdict, losses_by_text
@@ -244,7 +244,7 @@ def _make_request(
             raise InputError(
                 expected="a text that judges, for at_most",
                 got="none",
-                hint="leave evaluated (--evaluate) out, or name a text",
+                hint="name a text, or let every kind of text judge",
             )
         ratio = SMALLEST_RATIO
     recovery = default_recovery(str(changes.get("method", "comp")))
@@ -279,7 +279,7 @@ def _decide(request: _Request, parent: _Parent, windows: dict[str, Tensor], prog
     if not request.needs_model:
         ids = text.tokens(parent.tokenizer, model=None, evaluated=request.evaluated, progress=progress)
         return _Decisions(ids, _with_multiple(settings, parent), plan=None)
-    model, _ = load_model(parent.name, request.dtype, settings.device, request.copies)
+    model, _ = load_with_room(parent.name, request.dtype, settings.device, copies=request.copies)
     ids = text.tokens(parent.tokenizer, model=model, evaluated=request.evaluated, progress=progress)
     if request.at_most is not None:
         from .at_most import ratio_within
@@ -345,7 +345,7 @@ def _windows(evaluated: str | Path | None, tokenizer: Any, max_length: int) -> d
     return windows_of(evaluated, tokenizer, min(USUAL_WINDOW, max_length), WINDOWS)
 
 
-def _usual_type(files: TensorFiles) -> str:
+def _usual_type(files: StoredTensors) -> str:
     """The type as which most of the numbers in `files` are stored."""
     numbers = Counter[str]()
     for tensor, type_name in files.stored_types.items():
@@ -404,7 +404,7 @@ def _verdict(written: Written, parent: _Parent, windows: dict[str, Tensor], star
         stored=(parent.stored_type, stored_type(parent.saved_dtype)),
         by_text=losses_by_text(written, windows),
         seconds=time.perf_counter() - started,
-        next=shlex.join(["comp-lib", "evaluate", str(written.folder), "--against", parent.name]),
+        next_command=shlex.join(["comp-lib", "evaluate", str(written.folder), "--against", parent.name]),
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..families.protocol import Model
 from ..families.table import TYPE_PREFIX
+from ..families.types import Model
 
 GEMMA3_LOCAL_THETA = 10_000.0  # rotary base of windowed layers that llama.cpp takes for granted
 
@@ -45,7 +45,7 @@ class Architecture:
     extra_fields: Callable[[Any], dict[str, Any]] = _no_fields
     """Fields of a file for this type alone: config -> {NAME: value}, for `add_NAME` of gguf's writer."""
     refusal: Callable[[Any], str | None] = _refuse_nothing
-    """config -> what llama.cpp cannot express of it, in words, or None where it can be written."""
+    """config -> the part of it that llama.cpp cannot express, in words, or None where it can be written."""
 
 
 def _smollm3_refusal(config: Any) -> str | None:

@@ -1,7 +1,7 @@
 """GGUF files, read as they are: the header, the config and the tokenizer in it, and one tensor at a time.
 
 A header is a list of named values and a list of tensors. `GgufTensors` gives the tensors under the names of
-transformers, with the interface of `system.tensors.TensorFiles`. The blocks of a row are expanded to floats
+transformers, with the interface of `system.tensors.StoredTensors`. The blocks of a row are expanded to floats
 when they are read. llama.cpp pairs the two halves of a rotary head in another order, so the rows of q and k
 are put back into the order of transformers.
 
@@ -30,7 +30,7 @@ from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from ..errors import InputError, refusing
 from ..families.types import Model
 from ..system.hashes import hash_of_file
-from ..system.tensors import TensorFiles, check_finite
+from ..system.tensors import StoredTensors, check_finite
 from .architectures import architecture_of
 
 MAGIC = b"GGUF"
@@ -48,7 +48,7 @@ MODEL_TYPES = {"gemma3": "gemma3_text"}
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """A tensor in a GGUF file."""
+    """A tensor as the header of a GGUF file describes it."""
 
     shape: tuple[int, ...]  # sizes in the order of torch
     kind: gguf.GGMLQuantizationType  # type of its numbers
@@ -62,7 +62,7 @@ class TensorRecord:
 
 
 class GgufFile:
-    """What the header of a GGUF file says: `metadata` (key -> value) and `tensors` (name -> where it is)."""
+    """The header of a GGUF file: its `metadata` (key -> value) and its `tensors` (name -> record)."""
 
     def __init__(self, path: str | Path) -> None:
         """Read the header.
@@ -217,8 +217,8 @@ class _Header:
         return TensorRecord(tuple(reversed(dimensions)), kind, start, row_bytes)
 
 
-class GgufTensors(TensorFiles):
-    """The tensors of the model in a GGUF file, by transformers' names."""
+class GgufTensors(StoredTensors):
+    """The tensors of the model in a GGUF file, whose stored types are names of `GGMLQuantizationType`."""
 
     def __init__(self, file: GgufFile, meta_model: Model) -> None:
         """meta_model: the model that the config of `file` describes.

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..evaluation.generation import generate_greedily, median_ratio
-from ..families.protocol import Model
+from ..families.types import Model
 from ..progress import Progress, no_progress
 from .llama_cpp import check_reply, start
 from .read import GgufFile

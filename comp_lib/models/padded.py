@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..families.find import layers_of, parts
-from ..families.protocol import Layer
+from ..families.types import Layer
 from ..shape import Shape
 from ..system.atomic import resolve, stage
 from ..system.tensors import weight_shapes
@@ -42,7 +42,7 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
         )
     wide = make_meta_model(config_with_widths(narrow.config, padded_shape(shape)), narrow.dtype)
     wide.generation_config = narrow.generation_config
-    check_destination(out, overwrite, Shape.of(wide).total * narrow.dtype.itemsize, files.path)
+    check_destination(out, overwrite, Shape.of(wide).total_parameters * narrow.dtype.itemsize, files.path)
     tensors = {name: files.read(name, narrow.dtype) for name in weight_shapes(narrow)}
     for index, (narrow_layer, wide_layer) in enumerate(zip(layers_of(narrow), layers_of(wide), strict=True)):
         _pad(tensors, f"model.layers.{index}", narrow_layer, wide_layer)

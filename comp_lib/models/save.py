@@ -21,8 +21,8 @@ from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
 from ..errors import InputError
-from ..families.protocol import Model
 from ..families.table import TYPE_PREFIX
+from ..families.types import Model
 from ..plan import Plan
 from ..shape import Shape, span
 from ..system.atomic import check_room, read_object, resolve, stage
@@ -88,7 +88,7 @@ def save_checkpoint(
     """
     shape = Shape.of(model)
     target = resolve(folder)
-    check_destination(folder, overwrite, shape.total * model.dtype.itemsize)
+    check_destination(folder, overwrite, shape.total_parameters * model.dtype.itemsize)
     result = with_true_config(model)
     with stage(target) as partial:
         write_weights(partial, result)
@@ -161,7 +161,7 @@ def _check_replaceable(folder: str | Path, content: list[str], overwrite: bool) 
         raise InputError(
             expected="a new or an empty folder",
             got=f"{folder} with files in it",
-            hint="choose another name or say --overwrite",
+            hint="choose another name, or overwrite it",
         )
     foreign_names = [name for name in content if not MODEL_FILE.fullmatch(name)]
     if foreign_names or PLAN_FILE not in content:
@@ -225,8 +225,8 @@ def _comparison_table(shape: Shape, card: Provenance) -> str:
         ("decoder layers", parent.layers, shape.layers),
         ("MLP neurons per layer", span(parent.neurons), span(shape.neurons)),
         ("KV heads per layer", span(parent.kv_groups), span(shape.kv_groups)),
-        ("parameters of the decoder", f"{parent.decoder:,}", f"{shape.decoder:,}"),
-        ("parameters of the model", f"{parent.total:,}", f"{shape.total:,}"),
+        ("parameters of the decoder", f"{parent.decoder_parameters:,}", f"{shape.decoder_parameters:,}"),
+        ("parameters of the model", f"{parent.total_parameters:,}", f"{shape.total_parameters:,}"),
     ]
     for text, tokens, parent_perplexity, perplexity in card.perplexities:
         rows.append(

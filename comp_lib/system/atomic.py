@@ -128,7 +128,7 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
         raise InputError(
             expected="a new file",
             got=f"{path}, which is there",
-            hint="choose another name, or replace a file with --overwrite",
+            hint="choose another name, or overwrite it if it is a file",
         )
     return target
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-PACKAGE = Path(__file__).parents[1]
+from ..errors import PACKAGE
+
 BLOCK_SIZE = 16 << 20  # bytes of a file that are read at a time
 PIECE_SIZE = 1 << 16  # integers that are added at a time: as many as a processor's cache holds
 SAMPLE_SIZE = 64  # numbers of each tensor that go into the hash of a model

@@ -1,4 +1,4 @@
-"""What this machine has: processors that compute, memory, and a folder for results that are kept."""
+"""This machine: its processors, its free memory, and the folder for results that are kept."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from ..errors import InputError
 from .atomic import resolve
 
-CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
+# folder where Linux, with control groups v2, says what a container may use; the files of v1 are not read
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def cache_folder() -> Path:
-    """Where models, statistics and written text are kept: COMP_LIB_CACHE, else the user's cache folder."""
+    """The folder of models, statistics and written text: COMP_LIB_CACHE, else in the user's cache folder."""
     user_folder = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return resolve(os.environ.get("COMP_LIB_CACHE") or f"{user_folder}/comp-lib")
 
@@ -49,7 +50,7 @@ def available_device(name: str, double: bool = False) -> torch.device:
 
 
 def cores() -> int:
-    """How many cores this process may use, in its container too."""
+    """How many cores this process may use; in a container no more than control groups v2 allow."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:
@@ -63,7 +64,7 @@ def cores() -> int:
 
 
 def free_memory() -> int:
-    """How many bytes this process may still take, in its container too."""
+    """How many bytes this process may still take; in a container no more than control groups v2 allow."""
     free_bytes: int = psutil.virtual_memory().available
     limit = CGROUP / "memory.max"
     if limit.is_file():

@@ -1,10 +1,13 @@
-"""Tensors of a model folder, read from its files one at a time.
+"""Tensors of a model, read from its files one at a time.
 
-They come from safetensors, which hold numbers and no code. Each tensor is mapped, copied and let go.
+`StoredTensors` is the interface for all formats. `TensorFiles` reads a model folder, whose tensors are in
+safetensors, which hold numbers and no code; each tensor is mapped, copied and let go.
+`gguf.read.GgufTensors` reads a GGUF file.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +48,43 @@ def stored_type(dtype: torch.dtype) -> str:
     return names[dtype]
 
 
-class TensorFiles:
-    """The tensors of a model folder, by name."""
+class StoredTensors(ABC):
+    """The tensors of a model in its files, by transformers' names."""
+
+    path: Path
+    """The model folder, or the one file that holds the model."""
+    files: list[Path]
+    """The files that hold the tensors."""
+    shapes: dict[str, tuple[int, ...]]
+    """Name of a tensor -> its shape."""
+    stored_types: dict[str, str]
+    """Name of a tensor -> name of the type in which the file has its numbers, as "F32"."""
+
+    @abstractmethod
+    def read(self, name: str, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
+        """The tensor, or only `rows` (k,) of a matrix as (k, columns), in memory of its own.
+
+        Raises InputError for a NaN or an infinity in it.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short name for the content of the model: with other content it is another one."""
+
+
+class TensorFiles(StoredTensors):
+    """The tensors of a model folder, whose stored types are keys of STORED_TYPES."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Open what transformers would: `model.safetensors`, else the files that the index names.
+        """Open the files that transformers would: `model.safetensors`, else those that the index names.
 
-        Raises InputError: neither is there, or a file is missing or cut off.
+        Raises InputError where neither is there, and for a file that is missing or cut off.
         """
         self.path = Path(folder)
         self.files = _weight_files(self.path)
         self.file_of: dict[str, Path] = {}
-        self.stored_types: dict[str, str] = {}  # keys of STORED_TYPES
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.stored_types = {}
+        self.shapes = {}
         for path in self.files:
             self._add_header(path)
 

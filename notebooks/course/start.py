@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from comp_lib.errors import check_package
 from comp_lib.families.types import Model
-from comp_lib.models.load import INCLUDED_MODEL, load_model
+from comp_lib.models.load import INCLUDED_MODEL, load_with_room
 from comp_lib.plots.base import Picture, mime_bundle
 from comp_lib.shape import Shape
 
@@ -56,7 +56,7 @@ def start(
     check_extras()
     torch.manual_seed(seed)
     with quiet(progress):
-        return load_model(name, dtype=dtype, copies=copies)
+        return load_with_room(name, dtype, copies=copies)
 
 
 def check_extras() -> None:

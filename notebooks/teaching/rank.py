@@ -32,7 +32,7 @@ from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import Evaluation
 from comp_lib.families.types import Model
-from comp_lib.models.load import INCLUDED_MODEL, load_model
+from comp_lib.models.load import INCLUDED_MODEL, load_with_room
 from comp_lib.plan import Plan
 from comp_lib.planning import check_plan
 from comp_lib.settings import PRESETS, Settings
@@ -159,7 +159,7 @@ def main(arguments: list[str]) -> int:
                 got=repr(str(options.folder)),
                 hint="name another",
             )
-        model, tokenizer = load_model(options.model, copies=2)
+        model, tokenizer = load_with_room(options.model, copies=2)
         for path in paths:
             try:
                 plan = Plan.load(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,7 +86,7 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
     judgement = judge(small, windows_of("kinds", tokenizer, 256, 2), dense)
     assert list(verdict.by_text) == [*KINDS, "mean of 8"]
     for kind, values in verdict.by_text.items():
-        expected = judgement.mean if kind == "mean of 8" else judgement.kinds[kind].values()
+        expected = judgement.mean if kind == "mean of 8" else judgement.kinds[kind].values
         assert values == pytest.approx({name: expected[name] for name in values}, abs=1e-4)
     lines = str(verdict).splitlines()
     assert len(lines) <= 13
@@ -94,7 +95,7 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
     assert "BF16" in lines[4]
     flags = [*QUICK_FLAGS[:-4], "--calibration", "calibration", "--out"]
     of_command = json.loads(ran("prune", parent, *flags, tmp_path / "other", "--json").stdout)
-    of_function = json.loads(json.dumps(verdict.numbers()))
+    of_function = json.loads(json.dumps(verdict.as_dict()))
     assert of_command.keys() == of_function.keys()
     different = {name for name, value in of_command.items() if value != of_function[name]}
     assert different <= {"folder", "next", "seconds"}
@@ -166,17 +167,33 @@ def test_the_mixtures_have_as_many_tokens_as_wide_layers_get(real_model):
     assert ids.numel() == MAX_TOKENS
 
 
-@pytest.mark.parametrize(
-    "curve",
-    [lambda x: 5 * x**2, lambda x: 0.9 * x, lambda x: x**4 - 0.01, lambda x: x**2 / (x < 0.4 or torch.nan)],
-)
+# Curves of costs: the increase of the loss at each share of the decoder that is removed.
+
+
+def steep(removed):
+    return 5 * removed**2
+
+
+def straight(removed):
+    return 0.9 * removed
+
+
+def better_at_first(removed):
+    return removed**4 - 0.01
+
+
+def not_a_number_from_two_fifths_on(removed):
+    return removed**2 if removed < 0.4 else math.nan
+
+
+@pytest.mark.parametrize("curve", [steep, straight, better_at_first, not_a_number_from_two_fifths_on])
 @pytest.mark.parametrize("at_most", [0.02, 0.2])
 def test_at_most_finds_the_largest_share_in_few_prunings(parent, tmp_path, monkeypatch, curve, at_most):
-    dense = Shape.of(AutoModelForCausalLM.from_pretrained(parent)).decoder
+    dense = Shape.of(AutoModelForCausalLM.from_pretrained(parent)).decoder_parameters
     costs = {}  # share of the decoder that is removed -> increase of the loss
 
     def stand_in(model, windows):
-        removed = 1 - Shape.of(model).decoder / dense
+        removed = 1 - Shape.of(model).decoder_parameters / dense
         costs[removed] = curve(removed) if removed else 0.0
         return SimpleNamespace(mean={"loss": 3.0 + costs[removed]})
 
@@ -301,7 +318,7 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
         ),
         (
             lambda model, out: prune_model("smollm2-135m", out, at_most=1, evaluated="none"),
-            "leave evaluated .--evaluate. out",
+            "a text that judges, for at_most, got none: name a text, or let every kind of text judge",
         ),
         *[
             (

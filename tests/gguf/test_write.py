@@ -6,8 +6,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_CONFIG
 from safetensors.torch import load_file, save_file
-from transformers import Gemma2Config
+from transformers import Gemma2Config, Gemma2ForCausalLM
 from variants import PATTERNS, VARIANTS, build, tokens
 
 from comp_lib.calibration.texts import load_text
@@ -16,15 +17,16 @@ from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.gguf import llama_cpp, write
-from comp_lib.gguf.architectures import architecture_of
 from comp_lib.gguf.read import GgufFile
 from comp_lib.gguf.write import TYPES, interleave
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import INCLUDED_MODEL, load_model
+from comp_lib.models.meta_model import with_true_config
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.models.wheels import wheel_gguf
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
+from comp_lib.surgery import shrink
 
 LOSS_TOLERANCE = 0.02  # nats: llama.cpp rounds more than torch; rows in the wrong order cost several
 
@@ -282,18 +284,25 @@ def test_models_that_llama_cpp_would_not_compute(saved, tmp_path, name, override
     assert not (tmp_path / "m.gguf").exists()
 
 
-def test_own_widths_of_a_family_that_has_one_in_llama_cpp():
-    model = build("qwen2")
-    shape = Shape.of(model)
-    architecture = architecture_of(model)
-    wider = shape.with_widths((32, *shape.neurons[1:]), shape.kv_groups)
+def test_own_widths_of_a_family_that_has_one_in_llama_cpp(saved, tmp_path, tokenizer):
+    folder, model = saved("qwen2")
+    file = export_gguf(folder, tmp_path / "m.gguf")
+    assert gguf.GGUFReader(file).fields["general.architecture"].contents() == "qwen2"
+    shrink(model.model.layers[0], "mlp", torch.arange(32))
+    with_true_config(model).save_pretrained(tmp_path / "uneven")
+    tokenizer.save_pretrained(tmp_path / "uneven")
     with pytest.raises(
-        InputError, match="one width for all layers.* got qwen2 with others: pad the folder first"
+        InputError, match="one width for all layers.* got comp_qwen2 with others: pad the folder first"
     ):
-        write._choose_name(model.config, wider, architecture)
-    assert write._choose_name(model.config, shape, architecture) == "qwen2"
+        export_gguf(tmp_path / "uneven", tmp_path / "n.gguf")
+
+
+def test_a_family_that_llama_cpp_has_and_the_table_has_not(tmp_path, tokenizer):
+    config = Gemma2Config(**TINY_CONFIG, head_dim=8, query_pre_attn_scalar=8)
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path / "gemma2")
+    tokenizer.save_pretrained(tmp_path / "gemma2")
     with pytest.raises(InputError, match="a model type that goes to GGUF .llama, .* got gemma2"):
-        write._find_architecture(Gemma2Config())
+        export_gguf(tmp_path / "gemma2", tmp_path / "m.gguf")
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ FOLDERS = [
     ("generation-list", text("generation_config.json", "[]"), ["generation_config.json"]),
     ("generation-wrong", settings("generation_config.json", max_new_tokens=-5), ["max_new_tokens"]),
 ]
-GOOD = [  # what looks odd and is in use
+GOOD = [  # folders that look odd and are in use
     ("no-generation", lambda folder: (folder / "generation_config.json").unlink()),
     ("attention-of-the-hub", config(attn_implementation="kernels-community/x", _attn_implementation="a/b")),
     ("another-file", config(transformers_weights="../a.safetensors", auto_map={"AutoConfig": "own.Config"})),

@@ -19,7 +19,7 @@ from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.models import load
-from comp_lib.models.load import INCLUDED_MODEL, load_model, open_model
+from comp_lib.models.load import INCLUDED_MODEL, load_model, load_with_room, open_model
 from comp_lib.models.meta_model import make_meta_model
 from comp_lib.system.machine import available_device
 
@@ -68,10 +68,10 @@ def edit_weights(folder: Path, change) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def assert_refused(name, *fragments, **options) -> str:
-    """`load_model` refuses `name` in one line that holds all `fragments`."""
+def assert_refused(name, *fragments, function=load_model, **options) -> str:
+    """`function` refuses `name` in one line that holds all `fragments`."""
     with pytest.raises(InputError) as raised:
-        load_model(name, **options)
+        function(name, **options)
     message = str(raised.value)
     assert "\n" not in message
     assert message.startswith("expected ")
@@ -319,25 +319,26 @@ def test_memory_is_asked_for_before_anything_is_read(folder, monkeypatch):
     path = folder()
     size = 2 * 4 * build().num_parameters()
     monkeypatch.setattr(load, "free_memory", lambda: size)
-    load_model(path, copies=2)
+    load_with_room(path, copies=2)
     monkeypatch.setattr(load, "free_memory", lambda: size - 1)
     load_model(path)
-    load_model(path, "bfloat16", copies=2)
+    load_with_room(path, "bfloat16", copies=2)
     monkeypatch.setattr(load.TensorFiles, "read", lambda *_: pytest.fail("read"))
-    assert_refused(path, "GB of free memory for 2 x", "bfloat16", copies=2)
+    assert_refused(path, "GB of free memory for 2 x", "bfloat16", function=load_with_room, copies=2)
 
 
 def test_copies_of_a_model_are_wanted_where_it_will_be(folder, monkeypatch):
     path = folder()
     size = 4 * build().num_parameters()
+    on_card = {"function": load_with_room, "device": "cuda", "copies": 2}
     monkeypatch.setattr(load, "available_device", lambda name: torch.device("cuda:0"))
     monkeypatch.setattr(load, "fill", lambda *_: pytest.fail("read"))
     monkeypatch.setattr(load, "free_memory", lambda: size - 1)
     monkeypatch.setattr(load, "free_card_memory", lambda device: 2 * size)
-    assert_refused(path, "GB of free memory for", device="cuda", copies=2)
+    assert_refused(path, "GB of free memory for", **on_card)
     monkeypatch.setattr(load, "free_memory", lambda: size)  # one copy passes through
     monkeypatch.setattr(load, "free_card_memory", lambda device: 2 * size - 1)
-    assert_refused(path, "GB of free memory on cuda:0 for 2 x", device="cuda", copies=2)
+    assert_refused(path, "GB of free memory on cuda:0 for 2 x", **on_card)
 
 
 def test_the_wheel_is_asked_for_when_it_is_missing(monkeypatch):

@@ -62,18 +62,24 @@ def test_own_widths_come_back_to_the_bit(name, tokenizer, tmp_path):
 
 def test_only_what_no_stock_config_can_say_gets_own_widths():
     model = build()
-    assert type(with_true_config(model)) is type(model)
-    assert "layer_neurons" not in with_true_config(model).config.to_dict()
+    uniform = with_true_config(model)
+    assert type(uniform) is type(model)
+    assert "layer_neurons" not in uniform.config.to_dict()
     for layer in model.model.layers:
         shrink(layer, "mlp", torch.arange(16))
-    assert with_true_config(model).config.intermediate_size == 16
-    assert with_true_config(model).config.model_type == "llama"
+    narrower = with_true_config(model)
+    assert narrower.config.intermediate_size == 16
+    assert narrower.config.model_type == "llama"
+
+
+def test_a_model_whose_own_widths_became_alike_is_stock_again():
     model = with_true_config(uneven())
-    for layer in model.model.layers:  # a model with own widths that became alike is stock again
+    for layer in model.model.layers:
         shrink(layer, "mlp", torch.arange(8))
         shrink(layer, "attention", torch.arange(1))
-    assert with_true_config(model).config.model_type == "llama"
-    assert torch.equal(logits(with_true_config(model), IDS), logits(model, IDS))
+    stock = with_true_config(model)
+    assert stock.config.model_type == "llama"
+    assert torch.equal(logits(stock, IDS), logits(model, IDS))
 
 
 def test_heads_that_do_not_divide_the_stream(tokenizer, tmp_path):
@@ -86,9 +92,12 @@ def test_heads_that_do_not_divide_the_stream(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"layer_neurons": [20, 24]}, "layer_neurons as 3 numbers up to 28, got .20, 24."),
+        ({"layer_neurons": [20, 24]}, "layer_neurons as 3 numbers from 1 to 28, got .20, 24."),
         ({"layer_kv_groups": [1, -1, 1]}, "config.json that can be built"),
         ({"layer_neurons": [20, 24, 32]}, "config.json that can be built"),
+        ({"layer_neurons": [20, 0, 28]}, "layer_neurons as 3 numbers from 1 to 28"),
+        ({"layer_kv_groups": [1, True, 1]}, "layer_kv_groups as 3 numbers from 1 to 2, got .1, True, 1."),
+        ({"layer_neurons": [20, 24.0, 28]}, "layer_neurons as 3 numbers from 1 to 28"),
         ({"layer_neurons": "wide"}, "config.json that can be built"),
     ],
 )
@@ -144,5 +153,5 @@ def test_padding_is_refused_where_it_changes_nothing_or_the_place_is_taken(paren
     with pytest.raises(InputError, match="every runtime takes it as it is"):
         export_padded(parent, tmp_path / "out")
     folder = save(uneven(), tokenizer, tmp_path / "own")
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="or overwrite it"):
         export_padded(folder, folder)

@@ -27,7 +27,7 @@ def installed(request, tmp_path, monkeypatch):
     """Two packages with the halves of a file: package -> path of its half."""
     named = request.param.replace("0", "{}")
     paths = {package: tmp_path / named.format(number) for number, package in enumerate(MODEL["packages"])}
-    ending = {"ending": ".bin"} if named.endswith(".bin") else {}
+    mark = {"mark": ".bin"} if named.endswith(".bin") else {}
     for path, content in zip(paths.values(), (CONTENT[:99], CONTENT[99:]), strict=True):
         path.write_bytes(content)
 
@@ -39,7 +39,7 @@ def installed(request, tmp_path, monkeypatch):
 
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(importlib.metadata, "files", files)
-    monkeypatch.setitem(WHEELS, "parts", MODEL | ending)
+    monkeypatch.setitem(WHEELS, "parts", MODEL | mark)
     return paths
 
 

@@ -17,7 +17,7 @@ from comp_lib.system.atomic import check_output, write_atomically
         ("new.json", False, None),
         ("old.json", True, None),
         ("link.json", True, None),
-        ("old.json", False, "with --overwrite"),
+        ("old.json", False, "or overwrite it"),
         ("folder", True, "which is there"),
         ("pipe", True, "which is there"),
         ("nowhere/new.png", True, "a folder that can be written to"),
