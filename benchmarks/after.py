@@ -33,7 +33,7 @@ from common import HERE, decoder_parameters, markdown, parser_of, read_json, wri
 from comp_lib.calibration.windows import windows_of
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import NO_INTERVAL
-from comp_lib.families.protocol import Model
+from comp_lib.families.types import Model
 from comp_lib.gguf import llama_cpp
 from comp_lib.models.load import load_model
 
@@ -108,7 +108,7 @@ def step_row(
         row |= in_llama_cpp(output, small, windows)
     else:
         row["removed"] = 1 - decoder_parameters(small) / decoder_parameters(parent)
-    interval = judgement.intervals()["increase"] or NO_INTERVAL
+    interval = judgement.compute_intervals()["increase"] or NO_INTERVAL
     row["mean"] = [judgement.mean["increase"], *interval]
     row["kl"] = judgement.mean["kl"]
     row["windows"] = {

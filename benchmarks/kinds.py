@@ -150,7 +150,7 @@ def measure(arguments: argparse.Namespace) -> None:
         length=arguments.length,
         seed=arguments.seed,
     )
-    size = {"length": arguments.window, "sequences": arguments.windows}
+    size = {"window_length": arguments.window, "windows": arguments.windows}
     windows = windows_of("kinds", tokenizer, **size)
     if arguments.text is not None:
         windows[arguments.text.name] = evaluation_tokens(tokenizer, load_text(arguments.text), **size)

@@ -74,7 +74,7 @@ class Run:
         shape = self.shape
         plan = self.plan
         states = self.tokens * shape.hidden * self.state * len(plan.layers)
-        parameters = shape.total - plan.removed * shape.decoder
+        parameters = shape.total_parameters - plan.removed * shape.decoder_parameters
         total = Work(read=self.stored, written=self.saved * parameters + states)
         block = shape.head_dim * shape.group_heads  # columns of o_proj for each KV group
         for layer, neurons, groups in zip(plan.layers, plan.neurons, plan.kv_groups, strict=True):

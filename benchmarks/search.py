@@ -32,8 +32,8 @@ from comp_lib.comp import prune
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.families.find import parts
-from comp_lib.families.protocol import Model
 from comp_lib.families.run import embed, head, layer_arguments
+from comp_lib.families.types import Model
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.importance.widths import gather_and_pass, narrow, smallest_width
 from comp_lib.plan import Plan
@@ -155,7 +155,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_levels(model, fitted, Path(folder))
         widths, divergences = search(model, ids[FITTED:], start, Path(folder), arguments.rounds)
-    windows = windows_of("kinds", tokenizer, length=512, sequences=8)
+    windows = windows_of("kinds", tokenizer, window_length=512, windows=8)
     losses = {}
     for name, plan in {"start": start, "found": replace(start, neurons=widths)}.items():
         kinds = judge(prune(model, fitted, settings, plan=plan).model, windows).kinds

@@ -26,13 +26,13 @@ from torch import Tensor
 from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.families.find import parts
 from comp_lib.families.probe import gain_behind
-from comp_lib.families.protocol import Layer
 from comp_lib.families.run import attention_step, embed, layer_arguments, mlp_step
+from comp_lib.families.types import Layer
 from comp_lib.importance.neurons import Problem, energy, full_condition
-from comp_lib.recovery.bias import keep_rows
-from comp_lib.recovery.least_squares import GRID, choose_ridge
+from comp_lib.recovery.least_squares import LAMBDAS, choose_ridge
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram, token_weight
+from comp_lib.statistics.solve import keep_rows
 from comp_lib.walk import batches, through
 
 RATIO = 0.2  # of the decoder
@@ -96,7 +96,7 @@ class DownProj:
         """The ridge for the text of both, as the loudest neurons need it."""
         kept = self.by_energy(fitted, 0.1)
         _, position = choose_ridge(fitted, held_out, self.weight, kept, self.gain)
-        return GRID[position] / 2
+        return LAMBDAS[position] / 2
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,9 @@ def main() -> None:
     arguments = parser.parse_args()
     model, tokenizer = models.load(arguments.model)
     shape = Shape.of(model)
-    removed = round(RATIO * shape.decoder / shape.layers / shape.neuron_parameters)  # neurons of a layer
+    removed = round(
+        RATIO * shape.decoder_parameters / shape.layers / shape.neuron_parameters
+    )  # neurons of a layer
     ids = calibration_tokens(
         arguments.calibration,
         tokenizer,

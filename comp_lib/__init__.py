@@ -2,19 +2,19 @@
 
 The method (Xu et al., arXiv 2501.15255; the derivation is ours) drops whole decoder layers, then those
 neurons of the other layers that their neighbours can best reproduce. Then it refits the kept weights to the
-dense layer's output.
+output that the layer had.
 
     from comp_lib import PRESETS, Calibration, Settings, evaluate, load_model, prune
 
     model, tokenizer = load_model("smollm2-135m")
     ids = Calibration("general", sequences=128).tokens(tokenizer, model=model)  # (128, 256)
     pruned = prune(model, ids, Settings(ratio=0.2, **PRESETS["stock"]))  # .model, .plan and .report
-    evaluate(pruned.model, tokenizer, against=model).mean  # loss and the like, mean over eight kinds of text
+    evaluate(pruned.model, tokenizer, parent=model).mean  # loss and the like, mean over eight kinds of text
 
 `prune_model("smollm2-135m", "build/small")` does that from disk to disk: it saves the pruned model and
 returns a verdict on it.
 
-Where to read on: `comp` is the method on one page, `prune_layer` its five steps for one layer, `planning`
+Where to read on: `comp` is the method on one page, `prune_layer` its five phases for one layer, `planning`
 decides how much each layer loses. The paper's ideas are folders: `importance` (what is removed),
 `hybrid_granularity` (how much), `recovery` (the refit), and `statistics` (the sums over tokens that all of
 them use). `decoder` is a model as the method reads it, `walk` a text on its way through it, `families` finds

@@ -1,13 +1,16 @@
 """COMP, on one page: plan, then walk the decoder once, layer by layer.
 
 The plan says how many layers, neurons and KV groups stay (`planning.make_plan`). Then, for each layer
-(`prune_layer.prune_layer`):
+(`prune_layer.prune_layer`), five phases:
 
-1. `gather` sums up statistics of the calibration text in the layer as it was;
+1. `gather` sums up statistics of the calibration text in the layer as it was, and chooses the ridge of the
+   refit by held-out text;
 2. `choose` says by the metric which neurons (and KV groups) stay;
 3. a recovery refits the weights that stay to the output that the layer had;
 4. `shrink` makes the tensors smaller;
 5. `pass_on` sends the text through the pruned layer: the next layer is fitted to what it will really see.
+
+The attention of a layer goes through the five phases first, then its MLP.
 
 The loop, `prune_layers`, is the same for a model in memory (`prune`) and on disk (`disk.from_disk.prune_to`):
 it takes layers from a `Decoder` and gives them to a `Sink`.
@@ -16,6 +19,7 @@ it takes layers from a `Decoder` and gives them to a `Sink`.
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
@@ -25,12 +29,12 @@ from torch import Tensor
 
 from .decoder import Decoder, ModelInMemory, as_decoder
 from .families.find import layers_of
-from .families.protocol import CausalLM, Layer, Model
 from .families.run import layer_arguments
+from .families.types import CausalLM, Layer, Model
 from .plan import Plan
 from .planning import check_call, finish, make_plan
 from .progress import Progress, no_progress
-from .prune_layer import LayerReport, Report, Run, States, Streams, prune_layer
+from .prune_layer import LayerReport, Report, RunContext, States, Streams, prune_layer
 from .settings import Settings
 from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config
@@ -48,11 +52,16 @@ class Pruned:
 
 
 class Sink(Protocol):
-    """A place for finished layers, and for the hidden states between them."""
+    """A place for finished layers, and for the hidden states between them.
 
+    A subclass has to define all that is here.
+    """
+
+    @abstractmethod
     def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> States:
         """Room for hidden states, as `torch.empty` makes it."""
 
+    @abstractmethod
     def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
         """The streams behind the layers that an earlier run finished, and the reports of those layers.
 
@@ -61,6 +70,7 @@ class Sink(Protocol):
         length: tokens in a sequence.
         """
 
+    @abstractmethod
     def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
         """Take layer `index` of the parent and the streams behind it.
 
@@ -100,27 +110,28 @@ def prune(
 ) -> Pruned:
     """Prune `model` on calibration tokens ids (S, L).
 
-    The recovery "bias" adds parameters, which the plan's `removed` counts. It takes the time of about two
-    dense forward passes, and memory for the hidden states of all tokens, one layer and a few n x n matrices.
+    Pruning takes the time of about two forward passes of the dense model. It takes memory for the hidden
+    states of all tokens, one layer and a few n x n matrices. The recovery "bias" adds parameters, which the
+    `removed` of the plan counts.
 
     Args:
-        settings: what decides the outcome.
-        plan: how much stays; the metric then chooses what. A plan that names what stays (`kept_neurons` and
-            `kept_groups`, as a finished plan does) is carried out to the letter. None: one is made by
-            `settings`.
+        settings: all that decides the outcome, besides the model and the tokens.
+        plan: how much stays; the metric then chooses the neurons and KV groups. A plan that names them
+            (`kept_neurons` and `kept_groups`, as a finished plan does) is carried out to the letter. With a
+            plan, what `settings` say of `ratio`, `layers`, `kv_groups` and `widths` is ignored. None: a plan
+            is made by `settings`.
         name: the name of the model, for the plan.
         progress: called with the report of each layer that is finished.
         inplace: whether the layers of `model` are given up one by one, which halves the memory. Otherwise
             `model` stays as it is, and the result shares the tensors that do not change.
 
-    Raises InputError before any work when the settings or the plan cannot be met.
-    Raises InputError before any work when a weight is NaN or infinite.
+    Raises InputError before any work when the settings or the plan cannot be met, or when a weight is NaN or
+    infinite.
 
-        from comp_lib import Settings, load_model, prune
-        from comp_lib.calibration.windows import calibration_tokens
+        from comp_lib import Calibration, Settings, load_model, prune
 
         model, tokenizer = load_model("smollm2-135m")
-        ids = calibration_tokens("shipped", tokenizer, sequences=16, length=256)
+        ids = Calibration("shipped", sequences=16, length=256).tokens(tokenizer, model=model)
         pruned = prune(model, ids, Settings(ratio=0.2))
         pruned.plan.removed  # 0.2 or a little more
     """
@@ -157,8 +168,8 @@ def prune_layers(
     streams, reports = sink.resume(settings, ids.shape[1])
     if streams is None:
         streams = Streams.start(embed_text(decoder, ids, sink), settings, plan, shape)
-    arguments = layer_arguments(decoder.structure, ids.shape[1], settings.device, streams.pruned.dtype)
-    run = Run(settings, plan, shape, arguments, sink.new_states)
+    arguments = layer_arguments(decoder.structure, ids.shape[1], settings.device, streams.pruned_stream.dtype)
+    run = RunContext(settings, plan, shape, arguments, sink.new_states)
     for index in range(len(reports), shape.layers):
         layer = decoder.layer(index, settings.device)
         report = prune_layer(run, index, layer, streams)

@@ -7,6 +7,7 @@ time it is asked for. Whatever walks from layer to layer (`walk`, `comp.prune_la
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,41 +16,49 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from .families.find import backbone_of, layers_of
-from .families.protocol import Device, Layer, Model
 from .families.run import embed, head
+from .families.types import Device, Layer, Model
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """What the method needs of a model.
+    """A model as the method needs it.
 
-    d is the width of its residual stream.
+    d is the width of its residual stream. A subclass has to define all that is here.
     """
 
     @property
+    @abstractmethod
     def structure(self) -> Model:
         """The modules of the model, which have no numbers on the device meta."""
 
     @property
+    @abstractmethod
     def config(self) -> PreTrainedConfig:
         """The fields of its config.json."""
 
     @property
+    @abstractmethod
     def dtype(self) -> torch.dtype:
         """The dtype of its weights and hidden states."""
 
+    @abstractmethod
     def layer(self, index: int, device: Device) -> Layer:
         """A copy of decoder layer `index` on `device`, on which surgery leaves the model as it is."""
 
+    @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
         """Hidden states before the first layer: ids (S, L) -> (S, L, d)."""
 
+    @abstractmethod
     def norm(self, states: Tensor) -> Tensor:
         """The norm behind the last layer: (..., d) -> (..., d)."""
 
+    @abstractmethod
     def logits(self, states: Tensor) -> Tensor:
         """The head, on states behind the norm: (..., d) -> (..., vocabulary)."""
 
+    @abstractmethod
     def head_pieces(self) -> Iterator[tuple[int, nn.Linear]]:
         """The pieces in which the head is read, each as its first token and its linear."""
 

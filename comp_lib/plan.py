@@ -19,7 +19,9 @@ from typing import Any
 from .errors import InputError, refusing
 from .shape import Shape
 
-SMALLEST_SHARE = 0.1  # of a layer's neurons; a layer with fewer is better dropped than starved
+# Smallest share of its neurons that COMP's planners leave a layer, which is better dropped than starved.
+# `hybrid_granularity.uniform` ends widths here, and `importance.widths` ends error curves here.
+FLOOR_SHARE = 0.1
 HINT = "mend the plan"  # what to do about a plan that is refused
 
 
@@ -102,8 +104,8 @@ class Plan:
                 got=f"{list(self.neurons)} and {list(self.kv_groups)}",
                 hint="drop whole layers instead",
             )
-        self._check_names("kept_neurons", self.kept_neurons, self.neurons)
-        self._check_names("kept_groups", self.kept_groups, self.kv_groups)
+        self._check_kept("kept_neurons", self.kept_neurons, self.neurons)
+        self._check_kept("kept_groups", self.kept_groups, self.kv_groups)
 
     def _check_share(self, name: str, lowest: int) -> None:
         share = getattr(self, name)
@@ -138,7 +140,7 @@ class Plan:
                 hint=HINT,
             )
 
-    def _check_names(
+    def _check_kept(
         self, name: str, kept: tuple[tuple[int, ...], ...] | None, widths: tuple[int, ...]
     ) -> None:
         for layer, width, indices in zip(self.layers, widths, kept or (), strict=False):
@@ -244,7 +246,7 @@ class PlanRequest:
         if groups is None:
             groups = self.groups
         pruned = parent.with_widths(neurons, groups, self.layers)
-        return (self.shape.decoder - pruned.decoder) / self.shape.decoder
+        return (self.shape.decoder_parameters - pruned.decoder_parameters) / self.shape.decoder_parameters
 
     def plan(self, neurons: Sequence[int]) -> Plan:
         """The plan in which each layer that stays keeps so many neurons."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from .decoder import Decoder, as_decoder
 from .errors import InputError
 from .families.find import check_layers, has_inseparable_groups
-from .families.protocol import Model
+from .families.types import Model
 from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import GGUF_BLOCK, drop_count, uniform_plan
@@ -122,7 +122,7 @@ def finish(
         plan,
         kept_neurons=tuple(tuple(layer.kept_neurons) for layer in reports),
         kept_groups=tuple(tuple(layer.kept_groups) for layer in reports),
-        removed=(before.decoder - after.decoder) / before.decoder,
+        removed=(before.decoder_parameters - after.decoder_parameters) / before.decoder_parameters,
     )
     report = Report(settings=asdict(settings), tokens=ids.numel(), layers=tuple(reports), seconds=0.0)
     return finished_plan, report
@@ -158,7 +158,7 @@ def check_request(model: Model | Decoder, settings: Settings) -> None:
         planner.check(shape, settings)
         return
     # If the ratio is in reach at all, it is with the largest layers dropped.
-    largest_first = sorted(range(shape.layers), key=shape.layer, reverse=True)
+    largest_first = sorted(range(shape.layers), key=shape.parameters_of_layer, reverse=True)
     dropped = largest_first[: drop_count(request, settings.layers)]
     uniform_plan(replace(request, drop=dropped))
 

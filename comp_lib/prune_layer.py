@@ -1,11 +1,18 @@
-"""One layer of the decoder, in five visible steps: gather, choose, recover, shrink, pass on.
+"""One layer of the decoder, in five phases: gather, choose, recover, shrink, pass on.
+
+A layer is two residual *steps*, "attention" and "mlp". Each step ends in its *output linear*, o_proj or
+down_proj, which writes to the residual stream. `prune_step` takes both through five *phases*:
+
+1. gather     `gather` sums up statistics of the text, and chooses the ridge of the recovery by held-out text
+2. choose     `choose` says by the metric which blocks of inputs stay
+3. recover    one of `recovery.RECOVERIES` refits the weights that stay
+4. shrink     `surgery.shrink` makes the tensors smaller
+5. pass on    `pass_on` sends the text through the step as it is now
 
 `comp.prune_layers` calls `prune_layer` for each layer. `Streams` is what passes from one layer to the next:
 the hidden states (S, L, d) of the calibration text in the pruned model. Where the least squares aim at the
 dense model, its hidden states are there too. They are in a tensor, or in anything that is sliced like one
 (`disk.work_folder.StatesFile`).
-
-A *dense layer* is here one of the two linears, o_proj and down_proj, that write to the residual stream.
 """
 
 from __future__ import annotations
@@ -21,9 +28,9 @@ import torch
 from torch import Tensor
 
 from .families.find import parts
-from .families.probe import dense_target, gain_behind, stream_behind
-from .families.protocol import STEPS, Layer, Step
+from .families.probe import gain_behind, output_target, stream_behind
 from .families.run import LayerArguments, run_step
+from .families.types import STEPS, Layer, Step
 from .importance.neurons import METRICS, RIDGE, Problem, Selection, energy
 from .plan import Plan
 from .recovery import RECOVERIES
@@ -58,7 +65,7 @@ class NewStates(Protocol):
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What happened to one decoder layer that stays."""
+    """The outcome of pruning one decoder layer that stays."""
 
     layer: int
     """Its index in the parent."""
@@ -72,7 +79,7 @@ class LayerReport:
     ridge: float | None
     """The lambda with which the recovery of down_proj was solved; None: it solves nothing."""
     seconds: float
-    """What the layer took."""
+    """The time that the layer took."""
     kept_neurons: Sequence[int]
     """Indices of the neurons that stay, ascending."""
     kept_groups: Sequence[int]
@@ -81,7 +88,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What `prune` did, and what it took."""
+    """The outcome of `prune`, layer by layer, and the time it took."""
 
     settings: dict[str, Any]  # the fields of `Settings`
     tokens: int  # in the calibration text
@@ -90,52 +97,54 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What is the same for all layers of a run."""
+class RunContext:
+    """Values that are the same for all layers of a run."""
 
-    settings: Settings  # what was asked for
+    settings: Settings  # of the run
     plan: Plan  # how much of each layer stays
     shape: Shape  # of the parent
-    arguments: LayerArguments  # what the parent hands its layers
+    arguments: LayerArguments  # which the parent hands its layers
     new_states: NewStates = torch.empty  # makes room for hidden states
 
 
 @dataclass
 class Streams:
-    """What one layer leaves to the next."""
+    """The state of the walk that one layer leaves to the next."""
 
-    pruned: States
+    pruned_stream: States
     """The hidden states in the pruned model."""
-    dense: States | None
+    dense_stream: States | None
     """The hidden states in the dense model; None where no recovery aims at them."""
     may_differ: bool = False
-    """Whether the two may differ by now."""
+    """Whether the two streams may differ by now."""
     ridge_positions: dict[Step, int] = field(default_factory=dict)
     """Where the lambdas of the last layer are in the grid of lambdas."""
     generator: torch.Generator = field(default_factory=torch.Generator)
-    """From which a metric draws that is random."""
+    """The source of random numbers, for a metric that draws them."""
 
     @classmethod
-    def start(cls, pruned: States, settings: Settings, plan: Plan, shape: Shape) -> Streams:
+    def start(cls, embedded: States, settings: Settings, plan: Plan, shape: Shape) -> Streams:
         """Streams before the first layer, where both models have the same hidden states.
 
+        embedded: the hidden states (S, L, d) of the text before the first layer.
         shape: that of the parent.
         """
-        dense = pruned if settings.aims_at_dense(plan, shape) else None
-        return cls(pruned, dense, generator=torch.Generator().manual_seed(settings.seed))
+        dense_stream = embedded if settings.aims_at_dense(plan, shape) else None
+        generator = torch.Generator().manual_seed(settings.seed)
+        return cls(embedded, dense_stream, generator=generator)
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is to become of one dense layer."""
+class WidthTask:
+    """The width that one step of a layer is to have."""
 
-    step: Step  # the step that ends in the dense layer
+    step: Step  # the step that is narrowed
     full_width: int  # how many neurons or KV groups it has
     keep: int  # how many of them stay
     kept_by_plan: Sequence[int] | None  # those that the plan names; None: the metric chooses
 
     @classmethod
-    def of(cls, run: Run, index: int, step: Step) -> Task:
+    def of(cls, run: RunContext, index: int, step: Step) -> WidthTask:
         """The task for a step of layer `index` of the parent, which stays."""
         plan = run.plan
         position = plan.layers.index(index)
@@ -147,34 +156,48 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What the calibration text says of one dense layer."""
+class KeptInputs:
+    """The inputs X (S, L, n) of an output linear, kept from `gather` to `pass_on`."""
+
+    values: Tensor  # X (S, L, n)
+
+    def write(self, rows: slice, x: Tensor) -> None:
+        """Keep the inputs x (B, L, n) of the sequences `rows`."""
+        self.values[rows] = x
+
+    def read(self, rows: slice, kept: Tensor) -> Tensor:
+        """The inputs (B, L, k) of the sequences `rows` that stay, which have the indices `kept` (k,)."""
+        return self.values[rows][..., kept]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All that `gather` learns of one output linear from the calibration text."""
 
     problem: Problem
-    """What the metric decides and the recovery solves."""
-    inputs: Tensor | None
-    """The inputs X of the dense layer (S, L, n), for `pass_on`.
-
-    None: they are not kept, since they take more room than the statistics.
-    """
+    """The problem in which the metric chooses, and which the recovery solves."""
+    inputs: KeptInputs | None
+    """The inputs of the output linear; None: not kept, since they take more room than the statistics."""
     ridge_position: int | None
     """Where the chosen lambda is in the grid of lambdas; None: the lambda was given."""
 
 
-def prune_layer(run: Run, index: int, layer: Layer, streams: Streams) -> LayerReport | None:
-    """Narrow `layer`, number `index` of the parent, in place, and move the streams behind it.
+def prune_layer(run: RunContext, index: int, layer: Layer, streams: Streams) -> LayerReport | None:
+    """Prune `layer`, number `index` of the parent, in place, and move the streams behind it.
 
     Returns None where the plan drops the layer.
     """
     start = time.perf_counter()
     if run.settings.recovery == "bias":
         add_biases(layer)
-    targets = advance_dense(run, layer, streams)
+    targets = advance_dense_stream(run, layer, streams)
     if index not in run.plan.layers:
         streams.may_differ = True
         return None
-    attention = prune_step(run, layer, Task.of(run, index, "attention"), targets.get("attention"), streams)
-    mlp = prune_step(run, layer, Task.of(run, index, "mlp"), targets.get("mlp"), streams)
+    attention_task = WidthTask.of(run, index, "attention")
+    attention = prune_step(run, layer, attention_task, targets.get("attention"), streams)
+    mlp_task = WidthTask.of(run, index, "mlp")
+    mlp = prune_step(run, layer, mlp_task, targets.get("mlp"), streams)
     return LayerReport(
         layer=index,
         error=mlp.error,
@@ -186,90 +209,97 @@ def prune_layer(run: Run, index: int, layer: Layer, streams: Streams) -> LayerRe
     )
 
 
-def advance_dense(run: Run, layer: Layer, streams: Streams) -> dict[Step, States]:
+def advance_dense_stream(run: RunContext, layer: Layer, streams: Streams) -> dict[Step, States]:
     """Move the dense stream, if there is one, through the layer as it is.
 
     Returns the dense stream (S, L, d) behind each step, which is the target of that step.
     """
     targets = dict[Step, States]()
-    if streams.dense is not None:
+    if streams.dense_stream is not None:
         for step in STEPS:
-            behind = run.new_states(tuple(streams.dense.shape), dtype=streams.dense.dtype)
-            pass_on(run, layer, step, streams.dense, behind)
-            streams.dense = behind
+            before = streams.dense_stream
+            behind = run.new_states(tuple(before.shape), dtype=before.dtype)
+            pass_on(run, layer, step, before, behind)
+            streams.dense_stream = behind
             targets[step] = behind
     return targets
 
 
-def prune_step(run: Run, layer: Layer, task: Task, target: States | None, streams: Streams) -> Refit:
-    """Take the five steps for one dense layer.
+def prune_step(
+    run: RunContext, layer: Layer, task: WidthTask, target: States | None, streams: Streams
+) -> Refit:
+    """Take one step of a layer through the five phases.
 
-    target (S, L, d): the stream that it should lead to; None: the stream that it leads to as it is.
+    target (S, L, d): the stream that the step should lead to; None: the one that it leads to as it is.
     """
     refit = Refit(torch.arange(task.full_width))
     inputs = None
     if needs_refit(task, streams):
-        evidence = gather(run, layer, task, target, streams)
-        inputs = evidence.inputs
-        if evidence.ridge_position is not None:
-            streams.ridge_positions[task.step] = evidence.ridge_position
-        selection = choose(run, evidence.problem, task, streams.generator)
-        refit = RECOVERIES[run.settings.recovery](evidence.problem, selection)
-        del evidence, selection  # they have matrices of the size of the layer
+        gathered = gather(run, layer, task, target, streams)
+        inputs = gathered.inputs
+        if gathered.ridge_position is not None:
+            streams.ridge_positions[task.step] = gathered.ridge_position
+        selection = choose(run, gathered.problem, task, streams.generator)
+        recover = RECOVERIES[run.settings.recovery]
+        refit = recover(gathered.problem, selection)
+        del gathered, selection  # they have matrices of the size of the layer
         shrink(layer, task.step, refit.kept, refit.weight, refit.bias)
         refit = replace(refit, weight=None)
         streams.may_differ = True
-    kept_inputs = None if inputs is None else (inputs, refit.kept)
-    if task.step == "mlp":
-        # The stream between the two steps belongs to this layer alone, so it may be written over.
-        pass_on(run, layer, task.step, streams.pruned, streams.pruned, kept_inputs)
+    before = streams.pruned_stream
+    if task.step == "attention":
+        # The stream before the layer stays: from it a run on disk goes on that was cut off in this layer.
+        behind = run.new_states(tuple(before.shape), dtype=before.dtype)
     else:
-        behind = run.new_states(tuple(streams.pruned.shape), dtype=streams.pruned.dtype)
-        pass_on(run, layer, task.step, streams.pruned, behind, kept_inputs)
-        streams.pruned = behind
+        behind = before  # written over: nothing else needs the stream between the two steps
+    pass_on(run, layer, task.step, before, behind, inputs, refit.kept)
+    streams.pruned_stream = behind
     return refit
 
 
-def needs_refit(task: Task, streams: Streams) -> bool:
-    """Whether the dense layer has to be solved anew.
+def needs_refit(task: WidthTask, streams: Streams) -> bool:
+    """Whether the output linear has to be solved anew.
 
     It has to where blocks go. An MLP that keeps all its blocks can make good the errors of earlier layers.
     """
-    can_make_good = task.step == "mlp" and streams.dense is not None and streams.may_differ
+    can_make_good = task.step == "mlp" and streams.dense_stream is not None and streams.may_differ
     return task.keep < task.full_width or can_make_good
 
 
-def gather(run: Run, layer: Layer, task: Task, target: States | None, streams: Streams) -> Evidence:
-    """Step 1: gather the statistics of the text in the dense layer, and the ridge that suits them."""
+def gather(
+    run: RunContext, layer: Layer, task: WidthTask, target: States | None, streams: Streams
+) -> Gathered:
+    """Phase 1: gather the statistics of the text in the output linear, and the ridge that suits them."""
     settings = run.settings
-    hidden = streams.pruned
+    hidden = streams.pruned_stream
     count, length, _ = hidden.shape
     linear = parts(layer)[task.step].linear
     inputs = None
     if task.step == "mlp" and count * length <= linear.in_features:
-        inputs = torch.empty(count, length, linear.in_features, dtype=hidden.dtype, device=settings.device)
+        size = (count, length, linear.in_features)
+        inputs = KeptInputs(torch.empty(size, dtype=hidden.dtype, device=settings.device))
     if settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1:
         return search_ridge(run, layer, task, target, streams, inputs)
     ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
     statistics = sum_statistics(run, layer, task.step, hidden, target, slice(0, count), inputs)
-    return Evidence(problem_of(layer, task.step, statistics, ridge), inputs, None)
+    return Gathered(problem_of(layer, task.step, statistics, ridge), inputs, None)
 
 
 def search_ridge(
-    run: Run,
+    run: RunContext,
     layer: Layer,
-    task: Task,
+    task: WidthTask,
     target: States | None,
     streams: Streams,
-    inputs: Tensor | None,
-) -> Evidence:
-    """The evidence with the ridge that serves held-out text best.
+    inputs: KeptInputs | None,
+) -> Gathered:
+    """Gather the statistics, with the ridge that serves held-out text best.
 
     The search fits weights to the first half of the text and judges them on the second.
 
-    inputs (S, L, n): where the inputs of the dense layer are written to; None: they are not kept.
+    inputs: takes the inputs of the output linear; None: they are not kept.
     """
-    hidden = streams.pruned
+    hidden = streams.pruned_stream
     count = hidden.shape[0]
     half = math.ceil(count / 2)
     fitted = sum_statistics(run, layer, task.step, hidden, target, slice(0, half), inputs)
@@ -283,11 +313,11 @@ def search_ridge(
     kept = problem.inputs_of(likely)
     last_position = streams.ridge_positions.get(task.step)
     ridge, position = choose_ridge(fitted, held_out, problem.weight, kept, problem.gain, last_position)
-    return Evidence(replace(problem, statistics=fitted + held_out, ridge=ridge), inputs, position)
+    return Gathered(replace(problem, statistics=fitted + held_out, ridge=ridge), inputs, position)
 
 
 def problem_of(layer: Layer, step: Step, statistics: Statistics, ridge: float = RIDGE) -> Problem:
-    """The dense layer of a step, as metrics and recoveries see it."""
+    """The output linear of a step, as metrics and recoveries see it."""
     part = parts(layer)[step]
     return Problem(
         statistics,
@@ -300,17 +330,17 @@ def problem_of(layer: Layer, step: Step, statistics: Statistics, ridge: float = 
 
 
 def sum_statistics(
-    run: Run,
+    run: RunContext,
     layer: Layer,
     step: Step,
     hidden: States,
     target: States | None,
     sequences: slice,
-    inputs: Tensor | None,
+    inputs: KeptInputs | None,
 ) -> Statistics:
-    """The statistics of the dense layer over some `sequences`.
+    """Sum the statistics of the output linear over some `sequences`.
 
-    inputs (S, L, n): where the inputs of the dense layer are written to; None: they are not kept.
+    inputs: takes the inputs of the output linear; None: they are not kept.
     """
     settings = run.settings
     linear = parts(layer)[step].linear
@@ -329,18 +359,18 @@ def sum_statistics(
         after, x = run_step(layer, step, before, run.arguments)
         target_output = None
         if target is not None:
-            target_output = dense_target(layer, step, target[rows].to(device) - before, x)
+            target_output = output_target(layer, step, target[rows].to(device) - before, x)
         weights = token_weight(after) if settings.token_weights else None
         del before, after  # the products need their memory
         if inputs is not None:
-            inputs[rows] = x
+            inputs.write(rows, x)
         statistics.add(x, target_output, weights)
         del x, target_output  # the next ones need their memory
     return statistics
 
 
-def choose(run: Run, problem: Problem, task: Task, generator: torch.Generator) -> Selection:
-    """Step 2: say which blocks stay, the best by the metric or those that the plan names."""
+def choose(run: RunContext, problem: Problem, task: WidthTask, generator: torch.Generator) -> Selection:
+    """Phase 2: say which blocks stay, the best by the metric or those that the plan names."""
     if task.kept_by_plan is not None:
         no_scores = torch.full((problem.blocks,), torch.nan)
         return Selection(torch.tensor(task.kept_by_plan), no_scores)
@@ -348,24 +378,26 @@ def choose(run: Run, problem: Problem, task: Task, generator: torch.Generator) -
 
 
 def pass_on(
-    run: Run,
+    run: RunContext,
     layer: Layer,
     step: Step,
-    hidden: States,
-    out: States,
-    kept_inputs: tuple[Tensor, Tensor] | None = None,
+    before: States,
+    behind: States,
+    inputs: KeptInputs | None = None,
+    kept: Tensor | None = None,
 ) -> None:
-    """Step 5: send all sequences through one residual step, from `hidden` to `out`.
+    """Phase 5: send all sequences through one residual step, from `before` to `behind`.
 
-    The two may be the same.
-
-    kept_inputs: inputs X (S, L, n) of the dense layer as it was, and the indices (k,) of those that stay.
-        With them X is not computed again; None: it is.
+    Args:
+        before: the stream (S, L, d) that enters the step.
+        behind: takes the stream (S, L, d) that leaves it. It may be `before`, which is then written over.
+        inputs: the inputs of the output linear as it was, of which those that stay are not computed again.
+            None: all are.
+        kept: the indices (k,) of the inputs that stay, where `inputs` are given.
     """
-    for rows in batches(*hidden.shape[:2]):
-        before = hidden[rows].to(run.settings.device)
-        if kept_inputs is None:
-            out[rows] = run_step(layer, step, before, run.arguments)[0]
+    for rows in batches(*before.shape[:2]):
+        hidden = before[rows].to(run.settings.device)
+        if inputs is None or kept is None:
+            behind[rows] = run_step(layer, step, hidden, run.arguments)[0]
         else:
-            inputs, kept = kept_inputs
-            out[rows] = stream_behind(layer, step, before, inputs[rows][..., kept])
+            behind[rows] = stream_behind(layer, step, hidden, inputs.read(rows, kept))

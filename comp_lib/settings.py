@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .calibration.defaults import LARGEST_INTEGER, USUAL_LENGTH
 from .errors import InputError, suggestion
-from .importance import LAYER_METRICS
+from .importance import LAYER_METRIC_NAMES
 from .methods import METHODS, RECOVERY_NAMES, RecoveryName, method_of
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Settings:
             ("recovery", self.recovery, RECOVERY_NAMES),
             ("aim", self.aim, AIMS),
             ("widths", self.widths, WIDTHS),
-            ("layer metric", self.layer_metric, LAYER_METRICS),
+            ("layer metric", self.layer_metric, LAYER_METRIC_NAMES),
         ):
             if value not in options:
                 raise InputError(
@@ -231,7 +231,7 @@ class Settings:
         if self.aim != "auto":
             return self.aim == "dense"
         pruned = shape.with_widths(plan.neurons, plan.kv_groups, plan.layers)
-        removed = 1.0 - pruned.decoder / shape.decoder
+        removed = 1.0 - pruned.decoder_parameters / shape.decoder_parameters
         ratio = plan.ratio if abs(removed - plan.removed) < REMOVED_TOLERANCE else removed
         return ratio > LARGE_RATIO
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from .decoder import Decoder, as_decoder
 from .families.find import Part, layers_of, parts
-from .families.protocol import Model
+from .families.types import Model
 
 
 def span(widths: Sequence[int]) -> str:
@@ -51,7 +51,7 @@ class Shape:
     """Parameters of one MLP neuron, biases included."""
     group_parameters: int
     """Parameters of one KV group, biases included."""
-    layer_parameters: tuple[int, ...]
+    fixed_parameters: tuple[int, ...]
     """Parameters of each layer that no width changes: norms, output biases, ungrouped attention."""
     other_parameters: int
     """Parameters of the embedding, the head (none, if it is tied) and the final norm."""
@@ -92,7 +92,7 @@ class Shape:
             kv_groups=kv_groups,
             neuron_parameters=neuron_parameters,
             group_parameters=group_parameters,
-            layer_parameters=tuple(fixed),
+            fixed_parameters=tuple(fixed),
             other_parameters=total - sum(layer_totals),
         )
 
@@ -101,21 +101,21 @@ class Shape:
         """The number of decoder layers."""
         return len(self.neurons)
 
-    def layer(self, index: int) -> int:
+    def parameters_of_layer(self, index: int) -> int:
         """Parameters of one decoder layer."""
         mlp = self.neurons[index] * self.neuron_parameters
         attention = self.kv_groups[index] * self.group_parameters
-        return mlp + attention + self.layer_parameters[index]
+        return mlp + attention + self.fixed_parameters[index]
 
     @property
-    def decoder(self) -> int:
+    def decoder_parameters(self) -> int:
         """Parameters of all decoder layers, which are those that pruning can reach."""
-        return sum(self.layer(index) for index in range(self.layers))
+        return sum(self.parameters_of_layer(index) for index in range(self.layers))
 
     @property
-    def total(self) -> int:
+    def total_parameters(self) -> int:
         """All parameters of the model, of which a tied embedding counts once."""
-        return self.decoder + self.other_parameters
+        return self.decoder_parameters + self.other_parameters
 
     @property
     def uniform(self) -> bool:
@@ -146,7 +146,7 @@ class Shape:
             self,
             neuron_parameters=neuron_parameters,
             group_parameters=group_parameters,
-            layer_parameters=tuple(count + output_biases for count in self.layer_parameters),
+            fixed_parameters=tuple(count + output_biases for count in self.fixed_parameters),
         )
 
     def with_widths(
@@ -156,7 +156,7 @@ class Shape:
 
         layers: the indices of those layers; None: they do not matter, since all layers are alike or all stay.
         """
-        fixed = self.layer_parameters
+        fixed = self.fixed_parameters
         if layers is not None:
             fixed = tuple(fixed[index] for index in layers)
         elif len(neurons) != self.layers and len(set(fixed)) > 1:
@@ -164,13 +164,13 @@ class Shape:
                 f"expected the layers that stay, of {self.layers} that differ, got {len(neurons)} widths"
             )
         fixed = fixed[: len(neurons)]
-        return replace(self, neurons=tuple(neurons), kv_groups=tuple(kv_groups), layer_parameters=fixed)
+        return replace(self, neurons=tuple(neurons), kv_groups=tuple(kv_groups), fixed_parameters=fixed)
 
 
 def _block_parameters(part: Part) -> int:
     """Parameters of one block of a part.
 
-    They are the rows that produce the block's inputs of the dense layer, and the columns that read them.
+    They are the rows that produce the block's inputs of the output linear, and the columns that read them.
     """
     total = part.block * part.linear.out_features
     for name, rows in part.rows.items():

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .families.find import layers_of, parts, remember_widths
-from .families.protocol import CausalLM, Layer, Model, Step
 from .families.table import family_of
+from .families.types import CausalLM, Layer, Model, Step
 from .shape import Shape
 
 ROWS_IN_FLOAT64 = 1024  # rows of a matrix in float64 at once, since all of them may be a gigabyte
@@ -28,7 +28,7 @@ ROWS_IN_FLOAT64 = 1024  # rows of a matrix in float64 at once, since all of them
 
 @dataclass(frozen=True)
 class Refit:
-    """What becomes of one dense layer with inputs X and weights W."""
+    """The new form of one output linear with inputs X and weights W."""
 
     kept: Tensor
     """The KV groups or neurons that stay, ascending (k,)."""
@@ -74,24 +74,29 @@ def shrink(
 
     Args:
         kept: indices (k,).
-        weight: the new weights of the dense layer (n, m), for y = X W; None: the old ones.
-        bias_change: what is added to the bias of the dense layer (m,), which must have one (`add_biases`).
+        weight: the new weights of the output linear (n, m), for y = X W; None: the old ones.
+        bias_change: what is added to the bias of the output linear (m,), which must have one (`add_biases`).
     """
     part = parts(layer)[step]
-    for name, rows in part.rows.items():  # what produces the inputs of the dense layer
+    for name, rows in part.rows.items():  # which produce the inputs of the output linear
         linear = getattr(part.module, name)
         kept_rows = rows[kept.cpu()].flatten().sort().values.to(linear.weight.device)
         row_bias = None if linear.bias is None else linear.bias.detach()[kept_rows]
         setattr(part.module, name, _linear(linear.weight.detach()[kept_rows], row_bias, linear))
-    dense = part.linear
-    inputs = inputs_of_blocks(kept, part.block).to(dense.weight.device)
-    new_weight = dense.weight.detach() if weight is None else weight.T.to(dense.weight)
-    bias = None if dense.bias is None else dense.bias.detach().clone()
+    output_linear = part.linear
+    inputs = inputs_of_blocks(kept, part.block).to(output_linear.weight.device)
+    new_weight = output_linear.weight.detach()
+    if weight is not None:
+        new_weight = weight.T.to(output_linear.weight)
+    bias = None
+    if output_linear.bias is not None:
+        bias = output_linear.bias.detach().clone()
     if bias_change is not None:
         if bias is None:
-            raise ValueError("expected a dense layer with a bias to add to, got none: call add_biases first")
+            raise ValueError("expected an output linear with a bias, got one without: call add_biases first")
         bias += bias_change.to(bias)
-    setattr(part.module, part.linear_name, _linear(new_weight[:, inputs].contiguous(), bias, dense))
+    new_linear = _linear(new_weight[:, inputs].contiguous(), bias, output_linear)
+    setattr(part.module, part.linear_name, new_linear)
     remember_widths(layer)
 
 
@@ -101,7 +106,7 @@ def inputs_of_blocks(blocks: Tensor, size: int) -> Tensor:
 
 
 def check_biases(model: Model) -> None:
-    """Raises InputError unless the config of the model's family can say that dense layers have biases."""
+    """Raises InputError unless the config of the model's family can say that output linears have biases."""
     if not family_of(model).bias_fields:
         raise InputError(
             expected="a model whose config knows mlp_bias, for the recovery 'bias'",

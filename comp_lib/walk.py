@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .decoder import Decoder, as_decoder
 from .families.find import layers_of
-from .families.protocol import Device, Layer, Model
 from .families.run import LayerArguments, attention_step, head, layer_arguments, mlp_step
+from .families.types import Device, Layer, Model
 
 BATCH_TOKENS = 2048  # tokens that pass at once: enough for the processor, few beside the hidden states
 LOGITS_AT_ONCE = 1 << 22  # numbers in memory at once: tokens times vocabulary

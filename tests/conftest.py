@@ -221,10 +221,15 @@ def ids():
 
 @pytest.fixture(scope="session")
 def real_model():
-    """SmolLM2-135M and its tokenizer, shared: never change it in place."""
+    """SmolLM2-135M and its tokenizer, shared by all tests: none may change the model in place."""
+    from tools import config_and_hash
+
     from comp_lib.models.load import INCLUDED_MODEL, load_model
 
-    return load_model(INCLUDED_MODEL)
+    model, tokenizer = load_model(INCLUDED_MODEL)
+    before = config_and_hash(model)
+    yield model, tokenizer
+    assert config_and_hash(model) == before, "a test changed the model that all tests share"
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import parameter_budget, uniform_plan
 from comp_lib.methods import METHODS
-from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest
+from comp_lib.plan import FLOOR_SHARE, Plan, PlanRequest
 from comp_lib.planning import why_more
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -31,7 +31,7 @@ def shape_of(neurons, kv_groups) -> Shape:
         kv_groups=tuple(kv_groups),
         neuron_parameters=3 * 32,
         group_parameters=2 * 8 * 32 + 2 * 2 * 8 * 32,
-        layer_parameters=(2 * 32,) * len(neurons),
+        fixed_parameters=(2 * 32,) * len(neurons),
         other_parameters=500 * 32 + 32,
     )
 
@@ -59,14 +59,14 @@ def parameters(shape: Shape, plan: Plan) -> int:
 
 def narrowest(full: int, multiple: int) -> int:
     """The narrowest that a layer may become: a tenth, in whole multiples, but one multiple at least."""
-    tenth = int((full * SMALLEST_SHARE + 1e-6) // multiple) * multiple
+    tenth = int((full * FLOOR_SHARE + 1e-6) // multiple) * multiple
     return max(tenth, min(multiple, full))
 
 
 def check_budget(shape: Shape, plan: Plan, multiple: int) -> None:
     full = [shape.neurons[layer] for layer in plan.layers]
-    removed_parameters = shape.decoder - parameters(shape, plan)
-    assert plan.removed == pytest.approx(removed_parameters / shape.decoder, abs=1e-12)
+    removed_parameters = shape.decoder_parameters - parameters(shape, plan)
+    assert plan.removed == pytest.approx(removed_parameters / shape.decoder_parameters, abs=1e-12)
     assert plan.removed >= plan.ratio
     for kept, full_width in zip(plan.neurons, full, strict=True):
         assert narrowest(full_width, multiple) <= kept <= full_width
@@ -86,7 +86,9 @@ def test_the_multiple_is_the_coarsest_that_comes_within_half_a_percent(shape, ra
     def excess(multiple: int) -> float:
         """Share of the decoder that goes beyond the ratio; 1 where no plan of that multiple reaches it."""
         try:
-            return 1 - parameter_budget(replace(request, multiple=multiple)) / shape.decoder - ratio
+            return (
+                1 - parameter_budget(replace(request, multiple=multiple)) / shape.decoder_parameters - ratio
+            )
         except InputError:
             return 1.0
 

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from tools import SETTINGS, final_stream, fingerprint, logits, masked, plan_of_everything, storages
+from tools import SETTINGS, config_and_hash, final_stream, logits, masked, plan_of_everything, storages
 from variants import LAYOUTS, VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.comp import MemorySink, prune, prune_layers
@@ -60,7 +60,7 @@ def test_removed_is_what_really_went(name):
     decoder = [sum(p.numel() for p in model.model.layers.parameters()) for model in (parent, pruned.model)]
     assert pruned.plan.removed == pytest.approx(1.0 - decoder[1] / decoder[0])
     assert pruned.plan.removed >= 0.4
-    assert pruned.model.num_parameters() == Shape.of(pruned.model).total
+    assert pruned.model.num_parameters() == Shape.of(pruned.model).total_parameters
     assert pruned.plan.parent == "the parent"
     assert [len(kept) for kept in pruned.plan.kept_neurons] == list(pruned.plan.neurons)
     assert [len(kept) for kept in pruned.plan.kept_groups] == list(pruned.plan.kv_groups)
@@ -88,7 +88,7 @@ def test_same_seed_same_bytes(options):
     settings = replace(SETTINGS, **options)
     ids = tokens()
     first, second = (prune(build("all-at-once"), ids, settings) for _ in range(2))
-    assert fingerprint(first.model) == fingerprint(second.model)
+    assert config_and_hash(first.model) == config_and_hash(second.model)
     assert first.plan == second.plan
 
 
@@ -111,10 +111,10 @@ def test_another_seed_another_random_choice():
 def test_parent_stays_as_it_is(name, options):
     parent = build(name)
     ids = tokens()
-    before = fingerprint(parent)
+    before = config_and_hash(parent)
     expected = logits(parent, ids)
     pruned = prune(parent, ids, replace(SETTINGS, **options))
-    assert fingerprint(parent) == before
+    assert config_and_hash(parent) == before
     assert torch.equal(logits(parent, ids), expected)
     assert len(parent.model.layers) == 3
     assert len(pruned.model.model.layers) == 2
@@ -144,7 +144,7 @@ def test_inplace_gives_the_same_model(name, options):
     apart = prune(parent, ids, settings)
     inside = prune(parent, ids, settings, inplace=True)
     assert inside.model is parent
-    assert fingerprint(inside.model) == fingerprint(apart.model)
+    assert config_and_hash(inside.model) == config_and_hash(apart.model)
     assert inside.plan == apart.plan
 
 
@@ -193,7 +193,7 @@ def test_what_is_passed_on_is_the_stream_of_the_pruned_model(name, size):
     settings = replace(SETTINGS, aim="dense")
     sink = LastStreams(small)
     prune_layers(small, ids, settings, make_plan(small, ids, settings), sink)
-    torch.testing.assert_close(sink.streams.pruned, final_stream(small, ids), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sink.streams.pruned_stream, final_stream(small, ids), rtol=1e-4, atol=1e-4)
 
 
 def test_tokens_may_be_of_any_whole_numbers(tiny_llama):

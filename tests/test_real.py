@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
+from fingerprints import check, real
 from safetensors.torch import load_file
-from test_fingerprints import check, real
 
 from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
@@ -33,7 +33,7 @@ with torch.inference_mode():
 @pytest.mark.real
 def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_path):
     model, tokenizer = real_model
-    windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=128, sequences=4)
+    windows = evaluation_tokens(tokenizer, load_text("evaluation"), window_length=128, windows=4)
     comp = real("stock", model, tokenizer)
     check("smollm2 stock", comp)
     ids = calibration_tokens("calibration", tokenizer, sequences=1, length=64, evaluated="evaluation")
@@ -44,7 +44,7 @@ def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_
 
     before = Shape.of(model)
     after = Shape.of(comp.model)
-    assert after.decoder <= 0.8 * before.decoder
+    assert after.decoder_parameters <= 0.8 * before.decoder_parameters
     assert after.stock
     # no headline: so little text calibrates
     assert dense.loss < tuned.loss < dense.loss + 1.0

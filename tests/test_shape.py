@@ -17,8 +17,8 @@ from comp_lib.surgery import keep_layers, shrink
 def test_arithmetic_equals_the_tensors_before_and_after_pruning(name):
     model = build(name)
     before = Shape.of(model)
-    assert before.total == model.num_parameters()
-    assert before.decoder == parameter_count(model.model.layers)
+    assert before.total_parameters == model.num_parameters()
+    assert before.decoder_parameters == parameter_count(model.model.layers)
     assert before.neurons == (model.config.intermediate_size,) * 3
     assert before.kv_groups == (model.config.num_key_value_heads,) * 3
     assert before.group_heads * before.kv_groups[0] == model.config.num_attention_heads == 4
@@ -32,9 +32,11 @@ def test_arithmetic_equals_the_tensors_before_and_after_pruning(name):
     shrink(model.model.layers[0], "attention", last_groups)
     shrink(model.model.layers[1], "mlp", torch.arange(7))
     assert Shape.of(model) == expected
-    assert expected.total == model.num_parameters()
-    assert expected.decoder == parameter_count(model.model.layers)
-    assert [expected.layer(i) for i in range(2)] == [parameter_count(layer) for layer in model.model.layers]
+    assert expected.total_parameters == model.num_parameters()
+    assert expected.decoder_parameters == parameter_count(model.model.layers)
+    assert [expected.parameters_of_layer(i) for i in range(2)] == [
+        parameter_count(layer) for layer in model.model.layers
+    ]
 
 
 def test_of_reads_the_tensors_and_not_the_config():
@@ -56,7 +58,7 @@ def test_tied_embedding_counts_once():
     tied = Shape.of(build("tied"))
     untied = Shape.of(build("gqa"))
     assert untied.other_parameters - tied.other_parameters == 512 * 32
-    assert untied.decoder == tied.decoder
+    assert untied.decoder_parameters == tied.decoder_parameters
 
 
 @pytest.mark.parametrize(
@@ -77,5 +79,5 @@ def test_uniform_and_stock(neurons, kv_groups, uniform, stock):
 def test_with_widths_keeps_everything_else():
     shape = Shape.of(build())
     narrowed = shape.with_widths((5,), (1,))
-    changed = ("neurons", "kv_groups", "layer_parameters")
+    changed = ("neurons", "kv_groups", "fixed_parameters")
     assert replace(narrowed, **{name: getattr(shape, name) for name in changed}) == shape

@@ -114,7 +114,7 @@ def test_a_shrunk_model_can_be_trained():
 
 
 @pytest.mark.parametrize("kept", [[], [0], [2, 0, 1]])
-def test_spread(kept):
+def test_inputs_of_blocks(kept):
     blocks = torch.tensor(kept, dtype=torch.long)
     assert inputs_of_blocks(blocks, 3).tolist() == [3 * block + j for block in kept for j in range(3)]
     assert inputs_of_blocks(blocks, 1).tolist() == kept

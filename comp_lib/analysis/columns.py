@@ -19,7 +19,7 @@ from torch import Tensor
 from ..calibration.texts import KINDS
 from ..calibration.windows import calibration_tokens
 from ..errors import InputError
-from ..families.protocol import Model
+from ..families.types import Model
 from ..system.cache import load_or_make
 from ..system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from ..system.machine import cache_folder
@@ -33,12 +33,13 @@ WINDOWS = {
     "high": "upper end of the same interval, in the same unit",
     "windows": "number of windows of text behind the row",
 } | TOKENS
-LOSSES = {  # columns about two models on the same windows
-    "dense_loss": "loss of the first (the dense) model, nats per token",
-    "loss": "loss of the other (the pruned) model, nats per token",
+# columns about a pruned model and its parent on the same windows
+LOSSES = {
+    "dense_loss": "loss of the parent, nats per token",
+    "loss": "loss of the pruned model, nats per token",
     "increase": "loss - dense_loss, nats per token",
-    "kl": "KL divergence from the first model to the other, nats per token",
-    "agreement": "share of positions with the same first choice, 0 to 1",
+    "kl": "KL divergence from the parent to the pruned model, nats per token",
+    "top1_agreement": "share of positions with the same first choice, 0 to 1",
 }
 
 COLUMNS: dict[str, dict[str, str]] = {
@@ -88,13 +89,13 @@ COLUMNS: dict[str, dict[str, str]] = {
     | LOSSES
     | WINDOWS,
     "changed_layers": {
-        "layer": "number of the decoder layer in the first model, from 0",
-        "other_layer": "its number in the other model; NaN: the layer was dropped",
+        "layer": "number of the decoder layer in the parent, from 0",
+        "other_layer": "its number in the pruned model; NaN: the layer was dropped",
         "stream": "1 - mean cosine of both models' states behind the layer, no unit; NaN: dropped",
         "weights": "||W' - W|| / ||W|| over all weights of the layer, 0 for unchanged;"
         " NaN where a shape differs",
-        "neurons": "MLP neurons of the layer in the first model",
-        "other_neurons": "those of the layer in the other model, 0 where it was dropped",
+        "neurons": "MLP neurons of the layer in the parent",
+        "other_neurons": "those of the layer in the pruned model, 0 where it was dropped",
     }
     | WINDOWS,
     "changed_kinds": LOSSES | WINDOWS,
@@ -129,11 +130,16 @@ def load_or_compute(name: str, model: Model, sample: Sample, key: object, make: 
 
 
 def draw(
-    tokenizer: Any, kinds: Sequence[str] = KINDS, windows: int = 2, length: int = 128, seed: int = 0
+    tokenizer: Any,
+    kinds: Sequence[str] = KINDS,
+    windows: int = 2,
+    window_length: int = 128,
+    seed: int = 0,
 ) -> Sample:
-    """Draw `windows` windows of `length` tokens of the calibration text of each of `kinds`.
+    """Draw `windows` windows of the calibration text of each of `kinds`.
 
-    Windows of the kinds take turns, so that the first few hold every kind.
+    Each window has `window_length` tokens. Windows of the kinds take turns, so that the first few hold every
+    kind.
 
     Raises InputError for a kind that does not ship, and for more windows than the text of a kind has.
     """
@@ -142,7 +148,9 @@ def draw(
             expected="each kind of text once, at least one", got=", ".join(kinds) or "none", hint="mend that"
         )
     windows_by_kind = [
-        calibration_tokens(f"calibration:{kind}", tokenizer, sequences=windows, length=length, seed=seed)
+        calibration_tokens(
+            f"calibration:{kind}", tokenizer, sequences=windows, length=window_length, seed=seed
+        )
         for kind in kinds
     ]
     ids = torch.stack(windows_by_kind, 1).flatten(0, 1)

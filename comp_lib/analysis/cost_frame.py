@@ -14,8 +14,8 @@ from ..comp import prune
 from ..errors import InputError, suggestion
 from ..evaluation.by_kind import EvaluationByKind, judge
 from ..evaluation.confidence import NO_INTERVAL
-from ..families.protocol import Model
 from ..families.table import family_of
+from ..families.types import Model
 from ..methods import METHODS, default_recovery
 from ..planning import check_request
 from ..settings import PRESETS, Settings
@@ -80,15 +80,15 @@ def _measure(
     """Prune and judge: a row for each kind, and a row for their mean where there are several kinds."""
     small = prune(model, sample.ids, settings).model
     small_shape = Shape.of(small)
-    removed = 1 - small_shape.decoder / Shape.of(model).decoder
-    sizes = {"removed": removed, "parameters": small_shape.total}
+    removed = 1 - small_shape.decoder_parameters / Shape.of(model).decoder_parameters
+    sizes = {"removed": removed, "parameters": small_shape.total_parameters}
     return [sizes | row for row in rows_of(judge(small, windows, model))]
 
 
 def rows_of(judged: EvaluationByKind) -> list[dict[str, Any]]:
     """The columns LOSSES and WINDOWS of each kind, and of their mean where there are several kinds."""
     rows: list[dict[str, Any]] = []
-    for name, (values, intervals) in judged.rows().items():
+    for name, (values, intervals) in judged.make_rows().items():
         if name in judged.kinds:
             kind = name
             evaluations = [judged.kinds[name]]
@@ -102,7 +102,6 @@ def rows_of(judged: EvaluationByKind) -> list[dict[str, Any]]:
             "tokens": sum(evaluation.tokens for evaluation in evaluations),
             "low": low,
             "high": high,
-            "agreement": values["top1_agreement"],
         }
         rows.append(row | values)
     return rows

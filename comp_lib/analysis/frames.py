@@ -14,14 +14,13 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from ..errors import InputError
 from ..evaluation.confidence import confidence_intervals
 from ..families.find import layers_of, parts
-from ..families.protocol import STEPS, Device, Layer, Model, Step
 from ..families.run import attention_step, mlp_step
-from ..importance.layers import sequence_loss_increase
+from ..families.types import STEPS, Device, Layer, Model, Step
+from ..importance.layers import cosine_distance, sequence_loss_increase
 from ..importance.matrix_condition import scores_of, sweep
 from ..importance.neurons import METRICS, Problem
 from ..prune_layer import problem_of
@@ -175,12 +174,6 @@ def _examine_layer(visit: Visit) -> Tables:
     return tables
 
 
-def cosine_distance(states: Tensor, other_states: Tensor) -> Tensor:
-    """1 - mean cosine between two streams (S, L, d), for each sequence (S,), float64."""
-    cosines = cosine_similarity(states.float(), other_states.float(), dim=-1)
-    return 1.0 - cosines.mean(1).double()
-
-
 def _empty_statistics(layer: Layer, step: Step, tokens: int) -> Statistics:
     """Statistics, of no token yet, of what the dense layer of a step reads in so many `tokens`."""
     linear = parts(layer)[step].linear
@@ -232,8 +225,8 @@ def _removal(problem: Problem, inverse: Inverse) -> tuple[Tensor, dict[str, Tens
     removed = 0
     if count > 1:
         removed = per_round * max(1, int(SWEPT_SHARE * count / per_round))
-    penalties = penalty(problem.statistics.diagonal(), problem.ridge).to(weight)
-    swept = sweep(inverse, weight, removed, per_round=per_round, penalties=penalties)
+    input_penalties = penalty(problem.statistics.diagonal(), problem.ridge).to(weight)
+    swept = sweep(inverse, weight, removed, per_round=per_round, input_penalties=input_penalties)
     removed_at = torch.full((count,), torch.nan, dtype=torch.float64)
     removed_at[swept.order] = torch.arange(1, removed + 1, dtype=torch.float64) / count
     layer_energy = max(problem.statistics.energy(weight), torch.finfo(torch.float64).tiny)

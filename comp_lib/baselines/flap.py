@@ -32,8 +32,8 @@ from torch import Tensor
 from ..decoder import Decoder
 from ..errors import OutOfReach
 from ..families.find import parts
-from ..families.protocol import Device, Model, Step
 from ..families.run import run_step
+from ..families.types import Device, Model, Step
 from ..hybrid_granularity.uniform import parameter_budget
 from ..plan import Plan, PlanRequest
 from ..progress import Progress, no_progress
@@ -56,7 +56,7 @@ class Unit:
 def plan(
     model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Plan:
-    """What stays by standardised WIFV on ids (S, L).
+    """The plan by standardised WIFV on ids (S, L).
 
     Raises OutOfReach when the ratio cannot be reached.
     """
@@ -141,7 +141,7 @@ def units_to_remove(
     ]
     ranking.sort(key=lambda unit: unit.score)  # neurons and early layers go first among equal scores
     removed = []
-    excess = shape.decoder - budget
+    excess = shape.decoder_parameters - budget
     for unit in ranking:
         if excess <= 0:
             break

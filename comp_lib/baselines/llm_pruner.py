@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from ..decoder import Decoder, as_decoder
 from ..errors import OutOfReach
 from ..families.find import layers_of, parts
-from ..families.protocol import Layer, Model
+from ..families.types import Layer, Model
 from ..hybrid_granularity.uniform import parameter_budget
-from ..importance.neurons import top
+from ..importance.neurons import keep_highest
 from ..plan import Plan
 from ..progress import Progress, no_progress
 from ..settings import Settings
@@ -38,7 +38,7 @@ from ..shape import Shape
 def plan(
     model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Plan:
-    """What stays by Taylor importance on ids (S, L).
+    """The plan by Taylor importance on ids (S, L).
 
     Raises OutOfReach when the ratio cannot be reached in the layers that may be pruned.
     """
@@ -49,8 +49,8 @@ def plan(
     kept_neurons: list[Sequence[int]] = [range(count) for count in shape.neurons]
     kept_groups: list[Sequence[int]] = [range(count) for count in shape.kv_groups]
     for layer, (neuron_scores, group_scores) in scores.items():
-        kept_neurons[layer] = top(neuron_scores, neuron_counts[layer]).kept.tolist()
-        kept_groups[layer] = top(group_scores, group_counts[layer]).kept.tolist()
+        kept_neurons[layer] = keep_highest(neuron_scores, neuron_counts[layer]).kept.tolist()
+        kept_groups[layer] = keep_highest(group_scores, group_counts[layer]).kept.tolist()
     return settings.request(shape, name).exact_plan(kept_neurons, kept_groups)
 
 
@@ -65,7 +65,7 @@ def prunable_layers(layers: int) -> range:
 
 
 def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
-    """How many neurons and KV groups each layer keeps under the common budget.
+    """The numbers of neurons and KV groups that each layer keeps under the common budget.
 
     Raises OutOfReach when the ratio cannot be reached in the layers that may be pruned.
     """
@@ -76,11 +76,13 @@ def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     layers = prunable_layers(shape.layers)
     neurons = list(shape.neurons)
     groups = list(shape.kv_groups)
-    prunable_parameters = sum(shape.layer(layer) - shape.layer_parameters[layer] for layer in layers)
-    share = (costs.decoder - budget) / prunable_parameters
+    prunable_parameters = sum(
+        shape.parameters_of_layer(layer) - shape.fixed_parameters[layer] for layer in layers
+    )
+    share = (costs.decoder_parameters - budget) / prunable_parameters
     for layer in layers:
         groups[layer] = settings.kv_groups or max(1, groups[layer] - int(share * groups[layer]))
-    excess = costs.with_widths(neurons, groups).decoder - budget  # parameters
+    excess = costs.with_widths(neurons, groups).decoder_parameters - budget  # parameters
     excess_neurons = max(0, -(-excess // costs.neuron_parameters))
     removable = [neurons[layer] - 1 for layer in layers]
     if excess_neurons > sum(removable):
@@ -90,27 +92,27 @@ def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
             got=f"{settings.ratio:g}",
             hint="ask for less or choose another method",
         )
-    for layer, count in zip(layers, proportional_parts(excess_neurons, removable), strict=True):
+    for layer, count in zip(layers, split_proportionally(excess_neurons, removable), strict=True):
         neurons[layer] -= count
     return neurons, groups
 
 
-def proportional_parts(total: int, weights: Sequence[int]) -> list[int]:
+def split_proportionally(total: int, weights: Sequence[int]) -> list[int]:
     """Whole numbers in proportion to `weights`, rounded so that their sum is `total`.
 
-    >>> proportional_parts(10, [1, 1, 2])
+    >>> split_proportionally(10, [1, 1, 2])
     [2, 3, 5]
     """
     weight_sum = max(1, sum(weights))
-    parts = []
+    pieces = []
     weight_so_far = 0
     total_so_far = 0
     for weight in weights:
         weight_so_far += weight
         rounded_total = total * weight_so_far // weight_sum
-        parts.append(rounded_total - total_so_far)
+        pieces.append(rounded_total - total_so_far)
         total_so_far = rounded_total
-    return parts
+    return pieces
 
 
 def taylor_scores(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..decoder import Decoder
 from ..errors import OutOfReach
-from ..families.protocol import Model
+from ..families.types import Model
 from ..importance.layers import layers_to_drop
 from ..plan import Plan
 from ..progress import Progress, no_progress

@@ -19,7 +19,7 @@ import math
 from torch import Tensor
 
 from ..decoder import Decoder
-from ..families.protocol import Model
+from ..families.types import Model
 from ..hybrid_granularity.uniform import widths_for_ratio
 from ..plan import Plan, PlanRequest
 from ..progress import Progress, no_progress

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..families.protocol import Model
+from ..families.types import Model
 from ..progress import Progress, no_progress
 from .defaults import COMPARED_SEQUENCES, LARGEST_INTEGER, USUAL_LENGTH, USUAL_SEQUENCES, USUAL_WINDOW
 from .shares import WRITTEN, allot, limits_of, load_apart_from, shares_of
@@ -147,35 +147,41 @@ def calibration_tokens(
 
 
 def windows_of(
-    name: str | Path, tokenizer: Any, length: int = USUAL_WINDOW, sequences: int | None = None
+    evaluated: str | Path, tokenizer: Any, window_length: int = USUAL_WINDOW, windows: int | None = None
 ) -> dict[str, Tensor]:
-    """Windows (S, L) of the text of that name or file, by its name; for EVERY_KIND those of each of KINDS.
+    """Windows (S, L) of the text that judges, by its name; for EVERY_KIND those of each of KINDS.
 
-    sequences: how many windows of each text; None: all that are full.
+    Args:
+        evaluated: name or path of the text.
+        window_length: tokens of each window.
+        windows: how many windows of each text; None: all that are full.
 
     Raises InputError as `load_text` and `evaluation_tokens` do.
     """
     return {
-        label: evaluation_tokens(tokenizer, load_text(text_name), length, sequences)
-        for label, text_name in judging_texts(name).items()
+        label: evaluation_tokens(tokenizer, load_text(text_name), window_length, windows)
+        for label, text_name in judging_texts(evaluated).items()
     }
 
 
 def evaluation_tokens(
-    tokenizer: Any, text: str, length: int = USUAL_WINDOW, sequences: int | None = None
+    tokenizer: Any, text: str, window_length: int = USUAL_WINDOW, windows: int | None = None
 ) -> Tensor:
     """Consecutive windows from the start of `text`, token ids (S, L).
 
     Each window begins with what the tokenizer puts before a text.
 
-    sequences: how many windows; None: all that are full.
+    Args:
+        window_length: tokens of each window.
+        windows: how many windows; None: all that are full.
 
     Raises InputError for a text that has fewer tokens.
     """
-    _check_size(sequences, length)
+    _check_size(windows, window_length)
     ids = encode(tokenizer, text)
-    windows = cut_windows(ids, opening_tokens(tokenizer), length, sequences or 1, "evaluation text")
-    return windows[:sequences]
+    opening = opening_tokens(tokenizer)
+    all_windows = cut_windows(ids, opening, window_length, windows or 1, "evaluation text")
+    return all_windows[:windows]
 
 
 def cut_windows(ids: Tensor, opening: Tensor, length: int, minimum: int, name: str) -> Tensor:

@@ -28,8 +28,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, refusing
-from ..families.protocol import Model
 from ..families.run import check_ids
+from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..system.cache import load_or_make
 from ..system.hashes import hash_of_model, hash_of_value

@@ -40,19 +40,19 @@ def inspect(model: ModelName, dtype: Dtype = "float32", device: Device = "cpu") 
     shape = Shape.of(loaded)
     rows = []
     for layer in range(shape.layers):
-        counts = (layer, shape.neurons[layer], shape.kv_groups[layer], shape.layer(layer))
+        counts = (layer, shape.neurons[layer], shape.kv_groups[layer], shape.parameters_of_layer(layer))
         rows.append((*(f"{count:,}" for count in counts), f"{influence[layer]:.4f}"))
     columns = ("layer", "neurons", "KV groups", "parameters", "block influence")
-    title = f"{model}: {shape.total:,} parameters, {shape.decoder:,} in the decoder"
+    title = f"{model}: {shape.total_parameters:,} parameters, {shape.decoder_parameters:,} in the decoder"
     output.print(make_table(columns, rows, title))
 
 
 def evaluate(
     model: ModelName,
-    text: Annotated[str, Option(help=TEXT_HELP)] = "kinds",
-    length: Annotated[int, Option(min=2, max=1_000_000, help=WINDOW_HELP)] = USUAL_WINDOW,
-    sequences: Annotated[int | None, Option(min=1, help=WINDOWS_HELP)] = None,
-    against: Annotated[str | None, Option(help=AGAINST_HELP)] = None,
+    evaluated: Annotated[str, Option("--text", help=TEXT_HELP)] = "kinds",
+    window_length: Annotated[int, Option("--length", min=2, max=1_000_000, help=WINDOW_HELP)] = USUAL_WINDOW,
+    windows: Annotated[int | None, Option("--sequences", min=1, help=WINDOWS_HELP)] = None,
+    parent: Annotated[str | None, Option("--against", help=AGAINST_HELP)] = None,
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -66,20 +66,27 @@ def evaluate(
 
     if tasks is not None:
         parameters = signature(evaluate).parameters
-        values = {"text": text, "length": length, "sequences": sequences, "against": against}
+        values = {
+            "evaluated": evaluated,
+            "window_length": window_length,
+            "windows": windows,
+            "parent": parent,
+        }
         if any(value != parameters[name].default for name, value in values.items()):
             expected = "--text, --length, --sequences or --against without --tasks"
             raise InputError(expected=expected, got="it with --tasks", hint="leave it out")
         _evaluate_tasks(model, tasks, dtype, device)
         return
-    load_text(text)  # raises for a wrong text before the model is loaded
+    load_text(evaluated)  # raises for a wrong text before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
-    check_length(loaded, length)
-    windows = windows_of(text, tokenizer, length, sequences)
-    _warn_of_calibration_text(model, text)
-    dense = None if against is None else load_model(against, dtype, device)[0]
+    check_length(loaded, window_length)
+    windows_by_text = windows_of(evaluated, tokenizer, window_length, windows)
+    _warn_of_calibration_text(model, evaluated)
+    loaded_parent = None
+    if parent is not None:
+        loaded_parent, _ = load_model(parent, dtype, device)
     with progress_bars() as bars:
-        rows = judge(loaded, windows, dense, progress=bars).rows()
+        rows = judge(loaded, windows_by_text, loaded_parent, progress=bars).make_rows()
     output.print(kinds_table(rows))
 
 
@@ -96,16 +103,17 @@ def _evaluate_tasks(model: str, tasks: str, dtype: str, device: str) -> None:
     echo(utils.make_table(zero_shot(loaded, tokenizer, suite)))
 
 
-def _warn_of_calibration_text(model: str, text: str) -> None:
+def _warn_of_calibration_text(model: str, evaluated: str) -> None:
     """Warn on stderr of texts that have calibrated the model and now judge it."""
     from ..calibration.shares import text_hashes
     from ..calibration.texts import judging_texts
     from ..models.save import calibration_hashes
 
     calibrating = set(calibration_hashes(model))
-    texts = [name for name in judging_texts(text).values() if calibrating.intersection(text_hashes(name))]
-    if texts:
-        names = ", ".join(sorted(map(str, texts)))
+    texts = judging_texts(evaluated).values()
+    seen_texts = [text for text in texts if calibrating.intersection(text_hashes(text))]
+    if seen_texts:
+        names = ", ".join(sorted(map(str, seen_texts)))
         complain(f"{names} calibrated this model, so it looks better there than on other text")
 
 
@@ -161,9 +169,9 @@ def compare(
         settings=Settings(multiple=multiple, **PRESETS["stock"]),
         calibration=calibration,
         length=length,
-        evaluation=evaluated,
+        evaluated=evaluated,
         windows=windows,
-        window=window,
+        window_length=window,
     )
     with progress_bars() as bars:
         rows = run(grid, folder, bars, workers=workers, scheduler=scheduler)

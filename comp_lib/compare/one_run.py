@@ -36,9 +36,9 @@ def measure(
     calibration: str,
     sequences: int,
     length: int,
-    evaluation: str,
+    evaluated: str,
     windows: int,
-    window: int,
+    window_length: int,
 ) -> dict[str, Any]:
     """Prune the model of that name and judge it: the columns of its row; see `grid.Grid` for the arguments.
 
@@ -46,7 +46,7 @@ def measure(
     """
     bytes_of_imports = psutil.Process().memory_info().rss
     parent, tokenizer = load_model(model)
-    judging_windows = windows_of(evaluation, tokenizer, window, windows)
+    judging_windows = windows_of(evaluated, tokenizer, window_length, windows)
     ids = calibration_tokens(
         calibration,
         tokenizer,
@@ -54,21 +54,20 @@ def measure(
         sequences=sequences,
         length=length,
         seed=settings.seed,
-        evaluated=evaluation,
+        evaluated=evaluated,
     )
     start = time.perf_counter()
     pruned = prune(parent, ids, settings, name=model, inplace=True)
     seconds = time.perf_counter() - start
     bytes_of_pruning = peak_bytes() - bytes_of_imports
-    del parent
-    dense, _ = load_model(model)
+    del parent  # pruning in place has used it up
+    fresh_parent, _ = load_model(model)
     small: Any = pruned.model
-    rates = speed.measure({"dense": dense, "small": small}, prompt=32, new_tokens=16, rounds=3)
-    # tokens per second of the dense model over those of the small model: the time of the small model over the
-    # time of the dense model
+    rates = speed.measure({"parent": fresh_parent, "small": small}, prompt=32, new_tokens=16, rounds=3)
+    # the parent's tokens per second divided by the small model's: below 1 the small model is faster
     decode_ratio, _, _ = median_ratio(rates[0].decode, rates[1].decode)
-    judged = judge(small, judging_windows, dense)
-    low, high = judged.intervals()["increase"] or NO_INTERVAL
+    judged = judge(small, judging_windows, fresh_parent)
+    low, high = judged.compute_intervals()["increase"] or NO_INTERVAL
     libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
     quality_columns = judged.mean | {"increase_low": low, "increase_high": high}
     size_columns = {"removed": pruned.plan.removed, "parameters": small.num_parameters()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..comp import prune
 from ..errors import InputError, OutOfReach
 from ..evaluation.by_kind import judge
-from ..families.protocol import Model
+from ..families.types import Model
 from ..planning import check_call, make_plan
 from ..progress import Progress, no_progress
 from ..settings import Settings

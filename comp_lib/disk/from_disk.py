@@ -39,7 +39,7 @@ from .. import __version__
 from ..comp import Sink, prune_layers
 from ..errors import InputError
 from ..families.find import layers_of
-from ..families.protocol import Layer, Model
+from ..families.types import Layer, Model
 from ..methods import method_of
 from ..models.meta_model import make_meta_model, with_true_config
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
@@ -187,7 +187,7 @@ def check_out(out: str | Path, model: ModelOnDisk, saving: Saving, tokens: int) 
         )
     if work != target:
         state_bytes = STATES_FILES * tokens * model.shape.hidden * model.dtype.itemsize
-        weight_bytes = model.shape.total * (saving.dtype or model.dtype).itemsize
+        weight_bytes = model.shape.total_parameters * (saving.dtype or model.dtype).itemsize
         needed_bytes = max(0, weight_bytes + state_bytes - sum(taken_bytes.values()))
         check_destination(out, saving.overwrite, needed_bytes, model.files.path)
     return work
@@ -381,9 +381,9 @@ class DiskSink(Sink):
         return streams, self.reports()
 
     def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
-        states = {"hidden": _path_of(streams.pruned)}
-        if streams.dense is not None:
-            states["dense"] = _path_of(streams.dense)
+        states = {"hidden": _path_of(streams.pruned_stream)}
+        if streams.dense_stream is not None:
+            states["dense"] = _path_of(streams.dense_stream)
         changed_files = {*states.values()}
         row = None
         if report is not None:

@@ -32,23 +32,26 @@ class Verdict(Written):
     """Text -> dense_loss, loss and increase, nats per token; empty where nothing was measured."""
     seconds: float
     """How long the call took; an earlier call that was stopped is not counted."""
-    next: str
+    next_command: str
     """The command that looks closer."""
 
-    def numbers(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The numbers that `comp-lib prune --json` writes."""
         return {
             "folder": str(self.folder),
             "parent": self.parent,
             "removed": self.plan.removed,
-            "parameters": {"before": self.before.total, "after": self.after.total},
+            "parameters": {"before": self.before.total_parameters, "after": self.after.total_parameters},
             "megabytes": {"before": self.megabytes[0], "after": self.megabytes[1]},
-            "decoder_parameters": {"before": self.before.decoder, "after": self.after.decoder},
+            "decoder_parameters": {
+                "before": self.before.decoder_parameters,
+                "after": self.after.decoder_parameters,
+            },
             "stored": {"before": self.stored[0], "after": self.stored[1]},
             "loss": self.by_text,
             "seconds": self.seconds,
             "calibration_tokens": self.report.tokens,
-            "next": self.next,
+            "next": self.next_command,
         }
 
     def __str__(self) -> str:
@@ -63,7 +66,7 @@ class Verdict(Written):
         if kinds:
             increases = ", ".join(f"{kind} {losses['increase']:+.3f}" for kind, losses in kinds)
             lines += wrap(f"by kind: {increases}", COLUMNS, subsequent_indent="  ")
-        return "\n".join([*lines, f"saved: {self.folder}", f"next: {self.next}"])
+        return "\n".join([*lines, f"saved: {self.folder}", f"next: {self.next_command}"])
 
     def _table(self) -> list[str]:
         """The lines of a table: one for each thing that is counted, before and after."""
@@ -72,10 +75,10 @@ class Verdict(Written):
         old_type, new_type = self.stored
         note = new_type
         if old_type not in STORED_TYPES:  # the parent is quantised
-            note = f"{old_type}, {new_type}; the parent as {new_type}: {before.total * 2 / 1e6:.1f} MB"
+            note = f"{old_type}, {new_type}; the parent as {new_type}: {before.total_parameters * 2 / 1e6:.1f} MB"
         rows = [
             ("", "before", "after", ""),
-            ("parameters", f"{before.total:,}", f"{after.total:,}", ""),
+            ("parameters", f"{before.total_parameters:,}", f"{after.total_parameters:,}", ""),
             ("weights", f"{self.megabytes[0]:.1f} MB", f"{self.megabytes[1]:.1f} MB", note),
             ("layers", str(before.layers), str(after.layers), ""),
             ("neurons a layer", span(before.neurons), span(after.neurons), ""),

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..calibration.defaults import USUAL_WINDOW
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import windows_of
-from ..families.protocol import Model
+from ..families.types import Model
 from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
 from .loss import Evaluation, compare_losses, measure_loss
@@ -36,42 +36,42 @@ class EvaluationByKind:
     @property
     def mean(self) -> dict[str, float]:
         """Mean over kinds of `Evaluation.values`: nats per token, or 0 to 1 for `top1_agreement`."""
-        rows = [evaluation.values() for evaluation in self.kinds.values()]
+        rows = [evaluation.values for evaluation in self.kinds.values()]
         return {measure: float(np.mean([row[measure] for row in rows])) for measure in rows[0]}
 
-    def intervals(self) -> dict[str, Interval | None]:
+    def compute_intervals(self) -> dict[str, Interval | None]:
         """95% intervals of `mean`; None where a measure has none (see `confidence`)."""
         return intervals([evaluation.by_sequence for evaluation in self.kinds.values()])
 
-    def rows(self) -> dict[str, Row]:
+    def make_rows(self) -> dict[str, Row]:
         """Values and 95% intervals of each text, in the order of `kinds`.
 
         Where there are several texts, the last row is their mean, named after their number: `mean of 8`.
         """
         rows: dict[str, Row] = {}
         for name, evaluation in self.kinds.items():
-            rows[name] = (evaluation.values(), evaluation.intervals())
+            rows[name] = (evaluation.values, evaluation.compute_intervals())
         if len(self.kinds) > 1:
-            rows[f"mean of {len(self.kinds)}"] = (self.mean, self.intervals())
+            rows[f"mean of {len(self.kinds)}"] = (self.mean, self.compute_intervals())
         return rows
 
 
 def evaluate(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
-    text: str | Path = EVERY_KIND,
+    evaluated: str | Path = EVERY_KIND,
     *,
-    against: Model | None = None,
-    length: int = USUAL_WINDOW,
-    sequences: int | None = None,
+    parent: Model | None = None,
+    window_length: int = USUAL_WINDOW,
+    windows: int | None = None,
     progress: Progress = no_progress,
 ) -> EvaluationByKind:
-    """Measure `model` on the text of that name or file, beside the model `against` where one is given.
+    """Measure `model` on the text of that name or file, beside its `parent` where it is given.
 
     Args:
-        text: as for `load_text`; the default is a text of each kind that ships.
-        length: tokens of each window.
-        sequences: how many windows of each text; None: all that are full.
+        evaluated: text that judges, as for `load_text`; the default is a text of each kind that ships.
+        window_length: tokens of each window.
+        windows: how many windows of each text; None: all that are full.
 
     Raises InputError for a text that cannot be read or is too short, and as `loss.compare_losses` does.
 
@@ -79,20 +79,22 @@ def evaluate(
 
         small, tokenizer = load_model("build/small")
         parent, _ = load_model("smollm2-135m")
-        quality = evaluate(small, tokenizer, "evaluation:code", against=parent)
-        quality.mean["increase"], quality.intervals()["increase"]  # nats per token, and its 95% interval
+        quality = evaluate(small, tokenizer, "evaluation:code", parent=parent)
+        print(quality.mean["increase"])  # nats per token
+        print(quality.compute_intervals()["increase"])  # its 95% interval
     """
-    return judge(model, windows_of(text, tokenizer, length, sequences), against, progress=progress)
+    windows_by_text = windows_of(evaluated, tokenizer, window_length, windows)
+    return judge(model, windows_by_text, parent, progress=progress)
 
 
 def judge(
     model: Model,
     windows: Mapping[str, Tensor],
-    dense: Model | None = None,
+    parent: Model | None = None,
     *,
     progress: Progress = no_progress,
 ) -> EvaluationByKind:
-    """Measure `model` on each of `windows` (S, L), which `windows_of` gives, beside `dense` if it is given.
+    """Measure `model` on each of `windows` (S, L), which `windows_of` gives, beside `parent` if it is given.
 
     `progress` is called with the name of the text and with its sequences.
 
@@ -100,8 +102,8 @@ def judge(
     """
     kinds = {}
     for name, ids in windows.items():
-        if dense is None:
+        if parent is None:
             kinds[name] = measure_loss(model, ids, progress, name)
         else:
-            kinds[name] = compare_losses(model, dense, ids, progress, name)
+            kinds[name] = compare_losses(model, parent, ids, progress, name)
     return EvaluationByKind(kinds)

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ..errors import InputError
-from ..families.protocol import CausalLM, Model
 from ..families.run import check_ids
+from ..families.types import CausalLM, Model
 
 
 def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:

@@ -36,8 +36,8 @@ from torch.nn import functional as F
 
 from ..divergence import divergence_terms
 from ..errors import InputError
-from ..families.protocol import Model
 from ..families.run import check_ids, head
+from ..families.types import Model
 from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
 
@@ -48,14 +48,14 @@ HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a voc
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Quality of a model on a text; only a comparison with a dense model sets the fields that may be None."""
+    """Quality of a model on a text; only a comparison with a parent sets the fields that may be None."""
 
     by_sequence: dict[str, tuple[float, ...]]  # measure -> its value for each sequence
     tokens: int  # predicted tokens
     loss: float  # nats per token
-    dense_loss: float | None = None  # loss of the dense model, nats per token
+    dense_loss: float | None = None  # loss of the parent, nats per token
     increase: float | None = None  # loss - dense_loss, nats per token
-    kl: float | None = None  # KL divergence from dense to this model, nats per token
+    kl: float | None = None  # KL divergence from the parent to this model, nats per token
     top1_agreement: float | None = None  # share of positions with one first choice, 0 to 1
 
     @property
@@ -68,11 +68,12 @@ class Evaluation:
         """exp(loss)."""
         return perplexity_of(self.loss)
 
+    @property
     def values(self) -> dict[str, float]:
         """`loss`, and after a comparison also `dense_loss`, `increase`, `kl` and `top1_agreement`."""
         return {measure: getattr(self, measure) for measure in self.by_sequence}
 
-    def intervals(self) -> dict[str, Interval | None]:
+    def compute_intervals(self) -> dict[str, Interval | None]:
         """95% intervals of `values` (paired for `increase`) and of `perplexity`; None where there is none."""
         bounds = intervals([self.by_sequence])
         bounds["perplexity"] = None
@@ -90,65 +91,65 @@ def measure_loss(
 
 
 def compare_losses(
-    model: Model, dense: Model, ids: Tensor, progress: Progress = no_progress, label: str = "measuring"
+    model: Model, parent: Model, ids: Tensor, progress: Progress = no_progress, label: str = "measuring"
 ) -> Evaluation:
-    """Losses of `model` and of `dense`, KL divergence and top-1 agreement, in one pass over `ids` (S, L).
+    """Losses of `model` and of `parent`, KL divergence and top-1 agreement, in one pass over `ids` (S, L).
 
     Raises InputError when the two have different vocabularies.
     """
     vocabulary = model.get_output_embeddings().out_features
-    dense_vocabulary = dense.get_output_embeddings().out_features
-    if vocabulary != dense_vocabulary:
+    parent_vocabulary = parent.get_output_embeddings().out_features
+    if vocabulary != parent_vocabulary:
         raise InputError(
             expected="two models with one vocabulary",
-            got=f"{vocabulary} and {dense_vocabulary} tokens",
+            got=f"{vocabulary} and {parent_vocabulary} tokens",
             hint="compare a model with its parent",
         )
-    return _evaluation([model, dense], ids, progress, label)
+    return _evaluation([model, parent], ids, progress, label)
 
 
 @torch.inference_mode()
 def _evaluation(models: list[Model], ids: Tensor, progress: Progress, label: str) -> Evaluation:
-    """Evaluation of the first of `models`, compared with the dense model, the second, where there is one."""
+    """Evaluation of the first of `models`, compared with its parent, the second, where there is one."""
     check_ids(ids, models[0].config.vocab_size)
     measures = MEASURES if len(models) > 1 else ("loss",)
-    parts = []
+    chunks = []
     sequences = 0
     for batch in ids.split(BATCH):
-        parts.append(_measures_by_sequence(models, batch))
+        chunks.append(_measures_by_sequence(models, batch))
         sequences += len(batch)
         progress(label, sequences, len(ids))
-    columns = dict(zip(measures, torch.cat(parts).T, strict=True))  # (S,) each
+    columns = dict(zip(measures, torch.cat(chunks).T, strict=True))  # (S,) each
     by_sequence = {measure: tuple(column.tolist()) for measure, column in columns.items()}
     means = {measure: column.mean().item() for measure, column in columns.items()}
     return Evaluation(by_sequence, ids[:, 1:].numel(), **means)
 
 
 def _measures_by_sequence(models: list[Model], ids: Tensor) -> Tensor:
-    """The loss of each sequence of ids (B, L): (B, 1); with a dense model all MEASURES: (B, 5)."""
+    """The loss of each sequence of ids (B, L): (B, 1); with a parent all MEASURES: (B, 5)."""
     chunks_of_models = [_states(model, ids).split(HEAD_ROWS) for model in models]
     chunks_of_targets = ids[:, 1:].flatten().split(HEAD_ROWS)  # R of the B (L-1) tokens in each
-    parts = []
+    chunks = []
     for targets, *states in zip(chunks_of_targets, *chunks_of_models, strict=True):
-        logits = [head(model, chunk).float() for model, chunk in zip(models, states, strict=True)]
+        logits = [head(model, rows).float() for model, rows in zip(models, states, strict=True)]
         device = logits[0].device
         log_probabilities = [values.log_softmax(-1).to(device) for values in logits]  # (R, V) of each model
-        parts.append(_measures_by_token(targets.to(device), *log_probabilities))
-    measures = torch.cat(parts)  # (B (L-1), 1 or 5)
+        chunks.append(_measures_by_token(targets.to(device), *log_probabilities))
+    measures = torch.cat(chunks)  # (B (L-1), 1 or 5)
     return measures.view(len(ids), ids.shape[1] - 1, -1).mean(1)
 
 
 def _states(model: Model, ids: Tensor) -> Tensor:
-    """What the head reads to predict all but the first token of each of ids (B, L): (B (L-1), d)."""
+    """Hidden states that predict all but the first token of each of ids (B, L): (B (L-1), d)."""
     ids = ids.to(next(model.parameters()).device)
     hidden: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     return hidden[:, :-1].flatten(0, 1)
 
 
 def _measures_by_token(targets: Tensor, log_q: Tensor, log_p: Tensor | None = None) -> Tensor:
-    """The loss of each of the targets (R,): (R, 1); with log p of a dense model all MEASURES: (R, 5).
+    """The loss of each of the targets (R,): (R, 1); with log p of a parent all MEASURES: (R, 5).
 
-    log_q, log_p: log-probabilities of the next token by the model and by the dense model, (R, V). The result
+    log_q, log_p: log-probabilities of the next token by the model and by its parent, (R, V). The result
     is on the CPU.
     """
     loss = F.nll_loss(log_q, targets, reduction="none").double()  # (R,)

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..calibration.texts import DATA_FOLDERS, find_shipped
 from ..errors import refusing
-from ..families.protocol import Model
+from ..families.types import Model
 
 SETS = {
     "offline": ("comp_grammar", "comp_cloze", "comp_sense", "comp_science"),

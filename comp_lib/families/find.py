@@ -1,6 +1,7 @@
 """The two parts of a decoder layer: its gated MLP, and its token mixer, which is mostly attention.
 
-Each part ends in a linear that writes to the residual stream.
+Each part ends in a linear that writes to the residual stream, such as o_proj and down_proj. That is its
+*output linear*.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .protocol import Layer, Model, Step
+from .types import Layer, Model, Step
 
 GATED_MLPS = ({"gate_proj", "up_proj", "down_proj"}, {"gate_up_proj", "down_proj"})
 PLAIN_ATTENTIONS = ({"q_proj", "k_proj", "v_proj", "o_proj"}, {"qkv_proj", "o_proj"})
@@ -134,8 +135,10 @@ def _mixer(name: str, module: Any, linears: set[str], output_name: str) -> Part:
     produced = sum(widths.values())  # rows of all queries, keys and values
     queries = linear.in_features
     keys = widths.get("k_proj", (produced - queries) // 2)
-    plain = linears in PLAIN_ATTENTIONS and head_dim and all(owner.endswith("norm") for owner in norm_sizes)
-    if not plain or produced != queries + 2 * keys or keys < 1 or keys % head_dim or queries % keys:
+    only_norms_beside = all(owner.endswith("norm") for owner in norm_sizes)
+    is_plain_attention = linears in PLAIN_ATTENTIONS and head_dim > 0 and only_norms_beside
+    rows_add_up = keys > 0 and produced == queries + 2 * keys
+    if not (is_plain_attention and rows_add_up and _are_whole_groups(queries, keys, head_dim)):
         rows = {linear_name: torch.arange(width)[None] for linear_name, width in widths.items()}
         return Part(name, module, output_name, linear, rows, queries, separable=False)
     groups = keys // head_dim
@@ -155,6 +158,11 @@ def _mixer(name: str, module: Any, linears: set[str], output_name: str) -> Part:
         grouped=True,
         separable=max(norm_sizes.values(), default=0) <= head_dim,
     )
+
+
+def _are_whole_groups(queries: int, keys: int, head_dim: int) -> bool:
+    """Whether so many rows of queries and keys are whole KV groups, each with as many queries."""
+    return keys % head_dim == 0 and queries % keys == 0
 
 
 def check_layers(model: Model) -> None:

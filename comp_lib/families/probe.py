@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import refusing
 from .find import Part, parts, refuse, with_parts
-from .protocol import Layer, Step
+from .types import Layer, Step
 
 # Share of the mean gain. The stream does not tell what an output with a smaller gain should have been.
 SMALL_GAIN = 0.05
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 LARGE_INPUT = 1024.0
 SILENCE: dict[str, Tensor | float] = {"attention": 0.0, "mlp": 0.0}  # no step adds anything
 CallArguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a layer is called with beside the hidden states: positional arguments, and keyword arguments."""
+"""The arguments of a layer's call beside the hidden states: positional ones, and keyword ones."""
 
 
 def run_layer(
@@ -33,7 +33,7 @@ def run_layer(
 ) -> tuple[Tensor, list[Tensor]]:
     """Run the layer's own forward, in which `attention` or `mlp` may put out a given value for each token.
 
-    Returns the states behind the layer (B, L, d), and the inputs (B, L, n) of the dense layers of the parts
+    Returns the states behind the layer (B, L, d), and the inputs (B, L, n) of the output linears of the parts
     that ran.
 
     Args:
@@ -73,7 +73,7 @@ def _no_arguments(layer: Layer) -> dict[str, None]:
 
 
 def _answer(name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> Any:
-    """What the part of that name returns where it puts out `value` for each token."""
+    """The return value of the part of that name, where it puts out `value` for each token."""
     states = next(argument for argument in (*args, *kwargs.values()) if isinstance(argument, Tensor))
     out = torch.zeros_like(states) + value
     if name == "self_attn":
@@ -82,7 +82,7 @@ def _answer(name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> Any:
 
 
 def stream_behind(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor:
-    """The stream (B, L, d) behind a step whose dense layer gets x (B, L, n).
+    """The stream (B, L, d) behind a step whose output linear gets x (B, L, n).
 
     The other part of the layer adds nothing.
     """
@@ -91,8 +91,8 @@ def stream_behind(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor
 
 
 @torch.no_grad()
-def reach(layer: Layer, step: Step) -> tuple[Tensor, bool]:
-    """How the outputs of a dense layer reach the stream.
+def output_scale(layer: Layer, step: Step) -> tuple[Tensor, bool]:
+    """Find how the outputs of an output linear are scaled on their way to the stream.
 
     Returns the factors (d,) that multiply them, and whether an RMS norm is on the way.
 
@@ -104,16 +104,16 @@ def reach(layer: Layer, step: Step) -> tuple[Tensor, bool]:
     outputs = SILENCE | {step: torch.stack([LARGE_INPUT * ones, 2 * LARGE_INPUT * ones, signs])}
     states, _ = run_layer(layer, weight.new_zeros(1, 3, len(weight)), None, **outputs)
     single, double, signed = states[0]
-    normed = close(double, single)
+    normed = nearly_equal(double, single)
     scale = single if normed else single / LARGE_INPUT
-    linear = normed or close(double, 2 * single)
-    if not linear or not close(signed, scale * signs) or not single.any():
+    linear = normed or nearly_equal(double, 2 * single)
+    if not linear or not nearly_equal(signed, scale * signs) or not single.any():
         refuse(layer, f"another way from its {step} to the stream than a number or an RMS norm")
     return scale, normed
 
 
-def dense_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor:
-    """What the dense layer should put out, without its bias, to add `change` (..., d) to the stream.
+def output_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor:
+    """The output, without its bias, by which an output linear adds `change` (..., d) to the stream.
 
     A norm y -> g y / |y| forgets how large y is. So of a change r that is to be added only the direction
     r / g can be met, and any y along it does so. The target is as large as the layer's own output:
@@ -121,10 +121,10 @@ def dense_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor:
 
     An output that does not reach the stream, or hardly, keeps the value that it has.
 
-    x (..., n): inputs of the dense layer.
+    x (..., n): inputs of the output linear.
     """
     linear = parts(layer)[step].linear
-    scale, normed = reach(layer, step)
+    scale, normed = output_scale(layer, step)
     if normed:
         output: Tensor = linear(x)
         size = output.float().square().mean(-1, keepdim=True).sqrt().to(output)
@@ -142,7 +142,7 @@ def dense_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor:
 
 
 def gain_behind(layer: Layer, step: Step) -> Tensor | None:
-    """The gain g (d,) of each output of the dense layer on its way to the stream, with rms 1.
+    """The gain g (d,) of each output of the linear on its way to the stream, with rms 1.
 
     It is None where all outputs have the same gain and no norm is on the way.
 
@@ -151,7 +151,7 @@ def gain_behind(layer: Layer, step: Step) -> Tensor | None:
     decide which blocks go, and how hard the others are held. The refit of each output by itself stays what it
     is. (Our derivation, tested against brute force.)
     """
-    scale, normed = reach(layer, step)
+    scale, normed = output_scale(layer, step)
     gain = scale.float().abs()
     even = bool((gain == gain[0]).all())
     if even and not normed:
@@ -159,21 +159,22 @@ def gain_behind(layer: Layer, step: Step) -> Tensor | None:
     return gain / gain.square().mean().sqrt()
 
 
-def close(values: Tensor, reference: Tensor) -> bool:
+def nearly_equal(values: Tensor, reference: Tensor) -> bool:
     """Whether two tensors are the same within TOLERANCE, relative to the second."""
     tolerance = max(TOLERANCE, 4 * torch.finfo(values.dtype).eps)
     return bool((values - reference).norm() <= tolerance * reference.norm())
 
 
 @torch.no_grad()
-def check(layer: Layer, hidden: Tensor, call: CallArguments) -> None:
+def check_two_steps(layer: Layer, hidden: Tensor, call: CallArguments) -> None:
     """Check on `hidden` (1, L, d) that the layer is its two steps, and that each is as we expect.
 
     Three things are checked:
 
     - the two steps, one after the other, give the layer's own output;
-    - a step adds what its dense layer puts out, in a way that `reach` knows;
-    - where all rows that produce some blocks of the dense layer's inputs are silent, just those inputs are 0.
+    - a step adds what its output linear puts out, in a way that `output_scale` knows;
+    - where all rows that produce some blocks of the output linear's inputs are silent, just these inputs are
+      0.
 
     Raises InputError for a layer that fails a check.
     """
@@ -183,9 +184,9 @@ def check(layer: Layer, hidden: Tensor, call: CallArguments) -> None:
         full_output, _ = run_layer(layer, hidden, call)
         stream = _check_step(layer, "attention", attention, hidden)
         stream = _check_step(layer, "mlp", mlp, stream)
-    if not close(stream, full_output):
+    if not nearly_equal(stream, full_output):
         side_by_side = attention(hidden)[0] + mlp(hidden)[0] - hidden
-        parallel = close(side_by_side, full_output)
+        parallel = nearly_equal(side_by_side, full_output)
         structure = "attention and MLP in parallel" if parallel else "more than these two"
         refuse(layer, structure)
 
@@ -193,18 +194,18 @@ def check(layer: Layer, hidden: Tensor, call: CallArguments) -> None:
 def _check_step(layer: Layer, step: Step, run_part: Any, before: Tensor) -> Tensor:
     """The stream (1, L, d) behind one step, which `run_part` runs alone.
 
-    Raises InputError as `check` does.
+    Raises InputError as `check_two_steps` does.
     """
     part = parts(layer)[step]
     after: Tensor
     after, (x, *_) = run_part(before)
-    reach(layer, step)
-    if not close(stream_behind(layer, step, before, x), after):
+    output_scale(layer, step)
+    if not nearly_equal(stream_behind(layer, step, before, x), after):
         refuse(layer, f"a {part.name} whose {part.linear_name} is not what the stream gets")
     if part.separable:
         silenced = _inputs_without_odd_blocks(part, run_part, before)
         odd = torch.arange(x.shape[-1], device=x.device) // part.block % 2 == 1
-        if not close(silenced, x.masked_fill(odd, 0.0)):
+        if not nearly_equal(silenced, x.masked_fill(odd, 0.0)):
             refuse(
                 layer,
                 f"a {part.name} where an input of {part.linear_name} is made by other rows than its own",
@@ -213,7 +214,7 @@ def _check_step(layer: Layer, step: Step, run_part: Any, before: Tensor) -> Tens
 
 
 def _inputs_without_odd_blocks(part: Part, run_part: Any, before: Tensor) -> Tensor:
-    """Inputs of the dense layer (1, L, n) where all rows that produce odd blocks of them are silent."""
+    """Inputs of the output linear (1, L, n) where all rows that produce odd blocks of them are silent."""
 
     def silence(rows: Tensor, module: Any, args: Any, output: Tensor) -> Tensor:
         return output.index_fill(-1, rows, 0.0)

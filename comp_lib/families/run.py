@@ -1,4 +1,4 @@
-"""A model run piece by piece: what it does around its layers, and each of the two steps of a layer.
+"""A model run piece by piece: its embedding and head, and each of the two steps of a layer.
 
 The model's own forward does the work, with stand-ins for the pieces that do not run. So nothing has to be
 written here for Granite, which multiplies and divides around its layers, for Gemma 2, which bends the logits,
@@ -7,7 +7,6 @@ or for windowed layers, which get other masks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,20 +17,20 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..errors import InputError, refusing
 from .find import backbone_of, with_parts
-from .probe import CallArguments, check, run_layer
-from .protocol import Device, Layer, Model, Step
+from .probe import CallArguments, check_two_steps, run_layer
+from .types import Device, Layer, Model, Step
 
 EMBEDDED_TOKENS = 2048  # tokens that are embedded at once, since the model makes masks on the way
 
 
 @dataclass
 class LayerArguments:
-    """What a model hands its layers for texts of one length: rotary embeddings, masks, anything else."""
+    """The arguments that a model hands its layers for texts of one length, such as rotary embeddings and masks."""
 
     calls: dict[int, CallArguments]
     """Number of a layer (`layer_number`) -> what the model calls it with."""
     checked: set[tuple[type, ...]] = field(default_factory=set)
-    """Kinds of layers that have passed `probe.check`, each as the types of a layer and its children."""
+    """Kinds of layers that passed `probe.check_two_steps`, each as the types of a layer and its children."""
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:
@@ -62,7 +61,7 @@ def embed(model: Model, ids: Tensor, table: nn.Module | None = None) -> Tensor:
 
 
 def layer_arguments(model: Model, length: int, device: Device, dtype: torch.dtype) -> LayerArguments:
-    """What `model` hands its layers for any text of `length` tokens, on `device`.
+    """The arguments that `model` hands its layers for any text of `length` tokens, on `device`.
 
     The model runs once on hidden states of ones, with stand-ins for its layers that note their arguments.
 
@@ -98,9 +97,18 @@ def layer_arguments(model: Model, length: int, device: Device, dtype: torch.dtyp
 
 
 def layer_number(layer: Layer) -> int:
-    """The number that a layer has for the KV cache."""
-    numbers: Iterator[Any] = (module.layer_idx for module in layer.modules() if hasattr(module, "layer_idx"))
-    return int(next(numbers))
+    """The number that a layer has for the KV cache.
+
+    Raises InputError for a layer that has none.
+    """
+    numbers: list[Any] = [module.layer_idx for module in layer.modules() if hasattr(module, "layer_idx")]
+    if not numbers:
+        raise InputError(
+            expected="decoder layers with a number (layer_idx)",
+            got=f"{type(layer).__name__} without one",
+            hint="choose another model",
+        )
+    return int(numbers[0])
 
 
 def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor:
@@ -120,7 +128,7 @@ def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor
 def attention_step(layer: Layer, hidden: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor]:
     """Take the first residual step: h (B, L, d) -> r (B, L, d).
 
-    Returns r, and the inputs X_o of the dense layer (B, L, n). The first text through each kind of layer
+    Returns r, and the inputs X_o of the output linear (B, L, n). The first text through each kind of layer
     checks the layer.
 
     Raises InputError for a layer that is not two steps.
@@ -128,7 +136,7 @@ def attention_step(layer: Layer, hidden: Tensor, arguments: LayerArguments) -> t
     call = arguments.calls[layer_number(layer)]
     kind = (type(layer), *map(type, layer.children()))
     if kind not in arguments.checked:
-        check(layer, hidden[:1], call)
+        check_two_steps(layer, hidden[:1], call)
         arguments.checked.add(kind)
     out, (x,) = run_layer(layer, hidden, call, mlp=0.0)
     return out, x
@@ -137,7 +145,7 @@ def attention_step(layer: Layer, hidden: Tensor, arguments: LayerArguments) -> t
 def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
     """Take the second residual step: r (B, L, d) -> h' (B, L, d).
 
-    Returns h', and the inputs X of the dense layer (B, L, n).
+    Returns h', and the inputs X of the output linear (B, L, n).
     """
     out, (x,) = run_layer(layer, residual, None, attention=0.0)
     return out, x
@@ -146,7 +154,7 @@ def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
 def run_step(layer: Layer, step: Step, stream: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor]:
     """Take the residual step of that name from `stream` (B, L, d).
 
-    Returns the stream behind it (B, L, d), and the inputs of its dense layer (B, L, n).
+    Returns the stream behind it (B, L, d), and the inputs of its output linear (B, L, n).
     """
     if step == "attention":
         return attention_step(layer, stream, arguments)

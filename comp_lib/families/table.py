@@ -1,4 +1,4 @@
-"""What no layer of a model shows: the fields of its config that switch biases on."""
+"""Config fields that switch biases on, by model type: no layer of a model shows them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .protocol import Model, Step
+from .types import Model, Step
 
 TYPE_PREFIX = "comp_"  # in front of the type of a model whose layers differ in width
 

@@ -11,11 +11,12 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ..errors import OutOfReach
-from ..plan import SMALLEST_SHARE, Plan, PlanRequest
+from ..plan import FLOOR_SHARE, Plan, PlanRequest
 from ..shape import Shape
 
-# Smallest share of its neurons that a layer keeps where "auto" chooses the number of dropped layers.
-SMALLEST_KEPT_SHARE = 0.25
+# Smallest share of its neurons that a layer keeps where `drop_count` chooses how many layers are dropped
+# ("auto"). No planner of COMP goes below `plan.FLOOR_SHARE`, which is smaller.
+COMFORTABLE_SHARE = 0.25
 RATIO_TOLERANCE = 0.005  # share of the decoder that a plan may remove beyond the ratio
 GGUF_BLOCK = 32  # most GGUF files need widths that are multiples of this
 GGUF_TOLERANCE = 0.02  # share of the decoder that a plan with such widths may remove beyond the ratio
@@ -39,11 +40,12 @@ def uniform_plan(request: PlanRequest) -> Plan:
 
 
 def drop_count(request: PlanRequest, layers: float | str) -> int:
-    """How many layers are dropped; `request.drop` is ignored.
+    """The number of layers that are dropped; `request.drop` is ignored.
 
     Args:
-        layers: a number, a share below 1 of all layers, or "auto": as few as leave the others at least
-            SMALLEST_KEPT_SHARE of their neurons. Down to this share, it costs less to narrow all layers than
+        layers: a number, a share below 1 of all layers, or "auto". A share is rounded to whole layers, so
+            0.01 of 30 layers is none. "auto" drops as few layers as leave the others at least
+            COMFORTABLE_SHARE of their neurons. Down to this share, it costs less to narrow all layers than
             to drop so many that the others keep half of their neurons (measured: benchmarks/RESULTS.md).
 
     Raises OutOfReach where even one layer alone keeps too much.
@@ -61,9 +63,9 @@ def drop_count(request: PlanRequest, layers: float | str) -> int:
 
 
 def _keeps_enough(plan: Plan, shape: Shape) -> bool:
-    """Whether each layer of the plan keeps at least SMALLEST_KEPT_SHARE of its neurons."""
+    """Whether each layer of the plan keeps at least COMFORTABLE_SHARE of its neurons."""
     widths = zip(plan.layers, plan.neurons, strict=True)
-    return all(width >= SMALLEST_KEPT_SHARE * shape.neurons[layer] for layer, width in widths)
+    return all(width >= COMFORTABLE_SHARE * shape.neurons[layer] for layer, width in widths)
 
 
 def parameter_budget(request: PlanRequest, layers: float | str = "auto") -> int:
@@ -73,7 +75,7 @@ def parameter_budget(request: PlanRequest, layers: float | str = "auto") -> int:
     """
     request = replace(request, biased=False)  # a method that adds biases pays for them
     plan = uniform_plan(replace(request, drop=range(drop_count(request, layers))))
-    return request.shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
+    return request.shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder_parameters
 
 
 def coarsest_multiple(request: PlanRequest, layers: float | str = "auto") -> int:
@@ -132,7 +134,7 @@ def _width(request: PlanRequest, layer: int, share: float) -> int:
     """The width of a layer that loses this share of its neurons: a multiple, or all of them."""
     neurons = request.shape.neurons[layer]
     multiple = request.multiple
-    share = min(max(share, 0.0), 1.0 - SMALLEST_SHARE)
+    share = min(max(share, 0.0), 1.0 - FLOOR_SHARE)
     if share == 0.0:
         return neurons
     # the tiny addition forgives the rounding of neurons * (1 - share) when it is a multiple already

@@ -1,6 +1,6 @@
 """Layer importance: what the model loses with a whole layer.
 
-There are two metrics:
+There are two metrics, which LAYER_METRICS has by name:
 
 * Block influence is 1 - the mean cosine between a layer's input and output. It is cheap: one pass. It takes a
   layer for unimportant if the layer turns the stream little. (This is the paper's coarse metric, also known
@@ -14,14 +14,22 @@ L / 2 passes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from ..decoder import Decoder
-from ..families.protocol import Device, Model
+from ..families.types import Device, Model
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..walk import batches, sequence_losses, walk
+
+
+def cosine_distance(states: Tensor, other_states: Tensor) -> Tensor:
+    """1 - mean cosine between two streams (S, L, d), for each sequence (S,), float64."""
+    cosines = nn.functional.cosine_similarity(states.float(), other_states.float(), dim=-1)
+    return 1.0 - cosines.mean(1).double()
 
 
 @torch.inference_mode()
@@ -32,12 +40,10 @@ def block_influence(
     layer_count = Shape.of(model).layers
     influence = []
     for visit in walk(model, ids, device):
-        cosine_sum = 0.0  # over tokens
+        distance_sum = 0.0  # over sequences
         for rows in batches(*ids.shape):
-            before = visit.before[rows].float()
-            after = visit.after[rows].float()
-            cosine_sum += float(nn.functional.cosine_similarity(before, after, dim=-1).sum())
-        influence.append(1.0 - cosine_sum / ids.numel())
+            distance_sum += float(cosine_distance(visit.before[rows], visit.after[rows]).sum())
+        influence.append(distance_sum / len(ids))
         progress("block influence", visit.index + 1, layer_count)
     return torch.tensor(influence)
 
@@ -62,6 +68,20 @@ def sequence_loss_increase(
     return (losses - sequence_losses(model, hidden, ids)).cpu()
 
 
+def loss_increase(
+    model: Model | Decoder, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
+) -> Tensor:
+    """Increase of the mean next-token loss when one layer is left out, (layers,), nats, for ids (S, L)."""
+    return sequence_loss_increase(model, ids, device, progress).mean(1)
+
+
+LayerMetric = Callable[[Model | Decoder, Tensor, Device, Progress], Tensor]
+"""A function that computes the importance of each layer (layers,)."""
+
+LAYER_METRICS: dict[str, LayerMetric] = {"block-influence": block_influence, "loss": loss_increase}
+"""All metrics of layers by name, for `Settings.layer_metric`. LAYER_METRIC_NAMES has their names."""
+
+
 def layers_to_drop(
     name: str,
     model: Model | Decoder,
@@ -72,10 +92,7 @@ def layers_to_drop(
 ) -> tuple[list[int], Tensor]:
     """The `count` least important layers on ids (S, L), and the importance of all (layers,).
 
-    name: one of LAYER_METRICS.
+    name: a key of LAYER_METRICS.
     """
-    if name == "block-influence":
-        importance = block_influence(model, ids, device, progress)
-    else:
-        importance = sequence_loss_increase(model, ids, device, progress).mean(1)
+    importance = LAYER_METRICS[name](model, ids, device, progress)
     return torch.argsort(importance, stable=True)[:count].tolist(), importance

@@ -24,9 +24,9 @@ from ..divergence import divergence_terms
 from ..errors import InputError
 from ..families.find import parts
 from ..families.probe import gain_behind
-from ..families.protocol import Layer, Model
 from ..families.run import LayerArguments, attention_step, layer_arguments, mlp_step
-from ..plan import SMALLEST_SHARE, Plan
+from ..families.types import Layer, Model
+from ..plan import FLOOR_SHARE, Plan
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..statistics.gram import Gram, token_weight
@@ -44,11 +44,11 @@ POSITIONS_PER_BATCH = 64  # positions that are compared at a time, since a vocab
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What happens to the model if one layer of the parent loses some MLP neurons and no other changes."""
+    """The effect on the model if one layer of the parent loses some MLP neurons and no other changes."""
 
     removed: tuple[int, ...]  # number of neurons that go (layers,)
     harm: Tensor  # divergence, nats per token (layers,)
-    curves: tuple[Sweep, ...]  # down to SMALLEST_SHARE of each layer (layers,)
+    curves: tuple[Sweep, ...]  # down to FLOOR_SHARE of each layer (layers,)
 
     def errors(self, layer: int, neurons: int) -> Tensor:
         """Error of a layer's output with 0, 1, ... of its `neurons` removed, as far as its curve goes."""
@@ -69,7 +69,7 @@ def interpolate(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
 
 
 def reference_removals(shape: Shape, plan: Plan) -> tuple[int, ...]:
-    """How many neurons each layer of the parent loses in the comparison: as many as in the plan, at least 1.
+    """Numbers of neurons that the layers of the parent lose in the comparison: those of the plan, at least 1.
 
     A layer that the plan drops loses the largest number that the plan takes from any other layer. The result
     is () for a plan that narrows no layer.
@@ -114,7 +114,7 @@ def sensitivity(
 
     Args:
         ids: at least 2 sequences.
-        removals: how many neurons go: one number, or one for each layer.
+        removals: number of neurons that go, one for all layers or one for each.
         ridge: lambda of the fit; None: RIDGE.
         weighted: whether tokens are weighted by 1 / ||h||.
 
@@ -153,7 +153,7 @@ def sensitivity(
 
 def smallest_width(neurons: int) -> int:
     """The fewest neurons that a plan leaves in a layer of so many `neurons`."""
-    return max(1, int(SMALLEST_SHARE * neurons))
+    return max(1, int(FLOOR_SHARE * neurons))
 
 
 def gather_and_pass(layer: Layer, hidden: Tensor, arguments: LayerArguments, weighted: bool = True) -> Gram:
@@ -188,8 +188,8 @@ def narrow(
     scaled = weight if gain is None else weight * gain.to(weight)
     if fewest is None:
         fewest = smallest_width(len(weight))
-    penalties = penalty(gram.diagonal(), ridge)
-    curve = sweep(gram.inverse(ridge), scaled, len(weight) - fewest, penalties=penalties)
+    input_penalties = penalty(gram.diagonal(), ridge)
+    curve = sweep(gram.inverse(ridge), scaled, len(weight) - fewest, input_penalties=input_penalties)
     kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
     kept[curve.order[:removed].to(linear.device)] = False
     return curve, gram.refit(weight, kept.nonzero().flatten(), ridge)
@@ -222,7 +222,7 @@ def _divergences(decoder: Decoder, dense: Tensor, streams: Sequence[Tensor], pro
     count = len(states[0])
     for start in range(0, count, POSITIONS_PER_BATCH):
         stop = min(start + POSITIONS_PER_BATCH, count)
-        log_probabilities = (decoder.logits(part[start:stop]).float().log_softmax(-1) for part in states)
+        log_probabilities = (decoder.logits(state[start:stop]).float().log_softmax(-1) for state in states)
         log_p = next(log_probabilities)  # (rows, V)
         divergences = [float(divergence_terms(log_p, log_q).sum(1).sum()) for log_q in log_probabilities]
         total += torch.tensor(divergences, dtype=torch.float64)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from comp_lib.errors import InputError
 from comp_lib.families.find import layers_of, parts
-from comp_lib.families.protocol import STEPS, Layer, Model, Step
 from comp_lib.families.run import LayerArguments, embed, layer_arguments, run_step
+from comp_lib.families.types import STEPS, Layer, Model, Step
 from comp_lib.importance.neurons import RIDGE, Problem
 from comp_lib.statistics.gram import Gram, Statistics, token_weight
 from comp_lib.surgery import upstream

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comp_lib.families.protocol import Model
+from comp_lib.families.types import Model
 from comp_lib.hybrid_granularity.measured import allocate_widths
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.importance.widths import Sensitivity, gather_and_pass, narrow
-from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest
+from comp_lib.plan import FLOOR_SHARE, Plan, PlanRequest
 from comp_lib.shape import Shape
 from comp_lib.walk import walk
 
@@ -101,7 +101,7 @@ def water_filling_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
     errors = {}
     for layer in request.layers:
         neurons = shape.neurons[layer]
-        most_removed = neurons - int(SMALLEST_SHARE * neurons)
+        most_removed = neurons - int(FLOOR_SHARE * neurons)
         errors[layer] = sensitivity.errors(layer, neurons)[: most_removed + 1]
     widths = allocate_widths(shape, errors, sum(uniform.neurons), request.multiple)
     if widths is None:  # there is too little room for steps of this size

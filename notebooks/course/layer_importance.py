@@ -21,7 +21,7 @@ from torch.nn.functional import cosine_similarity
 from comp_lib.analysis.columns import ALL_KINDS, Sample
 from comp_lib.analysis.frames import layer_harm
 from comp_lib.evaluation.confidence import confidence_intervals
-from comp_lib.families.protocol import Model
+from comp_lib.families.types import Model
 from comp_lib.walk import walk
 
 from .cache import Tensors, cached

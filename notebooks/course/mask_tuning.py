@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from comp_lib.families.find import layers_of
-from comp_lib.families.protocol import Model
+from comp_lib.families.types import Model
 from comp_lib.importance.neurons import Problem
 from comp_lib.recovery.mask_tuning import fold_mask
 from comp_lib.statistics.gram import contributions

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from comp_lib.families.find import parts
-from comp_lib.families.protocol import Model
+from comp_lib.families.types import Model
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.statistics.gram import Gram
 from comp_lib.surgery import shallow_copy, shrink

@@ -33,7 +33,7 @@ def baseline(method: str, **changes) -> Settings:
 
 
 def inputs_of(model, ids, layer: int, name: str) -> torch.Tensor:
-    """What the dense layer `name` of a layer reads: (T, n), by a hook."""
+    """The inputs (T, n) of the dense layer `name` of a layer, by a hook."""
     inputs = []
     handle = (
         model.model.layers[layer]
@@ -139,8 +139,10 @@ def test_which_layers_are_protected():
 def test_uniform_1120_of_1536_in_30_layers_is_520_of_each_unprotected_one():
     """The widths of SmolLM2-135M, where a quarter of 3 KV groups rounds to none."""
     shape = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 1728, 294912, (1152,) * 30, 28311552 + 576)
-    neurons, groups = llm_pruner.widths(shape, Settings(method="llm-pruner"))
     assert uniform_plan(PlanRequest(shape, 0.2)).neurons == (1088,) * 30, "so many at multiples of 64"
+    neurons, groups = llm_pruner.widths(shape, Settings(method="llm-pruner", multiple=64))
+    assert neurons == [1536] * 4 + [1536 - 560] * 24 + [1536] * 2, "560 = 30 * (1536 - 1088) / 24"
+    assert groups == [3] * 30
     neurons, groups = llm_pruner.widths(shape, Settings(method="llm-pruner", multiple=32))
     assert uniform_plan(PlanRequest(shape, 0.2, multiple=32)).neurons == (1120,) * 30
     assert neurons == [1536] * 4 + [1536 - 520] * 24 + [1536] * 2
@@ -228,7 +230,7 @@ def test_flap_ranks_all_layers_together_until_the_budget_is_met():
     left = uniform_left(model, settings, ids)
     for unit in sorted(units):
         size = sum(cost[kind] for _, kind, _, _ in kept) + sum(
-            shape.layer_parameters[layer] for layer in range(8)
+            shape.fixed_parameters[layer] for layer in range(8)
         )
         if size > left and unit not in best and size - cost[unit[1]] > left - cost["neuron"]:
             kept.remove(unit)
@@ -250,7 +252,7 @@ def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
         (2, 2),
         neuron_parameters=10,
         group_parameters=25,
-        layer_parameters=(0, 0),
+        fixed_parameters=(0, 0),
         other_parameters=0,
     )
     scores = (
@@ -268,19 +270,21 @@ def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
         ]
 
     everything = [[[0, 1, 2, 3], [0, 1, 2, 3]], [[0, 1], [0, 1]]]
-    assert kept_within(shape.decoder) == everything
-    assert kept_within(shape.decoder - 1) == [[[1, 2, 3], [0, 1, 2, 3]], everything[1]]
-    assert kept_within(shape.decoder - 40) == [[[1], [1, 2, 3]], everything[1]], "10 are left, a group is 25"
-    assert kept_within(shape.decoder - 46) == [[[1], [0, 1, 2, 3]], [[0], [0, 1]]]
-    assert kept_within(shape.decoder - 110) == [[[1], [3]], [[0], [0]]]
+    assert kept_within(shape.decoder_parameters) == everything
+    assert kept_within(shape.decoder_parameters - 1) == [[[1, 2, 3], [0, 1, 2, 3]], everything[1]]
+    assert kept_within(shape.decoder_parameters - 40) == [[[1], [1, 2, 3]], everything[1]], (
+        "10 are left, a group is 25"
+    )
+    assert kept_within(shape.decoder_parameters - 46) == [[[1], [0, 1, 2, 3]], [[0], [0, 1]]]
+    assert kept_within(shape.decoder_parameters - 110) == [[[1], [3]], [[0], [0]]]
     with pytest.raises(OutOfReach, match="leaves each layer a neuron and a KV group, got 0.5: ask for less"):
-        kept_within(shape.decoder - 111)
+        kept_within(shape.decoder_parameters - 111)
 
 
 def test_units_of_equal_score_go_neurons_first_and_early_layers_first():
     shape = Shape(32, 8, 2, (3, 3), (2, 2), 10, 10, (0, 0), 0)
     scores = ([torch.zeros(3)] * 2, [torch.zeros(2)] * 2)
-    removed = flap.units_to_remove(PlanRequest(shape, 0.5), *scores, shape.decoder - 60)
+    removed = flap.units_to_remove(PlanRequest(shape, 0.5), *scores, shape.decoder_parameters - 60)
     units = [(unit.kind, unit.layer, unit.index) for unit in removed]
     assert units == [
         *(("neuron", layer, index) for layer in (0, 1) for index in (1, 2)),
@@ -387,10 +391,14 @@ def test_biases_survive_save_and_load(name, method, inplace, tmp_path, tokenizer
         assert model.config.attention_bias
         assert torch.equal(logits(model, ids), expected)
         assert Shape.of(model) == shape
-        assert shape.total == model.num_parameters()
+        assert shape.total_parameters == model.num_parameters()
         # a child is a parent too
         grandchild = prune(model, ids, Settings(method="wanda-sp", recovery="none", multiple=4))
-        assert parameter_count(grandchild.model) == Shape.of(grandchild.model).total < shape.total
+        assert (
+            parameter_count(grandchild.model)
+            == Shape.of(grandchild.model).total_parameters
+            < shape.total_parameters
+        )
     decoder = parameter_count(parent.model.layers)
     assert pruned.plan.removed == (decoder - parameter_count(pruned.model.model.layers)) / decoder >= 0.2
     assert all(torch.equal(a, b) for a, b in zip(parent.parameters(), before.parameters(), strict=True))
@@ -404,7 +412,7 @@ def test_shape_with_biases_is_that_of_the_biased_model(name):
     pruned = prune(model, tokens(), baseline("flap", ratio=0.3))
     expected = parent_shape.with_biases().with_widths(pruned.plan.neurons, pruned.plan.kv_groups)
     assert Shape.of(pruned.model) == expected == expected.with_biases()
-    assert expected.total == parameter_count(pruned.model)
+    assert expected.total_parameters == parameter_count(pruned.model)
 
 
 # ShortGPT
@@ -435,7 +443,7 @@ def test_slimgpt_takes_more_the_deeper_a_layer_lies():
     factor = rates[-1]
     assert pruned.plan.neurons[0] == 48
     assert all(abs(a - factor * b) < 1 / 48 for a, b in zip(rates, steps, strict=True))
-    assert pruned.plan.removed >= 0.3 > pruned.plan.removed - 8 * 3 * 32 / Shape.of(model).decoder
+    assert pruned.plan.removed >= 0.3 > pruned.plan.removed - 8 * 3 * 32 / Shape.of(model).decoder_parameters
     with pytest.raises(InputError, match="ratio that these layers and groups allow.*got 0.9"):
         prune(model, ids, baseline("slimgpt", ratio=0.9))
 
@@ -446,7 +454,7 @@ def test_slimgpt_takes_more_the_deeper_a_layer_lies():
 def uniform_left(model, settings, ids) -> int:
     """Parameters of the decoder that a method without a plan of its own leaves."""
     plan = make_plan(model, ids, replace(settings, method="wanda-sp", recovery="none"))
-    return Shape.of(model).with_widths(plan.neurons, plan.kv_groups).decoder
+    return Shape.of(model).with_widths(plan.neurons, plan.kv_groups).decoder_parameters
 
 
 @pytest.mark.parametrize(("name", "ratio"), [("gqa", 0.05), ("all-at-once", 0.2), ("gqa", 0.4)])
@@ -482,12 +490,12 @@ def test_the_budget_follows_the_layers():
     shape = Shape.of(build(**DEEP))
     auto, none = (parameter_budget(PlanRequest(shape, 0.5, multiple=4), layers) for layers in ("auto", 0))
     plan = uniform_plan(PlanRequest(shape, 0.5, multiple=4, drop=[0]))
-    assert auto == shape.with_widths(plan.neurons, plan.kv_groups).decoder
+    assert auto == shape.with_widths(plan.neurons, plan.kv_groups).decoder_parameters
     assert (
         none
         == shape.with_widths(
             uniform_plan(PlanRequest(shape, 0.5, multiple=4)).neurons, shape.kv_groups
-        ).decoder
+        ).decoder_parameters
         != auto
     )
     assert PlanRequest(shape, 0.5, biased=True).removed_share(shape.neurons) < 0

@@ -42,10 +42,10 @@ GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
 def grid(parent, tmp_path_factory):
     """Its texts are short, since each list of runs cuts them into tokens."""
     folder = tmp_path_factory.mktemp("texts")
-    size = {"length": 24, "windows": 3, "window": 40}
-    for name in ("calibration", "evaluation"):
+    size = {"length": 24, "windows": 3, "window_length": 40}
+    for field, name in (("calibration", "calibration"), ("evaluated", "evaluation")):
         (folder / name).write_text(load_text(name)[:4000], "utf-8")
-        size[name] = str(folder / name)
+        size[field] = str(folder / name)
     return Grid(str(parent), (0.2,), ("comp", "random"), 1, (3,), settings=Settings(multiple=4), **size)
 
 
@@ -143,14 +143,14 @@ def test_quality_pairs_the_windows_of_each_kind(tiny_llama):
         measure_loss(small, row[None]).loss - measure_loss(dense, row[None]).loss for row in windows["code"]
     ]
     assert on_code.mean["increase"] == pytest.approx(np.mean(increases), abs=1e-6)
-    assert on_code.intervals()["increase"] == pytest.approx(confidence_interval(increases), abs=1e-5)
+    assert on_code.compute_intervals()["increase"] == pytest.approx(confidence_interval(increases), abs=1e-5)
     on_both = judge(small, windows, dense)
     increases = [measure_loss(small, ids).loss - measure_loss(dense, ids).loss for ids in windows.values()]
     assert on_both.mean["increase"] == pytest.approx(np.mean(increases), abs=1e-6)
-    low, high = on_both.intervals()["increase"]
+    low, high = on_both.compute_intervals()["increase"]
     assert low < on_both.mean["increase"] < high
     on_five_windows = judge(small, {"code": windows["code"][:5]}, dense)
-    assert on_five_windows.intervals()["increase"] is None
+    assert on_five_windows.compute_intervals()["increase"] is None
 
 
 @pytest.mark.skipif(

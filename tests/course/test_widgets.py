@@ -175,7 +175,7 @@ def test_it_says_whether_energy_and_cost_agree_on_the_neuron(frames):
 def test_the_planner_opens_with_a_plan_that_can_be_read_and_used():
     box = planner(parent="dense", task="find a plan <better> than that")
     assert box.plan == uniform_plan(PlanRequest(SHAPE, 0.2, multiple=32, parent="dense"))
-    left = SHAPE.with_widths(box.plan.neurons, box.plan.kv_groups).total
+    left = SHAPE.with_widths(box.plan.neurons, box.plan.kv_groups).total_parameters
     assert f"{left:,} of 134,515,008" in box.facts.value
     assert f"{left * 4 / 1e6:,.1f} of 538.1" in box.facts.value
     assert f"{float(layer_errors(SENSITIVITY, SHAPE, box.plan).nansum()):.2%}" in box.facts.value

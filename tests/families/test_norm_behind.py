@@ -9,7 +9,7 @@ import torch
 from variants import NORM_BEHIND, build
 
 from comp_lib.families.find import parts
-from comp_lib.families.probe import dense_target, gain_behind
+from comp_lib.families.probe import gain_behind, output_target
 from comp_lib.importance.neurons import Problem, full_condition
 from comp_lib.statistics.gram import Gram
 
@@ -29,9 +29,9 @@ def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, step)
     x = torch.randn(2, 5, linear.in_features, generator=generator)
     output = linear(x)
     with torch.no_grad():
-        same = dense_target(layer, step, norm(output), x)
+        same = output_target(layer, step, norm(output), x)
         change = norm(torch.randn(output.shape, generator=generator))
-        added = norm(dense_target(layer, step, 3.0 * change, x))
+        added = norm(output_target(layer, step, 3.0 * change, x))
     torch.testing.assert_close(same, output, rtol=1e-4, atol=1e-4)
     weight = norm.weight + (name == "gemma3")
     strong = weight.abs() >= 0.05 * weight.abs().mean()

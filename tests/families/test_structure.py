@@ -14,7 +14,7 @@ from variants import SPECIAL_TOKENS, build, tokens
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.families.find import has_inseparable_groups
-from comp_lib.families.probe import dense_target, gain_behind
+from comp_lib.families.probe import gain_behind, output_target
 from comp_lib.families.run import attention_step, embed, head, layer_arguments, mlp_step
 from comp_lib.gguf.architectures import architecture_of
 from comp_lib.models.load import open_model
@@ -113,12 +113,12 @@ def test_prune_makes_a_model_of_any_of_them(kind):
     model = tiny(kind)
     ids = tokens(6, 24)
     before = Shape.of(model)
-    assert before.total == model.num_parameters()
+    assert before.total_parameters == model.num_parameters()
     groups = None if kind in GROUPS_STAY + HEADS_FIXED else 1
     small = prune(model, ids, Settings(ratio=0.25, multiple=4, kv_groups=groups)).model
     after = Shape.of(small)
-    assert after.total == small.num_parameters()
-    assert after.decoder <= 0.75 * before.decoder
+    assert after.total_parameters == small.num_parameters()
+    assert after.decoder_parameters <= 0.75 * before.decoder_parameters
     assert after.kv_groups == (groups or before.kv_groups[0],) * 3
     assert len({*after.neurons}) == 1
     assert small.config.intermediate_size == after.neurons[0] < 48
@@ -161,12 +161,15 @@ def test_groups_that_own_more_than_rows_of_a_matrix_stay():
 
 def test_layers_of_several_kinds_have_their_own_fixed_parameters():
     shape = Shape.of(tiny("qwen3_5_text"))
-    first, second, third = shape.layer_parameters
+    first, second, third = shape.fixed_parameters
     assert first == third != second
     assert shape.group_parameters == 0
     assert shape.kv_groups == (1, 1, 1)
     narrowed = shape.with_widths((10, 20), (1, 1), (0, 1))
-    assert [narrowed.layer(0), narrowed.layer(1)] == [10 * 96 + first, 20 * 96 + second]
+    assert [narrowed.parameters_of_layer(0), narrowed.parameters_of_layer(1)] == [
+        10 * 96 + first,
+        20 * 96 + second,
+    ]
     with pytest.raises(ValueError, match="layers that stay"):
         shape.with_widths((10, 20), (1, 1))
 
@@ -241,7 +244,7 @@ def test_gain_and_target_of_a_norm_are_its_weight():
     torch.testing.assert_close(gain_behind(layer, "mlp"), gain.abs() / gain.square().mean().sqrt())
     change = layer.post_feedforward_layernorm(layer.mlp.down_proj(x))
     torch.testing.assert_close(
-        dense_target(layer, "mlp", change, x), layer.mlp.down_proj(x), rtol=1e-3, atol=1e-4
+        output_target(layer, "mlp", change, x), layer.mlp.down_proj(x), rtol=1e-3, atol=1e-4
     )
 
 
@@ -250,7 +253,7 @@ def test_target_behind_a_number_is_divided_by_it():
     layer = tiny("granite").model.layers[0]
     change = torch.randn(2, 3, 32)
     x = torch.randn(2, 3, 48)
-    torch.testing.assert_close(dense_target(layer, "mlp", change, x), change / 0.4)
+    torch.testing.assert_close(output_target(layer, "mlp", change, x), change / 0.4)
     assert gain_behind(layer, "mlp") is None
 
 
@@ -266,7 +269,7 @@ def test_target_of_an_output_that_never_reaches_the_stream_is_what_it_is():
     layer, _, _ = broken(lambda self, plain, h, kwargs: forward(self, h, plain, **kwargs))
     change = torch.randn(2, 3, 32)
     x = torch.randn(2, 3, 48)
-    target = dense_target(layer, "mlp", change, x)
+    target = output_target(layer, "mlp", change, x)
     expected = change / factors
     expected[..., 5] = layer.mlp.down_proj(x)[..., 5]
     torch.testing.assert_close(target, expected)

@@ -22,7 +22,7 @@ from course import hybrid_granularity as planning
 COSTS = {
     "neuron_parameters": 96,
     "group_parameters": 1536,
-    "layer_parameters": (64,) * 3,
+    "fixed_parameters": (64,) * 3,
     "other_parameters": 16_032,
 }
 SHAPE = Shape(32, 8, 2, (8, 8, 8), (2, 2, 2), **COSTS)
@@ -119,7 +119,7 @@ def brute_force(budget: int) -> float:
 @pytest.mark.parametrize("neurons", (6, 12, 18))  # numbers that uniform widths can remove too
 def test_water_filling_is_optimal_where_curves_rise_ever_faster(neurons):
     budget = neurons * COSTS["neuron_parameters"]
-    ratio = budget / SHAPE.decoder
+    ratio = budget / SHAPE.decoder_parameters
     plan = planning.water_filling_plan(PlanRequest(SHAPE, ratio - 1e-9, multiple=2), CONVEX)
     assert plan.removed == pytest.approx(ratio)
     assert plan.layers == (0, 1, 2)

@@ -26,7 +26,7 @@ COLOUR_OF_REMOVED = {  # of the neurons that go, after each step
 
 
 def walking(neurons: Sequence[int], kept: Sequence[int], drift: Sequence[float]) -> list[Frame]:
-    """Frames of COMP's walk: the five steps in the first layer, then the state after some later layers.
+    """Frames of COMP's walk: the five phases in the first layer, then the state after some later layers.
 
     About fifteen later layers are shown. All arguments are (layers,). neurons: of the dense layers; kept: how
     many of them stay (0: the layer is dropped, and grey); drift: the relative distance of the stream from the

@@ -35,7 +35,7 @@ def plot_reach(before: Shape, after: Shape) -> Picture:
     axes.axis("off")
     attention = [sum(shape.kv_groups) * shape.group_parameters for shape in (before, after)]
     mlps = [sum(shape.neurons) * shape.neuron_parameters for shape in (before, after)]
-    fixed = before.total - attention[0] - mlps[0]  # what no width changes: all of it stays
+    fixed = before.total_parameters - attention[0] - mlps[0]  # what no width changes: all of it stays
     columns: dict[str, tuple[int, int, Any]] = {  # name: parameters before, after, colour
         "embeddings, head, norms": (fixed, fixed, GREY),
         "attention": (*attention, ORANGE),
@@ -47,7 +47,7 @@ def plot_reach(before: Shape, after: Shape) -> Picture:
     left = 0.0
     phrases = []
     for (name, (parameters, remaining, colour)), spot in zip(columns.items(), label_spots, strict=True):
-        width = parameters / before.total
+        width = parameters / before.total_parameters
         stays = remaining / parameters
         axes.add_patch(Rectangle((left, 0), width, 1, facecolor="none", edgecolor="black", linestyle=":"))
         axes.add_patch(Rectangle((left, 0), width, stays, facecolor=colour, alpha=0.6, edgecolor="black"))

@@ -327,10 +327,12 @@ class Planner(Explorer):
         errors = layer_errors(self.sensitivity, self.shape, plan)
         before = self.shape
         after = before.with_widths(plan.neurons, plan.kv_groups)
+        old_megabytes = before.total_parameters * BYTES / 1e6
+        new_megabytes = after.total_parameters * BYTES / 1e6
         rows = {
             "goes": f"{plan.removed:.1%} of the decoder",
-            "parameters": f"{after.total:,} of {before.total:,}",
-            "megabytes": f"{after.total * BYTES / 1e6:,.1f} of {before.total * BYTES / 1e6:,.1f}",
+            "parameters": f"{after.total_parameters:,} of {before.total_parameters:,}",
+            "megabytes": f"{new_megabytes:,.1f} of {old_megabytes:,.1f}",
             "predicted error in the stream, sum over the MLPs": f"{float(errors.nansum()):.2%}",
         }
         if plan.removed < plan.ratio:

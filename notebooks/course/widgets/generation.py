@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation.generation import continuation
-from comp_lib.families.protocol import Model
+from comp_lib.families.types import Model
 from comp_lib.shape import Shape
 
 from . import alert
@@ -70,6 +70,6 @@ class GenerationBox(widgets.VBox):  # type: ignore[misc]  # ipywidgets brings no
             if text:
                 body = f"{html.escape(self.prompt.value)}<b>{html.escape(text)}</b>"
             box.value = (
-                f"<h4>{name}: {Shape.of(model).total:,} parameters</h4>"
+                f"<h4>{name}: {Shape.of(model).total_parameters:,} parameters</h4>"
                 f'<p style="white-space: pre-wrap; line-height: 1.5">{body}</p>'
             )

@@ -1,11 +1,11 @@
 """The types that all of the library shares: a model, its layers, the two steps of a layer.
 
-COMP reads a decoder layer as two residual steps, each of which ends in a dense layer that writes to the
-stream:
+COMP reads a decoder layer as two residual steps, each of which ends in a linear that writes to the
+stream, its output linear:
 
     r  = h + out(o_proj(X_o)),      h' = r + out(down_proj(X))
 
-`out` is the identity, a multiplication, or a norm: `probe.reach` finds out which.
+`out` is the identity, a multiplication, or a norm: `probe.output_scale` finds out which.
 """
 
 from __future__ import annotations
