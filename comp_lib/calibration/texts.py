@@ -59,15 +59,17 @@ def load_text(name_or_path: str | Path) -> str:
     return text
 
 
-def judging_texts(name: str | Path) -> dict[str, str | Path]:
-    """The texts that judge under that name, by their labels in a table: those of all KINDS for EVERY_KIND.
+def judging_texts(evaluated: str | Path) -> dict[str, str | Path]:
+    """The texts that judge, by their labels in a table: for EVERY_KIND those of all KINDS.
+
+    evaluated: name or path of the text, or EVERY_KIND.
 
     >>> judging_texts("notes.txt")
     {'notes.txt': 'notes.txt'}
     """
-    if str(name) == EVERY_KIND:
+    if str(evaluated) == EVERY_KIND:
         return {kind: f"evaluation:{kind}" for kind in KINDS}
-    return {str(name): name}
+    return {str(evaluated): evaluated}
 
 
 def _shipped_file(text_name: str) -> Path:
@@ -113,7 +115,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
 
 
 def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """What the tokenizer puts before each text: its beginning-of-sequence token, (1,), or nothing, (0,).
+    """The tokens that begin each text: the beginning-of-sequence token, (1,), or nothing, (0,).
 
     A model that was taught with that token reads badly without: Gemma 3 270M loses 1.6 nats per token.
     """

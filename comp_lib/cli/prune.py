@@ -96,7 +96,7 @@ def prune(
             overwrite=overwrite,
             progress=bars,
         )
-    echo(json.dumps(verdict.numbers()) if as_json else verdict)
+    echo(json.dumps(verdict.as_dict()) if as_json else verdict)
 
 
 def demo(
@@ -139,7 +139,7 @@ def demo(
     windows = windows_of("kinds", tokenizer, DEMO_WINDOW_LENGTH, DEMO_WINDOWS)
     with progress_bars() as bars:
         importance = block_influence(model, ids, progress=bars).tolist()
-        rows = judge(pruned_model, windows, model, progress=bars).rows()
+        rows = judge(pruned_model, windows, model, progress=bars).make_rows()
     shape = verdict.before
     errors = [layer.error for layer in verdict.report.layers]
     figure = plot_pruned(importance, verdict.plan, shape.neurons, shape.kv_groups, errors)

@@ -39,7 +39,9 @@ from .cluster import Outcome, executor, measure_in_process
 
 ROWS_FILE = "rows.csv"
 # fields of a grid that all its runs share
-SHARED_FIELDS = ("model", "calibration", "length", "evaluation", "windows", "window")
+SHARED_FIELDS = ("model", "calibration", "length", "evaluated", "windows", "window_length")
+# argument of a run -> its column, where the two have different names
+COLUMN_NAMES = {"evaluated": "evaluation", "window_length": "window"}
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,12 @@ class Grid:
     """Source of the calibration text, see `calibration.shares`."""
     length: int = USUAL_LENGTH
     """Tokens in a calibration sequence."""
-    evaluation: str = "evaluation"
+    evaluated: str = "evaluation"
     """Name or path of the text that judges, or "kinds" for the mean over all kinds."""
     windows: int = 12
     """How many windows of the text that judges, or of each kind."""
-    window: int = USUAL_WINDOW
-    """Tokens in such a window."""
+    window_length: int = USUAL_WINDOW
+    """Tokens of each of these windows."""
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """The key of each run -> the arguments of `one_run.measure`.
@@ -85,8 +87,8 @@ class Grid:
                 hint="name some",
             )
         model, tokenizer = load_model(self.model)
-        check_length(model, max(self.length, self.window))
-        windows = windows_of(self.evaluation, tokenizer, self.window, self.windows)
+        check_length(model, max(self.length, self.window_length))
+        windows = windows_of(self.evaluated, tokenizer, self.window_length, self.windows)
         texts = self._calibration_texts(tokenizer)
         contents = [hash_of_code(), hash_of_model(model), *map(hash_of_tensor, windows.values()), texts]
         shared = {name: getattr(self, name) for name in SHARED_FIELDS}
@@ -117,7 +119,7 @@ class Grid:
                     tokenizer,
                     sequences=sequences,
                     length=self.length,
-                    evaluated=self.evaluation,
+                    evaluated=self.evaluated,
                 )
         return texts
 
@@ -179,7 +181,7 @@ def _threads_of_a_run(workers: int, scheduler: str | None) -> int | None:
 
 
 def _outcome_of(future: Future[Outcome]) -> Outcome:
-    """What a run that has ended measured, or why it failed."""
+    """The measurements of a run that has ended, or why it failed."""
     failure: BaseException | None
     if future.cancelled():  # only a cluster that goes away cancels a run
         failure = CancelledError("the cluster went away")
@@ -204,10 +206,10 @@ def read_rows(path: str | Path) -> pd.DataFrame:
 
 def _columns_of(request: dict[str, Any]) -> dict[str, Any]:
     """The columns of a row that say what was asked for, without the folders of this machine."""
-    columns = dict(request)
+    columns: dict[str, Any] = {}
     for name, value in request.items():
-        if isinstance(value, str):
-            columns[name] = hide_folders(value)
+        column = COLUMN_NAMES.get(name, name)
+        columns[column] = hide_folders(value) if isinstance(value, str) else value
     settings = request["settings"]
     for name in ("method", "recovery", "ratio", "seed"):
         columns[name] = settings[name]

@@ -38,7 +38,7 @@ from ..shape import Shape
 from ..system.atomic import resolve
 from ..system.machine import available_device
 from ..system.tensors import STORED_TYPES, StoredTensors, stored_type
-from .from_disk import Saving, Written, check_out, prune_to
+from .from_disk import SaveOptions, SavedModel, check_out, prune_to
 from .model_on_disk import ModelOnDisk
 from .verdict import Verdict, losses_by_text
 
@@ -51,7 +51,7 @@ SETTINGS_WITHOUT_FLAG = ("widths", "recovery", "aim", "ridge", "layer_metric", "
 
 
 @dataclass(frozen=True)
-class _Request:
+class RunOptions:
     """What `prune_model` was asked for, checked."""
 
     settings: Settings  # of the run
@@ -186,18 +186,18 @@ def prune_model(
     changes = {name: value for name, value in changes.items() if value is not None}
     text = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
     judging = None if evaluated == "none" else evaluated
-    request = _make_request(ratio, at_most, preset, text, judging, changes, device, dtype)
+    options = _make_request(ratio, at_most, preset, text, judging, changes, device, dtype)
     hashes = text_hashes(text.source)
     parent = _Parent.open(str(model), dtype)
-    request = _adapt(request, parent.model)
+    options = _adapt(options, parent.model)
     windows = _windows(judging, parent.tokenizer, parent.model.config.max_position_embeddings)
-    saving = _saving(parent, request, windows, overwrite)
-    calibration_size = (request.calibration.sequences or 0) * text.length
+    saving = _saving(parent, options, windows, overwrite)
+    calibration_size = (options.calibration.sequences or 0) * text.length
     check_out(out, parent.model, saving, calibration_size)
-    decisions = _decide(request, parent, windows, progress)
-    request = replace(request, settings=decisions.settings)
-    card = _card(out, parent, request, decisions.ids)
-    written = prune_to(
+    decisions = _decide(options, parent, windows, progress)
+    options = replace(options, settings=decisions.settings)
+    card = _card(out, parent, options, decisions.ids)
+    saved = prune_to(
         out,
         parent.model,
         parent.tokenizer,
@@ -207,7 +207,7 @@ def prune_model(
         saving=replace(saving, card=replace(card, hashes=hashes)),
         progress=progress,
     )
-    return _verdict(written, parent, windows, started)
+    return _verdict(saved, parent, windows, started)
 
 
 def _make_request(
@@ -219,7 +219,7 @@ def _make_request(
     changes: dict[str, Any],
     device: str,
     dtype: str,
-) -> _Request:
+) -> RunOptions:
     """What the caller asked for, checked as far as that goes without the model.
 
     Raises InputError for arguments that mean nothing, alone or together.
@@ -255,37 +255,39 @@ def _make_request(
         device=str(available_device(device, double=True)),
         **values,
     )
-    return _Request(settings, calibration, preset, evaluated, dtype, nats, changes)
+    return RunOptions(settings, calibration, preset, evaluated, dtype, nats, changes)
 
 
-def _saving(parent: _Parent, request: _Request, windows: dict[str, Tensor], overwrite: bool) -> Saving:
-    """How the result is written, and judged on `windows`, but without its card."""
+def _saving(parent: _Parent, options: RunOptions, windows: dict[str, Tensor], overwrite: bool) -> SaveOptions:
+    """How the result is saved, and judged on `windows`, but without its card."""
     if not windows:
-        return Saving(parent.name, overwrite=overwrite, dtype=parent.saved_dtype)
-    text = Path(str(request.evaluated)).name
+        return SaveOptions(parent.name, overwrite=overwrite, dtype=parent.saved_dtype)
+    text = Path(str(options.evaluated)).name
     if len(windows) > 1:
         text = f"{len(windows)} kinds of text"
     all_windows = torch.cat([*windows.values()])
-    return Saving(parent.name, all_windows, text, overwrite=overwrite, dtype=parent.saved_dtype)
+    return SaveOptions(parent.name, all_windows, text, overwrite=overwrite, dtype=parent.saved_dtype)
 
 
-def _decide(request: _Request, parent: _Parent, windows: dict[str, Tensor], progress: Progress) -> _Decisions:
+def _decide(
+    options: RunOptions, parent: _Parent, windows: dict[str, Tensor], progress: Progress
+) -> _Decisions:
     """Read or write the calibration text, and decide what only a model in memory can decide.
 
     The model is in memory no longer than this takes.
     """
-    text = request.calibration
-    settings = request.settings
-    if not request.needs_model:
-        ids = text.tokens(parent.tokenizer, model=None, evaluated=request.evaluated, progress=progress)
+    text = options.calibration
+    settings = options.settings
+    if not options.needs_model:
+        ids = text.tokens(parent.tokenizer, model=None, evaluated=options.evaluated, progress=progress)
         return _Decisions(ids, _with_multiple(settings, parent), plan=None)
-    model, _ = load_with_room(parent.name, request.dtype, settings.device, copies=request.copies)
-    ids = text.tokens(parent.tokenizer, model=model, evaluated=request.evaluated, progress=progress)
-    if request.at_most is not None:
+    model, _ = load_with_room(parent.name, options.dtype, settings.device, copies=options.copies)
+    ids = text.tokens(parent.tokenizer, model=model, evaluated=options.evaluated, progress=progress)
+    if options.at_most is not None:
         from .at_most import ratio_within
 
         ratio = ratio_within(
-            request.at_most,
+            options.at_most,
             model,
             ids,
             windows,
@@ -295,7 +297,7 @@ def _decide(request: _Request, parent: _Parent, windows: dict[str, Tensor], prog
         )
         settings = replace(settings, ratio=ratio)
     plan = None
-    if request.needs_gradients:
+    if options.needs_gradients:
         plan = make_plan(model, ids, settings, parent.name, progress)
     return _Decisions(ids, _with_multiple(settings, parent), plan)
 
@@ -305,23 +307,23 @@ def _with_multiple(settings: Settings, parent: _Parent) -> Settings:
     return replace(settings, multiple=settings.request(parent.model.shape).multiple)
 
 
-def _adapt(request: _Request, source: ModelOnDisk) -> _Request:
-    """Fit the request to this model.
+def _adapt(options: RunOptions, source: ModelOnDisk) -> RunOptions:
+    """Fit the options to this model.
 
     It gets a number of sequences, and no recovery "bias" of its own where the model's family has no room.
 
     Raises InputError, before any text is read, for what no plan for the model can meet.
     """
-    settings = request.settings
-    if settings.recovery == "bias" and "recovery" not in request.changes:
+    settings = options.settings
+    if settings.recovery == "bias" and "recovery" not in options.changes:
         if not family_of(source.config).bias_fields:
             settings = replace(settings, recovery=default_recovery(settings.method, biases=False))
     check_request(source, settings)
-    text = request.calibration
+    text = options.calibration
     check_length(source, text.length)
     if text.sequences is None:
-        text = replace(text, sequences=_usual_sequences(source.shape, request.preset, text))
-    return replace(request, settings=settings, calibration=text)
+        text = replace(text, sequences=_usual_sequences(source.shape, options.preset, text))
+    return replace(options, settings=settings, calibration=text)
 
 
 def _usual_sequences(shape: Shape, preset: str, calibration: Calibration) -> int:
@@ -354,57 +356,57 @@ def _usual_type(files: StoredTensors) -> str:
     return usual
 
 
-def _card(out: str | Path, parent: _Parent, request: _Request, ids: Tensor) -> Provenance:
+def _card(out: str | Path, parent: _Parent, options: RunOptions, ids: Tensor) -> Provenance:
     """What the model card says of a run on ids (S, L)."""
-    calibration = request.calibration
+    calibration = options.calibration
     source = calibration.source
     shares = shares_of(source)
     sequences, length = ids.shape
     text = f"{sequences} x {length} tokens of {hide_folders(source)}, drawn with seed {calibration.seed}"
     if len(shares) > 1:
         text += f" ({', '.join(f'{hide_folders(part)} {share:.0%}' for part, share in shares.items())})"
-    settings = asdict(request.settings)
-    command = _command(parent.name, out, request)
+    settings = asdict(options.settings)
+    command = _command(parent.name, out, options)
     return Provenance(parent.name, parent.model.shape, text, settings, command=command)
 
 
-def _command(name: str, out: str | Path, request: _Request) -> str:
+def _command(name: str, out: str | Path, options: RunOptions) -> str:
     """The command for the same run, or "" where a setting that was given has no flag."""
-    if request.changes.keys() & set(SETTINGS_WITHOUT_FLAG):
+    if options.changes.keys() & set(SETTINGS_WITHOUT_FLAG):
         return ""
-    calibration = request.calibration
+    calibration = options.calibration
     flags: dict[str, object] = {
-        "ratio": request.settings.ratio,
-        "preset": request.preset,
+        "ratio": options.settings.ratio,
+        "preset": options.preset,
         "calibration": calibration.source,
-        "evaluate": request.evaluated or "none",
+        "evaluate": options.evaluated or "none",
         "sequences": calibration.sequences,
         "length": calibration.length,
     }
     if calibration.seed != DEFAULTS["seed"]:
         flags["seed"] = calibration.seed
-    flags |= {name: value for name, value in request.changes.items() if value != "auto"}
-    if request.settings.device != DEFAULTS["device"]:
-        flags["device"] = request.settings.device
-    if request.dtype != DEFAULTS["dtype"]:
-        flags["dtype"] = request.dtype
+    flags |= {name: value for name, value in options.changes.items() if value != "auto"}
+    if options.settings.device != DEFAULTS["device"]:
+        flags["device"] = options.settings.device
+    if options.dtype != DEFAULTS["dtype"]:
+        flags["dtype"] = options.dtype
     arguments = ["comp-lib", "prune", hide_folders(name), "--out", resolve(out).name]
     for flag, value in flags.items():
         arguments += [f"--{flag.replace('_', '-')}", hide_folders(value)]
     return shlex.join(arguments)
 
 
-def _verdict(written: Written, parent: _Parent, windows: dict[str, Tensor], started: float) -> Verdict:
+def _verdict(saved: SavedModel, parent: _Parent, windows: dict[str, Tensor], started: float) -> Verdict:
     """The verdict on what was written."""
-    new_files = resolve(written.folder).glob("*.safetensors")
+    new_files = resolve(saved.folder).glob("*.safetensors")
     return Verdict(
-        **vars(written),
+        **vars(saved),
         parent=parent.name,
         megabytes=(_megabytes(parent.model.files.files), _megabytes(new_files)),
         stored=(parent.stored_type, stored_type(parent.saved_dtype)),
-        by_text=losses_by_text(written, windows),
+        by_text=losses_by_text(saved, windows),
         seconds=time.perf_counter() - started,
-        next_command=shlex.join(["comp-lib", "evaluate", str(written.folder), "--against", parent.name]),
+        next_command=shlex.join(["comp-lib", "evaluate", str(saved.folder), "--against", parent.name]),
     )
 
 

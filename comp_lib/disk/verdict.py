@@ -13,13 +13,13 @@ from ..hybrid_granularity.uniform import RATIO_TOLERANCE
 from ..planning import why_more
 from ..shape import span
 from ..system.tensors import STORED_TYPES
-from .from_disk import Written
+from .from_disk import SavedModel
 
 COLUMNS = 80  # columns of a terminal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict(Written):
+class Verdict(SavedModel):
     """A pruned model on disk: how much smaller it is than its parent, and at what price."""
 
     parent: str
@@ -95,14 +95,14 @@ class Verdict(Written):
         ]
 
 
-def losses_by_text(written: Written, windows: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
+def losses_by_text(saved: SavedModel, windows: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
     """Text -> mean losses of both models over its windows; empty if none was measured.
 
     If there are two or more texts, the last entry is their mean.
     """
     if not windows:
         return {}
-    losses = torch.tensor(written.losses, dtype=torch.float64)  # (windows, 2)
+    losses = torch.tensor(saved.losses, dtype=torch.float64)  # (windows, 2)
     dense, small = losses.T
     columns = torch.stack([dense, small, small - dense], 1)
     means = [part.mean(0) for part in columns.split([len(ids) for ids in windows.values()])]

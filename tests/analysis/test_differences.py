@@ -17,7 +17,7 @@ from comp_lib.settings import Settings
 
 @pytest.fixture(scope="module")
 def sample(tokenizer):
-    return draw(tokenizer, ("prose", "code"), windows=4, length=32)
+    return draw(tokenizer, ("prose", "code"), windows=4, window_length=32)
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +34,15 @@ def windows(tokenizer):
 
 def test_a_model_does_not_differ_from_itself(tiny_llama, sample, windows):
     model = tiny_llama()
-    frame = changed_layers(model, tiny_llama(), sample)
+    frame = changed_layers(tiny_llama(), model, sample)
     assert list(frame.columns) == list(columns.COLUMNS["changed_layers"])
     assert frame.stream.abs().max() < 1e-6
     assert frame.weights.max() == 0
     judged = judge(tiny_llama(), windows, model)
-    kinds = changed_kinds(model, judged)
+    kinds = changed_kinds(judged, model)
     assert list(kinds.columns) == list(columns.COLUMNS["changed_kinds"])
     assert kinds.kl.abs().max() < 1e-6
-    assert (kinds.agreement == 1).all()
+    assert (kinds.top1_agreement == 1).all()
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def test_what_was_changed_is_where_it_was_changed(tiny_llama, sample):
     model = tiny_llama()
     other_model = tiny_llama()
     other_model.model.layers[1].mlp.down_proj.weight[:, [3, 4]] = 0.0
-    frame = changed_layers(model, other_model, sample).set_index("layer")
+    frame = changed_layers(other_model, model, sample).set_index("layer")
     assert frame.stream[0] < 1e-6 < frame.stream[1]
     assert (frame.weights > 0).tolist() == [False, True, False]
     assert ((frame.low <= frame.stream) & (frame.stream <= frame.high)).all()
@@ -63,14 +63,14 @@ def test_what_was_changed_is_where_it_was_changed(tiny_llama, sample):
 def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows):
     model = tiny_llama()
     pruned = prune(model, sample.ids, Settings(ratio=0.4, layers=1, multiple=8))
-    frame = changed_layers(model, pruned.model, sample, pruned.plan).set_index("layer")
+    frame = changed_layers(pruned.model, model, sample, pruned.plan).set_index("layer")
     [dropped] = pruned.plan.dropped
     assert frame.other_layer.isna().tolist() == [layer == dropped for layer in range(3)]
     assert frame.other_neurons[dropped] == 0
     assert frame.other_neurons[list(pruned.plan.layers)].tolist() == list(pruned.plan.neurons)
     assert frame.other_layer[list(pruned.plan.layers)].tolist() == [0, 1]
     judged = judge(pruned.model, windows, model)
-    [row] = changed_kinds(model, judged).loc[(slice(None), slice(None), "one"), :].itertuples()
+    [row] = changed_kinds(judged, model).loc[(slice(None), slice(None), "one"), :].itertuples()
     expected = compare_losses(pruned.model, model, windows["one"])
     assert row.dense_loss == pytest.approx(expected.dense_loss)
     assert row.loss == pytest.approx(expected.loss)
@@ -80,12 +80,12 @@ def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows):
 def test_strangers_are_refused(tiny_llama):
     model = tiny_llama()
     with pytest.raises(InputError, match="stream of 32 numbers"):
-        match_layers(model, tiny_llama(hidden_size=64))
+        match_layers(tiny_llama(hidden_size=64), model)
     with pytest.raises(InputError, match="3 layers, got 2"):
-        match_layers(model, tiny_llama(num_hidden_layers=2))
+        match_layers(tiny_llama(num_hidden_layers=2), model)
 
 
-def test_parent_and_pruned_are_compared_in_that_order(tiny_llama, tokenizer, sample, tmp_path):
+def test_the_pruned_model_comes_before_its_parent(tiny_llama, tokenizer, sample, tmp_path):
     """Whichever is named first."""
     from comp_lib.models.load import load_model
     from comp_lib.models.save import PLAN_FILE
@@ -98,8 +98,8 @@ def test_parent_and_pruned_are_compared_in_that_order(tiny_llama, tokenizer, sam
     pruned.plan.save(tmp_path / "small" / PLAN_FILE)
     loaded = {name: (str(tmp_path / name), load_model(tmp_path / name)[0]) for name in ("parent", "small")}
     for names in (("parent", "small"), ("small", "parent")):
-        larger, smaller, plan = pair(*(loaded[name] for name in names))
-        assert (larger, smaller, plan) == (loaded["parent"][1], loaded["small"][1], pruned.plan)
+        smaller, larger, plan = pair(*(loaded[name] for name in names))
+        assert (smaller, larger, plan) == (loaded["small"][1], loaded["parent"][1], pruned.plan)
     (tmp_path / "small" / PLAN_FILE).unlink()
     with pytest.raises(InputError, match="layers"):
         pair(loaded["small"], loaded["parent"])
@@ -118,8 +118,8 @@ def test_a_pruned_model_and_its_healed_copy_are_compared_as_they_stand(
         tokenizer.save_pretrained(tmp_path / name)
         pruned.plan.save(tmp_path / name / PLAN_FILE)
     small, healed = (load_model(tmp_path / name)[0] for name in ("small", "healed"))
-    first, second, plan = pair((str(tmp_path / "small"), small), (str(tmp_path / "healed"), healed))
+    second, first, plan = pair((str(tmp_path / "small"), small), (str(tmp_path / "healed"), healed))
     assert (first, second) == (small, healed)
-    frame = changed_layers(first, second, sample, plan=plan)
+    frame = changed_layers(second, first, sample, plan=plan)
     assert len(frame) == 3
     assert (frame.weights == 0).all()

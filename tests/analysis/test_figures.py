@@ -13,7 +13,7 @@ from course.figures import overlapping_texts
 @pytest.fixture(scope="module")
 def frames(tokenizer, tiny_llama, tmp_path_factory):
     model = tiny_llama()
-    sample = draw(tokenizer, ("prose", "code"), windows=4, length=32)
+    sample = draw(tokenizer, ("prose", "code"), windows=4, window_length=32)
     judging = {kind: sample.ids for kind in ("prose", "code")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -21,7 +21,7 @@ def frames(tokenizer, tiny_llama, tmp_path_factory):
             "layers": layers(model, sample, judged=sample),
             "curves": curves(model, sample),
             "costs": costs(model, sample, judging, (0.1, 0.3), ("stock", "magnitude")),
-            "changed_layers": changed_layers(model, tiny_llama(seed=1), sample),
+            "changed_layers": changed_layers(tiny_llama(seed=1), model, sample),
         }
 
 

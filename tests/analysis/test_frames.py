@@ -36,7 +36,7 @@ def model(tiny_llama, cache):
 
 @pytest.fixture(scope="module")
 def sample(tokenizer):
-    return draw(tokenizer, KINDS, windows=3, length=32, seed=5)
+    return draw(tokenizer, KINDS, windows=3, window_length=32, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_neurons_equal_brute_force(model, sample):
 
 
 def test_few_tokens_say_the_same_in_the_dual_form(model, tokenizer):
-    few = draw(tokenizer, ("prose",), windows=1, length=24)  # fewer than 48 neurons
+    few = draw(tokenizer, ("prose",), windows=1, window_length=24)  # fewer than 48 neurons
     frame = neurons(model, few, layers=[2])
     xtx = gram_of(model, few.ids, 2)
     weight = down_proj_weight(model, 2)
@@ -188,13 +188,13 @@ def test_costs_equal_the_library(model, sample, windows):
     frame = costs(model, sample, windows, (0.2,), ("magnitude",))
     small = prune(model, sample.ids, Settings(ratio=0.2, method="magnitude", recovery="none")).model
     judged = judge(small, windows, model)
-    for kind, (values, bounds) in judged.rows().items():
+    for kind, (values, bounds) in judged.make_rows().items():
         kind_of_row = kind if kind in windows else "all"
         [row] = frame.loc[(slice(None), slice(None), kind_of_row), :].itertuples()
         assert row.increase == pytest.approx(values["increase"], abs=1e-6)
         assert (row.low, row.high) == pytest.approx(bounds["increase"], abs=1e-6)
         assert row.kl == pytest.approx(values["kl"], abs=1e-6)
-        assert row.agreement == pytest.approx(values["top1_agreement"], abs=1e-6)
+        assert row.top1_agreement == pytest.approx(values["top1_agreement"], abs=1e-6)
     assert set(frame.parameters) == {sum(p.numel() for p in small.parameters())}
 
 

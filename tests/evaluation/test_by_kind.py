@@ -68,14 +68,14 @@ def test_it_is_the_same_as_one_by_one(pair, windows):
     for name, value in beside.mean.items():
         total = sum(getattr(evaluation, name) for evaluation in beside.kinds.values())
         assert value == pytest.approx(total / 8, rel=1e-12)
-        low, high = beside.intervals()[name]
+        low, high = beside.compute_intervals()[name]
         assert low < value < high
     # the case is worth its name
     assert beside.mean["kl"] > 0.01
     assert 0 < beside.mean["top1_agreement"] < 1
-    rows = beside.rows()
+    rows = beside.make_rows()
     assert list(rows) == [*KINDS, "mean of 8"]
-    assert rows["mean of 8"] == (beside.mean, beside.intervals())
+    assert rows["mean of 8"] == (beside.mean, beside.compute_intervals())
     assert rows["code"][0]["increase"] == beside.kinds["code"].increase
     assert set(rows["code"][1].values()) == {None}  # of three windows
 
@@ -99,7 +99,7 @@ def test_kinds_weigh_alike_however_many_sequences_they_have(judged):
 
 
 def test_intervals_are_those_of_the_mean_over_kinds(judged):
-    bounds = judged.intervals()
+    bounds = judged.compute_intervals()
     assert list(bounds) == list(judged.mean)
     for name, (low, high) in bounds.items():
         assert low < judged.mean[name] < high
@@ -110,18 +110,18 @@ def test_intervals_are_those_of_the_mean_over_kinds(judged):
 
 def test_of_one_kind_the_interval_is_its_own():
     alone = EvaluationByKind({"b": made_up([*GROUPS["b"], 4.9, 5.3], [*DENSE["b"], 4.0, 4.4])})
-    bounds = alone.kinds["b"].intervals()
-    assert alone.intervals() == {name: bounds[name] for name in alone.mean}
+    bounds = alone.kinds["b"].compute_intervals()
+    assert alone.compute_intervals() == {name: bounds[name] for name in alone.mean}
     assert None not in bounds.values()
 
 
 def test_one_sequence_of_a_kind_or_a_number_that_is_none_has_no_interval():
     lone = EvaluationByKind({"a": made_up([1.0] * 20, [1.0] * 20), "b": made_up([3.0], [2.5])})
-    assert set(lone.intervals().values()) == {None}
+    assert set(lone.compute_intervals().values()) == {None}
     lost = EvaluationByKind(
         {"a": made_up([1.0] * 8 + [math.inf], [1.0] * 8 + [1.5]), "b": made_up([3.0, 4.0], [2.5, 2.6])}
     )
-    bounds = lost.intervals()
+    bounds = lost.compute_intervals()
     assert bounds["loss"] is None
     assert bounds["increase"] is None
     assert bounds["dense_loss"][0] < 1.9

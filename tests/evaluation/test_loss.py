@@ -128,7 +128,7 @@ def compared(tiny_llama, ids):
 def test_each_sequence_keeps_its_own_numbers(compared, ids):
     model, dense, result = compared
     for index, sequence in enumerate(ids):
-        alone = compare_losses(model, dense, sequence[None]).values()
+        alone = compare_losses(model, dense, sequence[None]).values
         values_of_sequence = {name: values[index] for name, values in result.by_sequence.items()}
         assert values_of_sequence == pytest.approx(alone, rel=1e-4)
         assert result.losses[index] == pytest.approx(brute_loss(model, sequence[None]), rel=1e-5)
@@ -142,15 +142,15 @@ def test_intervals_hold_their_means_and_the_increase_is_paired(compared, ids):
     model, dense, _ = compared
     nine_sequences = torch.randint(0, 512, (9, 20), generator=torch.Generator().manual_seed(3))
     result = compare_losses(model, dense, nine_sequences)
-    bounds = result.intervals()
-    assert set(bounds) == {"loss", "perplexity", *result.values()}
+    bounds = result.compute_intervals()
+    assert set(bounds) == {"loss", "perplexity", *result.values}
     for name, (low, high) in bounds.items():
         assert low < getattr(result, name) < high
     assert result.increase == pytest.approx(result.loss - result.dense_loss)
     assert bounds["perplexity"] == pytest.approx(tuple(map(math.exp, bounds["loss"])))
     differences = [compare_losses(model, dense, row[None]).increase for row in nine_sequences]
     assert bounds["increase"] == pytest.approx(confidence_interval(differences), rel=1e-3)
-    assert set(measure_loss(model, ids).intervals().values()) == {None}  # five sequences have none
+    assert set(measure_loss(model, ids).compute_intervals().values()) == {None}  # five sequences have none
     assert measure_loss(model, ids).increase is None
 
 
@@ -159,7 +159,7 @@ def test_pairing_cancels_what_makes_a_text_hard():
         "loss": tuple(map(float, range(8))),
         "increase": tuple(0.2 + 0.01 * (-1) ** number for number in range(8)),
     }
-    bounds = evaluate.Evaluation(columns, 80, 3.5).intervals()
+    bounds = evaluate.Evaluation(columns, 80, 3.5).compute_intervals()
     assert 0.18 < bounds["increase"][0] < 0.2 < bounds["increase"][1] < 0.22
     assert bounds["loss"][1] - bounds["loss"][0] > 2.0
 
@@ -170,11 +170,11 @@ def test_pairing_cancels_what_makes_a_text_hard():
 def test_windows_are_consecutive_from_the_start(tokenizer):
     text = load_text("evaluation")
     ids = encode(tokenizer, text)
-    windows = evaluation_tokens(tokenizer, text, length=100)
+    windows = evaluation_tokens(tokenizer, text, window_length=100)
     assert windows.shape == (len(ids) // 99, 100)
     assert (windows[:, 0] == tokenizer.bos_token_id).all()
     assert torch.equal(windows[:, 1:].flatten(), ids[: windows[:, 1:].numel()])
-    assert torch.equal(evaluation_tokens(tokenizer, text, length=100, sequences=3), windows[:3])
+    assert torch.equal(evaluation_tokens(tokenizer, text, window_length=100, windows=3), windows[:3])
 
 
 @pytest.mark.parametrize(
