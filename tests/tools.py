@@ -55,8 +55,8 @@ def hash_of_weights(model) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(model) -> tuple[str, str]:
-    """The config, and the SHA-256 of all weights by name."""
+def config_and_hash(model) -> tuple[str, str]:
+    """The config as text, and the SHA-256 of all weights by name."""
     return repr(model.config.to_dict()), hash_of_weights(model)
 
 
@@ -112,17 +112,17 @@ def inputs_and_weights(seed: int, n: int, m: int = 5, spare: int = 6) -> tuple[t
 
 
 def curve_of(errors):
-    """A sweep that takes one neuron a round and leaves these errors."""
-    nothing = torch.zeros(len(errors), dtype=torch.float64)
-    counts = torch.arange(1, len(errors) + 1)
+    """A sweep that takes one neuron a round, in their order, until one is left; `errors` are the rounds'."""
+    rounds = len(errors)
+    neurons = rounds + 1
     return Sweep(
-        kept=nothing,
-        order=nothing,
+        kept=torch.tensor([rounds]),
+        order=torch.arange(rounds),
         errors=torch.tensor(errors, dtype=torch.float64),
-        counts=counts,
-        penalties=nothing,
-        scores=nothing,
-        weights=nothing,
+        counts=torch.arange(1, rounds + 1),
+        round_penalties=torch.zeros(rounds, dtype=torch.float64),
+        scores=torch.zeros(neurons, dtype=torch.float64),
+        weights=torch.zeros(neurons, 1, dtype=torch.float64),
     )
 
 

@@ -1,1 +1,1 @@
-"""How much goes for a given budget: layers, and neurons of those that stay."""
+"""Planners of COMP: the layers that go for a given budget, and the widths of those that stay."""

@@ -1,3 +1,4 @@
-"""What goes: whole layers, neurons and KV groups; and how much the model loses when a layer is narrowed."""
+"""The worth of whole layers, neurons and KV groups, and the harm of narrowing a layer."""
 
-LAYER_METRICS = "block-influence", "loss"
+# The keys of `layers.LAYER_METRICS`, for the help of the command line, which must not import torch.
+LAYER_METRIC_NAMES = ("block-influence", "loss")

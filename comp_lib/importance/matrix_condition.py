@@ -34,11 +34,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..statistics.solve import Inverse, spd_inverse
+from ..statistics.solve import GramInverse, Inverse, spd_inverse
+from ..surgery import inputs_of_blocks
 
-BLOCKS_PER_ROUND = 32  # smallest default of the blocks that a round removes
-ROUNDS_FOR_ALL = 64  # rounds that remove all of many blocks: each of them takes more blocks then
-INPUTS_PER_PART = 512  # inputs whose W - V is in memory at once
+BLOCKS_PER_ROUND = 32  # blocks that a round removes by default, if the layer does not have many blocks
+# With many blocks a round removes blocks // ROUNDS_FOR_ALL of them, so a sweep that removes all blocks has at
+# most about this many rounds.
+ROUNDS_FOR_ALL = 64
+INPUTS_PER_PIECE = 512  # inputs whose W - V is in memory at once
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Sweep:
     """tr((W - V)^T H (W - V)) after each round (rounds,): the error and the ridge's penalty."""
     counts: Tensor
     """The number of blocks that are gone after each round (rounds,)."""
-    penalties: Tensor
+    round_penalties: Tensor
     """The ridge's penalty alone, sum_i D_ii ||w_i - v_i||^2, after each round (rounds,)."""
     scores: Tensor
     """The importance of every block before the first round (blocks,)."""
@@ -63,11 +66,14 @@ class Sweep:
     @property
     def data_errors(self) -> Tensor:
         """||X W - X V||^2 after each round (rounds,): the error on the data, without the penalty."""
-        return self.errors - self.penalties
+        return self.errors - self.round_penalties
 
 
 def condition_numbers(matrix: Tensor, inverse: Tensor) -> Tensor:
-    """kappa_i = sqrt(H_ii (H^-1)_ii) for H (n, n) and its inverse: (n,), each at least 1."""
+    """kappa_i = sqrt(H_ii (H^-1)_ii) for H (n, n) and its inverse: (n,), each at least 1.
+
+    The library does not call it, since `scores_of` has the condition in it. The lessons do.
+    """
     return (matrix.diagonal() * inverse.diagonal()).clamp_min(1.0).sqrt()
 
 
@@ -83,21 +89,21 @@ def scores_of(inner: Tensor, weights: Tensor) -> Tensor:
     return (rows * solved).sum((1, 2))
 
 
-def movement_penalty(penalties: Tensor, weights: Tensor, refitted: Tensor) -> float:
+def movement_penalty(input_penalties: Tensor, weights: Tensor, refitted: Tensor) -> float:
     """sum_i D_ii ||w_i - v_i||^2 for D_ii (n,), W and V (n, m).
 
-    INPUTS_PER_PART inputs are summed at a time, since W - V would be as large as the weights.
+    INPUTS_PER_PIECE inputs are summed at a time, since W - V would be as large as the weights.
     """
     total = 0.0
-    parts = zip(
-        penalties.split(INPUTS_PER_PART),
-        weights.split(INPUTS_PER_PART),
-        refitted.split(INPUTS_PER_PART),
+    pieces = zip(
+        input_penalties.split(INPUTS_PER_PIECE),
+        weights.split(INPUTS_PER_PIECE),
+        refitted.split(INPUTS_PER_PIECE),
         strict=True,
     )
-    for penalty, before, after in parts:
-        squares = (before - after).square().sum(1)
-        total += float(penalty @ squares.to(penalty))
+    for piece_penalties, before, after in pieces:
+        movements = (before - after).square().sum(1)
+        total += float(piece_penalties @ movements.to(piece_penalties))
     return total
 
 
@@ -108,7 +114,7 @@ def sweep(
     *,
     block: int = 1,
     per_round: int | None = None,
-    penalties: Tensor | None = None,
+    input_penalties: Tensor | None = None,
 ) -> Sweep:
     """Remove `remove` blocks, the least important first, in rounds after each of which the rest is refitted.
 
@@ -121,10 +127,10 @@ def sweep(
         block: inputs of a block.
         per_round: blocks that go in a round; None: BLOCKS_PER_ROUND, or all blocks divided by ROUNDS_FOR_ALL
             if that is more.
-        penalties: D_ii (n,), what H has beyond the data, for `Sweep.penalties`; None: nothing.
+        input_penalties: D_ii (n,), the share of the ridge in H, for `Sweep.round_penalties`; None: zeros.
     """
     if isinstance(inverse, Tensor):
-        inverse = Inverse(inverse.clone(), block)
+        inverse = GramInverse(inverse.clone(), block)
     refitted = weights.clone(memory_format=torch.contiguous_format)  # each round needs the norms of its rows
     alive = torch.ones(len(weights) // block, dtype=torch.bool, device=weights.device)
     per_round = per_round or max(BLOCKS_PER_ROUND, len(alive) // ROUNDS_FOR_ALL)
@@ -138,7 +144,7 @@ def sweep(
     while len(order) < remove:
         candidates = scores.masked_fill(~alive, torch.inf)
         chosen = torch.topk(candidates, min(per_round, remove - len(order)), largest=False).indices
-        inputs = (chosen[:, None] * block + torch.arange(block, device=chosen.device)).flatten()  # R (r,)
+        inputs = inputs_of_blocks(chosen, block)  # R (r,)
         inverse_rows = inverse.rows(inputs)  # P_R (r, n)
         removed_weights = refitted[inputs]  # V_R (r, m)
         inner, _ = spd_inverse(inverse_rows.values[:, inputs])  # (P_RR)^-1 (r, r), small
@@ -151,7 +157,9 @@ def sweep(
         order.extend(chosen.tolist())
         counts.append(len(order))
         errors.append(total_error)
-        round_penalty = 0.0 if penalties is None else movement_penalty(penalties, weights, refitted)
+        round_penalty = 0.0
+        if input_penalties is not None:
+            round_penalty = movement_penalty(input_penalties, weights, refitted)
         round_penalties.append(round_penalty)
         if len(order) < remove:
             scores = scores_of(inverse.blocks, refitted)
@@ -160,7 +168,7 @@ def sweep(
         order=torch.tensor(order, dtype=torch.long),
         errors=torch.tensor(errors, dtype=torch.float64),
         counts=torch.tensor(counts, dtype=torch.long),
-        penalties=torch.tensor(round_penalties, dtype=torch.float64),
+        round_penalties=torch.tensor(round_penalties, dtype=torch.float64),
         scores=first_scores,
         weights=refitted,
     )

@@ -1,4 +1,4 @@
-"""Which inputs of a dense layer go: MLP neurons (block 1) and KV groups (block r * head_dim), by any metric.
+"""Metrics that choose which MLP neurons (block 1) and KV groups (block r * head_dim) stay.
 
 Every metric answers one question, `NeuronMetric`: given the dense layer, which blocks stay? `METRICS` has all
 metrics, by the name that people type. Most of them score all blocks once and keep the best. The two metrics
@@ -24,7 +24,7 @@ MASK_BLOCKS_PER_ROUND = 32  # blocks that go before the mask is tuned again
 
 @dataclass(frozen=True)
 class Problem:
-    """What a metric and a recovery read of a dense layer y = X W with n inputs and m outputs."""
+    """A dense layer y = X W with n inputs and m outputs, as metrics and recoveries read it."""
 
     statistics: Statistics
     """The sums over the calibration text: C = X^T X and what belongs to it."""
@@ -65,7 +65,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a metric decided."""
+    """The blocks that a metric has chosen, with their scores."""
 
     kept: Tensor
     """The blocks that stay, ascending (k,)."""
@@ -94,7 +94,7 @@ def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
     return add
 
 
-def top(scores: Tensor, keep: int) -> Selection:
+def keep_highest(scores: Tensor, keep: int) -> Selection:
     """Keep the `keep` highest scores; equal scores keep the earlier block."""
     order = torch.argsort(scores, descending=True, stable=True)
     return Selection(kept=order[:keep].sort().values, scores=scores)
@@ -104,13 +104,13 @@ def top(scores: Tensor, keep: int) -> Selection:
 def magnitude(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """Norm of all weights that a block owns; the data do not count."""
     squares = problem.upstream() + problem.per_block(problem.weight.square().sum(1))
-    return top(squares.sqrt(), keep)
+    return keep_highest(squares.sqrt(), keep)
 
 
 @metric("activation")
 def activation(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """Norm of what a block sends, ||x_i||; the weights behind it do not count."""
-    return top(problem.per_block(problem.statistics.diagonal()).sqrt(), keep)
+    return keep_highest(problem.per_block(problem.statistics.diagonal()).sqrt(), keep)
 
 
 @metric("wanda-sp")
@@ -120,21 +120,21 @@ def wanda_sp(problem: Problem, keep: int, generator: torch.Generator) -> Selecti
     It was made structured by An et al. 2024.
     """
     norms = problem.statistics.diagonal().sqrt()
-    return top(problem.per_block(problem.weight.abs().sum(1) * norms), keep)
+    return keep_highest(problem.per_block(problem.weight.abs().sum(1) * norms), keep)
 
 
 @metric("energy")
 def energy(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """||x_i|| ||w_i||, the size of a block's contribution: what COMP divides by the condition."""
     squares = problem.statistics.diagonal() * problem.scaled_weight.square().sum(1)
-    return top(problem.per_block(squares).sqrt(), keep)
+    return keep_highest(problem.per_block(squares).sqrt(), keep)
 
 
 @metric("random")
 def random(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """Every block is worth the same: the floor for all others."""
     scores = torch.rand(problem.blocks, generator=generator, dtype=torch.float64)
-    return top(scores.to(problem.weight.device), keep)
+    return keep_highest(scores.to(problem.weight.device), keep)
 
 
 @metric("mask-condition")
@@ -162,7 +162,7 @@ def full_condition(problem: Problem, keep: int, generator: torch.Generator) -> S
         problem.scaled_weight,
         problem.blocks - keep,
         block=problem.block,
-        penalties=penalty(problem.statistics.diagonal(), problem.ridge),
+        input_penalties=penalty(problem.statistics.diagonal(), problem.ridge),
     )
     refitted = swept.weights if problem.gain is None else None  # with a gain, the sweep has V times the gain
     return Selection(swept.kept, swept.scores, refitted, swept)

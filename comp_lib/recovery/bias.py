@@ -6,11 +6,11 @@ inputs R.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..importance.neurons import Problem, Selection
 from ..statistics.gram import relative_error
+from ..statistics.solve import keep_rows
 from ..surgery import Refit
 
 
@@ -25,13 +25,6 @@ def mean_bias(mean: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
     removed_mean = mean.clone()
     removed_mean[kept] = 0.0
     return removed_mean @ weight.to(removed_mean)
-
-
-def keep_rows(weight: Tensor, kept: Tensor) -> Tensor:
-    """W (n, m) with zeros in all rows but the `kept` ones (k,)."""
-    remaining = torch.zeros_like(weight)
-    remaining[kept] = weight[kept]
-    return remaining
 
 
 def refit_by_bias(problem: Problem, selection: Selection) -> Refit:

@@ -28,7 +28,7 @@ from ..importance.neurons import Problem, Selection
 from ..statistics.gram import Statistics, relative_error
 from ..surgery import Refit
 
-GRID = tuple(0.01 * 3.0**k for k in range(8))  # lambdas, 0.01 to 21.9, relative to each input's own energy
+LAMBDAS = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
 MIXTURES = 128  # mixtures of outputs on which lambdas are compared, for layers with twice as many outputs
 
 
@@ -49,7 +49,7 @@ def choose_ridge(
     gain: Tensor | None = None,
     previous: int | None = None,
 ) -> tuple[float, int]:
-    """Lambda for both halves of the text together, and its position in GRID.
+    """Lambda for both halves of the text together, and its position in LAMBDAS.
 
     Args:
         fitted: the half of the text that weights are fitted to.
@@ -58,22 +58,22 @@ def choose_ridge(
         kept: the inputs that stay (k,).
         gain: how much an error of each output counts (m,); None: all alike.
         previous: the position that the layer before got. Lambdas change slowly from layer to layer, so only
-            this position and its neighbours are tried; None: the whole grid is tried.
+            this position and its neighbours are tried; None: all lambdas are tried.
     """
-    positions = range(len(GRID))
+    positions = range(len(LAMBDAS))
     if previous is not None:
-        positions = range(max(0, previous - 1), min(len(GRID), previous + 2))
+        positions = range(max(0, previous - 1), min(len(LAMBDAS), previous + 2))
     outputs = weight.shape[1]
     mix = _signs(outputs, MIXTURES) if outputs >= 2 * MIXTURES else torch.eye(outputs)  # (m, p)
     mix = mix.to(weight)
     if gain is not None:
         mix = gain.to(weight)[:, None] * mix
     errors = fitted.mix_outputs(mix).held_out_errors(
-        held_out.mix_outputs(mix), weight @ mix, kept, GRID[positions.start : positions.stop]
+        held_out.mix_outputs(mix), weight @ mix, kept, LAMBDAS[positions.start : positions.stop]
     )
     position = positions.start + errors.index(min(errors))
     share = fitted.tokens / (fitted.tokens + held_out.tokens)
-    return GRID[position] * share, position
+    return LAMBDAS[position] * share, position
 
 
 def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:

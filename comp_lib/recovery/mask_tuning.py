@@ -21,9 +21,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..importance.neurons import Problem, Selection
 from ..statistics.gram import contributions, relative_error
-from ..statistics.solve import least_squares
+from ..statistics.solve import keep_rows, least_squares
 from ..surgery import Refit
-from .bias import keep_rows
 
 # Rounds of the guard, after which lambda has grown by 38 digits, and the mask of any finite sums is flat.
 MAX_ROUNDS = 64

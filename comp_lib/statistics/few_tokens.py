@@ -35,7 +35,7 @@ from .gram import Gram, Statistics, tokens_for_gram
 from .solve import Inverse, InverseRows, downdate, factor_solve, penalty, products_per_block, spd_factor
 
 TERMS_PER_SUM = 1024  # terms of a sum in float32
-TOKENS_PER_PART = 64  # tokens whose squares are in memory in float64 at once
+TOKENS_PER_PIECE = 64  # tokens whose squares are in memory in float64 at once
 INPUTS_PER_PANEL = 256  # inputs whose values for all tokens are in memory in float64 at once
 
 
@@ -65,7 +65,7 @@ class TokenStatistics(Statistics):
         )
 
     def gather(self, x: Tensor, target: Tensor | None) -> None:
-        self.squares += sum(part.double().square().sum(0) for part in x.split(TOKENS_PER_PART))
+        self.squares += sum(piece.double().square().sum(0) for piece in x.split(TOKENS_PER_PIECE))
         self.rows = torch.cat([self.rows, x])
         if target is not None and self.given_target is not None:
             self.given_target = torch.cat([self.given_target, target])
@@ -100,9 +100,8 @@ class TokenStatistics(Statistics):
         fitted = fitted.float()
         energy = 0.0
         error = 0.0
-        for rows in self.rows.split(
-            TERMS_PER_SUM
-        ):  # two products, since W - V would be as large as the weights
+        # The products with W and V are computed apart, since W - V would be as large as the weights.
+        for rows in self.rows.split(TERMS_PER_SUM):
             outputs = rows @ weight
             energy += float(outputs.double().square().sum())
             error += float((outputs - rows @ fitted).double().square().sum())
@@ -112,16 +111,19 @@ class TokenStatistics(Statistics):
         return DualInverse(self.rows, penalty(self.diagonal(), ridge), block)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
-        root = _root(penalty(self.squares, 1.0)[kept])  # diag(C)^1/2 (k,)
+        # D_K^-1 X_K^T (I + K)^-1 E is computed without lambda in the divisors, which is the same:
+        # diag(C)_K^-1 X_K^T (lambda I + X_K diag(C)_K^-1 X_K^T)^-1 E.
+        root = _root(penalty(self.squares, 1.0)[kept])  # diag(C)_K^1/2 (k,)
         factor, _ = spd_factor(row_products(self.rows, self.rows, root, kept), ridge)
-        solved = self.rows.new_empty(len(self.rows), weight.shape[1])  # (I + K)^-1 E (T, m)
+        # (lambda I + X_K diag(C)_K^-1 X_K^T)^-1 E (T, m)
+        solved = self.rows.new_empty(len(self.rows), weight.shape[1])
         for outputs in slices_of(weight.shape[1], TERMS_PER_SUM):
             solved[:, outputs] = factor_solve(factor, self.gap(weight, kept, outputs))
         del factor  # it is as large as the weights, which are made next
         fitted = torch.zeros_like(weight)
-        for part in slices_of(len(kept), TERMS_PER_SUM):
-            inputs = kept[part]
-            divisor = root[part]
+        for piece in slices_of(len(kept), TERMS_PER_SUM):
+            inputs = kept[piece]
+            divisor = root[piece]
             shift = ((self.rows[:, inputs] / divisor).T @ solved).div_(divisor[:, None])
             fitted[inputs] = shift.to(weight).add_(weight[inputs])
         return fitted
@@ -160,10 +162,10 @@ class TokenStatistics(Statistics):
         return self._outputs_of(removed.nonzero().flatten(), weight).double()
 
     def _outputs_of(self, inputs: Tensor, weight: Tensor) -> Tensor:
-        """X_I W_I (T, m), float32, for some inputs I. X_I and W_I are copied in parts only."""
+        """X_I W_I (T, m), float32, for some inputs I. X_I and W_I are copied in pieces only."""
         total = self.rows.new_zeros(len(self.rows), weight.shape[1])
-        for part in inputs.split(TERMS_PER_SUM):
-            total.addmm_(self.rows[:, part], weight[part].float())
+        for piece in inputs.split(TERMS_PER_SUM):
+            total.addmm_(self.rows[:, piece], weight[piece].float())
         return total
 
 
@@ -178,7 +180,7 @@ def empty_statistics(
     """Statistics of no token yet, in the form that takes less memory for so many `tokens`.
 
     outputs: of a target that is given; None: the target is the layer's own output.
-    needs_matrix: whether what uses them needs C itself, which only `Gram` has at hand.
+    needs_matrix: whether the reader of the sums needs C itself, which only `Gram` has at hand.
     """
     few = tokens < tokens_for_gram(inputs)
     form: type[Statistics] = TokenStatistics if few and not needs_matrix else Gram
@@ -213,7 +215,6 @@ class DualInverse(Inverse):
         return self.x[:, inputs].double() * self.inverse_penalties[inputs]
 
     def rows(self, index: Tensor) -> InverseRows:
-        """P_R (r, n); zero in the columns of inputs that went."""
         half = self.inner @ self._scaled(index)
         negative_half = -half.T
         values = negative_half.new_empty(len(index), len(self.inverse_penalties))
@@ -224,12 +225,6 @@ class DualInverse(Inverse):
         return InverseRows(index, values, half)
 
     def remove(self, rows: InverseRows, inner: Tensor) -> None:
-        """Remove the inputs R.
-
-        Args:
-            rows: what `rows` returned for R since the last removal.
-            inner: (P_RR)^-1 (r, r).
-        """
         if rows.half is None:
             raise ValueError("expected rows of this form, got those of an n x n inverse")
         self.inner.addmm_(rows.half, inner @ rows.half.T)
@@ -248,7 +243,7 @@ def _root(penalties: Tensor) -> Tensor:
 def row_products(x: Tensor, y: Tensor, divisor: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
     """X Y^T (T, T'), float64, for X (T, n) and Y (T', n), float32.
 
-    X and Y are copied in parts only. The error of an entry x_s . y_t is less than 1e-6 ||x_s|| ||y_t||
+    X and Y are copied in pieces only. The error of an entry x_s . y_t is less than 1e-6 ||x_s|| ||y_t||
     (tested, also on data that are nearly alike).
 
     Args:
@@ -256,9 +251,10 @@ def row_products(x: Tensor, y: Tensor, divisor: Tensor | None = None, kept: Tens
         kept: the inputs that count (k,); None: all.
     """
     total = torch.zeros(len(x), len(y), dtype=torch.float64, device=x.device)
-    for part in slices_of(x.shape[1] if kept is None else len(kept), TERMS_PER_SUM):
-        inputs = part if kept is None else kept[part]
-        scale = 1.0 if divisor is None else divisor[part]
+    count = x.shape[1] if kept is None else len(kept)
+    for piece in slices_of(count, TERMS_PER_SUM):
+        inputs = piece if kept is None else kept[piece]
+        scale = 1.0 if divisor is None else divisor[piece]
         left = x[:, inputs] / scale
         right = left if y is x else y[:, inputs] / scale
         total += left @ right.T

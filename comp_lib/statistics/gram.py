@@ -26,15 +26,15 @@ import torch
 from torch import Tensor
 from typing_extensions import Self  # torch brings it; Python has it since 3.11
 
-from .solve import Inverse, least_squares, penalty, ridge_solve, spd_inverse, with_ridge
+from .solve import GramInverse, Inverse, least_squares, penalty, ridge_solve, spd_inverse, with_ridge
 
 SINGLE_PRECISION_INPUTS = 4096  # from so many inputs on, sums and solves are in float32
-BLOCK = 512  # columns that are computed at a time, of one triangle of a symmetric product
+COLUMNS_AT_ONCE = 512  # columns of a product, or of x, that are computed at a time
 
 
 @dataclass
 class Statistics(ABC):
-    """What is kept of the calibration text for one dense layer with n inputs and m outputs, in some form."""
+    """Sums over the calibration text for one dense layer with n inputs and m outputs, in some form."""
 
     input_sum: Tensor
     """Sum of x (n,), float64; each token counts once, whatever its weight."""
@@ -70,8 +70,9 @@ class Statistics(ABC):
             token_weight = x.new_ones(len(x))
         else:
             token_weight = token_weight.reshape(-1).to(x)
-        for total, part in zip(self.input_sum.split(BLOCK), x.split(BLOCK, dim=1), strict=True):
-            total += part.sum(0, dtype=torch.float64)  # which makes a copy of `part` in float64
+        sums = self.input_sum.split(COLUMNS_AT_ONCE)
+        for total, piece in zip(sums, x.split(COLUMNS_AT_ONCE, dim=1), strict=True):
+            total += piece.sum(0, dtype=torch.float64)  # this makes a copy of `piece` in float64
         self.tokens += len(x)
         x = x * token_weight[:, None]
         weight_square = (token_weight @ token_weight)[None]  # 1^T 1 (1,)
@@ -212,7 +213,7 @@ class Gram(Statistics):
         return float((weight * (self.xtx.float() @ weight)).sum())
 
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
-        return Inverse(spd_inverse(with_ridge(self.xtx, ridge))[0], block)
+        return GramInverse(spd_inverse(with_ridge(self.xtx, ridge))[0], block)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         return least_squares(self.xtx, self.target(weight), weight.to(self.xtx), kept, ridge)
@@ -253,14 +254,14 @@ def add_square(total: Tensor, x: Tensor) -> None:
     The lower triangle is computed, a block of columns at a time.
     """
     size = x.shape[1]
-    if size < 2 * BLOCK:
+    if size < 2 * COLUMNS_AT_ONCE:
         total += x.T @ x
         return
-    for start in range(0, size, BLOCK):
-        stop = start + BLOCK
+    for start in range(0, size, COLUMNS_AT_ONCE):
+        stop = start + COLUMNS_AT_ONCE
         product = x[:, start:].T @ x[:, start:stop]
-        corner = product[:BLOCK]
-        below = product[BLOCK:]
+        corner = product[:COLUMNS_AT_ONCE]
+        below = product[COLUMNS_AT_ONCE:]
         # one half of the corner is mirrored: not every library computes two equal halves
         total[start:stop, start:stop] += corner.tril() + corner.tril(-1).T
         total[stop:, start:stop] += below
@@ -290,5 +291,5 @@ def token_weight(stream: Tensor) -> Tensor:
 
 
 def relative_error(error: float, energy: float) -> float:
-    """||X W - X V||^2 / ||X W||^2 from its two parts; 0 for a layer that sends nothing."""
+    """||X W - X V||^2 / ||X W||^2 from its numerator and denominator; 0 for a layer that sends nothing."""
     return error / energy if energy > 0.0 else 0.0

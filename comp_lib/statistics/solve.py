@@ -8,6 +8,7 @@ v_i / c.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
-INPUTS_PER_UPDATE = 512  # removed inputs after which `Inverse` writes its matrix again
+INPUTS_PER_UPDATE = 512  # removed inputs after which `GramInverse` writes its matrix again
 
 
 def penalty(energy: Tensor, ridge: float) -> Tensor:
@@ -115,6 +116,13 @@ def ridge_solve(inner: Tensor, penalties: Tensor, target: Tensor, weight: Tensor
     return torch.cholesky_solve(target + (penalties + added)[:, None] * weight, factor)
 
 
+def keep_rows(weight: Tensor, kept: Tensor) -> Tensor:
+    """W (n, m) with zeros in all rows but the `kept` ones (k,)."""
+    remaining = torch.zeros_like(weight)
+    remaining[kept] = weight[kept]
+    return remaining
+
+
 def diagonal_blocks(matrix: Tensor, block: int = 1) -> Tensor:
     """The square blocks on the diagonal: (n, n) -> (n / block, block, block)."""
     count = len(matrix) // block
@@ -124,15 +132,35 @@ def diagonal_blocks(matrix: Tensor, block: int = 1) -> Tensor:
 
 @dataclass(frozen=True)
 class InverseRows:
-    """Some rows of an inverse P: `Inverse.rows` reads them, and `Inverse.remove` takes them."""
+    """Some rows of an inverse P, which `Inverse.rows` reads and `Inverse.remove` takes."""
 
     index: Tensor  # the inputs R (r,)
     values: Tensor  # P_R (r, n)
     half: Tensor | None = None  # M X_R D_R^-1 (T, r), in the dual form (`few_tokens`)
 
 
-class Inverse:
-    """P = H^-1 (n, n) for a sweep, which reads its rows and removes inputs.
+class Inverse(ABC):
+    """P = H^-1 (n, n) for a sweep, which reads its rows and removes inputs."""
+
+    blocks: Tensor
+    """The diagonal blocks of P (n / b, b, b)."""
+
+    @abstractmethod
+    def rows(self, index: Tensor) -> InverseRows:
+        """P_R (r, n) for the inputs R (r,); exact zeros in the columns of inputs that went."""
+
+    @abstractmethod
+    def remove(self, rows: InverseRows, inner: Tensor) -> None:
+        """Remove the inputs R by the Schur complement P_KK - P_KR (P_RR)^-1 P_RK.
+
+        Args:
+            rows: the rows that `rows` returned for R since the last removal.
+            inner: (P_RR)^-1 (r, r).
+        """
+
+
+class GramInverse(Inverse):
+    """P as a matrix, from the inverse of C + D or G + D.
 
     The matrix that it is given is used up. What each round removes from P is kept as two thin factors, and
     subtracted where P is read. So the full matrix is written once for INPUTS_PER_UPDATE removed inputs, not
@@ -147,11 +175,11 @@ class Inverse:
         self.updates: list[tuple[Tensor, Tensor]] = []
 
     def rows(self, index: Tensor) -> InverseRows:
-        """P_R (r, n); exact zeros in the columns of inputs that went, instead of rounding errors."""
         values = self.matrix[index]
         for left, right in self.updates:
             values.addmm_(left[:, index].T, right, alpha=-1.0)
-        return InverseRows(index, values.mul_(self.alive))
+        values.mul_(self.alive)  # columns of inputs that went: zeros instead of rounding errors
+        return InverseRows(index, values)
 
     def remove(self, rows: InverseRows, inner: Tensor) -> None:
         """Remove the inputs R by the Schur complement P_KK - P_KR (P_RR)^-1 P_RK.

@@ -12,8 +12,8 @@ from torch import nn
 from variants import build, tokens
 
 from comp_lib.decoder import copy_layer
-from comp_lib.importance import LAYER_METRICS
-from comp_lib.importance.layers import block_influence, layers_to_drop, sequence_loss_increase
+from comp_lib.importance import LAYER_METRIC_NAMES
+from comp_lib.importance.layers import LAYER_METRICS, block_influence, layers_to_drop, sequence_loss_increase
 
 NAMES = ["gqa", "all-at-once", "eager", "mistral-window", "qwen2"]
 LAYERS = 5
@@ -66,8 +66,8 @@ def test_block_influence(name):
 
 def test_block_influence_of_a_layer_that_does_nothing_is_zero():
     model = model_of()
-    for part in (model.model.layers[2].mlp.down_proj, model.model.layers[2].self_attn.o_proj):
-        nn.init.zeros_(part.weight)
+    for linear in (model.model.layers[2].mlp.down_proj, model.model.layers[2].self_attn.o_proj):
+        nn.init.zeros_(linear.weight)
     influence = block_influence(model, tokens())
     assert float(influence[2]) == pytest.approx(0.0, abs=1e-6)
     assert int(influence.argmin()) == 2
@@ -95,7 +95,11 @@ def test_layers_that_kept_their_old_numbers():
     assert bool(sequence_loss_increase(model, ids).isfinite().all())
 
 
-@pytest.mark.parametrize("name", LAYER_METRICS)
+def test_the_names_without_torch_are_those_of_the_metrics():
+    assert LAYER_METRIC_NAMES == tuple(LAYER_METRICS)
+
+
+@pytest.mark.parametrize("name", LAYER_METRIC_NAMES)
 def test_layers_to_drop(name):
     model = model_of()
     ids = tokens()
@@ -110,7 +114,7 @@ def test_layers_to_drop(name):
     assert layers_to_drop(name, model, ids, 0)[0] == []
 
 
-@pytest.mark.parametrize("name", LAYER_METRICS)
+@pytest.mark.parametrize("name", LAYER_METRIC_NAMES)
 def test_measuring_leaves_the_model_alone(name):
     model = model_of()
     ids = tokens()
@@ -130,7 +134,7 @@ def test_progress_counts_layers():
     assert calls == [("loss increase", i + 1, LAYERS) for i in range(LAYERS)]
 
 
-@pytest.mark.parametrize("name", LAYER_METRICS)
+@pytest.mark.parametrize("name", LAYER_METRIC_NAMES)
 def test_one_layer_at_a_time_is_on_the_device(name, monkeypatch):
     """The promise of a run on a small device: no metric may gather all layers there."""
     copies = []

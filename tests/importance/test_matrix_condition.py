@@ -163,11 +163,13 @@ def test_the_units_of_the_inputs_do_not_matter(seed, groups, size, remove):
     for c in (torch.ones(n, dtype=torch.float64), units):
         gram = (x * c).T @ (x * c)
         inverse, _ = spd_inverse(with_ridge(gram, 0.1))
-        penalties = penalty(gram.diagonal(), 0.1)
-        sweeps.append(sweep(inverse, w / c[:, None], remove, block=size, per_round=1, penalties=penalties))
+        input_penalties = penalty(gram.diagonal(), 0.1)
+        sweeps.append(
+            sweep(inverse, w / c[:, None], remove, block=size, per_round=1, input_penalties=input_penalties)
+        )
     first, second = sweeps
     assert first.order.tolist() == second.order.tolist()
-    for name in ("errors", "penalties", "scores"):
+    for name in ("errors", "round_penalties", "scores"):
         torch.testing.assert_close(getattr(first, name), getattr(second, name), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(first.weights, second.weights * units[:, None], **CLOSE)
 
@@ -212,33 +214,35 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(
     x, w = inputs_and_weights(seed, n)
     rows = with_ridge_rows(x, ridge)
     inverse, _ = spd_inverse(with_ridge(x.T @ x, ridge))
-    penalties = ridge * x.square().sum(0)
+    input_penalties = ridge * x.square().sum(0)
     with patch.object(solve, "INPUTS_PER_UPDATE", panel):  # after so many inputs the inverse is written again
-        swept = sweep(inverse, w, remove, block=size, per_round=per_round, penalties=penalties)
+        swept = sweep(inverse, w, remove, block=size, per_round=per_round, input_penalties=input_penalties)
     assert sorted(swept.order.tolist() + swept.kept.tolist()) == list(range(groups))
     assert swept.kept.tolist() == sorted(swept.kept.tolist())
     assert len(swept.order) == remove
     assert swept.counts.tolist() == [*range(per_round, remove, per_round), remove]
     for count, error, round_penalty in zip(
-        swept.counts.tolist(), swept.errors.tolist(), swept.penalties.tolist(), strict=True
+        swept.counts.tolist(), swept.errors.tolist(), swept.round_penalties.tolist(), strict=True
     ):
         alive = blocks_of(without(groups, *swept.order[:count].tolist()), size)
         solution, expected = refit(rows, rows @ w, alive)
         assert error == pytest.approx(expected, rel=1e-6)
         v = torch.zeros_like(w)
         v[alive] = solution
-        assert round_penalty == pytest.approx(float((penalties[:, None] * (w - v).square()).sum()), rel=1e-6)
+        assert round_penalty == pytest.approx(
+            float((input_penalties[:, None] * (w - v).square()).sum()), rel=1e-6
+        )
         assert error - round_penalty == pytest.approx(float((x @ w - x @ v).square().sum()), rel=1e-6)
     kept = blocks_of(swept.kept.tolist(), size)
     removed = without(n, *kept)
     # the direct solve of the same ridge problem
     gram = x.T @ x
-    pull = torch.diag(penalties[kept])
+    pull = torch.diag(input_penalties[kept])
     direct = torch.linalg.solve(gram[kept][:, kept] + pull, gram[kept] @ w + pull @ w[kept])
     torch.testing.assert_close(swept.weights[kept], direct, **CLOSE)
     without_penalties = sweep(inverse, w, remove, block=size, per_round=per_round)
     torch.testing.assert_close(without_penalties.errors, swept.errors, **CLOSE)
-    assert (without_penalties.penalties == 0.0).all()
+    assert (without_penalties.round_penalties == 0.0).all()
     assert (swept.weights[removed] == 0.0).all()
     torch.testing.assert_close(swept.scores, scores_of(diagonal_blocks(inverse, size), w))
 

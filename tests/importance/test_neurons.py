@@ -1,4 +1,4 @@
-"""Which inputs go: every metric against what it says of itself, on the tokens."""
+"""Metrics of neurons and KV groups: each against its own formula, on the tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tools import inputs_and_weights, normal
 
 from comp_lib.importance import neurons
 from comp_lib.importance.matrix_condition import condition_numbers
-from comp_lib.importance.neurons import METRICS, Problem, full_condition, mask_condition, top
+from comp_lib.importance.neurons import METRICS, Problem, full_condition, keep_highest, mask_condition
 from comp_lib.recovery.mask_tuning import solve_mask
 from comp_lib.statistics.gram import Gram, contributions
 from comp_lib.statistics.solve import least_squares
@@ -107,8 +107,8 @@ def test_random_follows_its_generator_only():
 
 
 def test_equal_scores_keep_the_earlier_block():
-    assert top(torch.tensor([1.0, 2.0, 1.0, 1.0]), 2).kept.tolist() == [0, 1]
-    assert top(torch.full((40,), 3.0), 4).kept.tolist() == [0, 1, 2, 3]
+    assert keep_highest(torch.tensor([1.0, 2.0, 1.0, 1.0]), 2).kept.tolist() == [0, 1]
+    assert keep_highest(torch.full((40,), 3.0), 4).kept.tolist() == [0, 1, 2, 3]
 
 
 @quick
@@ -157,7 +157,7 @@ def test_scores_are_energy_divided_by_condition_squared(seed, n, ridge):
 
 @pytest.mark.parametrize("choose", [full_condition, mask_condition])
 def test_a_loud_neuron_with_a_twin_goes_before_a_quiet_one_without(choose):
-    """What sets the condition apart from every metric of size."""
+    """The condition differs here from every metric of size."""
     x = torch.linalg.qr(normal(0, 30, 5)).Q * torch.tensor([10.0, 1.0, 1.5, 2.0, 2.5], dtype=torch.float64)
     x[:, 4] = x[:, 0]
     w = torch.eye(5, dtype=torch.float64)

@@ -86,7 +86,8 @@ def layer_by_layer(model, fitted_ids, judging_ids, removed):
     """The harms by walking the rest of the model anew for each layer, in the same arithmetic."""
     layers = model.model.layers
     arguments, judging_arguments = (
-        layer_arguments(model, part.shape[1], "cpu", model.dtype) for part in (fitted_ids, judging_ids)
+        layer_arguments(model, sequences.shape[1], "cpu", model.dtype)
+        for sequences in (fitted_ids, judging_ids)
     )
 
     def predictions(hidden, first):

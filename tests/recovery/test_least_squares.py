@@ -9,7 +9,7 @@ import torch
 
 from comp_lib.comp import prune
 from comp_lib.recovery import least_squares
-from comp_lib.recovery.least_squares import GRID, choose_ridge
+from comp_lib.recovery.least_squares import LAMBDAS, choose_ridge
 from comp_lib.settings import Settings
 from comp_lib.statistics.few_tokens import TokenStatistics
 from comp_lib.statistics.gram import Gram
@@ -51,13 +51,13 @@ def test_held_out_error_is_that_of_the_tokens(ridge):
 def test_the_search_takes_the_best_of_the_grid_and_walks_beside_it():
     kept = torch.arange(8)
     halves, w = problem(10, noise=20.0)
-    best = min(GRID, key=lambda ridge: brute_force(halves, w, kept, ridge))
+    best = min(LAMBDAS, key=lambda ridge: brute_force(halves, w, kept, ridge))
     ridge, position = choose_ridge(halves[0][2], halves[1][2], w, kept)
     assert ridge == pytest.approx(best / 2)
-    assert GRID[position] == best
+    assert LAMBDAS[position] == best
     plenty, w = problem(4000)
     smaller, _ = choose_ridge(plenty[0][2], plenty[1][2], w, kept, previous=position)
-    assert smaller * 2 == pytest.approx(GRID[GRID.index(best) - 1])  # one step at a time
+    assert smaller * 2 == pytest.approx(LAMBDAS[LAMBDAS.index(best) - 1])  # one step at a time
 
 
 def test_few_tokens_want_more_ridge_than_many():
@@ -74,7 +74,7 @@ def test_prune_reports_the_ridge_it_chose(tiny_llama):
     assert settings.ridge == "auto"
     searched = prune(model, ids, settings)
     chosen = [layer.ridge for layer in searched.report.layers]
-    assert all(any(ridge == pytest.approx(value / 2) for value in GRID) for ridge in chosen)
+    assert all(any(ridge == pytest.approx(value / 2) for value in LAMBDAS) for ridge in chosen)
     fixed = prune(model, ids, replace(settings, ridge=chosen[0]))
     first, second = (run.model.model.layers[0].mlp.down_proj.weight for run in (searched, fixed))
     torch.testing.assert_close(first, second)  # halves added up are the whole
@@ -104,17 +104,26 @@ def test_of_many_outputs_mixtures_are_judged(form, with_target, monkeypatch):
         half = form.zeros(inputs, outputs if with_target else None)
         half.add(x, y)
         halves.append(half)
+    mixes = []  # that `choose_ridge` compares lambdas on
+    mix_outputs = form.mix_outputs
+
+    def recorded_mix_outputs(half, mix):
+        mixes.append(mix)
+        return mix_outputs(half, mix)
+
+    monkeypatch.setattr(form, "mix_outputs", recorded_mix_outputs)
     positions = {}
     for mixtures in (10**6, 100):
         monkeypatch.setattr(least_squares, "MIXTURES", mixtures)
         _, positions[mixtures] = choose_ridge(*halves, weight, kept)
     assert positions[100] == positions[10**6]
-    mix = least_squares._signs(outputs, 100).to(weight)
-    exact_errors = halves[0].held_out_errors(halves[1], weight, kept, GRID)
+    mix = mixes[-1]
+    assert mix.shape == (outputs, 100)
+    exact_errors = halves[0].held_out_errors(halves[1], weight, kept, LAMBDAS)
     mixed_halves = [half.mix_outputs(mix) for half in halves]
-    mixed_errors = mixed_halves[0].held_out_errors(mixed_halves[1], weight @ mix, kept, GRID)
+    mixed_errors = mixed_halves[0].held_out_errors(mixed_halves[1], weight @ mix, kept, LAMBDAS)
     if not with_target:  # of the layer's own output only W decides
-        assert mixed_errors == halves[0].held_out_errors(halves[1], weight @ mix, kept, GRID)
+        assert mixed_errors == halves[0].held_out_errors(halves[1], weight @ mix, kept, LAMBDAS)
     gaps = [abs(mixed - exact) for mixed, exact in zip(mixed_errors, exact_errors, strict=True)]
     assert 0.0 < max(gaps) < 0.25 * energy
     assert gaps[positions[100]] < 0.05 * energy
@@ -127,8 +136,8 @@ def test_an_output_counts_by_its_gain():
     best_ridges = {}
     for output in range(w.shape[1]):
         single_halves = [(x, y[:, [output]], None) for x, y, _ in halves]
-        errors = [brute_force(single_halves, w[:, [output]], kept, ridge) for ridge in GRID]
-        best_ridges[output] = GRID[errors.index(min(errors))]
+        errors = [brute_force(single_halves, w[:, [output]], kept, ridge) for ridge in LAMBDAS]
+        best_ridges[output] = LAMBDAS[errors.index(min(errors))]
     assert len(set(best_ridges.values())) > 1
     for output, best in best_ridges.items():
         gain = torch.full((w.shape[1],), 1e-6)

@@ -10,10 +10,9 @@ from tools import inputs_and_weights, normal
 
 from comp_lib.errors import InputError
 from comp_lib.recovery import mask_tuning
-from comp_lib.recovery.bias import keep_rows
 from comp_lib.recovery.mask_tuning import MAX_VARIANCE, fold_mask, solve_mask, tune_mask
 from comp_lib.statistics.gram import Gram, contributions
-from comp_lib.statistics.solve import least_squares
+from comp_lib.statistics.solve import keep_rows, least_squares
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}

@@ -12,9 +12,10 @@ from comp_lib.comp import prune
 from comp_lib.importance.matrix_condition import sweep
 from comp_lib.importance.neurons import Problem, full_condition
 from comp_lib.settings import Settings
+from comp_lib.statistics import few_tokens
 from comp_lib.statistics.few_tokens import DualInverse, TokenStatistics
 from comp_lib.statistics.gram import Gram
-from comp_lib.statistics.solve import least_squares, penalty, spd_inverse, with_ridge
+from comp_lib.statistics.solve import factor_solve, least_squares, penalty, spd_inverse, with_ridge
 
 
 def problem(tokens=10, n=24, m=5, with_target=True, seed=0):
@@ -26,10 +27,10 @@ def problem(tokens=10, n=24, m=5, with_target=True, seed=0):
     weight = torch.rand(tokens, generator=generator) + 0.5
     both = []
     for kind in (Gram, TokenStatistics):
-        parts = [kind.zeros(n, m if with_target else None) for _ in range(2)]
-        for part, rows in zip(parts, (slice(0, 4), slice(4, None)), strict=True):
-            part.add(x[rows], None if y is None else y[rows], weight[rows])
-        both.append(parts[0] + parts[1])
+        halves = [kind.zeros(n, m if with_target else None) for _ in range(2)]
+        for half, rows in zip(halves, (slice(0, 4), slice(4, None)), strict=True):
+            half.add(x[rows], None if y is None else y[rows], weight[rows])
+        both.append(halves[0] + halves[1])
     return *both, w
 
 
@@ -74,6 +75,31 @@ def test_fit_energy_and_statistics_are_the_same(with_target):
     bias = torch.randn(w.shape[1], dtype=torch.float64)
     gap = w - fitted
     assert rows.bias_energy(gap, bias) == pytest.approx(full.bias_energy(gap, bias), rel=1e-5)
+
+
+@pytest.mark.parametrize("with_target", [False, True])
+def test_a_refit_is_its_formula_and_solves_without_lambda_in_the_divisors(with_target, monkeypatch):
+    _, rows, w = problem(with_target=with_target)
+    kept = torch.tensor([0, 2, 3, 7, 11, 20])
+    ridge = 0.2
+    x = rows.rows.double()
+    target = x @ w if rows.given_target is None else rows.given_target.double()
+    gap = target - x[:, kept] @ w[kept]  # E (T, m)
+    energy = x.square().sum(0)[kept]  # diag(C)_K (k,)
+    identity = torch.eye(len(x), dtype=torch.float64)
+    solved = torch.linalg.solve(ridge * identity + x[:, kept] / energy @ x[:, kept].T, gap)
+    inner = x[:, kept] / (ridge * energy) @ x[:, kept].T  # K (T, T)
+    expected = w[kept] + (x[:, kept] / (ridge * energy)).T @ torch.linalg.solve(identity + inner, gap)
+    answers = []
+
+    def recorded(factor, right):
+        answers.append(factor_solve(factor, right))
+        return answers[-1]
+
+    monkeypatch.setattr(few_tokens, "factor_solve", recorded)
+    fitted = rows.refit(w, kept, ridge)
+    torch.testing.assert_close(torch.cat(answers, dim=1), solved, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fitted[kept], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("with_target", [False, True])
