@@ -1,8 +1,9 @@
-"""The layout of the package: forbidden imports, who knows what a layer looks like, how docstrings begin."""
+"""The layout of the package: forbidden imports, who knows what a layer looks like, docstrings, examples."""
 
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
 import importlib.util
 import os
@@ -120,6 +121,19 @@ def test_every_docstring_begins_with_a_sentence_on_a_line_of_its_own():
             if not lines[0].endswith((".", ":", "?")) or lines[1]:
                 wrong.append(f"{name}: {getattr(node, 'name', 'the module')}: {lines[0]}")
     assert wrong == []
+
+
+def modules_with_examples() -> list[str]:
+    """Names of the modules whose docstrings have examples."""
+    paths = [path for path in sorted(PACKAGE.rglob("*.py")) if ">>>" in path.read_text("utf-8")]
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+
+
+@pytest.mark.parametrize("module", modules_with_examples())
+def test_examples_in_docstrings_hold(module):
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.attempted > 0
+    assert results.failed == 0, "the examples that failed are printed above"
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)

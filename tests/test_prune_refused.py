@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from tools import SETTINGS, fingerprint, plan_of_everything
+from tools import SETTINGS, config_and_hash, plan_of_everything
 from variants import build, tokens
 
 from comp_lib.comp import prune
@@ -84,14 +84,14 @@ def test_settings_are_checked_by_name(change, message):
 )
 def test_what_does_not_fit_the_model_is_refused_before_any_work(wrong, message):
     parent = build()
-    before = fingerprint(parent)
+    before = config_and_hash(parent)
     settings = replace(SETTINGS, **wrong.get("settings", {}))
     options = {"inplace": True, "progress": lambda *_: pytest.fail("work")}
     with pytest.raises(InputError, match=message):
         if "plan" in wrong:
             options["plan"] = plan_of_everything(parent, **wrong["plan"])
         prune(parent, wrong.get("ids", tokens()), settings, **options)
-    assert fingerprint(parent) == before
+    assert config_and_hash(parent) == before
 
 
 @pytest.mark.parametrize("changes", [{"kv_groups": 1}, {"method": "flap", "recovery": "bias"}])

@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from variants import LAYOUTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.comp import prune
-from comp_lib.disk import from_disk, work_folder
-from comp_lib.disk.from_disk import Saving, prune_to
+from comp_lib.disk import from_disk, model_on_disk, work_folder
+from comp_lib.disk.from_disk import SaveOptions, prune_to
 from comp_lib.disk.model_on_disk import ModelOnDisk
 from comp_lib.disk.work_folder import StatesFile
 from comp_lib.errors import InputError
@@ -31,6 +31,7 @@ from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model, open_model
 from comp_lib.models.meta_model import make_meta_model
 from comp_lib.models.save import Provenance, save_checkpoint
+from comp_lib.recovery import RECOVERIES
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.system.tensors import EMBEDDING, HEAD, TensorFiles
@@ -78,7 +79,7 @@ def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
         tokenizer,
         ids,
         settings,
-        saving=Saving(name="parent", card=card),
+        options=SaveOptions(name="parent", card=card),
     )
     assert from_files.plan == in_memory.plan
     assert from_files.after == Shape.of(in_memory.model)
@@ -151,47 +152,76 @@ def test_measured_widths_from_files_are_those_of_memory(name, tmp_path, tokenize
 
 
 @pytest.mark.parametrize("name", ["gqa", "tied"])
-def test_each_layer_is_let_go_before_the_next_and_sensitivity_reads_it_once(
-    name, tmp_path, tokenizer, monkeypatch
-):
+def test_sensitivity_reads_each_layer_once(name, tmp_path, monkeypatch):
     parent, model = saved(tmp_path / "parent", name)
     source = opened(parent)
-    last_weights = []  # weak references to the weights of the layer that was asked for last
     names_read = []
-    layer_of = ModelOnDisk.layer
     read_tensor = source.files.read
-
-    def watched_layer(self, index, device):
-        if index > 0:
-            assert all(reference() is None for reference in last_weights)
-            assert self._head is None
-        layer = layer_of(self, index, device)
-        last_weights[:] = [weakref.ref(weight) for weight in layer.parameters()]
-        return layer
 
     def watched_read(name, dtype, rows=None):
         names_read.append(name)
         return read_tensor(name, dtype, rows)
 
-    monkeypatch.setattr(ModelOnDisk, "layer", watched_layer)
     monkeypatch.setattr(source.files, "read", watched_read)
     measured = sensitivity(source, tokens(8), 12)
     of_layers = [name for name in names_read if ".layers." in name]
     assert len(of_layers) == len(set(of_layers)) == 27
     assert names_read[-1] == (EMBEDDING if name == "tied" else HEAD)
     assert torch.equal(measured.harm, sensitivity(model, tokens(8), 12).harm)
-    assert source._head is not None  # kept from the first answer
-    assert source.layer(0, "cpu") is not None
-    assert source._head is None  # until a layer is asked for
-    # a run does the same: `watched_layer` asserts it at each layer that the run asks for
+
+
+@pytest.fixture
+def weights_in_memory(monkeypatch):
+    """Lists of weak references: to the weights of the last "layer", and to each "head" that answered.
+
+    Where a layer behind the first is asked for, all of them must be gone from memory.
+    """
+    references = {"layer": [], "head": []}
+    layer_of = ModelOnDisk.layer
+    apply_head = model_on_disk.head
+
+    def watched_layer(source, index, device):
+        if index > 0:
+            assert all(weight() is None for weight in references["layer"])
+            assert all(weight() is None for weight in references["head"])
+        layer = layer_of(source, index, device)
+        references["layer"] = [weakref.ref(weight) for weight in layer.parameters()]
+        return layer
+
+    def watched_head(meta_model, states, linear):
+        references["head"].append(weakref.ref(linear.weight))
+        return apply_head(meta_model, states, linear)
+
+    monkeypatch.setattr(ModelOnDisk, "layer", watched_layer)
+    monkeypatch.setattr(model_on_disk, "head", watched_head)
+    return references
+
+
+@pytest.mark.parametrize("name", ["gqa", "tied"])
+def test_each_layer_is_let_go_before_the_next(name, tmp_path, tokenizer, weights_in_memory):
+    """`weights_in_memory` asserts it, where sensitivity is measured and in a run."""
+    parent, _ = saved(tmp_path / "parent", name)
+    source = opened(parent)
+    sensitivity(source, tokens(8), 12)
+    assert weights_in_memory["layer"]
     prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["gqa", "tied"])
+def test_the_head_is_kept_from_the_first_answer_until_a_layer_is_asked_for(name, tmp_path, weights_in_memory):
+    parent, _ = saved(tmp_path / "parent", name)
+    source = opened(parent)
+    sensitivity(source, tokens(8), 12)
+    assert weights_in_memory["head"][-1]() is not None
+    source.layer(0, "cpu")
+    assert weights_in_memory["head"][-1]() is None
 
 
 def test_perplexities_are_those_of_the_two_models(tmp_path, tokenizer):
     parent, model = saved(tmp_path / "parent")
     windows = tokens(3, 20, seed=5)
-    saving = Saving(windows=windows, dtype=torch.bfloat16)
-    result = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, saving=saving)
+    options = SaveOptions(windows=windows, dtype=torch.bfloat16)
+    result = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, options=options)
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.float32)
     before = measure_loss(model, windows)
     after = measure_loss(small.eval(), windows)
@@ -248,8 +278,8 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(parent, tmp_path, tokenizer
     monkeypatch.setattr(StatesFile, "create", recorded_create)
 
     def run(out):
-        saving = Saving(windows=windows, name="parent", dtype=torch.bfloat16)
-        return prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, saving=saving)
+        options = SaveOptions(windows=windows, name="parent", dtype=torch.bfloat16)
+        return prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, options=options)
 
     run(tmp_path / "undisturbed" / "small")
     expected = content(tmp_path / "undisturbed" / "small")
@@ -313,7 +343,7 @@ def test_the_model_that_is_read_is_not_overwritten(undisturbed, tokenizer):
     settings = replace(SETTINGS, layers=0)
     with pytest.raises(InputError, match="apart from the models that are read"):
         prune_to(
-            undisturbed, opened(undisturbed), tokenizer, tokens(), settings, saving=Saving(overwrite=True)
+            undisturbed, opened(undisturbed), tokenizer, tokens(), settings, options=SaveOptions(overwrite=True)
         )
     assert content(undisturbed) == before
 
@@ -366,8 +396,10 @@ def test_killed_twice_in_a_row_goes_on_from_the_last_finished_layer(parent, tmp_
     result = run(tmp_path / "small")
     assert finished == [0, 1, 2]  # no layer twice
     assert [report.layer for report in result.report.layers] == [0, 1, 2]
-    run(tmp_path / "undisturbed" / "small")
+    undisturbed_result = run(tmp_path / "undisturbed" / "small")
     assert content(tmp_path / "small") == content(tmp_path / "undisturbed" / "small")
+    for stopped, expected in zip(result.report.layers, undisturbed_result.report.layers, strict=True):
+        assert replace(stopped, seconds=0) == replace(expected, seconds=0)
 
 
 def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(parent, tmp_path, tokenizer, monkeypatch):
@@ -444,7 +476,7 @@ def test_another_request_is_refused_by_what_differs(parent, tmp_path, tokenizer)
     with pytest.raises(InputError, match="different: calibration"):
         prune_to(out, opened(parent), tokenizer, tokens(seed=1), SETTINGS)
     with pytest.raises(InputError, match="different: dtype"):
-        prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(dtype=torch.float16))
+        prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, options=SaveOptions(dtype=torch.float16))
     other, _ = saved(tmp_path / "other", "tied")
     with pytest.raises(InputError, match="different: model"):
         prune_to(out, opened(other), tokenizer, tokens(), SETTINGS)
@@ -455,9 +487,9 @@ def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, tokenizer):
     llm_pruner = Settings(method="llm-pruner", recovery="none")
     with pytest.raises(InputError, match="needs the whole model"):
         prune_to(tmp_path / "a", opened(parent), tokenizer, tokens(), llm_pruner)
-    onto_itself = Saving(name=str(parent), overwrite=True)
+    onto_itself = SaveOptions(name=str(parent), overwrite=True)
     with pytest.raises(InputError, match="a pruned model to overwrite"):
-        prune_to(parent, opened(parent), tokenizer, tokens(), SETTINGS, saving=onto_itself)
+        prune_to(parent, opened(parent), tokenizer, tokens(), SETTINGS, options=onto_itself)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="a new or an empty folder"):
@@ -475,6 +507,24 @@ def test_not_a_number_is_refused_by_name(tmp_path, tokenizer):
     save_file(tensors, parent / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj"):
         prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+
+
+def test_a_refit_too_large_for_the_dtype_of_the_files_is_refused_by_name(
+    parent, tmp_path, tokenizer, monkeypatch
+):
+    refit = RECOVERIES["least-squares"]
+
+    def refit_with_an_overflow(problem, selection):
+        solved = refit(problem, selection)
+        return replace(solved, weight=solved.weight.clamp(min=70_000.0))  # float16 ends at 65,504
+
+    monkeypatch.setitem(RECOVERIES, "least-squares", refit_with_an_overflow)
+    options = SaveOptions(dtype=torch.float16)
+    settings = replace(SETTINGS, kv_groups=None, aim="self", layers=0)
+    message = r"that float16, the dtype of the files.*infinity in model\.layers\.0\.mlp\.down_proj\.weight"
+    with pytest.raises(InputError, match=message) as error:
+        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), settings, options=options)
+    assert "\n" not in str(error.value) and not (tmp_path / "small").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

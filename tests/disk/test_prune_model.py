@@ -133,6 +133,18 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
     assert "comp-lib prune" not in (tmp_path / "python" / "README.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize(("preset", "has_command"), [("stock", True), ("paper", False)])
+def test_layers_auto_is_said_by_no_command_where_the_preset_has_a_number(
+    preset, has_command, parent, tmp_path
+):
+    """`--layers` takes no "auto", and without it the number of the preset counts."""
+    prune_model(
+        parent, tmp_path / "small", evaluated="none", **QUICK_OPTIONS, preset=preset, layers="auto"
+    )
+    card = (tmp_path / "small" / "README.md").read_text("utf-8")
+    assert ("comp-lib prune" in card) == has_command and "--layers" not in card
+
+
 @pytest.mark.parametrize(
     ("limit", "options", "sequences"),
     [
@@ -286,6 +298,27 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
         ("0.010", "0.500", "4"),
     ]
     assert not list(tmp_path.iterdir())
+
+
+def test_at_most_says_so_where_no_plan_reaches_the_smallest_ratio(parent, monkeypatch):
+    """The message has no share and no price of an earlier pruning."""
+    model = AutoModelForCausalLM.from_pretrained(parent).eval()
+
+    def make_plan_above_a_tenth(model, ids, settings, progress):
+        if settings.ratio < 0.1:
+            raise OutOfReach(expected="more", got=settings.ratio)
+        return make_plan(model, ids, settings, progress=progress)
+
+    losses = iter([3.0, 3.9, 3.8])
+    monkeypatch.setattr("comp_lib.disk.at_most.make_plan", make_plan_above_a_tenth)
+    monkeypatch.setattr(
+        "comp_lib.disk.at_most.judge", lambda model, windows: SimpleNamespace(mean={"loss": next(losses)})
+    )
+    ids = torch.arange(64).view(4, 16)
+    settings = Settings(method="random", recovery="none", multiple=1)
+    message = r"got 0\.01, where no plan reaches the ratio 0\.01: choose other settings$"
+    with pytest.raises(InputError, match=message):
+        ratio_within(0.01, model, ids, {}, settings, saved_dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
