@@ -1,4 +1,4 @@
-"""FLAP (An et al. 2023): what hardly fluctuates can be replaced by its mean.
+"""FLAP (An et al. 2023): channels that hardly fluctuate can be replaced by their means.
 
 For a dense layer y = W x, input channel j is worth the error that remains when its mean takes its place,
 
@@ -127,7 +127,7 @@ def units_to_remove(
     each layer.
 
     Args:
-        request: what the plan is for; its biases count as parameters.
+        request: the request for the plan; its biases count as parameters.
         neuron_scores: standardised scores of the neurons of each layer.
         group_scores: the same for the KV groups.
         budget: parameters that the decoder may keep.

@@ -1,6 +1,6 @@
 """ShortGPT (Men et al. 2024): drop the whole layers that turn the residual stream least.
 
-    BI_l = 1 - mean_t cos(h_t, h'_t)          h, h': what enters and leaves layer l
+    BI_l = 1 - mean_t cos(h_t, h'_t)          h, h': the streams before and behind layer l
 
 The fewest layers that reach the ratio go, so that more is removed than asked for; nothing is narrowed.
 """

@@ -1,4 +1,4 @@
-"""Layer importance: what the model loses with a whole layer.
+"""Layer importance: the worth of a whole layer to the model.
 
 There are two metrics, which LAYER_METRICS has by name:
 

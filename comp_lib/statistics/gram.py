@@ -1,6 +1,6 @@
 """Additive statistics of a dense layer: all that COMP needs to know about the calibration text.
 
-For y = X W with X (T, n) and W (n, m), the tokens T vanish from every formula of the method: what counts is
+For y = X W with X (T, n) and W (n, m), the tokens T vanish from every formula of the method. These count:
 
     C = X^T X (n, n)      and, when the target is not the layer's own output,     B = X^T Y* (n, m).
 

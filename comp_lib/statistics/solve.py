@@ -154,7 +154,7 @@ class Inverse(ABC):
         """Remove the inputs R by the Schur complement P_KK - P_KR (P_RR)^-1 P_RK.
 
         Args:
-            rows: the rows that `rows` returned for R since the last removal.
+            rows: P_R, as `rows` has returned it since the last removal.
             inner: (P_RR)^-1 (r, r).
         """
 
@@ -182,12 +182,6 @@ class GramInverse(Inverse):
         return InverseRows(index, values)
 
     def remove(self, rows: InverseRows, inner: Tensor) -> None:
-        """Remove the inputs R by the Schur complement P_KK - P_KR (P_RR)^-1 P_RK.
-
-        Args:
-            rows: what `rows` returned for R since the last removal.
-            inner: (P_RR)^-1 (r, r).
-        """
         down = inner @ rows.values
         self.updates.append((rows.values, down))
         if sum(len(left) for left, _ in self.updates) >= INPUTS_PER_UPDATE:

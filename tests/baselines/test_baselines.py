@@ -448,7 +448,7 @@ def test_slimgpt_takes_more_the_deeper_a_layer_lies():
         prune(model, ids, baseline("slimgpt", ratio=0.9))
 
 
-# what all have in common
+# All planners
 
 
 def uniform_left(model, settings, ids) -> int:

@@ -100,7 +100,7 @@ def test_of_many_outputs_mixtures_are_judged(form, with_target, monkeypatch):
         layer_output = x @ weight.float()
         y = layer_output + 3.0 * torch.randn(25, outputs, generator=generator) if with_target else None
         target = layer_output if y is None else y
-        energy = float(target.square().sum())  # of the second half: what its errors are part of
+        energy = float(target.square().sum())  # of the second half, as are the errors
         half = form.zeros(inputs, outputs if with_target else None)
         half.add(x, y)
         halves.append(half)
