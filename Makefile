@@ -35,7 +35,7 @@ STAMPS := .venv/stamps
 .SUFFIXES:
 
 help:
-	@echo "make demo       prune the real model by a fifth: table, figure, text before and after (in build/demo)"
+	@echo "make demo       prune a fifth of the real model's decoder: table, figures, texts before and after (in build/demo)"
 	@echo "make lab        the lessons without their answers, in JupyterLab (a copy in build/lab)"
 	@echo "make check      format, lint, types, import contract and the fast unit tests: a minute and a half"
 	@echo "make test       lint, all unit tests, then every cell of every notebook"

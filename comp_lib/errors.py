@@ -128,6 +128,13 @@ def suggestion(word: str, options: Iterable[str]) -> str:
     return f"choose one of {', '.join(options)}"
 
 
+def check_whole_number(name: str, value: object, minimum: int) -> None:
+    """Raises InputError, which names the field, for a value that is no integer or below `minimum`."""
+    if type(value) is not int or value < minimum:
+        expected = f"{name} as a whole number above {minimum - 1}"
+        raise InputError(expected=expected, got=repr(value), hint="write another")
+
+
 def check_package(package: str, extra: str) -> None:
     """Raises InputError unless the `package` is installed, which our extra `extra` brings."""
     if importlib.util.find_spec(package) is None:

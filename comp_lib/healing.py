@@ -29,7 +29,7 @@ from .calibration.defaults import USUAL_SEQUENCES
 from .calibration.shares import text_hashes
 from .calibration.windows import Calibration
 from .divergence import divergence_terms
-from .errors import InputError
+from .errors import InputError, check_whole_number
 from .families.types import Model
 from .models.load import load_model, load_with_room, open_model
 from .models.save import (
@@ -52,14 +52,25 @@ GRADIENT_NORM_LIMIT = 1.0  # largest norm of the gradient of a step; a larger gr
 
 @dataclass(frozen=True)
 class Healing:
-    """The settings of a training."""
+    """The settings of a training.
+
+    Raises InputError for steps, batch, rank or alpha that are no whole number above 0.
+
+    >>> Healing(steps=0)
+    Traceback (most recent call last):
+    comp_lib.errors.InputError: expected steps as a whole number above 0, got 0: write another
+    """
 
     steps: int = 100  # steps of AdamW
     batch: int = 4  # sequences in a step
-    rank: int = 8  # r
-    alpha: int = 16  # alpha
+    rank: int = 8  # rank r of the changes
+    alpha: int = 16  # the changes are multiplied by alpha / r
     rate: float = 1e-3  # highest learning rate
     seed: int = 0  # decides the A at the start
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "rank", "alpha"):
+            check_whole_number(name, getattr(self, name), 1)
 
 
 class HealingResult(NamedTuple):
@@ -193,7 +204,7 @@ def heal_folder(
     plan = Plan.load(files.path / PLAN_FILE)
     parent_model, _ = load_model(parent, device=device)
     pruned_model, _ = load_with_room(model, device=device, copies=2)
-    _check_parent(parent_model, meta_model, plan)
+    _check_parent(meta_model, parent_model, plan)
     ids = calibration.tokens(tokenizer, model=parent_model, progress=progress)
     healed = heal(pruned_model, ids, parent_model, healing, progress)
     if healed.after >= healed.before and not force:
@@ -220,7 +231,7 @@ def heal_folder(
     return healed
 
 
-def _check_parent(parent: Model, pruned: Model, plan: Plan) -> None:
+def _check_parent(pruned: Model, parent: Model, plan: Plan) -> None:
     """Raises InputError unless `pruned`, with this plan, can have been made of `parent`, by their sizes."""
     expected_sizes = (pruned.config.vocab_size, Shape.of(pruned).hidden, plan.parent_layers)
     sizes = (parent.config.vocab_size, Shape.of(parent).hidden, Shape.of(parent).layers)

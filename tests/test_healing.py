@@ -16,9 +16,7 @@ from comp_lib.errors import InputError
 from comp_lib.healing import JUDGING_SEQUENCES, Healing, divergence, heal, learning_rate
 from comp_lib.settings import Settings
 
-pytestmark = pytest.mark.slow
 QUICK = Healing(steps=6, batch=2, rank=2, rate=5e-3)
-
 
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="no peft: pip install 'comp-lib[heal]'")
 
@@ -46,11 +44,12 @@ def test_divergence_and_its_gradient_are_those_of_the_formula():
     p = parent.softmax(-1)
     q = z.softmax(-1)
     value = divergence(z, parent)
-    assert value.item() == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-5)
+    assert value.item() == pytest.approx(float((p * (p / q).log()).sum(-1).mean().detach()), rel=1e-5)
     value.backward()
     torch.testing.assert_close(z.grad, (q - p).detach() / 7)
 
 
+@pytest.mark.slow
 @needs_peft
 @pytest.mark.parametrize("name", ["gemma3", "phi3"])
 def test_healing_brings_the_answers_nearer(name):
@@ -75,6 +74,7 @@ def test_healing_brings_the_answers_nearer(name):
     assert not any(parameter.requires_grad for parameter in healed.model.parameters())
 
 
+@pytest.mark.slow
 @needs_peft
 def test_nothing_is_changed_before_the_first_step():
     model, small, ids = pair()
@@ -83,6 +83,7 @@ def test_nothing_is_changed_before_the_first_step():
         torch.testing.assert_close(tensor, small.state_dict()[name], rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 @needs_peft
 def test_the_seed_decides_and_the_random_state_is_left_alone():
     model, small, ids = pair()
@@ -97,6 +98,13 @@ def test_the_seed_decides_and_the_random_state_is_left_alone():
     assert not torch.equal(first, with_another_seed)
 
 
+@pytest.mark.parametrize("name", ["steps", "batch", "rank", "alpha"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "2"])
+def test_a_training_without_steps_sequences_or_rank_is_refused_by_name(name, value):
+    with pytest.raises(InputError, match=f"{name} as a whole number above 0, got {value!r}"):
+        Healing(**{name: value})
+
+
 def test_the_rate_rises_and_falls_in_straight_lines():
     rates = [learning_rate(step, Healing(steps=20, rate=1.0)) for step in range(20)]
     assert rates[:2] == [0.5, 1.0]
@@ -106,6 +114,7 @@ def test_the_rate_rises_and_falls_in_straight_lines():
     assert learning_rate(0, Healing(steps=1, rate=1.0)) == 1.0
 
 
+@pytest.mark.slow
 @needs_peft
 def test_too_little_text_and_a_training_that_does_not_converge_are_refused():
     model, small, ids = pair()

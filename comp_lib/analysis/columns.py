@@ -1,4 +1,4 @@
-"""What all frames share: their text, their cache, and their columns.
+"""Text, cache and columns of all frames.
 
 A test compares COLUMNS with every frame.
 
@@ -123,7 +123,7 @@ class Sample:
 
 
 def load_or_compute(name: str, model: Model, sample: Sample, key: object, make: Callable[[], Any]) -> Any:
-    """What `make` returns, from the cache if it has that for the same model, text, code and `key`."""
+    """The result of `make`, from the cache if it has that for the same model, text, code and `key`."""
     key_parts = [hash_of_code(), hash_of_model(model), hash_of_tensor(sample.ids), key]
     path = cache_folder() / "analysis" / f"{name}-{hash_of_value(key_parts)[:24]}.safetensors"
     return load_or_make(path, make)

@@ -1,4 +1,4 @@
-"""What pruning costs, measured: the loss on each kind of text against the ratio, for presets and methods."""
+"""The price of pruning: loss on each kind of text against the ratio, for presets and methods."""
 
 from __future__ import annotations
 

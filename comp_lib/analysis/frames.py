@@ -33,7 +33,7 @@ from .columns import Sample, load_or_compute, tidy
 LayerNumbers = Collection[int] | None
 """The layers of a frame; None: all layers."""
 Tables = dict[str, dict[str, Tensor]]
-"""What is known of one layer: name of a frame -> its columns."""
+"""The tables of one layer: name of a frame -> its columns."""
 PARTS = ("layer", *STEPS)
 # The part of a layer's neurons that a curve removes. Where more would go, the layer is better dropped.
 SWEPT_SHARE = 0.6
@@ -90,7 +90,7 @@ def _rows_of_layers(sample: Sample, values: Tensor, part: str, measure: str) -> 
 def neurons(
     model: Model, sample: Sample, layers: LayerNumbers = None, device: Device = "cpu"
 ) -> pd.DataFrame:
-    """What each MLP neuron is worth, one row a neuron of `layers` (None: all); columns: COLUMNS["neurons"].
+    """Worth of each MLP neuron, one row a neuron of `layers` (None: all); columns: COLUMNS["neurons"].
 
     Raises InputError for a layer that the model does not have.
     """
@@ -98,7 +98,7 @@ def neurons(
 
 
 def groups(model: Model, sample: Sample, layers: LayerNumbers = None, device: Device = "cpu") -> pd.DataFrame:
-    """What each KV group is worth, one row a group of `layers` (None: all); columns: COLUMNS["groups"]."""
+    """Worth of each KV group, one row a group of `layers` (None: all); columns: COLUMNS["groups"]."""
     return _frame("groups", model, sample, layers, device)
 
 

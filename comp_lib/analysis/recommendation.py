@@ -136,12 +136,12 @@ def prices(costs: pd.DataFrame) -> pd.DataFrame:
 def make_box(lines: Sequence[str], table: pd.DataFrame | None = None) -> dict[str, str]:
     """Render the box as a MIME bundle: the headline, the other lines, the table."""
     headline, *body = lines
-    parts = [f'<h3 style="line-height: 1.3">{escape(headline)}</h3>']
+    elements = [f'<h3 style="line-height: 1.3">{escape(headline)}</h3>']
     for line in body:
         if line.startswith("comp-lib "):
-            parts.append(f'<pre style="{CODE_STYLE}">{escape(line)}</pre>')
+            elements.append(f'<pre style="{CODE_STYLE}">{escape(line)}</pre>')
         else:
-            parts.append(f"<p>{escape(line)}</p>")
+            elements.append(f"<p>{escape(line)}</p>")
     if table is not None:
-        parts += ["<p>All that was tried, loss added in nats per token:</p>", table.to_html(border=0)]
-    return {"text/html": BOX_HTML.format("\n".join(parts)), "text/plain": "\n".join(lines)}
+        elements += ["<p>All that was tried, loss added in nats per token:</p>", table.to_html(border=0)]
+    return {"text/html": BOX_HTML.format("\n".join(elements)), "text/plain": "\n".join(lines)}

@@ -38,10 +38,10 @@ def shares_of(source: str | Path) -> dict[str, float]:
     >>> shares_of("notes.txt+self")
     {'notes.txt': 0.5, 'self': 0.5}
     """
-    parts = [str(source)] if os.path.exists(source) else str(source).split("+")
+    names = [str(source)] if os.path.exists(source) else str(source).split("+")
     weights: dict[str, float] = {}
-    for part in parts:
-        mixture = MIXTURES.get(part, {part: 1.0})
+    for name in names:
+        mixture = MIXTURES.get(name, {name: 1.0})
         for text_name, weight in mixture.items():
             weights[text_name] = weights.get(text_name, 0.0) + weight / sum(mixture.values())
     total = sum(weights.values())

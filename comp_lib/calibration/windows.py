@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError
+from ..errors import InputError, check_whole_number
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from .defaults import COMPARED_SEQUENCES, LARGEST_INTEGER, USUAL_LENGTH, USUAL_SEQUENCES, USUAL_WINDOW
@@ -34,11 +34,12 @@ class Calibration:
     Raises InputError for a value of the wrong type or size. A text that cannot be read is refused when it is
     drawn.
 
-    Of these 64 sequences half are from the file, and half from the texts that ship:
+    Half of these 64 sequences are from the file, and the others from texts that ship:
 
     >>> calibration = Calibration("notes.txt+shipped", sequences=64)
-    >>> calibration.length, calibration.seed
-    (256, 0)
+    >>> shares = shares_of(calibration.source)
+    >>> round(shares["notes.txt"], 2), round(shares["calibration:code"], 2)
+    (0.5, 0.05)
     >>> Calibration(length=1)
     Traceback (most recent call last):
     comp_lib.errors.InputError: expected length as a whole number above 1, got 1: write another
@@ -47,7 +48,7 @@ class Calibration:
     source: str | Path = "general"
     """A text, "self", a mixture, or several of these with "+" between: see `shares`."""
     sequences: int | None = None
-    """How many sequences; None: as many as the preset of the run takes."""
+    """How many sequences; None: `prune_model` takes its preset's number, `tokens` takes USUAL_SEQUENCES."""
     length: int = USUAL_LENGTH
     """Tokens in each sequence."""
     seed: int = 0
@@ -61,8 +62,8 @@ class Calibration:
                 hint="write one",
             )
         if self.sequences is not None:
-            _check_whole_number("sequences", self.sequences, 1)
-        _check_whole_number("length", self.length, 2)
+            check_whole_number("sequences", self.sequences, 1)
+        check_whole_number("length", self.length, 2)
         if type(self.seed) is not int or abs(self.seed) > LARGEST_INTEGER:
             raise InputError(expected="seed to be a whole number", got=repr(self.seed), hint="write another")
 
@@ -231,13 +232,6 @@ def _check_size(sequences: int | None, length: int) -> None:
     if length < 2 or (sequences is not None and sequences < 1):
         got = f"{sequences} x {length}"
         raise InputError(expected="at least 1 sequence of at least 2 tokens", got=got, hint="raise them")
-
-
-def _check_whole_number(name: str, value: object, minimum: int) -> None:
-    """Raises InputError, which names the field, for a value that is no integer or below `minimum`."""
-    if type(value) is not int or value < minimum:
-        expected = f"{name} as a whole number above {minimum - 1}"
-        raise InputError(expected=expected, got=repr(value), hint="write another")
 
 
 def _check_writer(model: Model | None, shares: Mapping[str, float]) -> None:

@@ -27,6 +27,6 @@ for command in COMMANDS:
 
 @app.callback()
 def set_up(debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False) -> None:
-    """What happens before any command."""
+    """Read the flag that stands before any command."""
     if debug:
         os.environ[DEBUG] = "1"  # processes of `compare` and `report` inherit it

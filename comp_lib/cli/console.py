@@ -1,4 +1,4 @@
-"""What commands share: how they refuse, and how they show progress and results. Their flags: `options`."""
+"""Refusals, progress and tables of all commands. Their flags are in `options`."""
 
 import io
 import sys
@@ -44,8 +44,8 @@ class Commands(TyperGroup):
                 stream.reconfigure(errors="replace")  # a letter that a terminal cannot show is no error
         try:
             return super().invoke(context)
-        except BrokenPipeError:  # it is no mistake of the user if a `head` has read enough
-            raise
+        except BrokenPipeError:
+            raise  # the reader of the output, such as `head`, closed the pipe: click ends with exit code 1
         except InputError as error:
             raise _refusal(error, str(error)) from error
         except OSError as error:
@@ -124,7 +124,7 @@ def split_values(text: str, convert: Callable[[str], Any], option: str) -> tuple
     Raises InputError for a value that `convert` refuses.
     """
     try:
-        return tuple(convert(part.strip()) for part in text.split(",") if part.strip())
+        return tuple(convert(piece.strip()) for piece in text.split(",") if piece.strip())
     except ValueError as error:
         expected = f"--{option} as numbers between commas"
         raise InputError(expected=expected, got=f"{text!r}", hint=str(error)) from error

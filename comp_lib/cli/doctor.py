@@ -36,7 +36,7 @@ class Finding:
 
 
 def doctor() -> None:
-    """What is here, what is missing, what to type. Exit code 1 if SmolLM2 could not be run."""
+    """List what is here, what is missing and what to type. Exit code 1 if SmolLM2 could not be run."""
     findings = _findings()
     rows = []
     for finding in findings:

@@ -25,7 +25,7 @@ from .options import (
 )
 
 DEMO_FOLDER = Path("build/demo")
-DEMO_SEQUENCES = 48  # a third of what `prune` takes, so that the demo is quick
+DEMO_SEQUENCES = 48  # three eighths of what `prune` takes, so that the demo is quick
 DEMO_MULTIPLE = 32
 DEMO_WINDOWS = 10  # windows of each kind of text: fewer would have no honest interval
 DEMO_WINDOW_LENGTH = 64
@@ -103,7 +103,7 @@ def demo(
     folder: Annotated[Path, Option("--out", help="Folder for the model and the pictures.")] = DEMO_FOLDER,
     overwrite: Annotated[bool, Option(help="Replace an earlier demo.")] = False,
 ) -> None:
-    """COMP on the included model: a fifth smaller, with pictures, losses, and texts before and after."""
+    """COMP on the included model, without a fifth of its decoder: pictures, losses, texts of both."""
     check_package("matplotlib", "plots")
     from ..calibration.windows import Calibration, calibration_tokens, windows_of
     from ..disk.prune_model import prune_model
@@ -133,13 +133,13 @@ def demo(
         )
     echo(verdict)
 
-    model, tokenizer = load_model(INCLUDED_MODEL)
+    parent, tokenizer = load_model(INCLUDED_MODEL)
     pruned_model, _ = load_model(pruned_folder)
     ids = calibration_tokens("calibration", tokenizer, sequences=8)
     windows = windows_of("kinds", tokenizer, DEMO_WINDOW_LENGTH, DEMO_WINDOWS)
     with progress_bars() as bars:
-        importance = block_influence(model, ids, progress=bars).tolist()
-        rows = judge(pruned_model, windows, model, progress=bars).make_rows()
+        importance = block_influence(parent, ids, progress=bars).tolist()
+        rows = judge(pruned_model, windows, parent, progress=bars).make_rows()
     shape = verdict.before
     errors = [layer.error for layer in verdict.report.layers]
     figure = plot_pruned(importance, verdict.plan, shape.neurons, shape.kv_groups, errors)
@@ -147,8 +147,8 @@ def demo(
     write_atomically(kinds_picture, png(plot_kinds(rows)))
     texts = []
     for prompt in DEMO_PROMPTS:
-        dense_text = continuation(model, tokenizer, prompt, DEMO_NEW_TOKENS)
+        parent_text = continuation(parent, tokenizer, prompt, DEMO_NEW_TOKENS)
         pruned_text = continuation(pruned_model, tokenizer, prompt, DEMO_NEW_TOKENS)
-        texts.append((prompt, dense_text, pruned_text))
+        texts.append((prompt, parent_text, pruned_text))
     output.print(kinds_table(rows), make_table(("prompt", "dense", "pruned"), texts))
     echo(f"pictures: {pruned_picture}, {kinds_picture}")

@@ -1,4 +1,4 @@
-"""What the rows of a comparison say: a table in Markdown, and a picture.
+"""A comparison as a table in Markdown, and as a picture.
 
 Rows are those of `compare.run`. A method is called by its name and its recovery. For several seeds the mean
 is given, with the smallest and the largest value: with three seeds, that says more than a standard deviation.
@@ -49,26 +49,26 @@ def rows_with_status(rows: pd.DataFrame, status: str = "ok") -> pd.DataFrame:
 def markdown(rows: pd.DataFrame) -> str:
     """Tables of methods x ratios, one for each number of calibration sequences and each measure."""
     finished = rows_with_status(rows)
-    parts = []
+    paragraphs = []
     for sequences, group in finished.groupby("sequences"):
         first = group.iloc[0]
-        parts.append(
+        paragraphs.append(
             f"# {first.model}, {sequences} x {first.length} tokens of {first.calibration}\n\n"
             f"Judged on {first.windows} x {first.window} tokens of {first.evaluation}, where the dense "
             f"model's loss is {first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); "
             "best mean in bold."
         )
         for column, measure in MEASURES.items():
-            parts.append(f"## {measure.heading}\n\n{comparison_table(group, column)}")
+            paragraphs.append(f"## {measure.heading}\n\n{comparison_table(group, column)}")
     failures = []
     for row in rows_with_status(rows, "failed").itertuples():
         run = f"ratio {row.ratio:g}, seed {row.seed}, {row.sequences} sequences"
         failures.append(f"- {row.label}, {run}: {row.message}")
     if failures:
-        parts.append("## Failed, to be tried again by the same command\n\n" + "\n".join(failures))
+        paragraphs.append("## Failed, to be tried again by the same command\n\n" + "\n".join(failures))
     if len(finished):
-        parts.append("Made with " + "; ".join(sorted(finished.versions.unique())) + ".")
-    return "\n\n".join(parts) + "\n"
+        paragraphs.append("Made with " + "; ".join(sorted(finished.versions.unique())) + ".")
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def comparison_table(rows: pd.DataFrame, column: str) -> str:

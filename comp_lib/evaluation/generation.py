@@ -1,4 +1,4 @@
-"""What a model says, always the most likely token, so that two models can be compared."""
+"""Text that a model writes, always the most likely token, so that two models can be compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..families.types import CausalLM, Model
 
 
 def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
-    """What a model says after `prompt`, at most `tokens` tokens.
+    """Text that a model writes after `prompt`, at most `tokens` tokens.
 
     Each token is the most likely one, so the text is the same every time.
 

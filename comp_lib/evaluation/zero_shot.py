@@ -1,4 +1,4 @@
-"""What a model can do without an example: choosing among given answers, through lm-eval.
+"""Accuracy of a model in tasks without an example: it chooses among given answers, through lm-eval.
 
 Each answer is a continuation of the same context; the model chooses the one to which it gives the highest
 log-probability, in sum (acc), or divided by its length in characters (acc_norm):

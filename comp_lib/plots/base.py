@@ -1,4 +1,4 @@
-"""What all figures share: one palette, one style, and words for those who cannot see them.
+"""Palette, style and alt texts of all figures.
 
 A plot function is pure: it takes results and returns a matplotlib Figure. `figure.alt_text` says what a
 reader who cannot see the figure would want to know, computed from the same numbers. Colours come from

@@ -9,6 +9,7 @@ import numpy as np
 from ..evaluation.by_kind import Row
 from ..evaluation.confidence import NO_INTERVAL
 from ..plan import Plan
+from ..shape import span
 from .base import (
     BLUE,
     GREEN,
@@ -99,7 +100,7 @@ def _words(values: Mapping[str, float], low: float, high: float) -> str:
 def plot_pruned(
     importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers
 ) -> Picture:
-    """What was removed: block influence above, widths kept in the middle, errors of the layers below.
+    """Charts of a pruning: block influence above, widths kept in the middle, errors of the layers below.
 
     Args:
         importance: block influence of each layer of the parent.
@@ -130,13 +131,6 @@ def plot_pruned(
     return figure.with_alt_text(
         f"Three charts over {plan.parent_layers} decoder layers. Block influence is highest in layer "
         f"{np.argmax(importance)} and lowest in layer {np.argmin(importance)}. {len(plan.dropped)} layers "
-        f"were dropped; the others keep {_range(plan.neurons)} of {max(neurons)} neurons. The "
+        f"were dropped; the others keep {span(plan.neurons)} of {max(neurons):,} neurons. The "
         f"error left is largest in layer {plan.layers[worst]}, {errors[worst]:.1%} of the layer's energy."
     )
-
-
-def _range(widths: Numbers) -> str:
-    """The smallest and the largest of the widths in words, or the one width that all have."""
-    low = min(widths)
-    high = max(widths)
-    return f"{low}" if low == high else f"{low} to {high}"

@@ -211,7 +211,7 @@ def test_page_and_notebook_hold_the_title():
 
 
 def test_what_would_not_run_is_refused_before_work(parent):
-    """What a user can write in options, too: test_cli_report.py."""
+    """test_cli_report.py tries what a user can write in options."""
     check_page_request(PARAMETERS | {"model": str(parent)})
     for change, message in (
         ({"kinds": ["code", "code"]}, "each kind of text once"),

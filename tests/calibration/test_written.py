@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 class WithoutSpecialTokens:
-    """What a tokenizer that has neither a start nor an end token shows."""
+    """The fields of a tokenizer that has neither a start nor an end token."""
 
     bos_token_id = None
     eos_token_id = None

@@ -27,7 +27,7 @@ def _cache(own_cache):
 
 @pytest.fixture(scope="module")
 def small(parent, tmp_path_factory):
-    """What `prune` made of the tiny Llama."""
+    """Folder that `prune` made of the tiny Llama."""
     out = tmp_path_factory.mktemp("pruned") / "small"
     ran("prune", parent, "--out", out, *QUICK_FLAGS, "--layers", 0)
     return out

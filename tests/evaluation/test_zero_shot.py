@@ -49,7 +49,7 @@ def test_generators_make_the_committed_files(monkeypatch, name):
 
 
 def test_the_two_sentences_of_a_pair_differ_in_one_place_only(grammar):
-    """What is not shared is one stretch of at most five words; no doubled space, a capital, a full stop."""
+    """They differ in one stretch of at most five words; no doubled space, a capital, a full stop."""
     assert len(grammar) >= 12
     for phenomenon, pairs in grammar.items():
         sentences = [sentence for pair in pairs for sentence in pair]
