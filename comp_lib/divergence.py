@@ -1,4 +1,4 @@
-"""How far the predictions of one model are from those of another: the Kullback-Leibler divergence.
+"""The Kullback-Leibler divergence: how far the predictions of one model are from those of another.
 
     KL(p || q) = sum_v p(v) (log p(v) - log q(v)) >= 0          nats, v over the vocabulary
 

@@ -27,7 +27,7 @@ HINT = "mend the plan"  # what to do about a plan that is refused
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays of a decoder.
+    """The layers of a decoder that stay, and their widths.
 
     The entries of `neurons`, `kv_groups`, `kept_neurons` and `kept_groups` are those of `layers`, in order.
     Plans are edited by hand, so they are checked.
@@ -188,7 +188,7 @@ def _is_ascending(values: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a planner is asked for: how much is to go, and what is decided already.
+    """The request to a planner: how much is to go, and what is decided already.
 
     Raises InputError for a ratio, layers, KV groups or a multiple that make no sense.
     """

@@ -1,4 +1,4 @@
-"""How much is removed: the plan before any weight is touched, and its checks.
+"""Planning: how much of each layer is removed, before any weight is touched, and the checks of a call.
 
 A plan says first which whole layers go, as many as the ratio needs, by layer importance (`importance`); then
 the width of each layer that stays (`hybrid_granularity`). Baselines that plan the whole model by themselves

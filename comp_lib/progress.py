@@ -1,4 +1,4 @@
-"""How long work reports its progress: it calls a function that it was given, for a bar or a log."""
+"""Progress of long work: it calls a function that it was given, which draws a bar or writes a log."""
 
 from __future__ import annotations
 

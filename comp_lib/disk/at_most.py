@@ -45,7 +45,7 @@ def ratio_within(
     """
     ids = check_call(model, ids, settings)
     dense_loss = judge(model, windows).mean["loss"]
-    removed = 0.0  # by the last pruning
+    failure = ""  # in words, why the last ratio that failed did so
     low = 0.0  # the largest ratio that costs no more than allowed
     low_cost = 0.0
     high = LARGEST_RATIO  # the smallest ratio that costs too much
@@ -61,10 +61,12 @@ def ratio_within(
             plan = make_plan(model, ids, tried, progress=progress)
         if plan is not None:
             small = prune(model, ids, tried, plan=plan, progress=progress)
-            removed = small.plan.removed
             round_weights(small.model, saved_dtype)
             cost = judge(small.model, windows).mean["loss"] - dense_loss
+            failure = f"{small.plan.removed:.1%} of the decoder costs {cost:.3f} already"
             del small  # before the next one is made
+        else:
+            failure = f"no plan reaches the ratio {ratio:g}"
         progress(f"ratio {ratio:.3f}: {cost:+.3f} nats", number, TRIES)
         if cost <= at_most:
             low = ratio
@@ -77,8 +79,8 @@ def ratio_within(
     if not low:
         raise InputError(
             expected="at_most to allow the loss that the smallest step costs, in nats per token",
-            got=f"{at_most:g}, where {removed:.1%} of the decoder costs {high_cost:.3f} already",
-            hint="allow more",
+            got=f"{at_most:g}, where {failure}",
+            hint="allow more" if math.isfinite(high_cost) else "choose other settings",
         )
     return low
 

@@ -12,7 +12,7 @@ Its caller `prune_model` does have the whole model in memory for a while where t
 The work is done in the folder `NAME.partial`, which becomes the folder NAME in the end:
 
     lock              held while a process works here: a second one is refused
-    progress.json     what was asked for, and what is finished (`work_folder.Journal`)
+    progress.json     the identity of the run, and what is finished (`work_folder.Journal`)
     model.safetensors the new model, of which progress.json says how many layers are there
     states-N          hidden states (`work_folder.StatesFile`)
 
@@ -43,7 +43,7 @@ from ..families.types import Layer, Model
 from ..methods import method_of
 from ..models.meta_model import make_meta_model, with_true_config
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
-from ..plan import Plan
+from ..plan import Plan, as_tuples
 from ..planning import check_call, finish, make_plan
 from ..progress import Progress, no_progress
 from ..prune_layer import LayerReport, Report, States, Streams
@@ -63,19 +63,19 @@ DISK_BLOCK = 512  # bytes of a block: the system counts in blocks what a file ta
 
 
 @dataclass(frozen=True)
-class Saving:
-    """How the result of `prune_to` is written and judged."""
+class SaveOptions:
+    """Options that say how the result of `prune_to` is written and judged."""
 
     name: str = ""  # name of the parent, as the user knows it
     windows: Tensor | None = None  # tokens (S, L) on which both models are measured
     text: str = "evaluation"  # name of the text that these tokens are of
-    card: Provenance | None = None  # what the model card says; None: a short card
+    card: Provenance | None = None  # content of the model card; None: a short card
     overwrite: bool = False  # whether an earlier result in the folder may be replaced
-    dtype: torch.dtype | None = None  # dtype of the files; None: what the model computes in
+    dtype: torch.dtype | None = None  # dtype of the files; None: that in which the model computes
 
 
 @dataclass(frozen=True)
-class Written:
+class SavedModel:
     """A pruned model on disk."""
 
     folder: Path
@@ -83,7 +83,7 @@ class Written:
     plan: Plan
     """Names the neurons and KV groups that stayed."""
     report: Report
-    """Says what happened to each layer."""
+    """Says for each layer how pruning went."""
     before: Shape
     """The shape of the parent."""
     after: Shape
@@ -101,25 +101,26 @@ def prune_to(
     settings: Settings = Settings(),  # noqa: B008  a frozen value
     *,
     plan: Plan | None = None,
-    saving: Saving = Saving(),  # noqa: B008  a frozen value
+    options: SaveOptions = SaveOptions(),  # noqa: B008  a frozen value
     progress: Progress = no_progress,
-) -> Written:
+) -> SavedModel:
     """Prune `model` on the calibration tokens `ids` (S, L) and write the result to the folder `out`.
 
     The result equals that of `prune` and `save_checkpoint` up to rounding. It is judged as the files hold it,
-    in `saving.dtype`. If an earlier call was cut off, the same call goes on from the last finished layer, and
-    ends with the same bytes.
+    in `options.dtype`. If an earlier call was cut off, the same call goes on from the last finished layer,
+    and ends with the same bytes.
 
     Args:
         tokenizer: is saved with the model.
-        plan: how much stays, as for `prune`; None: one is made by `settings`. A method that needs gradients
-            needs a plan, which was made in memory.
-        saving: how the result is written and judged.
+        plan: how much stays, as for `prune`; None: one is made by `settings`. With a plan, what `settings`
+            say of `ratio`, `layers`, `kv_groups` and `widths` is ignored. A method that needs gradients needs
+            a plan, which was made in memory.
+        options: how the result is written and judged.
         progress: called with the report of each layer that is finished.
 
     Raises InputError before any work for what `prune` and `save_checkpoint` refuse; for NaN when it is read.
     Raises InputError when another process prunes into `out`.
-    Raises InputError when `NAME.partial` was begun with another request, or has files of other origin.
+    Raises InputError when `NAME.partial` was begun by another call, or has files of other origin.
     """
     started = time.perf_counter()
     ids = check_call(model, ids, settings, plan)
@@ -130,42 +131,48 @@ def prune_to(
             hint="it needs the whole model, see planning.make_plan",
         )
     target = resolve(out)
-    work = check_out(out, model, saving, ids.numel())
+    work = check_out(out, model, ids.numel(), options.dtype, overwrite=options.overwrite)
     with _lock(work):
-        journal = Journal(work, _request(model, ids, settings, plan, saving))
-        plan = _settle_plan(journal, model, ids, settings, plan, saving.name, progress)
-        dense_losses = _measure(journal, "dense", model, saving.windows, settings.device, progress)
-        meta_model = planned_meta_model(model, plan, settings, saving.dtype or model.dtype)
+        journal = Journal(work, _identity(model, ids, settings, plan, options))
+        plan = _settle_plan(journal, model, ids, settings, plan, options.name, progress)
+        dense_losses = _measure(journal, "dense", model, options.windows, settings.device, progress)
+        meta_model = planned_meta_model(model, plan, settings, options.dtype or model.dtype)
         meta_model.config.save_pretrained(work)
         meta_model.generation_config.to_json_file(work / "generation_config.json")
         sink = DiskSink(journal, model, plan, meta_model, len(ids))
         if sink.finished_layers < model.shape.layers:
             prune_layers(model, ids, settings, plan, sink, progress)
         small = ModelOnDisk(make_meta_model(meta_model.config, model.dtype), TensorFiles(work))
-        small_losses = _measure(journal, "pruned", small, saving.windows, settings.device, progress)
+        small_losses = _measure(journal, "pruned", small, options.windows, settings.device, progress)
         reports = [report for report in sink.reports() if report is not None]
         plan, report = finish(plan, reports, settings, ids, model.shape, small.shape)
         report = replace(report, seconds=time.perf_counter() - started)
-        card = _card(saving, model.shape, ids, settings, dense_losses, small_losses)
+        card = _card(options, model.shape, ids, settings, dense_losses, small_losses)
         save_metadata(work, target.name, tokenizer, small.shape, plan, card)
     if work != target:  # after the lock is let go: Windows renames no folder in which a file is open
         # Something may have come there meanwhile, which is refused, and so stays.
-        check_destination(out, saving.overwrite, 0, model.files.path)
+        check_destination(out, options.overwrite, 0, model.files.path)
         for path in work.iterdir():
             fsync(path)
         take_name(work, target)
     (target / LOCK).unlink(missing_ok=True)
     (target / JOURNAL).unlink()  # last, since a run that is killed before this goes on from it
     losses = tuple(zip(dense_losses, small_losses, strict=True))
-    return Written(Path(out).expanduser(), plan, report, model.shape, small.shape, losses)
+    return SavedModel(Path(out).expanduser(), plan, report, model.shape, small.shape, losses)
 
 
-def check_out(out: str | Path, model: ModelOnDisk, saving: Saving, tokens: int) -> Path:
+def check_out(
+    out: str | Path, model: ModelOnDisk, tokens: int, dtype: torch.dtype | None = None, *, overwrite: bool
+) -> Path:
     """Check that a run into the folder `out` may begin, or go on, and return the folder in which it works.
 
     That folder is beside `out`, until the model has taken the name.
 
-    tokens: how many tokens calibrate, of which hidden states take room.
+    Args:
+        model: the parent.
+        tokens: how many tokens calibrate, whose hidden states take room.
+        dtype: dtype of the files; None: that in which the model computes.
+        overwrite: whether an earlier result in the folder may be replaced.
 
     Raises InputError for a folder of something else, and for a disk without enough room.
     """
@@ -187,9 +194,9 @@ def check_out(out: str | Path, model: ModelOnDisk, saving: Saving, tokens: int) 
         )
     if work != target:
         state_bytes = STATES_FILES * tokens * model.shape.hidden * model.dtype.itemsize
-        weight_bytes = model.shape.total_parameters * (saving.dtype or model.dtype).itemsize
+        weight_bytes = model.shape.total_parameters * (dtype or model.dtype).itemsize
         needed_bytes = max(0, weight_bytes + state_bytes - sum(taken_bytes.values()))
-        check_destination(out, saving.overwrite, needed_bytes, model.files.path)
+        check_destination(out, overwrite, needed_bytes, model.files.path)
     return work
 
 
@@ -233,25 +240,25 @@ def _lock(work: Path) -> Iterator[None]:
         ) from error
 
 
-def _request(
-    model: ModelOnDisk, ids: Tensor, settings: Settings, plan: Plan | None, saving: Saving
+def _identity(
+    model: ModelOnDisk, ids: Tensor, settings: Settings, plan: Plan | None, options: SaveOptions
 ) -> dict[str, Any]:
-    """All that decides the bytes of a run, and its name.
+    """The identity of a run: all that decides its bytes, and its name.
 
-    A run that goes on must have the same request.
+    A run goes on only with the same identity.
     """
     given_plan = None
     # A plan that needed gradients follows from the rest, but on a graphics card not to the last bit.
     if plan is not None and not method_of(settings.method).needs_gradients:
         given_plan = json.loads(plan.to_json())
     evaluation = None
-    if saving.windows is not None:
-        evaluation = hash_of_value(saving.windows.tolist())
+    if options.windows is not None:
+        evaluation = hash_of_value(options.windows.tolist())
     return {
         "model": model.files.fingerprint(),
         "settings": asdict(settings),
-        "dtype": [str(model.dtype), str(saving.dtype or model.dtype)],
-        "name": saving.name,
+        "dtype": [str(model.dtype), str(options.dtype or model.dtype)],
+        "name": options.name,
         "plan": given_plan,
         "calibration": hash_of_value(ids.tolist()),
         "evaluation": evaluation,
@@ -356,7 +363,7 @@ class DiskSink(Sink):
     def reports(self) -> list[LayerReport | None]:
         """The reports of the finished layers, None for a layer that is dropped."""
         rows = self.journal.state["layers"]
-        return [None if row is None else LayerReport(**row) for row in rows]
+        return [None if row is None else LayerReport(**as_tuples(row)) for row in rows]
 
     def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> StatesFile:
         return StatesFile.create(self.journal.work, shape, dtype)
@@ -366,46 +373,64 @@ class DiskSink(Sink):
             self._write_frame()
             return None, []
         shape = (self.sequences, length, self.model.shape.hidden)
-        states = {
+        streams = {
             name: StatesFile(self.journal.work / file, shape, self.model.dtype)
             for name, file in self.journal.state["states"].items()
         }
-        carried = self.journal.state["made"]
-        streams = Streams(
-            states["hidden"],
-            states.get("dense"),
-            may_differ=carried["differs"],
-            ridge_positions=carried["ridges"],
+        values = self.journal.state["made"]
+        generator = torch.Generator()
+        generator.set_state(torch.tensor(values["generator"], dtype=torch.uint8))
+        resumed = Streams(
+            pruned_stream=streams["hidden"],
+            dense_stream=streams.get("dense"),
+            may_differ=values["differs"],
+            ridge_positions=values["ridges"],
+            generator=generator,
         )
-        streams.generator.set_state(torch.tensor(carried["generator"], dtype=torch.uint8))
-        return streams, self.reports()
+        return resumed, self.reports()
 
     def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
-        states = {"hidden": _path_of(streams.pruned_stream)}
+        stream_paths = {"hidden": _path_of(streams.pruned_stream)}
         if streams.dense_stream is not None:
-            states["dense"] = _path_of(streams.dense_stream)
-        changed_files = {*states.values()}
+            stream_paths["dense"] = _path_of(streams.dense_stream)
+        changed_files = {*stream_paths.values()}
         row = None
         if report is not None:
             row = asdict(report)
             position = self.plan.layers.index(index)
             for name, weight in layer.state_dict().items():
-                path = self._write(f"model.layers.{position}.{name}", weight.to(self.dtype))
-                changed_files.add(path)
+                saved_name = f"model.layers.{position}.{name}"
+                saved_weight = self._convert(f"model.layers.{index}.{name}", weight)
+                changed_files.add(self._write(saved_name, saved_weight))
         for path in sorted(changed_files):
             fsync(path)
-        state_files = {name: path.name for name, path in states.items()}
+        stream_files = {name: path.name for name, path in stream_paths.items()}
         if index + 1 == self.model.shape.layers:
-            state_files = {}  # nothing needs the states behind the last layer
+            stream_files = {}  # nothing needs the states behind the last layer
         self.journal.record(
             layers=[*self.journal.state["layers"], row],
-            states=state_files,
+            states=stream_files,
             made={
                 "differs": streams.may_differ,
                 "ridges": streams.ridge_positions,
                 "generator": streams.generator.get_state().tolist(),
             },
         )
+
+    def _convert(self, name: str, weight: Tensor) -> Tensor:
+        """A weight of the pruned layer in the dtype of the files.
+
+        Raises InputError for a weight that is too large for that dtype, or not a number.
+        """
+        converted = weight.to(self.dtype)
+        if not converted.isfinite().all():
+            type_name = str(self.dtype).removeprefix("torch.")
+            raise InputError(
+                expected=f"refitted weights that {type_name}, the dtype of the files, can hold",
+                got=f"NaN or infinity in {name}",
+                hint="prune a parent that is stored in bfloat16 or float32",
+            )
+        return converted
 
     def _write_frame(self) -> None:
         """Write the tensors that belong to no layer."""
@@ -437,20 +462,20 @@ def _path_of(states: States) -> Path:
 
 
 def _card(
-    saving: Saving,
+    options: SaveOptions,
     parent_shape: Shape,
     ids: Tensor,
     settings: Settings,
     dense_losses: Sequence[float],
     small_losses: Sequence[float],
 ) -> Provenance:
-    """What the model card says: `saving.card`, or a short one, with the perplexities that were measured."""
-    card = saving.card
+    """The model card that `options` have, or a short one, with the perplexities that were measured."""
+    card = options.card
     if card is None:
         text = f"{ids.shape[0]} x {ids.shape[1]} tokens"
-        card = Provenance(saving.name or "a model", parent_shape, text, asdict(settings))
-    if saving.windows is None:
+        card = Provenance(options.name or "a model", parent_shape, text, asdict(settings))
+    if options.windows is None:
         return card
     losses = torch.tensor([dense_losses, small_losses], dtype=torch.float64)
     before, after = losses.mean(1).exp().tolist()
-    return replace(card, perplexities=((saving.text, saving.windows[:, 1:].numel(), before, after),))
+    return replace(card, perplexities=((options.text, options.windows[:, 1:].numel(), before, after),))

@@ -38,7 +38,7 @@ from ..shape import Shape
 from ..system.atomic import resolve
 from ..system.machine import available_device
 from ..system.tensors import STORED_TYPES, StoredTensors, stored_type
-from .from_disk import SaveOptions, SavedModel, check_out, prune_to
+from .from_disk import SavedModel, SaveOptions, check_out, prune_to
 from .model_on_disk import ModelOnDisk
 from .verdict import Verdict, losses_by_text
 
@@ -52,7 +52,7 @@ SETTINGS_WITHOUT_FLAG = ("widths", "recovery", "aim", "ridge", "layer_metric", "
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What `prune_model` was asked for, checked."""
+    """Options of a call of `prune_model`, checked."""
 
     settings: Settings  # of the run
     calibration: Calibration  # text that decides
@@ -75,7 +75,7 @@ class RunOptions:
 
     @property
     def copies(self) -> int:
-        """How many copies of the model must fit in memory."""
+        """The number of copies of the model that must fit in memory."""
         if self.needs_gradients:
             return 3
         return 1 if self.at_most is None else 2
@@ -105,7 +105,7 @@ class _Parent:
 
 @dataclass(frozen=True)
 class _Decisions:
-    """What is decided before the first layer is pruned."""
+    """Decisions that are made before the first layer is pruned."""
 
     ids: Tensor  # calibration tokens (S, L)
     settings: Settings  # with the ratio, also where it was sought
@@ -186,17 +186,15 @@ def prune_model(
     changes = {name: value for name, value in changes.items() if value is not None}
     text = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
     judging = None if evaluated == "none" else evaluated
-    options = _make_request(ratio, at_most, preset, text, judging, changes, device, dtype)
+    options = _check_options(ratio, at_most, preset, text, judging, changes, device, dtype)
     hashes = text_hashes(text.source)
     parent = _Parent.open(str(model), dtype)
-    options = _adapt(options, parent.model)
+    options = _fit_to_model(options, parent.model)
+    text = options.calibration
     windows = _windows(judging, parent.tokenizer, parent.model.config.max_position_embeddings)
-    saving = _saving(parent, options, windows, overwrite)
-    calibration_size = (options.calibration.sequences or 0) * text.length
-    check_out(out, parent.model, saving, calibration_size)
+    check_out(out, parent.model, (text.sequences or 0) * text.length, parent.saved_dtype, overwrite=overwrite)
     decisions = _decide(options, parent, windows, progress)
-    options = replace(options, settings=decisions.settings)
-    card = _card(out, parent, options, decisions.ids)
+    card = _card(out, parent, replace(options, settings=decisions.settings), decisions.ids, hashes)
     saved = prune_to(
         out,
         parent.model,
@@ -204,13 +202,13 @@ def prune_model(
         decisions.ids,
         decisions.settings,
         plan=decisions.plan,
-        saving=replace(saving, card=replace(card, hashes=hashes)),
+        options=_save_options(parent, judging, windows, card, overwrite=overwrite),
         progress=progress,
     )
     return _verdict(saved, parent, windows, started)
 
 
-def _make_request(
+def _check_options(
     ratio: float | None,
     at_most: float | str | None,
     preset: str,
@@ -220,7 +218,7 @@ def _make_request(
     device: str,
     dtype: str,
 ) -> RunOptions:
-    """What the caller asked for, checked as far as that goes without the model.
+    """The options of a call, checked as far as that goes without the model.
 
     Raises InputError for arguments that mean nothing, alone or together.
     """
@@ -258,15 +256,25 @@ def _make_request(
     return RunOptions(settings, calibration, preset, evaluated, dtype, nats, changes)
 
 
-def _saving(parent: _Parent, options: RunOptions, windows: dict[str, Tensor], overwrite: bool) -> SaveOptions:
-    """How the result is saved, and judged on `windows`, but without its card."""
+def _save_options(
+    parent: _Parent,
+    evaluated: str | Path | None,
+    windows: dict[str, Tensor],
+    card: Provenance,
+    *,
+    overwrite: bool,
+) -> SaveOptions:
+    """Options that say how the result is saved, and that it is judged on `windows`.
+
+    evaluated: the text of which the windows are.
+    """
+    options = SaveOptions(parent.name, card=card, overwrite=overwrite, dtype=parent.saved_dtype)
     if not windows:
-        return SaveOptions(parent.name, overwrite=overwrite, dtype=parent.saved_dtype)
-    text = Path(str(options.evaluated)).name
+        return options
+    text = Path(str(evaluated)).name
     if len(windows) > 1:
         text = f"{len(windows)} kinds of text"
-    all_windows = torch.cat([*windows.values()])
-    return SaveOptions(parent.name, all_windows, text, overwrite=overwrite, dtype=parent.saved_dtype)
+    return replace(options, windows=torch.cat([*windows.values()]), text=text)
 
 
 def _decide(
@@ -307,7 +315,7 @@ def _with_multiple(settings: Settings, parent: _Parent) -> Settings:
     return replace(settings, multiple=settings.request(parent.model.shape).multiple)
 
 
-def _adapt(options: RunOptions, source: ModelOnDisk) -> RunOptions:
+def _fit_to_model(options: RunOptions, source: ModelOnDisk) -> RunOptions:
     """Fit the options to this model.
 
     It gets a number of sequences, and no recovery "bias" of its own where the model's family has no room.
@@ -327,7 +335,7 @@ def _adapt(options: RunOptions, source: ModelOnDisk) -> RunOptions:
 
 
 def _usual_sequences(shape: Shape, preset: str, calibration: Calibration) -> int:
-    """How many sequences calibrate where nobody says it.
+    """The number of sequences that calibrate where nobody says it.
 
     A mixture of texts gives TOKENS_PER_NEURON tokens for each neuron, where that is more.
     """
@@ -356,8 +364,13 @@ def _usual_type(files: StoredTensors) -> str:
     return usual
 
 
-def _card(out: str | Path, parent: _Parent, options: RunOptions, ids: Tensor) -> Provenance:
-    """What the model card says of a run on ids (S, L)."""
+def _card(
+    out: str | Path, parent: _Parent, options: RunOptions, ids: Tensor, hashes: tuple[str, ...]
+) -> Provenance:
+    """The content of the model card of a run on ids (S, L).
+
+    hashes: of the calibration text.
+    """
     calibration = options.calibration
     source = calibration.source
     shares = shares_of(source)
@@ -367,13 +380,15 @@ def _card(out: str | Path, parent: _Parent, options: RunOptions, ids: Tensor) ->
         text += f" ({', '.join(f'{hide_folders(part)} {share:.0%}' for part, share in shares.items())})"
     settings = asdict(options.settings)
     command = _command(parent.name, out, options)
-    return Provenance(parent.name, parent.model.shape, text, settings, command=command)
+    return Provenance(parent.name, parent.model.shape, text, settings, command=command, hashes=hashes)
 
 
 def _command(name: str, out: str | Path, options: RunOptions) -> str:
-    """The command for the same run, or "" where a setting that was given has no flag."""
+    """The command for the same run, or "" where no flag can say a setting that was given."""
     if options.changes.keys() & set(SETTINGS_WITHOUT_FLAG):
         return ""
+    if options.changes.get("layers") == "auto" and "layers" in PRESETS[options.preset]:
+        return ""  # without the flag the preset's number counts, and the flag takes no "auto"
     calibration = options.calibration
     flags: dict[str, object] = {
         "ratio": options.settings.ratio,

@@ -31,7 +31,7 @@ class Verdict(SavedModel):
     by_text: dict[str, dict[str, float]]
     """Text -> dense_loss, loss and increase, nats per token; empty where nothing was measured."""
     seconds: float
-    """How long the call took; an earlier call that was stopped is not counted."""
+    """Time that the call took; an earlier call that was stopped is not counted."""
     next_command: str
     """The command that looks closer."""
 
@@ -75,7 +75,8 @@ class Verdict(SavedModel):
         old_type, new_type = self.stored
         note = new_type
         if old_type not in STORED_TYPES:  # the parent is quantised
-            note = f"{old_type}, {new_type}; the parent as {new_type}: {before.total_parameters * 2 / 1e6:.1f} MB"
+            megabytes = before.total_parameters * 2 / 1e6
+            note = f"{old_type}, {new_type}; the parent as {new_type}: {megabytes:.1f} MB"
         rows = [
             ("", "before", "after", ""),
             ("parameters", f"{before.total_parameters:,}", f"{after.total_parameters:,}", ""),

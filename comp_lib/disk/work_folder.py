@@ -131,7 +131,7 @@ class Journal:
 
     What it names is on the disk before it is named. What it does not name is made again. `state` holds:
 
-        request        what was asked for
+        request        the identity of the run, which the same call has again
         plan           the plan as JSON in a string, once it is known
         layers         for each finished layer of the parent its `LayerReport`, None where it is dropped
         made           what the next layer needs from the finished ones, besides hidden states
@@ -139,22 +139,26 @@ class Journal:
         dense, pruned  losses of both models in each window, once they are measured
     """
 
-    def __init__(self, work: Path, request: dict[str, Any]) -> None:
+    def __init__(self, work: Path, identity: dict[str, Any]) -> None:
         """Go on with the run in `work`, or begin one.
 
-        Raises InputError for a run with another request.
+        identity: all that decides the bytes of the run.
+
+        Raises InputError where the run in `work` has another identity.
         """
         self.work = work
         self.state: dict[str, Any] = {"plan": None, "layers": [], "made": None, "states": {}}
-        self.request: dict[str, Any] = json.loads(json.dumps(request))  # equal to one that was read from JSON
+        self.identity: dict[str, Any] = json.loads(
+            json.dumps(identity)
+        )  # equal to one that was read from JSON
         path = work / JOURNAL
         if path.is_file():
             self.state = _read(path)
-            self._check_request()
+            self._check_identity()
 
-    def _check_request(self) -> None:
-        first_request = self.state["request"]
-        different = [name for name in self.request if first_request.get(name) != self.request[name]]
+    def _check_identity(self) -> None:
+        first_identity = self.state["request"]
+        different = [name for name in self.identity if first_identity.get(name) != self.identity[name]]
         if different:
             raise InputError(
                 expected="the request that began this run",
@@ -164,7 +168,7 @@ class Journal:
 
     def record(self, **finished: Any) -> None:
         """Write down what is finished, in one step, and delete hidden states that are no longer named."""
-        self.state |= finished | {"request": self.request}
+        self.state |= finished | {"request": self.identity}
         temporary = self.work / f"{JOURNAL}.tmp"
         temporary.write_text(json.dumps(self.state), "utf-8")
         fsync(temporary)

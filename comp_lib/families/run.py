@@ -25,7 +25,7 @@ EMBEDDED_TOKENS = 2048  # tokens that are embedded at once, since the model make
 
 @dataclass
 class LayerArguments:
-    """The arguments that a model hands its layers for texts of one length, such as rotary embeddings and masks."""
+    """Arguments that a model hands its layers for texts of one length, such as masks."""
 
     calls: dict[int, CallArguments]
     """Number of a layer (`layer_number`) -> what the model calls it with."""

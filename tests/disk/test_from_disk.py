@@ -263,19 +263,38 @@ class Points:
         monkeypatch.setattr(module, name, guarded)
 
 
-@pytest.mark.slow
-def test_killed_anywhere_it_ends_with_the_same_bytes(parent, tmp_path, tokenizer, monkeypatch):
-    windows = tokens(2, 16, seed=5)
-    points = Points(monkeypatch)
-    names_of_states = set()
+def moments_to_kill_at(names):
+    """Numbers of the middle moment of each function, and of the last four; `names` are those of all moments."""
+    moments = {}  # name of a function -> the numbers of its moments
+    for number, name in enumerate(names, 1):
+        moments.setdefault(name, []).append(number)
+    assert len(names) > 60
+    assert len(moments) == 7
+    middle_of_each = {numbers[len(numbers) // 2] for numbers in moments.values()}
+    return middle_of_each | {*range(len(names) - 3, len(names) + 1)}
+
+
+@pytest.fixture
+def names_of_states(monkeypatch):
+    """The names of the files of states that were created."""
+    names = set()
     create = StatesFile.create
 
     def recorded_create(*arguments, **options):
         states = create(*arguments, **options)
-        names_of_states.add(states.path.name)
+        names.add(states.path.name)
         return states
 
     monkeypatch.setattr(StatesFile, "create", recorded_create)
+    return names
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_ends_with_the_same_bytes(
+    parent, tmp_path, tokenizer, monkeypatch, names_of_states
+):
+    windows = tokens(2, 16, seed=5)
+    points = Points(monkeypatch)
 
     def run(out):
         options = SaveOptions(windows=windows, name="parent", dtype=torch.bfloat16)
@@ -284,14 +303,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(parent, tmp_path, tokenizer
     run(tmp_path / "undisturbed" / "small")
     expected = content(tmp_path / "undisturbed" / "small")
     names = points.names
-    moments = {}  # name of a function -> the numbers of its moments
-    for number, name in enumerate(names, 1):
-        moments.setdefault(name, []).append(number)
-    assert len(names) > 60
-    assert len(moments) == 7
-    middle_of_each = {numbers[len(numbers) // 2] for numbers in moments.values()}
-    last_four = {*range(len(names) - 3, len(names) + 1)}
-    for last in middle_of_each | last_four:
+    for last in moments_to_kill_at(names):
         out = tmp_path / f"kill-{last}" / "small"
         points.names = []
         points.last = last
@@ -343,7 +355,12 @@ def test_the_model_that_is_read_is_not_overwritten(undisturbed, tokenizer):
     settings = replace(SETTINGS, layers=0)
     with pytest.raises(InputError, match="apart from the models that are read"):
         prune_to(
-            undisturbed, opened(undisturbed), tokenizer, tokens(), settings, options=SaveOptions(overwrite=True)
+            undisturbed,
+            opened(undisturbed),
+            tokenizer,
+            tokens(),
+            settings,
+            options=SaveOptions(overwrite=True),
         )
     assert content(undisturbed) == before
 

@@ -288,3 +288,12 @@ def test_names_of_types(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(fields))
         with pytest.raises(InputError, match=message):
             open_model(tmp_path)
+
+
+def test_a_layer_without_a_number_is_refused_by_its_name():
+    model = build()
+    for module in model.model.layers[1].modules():
+        vars(module).pop("layer_idx", None)
+    with pytest.raises(InputError, match=r"layer_idx.*got LlamaDecoderLayer without one") as error:
+        layer_arguments(model, 4, "cpu", torch.float32)
+    assert "\n" not in str(error.value)
