@@ -7,7 +7,8 @@ import torch
 from variants import VARIANTS, build, tokens
 
 from comp_lib import walk as walk_module
-from comp_lib.decoder import copy_layer
+from comp_lib.comp import Sink
+from comp_lib.decoder import Decoder, copy_layer
 from comp_lib.families.run import attention_step, embed, head, layer_arguments, mlp_step
 from comp_lib.walk import batches, sequence_losses, through, walk
 
@@ -148,3 +149,15 @@ def test_a_copied_layer_can_have_its_own_memory():
     assert not {p.data_ptr() for p in copied.parameters()} & {p.data_ptr() for p in layer.parameters()}
     assert all(torch.equal(*pair) for pair in zip(copied.parameters(), layer.parameters(), strict=True))
     assert copied.self_attn.config is model.config
+
+
+def test_a_decoder_or_a_sink_that_forgets_a_method_cannot_be_made():
+    class WithoutHead(Decoder):
+        pass
+
+    class WithoutPut(Sink):
+        pass
+
+    for incomplete, method in ((WithoutHead, "head_pieces"), (WithoutPut, "put")):
+        with pytest.raises(TypeError, match=f"abstract.*{method}"):
+            incomplete()

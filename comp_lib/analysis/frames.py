@@ -175,7 +175,7 @@ def _examine_layer(visit: Visit) -> Tables:
 
 
 def _empty_statistics(layer: Layer, step: Step, tokens: int) -> Statistics:
-    """Statistics, of no token yet, of what the dense layer of a step reads in so many `tokens`."""
+    """Statistics, of no token yet, of what the output linear of a step reads in so many `tokens`."""
     linear = parts(layer)[step].linear
     return empty_statistics(linear.in_features, None, tokens, linear.weight.device)
 

@@ -11,7 +11,7 @@
 | random | the floor | `importance.neurons.random` |
 
 The code follows the papers' formulas and was compared with the public code. Where the two differ, the module
-says which it follows. The last three methods judge one dense layer at a time, so they are neuron metrics
+says which it follows. The last three methods judge one output linear at a time, so they are neuron metrics
 (wanda-sp sees tokens as COMP weights them). The modules of this package are *planners*. The plan of SlimGPT
 has widths alone. The other planners look at the whole model and return an exact plan, which `prune` carries
 out to the letter with any recovery. All methods remove as many parameters as a uniform plan would at the same

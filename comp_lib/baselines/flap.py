@@ -1,6 +1,6 @@
 """FLAP (An et al. 2023): channels that hardly fluctuate can be replaced by their means.
 
-For a dense layer y = W x, input channel j is worth the error that remains when its mean takes its place,
+For an output linear y = W x, input channel j is worth the error that remains when its mean takes its place,
 
     WIFV_j = var_t(x_j) ||W_:j||^2                      "weighted input feature variance"
 
@@ -97,7 +97,7 @@ def fluctuations(
 
 
 def _step_fluctuations(visit: Visit, step: Step, stream: Tensor) -> tuple[Tensor, Tensor]:
-    """The stream (S, L, d) behind a step of the visited layer, and WIFV of its dense layer's inputs (n,)."""
+    """The stream (S, L, d) behind a step of the visited layer, and WIFV of the output linear's inputs."""
     linear = parts(visit.layer)[step].linear
     behind = torch.empty_like(stream)
     moments = torch.zeros(2, linear.in_features, dtype=torch.float64)  # sums of x and of x^2

@@ -1,6 +1,6 @@
 """The condition of a matrix, as a measure of what a neuron is worth.
 
-Context. A dense layer keeps some of its n inputs, and what stays may be refitted. Two ways to refit, one
+Context. An output linear keeps some of its n inputs, and what stays may be refitted. Two ways to refit, one
 problem:
 
     minimise  tr((W - V)^T H (W - V))   over V with V_i = 0 for every input i that goes
@@ -46,7 +46,7 @@ INPUTS_PER_PIECE = 512  # inputs whose W - V is in memory at once
 
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep of removals over the blocks of a dense layer."""
+    """One sweep of removals over the blocks of an output linear."""
 
     kept: Tensor
     """The blocks that stay, ascending (k,)."""

@@ -1,8 +1,9 @@
 """Metrics that choose which MLP neurons (block 1) and KV groups (block r * head_dim) stay.
 
-Every metric answers one question, `NeuronMetric`: given the dense layer, which blocks stay? `METRICS` has all
-metrics, by the name that people type. Most of them score all blocks once and keep the best. The two metrics
-of COMP sweep (see `matrix_condition`), so their answers also have the error curve and the refitted weights.
+Every metric answers one question, `NeuronMetric`: given the output linear, which blocks stay? `METRICS` has
+all metrics, by the name that people type. Most of them score all blocks once and keep the best. The two
+metrics of COMP sweep (see `matrix_condition`), so their answers also have the error curve and the refitted
+weights.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MASK_BLOCKS_PER_ROUND = 32  # blocks that go before the mask is tuned again
 
 @dataclass(frozen=True)
 class Problem:
-    """A dense layer y = X W with n inputs and m outputs, as metrics and recoveries read it."""
+    """An output linear y = X W with n inputs and m outputs, as metrics and recoveries read it."""
 
     statistics: Statistics
     """The sums over the calibration text: C = X^T X and what belongs to it."""
@@ -78,7 +79,7 @@ class Selection:
 
 
 NeuronMetric = Callable[[Problem, int, torch.Generator], Selection]
-"""A function that chooses the `keep` blocks of a dense layer that stay."""
+"""A function that chooses the `keep` blocks of an output linear that stay."""
 
 METRICS: dict[str, NeuronMetric] = {}
 """All metrics by name. `metric` adds one."""

@@ -1,4 +1,4 @@
-"""Recoveries: the rest of a dense layer takes over the work of what went.
+"""Recoveries: the rest of an output linear takes over the work of what went.
 
 Three recoveries do this: a tuned mask (the paper's), least squares (COMP's) and a bias (FLAP's). The fourth
 does nothing.

@@ -1,7 +1,7 @@
 """The dual form: for few tokens beside many inputs, T x T matrices instead of n x n.
 
-At 7B a dense layer has n = 11,008 inputs, and C = X^T X alone takes 0.5 GB; 1,024 calibration tokens take 45
-MB, and say the same. So the tokens themselves are kept, and every formula of the method but the mask's is
+At 7B an output linear has n = 11,008 inputs, and C = X^T X alone takes 0.5 GB; 1,024 calibration tokens take
+45 MB, and say the same. So the tokens themselves are kept, and every formula of the method but the mask's is
 solved through
 
     M = (I + X D^-1 X^T)^-1   (T, T),        P = (C + D)^-1 = D^-1 - D^-1 X^T M X D^-1:

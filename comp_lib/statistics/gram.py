@@ -1,4 +1,4 @@
-"""Additive statistics of a dense layer: all that COMP needs to know about the calibration text.
+"""Additive statistics of an output linear: all that COMP needs to know about the calibration text.
 
 For y = X W with X (T, n) and W (n, m), the tokens T vanish from every formula of the method. These count:
 
@@ -34,7 +34,7 @@ COLUMNS_AT_ONCE = 512  # columns of a product, or of x, that are computed at a t
 
 @dataclass
 class Statistics(ABC):
-    """Sums over the calibration text for one dense layer with n inputs and m outputs, in some form."""
+    """Sums over the calibration text for one output linear with n inputs and m outputs, in some form."""
 
     input_sum: Tensor
     """Sum of x (n,), float64; each token counts once, whatever its weight."""

@@ -57,7 +57,7 @@ def step_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Runs one residual step on the stream before it, `hidden` (S, L, d), batch by batch.
 
-    Yields the stream behind the step (B, L, d), and what its dense layer reads (B, L, n).
+    Yields the stream behind the step (B, L, d), and what its output linear reads (B, L, n).
     """
     for rows in batches(*hidden.shape[:2]):
         yield run_step(layer, step, hidden[rows], arguments)
@@ -71,7 +71,7 @@ def behind_attention(layer: Layer, hidden: Tensor, arguments: LayerArguments) ->
 def step_sums(
     layer: Layer, step: Step, hidden: Tensor, arguments: LayerArguments
 ) -> tuple[dict[str, Gram], Tensor]:
-    """Sums of what the dense layer of a step reads, and the stream behind the step (S, L, d).
+    """Sums of what the output linear of a step reads, and the stream behind the step (S, L, d).
 
     `hidden` (S, L, d) is the stream before the step. The sums are "weighted", with tokens weighted by
     1 / ||h_t||, and "plain".
@@ -88,7 +88,7 @@ def step_sums(
 
 @cached
 def layer_tokens(model: Model, ids: Tensor, layer: int, step: Step = "mlp") -> Tensors:
-    """What a dense layer reads, token by token: x (T, n), and norms (T,) of the residual stream behind it.
+    """What an output linear reads, token by token: x (T, n), and norms (T,) of the residual stream behind it.
 
     All tokens must fit in memory. `layer_grams` goes batch by batch instead.
     """
@@ -113,7 +113,7 @@ def step_tokens(
 
 @cached
 def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
-    """C = X^T X (n, n), float64, of both dense layers, from one walk to a layer of the dense stream.
+    """C = X^T X (n, n), float64, of both output linears, from one walk to a layer of the dense stream.
 
     The names are "mlp-weighted", "mlp-plain", "attention-weighted" and "attention-plain". "weighted" means
     that tokens are weighted by 1 / ||h_t||.

@@ -52,7 +52,7 @@ def losses_without(
 ) -> Tensors:
     """Loss of each of `windows` (S, L), nats per token, when the MLPs keep what a choice says: name -> (S,).
 
-    The weights of the neurons that stay are fitted to the dense layer's output on `ids`, except in the
+    The weights of the neurons that stay are fitted to the output linear's output on `ids`, except in the
     choices whose names are in `as_they_are`. The name "dense" has the losses of the model itself.
     """
     layers = sorted({layer for choice in choices.values() for layer in choice})

@@ -33,7 +33,7 @@ def baseline(method: str, **changes) -> Settings:
 
 
 def inputs_of(model, ids, layer: int, name: str) -> torch.Tensor:
-    """The inputs (T, n) of the dense layer `name` of a layer, by a hook."""
+    """The inputs (T, n) of the output linear `name` of a layer, by a hook."""
     inputs = []
     handle = (
         model.model.layers[layer]
@@ -309,7 +309,7 @@ def test_the_bias_is_the_mean_of_what_went(name, token_weights):
     )
     assert pruned.plan.neurons[0] < 48
     assert pruned.plan.kv_groups == (1,)
-    masked = copy.deepcopy(model)  # the dense layer, what goes replaced by its mean over the tokens
+    masked = copy.deepcopy(model)  # the output linear, what goes replaced by its mean over the tokens
     for part, kept, size in (
         ("self_attn.o_proj", pruned.plan.kept_groups[0], Shape.of(model).head_dim * 2),
         ("mlp.down_proj", pruned.plan.kept_neurons[0], 1),

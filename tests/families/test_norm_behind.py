@@ -19,7 +19,7 @@ from comp_lib.statistics.gram import Gram
 def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, step):
     """Through the norm, the target of a change adds that change, up to its length.
 
-    The target of the layer's own change is the output of its dense layer.
+    The target of the layer's own change is the output of its output linear.
     """
     parent = build(name)
     layer = parent.model.layers[1]

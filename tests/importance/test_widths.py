@@ -124,7 +124,7 @@ def test_one_walk_gives_the_harms_of_many_to_the_bit(name):
 @pytest.mark.parametrize("name", LAYOUTS)
 @torch.no_grad()
 def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
-    """By transformers' own forward pass: multipliers, norms behind the dense layer and all."""
+    """By transformers' own forward pass: multipliers, norms behind the output linear and all."""
     model = build(name)
     ids = tokens(10, 24)
     fitted_ids = ids[:-4]
