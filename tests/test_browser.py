@@ -56,20 +56,29 @@ LESSON = "03_hybrid_granularity"
 NEEDED = [f"hybrid-{number}" for number in "01 04 05 07 08 10 20 20b 21 41".split()]
 
 
-@pytest.fixture(scope="module")
-def lab(kernels, tmp_path_factory):
-    """Address of a lesson in a JupyterLab over a copy of the notebooks."""
-    folder = tmp_path_factory.mktemp("lab") / "notebooks"
+def copy_notebooks(folder):
+    """Copy the notebooks with what lessons draw; of LESSON only the cells that are needed."""
     shutil.copytree(ROOT / "notebooks", folder)
     path = folder / f"{LESSON}.ipynb"
     lesson = json.loads(path.read_text("utf-8"))
     cells = [cell for cell in lesson["cells"] if cell["cell_type"] == "markdown" or cell["id"] in NEEDED]
     assert set(NEEDED) <= {cell["id"] for cell in cells}
     path.write_text(json.dumps(lesson | {"cells": cells}), "utf-8")
-    shutil.copytree(ROOT / "benchmarks", folder.parent / "benchmarks")  # rows that lessons draw
+    shutil.copytree(ROOT / "benchmarks", folder.parent / "benchmarks")
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def lab(kernels, tmp_path_factory):
+    """Address of a lesson in a JupyterLab over a copy of the notebooks."""
+    folder = tmp_path_factory.mktemp("lab") / "notebooks"
+    copy_notebooks(folder)
+    port = free_port()
     token = secrets.token_hex(16)
     options = {
         "ServerApp.port": port,

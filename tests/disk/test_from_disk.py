@@ -264,7 +264,10 @@ class Points:
 
 
 def moments_to_kill_at(names):
-    """Numbers of the middle moment of each function, and of the last four; `names` are those of all moments."""
+    """Numbers of the middle moment of each function, and of the last four moments.
+
+    `names` holds the name of the function of each moment.
+    """
     moments = {}  # name of a function -> the numbers of its moments
     for number, name in enumerate(names, 1):
         moments.setdefault(name, []).append(number)
@@ -541,7 +544,8 @@ def test_a_refit_too_large_for_the_dtype_of_the_files_is_refused_by_name(
     message = r"that float16, the dtype of the files.*infinity in model\.layers\.0\.mlp\.down_proj\.weight"
     with pytest.raises(InputError, match=message) as error:
         prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), settings, options=options)
-    assert "\n" not in str(error.value) and not (tmp_path / "small").exists()
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "small").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -6,6 +6,7 @@ Brute force works on the tokens themselves, which the formulas never see. A ridg
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from unittest.mock import patch
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools import inputs_and_weights, normal, without
 
-from comp_lib.importance.matrix_condition import condition_numbers, scores_of, sweep
+from comp_lib.importance.matrix_condition import Sweep, condition_numbers, scores_of, sweep
 from comp_lib.statistics import solve
 from comp_lib.statistics.gram import contributions
 from comp_lib.statistics.solve import diagonal_blocks, penalty, spd_inverse, with_ridge
@@ -196,55 +197,88 @@ def test_spd_inverse_refuses_statistics_that_are_not_finite(bad):
 # sweeps
 
 
-@quick
-@given(
-    seed=seeds,
-    groups=st.integers(2, 8),
-    size=st.integers(1, 3),
-    per_round=st.integers(1, 3),
-    ridge=st.sampled_from([0.0, 0.5]),
-    panel=st.sampled_from([1, 4, 512]),
-    data=st.data(),
-)
-def test_sweep_equals_refitting_from_scratch_after_each_round(
-    seed, groups, size, per_round, ridge, panel, data
-):
-    n = groups * size
-    remove = data.draw(st.integers(1, groups - 1))
-    x, w = inputs_and_weights(seed, n)
-    rows = with_ridge_rows(x, ridge)
+@dataclass(frozen=True)
+class Case:
+    """A sweep with a ridge, and what it was given."""
+
+    x: torch.Tensor  # inputs (T, n)
+    w: torch.Tensor  # weights (n, m)
+    ridge: float
+    inverse: torch.Tensor  # of H (n, n)
+    input_penalties: torch.Tensor  # (n,)
+    groups: int  # all blocks
+    size: int  # inputs of each block
+    per_round: int
+    remove: int  # blocks that go
+    swept: Sweep
+
+
+@st.composite
+def cases(draw):
+    groups = draw(st.integers(2, 8))
+    size = draw(st.integers(1, 3))
+    per_round = draw(st.integers(1, 3))
+    ridge = draw(st.sampled_from([0.0, 0.5]))
+    remove = draw(st.integers(1, groups - 1))
+    x, w = inputs_and_weights(draw(seeds), groups * size)
     inverse, _ = spd_inverse(with_ridge(x.T @ x, ridge))
     input_penalties = ridge * x.square().sum(0)
-    with patch.object(solve, "INPUTS_PER_UPDATE", panel):  # after so many inputs the inverse is written again
+    panel = draw(st.sampled_from([1, 4, 512]))  # after so many inputs the inverse is written again
+    with patch.object(solve, "INPUTS_PER_UPDATE", panel):
         swept = sweep(inverse, w, remove, block=size, per_round=per_round, input_penalties=input_penalties)
-    assert sorted(swept.order.tolist() + swept.kept.tolist()) == list(range(groups))
+    return Case(x, w, ridge, inverse, input_penalties, groups, size, per_round, remove, swept)
+
+
+@quick
+@given(case=cases())
+def test_sweep_counts_what_stays_and_what_goes_in_each_round(case):
+    swept = case.swept
+    assert sorted(swept.order.tolist() + swept.kept.tolist()) == list(range(case.groups))
     assert swept.kept.tolist() == sorted(swept.kept.tolist())
-    assert len(swept.order) == remove
-    assert swept.counts.tolist() == [*range(per_round, remove, per_round), remove]
+    assert len(swept.order) == case.remove
+    assert swept.counts.tolist() == [*range(case.per_round, case.remove, case.per_round), case.remove]
+
+
+@quick
+@given(case=cases())
+def test_sweep_equals_refitting_from_scratch_after_each_round(case):
+    x = case.x
+    w = case.w
+    swept = case.swept
+    rows = with_ridge_rows(x, case.ridge)
     for count, error, round_penalty in zip(
         swept.counts.tolist(), swept.errors.tolist(), swept.round_penalties.tolist(), strict=True
     ):
-        alive = blocks_of(without(groups, *swept.order[:count].tolist()), size)
+        alive = blocks_of(without(case.groups, *swept.order[:count].tolist()), case.size)
         solution, expected = refit(rows, rows @ w, alive)
         assert error == pytest.approx(expected, rel=1e-6)
         v = torch.zeros_like(w)
         v[alive] = solution
-        assert round_penalty == pytest.approx(
-            float((input_penalties[:, None] * (w - v).square()).sum()), rel=1e-6
-        )
+        expected_penalty = float((case.input_penalties[:, None] * (w - v).square()).sum())
+        assert round_penalty == pytest.approx(expected_penalty, rel=1e-6)
         assert error - round_penalty == pytest.approx(float((x @ w - x @ v).square().sum()), rel=1e-6)
-    kept = blocks_of(swept.kept.tolist(), size)
-    removed = without(n, *kept)
-    # the direct solve of the same ridge problem
-    gram = x.T @ x
-    pull = torch.diag(input_penalties[kept])
-    direct = torch.linalg.solve(gram[kept][:, kept] + pull, gram[kept] @ w + pull @ w[kept])
-    torch.testing.assert_close(swept.weights[kept], direct, **CLOSE)
-    without_penalties = sweep(inverse, w, remove, block=size, per_round=per_round)
-    torch.testing.assert_close(without_penalties.errors, swept.errors, **CLOSE)
+
+
+@quick
+@given(case=cases())
+def test_weights_of_a_sweep_are_the_direct_solve_of_the_same_ridge_problem(case):
+    kept = blocks_of(case.swept.kept.tolist(), case.size)
+    removed = without(len(case.w), *kept)
+    gram = case.x.T @ case.x
+    pull = torch.diag(case.input_penalties[kept])
+    direct = torch.linalg.solve(gram[kept][:, kept] + pull, gram[kept] @ case.w + pull @ case.w[kept])
+    torch.testing.assert_close(case.swept.weights[kept], direct, **CLOSE)
+    assert (case.swept.weights[removed] == 0.0).all()
+
+
+@quick
+@given(case=cases())
+def test_penalties_change_neither_errors_nor_scores_of_a_sweep(case):
+    without_penalties = sweep(case.inverse, case.w, case.remove, block=case.size, per_round=case.per_round)
+    torch.testing.assert_close(without_penalties.errors, case.swept.errors, **CLOSE)
     assert (without_penalties.round_penalties == 0.0).all()
-    assert (swept.weights[removed] == 0.0).all()
-    torch.testing.assert_close(swept.scores, scores_of(diagonal_blocks(inverse, size), w))
+    scores = scores_of(diagonal_blocks(case.inverse, case.size), case.w)
+    torch.testing.assert_close(case.swept.scores, scores)
 
 
 @quick

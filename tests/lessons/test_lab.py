@@ -70,43 +70,68 @@ def test_every_prediction_of_a_lesson_is_found(path):
     nbformat.validate(copied)
 
 
-def test_what_a_reader_wrote_stays(tmp_path):
-    stored = tmp_path / "lesson.ipynb"
-    copied = tmp_path / "lab" / "lesson.ipynb"
-    nbformat.write(lesson(), stored)
+@pytest.fixture
+def stored(tmp_path):
+    """The path of a lesson."""
+    path = tmp_path / "lesson.ipynb"
+    nbformat.write(lesson(), path)
+    return path
 
-    def change(path, number, source):
-        notebook = nbformat.read(path, as_version=4)
-        notebook.cells[number].source = source
-        nbformat.write(notebook, path)
 
-    def run(path):
-        notebook = nbformat.read(path, as_version=4)
-        notebook.cells[1].outputs = [new_output("stream", text="mine")]
-        nbformat.write(notebook, path)
+@pytest.fixture
+def copied(stored, tmp_path):
+    """The path of the reader's copy, which was just made."""
+    path = tmp_path / "lab" / "lesson.ipynb"
+    assert lab.copy(stored, path) == "made"
+    return path
 
-    assert lab.copy(stored, copied) == "made"
 
+def write(path, number, source):
+    """Somebody writes another source into a cell."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[number].source = source
+    nbformat.write(notebook, path)
+
+
+def run(path):
+    """A reader runs the lesson, which then has an output."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].outputs = [new_output("stream", text="mine")]
+    nbformat.write(notebook, path)
+
+
+def test_outputs_of_a_reader_stay(stored, copied):
     run(copied)
     assert lab.copy(stored, copied) == "kept"
     assert "mine" in copied.read_text("utf-8")
 
-    # The lesson changes, and the reader has only run the copy.
-    change(stored, 3, "Go on, better.")
+
+def test_a_copy_that_was_only_run_gives_way_to_a_lesson_that_changed(stored, copied):
+    run(copied)
+    write(stored, 3, "Go on, better.")
     assert lab.copy(stored, copied) == "made"
     assert "better" in copied.read_text("utf-8")
 
-    # The reader writes, and then the lesson changes.
-    change(copied, 0, "I expect B.")
+
+def test_what_a_reader_wrote_stays_also_where_the_lesson_changed(stored, copied):
+    write(stored, 3, "Go on, better.")
+    assert lab.copy(stored, copied) == "made"
+    write(copied, 0, "I expect B.")
     assert lab.copy(stored, copied) == "kept"
     assert "I expect B." in copied.read_text("utf-8")
-    change(stored, 3, "Go on, best.")
+    write(stored, 3, "Go on, best.")
     assert lab.copy(stored, copied) == "older"
     assert "I expect B." in copied.read_text("utf-8")
 
+
+def test_a_file_that_is_no_notebook_stays(stored, copied):
     copied.write_text("not a notebook", "utf-8")
     assert lab.copy(stored, copied) == "kept"
     assert copied.read_text("utf-8") == "not a notebook"
+
+
+def test_a_copy_that_was_deleted_is_made_again(stored, copied):
+    write(copied, 0, "I expect B.")
     copied.unlink()
     assert lab.copy(stored, copied) == "made"
 

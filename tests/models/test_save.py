@@ -87,19 +87,8 @@ def uneven(tokenizer):
 # --- content ------------------------------------------------------------------------------------------------
 
 
-def test_stock_folders_load_without_comp_lib(tokenizer, tmp_path):
-    """One process loads all of them, and never comes across comp_lib."""
-    ids = tokens(2)  # (S, L)
-    for name in (*LAYOUTS, "bfloat16"):
-        before, model = cut(tiny() if name == "bfloat16" else tiny(name))
-        if name == "bfloat16":
-            # a cast rounds the frequencies, which are exact in a model that is loaded
-            frequencies = model.model.rotary_emb.inv_freq
-            model.bfloat16().model.rotary_emb.inv_freq = frequencies
-        save_checkpoint(tmp_path / name, model, tokenizer, *facts(before, model))
-        with torch.no_grad():
-            torch.save((ids, model(ids).logits), tmp_path / f"{name}.pt")
-    code = """
+# Loads every folder in a folder, and prints how far the logits are from those that are stored beside it.
+LOAD_ALL = """
 import json, sys, torch
 from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -113,9 +102,32 @@ for folder in sorted(path for path in Path(sys.argv[1]).iterdir() if path.is_dir
     result[folder.name] = [difference, sum(map(len, info.values())), type(model).__name__, str(model.dtype)]
 print(json.dumps({"comp_lib": "comp_lib" in sys.modules, "result": result}))
 """
+
+
+def save_all_layouts(out, tokenizer):
+    """Save a pruned model of each layout and one in bfloat16; beside each folder lie its logits."""
+    ids = tokens(2)  # (S, L)
+    for name in (*LAYOUTS, "bfloat16"):
+        before, model = cut(tiny() if name == "bfloat16" else tiny(name))
+        if name == "bfloat16":
+            # a cast rounds the frequencies, which are exact in a model that is loaded
+            frequencies = model.model.rotary_emb.inv_freq
+            model.bfloat16().model.rotary_emb.inv_freq = frequencies
+        save_checkpoint(out / name, model, tokenizer, *facts(before, model))
+        with torch.no_grad():
+            torch.save((ids, model(ids).logits), out / f"{name}.pt")
+
+
+def test_stock_folders_load_without_comp_lib(tokenizer, tmp_path):
+    """One process loads all of them, and never comes across comp_lib."""
+    save_all_layouts(tmp_path, tokenizer)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=tmp_path, env=environment
+        [sys.executable, "-c", LOAD_ALL, tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
     )
     assert run.returncode == 0, run.stderr
     answer = json.loads(run.stdout)

@@ -85,13 +85,11 @@ def test_one_sequence_cannot_be_halved(tiny_llama):
     assert {layer.ridge for layer in pruned.report.layers} == {0.1}
 
 
-@pytest.mark.parametrize("form", [Gram, TokenStatistics])
-@pytest.mark.parametrize("with_target", [True, False])
-def test_of_many_outputs_mixtures_are_judged(form, with_target, monkeypatch):
+def layer_of_many_outputs(form, with_target):
+    """W (40, 200), the statistics of two halves of a text, and ||Y*||^2 of the second half."""
     generator = torch.Generator().manual_seed(0)
     inputs = 40
     outputs = 200
-    kept = torch.arange(30)
     weight = torch.randn(inputs, outputs, generator=generator, dtype=torch.float64)
     weight = weight.to(form.zeros(1).precision)
     halves = []
@@ -100,11 +98,15 @@ def test_of_many_outputs_mixtures_are_judged(form, with_target, monkeypatch):
         layer_output = x @ weight.float()
         y = layer_output + 3.0 * torch.randn(25, outputs, generator=generator) if with_target else None
         target = layer_output if y is None else y
-        energy = float(target.square().sum())  # of the second half, as are the errors
         half = form.zeros(inputs, outputs if with_target else None)
         half.add(x, y)
         halves.append(half)
-    mixes = []  # that `choose_ridge` compares lambdas on
+    return weight, halves, float(target.square().sum())
+
+
+def record_mixes(form, monkeypatch):
+    """A list of the mixtures (m, p) on which `choose_ridge` compares lambdas from now on."""
+    mixes = []
     mix_outputs = form.mix_outputs
 
     def recorded_mix_outputs(half, mix):
@@ -112,13 +114,22 @@ def test_of_many_outputs_mixtures_are_judged(form, with_target, monkeypatch):
         return mix_outputs(half, mix)
 
     monkeypatch.setattr(form, "mix_outputs", recorded_mix_outputs)
+    return mixes
+
+
+@pytest.mark.parametrize("form", [Gram, TokenStatistics])
+@pytest.mark.parametrize("with_target", [True, False])
+def test_of_many_outputs_mixtures_are_judged(form, with_target, monkeypatch):
+    weight, halves, energy = layer_of_many_outputs(form, with_target)
+    kept = torch.arange(30)
+    mixes = record_mixes(form, monkeypatch)
     positions = {}
     for mixtures in (10**6, 100):
         monkeypatch.setattr(least_squares, "MIXTURES", mixtures)
         _, positions[mixtures] = choose_ridge(*halves, weight, kept)
     assert positions[100] == positions[10**6]
     mix = mixes[-1]
-    assert mix.shape == (outputs, 100)
+    assert mix.shape == (200, 100)
     exact_errors = halves[0].held_out_errors(halves[1], weight, kept, LAMBDAS)
     mixed_halves = [half.mix_outputs(mix) for half in halves]
     mixed_errors = mixed_halves[0].held_out_errors(mixed_halves[1], weight @ mix, kept, LAMBDAS)
