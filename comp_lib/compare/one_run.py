@@ -1,9 +1,9 @@
 """One run of a comparison, in a process of its own that runs this module, so that its peak of memory shows.
 
-Quality is the increase of the loss over the dense model, with a 95% interval (`evaluation.confidence`). It is
+Quality is the increase of the loss over the parent, with a 95% interval (`evaluation.confidence`). It is
 taken window by window, since texts are not equally hard:
 
-    d_i = loss_pruned(window i) - loss_dense(window i),     increase = mean_i d_i
+    d_i = loss_pruned(window i) - loss_parent(window i),     increase = mean_i d_i
 """
 
 from __future__ import annotations

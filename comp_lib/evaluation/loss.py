@@ -5,9 +5,9 @@ predicted:
 
     loss = - mean_t log p(x_t | x_<t),    perplexity = exp(loss).
 
-A pruned model is compared with its dense parent position by position, over the whole vocabulary, by
+A pruned model is compared with its parent position by position, over the whole vocabulary, by
 
-    KL = mean_t sum_v p_dense(v) (log p_dense(v) - log p_pruned(v)) >= 0,
+    KL = mean_t sum_v p_parent(v) (log p_parent(v) - log p_pruned(v)) >= 0,
 
 zero only if nothing changed, and by the share of positions at which both put the same token first. Perplexity
 alone can hide a change: a pruned model may lose what it knew and still guess the next word as well on

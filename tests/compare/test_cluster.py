@@ -31,7 +31,7 @@ SIZES = {
     "sequences": (3,),
     "length": 24,
     "windows": 3,
-    "window": 40,
+    "window_length": 40,
     "settings": Settings(multiple=4),
 }
 STAND_IN = f"""

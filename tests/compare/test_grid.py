@@ -233,10 +233,10 @@ def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, to
     assert keys_of(grid, model=str(moved)) == keys  # the same model, moved
     for change in (
         {"length": 25},
-        {"window": 30},
+        {"window_length": 30},
         {"calibration": str(text_file)},
         {"settings": Settings(multiple=8)},
-        {"evaluation": "calibration:code"},
+        {"evaluated": "calibration:code"},
     ):
         assert not keys_of(grid, **change) & keys, change
     keys_with_file = keys_of(grid, calibration=str(text_file))
