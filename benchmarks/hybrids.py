@@ -180,7 +180,7 @@ class SpeedLine:
 def timed_plan(shape: Shape, name: str) -> Plan:
     """The plan of a model whose speed was measured (on_device.py)."""
     if name == "dense":
-        return PlanRequest(shape, 0.5, drop=range(0), multiple=MULTIPLE).plan(shape.neurons)
+        return PlanRequest(shape, 0.5, drop=range(0), multiple=MULTIPLE).plan_with(shape.neurons)
     ratio, layers = PLANS[name]
     return uniform_plan(PlanRequest(shape, ratio, drop=range(layers), multiple=MULTIPLE))
 
@@ -234,7 +234,7 @@ def few_layers(shape: Shape, ratio: float) -> int:
 
 def as_plan(shape: Shape, drop: Sequence[int], width: int, ratio: float = 0.0001) -> Plan:
     request = PlanRequest(shape, ratio, drop=drop, multiple=MULTIPLE)
-    return request.plan((width,) * len(request.layers))
+    return request.plan_with((width,) * len(request.layers))
 
 
 def by_parameters(

@@ -75,7 +75,7 @@ def spared_plan(dense: Model, settings: Settings) -> Plan:
     """LLM-Pruner's widths, without the removal of KV groups."""
     shape = Shape.of(dense)
     neurons, _ = widths(shape, replace(settings, kv_groups=max(shape.kv_groups)))
-    return replace(settings.request(shape), multiple=1).plan(neurons)
+    return replace(settings.request(shape), multiple=1).plan_with(neurons)
 
 
 def request_of(arguments: argparse.Namespace, settings: Settings, spared: bool) -> dict[str, Any]:

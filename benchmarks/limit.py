@@ -28,7 +28,7 @@ import torch
 from common import HERE, parser_of, read_json, write_json
 
 from comp_lib.plan import Plan
-from comp_lib.recovery.least_squares import MIXTURES
+from comp_lib.recovery.least_squares import PROJECTIONS
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import SINGLE_PRECISION_INPUTS, tokens_for_gram
 from comp_lib.walk import BATCH_TOKENS
@@ -130,7 +130,7 @@ class Run:
         if self.sequences == 1:
             return Work()
         m = self.shape.hidden
-        judged = m if m < 2 * MIXTURES else MIXTURES  # outputs
+        judged = m if m < 2 * PROJECTIONS else PROJECTIONS  # outputs
         if self.as_matrix(n):
             return wide_or_double(n, RIDGE_SOLVES * (k**3 / 3 + 4.0 * k * k * judged))
         half = self.tokens / 2

@@ -61,7 +61,7 @@ def make_levels(model: Model, ids: Tensor, folder: Path) -> None:
     stream = embed(model, ids)
     arguments = layer_arguments(model, ids.shape[1], "cpu", torch.float32)
     for index, layer in enumerate(model.model.layers):
-        weight = parts(layer)["mlp"].linear.weight.detach().T
+        weight = parts(layer)["mlp"].output_linear.weight.detach().T
         neurons = len(weight)
         gram = gather_and_pass(layer, stream, arguments)
         curve, _ = narrow(layer, gram, STEP, RIDGE)
@@ -76,7 +76,7 @@ def assembled(model: Model, widths: Sequence[int], folder: Path) -> Model:
     """The model with layers of those widths, taken from their files."""
     small = shallow_copy(model)
     for index, (layer, width) in enumerate(zip(small.model.layers, widths, strict=True)):
-        if width < parts(layer)["mlp"].linear.in_features:
+        if width < parts(layer)["mlp"].output_linear.in_features:
             weight = load_file(level_file(folder, index, width))["weight"]
             shrink(layer, "mlp", weight.any(1).nonzero().flatten(), weight)
     return small

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.families.find import parts
-from comp_lib.families.probe import gain_behind
+from comp_lib.families.probe import output_gain
 from comp_lib.families.run import attention_step, embed, layer_arguments, mlp_step
 from comp_lib.families.types import Layer
 from comp_lib.importance.neurons import Problem, energy, full_condition
@@ -48,7 +48,7 @@ ROWS = HERE / "starvation.json"
 
 def gathered(layer: Layer, before: Tensor, mixtures: int = 0) -> Gram:
     """The sums of down_proj over the stream `before` the MLP (S, L, d), and over mixtures of each token."""
-    sums = Gram.zeros(parts(layer)["mlp"].linear.in_features)
+    sums = Gram.zeros(parts(layer)["mlp"].output_linear.in_features)
     generator = torch.Generator().manual_seed(0)
     for rows in batches(*before.shape[:2]):
         stream = before[rows].flatten(0, 1)
@@ -134,7 +134,7 @@ def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, cures: int) -
 
     cures: the most tokens for each neuron with which cures other than text are tried.
     """
-    linear = parts(layer)["mlp"].linear
+    linear = parts(layer)["mlp"].output_linear
     judges = Judges.of(layer, judged)
     # the text is cut into pieces, which end (in sequences) where a neuron has 1, 2, 4, ... tokens
     length = before.shape[1]
@@ -143,7 +143,7 @@ def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, cures: int) -
     pieces = [gathered(layer, before[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     totals = list(accumulate(pieces, add))
     weight = linear.weight.detach().T.to(pieces[0].precision)
-    down_proj = DownProj(weight, gain_behind(layer, "mlp"), keep)
+    down_proj = DownProj(weight, output_gain(layer, "mlp"), keep)
 
     all_sums = totals[-1]
     all_ridge = down_proj.ridge(totals[-2], pieces[-1])

@@ -63,7 +63,7 @@ class Sink(Protocol):
 
     @abstractmethod
     def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
-        """The streams behind the layers that an earlier run finished, and the reports of those layers.
+        """The streams after the layers that an earlier run finished, and the reports of those layers.
 
         Without such a run they are None and an empty list.
 
@@ -72,7 +72,7 @@ class Sink(Protocol):
 
     @abstractmethod
     def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
-        """Take layer `index` of the parent and the streams behind it.
+        """Take layer `index` of the parent and the streams after it.
 
         A layer without a report is dropped.
         """

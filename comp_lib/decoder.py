@@ -52,11 +52,11 @@ class Decoder(Protocol):
 
     @abstractmethod
     def norm(self, states: Tensor) -> Tensor:
-        """The norm behind the last layer: (..., d) -> (..., d)."""
+        """The norm after the last layer: (..., d) -> (..., d)."""
 
     @abstractmethod
     def logits(self, states: Tensor) -> Tensor:
-        """The head, on states behind the norm: (..., d) -> (..., vocabulary)."""
+        """The head, on states after the norm: (..., d) -> (..., vocabulary)."""
 
     @abstractmethod
     def head_pieces(self) -> Iterator[tuple[int, nn.Linear]]:

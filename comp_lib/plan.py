@@ -22,7 +22,7 @@ from .shape import Shape
 # Smallest share of its neurons that COMP's planners leave a layer, which is better dropped than starved.
 # `hybrid_granularity.uniform` ends widths here, and `importance.widths` ends error curves here.
 FLOOR_SHARE = 0.1
-HINT = "mend the plan"  # what to do about a plan that is refused
+CORRECT_PLAN_HINT = "correct the plan"  # what to do about a plan that is refused
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not isinstance(self.parent, str):
-            raise InputError(expected="a name as parent", got=repr(self.parent), hint=HINT)
+            raise InputError(expected="a name as parent", got=repr(self.parent), hint=CORRECT_PLAN_HINT)
         self._check_share("ratio", lowest=0)
         self._check_share("removed", lowest=-1)
         self._check_layers()
@@ -114,7 +114,7 @@ class Plan:
             raise InputError(
                 expected=f"a number as {name}, from {lowest} to 1",
                 got=repr(share),
-                hint=HINT,
+                hint=CORRECT_PLAN_HINT,
             )
 
     def _check_layers(self) -> None:
@@ -126,7 +126,7 @@ class Plan:
             raise InputError(
                 expected=f"ascending layer indices below {self.parent_layers}",
                 got=list(self.layers),
-                hint=HINT,
+                hint=CORRECT_PLAN_HINT,
             )
 
     def _check_length(self, name: str) -> None:
@@ -137,7 +137,7 @@ class Plan:
             raise InputError(
                 expected=f"{len(self.layers)} entries in {name}",
                 got=len(value) if isinstance(value, tuple) else repr(value),
-                hint=HINT,
+                hint=CORRECT_PLAN_HINT,
             )
 
     def _check_kept(
@@ -149,7 +149,7 @@ class Plan:
                 raise InputError(
                     expected=f"{width} ascending indices in {name} of layer {layer}",
                     got=len(indices),
-                    hint=HINT,
+                    hint=CORRECT_PLAN_HINT,
                 )
 
     def save(self, path: str | Path) -> None:
@@ -178,7 +178,7 @@ def as_tuples(value: Any) -> Any:
 
 def _check_whole_numbers(name: str, values: Any) -> None:
     if not isinstance(values, tuple) or any(type(value) is not int for value in values):
-        raise InputError(expected=f"whole numbers in {name}", got=repr(values), hint=HINT)
+        raise InputError(expected=f"whole numbers in {name}", got=repr(values), hint=CORRECT_PLAN_HINT)
 
 
 def _is_ascending(values: Sequence[int]) -> bool:
@@ -248,16 +248,16 @@ class PlanRequest:
         pruned = parent.with_widths(neurons, groups, self.layers)
         return (self.shape.decoder_parameters - pruned.decoder_parameters) / self.shape.decoder_parameters
 
-    def plan(self, neurons: Sequence[int]) -> Plan:
-        """The plan in which each layer that stays keeps so many neurons."""
+    def plan_with(self, widths: Sequence[int]) -> Plan:
+        """The plan in which each layer that stays has so many neurons, its width."""
         return Plan(
             parent=self.parent,
             parent_layers=self.shape.layers,
             layers=self.layers,
-            neurons=tuple(neurons),
+            neurons=tuple(widths),
             kv_groups=self.groups,
             ratio=self.ratio,
-            removed=self.removed_share(neurons),
+            removed=self.removed_share(widths),
         )
 
     def exact_plan(self, kept_neurons: Sequence[Sequence[int]], kept_groups: Sequence[Sequence[int]]) -> Plan:

@@ -17,6 +17,7 @@ from torch import Tensor
 from .decoder import Decoder, as_decoder
 from .errors import InputError
 from .families.find import check_layers, has_inseparable_groups
+from .families.run import check_length
 from .families.types import Model
 from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
@@ -51,7 +52,7 @@ def make_plan(
     decoder = as_decoder(model)
     planner = _planner_of(settings)
     if planner is not None:
-        return planner.plan(decoder, ids, settings, name, progress)
+        return planner.make_plan(decoder, ids, settings, name, progress)
     request = settings.request(Shape.of(decoder), name)
     count = drop_count(request, settings.layers)
     if count or settings.widths == "per-layer":
@@ -128,15 +129,6 @@ def finish(
     return finished_plan, report
 
 
-def check_length(model: Model | Decoder, length: int) -> None:
-    """Raises InputError when `model` takes no sequences of so many tokens."""
-    longest = model.config.max_position_embeddings
-    if length > longest:
-        raise InputError(
-            expected=f"sequences of at most {longest} tokens, the model's", got=length, hint="shorten them"
-        )
-
-
 def check_request(model: Model | Decoder, settings: Settings) -> None:
     """Raises InputError for settings that no plan for `model` can meet, before any text is read."""
     decoder = as_decoder(model)
@@ -155,7 +147,7 @@ def check_request(model: Model | Decoder, settings: Settings) -> None:
         check_biases(decoder.structure)
     planner = _planner_of(settings)
     if planner is not None:
-        planner.check(shape, settings)
+        planner.check_settings(shape, settings)
         return
     # If the ratio is in reach at all, it is with the largest layers dropped.
     largest_first = sorted(range(shape.layers), key=shape.parameters_of_layer, reverse=True)
@@ -238,6 +230,7 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
     decoder = as_decoder(model)
     check_layers(decoder.structure)
     tokens = _check_tokens(ids, decoder.config.vocab_size)
+    check_length(tokens.shape[1], decoder.config.max_position_embeddings)
     if plan is None:
         check_request(decoder, settings)
         if settings.widths == "measured" and len(tokens) < 2:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from .families.find import parts
-from .families.probe import gain_behind, output_target, stream_behind
+from .families.probe import output_gain, output_target, stream_after
 from .families.run import LayerArguments, run_step
 from .families.types import STEPS, Layer, Step
 from .importance.neurons import METRICS, RIDGE, Problem, Selection, energy
@@ -183,7 +183,7 @@ class Gathered:
 
 
 def prune_layer(run: RunContext, index: int, layer: Layer, streams: Streams) -> LayerReport | None:
-    """Prune `layer`, number `index` of the parent, in place, and move the streams behind it.
+    """Prune `layer`, number `index` of the parent, in place, and move the streams after it.
 
     Returns None where the plan drops the layer.
     """
@@ -212,16 +212,16 @@ def prune_layer(run: RunContext, index: int, layer: Layer, streams: Streams) -> 
 def advance_dense_stream(run: RunContext, layer: Layer, streams: Streams) -> dict[Step, States]:
     """Move the dense stream, if there is one, through the layer as it is.
 
-    Returns the dense stream (S, L, d) behind each step, which is the target of that step.
+    Returns the dense stream (S, L, d) after each step, which is the target of that step.
     """
     targets = dict[Step, States]()
     if streams.dense_stream is not None:
         for step in STEPS:
             before = streams.dense_stream
-            behind = run.new_states(tuple(before.shape), dtype=before.dtype)
-            pass_on(run, layer, step, before, behind)
-            streams.dense_stream = behind
-            targets[step] = behind
+            after = run.new_states(tuple(before.shape), dtype=before.dtype)
+            pass_on(run, layer, step, before, after)
+            streams.dense_stream = after
+            targets[step] = after
     return targets
 
 
@@ -249,11 +249,11 @@ def prune_step(
     before = streams.pruned_stream
     if task.step == "attention":
         # The stream before the layer stays: from it a run on disk goes on that was cut off in this layer.
-        behind = run.new_states(tuple(before.shape), dtype=before.dtype)
+        after = run.new_states(tuple(before.shape), dtype=before.dtype)
     else:
-        behind = before  # written over: nothing else needs the stream between the two steps
-    pass_on(run, layer, task.step, before, behind, inputs, refit.kept)
-    streams.pruned_stream = behind
+        after = before  # written over: nothing else needs the stream between the two steps
+    pass_on(run, layer, task.step, before, after, inputs, refit.kept)
+    streams.pruned_stream = after
     return refit
 
 
@@ -273,7 +273,7 @@ def gather(
     settings = run.settings
     hidden = streams.pruned_stream
     count, length, _ = hidden.shape
-    linear = parts(layer)[task.step].linear
+    linear = parts(layer)[task.step].output_linear
     inputs = None
     if task.step == "mlp" and count * length <= linear.in_features:
         size = (count, length, linear.in_features)
@@ -321,11 +321,11 @@ def problem_of(layer: Layer, step: Step, statistics: Statistics, ridge: float = 
     part = parts(layer)[step]
     return Problem(
         statistics,
-        weight=part.linear.weight.detach().T.to(statistics.precision),  # W (n, m)
+        weight=part.output_linear.weight.detach().T.to(statistics.precision),  # W (n, m)
         upstream=partial(upstream, layer, step),
-        block=part.block,
+        block_size=part.block_size,
         ridge=ridge,
-        gain=gain_behind(layer, step),
+        gain=output_gain(layer, step),
     )
 
 
@@ -343,7 +343,7 @@ def sum_statistics(
     inputs: takes the inputs of the output linear; None: they are not kept.
     """
     settings = run.settings
-    linear = parts(layer)[step].linear
+    linear = parts(layer)[step].output_linear
     device = linear.weight.device
     count, length, _ = hidden.shape
     statistics = empty_statistics(
@@ -382,15 +382,15 @@ def pass_on(
     layer: Layer,
     step: Step,
     before: States,
-    behind: States,
+    after: States,
     inputs: KeptInputs | None = None,
     kept: Tensor | None = None,
 ) -> None:
-    """Phase 5: send all sequences through one residual step, from `before` to `behind`.
+    """Phase 5: send all sequences through one residual step, from `before` to `after`.
 
     Args:
         before: the stream (S, L, d) that enters the step.
-        behind: takes the stream (S, L, d) that leaves it. It may be `before`, which is then written over.
+        after: takes the stream (S, L, d) that leaves it. It may be `before`, which is then written over.
         inputs: the inputs of the output linear as it was, of which those that stay are not computed again.
             None: all are.
         kept: the indices (k,) of the inputs that stay, where `inputs` are given.
@@ -398,6 +398,6 @@ def pass_on(
     for rows in batches(*before.shape[:2]):
         hidden = before[rows].to(run.settings.device)
         if inputs is None or kept is None:
-            behind[rows] = run_step(layer, step, hidden, run.arguments)[0]
+            after[rows] = run_step(layer, step, hidden, run.arguments)[0]
         else:
-            behind[rows] = stream_behind(layer, step, hidden, inputs.read(rows, kept))
+            after[rows] = stream_after(layer, step, hidden, inputs.read(rows, kept))

@@ -68,14 +68,16 @@ class Shape:
         attentions = [part["attention"] for part in layer_parts]
         mlps = [part["mlp"] for part in layer_parts]
         neuron_parameters = _block_parameters(mlps[0])
-        neurons = tuple(mlp.linear.in_features for mlp in mlps)
+        neurons = tuple(mlp.output_linear.in_features for mlp in mlps)
         if all(attention.grouped for attention in attentions):
             group_parameters = _block_parameters(attentions[0])
-            kv_groups = tuple(attention.linear.in_features // attention.block for attention in attentions)
+            kv_groups = tuple(
+                attention.output_linear.in_features // attention.block_size for attention in attentions
+            )
         else:
             group_parameters = 0
             kv_groups = (1,) * len(layers)
-        head_dim = attentions[0].block
+        head_dim = attentions[0].block_size
         if attentions[0].grouped:
             head_dim = attentions[0].module.head_dim
         layer_totals = [sum(weight.numel() for weight in layer.parameters()) for layer in layers]
@@ -85,9 +87,9 @@ class Shape:
         ]
         total = sum(weight.numel() for weight in structure.parameters())  # a tied head is one parameter here
         return cls(
-            hidden=mlps[0].linear.out_features,
+            hidden=mlps[0].output_linear.out_features,
             head_dim=head_dim,
-            group_heads=attentions[0].block // head_dim,
+            group_heads=attentions[0].block_size // head_dim,
             neurons=neurons,
             kv_groups=kv_groups,
             neuron_parameters=neuron_parameters,
@@ -172,7 +174,7 @@ def _block_parameters(part: Part) -> int:
 
     They are the rows that produce the block's inputs of the output linear, and the columns that read them.
     """
-    total = part.block * part.linear.out_features
+    total = part.block_size * part.output_linear.out_features
     for name, rows in part.rows.items():
         linear = getattr(part.module, name)
         total += rows.shape[1] * (linear.in_features + (linear.bias is not None))

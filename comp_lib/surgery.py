@@ -83,8 +83,8 @@ def shrink(
         kept_rows = rows[kept.cpu()].flatten().sort().values.to(linear.weight.device)
         row_bias = None if linear.bias is None else linear.bias.detach()[kept_rows]
         setattr(part.module, name, _linear(linear.weight.detach()[kept_rows], row_bias, linear))
-    output_linear = part.linear
-    inputs = inputs_of_blocks(kept, part.block).to(output_linear.weight.device)
+    output_linear = part.output_linear
+    inputs = inputs_of_blocks(kept, part.block_size).to(output_linear.weight.device)
     new_weight = output_linear.weight.detach()
     if weight is not None:
         new_weight = weight.T.to(output_linear.weight)
@@ -96,7 +96,7 @@ def shrink(
             raise ValueError("expected an output linear with a bias, got one without: call add_biases first")
         bias += bias_change.to(bias)
     new_linear = _linear(new_weight[:, inputs].contiguous(), bias, output_linear)
-    setattr(part.module, part.linear_name, new_linear)
+    setattr(part.module, part.output_name, new_linear)
     remember_widths(layer)
 
 
@@ -121,7 +121,7 @@ def add_biases(layer: Layer) -> None:
     In a stock config they are everywhere or nowhere.
     """
     for part in parts(layer).values():
-        for name in (*part.rows, part.linear_name):
+        for name in (*part.rows, part.output_name):
             linear = getattr(part.module, name)
             if linear.bias is None:
                 weight = linear.weight.detach()
@@ -155,7 +155,7 @@ def update_config(model: Model) -> None:
     """
     shape = Shape.of(model)
     for name, step in family_of(model).bias_fields.items():
-        biased = any(parts(layer)[step].linear.bias is not None for layer in layers_of(model))
+        biased = any(parts(layer)[step].output_linear.bias is not None for layer in layers_of(model))
         setattr(model.config, name, biased)
     if shape.uniform:
         model.config.intermediate_size = shape.neurons[0]

@@ -40,7 +40,7 @@ def through(layer: Layer, hidden: Tensor, arguments: LayerArguments, device: Dev
     return out
 
 
-class Visit:
+class LayerVisit:
     """A text at one layer of a decoder."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Visit:
         self._after = states
 
 
-def walk(model: Model | Decoder, ids: Tensor, device: Device = "cpu") -> Iterator[Visit]:
+def walk(model: Model | Decoder, ids: Tensor, device: Device = "cpu") -> Iterator[LayerVisit]:
     """Walk the text ids (S, L) through all layers, one on `device` at a time.
 
     A visit ends when the next one is asked for. Its layer is let go then, before the next is read. So use
@@ -87,7 +87,7 @@ def walk(model: Model | Decoder, ids: Tensor, device: Device = "cpu") -> Iterato
     hidden = decoder.embed(ids)
     arguments = layer_arguments(decoder.structure, ids.shape[1], device, hidden.dtype)
     for index in range(len(layers_of(decoder.structure))):
-        visit = Visit(index, decoder.layer(index, device), hidden, arguments, device)
+        visit = LayerVisit(index, decoder.layer(index, device), hidden, arguments, device)
         yield visit
         hidden = visit.after
         del visit.layer

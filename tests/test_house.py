@@ -97,7 +97,7 @@ def test_only_families_and_a_few_files_know_what_a_layer_looks_like(find, permit
         ("f'model.layers.{index}.{name}'", 0, 1),
         ("read('lm_head.weight')", 0, 1),
         ("'mlp.down_proj'", 0, 1),
-        ("part.linear.in_features", 0, 0),
+        ("part.output_linear.in_features", 0, 0),
         ("mlp.error", 0, 0),
         ("'the error of o_proj, 0 to 1'", 0, 0),
     ],

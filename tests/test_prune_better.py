@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tools import SETTINGS, logits, plan_of_everything, stream_error
-from variants import NORM_BEHIND, build, tokens
+from variants import NORM_AFTER, build, tokens
 
 from comp_lib.comp import prune
 from comp_lib.planning import make_plan
@@ -33,7 +33,7 @@ def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
         < reports["mask"].attention_error
         < reports["none"].attention_error
     )
-    # the MLP behind a repaired attention sees other inputs: compare it alone
+    # the MLP after a repaired attention sees other inputs: compare it alone
     plan = replace(plan, kv_groups=(2, 2, 2))
     errors = {
         recovery: prune(parent, ids, replace(settings, recovery=recovery), plan=plan)
@@ -93,7 +93,7 @@ def test_dense_target_brings_the_final_stream_back(name, options):
     assert stream_error(dense.model, parent, ids) < stream_error(none.model, parent, ids)
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", *NORM_BEHIND])
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", *NORM_AFTER])
 def test_dense_target_repairs_dropped_layers_in_layers_that_keep_everything(name):
     parent = build(name)
     ids = tokens(8)

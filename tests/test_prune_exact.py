@@ -178,7 +178,7 @@ def test_result_does_not_depend_on_the_batches(monkeypatch):
 
 
 class LastStreams(MemorySink):
-    """Keeps the streams behind the last layer, too."""
+    """Keeps the streams after the last layer, too."""
 
     def put(self, index, layer, report, streams):
         super().put(index, layer, report, streams)

@@ -62,10 +62,16 @@ VARIANTS = {
             "original_max_position_embeddings": 16,
         }
     },
-    # its frequencies change with the length of the text, where that is above 8 tokens
-    "rope-dynamic": {
-        "max_position_embeddings": 8,
-        "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
+    # its frequencies change with the length of the text: above 8 tokens they are divided by `long_factor`
+    "rope-longrope": {
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "factor": 16.0,
+            "short_factor": [1.0, 1.0, 1.0, 1.0],
+            "long_factor": [1.0, 2.0, 4.0, 8.0],
+            "original_max_position_embeddings": 8,
+        },
     },
     "mistral": {"family": "mistral"},
     "mistral-window": {"family": "mistral", "sliding_window": 5},
@@ -126,7 +132,7 @@ LAYOUTS = (
     "mqa",
     "all-at-once",
     "rope-llama3",
-    "rope-dynamic",
+    "rope-longrope",
     "mistral-window",
     "qwen2-window",
     "qwen3",
@@ -137,7 +143,7 @@ LAYOUTS = (
     "olmo2",
     "ernie4_5-bias",
 )
-NORM_BEHIND = ("gemma3", "olmo2")  # variants with a norm behind o_proj and down_proj
+NORM_AFTER = ("gemma3", "olmo2")  # variants with a norm after o_proj and down_proj
 WHOLE_ATTENTION = ("mqa", "olmo2")  # whose KV groups cannot go
 
 

@@ -27,11 +27,11 @@ from ..system.machine import cache_folder
 INDEX = ("model", "seed", "kind")
 ALL_KINDS = "all"  # the kind of a row about several kinds together
 LAYER = "number of the decoder layer, from 0"
-TOKENS = {"tokens": "number of tokens behind the row"}
+TOKENS = {"tokens": "number of tokens that the row is from"}
 WINDOWS = {
     "low": "lower end of the 95% interval of value, increase or stream over the windows; NaN below 8 windows",
     "high": "upper end of the same interval, in the same unit",
-    "windows": "number of windows of text behind the row",
+    "windows": "number of windows of text that the row is from",
 } | TOKENS
 # columns about a pruned model and its parent on the same windows
 LOSSES = {
@@ -91,7 +91,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "changed_layers": {
         "layer": "number of the decoder layer in the parent, from 0",
         "other_layer": "its number in the pruned model; NaN: the layer was dropped",
-        "stream": "1 - mean cosine of both models' states behind the layer, no unit; NaN: dropped",
+        "stream": "1 - mean cosine of both models' states after the layer, no unit; NaN: dropped",
         "weights": "||W' - W|| / ||W|| over all weights of the layer, 0 for unchanged;"
         " NaN where a shape differs",
         "neurons": "MLP neurons of the layer in the parent",
@@ -145,7 +145,9 @@ def draw(
     """
     if not kinds or len(set(kinds)) < len(kinds):
         raise InputError(
-            expected="each kind of text once, at least one", got=", ".join(kinds) or "none", hint="mend that"
+            expected="each kind of text once, at least one",
+            got=", ".join(kinds) or "none",
+            hint="correct that",
         )
     windows_by_kind = [
         calibration_tokens(

@@ -109,7 +109,7 @@ def changed_layers(
             "kind": sample.name,
             "tokens": sample.ids.numel(),
             "windows": len(sample.ids),
-            "neurons": parts(parent_visit.layer)["mlp"].linear.in_features,
+            "neurons": parts(parent_visit.layer)["mlp"].output_linear.in_features,
             "other_neurons": 0,
         }
         if parent_visit.index in numbers:
@@ -122,7 +122,7 @@ def changed_layers(
                 "low": low,
                 "high": high,
                 "weights": _weight_change(parent_visit.layer, visit.layer),
-                "other_neurons": parts(visit.layer)["mlp"].linear.in_features,
+                "other_neurons": parts(visit.layer)["mlp"].output_linear.in_features,
             }
         rows.append(row)
     return tidy("changed_layers", rows, parent, sample.seed)

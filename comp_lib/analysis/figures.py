@@ -127,7 +127,7 @@ def plot_costs(frame: pd.DataFrame) -> Picture:
 
 
 def plot_changed_layers(frame: pd.DataFrame) -> Picture:
-    """How far the streams of two models are apart behind each layer; a dropped layer has no point."""
+    """How far the streams of two models are apart after each layer; a dropped layer has no point."""
     figure, axes = figure_with_axes((WIDTH, 3.0), ylabel="streams apart\n(1 - mean cosine)")
     whiskers = _whiskers(frame, "stream")
     axes.errorbar(frame.layer, frame.stream, whiskers, markersize=3.5, linewidth=1, **style(0))
@@ -135,7 +135,7 @@ def plot_changed_layers(frame: pd.DataFrame) -> Picture:
     furthest = frame.dropna(subset=["stream"]).sort_values("stream").iloc[-1]
     unchanged = int((frame.weights == 0).sum())
     summary = (
-        f"Points of how far two streams are apart, furthest behind layer {int(furthest.layer)}, "
+        f"Points of how far two streams are apart, furthest after layer {int(furthest.layer)}, "
         f"{furthest.stream:.3f}; {unchanged} of {len(frame)} layers have the same weights"
     )
     dropped = frame.layer[frame.other_layer.isna()]
@@ -152,5 +152,5 @@ def _whiskers(rows: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def _tokens(frame: pd.DataFrame) -> str:
-    """The number of tokens behind a frame, in words."""
+    """The number of tokens that a frame is from, in words."""
     return f"{int(frame.tokens.max()):,} tokens"

@@ -27,7 +27,7 @@ from ..prune_layer import problem_of
 from ..statistics.few_tokens import empty_statistics
 from ..statistics.gram import Statistics, token_weight
 from ..statistics.solve import Inverse, penalty
-from ..walk import Visit, batches, walk
+from ..walk import LayerVisit, batches, walk
 from .columns import Sample, load_or_compute, tidy
 
 LayerNumbers = Collection[int] | None
@@ -88,39 +88,43 @@ def _rows_of_layers(sample: Sample, values: Tensor, part: str, measure: str) -> 
 
 
 def neurons(
-    model: Model, sample: Sample, layers: LayerNumbers = None, device: Device = "cpu"
+    model: Model, sample: Sample, indices: LayerNumbers = None, device: Device = "cpu"
 ) -> pd.DataFrame:
-    """Worth of each MLP neuron, one row a neuron of `layers` (None: all); columns: COLUMNS["neurons"].
+    """Worth of each MLP neuron of the layers `indices` (None: all); columns: COLUMNS["neurons"].
 
     Raises InputError for a layer that the model does not have.
     """
-    return _frame("neurons", model, sample, layers, device)
+    return _frame("neurons", model, sample, indices, device)
 
 
-def groups(model: Model, sample: Sample, layers: LayerNumbers = None, device: Device = "cpu") -> pd.DataFrame:
-    """Worth of each KV group, one row a group of `layers` (None: all); columns: COLUMNS["groups"]."""
-    return _frame("groups", model, sample, layers, device)
+def groups(
+    model: Model, sample: Sample, indices: LayerNumbers = None, device: Device = "cpu"
+) -> pd.DataFrame:
+    """Worth of each KV group of the layers `indices` (None: all); columns: COLUMNS["groups"]."""
+    return _frame("groups", model, sample, indices, device)
 
 
-def curves(model: Model, sample: Sample, layers: LayerNumbers = None, device: Device = "cpu") -> pd.DataFrame:
-    """Error of the MLP of each of `layers` (None: all) against its width; columns: COLUMNS["curves"]."""
-    return _frame("curves", model, sample, layers, device)
+def curves(
+    model: Model, sample: Sample, indices: LayerNumbers = None, device: Device = "cpu"
+) -> pd.DataFrame:
+    """Error of the MLP against its width, in the layers `indices` (None: all); columns: COLUMNS["curves"]."""
+    return _frame("curves", model, sample, indices, device)
 
 
-def _frame(name: str, model: Model, sample: Sample, layers: LayerNumbers, device: Device) -> pd.DataFrame:
+def _frame(name: str, model: Model, sample: Sample, indices: LayerNumbers, device: Device) -> pd.DataFrame:
     """The frame of that name, of these layers.
 
     Raises InputError for no layer, or for a layer that the model does not have.
     """
     count = len(layers_of(model))
-    indices = sorted(set(range(count) if layers is None else layers))
-    absent = set(indices) - set(range(count))
-    if absent or not indices:
+    chosen = sorted(set(range(count) if indices is None else indices))
+    absent = set(chosen) - set(range(count))
+    if absent or not chosen:
         raise InputError(
             expected=f"layers from 0 to {count - 1}", got=min(absent, default="none"), hint="choose others"
         )
     frames = []
-    for index, tables in zip(indices, _examine_layers(model, sample, indices, device), strict=True):
+    for index, tables in zip(chosen, _examine_layers(model, sample, chosen, device), strict=True):
         frame = pd.DataFrame(tables[name])
         frames.append(frame.assign(layer=index, kind=sample.name, tokens=sample.ids.numel()))
     return tidy(name, pd.concat(frames, ignore_index=True), model, sample.seed)
@@ -145,7 +149,7 @@ def _examine_layers(model: Model, sample: Sample, indices: list[int], device: De
     return tables_of_layers
 
 
-def _examine_layer(visit: Visit) -> Tables:
+def _examine_layer(visit: LayerVisit) -> Tables:
     """Let the text pass the layer of a visit, and return all tables of that layer.
 
     The table "layers" has the cosine distance between the states before and after each of PARTS, (S,).
@@ -176,19 +180,19 @@ def _examine_layer(visit: Visit) -> Tables:
 
 def _empty_statistics(layer: Layer, step: Step, tokens: int) -> Statistics:
     """Statistics, of no token yet, of what the output linear of a step reads in so many `tokens`."""
-    linear = parts(layer)[step].linear
+    linear = parts(layer)[step].output_linear
     return empty_statistics(linear.in_features, None, tokens, linear.weight.device)
 
 
 def _group_table(problem: Problem) -> dict[str, Tensor]:
     """The columns of the frame of KV groups."""
-    inverse = problem.statistics.inverse(problem.ridge, problem.block)
+    inverse = problem.statistics.inverse(problem.ridge, problem.block_size)
     return {"group": torch.arange(problem.blocks)} | _worth_alone(problem, inverse)
 
 
 def _neuron_tables(problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The columns of the frames of neurons and of curves."""
-    inverse = problem.statistics.inverse(problem.ridge, problem.block)
+    inverse = problem.statistics.inverse(problem.ridge, problem.block_size)
     table = {"neuron": torch.arange(problem.blocks)} | _worth_alone(problem, inverse)
     for name in RIVALS:
         scores = METRICS[name](problem, problem.blocks, torch.Generator()).scores

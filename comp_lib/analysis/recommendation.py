@@ -120,7 +120,7 @@ def price(row: pd.Series) -> str:
 
 
 def _two_digits(number: float) -> str:
-    """The number with two digits behind the point; adding 0.0 makes 0.00 of -0.00."""
+    """The number with two digits after the point; adding 0.0 makes 0.00 of -0.00."""
     return f"{round(number, 2) + 0.0:.2f}"
 
 

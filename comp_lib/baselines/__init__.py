@@ -35,10 +35,12 @@ from . import flap, llm_pruner, shortgpt, slimgpt
 class Planner(Protocol):
     """A module of this package, which decides how much of a model goes, or also what."""
 
-    def plan(self, model: Decoder, ids: Tensor, settings: Settings, name: str, progress: Progress, /) -> Plan:
+    def make_plan(
+        self, model: Decoder, ids: Tensor, settings: Settings, name: str, progress: Progress, /
+    ) -> Plan:
         """The plan for the model called `name`, from what it does with tokens ids (S, L)."""
 
-    def check(self, shape: Shape, settings: Settings, /) -> None:
+    def check_settings(self, shape: Shape, settings: Settings, /) -> None:
         """Raises InputError, before any text is read, for settings that cannot be met."""
 
 

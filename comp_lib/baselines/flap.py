@@ -39,7 +39,7 @@ from ..plan import Plan, PlanRequest
 from ..progress import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
-from ..walk import Visit, batches, walk
+from ..walk import LayerVisit, batches, walk
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Unit:
     cost: int  # parameters
 
 
-def plan(
+def make_plan(
     model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Plan:
     """The plan by standardised WIFV on ids (S, L).
@@ -76,7 +76,7 @@ def plan(
     return request.exact_plan(kept_neurons, kept_groups)
 
 
-def check(shape: Shape, settings: Settings) -> None:
+def check_settings(shape: Shape, settings: Settings) -> None:
     """Raises OutOfReach when the ratio cannot be reached."""
     parameter_budget(settings.request(shape), settings.layers)
 
@@ -96,19 +96,19 @@ def fluctuations(
     return scores
 
 
-def _step_fluctuations(visit: Visit, step: Step, stream: Tensor) -> tuple[Tensor, Tensor]:
-    """The stream (S, L, d) behind a step of the visited layer, and WIFV of the output linear's inputs."""
-    linear = parts(visit.layer)[step].linear
-    behind = torch.empty_like(stream)
+def _step_fluctuations(visit: LayerVisit, step: Step, stream: Tensor) -> tuple[Tensor, Tensor]:
+    """The stream (S, L, d) after a step of the visited layer, and WIFV of the output linear's inputs."""
+    linear = parts(visit.layer)[step].output_linear
+    after = torch.empty_like(stream)
     moments = torch.zeros(2, linear.in_features, dtype=torch.float64)  # sums of x and of x^2
     for rows in batches(*stream.shape[:2]):
-        behind[rows], x = run_step(visit.layer, step, stream[rows].to(visit.device), visit.arguments)
+        after[rows], x = run_step(visit.layer, step, stream[rows].to(visit.device), visit.arguments)
         x = x.flatten(0, -2).double()
         moments += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
     total, squares = moments
     tokens = stream.shape[0] * stream.shape[1]
     variance = (squares - total.square() / tokens).clamp_min(0.0) / max(tokens - 1, 1)
-    return behind, variance * linear.weight.double().square().sum(0).cpu()
+    return after, variance * linear.weight.double().square().sum(0).cpu()
 
 
 def standardise(scores: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from ..settings import Settings
 from ..shape import Shape
 
 
-def plan(
+def make_plan(
     model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Plan:
     """The plan by Taylor importance on ids (S, L).
@@ -54,7 +54,7 @@ def plan(
     return settings.request(shape, name).exact_plan(kept_neurons, kept_groups)
 
 
-def check(shape: Shape, settings: Settings) -> None:
+def check_settings(shape: Shape, settings: Settings) -> None:
     """Raises OutOfReach when the ratio cannot be reached in the layers that may be pruned."""
     widths(shape, settings)
 
@@ -169,6 +169,6 @@ def _groups(layer: Layer, gradients: dict[Tensor, Tensor]) -> tuple[Tensor, Tens
         for name, rows in part.rows.items():
             row_sums = importance(getattr(part.module, name).weight).sum(1)
             produced.append(row_sums[rows].sum(1))
-        column_sums = importance(part.linear.weight).sum(0)
+        column_sums = importance(part.output_linear.weight).sum(0)
         sums[step] = sum(produced) + column_sums.reshape(len(produced[0]), -1).sum(1)
     return sums["mlp"], sums["attention"]

@@ -1,6 +1,6 @@
 """ShortGPT (Men et al. 2024): drop the whole layers that turn the residual stream least.
 
-    BI_l = 1 - mean_t cos(h_t, h'_t)          h, h': the streams before and behind layer l
+    BI_l = 1 - mean_t cos(h_t, h'_t)          h, h': the streams before and after layer l
 
 The fewest layers that reach the ratio go, so that more is removed than asked for; nothing is narrowed.
 """
@@ -21,7 +21,7 @@ from ..settings import Settings
 from ..shape import Shape
 
 
-def plan(
+def make_plan(
     model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Plan:
     """Drop the fewest layers of least block influence on ids (S, L).
@@ -44,5 +44,5 @@ def plan(
     )
 
 
-def check(shape: Shape, settings: Settings) -> None:
+def check_settings(shape: Shape, settings: Settings) -> None:
     """Refuse nothing: which ratios can be reached is known only when the layers have been judged."""

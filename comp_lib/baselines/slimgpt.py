@@ -1,6 +1,6 @@
 """SlimGPT (Ling et al. 2024): the optimal brain surgeon for neurons, and widths that fall with depth.
 
-An error of a layer reaches all layers behind it, so early layers lose less: with n layers, layer i (from 0)
+An error of a layer reaches all layers after it, so early layers lose less: with n layers, layer i (from 0)
 loses
 
     r_i = x log(i + 1) / log(n)
@@ -27,7 +27,7 @@ from ..settings import Settings
 from ..shape import Shape
 
 
-def plan(
+def make_plan(
     model: Model | Decoder,
     ids: Tensor,
     settings: Settings,
@@ -41,7 +41,7 @@ def plan(
     return falling_widths(settings.request(Shape.of(model), name))
 
 
-def check(shape: Shape, settings: Settings) -> None:
+def check_settings(shape: Shape, settings: Settings) -> None:
     """Raises OutOfReach when the ratio cannot be reached."""
     falling_widths(settings.request(shape))
 
@@ -53,4 +53,4 @@ def falling_widths(request: PlanRequest) -> Plan:
     """
     scale = math.log(max(2, len(request.layers)))
     depth = {layer: math.log(index + 1) / scale for index, layer in enumerate(request.layers)}
-    return request.plan(widths_for_ratio(request, lambda factor, layer: factor * depth[layer]))
+    return request.plan_with(widths_for_ratio(request, lambda factor, layer: factor * depth[layer]))

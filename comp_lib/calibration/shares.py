@@ -19,13 +19,13 @@ from pathlib import Path
 from ..errors import InputError
 from ..system.hashes import hash_of_value
 from .texts import KINDS, judging_texts, load_text
-from .written import WAYS
+from .written import WRITERS
 
 # text -> how many sequences it has, relative to the others of the mixture
 SHIPPED = {"calibration": 2.0}
 SHIPPED |= {f"calibration:{kind}": 1.0 for kind in KINDS[1:]}
 SHIPPED["calibration:questions"] = 2.0
-WRITTEN = dict.fromkeys(WAYS, 1.0)
+WRITTEN = dict.fromkeys(WRITERS, 1.0)
 MIXTURES = {"general": SHIPPED | WRITTEN, "shipped": SHIPPED, "written": WRITTEN}
 
 
@@ -35,10 +35,18 @@ def shares_of(source: str | Path) -> dict[str, float]:
     Where there is a file of that name, it is one text, even with "+" in its name. The name of a mixture wins
     over a file: write `./general` for the file.
 
+    Raises InputError for an empty name beside a "+".
+
     >>> shares_of("notes.txt+self")
     {'notes.txt': 0.5, 'self': 0.5}
     """
     names = [str(source)] if os.path.exists(source) else str(source).split("+")
+    if len(names) > 1 and "" in names:
+        raise InputError(
+            expected='the name of a text on each side of a "+"',
+            got=repr(str(source)),
+            hint="check the spelling",
+        )
     weights: dict[str, float] = {}
     for name in names:
         mixture = MIXTURES.get(name, {name: 1.0})

@@ -140,8 +140,8 @@ def calibration_tokens(
         if text_name in WRITTEN:
             written_rows += rows[text_name]
     if written_rows and model is not None:
-        ways = [text_of_row[row] for row in written_rows]
-        tokens[written_rows] = write_texts(model, tokenizer, ways, length, seed, progress)
+        writers = [text_of_row[row] for row in written_rows]
+        tokens[written_rows] = write_texts(model, tokenizer, writers, length, seed, progress)
     if len(opening) == 0 and not _is_bare(source):
         _put_start_tokens(tokens, list(rows.values()), start_token(tokenizer))
     return tokens
@@ -215,7 +215,7 @@ def _is_bare(source: str | Path) -> bool:
 def _put_start_tokens(tokens: Tensor, rows_of_texts: Sequence[Sequence[int]], start: int | None) -> None:
     """Put a start token before every other window of each text, in `tokens` (S, L) itself.
 
-    The last token of the window is lost. Behind a start token that it has never seen, a pruned Qwen2.5-Coder
+    The last token of the window is lost. After a start token that it has never seen, a pruned Qwen2.5-Coder
     0.5B loses 6 nats a sentence (benchmarks/RESULTS.md). Nothing is done without a start token, or where what
     the model wrote has it already.
     """

@@ -4,7 +4,7 @@ Sampled at temperature 1, a model draws from the very distribution that it was t
 
     x_1 ... x_k given,    x_{t+1} ~ p(. | x_1 ... x_t),
 
-at the price of its own errors. The first tokens decide what kind of text follows; there are four WAYS:
+at the price of its own errors. The first tokens decide what kind of text follows; there are four WRITERS:
 
     self             the start token alone: whatever the model writes most
     self:openings    first words of many kinds of text: code, tables, letters, encyclopedias
@@ -36,7 +36,8 @@ from ..system.hashes import hash_of_model, hash_of_value
 from ..system.machine import cache_folder
 from .texts import DATA_FOLDERS, encode, find_shipped, opening_tokens, start_token
 
-WAYS = ("self", "self:openings", "self:requests", "self:random")
+# the names of the writers, each of which is a way to begin a text that the model goes on with
+WRITERS = ("self", "self:openings", "self:requests", "self:random")
 # The version of the code that writes. Whoever changes what it writes adds 1, so that texts of an older
 # version in the cache are not read.
 SAMPLING_VERSION = 3
@@ -44,7 +45,7 @@ SAMPLE_BATCH = 64  # sequences whose keys and values are in memory at once, at m
 
 
 def load_beginnings() -> dict[str, list[str]]:
-    """The openings and the requests that ship, by their names in WAYS.
+    """The openings and the requests that ship, by their names in WRITERS.
 
     Raises InputError where the installation has no such file.
     """
@@ -56,18 +57,18 @@ def load_beginnings() -> dict[str, list[str]]:
 def write_texts(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
-    ways: Sequence[str],
+    writers: Sequence[str],
     length: int,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Tensor:
-    """A text of `length` tokens for each of `ways`: token ids (S, L), from the cache if they are there.
+    """A text of `length` tokens for each of `writers`: token ids (S, L), from the cache if they are there.
 
-    ways: names of WAYS, in any number.
+    writers: names of WRITERS, in any number.
 
     Raises InputError when the cache cannot be written.
     """
-    prefixes = draw_prefixes(tokenizer, ways, model.config.vocab_size, length, seed)
+    prefixes = draw_prefixes(tokenizer, writers, model.config.vocab_size, length, seed)
     check_ids(torch.cat(prefixes), model.config.vocab_size)
     key = [SAMPLING_VERSION, hash_of_model(model), [prefix.tolist() for prefix in prefixes], length, seed]
     path = cache_folder() / "written" / f"{hash_of_value(key)[:24]}.safetensors"
@@ -76,27 +77,27 @@ def write_texts(
 
 
 def draw_prefixes(
-    tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, seed: int = 0
+    tokenizer: Any, writers: Sequence[str], vocabulary: int, length: int, seed: int = 0
 ) -> list[Tensor]:
-    """Draw the token ids with which each text begins, (1 to length - 1,): one tensor for each of `ways`."""
+    """Draw the token ids with which each text begins, (1 to length - 1,): one tensor for each writer."""
     generator = torch.Generator().manual_seed(seed)
     start = start_token(tokenizer)
     beginnings = load_beginnings()
     queues = {
-        way: itertools.cycle(torch.randperm(len(texts), generator=generator).tolist())
-        for way, texts in beginnings.items()
+        writer: itertools.cycle(torch.randperm(len(texts), generator=generator).tolist())
+        for writer, texts in beginnings.items()
     }
     prefixes = []
-    for way in ways:
+    for writer in writers:
         random_token = torch.randint(vocabulary, (1,), generator=generator)
         first = random_token if start is None else torch.tensor([start])
-        if way == "self":
+        if writer == "self":
             prefix = first
-        elif way == "self:random":
+        elif writer == "self:random":
             prefix = torch.cat([opening_tokens(tokenizer), random_token])
         else:
-            text = beginnings[way][next(queues[way])]
-            if way == "self:requests":
+            text = beginnings[writer][next(queues[writer])]
+            if writer == "self:requests":
                 prefix = _encode_request(tokenizer, text)
             else:
                 prefix = torch.cat([first, encode(tokenizer, text)])
@@ -111,7 +112,7 @@ def _encode_request(tokenizer: Any, request: str) -> Tensor:
     if getattr(tokenizer, "chat_template", None) is None:
         return torch.cat([opening_tokens(tokenizer), encode(tokenizer, f"Question: {request}\nAnswer:")])
     messages = [{"role": "user", "content": request}]
-    hint = "mend it, or take a text without `requests`"
+    hint = "correct it, or take a text without `requests`"
     with refusing("a chat template that works", "that of the tokenizer", hint):
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return encode(tokenizer, text)

@@ -16,7 +16,7 @@ from .prune import demo, prune
 from .use import export, generate, heal, report
 
 HELP = "COMP: post-training structured pruning of LLaMA-class language models, without fine-tuning."
-DEBUG_HELP = "Show the traceback of an error in the input. May also stand behind the command."
+DEBUG_HELP = "Show the traceback of an error in the input. May also stand after the command."
 COMMANDS = (demo, inspect, prune, evaluate, generate, compare, export, report, heal, doctor)
 app = typer.Typer(
     cls=Commands, help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False

@@ -32,7 +32,7 @@ class Commands(TyperGroup):
     """The commands: a mistake of the user ends one in a line and exit code 2, Ctrl-C in exit code 130."""
 
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; a --debug behind the command counts as if it stood before it."""
+        """Parse the arguments; a --debug after the command counts as if it stood before it."""
         if DEBUG_FLAG in args:
             args = [DEBUG_FLAG, *(argument for argument in args if argument != DEBUG_FLAG)]
         return super().parse_args(context, args)

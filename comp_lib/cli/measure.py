@@ -61,8 +61,8 @@ def evaluate(
     from ..calibration.texts import load_text
     from ..calibration.windows import windows_of
     from ..evaluation.by_kind import judge
+    from ..families.run import check_length
     from ..models.load import load_model
-    from ..planning import check_length
 
     if tasks is not None:
         parameters = signature(evaluate).parameters
@@ -79,7 +79,7 @@ def evaluate(
         return
     load_text(evaluated)  # raises for a wrong text before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
-    check_length(loaded, window_length)
+    check_length(window_length, loaded.config.max_position_embeddings)
     windows_by_text = windows_of(evaluated, tokenizer, window_length, windows)
     _warn_of_calibration_text(model, evaluated)
     loaded_parent = None
@@ -118,7 +118,7 @@ def _warn_of_calibration_text(model: str, evaluated: str) -> None:
 
 
 def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> Table:
-    """A table of these rows, which `evaluation.by_kind.EvaluationByKind.rows` gives."""
+    """A table of these rows, which `evaluation.by_kind.EvaluationByKind.make_rows` gives."""
     from ..evaluation.loss import perplexity_of
 
     cells: list[dict[str, str]] = []

@@ -124,7 +124,7 @@ def report(
     check_package("papermill", "report")
     from ..analysis.page import check_page_request, execute, render
     from ..calibration.texts import KINDS
-    from ..disk.at_most import parse_nats
+    from ..disk.ratio_search import parse_nats
     from ..system.atomic import check_output, write_atomically
     from ..system.machine import available_device
 

@@ -25,11 +25,12 @@ from ..calibration.shares import WRITTEN, shares_of
 from ..calibration.texts import load_text
 from ..calibration.windows import calibration_tokens, windows_of
 from ..errors import InputError, refusing
+from ..families.run import check_length
 from ..families.table import family_of
 from ..methods import METHODS, default_recovery
 from ..models.load import load_model
 from ..models.save import hide_folders
-from ..planning import check_length, check_request
+from ..planning import check_request
 from ..progress import Progress, no_progress
 from ..settings import Settings
 from ..system.atomic import write_atomically
@@ -87,7 +88,7 @@ class Grid:
                 hint="name some",
             )
         model, tokenizer = load_model(self.model)
-        check_length(model, max(self.length, self.window_length))
+        check_length(max(self.length, self.window_length), model.config.max_position_embeddings)
         windows = windows_of(self.evaluated, tokenizer, self.window_length, self.windows)
         texts = self._calibration_texts(tokenizer)
         contents = [hash_of_code(), hash_of_model(model), *map(hash_of_tensor, windows.values()), texts]
@@ -199,7 +200,7 @@ def read_rows(path: str | Path) -> pd.DataFrame:
     """
     if not Path(path).exists():
         return pd.DataFrame()
-    with refusing("rows of a comparison", str(path), "mend or delete it, or name another folder"):
+    with refusing("rows of a comparison", str(path), "correct or delete it, or name another folder"):
         # this engine reads exactly the floats that were written
         return pd.read_csv(path, dtype={"key": str}, engine="python").dropna(subset=["key", "status"])
 

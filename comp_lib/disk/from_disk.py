@@ -236,7 +236,7 @@ def _lock(work: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise InputError(
-            expected=f"to work in {work}", got=error, hint="mend that, and the same command goes on"
+            expected=f"to work in {work}", got=error, hint="correct that, and the same command goes on"
         ) from error
 
 
@@ -406,7 +406,7 @@ class DiskSink(Sink):
             fsync(path)
         stream_files = {name: path.name for name, path in stream_paths.items()}
         if index + 1 == self.model.shape.layers:
-            stream_files = {}  # nothing needs the states behind the last layer
+            stream_files = {}  # nothing needs the states after the last layer
         self.journal.record(
             layers=[*self.journal.state["layers"], row],
             states=stream_files,

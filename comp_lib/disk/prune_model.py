@@ -26,12 +26,13 @@ from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration, windows_of
 from ..errors import InputError, suggestion
+from ..families.run import check_length
 from ..families.table import family_of
 from ..methods import default_recovery, method_of
 from ..models.load import load_with_room, open_model
 from ..models.save import Provenance, hide_folders
 from ..plan import Plan
-from ..planning import check_length, check_request, make_plan
+from ..planning import check_request, make_plan
 from ..progress import Progress, no_progress
 from ..settings import DEFAULTS, MAX_TOKENS, PRESET_SEQUENCES, PRESETS, TOKENS_PER_NEURON, Settings
 from ..shape import Shape
@@ -47,6 +48,7 @@ WINDOWS = 12  # windows of USUAL_WINDOW tokens in which the losses on one text a
 WINDOWS_OF_A_KIND = 2
 WINDOW_LENGTH_OF_A_KIND = 256  # tokens in each of them
 USUAL_RATIO = 0.2  # part of the decoder that goes where nobody says it
+MEMORY_HINT = "choose a smaller model, bfloat16 if you can, or the calibration shipped, which needs no model"
 SETTINGS_WITHOUT_FLAG = ("widths", "recovery", "aim", "ridge", "layer_metric", "token_weights")
 
 
@@ -145,10 +147,10 @@ def prune_model(
     Args:
         model: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
-        at_most: in place of a ratio, how much the loss may rise, in nats per token (`at_most.ratio_within`).
+        at_most: in place of a ratio, how much the loss may rise, in nats per token (`ratio_search.ratio_within`).
         preset: one of settings.PRESETS.
         calibration: text that decides, or its name or path. Its seed is also that of metrics that draw.
-        evaluated: text that judges. None or "none": nothing is measured.
+        evaluated: text that judges. None: nothing is measured.
         method, layers, layer_metric, widths, kv_groups, recovery, aim, ridge, token_weights, multiple,
             device: fields of `Settings`, which win over the preset's; None: the preset's or the default.
         dtype: to compute in: "float32", "bfloat16" or "float16".
@@ -185,13 +187,12 @@ def prune_model(
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     text = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
-    judging = None if evaluated == "none" else evaluated
-    options = _check_options(ratio, at_most, preset, text, judging, changes, device, dtype)
+    options = _check_options(ratio, at_most, preset, text, evaluated, changes, device, dtype)
     hashes = text_hashes(text.source)
     parent = _Parent.open(str(model), dtype)
     options = _fit_to_model(options, parent.model)
     text = options.calibration
-    windows = _windows(judging, parent.tokenizer, parent.model.config.max_position_embeddings)
+    windows = _windows(evaluated, parent.tokenizer, parent.model.config.max_position_embeddings)
     check_out(out, parent.model, (text.sequences or 0) * text.length, parent.saved_dtype, overwrite=overwrite)
     decisions = _decide(options, parent, windows, progress)
     card = _card(out, parent, replace(options, settings=decisions.settings), decisions.ids, hashes)
@@ -202,7 +203,7 @@ def prune_model(
         decisions.ids,
         decisions.settings,
         plan=decisions.plan,
-        options=_save_options(parent, judging, windows, card, overwrite=overwrite),
+        options=_save_options(parent, evaluated, windows, card, overwrite=overwrite),
         progress=progress,
     )
     return _verdict(saved, parent, windows, started)
@@ -231,7 +232,7 @@ def _check_options(
         )
     nats = None
     if at_most is not None:
-        from .at_most import SMALLEST_RATIO, parse_nats
+        from .ratio_search import SMALLEST_RATIO, parse_nats
 
         if ratio is not None:
             raise InputError(
@@ -289,10 +290,12 @@ def _decide(
     if not options.needs_model:
         ids = text.tokens(parent.tokenizer, model=None, evaluated=options.evaluated, progress=progress)
         return _Decisions(ids, _with_multiple(settings, parent), plan=None)
-    model, _ = load_with_room(parent.name, options.dtype, settings.device, copies=options.copies)
+    model, _ = load_with_room(
+        parent.name, options.dtype, settings.device, copies=options.copies, hint=MEMORY_HINT
+    )
     ids = text.tokens(parent.tokenizer, model=model, evaluated=options.evaluated, progress=progress)
     if options.at_most is not None:
-        from .at_most import ratio_within
+        from .ratio_search import ratio_within
 
         ratio = ratio_within(
             options.at_most,
@@ -328,7 +331,7 @@ def _fit_to_model(options: RunOptions, source: ModelOnDisk) -> RunOptions:
             settings = replace(settings, recovery=default_recovery(settings.method, biases=False))
     check_request(source, settings)
     text = options.calibration
-    check_length(source, text.length)
+    check_length(text.length, source.config.max_position_embeddings)
     if text.sequences is None:
         text = replace(text, sequences=_usual_sequences(source.shape, options.preset, text))
     return replace(options, settings=settings, calibration=text)

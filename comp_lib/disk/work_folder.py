@@ -135,7 +135,7 @@ class Journal:
         plan           the plan as JSON in a string, once it is known
         layers         for each finished layer of the parent its `LayerReport`, None where it is dropped
         made           what the next layer needs from the finished ones, besides hidden states
-        states         "hidden" and "dense" -> name of the file with the states behind the last finished layer
+        states         "hidden" and "dense" -> name of the file with the states after the last finished layer
         dense, pruned  losses of both models in each window, once they are measured
     """
 

@@ -34,13 +34,13 @@ class Part:
     """Its name in the layer."""
     module: Any
     """The part itself."""
-    linear_name: str
+    output_name: str
     """The name in the part of the linear that writes to the stream."""
-    linear: nn.Linear
+    output_linear: nn.Linear
     """The linear that writes to the stream."""
     rows: dict[str, Tensor]
     """The other linears, which produce its inputs: name -> row indices (blocks, rows of a block)."""
-    block: int = 1
+    block_size: int = 1
     """How many inputs of the linear belong to a block."""
     grouped: bool = False
     """Whether it is attention of queries, keys, values and outputs whose rows are heads."""
@@ -121,7 +121,7 @@ def _mixer(name: str, module: Any, linears: set[str], output_name: str) -> Part:
 
     Its blocks are KV groups where it is plain attention, with norms or without; otherwise it is one block.
     """
-    linear = getattr(module, output_name)
+    output_linear = getattr(module, output_name)
     widths = {
         linear_name: getattr(module, linear_name).out_features
         for linear_name in sorted(linears - {output_name})
@@ -133,14 +133,14 @@ def _mixer(name: str, module: Any, linears: set[str], output_name: str) -> Part:
             norm_sizes[owner] += weight.numel()
     head_dim = getattr(module, "head_dim", 0)
     produced = sum(widths.values())  # rows of all queries, keys and values
-    queries = linear.in_features
+    queries = output_linear.in_features
     keys = widths.get("k_proj", (produced - queries) // 2)
     only_norms_beside = all(owner.endswith("norm") for owner in norm_sizes)
     is_plain_attention = linears in PLAIN_ATTENTIONS and head_dim > 0 and only_norms_beside
     rows_add_up = keys > 0 and produced == queries + 2 * keys
     if not (is_plain_attention and rows_add_up and _are_whole_groups(queries, keys, head_dim)):
         rows = {linear_name: torch.arange(width)[None] for linear_name, width in widths.items()}
-        return Part(name, module, output_name, linear, rows, queries, separable=False)
+        return Part(name, module, output_name, output_linear, rows, queries, separable=False)
     groups = keys // head_dim
     query_rows = torch.arange(queries).reshape(groups, -1)  # (groups, rows of a group)
     key_rows = torch.arange(keys).reshape(groups, -1)
@@ -152,9 +152,9 @@ def _mixer(name: str, module: Any, linears: set[str], output_name: str) -> Part:
         name,
         module,
         output_name,
-        linear,
+        output_linear,
         rows,
-        block=query_rows.shape[1],
+        block_size=query_rows.shape[1],
         grouped=True,
         separable=max(norm_sizes.values(), default=0) <= head_dim,
     )
@@ -190,13 +190,13 @@ def remember_widths(layer: Layer) -> None:
     layer_parts = parts(layer)
     mlp = layer_parts["mlp"]
     if hasattr(mlp.module, "intermediate_size"):
-        mlp.module.intermediate_size = mlp.linear.in_features
+        mlp.module.intermediate_size = mlp.output_linear.in_features
     attention = layer_parts["attention"]
     if not attention.grouped:
         return
     module = attention.module
-    heads = attention.linear.in_features // module.head_dim
-    groups = attention.linear.in_features // attention.block
+    heads = attention.output_linear.in_features // module.head_dim
+    groups = attention.output_linear.in_features // attention.block_size
     for name, count in (("num_heads", heads), ("num_key_value_heads", groups)):
         if hasattr(module, name):
             setattr(module, name, count)

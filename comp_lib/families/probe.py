@@ -33,7 +33,7 @@ def run_layer(
 ) -> tuple[Tensor, list[Tensor]]:
     """Run the layer's own forward, in which `attention` or `mlp` may put out a given value for each token.
 
-    Returns the states behind the layer (B, L, d), and the inputs (B, L, n) of the output linears of the parts
+    Returns the states after the layer (B, L, d), and the inputs (B, L, n) of the output linears of the parts
     that ran.
 
     Args:
@@ -51,7 +51,7 @@ def run_layer(
     inputs = list[Tensor]()
     with ExitStack() as hooks:
         for part in layer_parts.values():
-            hook = part.linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+            hook = part.output_linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
             hooks.enter_context(hook)
         out = with_parts(layer, **stand_ins).forward(hidden, *args, **kwargs)
     states: Tensor = out[0] if isinstance(out, tuple) else out
@@ -81,12 +81,12 @@ def _answer(name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> Any:
     return out
 
 
-def stream_behind(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor:
-    """The stream (B, L, d) behind a step whose output linear gets x (B, L, n).
+def stream_after(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor:
+    """The stream (B, L, d) after a step whose output linear gets x (B, L, n).
 
     The other part of the layer adds nothing.
     """
-    output: Tensor = parts(layer)[step].linear(x)
+    output: Tensor = parts(layer)[step].output_linear(x)
     return run_layer(layer, stream, None, **SILENCE | {step: output})[0]
 
 
@@ -98,7 +98,7 @@ def output_scale(layer: Layer, step: Step) -> tuple[Tensor, bool]:
 
     Raises InputError where they reach it in another way.
     """
-    weight = parts(layer)[step].linear.weight
+    weight = parts(layer)[step].output_linear.weight
     ones = torch.ones_like(weight[:, 0])
     signs = torch.where(torch.arange(len(ones), device=ones.device) % 2 == 0, ones, -ones)
     outputs = SILENCE | {step: torch.stack([LARGE_INPUT * ones, 2 * LARGE_INPUT * ones, signs])}
@@ -123,7 +123,7 @@ def output_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor
 
     x (..., n): inputs of the output linear.
     """
-    linear = parts(layer)[step].linear
+    linear = parts(layer)[step].output_linear
     scale, normed = output_scale(layer, step)
     if normed:
         output: Tensor = linear(x)
@@ -141,12 +141,12 @@ def output_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor
     return target
 
 
-def gain_behind(layer: Layer, step: Step) -> Tensor | None:
+def output_gain(layer: Layer, step: Step) -> Tensor | None:
     """The gain g (d,) of each output of the linear on its way to the stream, with rms 1.
 
     It is None where all outputs have the same gain and no norm is on the way.
 
-    Behind a norm an error e of the output y adds g e / |y| to the stream. That holds to first order, and not
+    After a norm an error e of the output y adds g e / |y| to the stream. That holds to first order, and not
     for the part of e along y. In the first layer of Gemma 3 270M g goes from 0.2 to 150. So outputs times g
     decide which blocks go, and how hard the others are held. The refit of each output by itself stays what it
     is. (Our derivation, tested against brute force.)
@@ -192,7 +192,7 @@ def check_two_steps(layer: Layer, hidden: Tensor, call: CallArguments) -> None:
 
 
 def _check_step(layer: Layer, step: Step, run_part: Any, before: Tensor) -> Tensor:
-    """The stream (1, L, d) behind one step, which `run_part` runs alone.
+    """The stream (1, L, d) after one step, which `run_part` runs alone.
 
     Raises InputError as `check_two_steps` does.
     """
@@ -200,15 +200,15 @@ def _check_step(layer: Layer, step: Step, run_part: Any, before: Tensor) -> Tens
     after: Tensor
     after, (x, *_) = run_part(before)
     output_scale(layer, step)
-    if not nearly_equal(stream_behind(layer, step, before, x), after):
-        refuse(layer, f"a {part.name} whose {part.linear_name} is not what the stream gets")
+    if not nearly_equal(stream_after(layer, step, before, x), after):
+        refuse(layer, f"a {part.name} whose {part.output_name} is not what the stream gets")
     if part.separable:
         silenced = _inputs_without_odd_blocks(part, run_part, before)
-        odd = torch.arange(x.shape[-1], device=x.device) // part.block % 2 == 1
+        odd = torch.arange(x.shape[-1], device=x.device) // part.block_size % 2 == 1
         if not nearly_equal(silenced, x.masked_fill(odd, 0.0)):
             refuse(
                 layer,
-                f"a {part.name} where an input of {part.linear_name} is made by other rows than its own",
+                f"a {part.name} where an input of {part.output_name} is made by other rows than its own",
             )
     return after
 

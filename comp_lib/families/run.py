@@ -7,6 +7,8 @@ or for windowed layers, which get other masks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +43,28 @@ def check_ids(ids: Tensor, vocabulary: int) -> None:
             got=int(ids.max()),
             hint="take the tokenizer that belongs to the model, or another text",
         )
+
+
+def check_length(length: int, context: int) -> None:
+    """Raises InputError for sequences of more tokens than `context`, the most that a model takes."""
+    if length > context:
+        raise InputError(
+            expected=f"sequences of at most {context} tokens, the model's", got=length, hint="shorten them"
+        )
+
+
+@contextmanager
+def evaluation_mode(*models: Model) -> Iterator[None]:
+    """Switch off dropout in `models` within the block, and give each module its mode back after it."""
+    training = list[nn.Module]()
+    for model in models:
+        training += [module for module in model.modules() if module.training]
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def embed(model: Model, ids: Tensor, table: nn.Module | None = None) -> Tensor:
@@ -112,7 +136,7 @@ def layer_number(layer: Layer) -> int:
 
 
 def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor:
-    """Logits (..., vocabulary) of `states` (..., d) behind the final norm.
+    """Logits (..., vocabulary) of `states` (..., d) after the final norm.
 
     piece: a part of the head, whose logits are returned; None: the model's head.
     """
@@ -154,7 +178,7 @@ def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
 def run_step(layer: Layer, step: Step, stream: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor]:
     """Take the residual step of that name from `stream` (B, L, d).
 
-    Returns the stream behind it (B, L, d), and the inputs of its output linear (B, L, n).
+    Returns the stream after it (B, L, d), and the inputs of its output linear (B, L, n).
     """
     if step == "attention":
         return attention_step(layer, stream, arguments)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         """A model of transformers that can also write text: what this library returns as a model."""
 
         def generate(self, *args: Any, **options: Any) -> Tensor:
-            """Token ids (B, L) of the prompts and of what the model writes behind them."""
+            """Token ids (B, L) of the prompts and of what the model writes after them."""
 else:  # importing transformers' class takes a second, and brings packages that pruning has no use for
     Model = nn.Module
     CausalLM = nn.Module

@@ -39,8 +39,8 @@ VERSIONS = (2, 3)
 NUMBER_CODES = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 STRING_TYPE = 8
 LIST_TYPE = 9
-COMPLETE_FILE = "a complete GGUF file"
-DAMAGED_HINT = "fetch or write it again"
+COMPLETE_GGUF = "a complete GGUF file"
+WRITE_AGAIN_HINT = "fetch or write it again"
 SAFETENSORS_HINT = "use the same model as safetensors"
 # llama.cpp's name of an architecture -> the model type of transformers, where they differ
 MODEL_TYPES = {"gemma3": "gemma3_text"}
@@ -70,7 +70,7 @@ class GgufFile:
         Raises InputError for a missing file, another kind of file, and a truncated one.
         """
         self.path = Path(path).expanduser()
-        with refusing(COMPLETE_FILE, str(path), DAMAGED_HINT):
+        with refusing(COMPLETE_GGUF, str(path), WRITE_AGAIN_HINT):
             file = self.path.open("rb")
         with file:
             header = _Header(file, self.path.stat().st_size, str(path))
@@ -139,7 +139,7 @@ class _Header:
 
     def damaged(self, reason: str) -> InputError:
         """The error for a file with `reason`, such as "an end that comes too early"."""
-        return InputError(expected=COMPLETE_FILE, got=f"{self.name!r} with {reason}", hint=DAMAGED_HINT)
+        return InputError(expected=COMPLETE_GGUF, got=f"{self.name!r} with {reason}", hint=WRITE_AGAIN_HINT)
 
     def read(self) -> tuple[dict[str, Any], dict[str, TensorRecord]]:
         """The metadata, and the tensors by name.
@@ -213,6 +213,8 @@ class _Header:
         except ValueError as error:
             raise self.damaged(f"a tensor of the unknown type {type_number}") from error
         block_values, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        if dimensions[0] % block_values:
+            raise self.damaged(f"rows of {dimensions[0]} numbers in blocks of {block_values}")
         row_bytes = dimensions[0] // block_values * block_bytes
         return TensorRecord(tuple(reversed(dimensions)), kind, start, row_bytes)
 

@@ -153,7 +153,7 @@ def _round_of(model: Model | str | Path, prompt: int, new_tokens: int) -> Round:
 
     def run() -> Seconds:
         timings = check_reply(server.handle_completions(request))["timings"]
-        # the first predicted token comes with the prompt; the clock of the predicted tokens starts behind it
+        # the first predicted token comes with the prompt; the clock of the predicted tokens starts after it
         seconds_per_token = timings["predicted_ms"] / 1e3 / (timings["predicted_n"] - 1)
         return timings["prompt_ms"] / 1e3, seconds_per_token * new_tokens
 

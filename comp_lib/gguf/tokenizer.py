@@ -6,8 +6,9 @@ llama.cpp has tokenizers of its own, in two kinds that LLaMA-class models use:
     llama  sentencepiece: tokens with scores, the highest merges first; unknown characters become bytes
 
 Both are read from the tokenizer's own JSON. A rule has only a name in GGUF, so it is recognised by what it
-does to a probe. `GgufFile.tokenizer` gives a rule that is recognised again. A tokenizer of another kind is
-refused by name: llama.cpp would run it, but would cut a text into other tokens than the model was trained on.
+does to a probe. `read.GgufFile.tokenizer` gives a rule that is recognised again. A tokenizer of another kind
+is refused by name: llama.cpp would run it, but would cut a text into other tokens than the model was trained
+on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tokenizers import decoders
 from ..errors import InputError
 
 # a text of words, digits, signs, line ends, scripts and cases, which no two rules cut the same way
-PROBE = "I'll DON'T 12345 x=3.14;\n\n  ab\tcd  日本 'é' !!\r\nu٣²_v iPad e\u0301t"
+PRE_TOKENIZER_PROBE = "I'll DON'T 12345 x=3.14;\n\n  ab\tcd  日本 'é' !!\r\nu٣²_v iPad e\u0301t"
 # llama.cpp's name of a rule -> the words that it cuts the probe into, with | between them
 RULES = {
     "gpt-2": "I|'ll| DON|'|T| 12345| x|=|3|.|14|;|\n\n | ab|\t|cd| | 日本| '|é|'| !!|"
@@ -120,16 +121,16 @@ def _rule(pre_tokenizer: Any) -> str:
 
     Raises InputError for a rule that is not in RULES.
     """
-    pieces = [] if pre_tokenizer is None else pre_tokenizer.pre_tokenize_str(PROBE)
-    words = [PROBE[start:end] for _, (start, end) in pieces]
+    pieces = [] if pre_tokenizer is None else pre_tokenizer.pre_tokenize_str(PRE_TOKENIZER_PROBE)
+    words = [PRE_TOKENIZER_PROBE[start:end] for _, (start, end) in pieces]
     # if the pieces join to the probe, no space was put before it, and it was cut into bytes
     joined = decoders.ByteLevel().decode([text for text, _ in pieces])
     for name, probe_words in RULES.items():
-        if words == probe_words.split("|") and joined == PROBE:
+        if words == probe_words.split("|") and joined == PRE_TOKENIZER_PROBE:
             return name
     raise InputError(
         expected=f"a tokenizer that cuts words like one of {', '.join(RULES)}",
-        got=f"one that cuts {PROBE[:16]!r} into {words[:6]}",
+        got=f"one that cuts {PRE_TOKENIZER_PROBE[:16]!r} into {words[:6]}",
         hint="not exported",
     )
 

@@ -5,7 +5,7 @@ The error curve e_l of a layer's sweep extends its measured harm (`importance.wi
     predicted harm of removing g neurons from layer l = harm_l^HARM_EXPONENT * e_l(g) / e_l(reference),
 
 and each step removes the neurons with the least predicted harm. HARM_EXPONENT is below 1, because all layers
-become narrower together. The errors of one layer also reach the layers behind it, so a layer that is spared
+become narrower together. The errors of one layer also reach the layers after it, so a layer that is spared
 gains less than the sum of the harms promises. The value of the exponent is measured, not derived
 (benchmarks/RESULTS.md). (Our derivation; the paper's own rule is in `paper`.)
 """
@@ -42,7 +42,7 @@ def measured_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
         harm = max(float(sensitivity.harm[layer]), 0.0) ** HARM_EXPONENT
         harms[layer] = harm * errors / reference
     widths = allocate_widths(shape, harms, sum(uniform.neurons), request.multiple)
-    return uniform if widths is None else request.plan(widths)
+    return uniform if widths is None else request.plan_with(widths)
 
 
 def allocate_widths(

@@ -29,4 +29,4 @@ def paper_plan(request: PlanRequest, importance: Sequence[float]) -> Plan:
     floor = max(max(importance) * IMPORTANCE_FLOOR, SMALLEST_IMPORTANCE)
     inverse = {layer: 1.0 / max(float(importance[layer]), floor) for layer in request.layers}
     mean = sum(inverse.values()) / len(inverse)
-    return request.plan(widths_for_ratio(request, lambda factor, layer: factor * inverse[layer] / mean))
+    return request.plan_with(widths_for_ratio(request, lambda factor, layer: factor * inverse[layer] / mean))

@@ -36,7 +36,7 @@ def uniform_plan(request: PlanRequest) -> Plan:
     >>> uniform_plan(PlanRequest(shape, 0.2, multiple=16)).neurons
     (80, 80, 80, 80)
     """
-    return request.plan(widths_for_ratio(request, lambda factor, layer: factor))
+    return request.plan_with(widths_for_ratio(request, lambda factor, layer: factor))
 
 
 def drop_count(request: PlanRequest, layers: float | str) -> int:

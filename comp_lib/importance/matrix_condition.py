@@ -112,7 +112,7 @@ def sweep(
     weights: Tensor,
     remove: int,
     *,
-    block: int = 1,
+    block_size: int = 1,
     per_round: int | None = None,
     input_penalties: Tensor | None = None,
 ) -> Sweep:
@@ -124,15 +124,15 @@ def sweep(
         inverse: P = H^-1 (n, n). A tensor is not changed; an `Inverse` is used up.
         weights: W (n, m), which is not changed.
         remove: how many blocks go.
-        block: inputs of a block.
+        block_size: inputs of a block.
         per_round: blocks that go in a round; None: BLOCKS_PER_ROUND, or all blocks divided by ROUNDS_FOR_ALL
             if that is more.
         input_penalties: D_ii (n,), the share of the ridge in H, for `Sweep.round_penalties`; None: zeros.
     """
     if isinstance(inverse, Tensor):
-        inverse = GramInverse(inverse.clone(), block)
+        inverse = GramInverse(inverse.clone(), block_size)
     refitted = weights.clone(memory_format=torch.contiguous_format)  # each round needs the norms of its rows
-    alive = torch.ones(len(weights) // block, dtype=torch.bool, device=weights.device)
+    alive = torch.ones(len(weights) // block_size, dtype=torch.bool, device=weights.device)
     per_round = per_round or max(BLOCKS_PER_ROUND, len(alive) // ROUNDS_FOR_ALL)
     first_scores = scores_of(inverse.blocks, refitted)
     scores = first_scores
@@ -144,7 +144,7 @@ def sweep(
     while len(order) < remove:
         candidates = scores.masked_fill(~alive, torch.inf)
         chosen = torch.topk(candidates, min(per_round, remove - len(order)), largest=False).indices
-        inputs = inputs_of_blocks(chosen, block)  # R (r,)
+        inputs = inputs_of_blocks(chosen, block_size)  # R (r,)
         inverse_rows = inverse.rows(inputs)  # P_R (r, n)
         removed_weights = refitted[inputs]  # V_R (r, m)
         inner, _ = spd_inverse(inverse_rows.values[:, inputs])  # (P_RR)^-1 (r, r), small

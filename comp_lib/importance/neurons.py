@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..statistics.gram import Statistics, contributions
 from ..statistics.solve import penalty, spd_inverse, with_ridge
 from ..surgery import inputs_of_blocks
@@ -33,7 +34,7 @@ class Problem:
     """W (n, m), in the precision of the statistics."""
     upstream: Callable[[], Tensor]
     """Computes the squared norm of the weights that produce each block (gate, up; q, k, v): (blocks,)."""
-    block: int = 1
+    block_size: int = 1
     """The number of consecutive inputs that go together."""
     ridge: float = RIDGE
     """Lambda, relative to each input's own energy."""
@@ -48,15 +49,15 @@ class Problem:
     @property
     def blocks(self) -> int:
         """The number of blocks."""
-        return len(self.weight) // self.block
+        return len(self.weight) // self.block_size
 
     def per_block(self, values: Tensor) -> Tensor:
         """The sum of values (n,) over each block: (blocks,)."""
-        return values.reshape(self.blocks, self.block).sum(1)
+        return values.reshape(self.blocks, self.block_size).sum(1)
 
     def inputs_of(self, blocks: Tensor) -> Tensor:
-        """Indices of the inputs in these blocks, on the device of the weights: (k,) -> (k * block,)."""
-        return inputs_of_blocks(blocks.to(self.weight.device), self.block)
+        """Indices of the inputs in these blocks, on the device of the weights: (k,) -> (k * block_size,)."""
+        return inputs_of_blocks(blocks.to(self.weight.device), self.block_size)
 
     @property
     def xtx(self) -> Tensor:
@@ -86,7 +87,16 @@ METRICS: dict[str, NeuronMetric] = {}
 
 
 def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
-    """Add the decorated function to METRICS under `name`, for `Settings.method` and `--method`."""
+    """Add the decorated function to METRICS under `name`, for `Settings.method` and `--method`.
+
+    A name may be registered again, as a cell of a notebook does that runs twice.
+
+    Raises InputError for the name of a metric of comp_lib.
+    """
+    if getattr(METRICS.get(name), "__module__", "") == __name__:
+        raise InputError(
+            expected="a name that no metric of comp_lib has", got=repr(name), hint="choose another"
+        )
 
     def add(function: NeuronMetric) -> NeuronMetric:
         METRICS[name] = function
@@ -110,7 +120,7 @@ def magnitude(problem: Problem, keep: int, generator: torch.Generator) -> Select
 
 @metric("activation")
 def activation(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
-    """Norm of what a block sends, ||x_i||; the weights behind it do not count."""
+    """Norm of what a block sends, ||x_i||; the weights that read it do not count."""
     return keep_highest(problem.per_block(problem.statistics.diagonal()).sqrt(), keep)
 
 
@@ -149,7 +159,7 @@ def mask_condition(problem: Problem, keep: int, generator: torch.Generator) -> S
         spd_inverse(matrix)[0],
         ones,
         problem.blocks - keep,
-        block=problem.block,
+        block_size=problem.block_size,
         per_round=MASK_BLOCKS_PER_ROUND,
     )
     return Selection(swept.kept, swept.scores, curve=swept)
@@ -159,10 +169,10 @@ def mask_condition(problem: Problem, keep: int, generator: torch.Generator) -> S
 def full_condition(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """COMP before all weights are fitted: ||w_i||^2 / (H^-1)_ii, in rounds."""
     swept = sweep(
-        problem.statistics.inverse(problem.ridge, problem.block),
+        problem.statistics.inverse(problem.ridge, problem.block_size),
         problem.scaled_weight,
         problem.blocks - keep,
-        block=problem.block,
+        block_size=problem.block_size,
         input_penalties=penalty(problem.statistics.diagonal(), problem.ridge),
     )
     refitted = swept.weights if problem.gain is None else None  # with a gain, the sweep has V times the gain

@@ -1,6 +1,6 @@
 """The harm of narrowing a layer, measured with the model itself.
 
-The relative error of one layer does not tell what the layers behind it make of that error. A plan that
+The relative error of one layer does not tell what the layers after it make of that error. A plan that
 follows errors alone starves the early layers and loses to uniform widths. Here each layer alone loses the
 same number of neurons and is refitted, and the model predicts sequences that no fit has seen:
 
@@ -23,7 +23,7 @@ from ..decoder import Decoder, as_decoder, copy_layer
 from ..divergence import divergence_terms
 from ..errors import InputError
 from ..families.find import parts
-from ..families.probe import gain_behind
+from ..families.probe import output_gain
 from ..families.run import LayerArguments, attention_step, layer_arguments, mlp_step
 from ..families.types import Layer, Model
 from ..plan import FLOOR_SHARE, Plan
@@ -157,11 +157,11 @@ def smallest_width(neurons: int) -> int:
 
 
 def gather_and_pass(layer: Layer, hidden: Tensor, arguments: LayerArguments, weighted: bool = True) -> Gram:
-    """Write the states behind `layer` over `hidden` (S, L, d), and return the sums of what down_proj reads.
+    """Write the states after `layer` over `hidden` (S, L, d), and return the sums of what down_proj reads.
 
     weighted: whether tokens are weighted by 1 / ||h||.
     """
-    linear = parts(layer)["mlp"].linear.weight
+    linear = parts(layer)["mlp"].output_linear.weight
     gram = Gram.zeros(linear.shape[1], device=linear.device)
     for rows in batches(*hidden.shape[:2]):
         residual, _ = attention_step(layer, hidden[rows].to(linear.device), arguments)
@@ -182,9 +182,9 @@ def narrow(
         gram: the sums of what down_proj reads, from `gather_and_pass`.
         fewest: where the curve ends, as a number of neurons; None: as few as a plan may leave.
     """
-    linear = parts(layer)["mlp"].linear.weight
+    linear = parts(layer)["mlp"].output_linear.weight
     weight = linear.detach().T.to(gram.precision)  # (n, m)
-    gain = gain_behind(layer, "mlp")
+    gain = output_gain(layer, "mlp")
     scaled = weight if gain is None else weight * gain.to(weight)
     if fewest is None:
         fewest = smallest_width(len(weight))
@@ -198,23 +198,23 @@ def narrow(
 def with_weights(
     layer: Layer, hidden: Tensor, arguments: LayerArguments, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The states behind `layer`, and those behind it with V in down_proj, for h (S, L, d) and V (n, m)."""
-    linear = parts(layer)["mlp"].linear.weight
+    """The states after `layer`, and those after it with V in down_proj, for h (S, L, d) and V (n, m)."""
+    linear = parts(layer)["mlp"].output_linear.weight
     changed = copy_layer(layer, linear.device)  # a whole layer, since a norm may follow down_proj
-    parts(changed)["mlp"].linear.weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
-    behind = torch.empty_like(hidden)
-    changed_behind = torch.empty_like(hidden)
+    parts(changed)["mlp"].output_linear.weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
+    after = torch.empty_like(hidden)
+    changed_after = torch.empty_like(hidden)
     for rows in batches(*hidden.shape[:2]):
         residual, _ = attention_step(layer, hidden[rows].to(linear.device), arguments)
-        behind[rows] = mlp_step(layer, residual)[0]
-        changed_behind[rows] = mlp_step(changed, residual)[0]
-    return behind, changed_behind
+        after[rows] = mlp_step(layer, residual)[0]
+        changed_after[rows] = mlp_step(changed, residual)[0]
+    return after, changed_after
 
 
 def _divergences(decoder: Decoder, dense: Tensor, streams: Sequence[Tensor], progress: Progress) -> Tensor:
     """mean_t KL(p_t || q_t), (streams,), nats: p from the dense stream, q from each of `streams`.
 
-    All of them (S, L, d) are behind the last layer.
+    All of them (S, L, d) are after the last layer.
     """
     step = -(-dense[..., 0].numel() // COMPARED_POSITIONS)
     states = [decoder.norm(stream.flatten(0, 1)[::step]) for stream in (dense, *streams)]  # (positions, d)

@@ -25,7 +25,7 @@ from ..errors import InputError, refusing, suggestion
 from ..families.find import check_layers
 from ..families.table import TYPE_PREFIX
 from ..families.types import CausalLM, Model
-from ..system.atomic import DAMAGED_HINT, read_object
+from ..system.atomic import SAVE_AGAIN_HINT, read_object
 from ..system.machine import available_device, free_card_memory, free_memory
 from ..system.tensors import EMBEDDING, HEAD, StoredTensors, TensorFiles, weight_shapes
 from .meta_model import fill, make_meta_model
@@ -41,9 +41,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a folde
 REDUNDANT_TENSOR = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
 # model type -> the type that transformers reads instead, where config.json lists the types of the layers
 TYPES_OF_LISTED_LAYERS = {"mistral": "ministral"}
+MEMORY_HINT = "choose a smaller model, or bfloat16"
 HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 # a text for a tokenizer to try: words, digits, signs, a line end, another script
-PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"
+TOKENIZER_PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"
 
 
 def load_model(
@@ -65,9 +66,16 @@ def load_model(
 
 
 def load_with_room(
-    name: str | Path, dtype: str = "float32", device: str = "cpu", *, copies: int
+    name: str | Path,
+    dtype: str = "float32",
+    device: str = "cpu",
+    *,
+    copies: int,
+    hint: str = MEMORY_HINT,
 ) -> tuple[CausalLM, PreTrainedTokenizerBase]:
     """`load_model`, for a caller who needs memory for `copies` models of this size, this one included.
+
+    hint: what the user can do where less is free.
 
     Raises InputError where fewer bytes are free, since the system would later kill the process without a
     word, and as `load_model` does.
@@ -76,18 +84,19 @@ def load_with_room(
     meta_model, files, tokenizer = open_model(name, dtype)
     model_bytes = meta_model.num_parameters() * DTYPES[dtype].itemsize
     if target.type == "cuda":  # the model is read into the memory of the machine, and passes on to the card
-        _check_memory(model_bytes, free_memory(), f"memory for {name} in {dtype}")
+        _check_memory(model_bytes, free_memory(), f"memory for {name} in {dtype}", hint)
         label = f"memory on {target} for {copies} x {name} in {dtype}"
-        _check_memory(copies * model_bytes, free_card_memory(target), label)
+        _check_memory(copies * model_bytes, free_card_memory(target), label, hint)
     else:
-        _check_memory(copies * model_bytes, free_memory(), f"memory for {copies} x {name} in {dtype}")
+        label = f"memory for {copies} x {name} in {dtype}"
+        _check_memory(copies * model_bytes, free_memory(), label, hint)
     model = fill(meta_model, lambda weight_name: files.read(weight_name, DTYPES[dtype]))
     for named in (model, model.config, tokenizer):
         named.name_or_path = str(name)
     return cast("CausalLM", model.to(target)), tokenizer  # type: ignore[arg-type]
 
 
-def _check_memory(needed_bytes: int, free_bytes: int, label: str) -> None:
+def _check_memory(needed_bytes: int, free_bytes: int, label: str, hint: str) -> None:
     """Check that `needed_bytes` of the memory called `label` are free.
 
     Raises InputError where they are not.
@@ -96,7 +105,7 @@ def _check_memory(needed_bytes: int, free_bytes: int, label: str) -> None:
         raise InputError(
             expected=f"{needed_bytes / 1e9:.1f} GB of free {label}",
             got=f"{free_bytes / 1e9:.1f} GB",
-            hint="choose a smaller model, bfloat16 if you can, or prune from disk to disk with `shipped`",
+            hint=hint,
         )
 
 
@@ -197,7 +206,7 @@ def _build_meta_model(fields: Mapping[str, Any], path: Path, dtype: str | None) 
     }
     config_fields["name_or_path"] = str(path)
     config_fields["model_type"] = _type_as_read(fields)
-    with refusing("a config.json that can be built", str(path), DAMAGED_HINT), silence_transformers():
+    with refusing("a config.json that can be built", str(path), SAVE_AGAIN_HINT), silence_transformers():
         if model_type != stock_type:
             register(stock_type)
         config = AutoConfig.for_model(**config_fields)
@@ -250,7 +259,7 @@ def _check_weights(meta_model: Model, files: StoredTensors) -> None:
             raise InputError(
                 expected="the weights that config.json describes",
                 got=f"{len(names)} {problem} in {files.path} ({examples})",
-                hint=DAMAGED_HINT,
+                hint=SAVE_AGAIN_HINT,
             )
     if tied and {EMBEDDING, HEAD} <= files.shapes.keys():
         embedding = files.read(EMBEDDING, torch.float32)
@@ -270,9 +279,9 @@ def _load_tokenizer(
 
     Raises InputError unless it works, with tokens below `vocabulary_size`.
     """
-    with refusing("a readable tokenizer", str(path), DAMAGED_HINT), silence_transformers():
+    with refusing("a readable tokenizer", str(path), SAVE_AGAIN_HINT), silence_transformers():
         tokenizer: PreTrainedTokenizerBase = read_tokenizer()
-        ids = list(tokenizer(PROBE)["input_ids"])
+        ids = list(tokenizer(TOKENIZER_PROBE)["input_ids"])
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend:
             ids += backend.get_vocab(with_added_tokens=False).values()

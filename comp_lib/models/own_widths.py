@@ -28,7 +28,7 @@ from ..families.find import layers_of, parts
 from ..families.table import TYPE_PREFIX
 from ..families.types import Step
 from ..surgery import shrink
-from ..system.atomic import DAMAGED_HINT
+from ..system.atomic import SAVE_AGAIN_HINT
 
 # part of a layer -> field of the config with its widths
 WIDTH_FIELDS: dict[Step, str] = {"attention": "layer_kv_groups", "mlp": "layer_neurons"}
@@ -78,7 +78,7 @@ def _cut(model: Any, step: Step, widths: Any, field: str) -> None:
         raise InputError(
             expected=f"a config.json that can be built, with {field} as {numbers}",
             got=str(widths)[:60],
-            hint=DAMAGED_HINT,
+            hint=SAVE_AGAIN_HINT,
         )
     for layer, width in zip(layers, widths, strict=True):
         shrink(layer, step, torch.arange(width))
@@ -92,4 +92,4 @@ def _is_width(value: Any, built_width: int) -> bool:
 def _blocks(layer: Any, step: Step) -> int:
     """How many neurons or KV groups a layer has."""
     part = parts(layer)[step]
-    return part.linear.in_features // part.block
+    return part.output_linear.in_features // part.block_size

@@ -98,6 +98,6 @@ def _pad(tensors: dict[str, Tensor], prefix: str, narrow: Layer, wide: Layer) ->
                 tensor = tensors[key]
                 tensors[key] = tensor.new_zeros(outputs, *tensor.shape[1:])
                 tensors[key][new_rows] = tensor[rows.flatten()]
-        key = f"{part_name}.{part.linear_name}.weight"
-        missing_inputs = wide_part.linear.in_features - part.linear.in_features
+        key = f"{part_name}.{part.output_name}.weight"
+        missing_inputs = wide_part.output_linear.in_features - part.output_linear.in_features
         tensors[key] = nn.functional.pad(tensors[key], (0, missing_inputs))

@@ -46,7 +46,7 @@ class Picture(Figure):
     alt_text: str
 
     def with_alt_text(self, text: str, items: Iterable[str] | None = None) -> Picture:
-        """Give the figure this text, and behind it the `items` as a list, and return the figure."""
+        """Give the figure this text, and after it the `items` as a list, and return the figure."""
         self.alt_text = text
         if items is not None:
             self.alt_text += f"{'; '.join(items)}."

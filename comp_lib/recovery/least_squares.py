@@ -5,7 +5,7 @@
 with the same pull towards the old weights as a tuned mask has, in proportion to each neuron's own energy.
 With B = C W the target is the layer's own output (the aim "self"). A given B has another target: what the
 residual stream lacks at this depth, compared with the dense model's (the aim "dense"). The solve itself is
-`solve.least_squares`; each form of the statistics has a `refit` of its own.
+`statistics.solve.least_squares`; each form of the statistics has a `refit` of its own.
 
 The ridge lambda is chosen by text that the fit has not seen. It says how strongly the survivors are held to
 their old weights: the fewer tokens there are, the more strongly. A fit to 1,000 tokens says little about
@@ -29,7 +29,7 @@ from ..statistics.gram import Statistics, relative_error
 from ..surgery import Refit
 
 LAMBDAS = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
-MIXTURES = 128  # mixtures of outputs on which lambdas are compared, for layers with twice as many outputs
+PROJECTIONS = 128  # mixtures of outputs on which lambdas are compared, for twice as many outputs or more
 
 
 def _signs(outputs: int, mixtures: int) -> Tensor:
@@ -64,7 +64,7 @@ def choose_ridge(
     if previous is not None:
         positions = range(max(0, previous - 1), min(len(LAMBDAS), previous + 2))
     outputs = weight.shape[1]
-    mix = _signs(outputs, MIXTURES) if outputs >= 2 * MIXTURES else torch.eye(outputs)  # (m, p)
+    mix = _signs(outputs, PROJECTIONS) if outputs >= 2 * PROJECTIONS else torch.eye(outputs)  # (m, p)
     mix = mix.to(weight)
     if gain is not None:
         mix = gain.to(weight)[:, None] * mix

@@ -107,8 +107,8 @@ class TokenStatistics(Statistics):
             error += float((outputs - rows @ fitted).double().square().sum())
         return energy, error
 
-    def inverse(self, ridge: float, block: int = 1) -> Inverse:
-        return DualInverse(self.rows, penalty(self.diagonal(), ridge), block)
+    def inverse(self, ridge: float, block_size: int = 1) -> Inverse:
+        return DualInverse(self.rows, penalty(self.diagonal(), ridge), block_size)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         # D_K^-1 X_K^T (I + K)^-1 E is computed without lambda in the divisors, which is the same:
@@ -190,24 +190,24 @@ def empty_statistics(
 class DualInverse(Inverse):
     """P = (X^T X + D)^-1 (n, n) from X (T, n) and D_ii (n,), for `importance.matrix_condition.sweep`."""
 
-    def __init__(self, x: Tensor, penalties: Tensor, block: int = 1) -> None:
+    def __init__(self, x: Tensor, penalties: Tensor, block_size: int = 1) -> None:
         root = _root(penalties)
         factor, _ = spd_factor(row_products(x, x, root), 1.0)
         self.x = x
         self.inverse_penalties = 1.0 / penalties  # D^-1 (n,), zero for inputs that went
-        width = max(1, INPUTS_PER_PANEL // block) * block  # a panel has whole blocks
+        width = max(1, INPUTS_PER_PANEL // block_size) * block_size  # a panel has whole blocks
         panels = slices_of(len(penalties), width)
-        self.blocks = torch.cat([self._diagonal_blocks(factor, panel, block) for panel in panels])
+        self.blocks = torch.cat([self._diagonal_blocks(factor, panel, block_size) for panel in panels])
         self.inner = torch.cholesky_inverse(factor)  # M (T, T)
 
-    def _diagonal_blocks(self, factor: Tensor, inputs: slice, block: int) -> Tensor:
+    def _diagonal_blocks(self, factor: Tensor, inputs: slice, block_size: int) -> Tensor:
         """The diagonal blocks of D^-1 - H^T H for some inputs, with H = L^-1 X D^-1."""
         scaled = self._scaled(inputs)
         # L^-1 X D^-1 through its transpose, whose rows lie in the order in which LAPACK reads columns
         half = torch.linalg.solve_triangular(factor.T, scaled.T, upper=True, left=False).T
-        half = half.reshape(len(scaled), -1, block)
+        half = half.reshape(len(scaled), -1, block_size)
         blocks = -products_per_block(half, half)
-        blocks.diagonal(dim1=1, dim2=2).add_(self.inverse_penalties[inputs].reshape(-1, block))
+        blocks.diagonal(dim1=1, dim2=2).add_(self.inverse_penalties[inputs].reshape(-1, block_size))
         return blocks
 
     def _scaled(self, inputs: Tensor | slice) -> Tensor:

@@ -12,7 +12,7 @@ a layer of 4,864 neurons the same neurons stay, and the refitted weights differ 
 The plain sum of x is kept beside them. It gives the mean input, which a bias can replace.
 
 Each token may have a weight, which multiplies its row of X. COMP takes 1 / ||h||, h being the residual stream
-behind the layer. So errors count *relative* to what they disturb, and one massive-activation token does not
+after the layer. So errors count *relative* to what they disturb, and one massive-activation token does not
 rule the fit. (Our derivation.)
 """
 
@@ -111,8 +111,8 @@ class Statistics(ABC):
         return self.energy(weight), self.energy(weight - fitted)
 
     @abstractmethod
-    def inverse(self, ridge: float, block: int = 1) -> Inverse:
-        """P = (C + lambda diag(C))^-1 (n, n), for `matrix_condition.sweep`."""
+    def inverse(self, ridge: float, block_size: int = 1) -> Inverse:
+        """P = (C + lambda diag(C))^-1 (n, n), for `importance.matrix_condition.sweep`."""
 
     @abstractmethod
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
@@ -212,8 +212,8 @@ class Gram(Statistics):
         weight = weight.float()  # the sum of squares is only reported, so single precision is enough
         return float((weight * (self.xtx.float() @ weight)).sum())
 
-    def inverse(self, ridge: float, block: int = 1) -> Inverse:
-        return GramInverse(spd_inverse(with_ridge(self.xtx, ridge))[0], block)
+    def inverse(self, ridge: float, block_size: int = 1) -> Inverse:
+        return GramInverse(spd_inverse(with_ridge(self.xtx, ridge))[0], block_size)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         return least_squares(self.xtx, self.target(weight), weight.to(self.xtx), kept, ridge)
@@ -285,7 +285,7 @@ def contributions(xtx: Tensor, weight: Tensor) -> Tensor:
 
 
 def token_weight(stream: Tensor) -> Tensor:
-    """1 / ||h_t||, h being the residual stream behind the layer: (..., d) -> (...)."""
+    """1 / ||h_t||, h being the residual stream after the layer: (..., d) -> (...)."""
     norms: Tensor = stream.detach().float().norm(dim=-1)
     return norms.clamp_min(torch.finfo(torch.float32).tiny ** 0.5).reciprocal()
 

@@ -123,11 +123,11 @@ def keep_rows(weight: Tensor, kept: Tensor) -> Tensor:
     return remaining
 
 
-def diagonal_blocks(matrix: Tensor, block: int = 1) -> Tensor:
-    """The square blocks on the diagonal: (n, n) -> (n / block, block, block)."""
-    count = len(matrix) // block
+def diagonal_blocks(matrix: Tensor, block_size: int = 1) -> Tensor:
+    """The square blocks on the diagonal: (n, n) -> (n / b, b, b), with b the block size."""
+    count = len(matrix) // block_size
     index = torch.arange(count, device=matrix.device)
-    return matrix.reshape(count, block, count, block)[index, :, index, :]
+    return matrix.reshape(count, block_size, count, block_size)[index, :, index, :]
 
 
 @dataclass(frozen=True)
@@ -167,9 +167,9 @@ class GramInverse(Inverse):
     once a round.
     """
 
-    def __init__(self, matrix: Tensor, block: int = 1) -> None:
+    def __init__(self, matrix: Tensor, block_size: int = 1) -> None:
         self.matrix = matrix
-        self.blocks = diagonal_blocks(matrix, block)
+        self.blocks = diagonal_blocks(matrix, block_size)
         self.alive = torch.ones(len(matrix), dtype=matrix.dtype, device=matrix.device)
         # pairs of factors (r, n): P is `matrix` minus left^T right of each
         self.updates: list[tuple[Tensor, Tensor]] = []
@@ -198,11 +198,11 @@ def downdate(blocks: Tensor, rows: InverseRows, down: Tensor) -> None:
     down: (P_RR)^-1 P_R (r, n).
     """
     index = rows.index
-    count, block = blocks.shape[:2]
-    shape = (len(index), count, block)
+    count, block_size = blocks.shape[:2]
+    shape = (len(index), count, block_size)
     blocks -= products_per_block(rows.values.reshape(shape), down.reshape(shape))
-    identity = torch.eye(block, dtype=blocks.dtype, device=blocks.device)
-    blocks[index[::block] // block] = identity  # so that the scores of removed blocks stay finite
+    identity = torch.eye(block_size, dtype=blocks.dtype, device=blocks.device)
+    blocks[index[::block_size] // block_size] = identity  # so that the scores of removed blocks stay finite
 
 
 def products_per_block(left: Tensor, right: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from ..errors import InputError, refusing
 
-DAMAGED_HINT = "fetch or save it again"  # hint for a file that makes no sense
+SAVE_AGAIN_HINT = "fetch or save it again"  # hint for a file that makes no sense
 
 
 def resolve(path: str | Path) -> Path:
@@ -139,12 +139,12 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises InputError for a file that holds another value, or is no ordinary file.
     """
     expected = "a file with an object in JSON"
-    with refusing(expected, str(path), DAMAGED_HINT):
+    with refusing(expected, str(path), SAVE_AGAIN_HINT):
         if not path.is_file():  # a pipe would let the reader wait for ever
-            raise InputError(expected=expected, got=f"{str(path)!r}: none", hint=DAMAGED_HINT)
+            raise InputError(expected=expected, got=f"{str(path)!r}: none", hint=SAVE_AGAIN_HINT)
         content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise InputError(
-            expected=expected, got=f"{str(path)!r}: a {type(content).__name__}", hint=DAMAGED_HINT
+            expected=expected, got=f"{str(path)!r}: a {type(content).__name__}", hint=SAVE_AGAIN_HINT
         )
     return content

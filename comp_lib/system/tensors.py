@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import InputError, refusing
-from .atomic import DAMAGED_HINT, read_object
+from .atomic import SAVE_AGAIN_HINT, read_object
 from .hashes import hash_of_file, hash_of_value
 
 INDEX = "model.safetensors.index.json"
@@ -27,7 +27,7 @@ SMALL_FILE_ENDINGS = (".json", ".jinja", ".model", ".txt")
 # name of a type in a safetensors file -> its dtype: weights may be stored as these
 STORED_TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 PICKLE_ENDINGS = (".bin", ".pt", ".pth")
-COMPLETE_FILE = "complete safetensors"
+COMPLETE_SAFETENSORS = "complete safetensors"
 # the most rows of a matrix that are read at a time: pages of a file count as memory until the file is closed
 ROWS_AT_A_TIME = 512
 EMBEDDING = "model.embed_tokens.weight"
@@ -90,16 +90,19 @@ class TensorFiles(StoredTensors):
 
     def _add_header(self, path: Path) -> None:
         """Note the tensors of a file."""
-        with refusing(COMPLETE_FILE, str(path), DAMAGED_HINT), safe_open(path, framework="pt") as file:
+        with (
+            refusing(COMPLETE_SAFETENSORS, str(path), SAVE_AGAIN_HINT),
+            safe_open(path, framework="pt") as file,
+        ):
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
             types = {name: part.get_dtype() for name, part in slices.items()}
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
         for name in slices:
             if name in self.file_of or types[name] not in STORED_TYPES:
                 raise InputError(
-                    expected=COMPLETE_FILE,
+                    expected=COMPLETE_SAFETENSORS,
                     got=f"{str(path)!r}: {name} twice, or in {types[name]}",
-                    hint=DAMAGED_HINT,
+                    hint=SAVE_AGAIN_HINT,
                 )
             self.file_of[name] = path
         self.stored_types |= types
@@ -113,7 +116,10 @@ class TensorFiles(StoredTensors):
         if rows is not None and len(rows) > ROWS_AT_A_TIME:
             return torch.cat([self.read(name, dtype, part) for part in rows.split(ROWS_AT_A_TIME)])
         path = self.file_of[name]
-        with refusing(COMPLETE_FILE, str(path), DAMAGED_HINT), safe_open(path, framework="pt") as file:
+        with (
+            refusing(COMPLETE_SAFETENSORS, str(path), SAVE_AGAIN_HINT),
+            safe_open(path, framework="pt") as file,
+        ):
             stored = file.get_tensor(name)
             if rows is None:
                 tensor = stored.to(dtype, copy=True)
@@ -155,16 +161,16 @@ def _files_of_index(index: Path) -> list[Path]:
     expected = "a weight_map that names files"
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise InputError(expected=expected, got=f"none in {str(index)!r}", hint=DAMAGED_HINT)
+        raise InputError(expected=expected, got=f"none in {str(index)!r}", hint=SAVE_AGAIN_HINT)
     folder = index.parent
     names = {str(name) for name in weight_map.values()}
-    with refusing(expected, str(index), DAMAGED_HINT):  # a name can be longer than the system takes
+    with refusing(expected, str(index), SAVE_AGAIN_HINT):  # a name can be longer than the system takes
         beside = all(Path(name).name == name and (folder / name).is_file() for name in names)
     if not beside:
         raise InputError(
             expected=expected,
             got=f"names in {str(index)!r} of something else than files beside it",
-            hint=DAMAGED_HINT,
+            hint=SAVE_AGAIN_HINT,
         )
     return sorted(folder / name for name in names)
 
@@ -179,6 +185,6 @@ def check_finite(name: str, tensor: Tensor) -> Tensor:
         raise InputError(
             expected="finite weights",
             got=f"NaN or infinity in {name}",
-            hint=f"{DAMAGED_HINT}, or take dtype float32",
+            hint=f"{SAVE_AGAIN_HINT}, or take dtype float32",
         )
     return tensor

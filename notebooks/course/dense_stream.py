@@ -35,7 +35,7 @@ def layer_of(model: Model, layer: int) -> Layer:
 
 def weight_of(layer: Layer, step: Step = "mlp") -> Tensor:
     """W (n, d), float64, of a layer's down_proj or o_proj, for y = X W."""
-    return parts(layer)[step].linear.weight.detach().T.double()
+    return parts(layer)[step].output_linear.weight.detach().T.double()
 
 
 def through_layers(model: Model, hidden: Tensor, arguments: LayerArguments, layers: slice) -> Tensor:
@@ -76,7 +76,7 @@ def step_sums(
     `hidden` (S, L, d) is the stream before the step. The sums are "weighted", with tokens weighted by
     1 / ||h_t||, and "plain".
     """
-    width = parts(layer)[step].linear.in_features
+    width = parts(layer)[step].output_linear.in_features
     sums = {name: Gram.zeros(width, device=hidden.device) for name in ("weighted", "plain")}
     streams = []
     for stream, x in step_batches(layer, step, hidden, arguments):
@@ -145,4 +145,4 @@ def problem_from_sums(layer: Layer, step: Step, sums: Statistics, ridge: float =
     def upstream_norms() -> Tensor:
         return upstream(layer, step).to(device)
 
-    return Problem(sums, weight, upstream_norms, parts(layer)[step].block, ridge)
+    return Problem(sums, weight, upstream_norms, parts(layer)[step].block_size, ridge)

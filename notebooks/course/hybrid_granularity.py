@@ -106,4 +106,4 @@ def water_filling_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
     widths = allocate_widths(shape, errors, sum(uniform.neurons), request.multiple)
     if widths is None:  # there is too little room for steps of this size
         return uniform
-    return request.plan(widths)
+    return request.plan_with(widths)

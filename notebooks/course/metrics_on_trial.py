@@ -60,7 +60,7 @@ def losses_without(
     for layer, tokens in zip(layers, mlp_tokens(model, ids, layers), strict=True):
         module = layer_of(model, layer)
         weight = weight_of(module)
-        sums = Gram.zeros(parts(module)["mlp"].linear.in_features)
+        sums = Gram.zeros(parts(module)["mlp"].output_linear.in_features)
         sums.add(tokens["x"], token_weight=1.0 / tokens["norms"])
         for name, choice in choices.items():
             if layer in choice:

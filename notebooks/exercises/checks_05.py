@@ -71,7 +71,7 @@ def _allowed(my_plan: Callable[[PlanRequest], Plan]) -> Plan:
     """The plan that a learner's function makes. Raises Wrong unless the teacher's `rank.py` allows it."""
     plan = call(my_plan, request())
     if not isinstance(plan, Plan):
-        raise Wrong(f"expected a plan, got {type(plan).__name__}: `asked.plan(widths)` makes one")
+        raise Wrong(f"expected a plan, got {type(plan).__name__}: `asked.plan_with(widths)` makes one")
     try:
         check(plan, real_outline())
     except InputError as error:

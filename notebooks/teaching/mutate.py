@@ -85,7 +85,7 @@ class Formula:
         count = sum("".join(cell["source"]).count(self.right) for cell in matching)
         if count != 1:
             raise self.refused(
-                f"{self.right!r} once in {self.file}", count, "mend `right`, or make it longer"
+                f"{self.right!r} once in {self.file}", count, "correct `right`, or make it longer"
             )
         [cell] = matching
         right_source = "".join(cell["source"])
@@ -114,7 +114,7 @@ def read_table(path: Path) -> list[Formula]:
     try:
         table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:  # tomllib and the decoding raise ValueErrors
-        raise TableError(f"expected a table in TOML, got {path} ({error}): mend it") from None
+        raise TableError(f"expected a table in TOML, got {path} ({error}): correct it") from None
     if not table:
         raise TableError(f"expected formulas, got none in {path}: write the first row")
     return [read_row(name, row) for name, row in table.items()]
@@ -129,7 +129,7 @@ def read_row(name: str, row: Any) -> Formula:
     if not complete or not texts or fields["right"] == fields["wrong"]:
         expected = "the texts in, right, another one wrong, and notebook"
         raise TableError(
-            f"[{name}]: expected {expected}, got {', '.join(fields) or repr(row)}: mend that row"
+            f"[{name}]: expected {expected}, got {', '.join(fields) or repr(row)}: correct that row"
         )
     return Formula(name, fields["in"], fields["right"], fields["wrong"], fields["notebook"])
 
@@ -142,7 +142,7 @@ def check(formulas: list[Formula], root: Path) -> list[str]:
             if name not in files:
                 actual = "one that git ignores" if (root / name).is_file() else "none"
                 raise formula.refused(
-                    f"the file {name} in {root}", actual, "mend the path, or start this elsewhere"
+                    f"the file {name} in {root}", actual, "correct the path, or start this elsewhere"
                 )
         if not formula.notebook.endswith(".ipynb"):
             raise formula.refused("a notebook that has to notice", formula.notebook, "name an .ipynb file")

@@ -53,7 +53,7 @@ def windows(tokenizer, model):
 
 @torch.no_grad()
 def inputs_of(model, ids, index, step="mlp"):
-    """Inputs of the output linear of a step (T, n) and the stream behind the step (T, d), by hooks."""
+    """Inputs of the output linear of a step (T, n) and the stream after the step (T, d), by hooks."""
     layer = model.model.layers[index]
     next_module = [*model.model.layers, model.model.norm][index + 1]
     if step == "mlp":

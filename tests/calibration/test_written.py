@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from comp_lib.calibration import written as written_module
-from comp_lib.calibration.written import WAYS, draw_prefixes, load_beginnings, sample, write_texts
+from comp_lib.calibration.written import WRITERS, draw_prefixes, load_beginnings, sample, write_texts
 from comp_lib.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -53,7 +53,7 @@ def test_the_start_token(tokenizer):
 
 
 def test_each_way_begins_as_it_says(tokenizer):
-    prefixes = dict(zip(WAYS, draw_prefixes(tokenizer, WAYS, 512, 200), strict=True))
+    prefixes = dict(zip(WRITERS, draw_prefixes(tokenizer, WRITERS, 512, 200), strict=True))
     assert all(prefix[0] == tokenizer.bos_token_id for prefix in prefixes.values())
     assert len(prefixes["self"]) == 1
     assert len(prefixes["self:random"]) == 2
@@ -66,7 +66,7 @@ def test_each_way_begins_as_it_says(tokenizer):
 def test_beginnings_that_are_not_installed_are_refused_in_one_line(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(written_module, "DATA_FOLDERS", (tmp_path,))
     with pytest.raises(InputError, match=r"expected beginnings\.json, which comes with comp_lib"):
-        draw_prefixes(tokenizer, WAYS, 512, 200)
+        draw_prefixes(tokenizer, WRITERS, 512, 200)
 
 
 def test_requests_go_through_the_chat_template(tokenizer):
@@ -92,7 +92,7 @@ def test_requests_go_through_the_chat_template(tokenizer):
 def test_a_chat_template_that_fails_is_named(tokenizer):
     broken = copy.deepcopy(tokenizer)
     broken.chat_template = "{{ messages[0]['content'] | no_such_filter }}"
-    with pytest.raises(InputError, match="chat template that works.*no_such_filter.*mend it"):
+    with pytest.raises(InputError, match="chat template that works.*no_such_filter.*correct it"):
         draw_prefixes(broken, ["self:requests"], 512, 200)
 
 
@@ -151,24 +151,24 @@ def test_it_can_be_trained_on(tiny_llama):
 
 def test_it_is_written_once(tokenizer, tiny_llama, monkeypatch):
     model = tiny_llama()
-    first = write_texts(model, tokenizer, WAYS, 16, seed=1)
+    first = write_texts(model, tokenizer, WRITERS, 16, seed=1)
     monkeypatch.setattr(written_module, "sample", lambda *args: pytest.fail("written again"))
-    assert torch.equal(write_texts(model, tokenizer, WAYS, 16, seed=1), first)
-    for writer, ways, length, seed in (
-        (model, WAYS, 16, 2),
-        (model, WAYS, 12, 1),
-        (model, WAYS[::-1], 16, 1),
-        (tiny_llama(seed=1), WAYS, 16, 1),
+    assert torch.equal(write_texts(model, tokenizer, WRITERS, 16, seed=1), first)
+    for parent, writers, length, seed in (
+        (model, WRITERS, 16, 2),
+        (model, WRITERS, 12, 1),
+        (model, WRITERS[::-1], 16, 1),
+        (tiny_llama(seed=1), WRITERS, 16, 1),
     ):
         with pytest.raises(pytest.fail.Exception):
-            write_texts(writer, tokenizer, ways, length, seed)
+            write_texts(parent, tokenizer, writers, length, seed)
 
 
 def test_a_damaged_entry_is_written_anew(tokenizer, model, tmp_path):
-    first = write_texts(model, tokenizer, WAYS, 16)
+    first = write_texts(model, tokenizer, WRITERS, 16)
     (entry,) = (tmp_path / "written").iterdir()
     entry.write_bytes(entry.read_bytes()[:20])
-    assert torch.equal(write_texts(model, tokenizer, WAYS, 16), first)
+    assert torch.equal(write_texts(model, tokenizer, WRITERS, 16), first)
 
 
 def test_tokens_that_were_added_to_the_tokenizer_alone_are_named(tiny_llama, tokenizer, own_cache):

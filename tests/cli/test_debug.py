@@ -14,7 +14,7 @@ def _environment(monkeypatch):
     monkeypatch.setenv(DEBUG, "0")
 
 
-@pytest.mark.parametrize("position", [0, 1, 4], ids=["before the command", "behind it", "at the end"])
+@pytest.mark.parametrize("position", [0, 1, 4], ids=["before the command", "after it", "at the end"])
 def test_debug_shows_the_cause_and_then_the_line(parent, tmp_path, position):
     (tmp_path / "latin.txt").write_bytes("Café".encode("latin-1"))
     arguments = ["evaluate", parent, "--text", tmp_path / "latin.txt"]
@@ -46,7 +46,7 @@ def test_debug_of_what_the_system_refuses(parent, monkeypatch):
 
 
 def test_every_command_takes_debug(parent, tmp_path):
-    """Behind it as before it: what is refused is another thing."""
+    """After it as before it: what is refused is another thing."""
     for command in (
         "demo",
         "inspect",

@@ -34,7 +34,7 @@ def test_the_help_of_prune_has_four_groups_and_names_what_is_in_the_tables():
     groups = [text.index(f" {name} --") for name in ("Options", "Quality", "Resources", "Research")]
     flags = [text.index(f"--{name}") for name in ("out", "preset", "dtype", "method")]
     assert sorted(groups + flags) == list(chain(*zip(groups, flags, strict=True))), (
-        "a flag behind each heading"
+        "a flag after each heading"
     )
     assert text.index("--help") < groups[1]
     missing = [name for name in (*METHODS, *PRESETS) if not re.search(rf"[ (]{name}[,;. ]", text)]

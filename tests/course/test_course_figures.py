@@ -49,7 +49,7 @@ REMOVED = np.arange(N) % 5 == 0
 TOKENS = np.exp(RNG.normal(size=(3, 9)))
 SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, (64,) * 4, 16_032)
 UNIFORM_PLAN = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
-MIXED_PLAN = PlanRequest(SHAPE, 0.2, drop=[1], multiple=8).plan((16, 48, 40))
+MIXED_PLAN = PlanRequest(SHAPE, 0.2, drop=[1], multiple=8).plan_with((16, 48, 40))
 # means, and the ends of their intervals
 SMALL_LOSS = (0.4, 0.3, 0.5)
 LARGE_LOSS = (0.6, 0.55, 0.7)

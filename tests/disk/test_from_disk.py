@@ -174,7 +174,7 @@ def test_sensitivity_reads_each_layer_once(name, tmp_path, monkeypatch):
 def weights_in_memory(monkeypatch):
     """Lists of weak references: to the weights of the last "layer", and to each "head" that answered.
 
-    Where a layer behind the first is asked for, all of them must be gone from memory.
+    Where a layer after the first is asked for, all of them must be gone from memory.
     """
     references = {"layer": [], "head": []}
     layer_of = ModelOnDisk.layer

@@ -19,7 +19,7 @@ from comp_lib import Calibration, prune_model
 from comp_lib.calibration.texts import DATA_FOLDERS, KINDS, load_text
 from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.comp import prune
-from comp_lib.disk.at_most import ratio_within
+from comp_lib.disk.ratio_search import ratio_within
 from comp_lib.errors import InputError, OutOfReach
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.importance.neurons import METRICS
@@ -52,7 +52,7 @@ def weights(folder):
 @pytest.mark.parametrize("kind", DTYPES)
 def test_a_folder_is_saved_as_its_parent_is_and_only_refitted_weights_change(kind, saved_llama, tmp_path):
     parent = saved_llama(DTYPES[kind])
-    verdict = prune_model(parent, tmp_path / "small", evaluated="none", **QUICK_OPTIONS)
+    verdict = prune_model(parent, tmp_path / "small", evaluated=None, **QUICK_OPTIONS)
     assert verdict.stored == (kind, kind)
     assert verdict.megabytes[1] < verdict.megabytes[0]
     old = weights(parent)
@@ -62,7 +62,7 @@ def test_a_folder_is_saved_as_its_parent_is_and_only_refitted_weights_change(kin
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     assert model.dtype == DTYPES[kind]
     assert sum(value.nbytes for value in new.values()) < verdict.megabytes[1] * 1e6
-    in_bfloat16 = prune_model(parent, tmp_path / "again", evaluated="none", **QUICK_OPTIONS, dtype="bfloat16")
+    in_bfloat16 = prune_model(parent, tmp_path / "again", evaluated=None, **QUICK_OPTIONS, dtype="bfloat16")
     # it is not saved in more bytes than it was computed in
     assert in_bfloat16.stored[1] == {"F32": "BF16", "BF16": "BF16", "F16": "F16"}[kind]
 
@@ -70,7 +70,7 @@ def test_a_folder_is_saved_as_its_parent_is_and_only_refitted_weights_change(kin
 @pytest.mark.parametrize(("kind", "stored"), [("f16", "F16"), ("q8_0", "BF16")])
 def test_a_gguf_file_becomes_16_bits(kind, stored, saved_llama, tmp_path):
     file = export_gguf(saved_llama(torch.float32), tmp_path / "m.gguf", kind)
-    verdict = prune_model(file, tmp_path / "small", evaluated="none", **QUICK_OPTIONS)
+    verdict = prune_model(file, tmp_path / "small", evaluated=None, **QUICK_OPTIONS)
     assert verdict.stored == (kind.upper(), stored)
     assert verdict.megabytes[0] == file.stat().st_size / 1e6
     assert ("the parent as BF16" in str(verdict)) == (kind == "q8_0")
@@ -115,7 +115,7 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
     source = f"shipped+{tmp_path / 'secret' / 'mine.txt'}"
     text = Calibration(source, sequences=16, length=24)
     verdict = prune_model(
-        parent, tmp_path / "small", 0.1, evaluated="none", calibration=text, method="wanda-sp"
+        parent, tmp_path / "small", 0.1, evaluated=None, calibration=text, method="wanda-sp"
     )
     card = (tmp_path / "small" / "README.md").read_text("utf-8")
     command = (
@@ -129,7 +129,7 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
     assert str(tmp_path) not in card
     assert f"multiple {verdict.report.settings['multiple']}," in card
     # no flag sets a ridge
-    prune_model(parent, tmp_path / "python", evaluated="none", **QUICK_OPTIONS, ridge=0.1)
+    prune_model(parent, tmp_path / "python", evaluated=None, **QUICK_OPTIONS, ridge=0.1)
     assert "comp-lib prune" not in (tmp_path / "python" / "README.md").read_text("utf-8")
 
 
@@ -138,7 +138,7 @@ def test_layers_auto_is_said_by_no_command_where_the_preset_has_a_number(
     preset, has_command, parent, tmp_path
 ):
     """`--layers` takes no "auto", and without it the number of the preset counts."""
-    prune_model(parent, tmp_path / "small", evaluated="none", **QUICK_OPTIONS, preset=preset, layers="auto")
+    prune_model(parent, tmp_path / "small", evaluated=None, **QUICK_OPTIONS, preset=preset, layers="auto")
     card = (tmp_path / "small" / "README.md").read_text("utf-8")
     assert ("comp-lib prune" in card) == has_command
     assert "--layers" not in card
@@ -159,7 +159,7 @@ def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, lim
     monkeypatch.setattr("comp_lib.disk.prune_model.MAX_TOKENS", limit)
     text = Calibration(**{"source": "shipped", "length": 24} | options)
     verdict = prune_model(
-        parent, tmp_path / "small", calibration=text, method="random", multiple=4, evaluated="none"
+        parent, tmp_path / "small", calibration=text, method="random", multiple=4, evaluated=None
     )
     assert verdict.report.tokens == 24 * sequences
 
@@ -168,7 +168,7 @@ def test_flap_goes_without_biases_where_the_family_has_none(tokenizer, tmp_path)
     build("qwen2", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "qwen")
     tokenizer.save_pretrained(tmp_path / "qwen")
     verdict = prune_model(
-        tmp_path / "qwen", tmp_path / "small", method="flap", evaluated="none", **QUICK_OPTIONS
+        tmp_path / "qwen", tmp_path / "small", method="flap", evaluated=None, **QUICK_OPTIONS
     )
     assert verdict.report.settings["recovery"] == "none"
 
@@ -219,7 +219,7 @@ def test_at_most_finds_the_largest_share_in_few_prunings(parent, tmp_path, monke
         costs[removed] = curve(removed) if removed else 0.0
         return SimpleNamespace(mean={"loss": 3.0 + costs[removed]})
 
-    monkeypatch.setattr("comp_lib.disk.at_most.judge", stand_in)
+    monkeypatch.setattr("comp_lib.disk.ratio_search.judge", stand_in)
     text = Calibration("calibration", sequences=4, length=24)
     verdict = prune_model(
         parent,
@@ -248,7 +248,7 @@ def test_at_most_judges_the_numbers_that_the_files_will_hold(parent, monkeypatch
         judged.append([weight.clone() for weight in model.parameters()])
         return SimpleNamespace(mean={"loss": 3.0})
 
-    monkeypatch.setattr("comp_lib.disk.at_most.judge", stand_in)
+    monkeypatch.setattr("comp_lib.disk.ratio_search.judge", stand_in)
     ids = torch.arange(64).view(4, 16)
     settings = Settings(method="random", recovery="none", multiple=1)
     ratio_within(0.1, model, ids, {}, settings, saved_dtype=torch.bfloat16)
@@ -270,9 +270,9 @@ def test_at_most_goes_on_after_a_ratio_out_of_reach_and_after_no_other_refusal(p
             raise kind(expected="less", got=settings.ratio)
         return make_plan(model, ids, settings, progress=progress)
 
-    monkeypatch.setattr("comp_lib.disk.at_most.make_plan", make_plan_below_a_tenth)
+    monkeypatch.setattr("comp_lib.disk.ratio_search.make_plan", make_plan_below_a_tenth)
     judged = SimpleNamespace(mean={"loss": 3.0})
-    monkeypatch.setattr("comp_lib.disk.at_most.judge", lambda model, windows: judged)
+    monkeypatch.setattr("comp_lib.disk.ratio_search.judge", lambda model, windows: judged)
     ids = torch.arange(64).view(4, 16)
     settings = Settings(method="random", recovery="none", multiple=1)
     if kind is OutOfReach:
@@ -288,7 +288,7 @@ def test_at_most_goes_on_after_a_ratio_out_of_reach_and_after_no_other_refusal(p
 def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path, monkeypatch):
     losses = iter([3.0, 3.9, 3.8, 3.7, 3.5])
     monkeypatch.setattr(
-        "comp_lib.disk.at_most.judge",
+        "comp_lib.disk.ratio_search.judge",
         lambda model, windows: SimpleNamespace(mean={"loss": next(losses)}),
     )
     flags = ["--at-most", "0.01", *QUICK_FLAGS[:4], "--multiple", "1", "--calibration", "calibration"]
@@ -316,9 +316,10 @@ def test_at_most_says_so_where_no_plan_reaches_the_smallest_ratio(parent, monkey
         return make_plan(model, ids, settings, progress=progress)
 
     losses = iter([3.0, 3.9, 3.8])
-    monkeypatch.setattr("comp_lib.disk.at_most.make_plan", make_plan_above_a_tenth)
+    monkeypatch.setattr("comp_lib.disk.ratio_search.make_plan", make_plan_above_a_tenth)
     monkeypatch.setattr(
-        "comp_lib.disk.at_most.judge", lambda model, windows: SimpleNamespace(mean={"loss": next(losses)})
+        "comp_lib.disk.ratio_search.judge",
+        lambda model, windows: SimpleNamespace(mean={"loss": next(losses)}),
     )
     ids = torch.arange(64).view(4, 16)
     settings = Settings(method="random", recovery="none", multiple=1)
@@ -356,7 +357,7 @@ def test_at_most_says_so_where_no_plan_reaches_the_smallest_ratio(parent, monkey
             "sequences as a whole number.*got 0",
         ),
         (
-            lambda model, out: prune_model("smollm2-135m", out, at_most=1, evaluated="none"),
+            lambda model, out: prune_model("smollm2-135m", out, at_most=1, evaluated=None),
             "a text that judges, for at_most, got none: name a text, or let every kind of text judge",
         ),
         *[

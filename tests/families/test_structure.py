@@ -14,7 +14,7 @@ from variants import SPECIAL_TOKENS, build, tokens
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.families.find import has_inseparable_groups
-from comp_lib.families.probe import gain_behind, output_target
+from comp_lib.families.probe import output_gain, output_target
 from comp_lib.families.run import attention_step, embed, head, layer_arguments, mlp_step
 from comp_lib.gguf.architectures import architecture_of
 from comp_lib.models.load import open_model
@@ -60,7 +60,7 @@ FITTING_TYPES = {  # model type: fields of its config beside those of TINY_CONFI
     "stablelm": {"num_key_value_heads": 4},
     "hyperclovax": {},
 }
-NORM_BEHIND = ("gemma3_text", "gemma2", "olmo2", "olmo3", "exaone4", "glm4", "hyperclovax")
+NORM_AFTER = ("gemma3_text", "gemma2", "olmo2", "olmo3", "exaone4", "glm4", "hyperclovax")
 # Their configs cannot say that fewer heads are left: o_proj has d inputs, or a head's size follows from d.
 HEADS_FIXED = ("helium", "stablelm")
 GROUPS_STAY = ("olmo2", "olmo3", "qwen3_5_text")
@@ -105,7 +105,7 @@ def test_steps_and_head_are_the_model(kind):
     expected = model(ids).logits
     assert float((stepped(model, ids) - expected).norm() / expected.norm()) < 1e-4
     assert has_inseparable_groups(model) == (kind in GROUPS_STAY)
-    assert (gain_behind(model.model.layers[0], "mlp") is not None) == (kind in NORM_BEHIND)
+    assert (output_gain(model.model.layers[0], "mlp") is not None) == (kind in NORM_AFTER)
 
 
 @pytest.mark.parametrize("kind", FITTING_TYPES)
@@ -241,7 +241,7 @@ def test_gain_and_target_of_a_norm_are_its_weight():
     layer = tiny("gemma3_text").model.layers[0]
     x = torch.randn(2, 3, 48, generator=torch.Generator().manual_seed(0))
     gain = 1 + layer.post_feedforward_layernorm.weight
-    torch.testing.assert_close(gain_behind(layer, "mlp"), gain.abs() / gain.square().mean().sqrt())
+    torch.testing.assert_close(output_gain(layer, "mlp"), gain.abs() / gain.square().mean().sqrt())
     change = layer.post_feedforward_layernorm(layer.mlp.down_proj(x))
     torch.testing.assert_close(
         output_target(layer, "mlp", change, x), layer.mlp.down_proj(x), rtol=1e-3, atol=1e-4
@@ -249,12 +249,12 @@ def test_gain_and_target_of_a_norm_are_its_weight():
 
 
 @torch.inference_mode()
-def test_target_behind_a_number_is_divided_by_it():
+def test_target_before_a_factor_is_divided_by_it():
     layer = tiny("granite").model.layers[0]
     change = torch.randn(2, 3, 32)
     x = torch.randn(2, 3, 48)
     torch.testing.assert_close(output_target(layer, "mlp", change, x), change / 0.4)
-    assert gain_behind(layer, "mlp") is None
+    assert output_gain(layer, "mlp") is None
 
 
 @torch.inference_mode()

@@ -166,7 +166,9 @@ def test_the_units_of_the_inputs_do_not_matter(seed, groups, size, remove):
         inverse, _ = spd_inverse(with_ridge(gram, 0.1))
         input_penalties = penalty(gram.diagonal(), 0.1)
         sweeps.append(
-            sweep(inverse, w / c[:, None], remove, block=size, per_round=1, input_penalties=input_penalties)
+            sweep(
+                inverse, w / c[:, None], remove, block_size=size, per_round=1, input_penalties=input_penalties
+            )
         )
     first, second = sweeps
     assert first.order.tolist() == second.order.tolist()
@@ -225,7 +227,9 @@ def cases(draw):
     input_penalties = ridge * x.square().sum(0)
     panel = draw(st.sampled_from([1, 4, 512]))  # after so many inputs the inverse is written again
     with patch.object(solve, "INPUTS_PER_UPDATE", panel):
-        swept = sweep(inverse, w, remove, block=size, per_round=per_round, input_penalties=input_penalties)
+        swept = sweep(
+            inverse, w, remove, block_size=size, per_round=per_round, input_penalties=input_penalties
+        )
     return Case(x, w, ridge, inverse, input_penalties, groups, size, per_round, remove, swept)
 
 
@@ -274,7 +278,9 @@ def test_weights_of_a_sweep_are_the_direct_solve_of_the_same_ridge_problem(case)
 @quick
 @given(case=cases())
 def test_penalties_change_neither_errors_nor_scores_of_a_sweep(case):
-    without_penalties = sweep(case.inverse, case.w, case.remove, block=case.size, per_round=case.per_round)
+    without_penalties = sweep(
+        case.inverse, case.w, case.remove, block_size=case.size, per_round=case.per_round
+    )
     torch.testing.assert_close(without_penalties.errors, case.swept.errors, **CLOSE)
     assert (without_penalties.round_penalties == 0.0).all()
     scores = scores_of(diagonal_blocks(case.inverse, case.size), case.w)

@@ -112,7 +112,7 @@ def layer_by_layer(model, fitted_ids, judging_ids, removed):
     return torch.tensor(harms, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", "rope-dynamic", "gemma3", "granite", "phi3"])
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "rope-longrope", "gemma3", "granite", "phi3"])
 def test_one_walk_gives_the_harms_of_many_to_the_bit(name):
     model = build(name)
     ids = tokens(10, 24)
@@ -124,7 +124,7 @@ def test_one_walk_gives_the_harms_of_many_to_the_bit(name):
 @pytest.mark.parametrize("name", LAYOUTS)
 @torch.no_grad()
 def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
-    """By transformers' own forward pass: multipliers, norms behind the output linear and all."""
+    """By transformers' own forward pass: multipliers, norms after the output linear and all."""
     model = build(name)
     ids = tokens(10, 24)
     fitted_ids = ids[:-4]
@@ -178,7 +178,7 @@ def test_sequences_that_judge_are_not_fitted(model, ids):
     assert not torch.allclose(measured.harm, measured_on_others.harm)
 
 
-def test_interpolate_passes_through_the_points_and_stays_flat_behind_them():
+def test_interpolate_passes_through_the_points_and_stays_flat_after_them():
     curve = interpolate(torch.tensor([2, 5]), torch.tensor([1.0, 4.0]), 7)
     assert curve.tolist() == pytest.approx([0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0])
 

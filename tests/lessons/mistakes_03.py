@@ -9,7 +9,7 @@ import numpy as np
 
 
 def rise(row, step):
-    """How much the harm grows with the next step; infinite behind the last one."""
+    """How much the harm grows with the next step; infinite after the last one."""
     if step + 1 == len(row):
         return np.inf
     return row[step + 1] - row[step]
@@ -34,7 +34,7 @@ def steps(expectation):
 
 
 def measured_one_step_later(harm, curves, at, total):
-    """Divides by the curve at the step behind `at`."""
+    """Divides by the curve at the step after `at`."""
     return steps(lambda h, c, _: h * c / c[:, [at + 1]])(harm, curves, at, total)
 
 

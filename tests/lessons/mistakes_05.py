@@ -49,8 +49,8 @@ MISTAKES = [
     ("walk", on_output_of_layer, "what goes in"),
     ("walk", on_start, "never moved on"),
     ("walk", stream_of_start, "the stream is 21, got 0"),
-    ("my_plan", lambda request: request.plan([1536] * 30), "got 0.0%: change the widths"),
-    ("my_plan", lambda request: request.plan([1120] * 29 + [1128]), "expected one width for all layers"),
-    ("my_plan", lambda request: request.plan([1600] * 30), "expected at most 1536 neurons in layer 0"),
+    ("my_plan", lambda request: request.plan_with([1536] * 30), "got 0.0%: change the widths"),
+    ("my_plan", lambda request: request.plan_with([1120] * 29 + [1128]), "expected one width for all layers"),
+    ("my_plan", lambda request: request.plan_with([1600] * 30), "expected at most 1536 neurons in layer 0"),
     ("my_plan", lambda request: [1120] * 30, "expected a plan, got list"),
 ]

@@ -12,7 +12,7 @@ def finishing(order=("layer", "hidden", "note"), resume=True, hidden_name="hidde
 
     Args:
         order: what is done after each layer: its weights written, its stream written, the layer noted.
-        resume: whether it goes on behind the layers that are noted.
+        resume: whether it goes on after the layers that are noted.
         hidden_name: of the file with the stream, in which the number of layers may stand.
     """
 

@@ -151,7 +151,7 @@ def test_the_capstone_is_handed_in_by_a_name(tmp_path, monkeypatch, capsys):
     checks_05.hand_in(my_plan, "../ada")
     assert capsys.readouterr().out.startswith("Not saved")
     with pytest.raises(Wrong, match=r"got 0\.0%"):
-        checks_05.hand_in(lambda request: request.plan([1536] * 30), "bob")
+        checks_05.hand_in(lambda request: request.plan_with([1536] * 30), "bob")
     assert not list(tmp_path.iterdir())
     checks_05.hand_in(my_plan, "ada")
     checks_05.check(Plan.load(tmp_path / "plans" / "ada.json"), checks_05.real_outline())

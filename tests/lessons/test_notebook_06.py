@@ -18,7 +18,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "06_your_own_mode
 SHAPES = {
     # eight query heads in four groups, and a width that no power of two divides
     "gqa": {"hidden_size": 64, "intermediate_size": 150, "num_attention_heads": 8, "num_key_value_heads": 4},
-    # norms of queries and keys, and one behind each output linear;
+    # norms of queries and keys, and one after each output linear;
     # only the layer's output is a target; no bias
     "gemma3": {},
 }

@@ -35,17 +35,17 @@ def rank_plans(tmp_path, parent, monkeypatch):
 
 
 def test_what_cannot_be_ranked_is_below_with_its_reason(rank_plans, request_for_plan, capsys):
-    good = request_for_plan.plan((32, 32, 32))
+    good = request_for_plan.plan_with((32, 32, 32))
     wrong_claim = replace(good, removed=0.2, neurons=(48, 48, 48))  # nobody believes what it claims to remove
     plans_and_reasons = {
-        "ben": (request_for_plan.plan((32, 40, 24)), "expected one width for all layers"),
+        "ben": (request_for_plan.plan_with((32, 40, 24)), "expected one width for all layers"),
         "cleo": (
-            request_for_plan.plan((20, 20, 20)),
+            request_for_plan.plan_with((20, 20, 20)),
             "expected 20.0% of the decoder to be removed, within 0.5%",
         ),
         "dan": (replace(good, parent_layers=4), "expected a plan for 3 layers"),
         "eve": ("{", "expected a plan as JSON"),
-        "fay": (request_for_plan.plan((60, 60, 60)), "expected at most 48 neurons in layer 0"),
+        "fay": (request_for_plan.plan_with((60, 60, 60)), "expected at most 48 neurons in layer 0"),
         "gil": (wrong_claim, "expected 20.0%"),
     }
     bad_plans = {name: plan for name, (plan, _) in plans_and_reasons.items()}
@@ -60,7 +60,7 @@ def test_what_cannot_be_ranked_is_below_with_its_reason(rank_plans, request_for_
 
 
 def test_a_plan_is_measured_once(rank_plans, request_for_plan, capsys, tmp_path):
-    plan = request_for_plan.plan((32, 32, 32))
+    plan = request_for_plan.plan_with((32, 32, 32))
     rank_plans(ada=plan)
     assert "measuring ada" in capsys.readouterr().err
     rank_plans()
@@ -79,7 +79,7 @@ def result(extra_losses):
 
 
 def test_places_are_shared_where_no_difference_was_found(request_for_plan):
-    plan = request_for_plan.plan((32, 32, 32))
+    plan = request_for_plan.plan_with((32, 32, 32))
     noise = [0.1, -0.1, 0.05, -0.05, 0.02, -0.02, 0.01, -0.01]
     extra_losses = {
         "worst": [1.0 + 3 * value for value in noise],
@@ -93,7 +93,7 @@ def test_places_are_shared_where_no_difference_was_found(request_for_plan):
 
 
 def test_a_single_plan_has_a_table_of_one_row(request_for_plan):
-    plan = request_for_plan.plan((32, 32, 32))
+    plan = request_for_plan.plan_with((32, 32, 32))
     assert rank.table({"ada": (plan, result([0.1, -0.1]))}).count("\n") == 2
 
 

@@ -37,8 +37,8 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(
     module = study.layer_of(model, layer)
     assert module is model.model.layers[layer]
     part = parts(module)[step]
-    assert part.block == block
-    x, stream = forward_pass(model, ids, part.linear)
+    assert part.block_size == block
+    x, stream = forward_pass(model, ids, part.output_linear)
     tokens = study.layer_tokens(model, ids, layer, step)
     torch.testing.assert_close(tokens["x"], x, **TOLERANCE)
     if step == "mlp":
@@ -53,7 +53,7 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(
     problem = study.dense_problem(model, ids, layer, step, ridge=0.1, weighted=False)
     assert problem.xtx.dtype == torch.float64
     torch.testing.assert_close(problem.xtx.float(), x.T @ x, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(problem.weight.float().T, part.linear.weight)
+    torch.testing.assert_close(problem.weight.float().T, part.output_linear.weight)
     assert problem.blocks == blocks
     assert problem.ridge == 0.1
     assert problem.upstream().shape == (blocks,)

@@ -12,7 +12,7 @@ WIDTH = 36
 
 
 def forward_pass(model, ids):
-    """What each down_proj reads (T, n), and the norm of the stream behind its layer (T,).
+    """What each down_proj reads (T, n), and the norm of the stream after its layer (T,).
 
     Both come from an ordinary forward pass.
     """

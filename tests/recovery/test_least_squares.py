@@ -125,7 +125,7 @@ def test_of_many_outputs_mixtures_are_judged(form, with_target, monkeypatch):
     mixes = record_mixes(form, monkeypatch)
     positions = {}
     for mixtures in (10**6, 100):
-        monkeypatch.setattr(least_squares, "MIXTURES", mixtures)
+        monkeypatch.setattr(least_squares, "PROJECTIONS", mixtures)
         _, positions[mixtures] = choose_ridge(*halves, weight, kept)
     assert positions[100] == positions[10**6]
     mix = mixes[-1]

@@ -48,8 +48,8 @@ def test_a_sweep_is_the_same(block, per_round):
         dual_inverse.rows(torch.tensor([3, 7])).values, inverse[[3, 7]], rtol=1e-4, atol=1e-5
     )
     removed = 3 if block == 4 else 11
-    primal = sweep(inverse, w, removed, block=block, per_round=per_round)
-    dual = sweep(dual_inverse, w, removed, block=block, per_round=per_round)
+    primal = sweep(inverse, w, removed, block_size=block, per_round=per_round)
+    dual = sweep(dual_inverse, w, removed, block_size=block, per_round=per_round)
     assert torch.equal(primal.kept, dual.kept)
     assert torch.equal(primal.order, dual.order)
     torch.testing.assert_close(dual.weights, primal.weights, rtol=1e-4, atol=1e-5)

@@ -298,7 +298,7 @@ class Planner(Explorer):
         changed = self.layer.value
         if changed in widths:
             widths[changed] = min(self.width.value, dense_widths[changed])
-        return request.plan(tuple(widths.values()))
+        return request.plan_with(tuple(widths.values()))
 
     def _shown_widths(self) -> dict[int, int]:
         """The widths of the plan that is shown: layer -> neurons; empty while no plan is shown."""

@@ -1,4 +1,4 @@
-"""A norm behind the output of a step: the target in front of it, and what an error there costs the stream."""
+"""A norm after the output of a step: the target in front of it, and what an error there costs the stream."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from variants import NORM_BEHIND, build
+from variants import NORM_AFTER, build
 
 from comp_lib.families.find import parts
-from comp_lib.families.probe import gain_behind, output_target
+from comp_lib.families.probe import output_gain, output_target
 from comp_lib.importance.neurons import Problem, full_condition
 from comp_lib.statistics.gram import Gram
 
 
 @pytest.mark.parametrize("step", ["attention", "mlp"])
-@pytest.mark.parametrize("name", NORM_BEHIND)
-def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, step):
+@pytest.mark.parametrize("name", NORM_AFTER)
+def test_after_a_norm_the_target_adds_the_direction_that_is_missing(name, step):
     """Through the norm, the target of a change adds that change, up to its length.
 
     The target of the layer's own change is the output of its output linear.
     """
     parent = build(name)
     layer = parent.model.layers[1]
-    linear = parts(layer)[step].linear
+    linear = parts(layer)[step].output_linear
     norm = layer.post_feedforward_layernorm if step == "mlp" else layer.post_attention_layernorm
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 5, linear.in_features, generator=generator)
@@ -40,8 +40,8 @@ def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, step)
 
 
 @pytest.mark.parametrize("step", ["attention", "mlp"])
-@pytest.mark.parametrize("name", NORM_BEHIND)
-def test_behind_a_norm_an_error_reaches_the_stream_times_the_gain(name, step):
+@pytest.mark.parametrize("name", NORM_AFTER)
+def test_after_a_norm_an_error_reaches_the_stream_times_the_gain(name, step):
     """To first order: the norm of y + e is that of y and g e / |y|, for e across y."""
     parent = build(name)
     layer = parent.model.layers[1]
@@ -51,7 +51,7 @@ def test_behind_a_norm_an_error_reaches_the_stream_times_the_gain(name, step):
     e -= (e * y).sum(1, keepdim=True) / y.square().sum(1, keepdim=True) * y
     with torch.no_grad():
         added = (norm(y + 1e-3 * e) - norm(y)) / 1e-3
-    gain = gain_behind(layer, step)
+    gain = output_gain(layer, step)
     size = y.square().mean(1, keepdim=True).sqrt()
     assert float(gain.square().mean()) == pytest.approx(1.0, rel=1e-5)
     assert float(gain.std()) > 0.05
@@ -60,13 +60,13 @@ def test_behind_a_norm_an_error_reaches_the_stream_times_the_gain(name, step):
     torch.testing.assert_close(gain / gain[0], (true / true[0]).abs(), rtol=1e-5, atol=0.0)
 
 
-@pytest.mark.parametrize("name", NORM_BEHIND)
-def test_a_neuron_behind_a_norm_costs_what_the_stream_loses(name):
+@pytest.mark.parametrize("name", NORM_AFTER)
+def test_a_neuron_before_a_norm_costs_what_the_stream_loses(name):
     """Brute force: each neuron is removed alone, the others are refitted, and errors count by their gain."""
     layer = build(name).model.layers[1]
-    gain = gain_behind(layer, "mlp").double()
+    gain = output_gain(layer, "mlp").double()
     ridge = 0.1
-    weight = parts(layer)["mlp"].linear.weight.detach().T.double()  # (n, m)
+    weight = parts(layer)["mlp"].output_linear.weight.detach().T.double()  # (n, m)
     x = torch.randn(200, len(weight), generator=torch.Generator().manual_seed(0)).double()
     sums = Gram.zeros(len(weight))
     sums.add(x.float()[None])
