@@ -1,0 +1,127 @@
+"""The largest ratio that a given loss allows, found by pruning in memory a few times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..comp import prune
+from ..errors import InputError, OutOfReach
+from ..evaluation.by_kind import judge
+from ..families.types import Model
+from ..planning import check_call, make_plan
+from ..progress import Progress, no_progress
+from ..settings import Settings
+
+SMALLEST_RATIO = 0.01  # no ratio below it is tried
+LARGEST_RATIO = 0.8  # no ratio above it is tried
+TRIES = 5  # prunings at most
+SUFFICIENT_SHARE = 0.9  # a ratio that costs this share of the allowed loss ends the search
+
+
+def ratio_within(
+    at_most: float,
+    model: Model,
+    ids: Tensor,
+    windows: Mapping[str, Tensor],
+    settings: Settings,
+    *,
+    saved_dtype: torch.dtype,
+    progress: Progress = no_progress,
+) -> float:
+    """The largest ratio found that raises the loss by no more than `at_most`, nats per token.
+
+    The loss is the mean over the kinds of text in `windows`. The model is pruned in memory on ids (S, L) with
+    these settings, TRIES times at most. It is judged with the numbers that files in `saved_dtype` will hold.
+    The next ratio is where a parabola through the two nearest measured ones has the allowed loss. It is moved
+    into the middle half of the interval between them.
+
+    Raises InputError when even the smallest step costs more.
+    """
+    ids = check_call(model, ids, settings)
+    dense_loss = judge(model, windows).mean["loss"]
+    failure = ""  # in words, why the last ratio that failed did so
+    low = 0.0  # the largest ratio that costs no more than allowed
+    low_cost = 0.0
+    high = LARGEST_RATIO  # the smallest ratio that costs too much
+    high_cost = math.inf
+    for number in range(1, TRIES + 1):
+        ratio = _next_ratio(at_most, low, low_cost, high, high_cost)
+        if number == TRIES and not low:
+            ratio = SMALLEST_RATIO
+        tried = replace(settings, ratio=ratio)
+        cost = math.inf
+        plan = None
+        with suppress(OutOfReach):
+            plan = make_plan(model, ids, tried, progress=progress)
+        if plan is not None:
+            small = prune(model, ids, tried, plan=plan, progress=progress)
+            round_weights(small.model, saved_dtype)
+            cost = judge(small.model, windows).mean["loss"] - dense_loss
+            failure = f"{small.plan.removed:.1%} of the decoder costs {cost:.3f} already"
+            del small  # before the next one is made
+        else:
+            failure = f"no plan reaches the ratio {ratio:g}"
+        progress(f"ratio {ratio:.3f}: {cost:+.3f} nats", number, TRIES)
+        if cost <= at_most:
+            low = ratio
+            low_cost = cost
+        else:
+            high = ratio
+            high_cost = cost if math.isfinite(cost) else math.inf
+        if high == SMALLEST_RATIO or low_cost >= SUFFICIENT_SHARE * at_most:
+            break
+    if not low:
+        raise InputError(
+            expected="at_most to allow the loss that the smallest step costs, in nats per token",
+            got=f"{at_most:g}, where {failure}",
+            hint="allow more" if math.isfinite(high_cost) else "choose other settings",
+        )
+    return low
+
+
+@torch.no_grad()
+def round_weights(model: Model, dtype: torch.dtype) -> None:
+    """Give `model` the numbers that it will have when it is read again from files in `dtype`.
+
+    Its tensors are replaced, not written to: it may share them with its parent.
+    """
+    if dtype == model.dtype:
+        return
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            rounded = weight.detach().to(dtype).to(weight.dtype)
+            setattr(module, name, nn.Parameter(rounded, requires_grad=weight.requires_grad))
+    model.tie_weights()
+
+
+def _next_ratio(at_most: float, low: float, low_cost: float, high: float, high_cost: float) -> float:
+    """The ratio that costs `at_most` on a parabola from (`low`, `low_cost`) to (`high`, `high_cost`).
+
+    It is moved into the middle half of the interval between `low` and `high`.
+    """
+    share = math.sqrt((at_most - low_cost) / (high_cost - low_cost))
+    share = min(max(share, 0.25), 0.75)
+    ratio = low + (high - low) * share
+    return round(max(SMALLEST_RATIO, ratio), 3)
+
+
+def parse_nats(text: object) -> float:
+    """The number in "0.2" or "0.2nats".
+
+    Raises InputError unless it is a finite number above 0.
+    """
+    with suppress(ValueError):
+        nats = float(str(text).strip().removesuffix("nats"))
+        if 0.0 < nats < math.inf:
+            return nats
+    raise InputError(
+        expected="at_most as a number of nats per token above 0, such as 0.2nats",
+        got=repr(text),
+        hint="say how much worse it may become",
+    )
