@@ -24,23 +24,23 @@ from ..system.hashes import hash_of_tensor
 from .columns import ALL_KINDS, Sample, load_or_compute, tidy
 
 
-def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed: int = 0) -> Settings:
-    """Settings of `prune` for `way`, the name of a preset or of a method.
+def settings_for(model: Model, recipe: str, ratio: float, device: str = "cpu", seed: int = 0) -> Settings:
+    """Settings of `prune` for `recipe`, the name of a preset or of a method.
 
     Raises InputError for another name, or where no plan for the model meets the settings.
     """
-    ways = (*PRESETS, *METHODS)
-    if way not in ways:
+    recipes = (*PRESETS, *METHODS)
+    if recipe not in recipes:
         raise InputError(
-            expected=f"a preset or a method among {', '.join(ways)}",
-            got=repr(way),
-            hint=suggestion(way, ways),
+            expected=f"a preset or a method among {', '.join(recipes)}",
+            got=repr(recipe),
+            hint=suggestion(recipe, recipes),
         )
-    if way in PRESETS:
-        options = PRESETS[way]
+    if recipe in PRESETS:
+        options = dict(PRESETS[recipe])
     else:
-        recovery = default_recovery(way, biases=bool(family_of(model).bias_fields))
-        options = PRESETS["stock"] | {"method": way, "recovery": recovery}
+        recovery = default_recovery(recipe, biases=bool(family_of(model).bias_fields))
+        options = PRESETS["stock"] | {"method": recipe, "recovery": recovery}
     settings = Settings(ratio=ratio, device=device, seed=seed, **options)
     check_request(model, settings)
     return settings
@@ -51,26 +51,26 @@ def costs(
     sample: Sample,
     windows: Mapping[str, Tensor],
     ratios: Sequence[float] = (0.1, 0.2, 0.3),
-    ways: Sequence[str] = ("stock",),
+    recipes: Sequence[str] = ("stock",),
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
+    """Loss by kind of text for each recipe and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
     windows: the windows (S, L) of each kind that judge, as `calibration.windows.windows_of` gives them.
 
-    Raises InputError, before any work, for an unknown way, or a ratio that no plan reaches.
+    Raises InputError, before any work, for an unknown recipe, or a ratio that no plan reaches.
     """
     requests = []
-    for way in ways:
+    for recipe in recipes:
         for ratio in ratios:
-            requests.append((way, ratio, settings_for(model, way, ratio, device, sample.seed)))
+            requests.append((recipe, ratio, settings_for(model, recipe, ratio, device, sample.seed)))
     text_hashes = {kind: hash_of_tensor(ids) for kind, ids in windows.items()}
     rows: list[dict[str, Any]] = []
-    for way, ratio, settings in requests:
+    for recipe, ratio, settings in requests:
         key = [text_hashes, asdict(settings)]
         measure = partial(_measure, model, sample, windows, settings)
         rows_of_plan = load_or_compute("costs", model, sample, key, measure)
-        rows += [{"way": way, "ratio": ratio} | row for row in rows_of_plan]
+        rows += [{"way": recipe, "ratio": ratio} | row for row in rows_of_plan]
     return tidy("costs", rows, model, sample.seed)
 
 

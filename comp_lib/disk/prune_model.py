@@ -147,7 +147,8 @@ def prune_model(
     Args:
         model: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
-        at_most: in place of a ratio, how much the loss may rise, in nats per token (`ratio_search.ratio_within`).
+        at_most: in place of a ratio, how much the loss may rise, in nats per token; see
+            `ratio_search.ratio_within`.
         preset: one of settings.PRESETS.
         calibration: text that decides, or its name or path. Its seed is also that of metrics that draw.
         evaluated: text that judges. None: nothing is measured.
@@ -247,7 +248,7 @@ def _check_options(
             )
         ratio = SMALLEST_RATIO
     recovery = default_recovery(str(changes.get("method", "comp")))
-    values = {"recovery": recovery} | PRESETS[preset] | changes
+    values: dict[str, Any] = {"recovery": recovery} | PRESETS[preset] | changes
     settings = Settings(
         USUAL_RATIO if ratio is None else ratio,
         seed=calibration.seed,

@@ -132,7 +132,7 @@ def test_fewer_than_8_windows_have_no_interval(model, sample):
 
 
 def test_neurons_equal_brute_force(model, sample):
-    frame = neurons(model, sample, layers=[1])
+    frame = neurons(model, sample, indices=[1])
     xtx = gram_of(model, sample.ids, 1)
     weight = down_proj_weight(model, 1)
     energy = xtx.diagonal() * weight.square().sum(1)
@@ -149,7 +149,7 @@ def test_neurons_equal_brute_force(model, sample):
 
 def test_few_tokens_say_the_same_in_the_dual_form(model, tokenizer):
     few = draw(tokenizer, ("prose",), windows=1, window_length=24)  # fewer than 48 neurons
-    frame = neurons(model, few, layers=[2])
+    frame = neurons(model, few, indices=[2])
     xtx = gram_of(model, few.ids, 2)
     weight = down_proj_weight(model, 2)
     inverse = torch.linalg.inv(with_ridge(xtx, RIDGE))
@@ -159,8 +159,8 @@ def test_few_tokens_say_the_same_in_the_dual_form(model, tokenizer):
 
 
 def test_curves_equal_refits_of_the_neurons_that_are_left(model, sample):
-    frame = curves(model, sample, layers=[1])
-    removed_at = neurons(model, sample, layers=[1]).removed_at.to_numpy()
+    frame = curves(model, sample, indices=[1])
+    removed_at = neurons(model, sample, indices=[1]).removed_at.to_numpy()
     weight = down_proj_weight(model, 1)
     gram = Gram.of(gram_of(model, sample.ids, 1))
     for row in frame.iloc[[1, 5, -1]].itertuples():
@@ -176,7 +176,7 @@ def test_curves_equal_refits_of_the_neurons_that_are_left(model, sample):
 
 def test_groups_equal_brute_force(model, sample):
     assert groups(model, sample).groupby("layer").size().tolist() == [2, 2, 2]
-    frame = groups(model, sample, layers=[1])
+    frame = groups(model, sample, indices=[1])
     xtx = gram_of(model, sample.ids, 1, "attention")
     weight = model.model.layers[1].self_attn.o_proj.weight.detach().double().T
     energy = xtx.diagonal() * weight.square().sum(1)
@@ -201,9 +201,9 @@ def test_costs_equal_the_library(model, sample, windows):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda model, sample: neurons(model, sample, layers=[3]), "layers from 0 to 2, got 3"),
-        (lambda model, sample: curves(model, sample, layers=[-1]), "got -1"),
-        (lambda model, sample: curves(model, sample, layers=[]), "got none"),
+        (lambda model, sample: neurons(model, sample, indices=[3]), "layers from 0 to 2, got 3"),
+        (lambda model, sample: curves(model, sample, indices=[-1]), "got -1"),
+        (lambda model, sample: curves(model, sample, indices=[]), "got none"),
         (lambda model, sample: costs(model, sample, {}, (0.2,), ("stok",)), "did you mean 'stock'"),
         (lambda model, sample: costs(model, sample, {}, (0.99,), ("stock",)), "ratio"),
     ],
