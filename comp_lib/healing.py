@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .calibration.defaults import USUAL_SEQUENCES
+from .calibration.defaults import LARGEST_INTEGER, USUAL_SEQUENCES
 from .calibration.shares import text_hashes
 from .calibration.windows import Calibration
 from .divergence import divergence_terms
 from .errors import InputError, check_whole_number
+from .families.run import check_length, evaluation_mode
 from .families.types import Model
 from .models.load import load_model, load_with_room, open_model
 from .models.save import (
@@ -41,7 +42,6 @@ from .models.save import (
     save_checkpoint,
 )
 from .plan import Plan
-from .planning import check_length
 from .progress import Progress, no_progress
 from .shape import Shape
 
@@ -54,7 +54,8 @@ GRADIENT_NORM_LIMIT = 1.0  # largest norm of the gradient of a step; a larger gr
 class Healing:
     """The settings of a training.
 
-    Raises InputError for steps, batch, rank or alpha that are no whole number above 0.
+    Raises InputError for steps, batch, rank or alpha that are no whole number above 0, for a rate that is no
+    finite number above 0, and for a seed that is no whole number.
 
     >>> Healing(steps=0)
     Traceback (most recent call last):
@@ -71,6 +72,13 @@ class Healing:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "rank", "alpha"):
             check_whole_number(name, getattr(self, name), 1)
+        is_number = isinstance(self.rate, int | float) and not isinstance(self.rate, bool)
+        if not is_number or not 0.0 < self.rate < math.inf:
+            raise InputError(
+                expected="rate as a finite number above 0", got=repr(self.rate), hint="1e-3 is usual"
+            )
+        if type(self.seed) is not int or abs(self.seed) > LARGEST_INTEGER:
+            raise InputError(expected="seed as a whole number", got=repr(self.seed), hint="write another")
 
 
 class HealingResult(NamedTuple):
@@ -100,10 +108,11 @@ def heal(
     training_ids = ids[:-JUDGING_SEQUENCES]
     judging_ids = ids[-JUDGING_SEQUENCES:]
     adapted = _with_low_rank_changes(model, healing)
-    before = _mean_divergence(adapted, parent, judging_ids)
-    _train(adapted, training_ids, parent, healing, progress)
-    healed = adapted.merge_and_unload().requires_grad_(False)
-    after = _mean_divergence(healed, parent, judging_ids)
+    with evaluation_mode(adapted, parent):
+        before = _mean_divergence(adapted, parent, judging_ids)
+        _train(adapted, training_ids, parent, healing, progress)
+        healed = adapted.merge_and_unload().requires_grad_(False)
+        after = _mean_divergence(healed, parent, judging_ids)
     if not math.isfinite(after):
         raise InputError(
             expected="a training that converges", got=f"a divergence of {after}", hint="lower the rate"
@@ -174,7 +183,7 @@ def _mean_divergence(model: Model, parent: Model, ids: Tensor) -> float:
 def heal_folder(
     model: str | Path,
     parent: str | Path,
-    folder: str | Path,
+    out: str | Path,
     healing: Healing = Healing(),
     calibration: Calibration = Calibration("written", USUAL_SEQUENCES),  # noqa: B008  a frozen value
     *,
@@ -185,12 +194,12 @@ def heal_folder(
 ) -> HealingResult:
     """Heal `model`, a folder that `comp-lib prune` wrote, by `parent`, on the text of `calibration`.
 
-    The training computes in float32; the files in `folder` get the dtype of the pruned model. Only the
-    weights, the tokenizer and the plan of `model` are read, so no other file of it gets into `folder`.
+    The training computes in float32; the files in `out` get the dtype of the pruned model. Only the weights,
+    the tokenizer and the plan of `model` are read, so no other file of it gets into `out`.
 
     Args:
         calibration: the text; its last JUDGING_SEQUENCES sequences do not teach.
-        overwrite: whether a pruned model that is in `folder` is replaced.
+        overwrite: whether a pruned model that is in `out` is replaced.
         force: whether a model is saved even if it got no better on the sequences that did not teach.
 
     Raises InputError, before any work, for a parent from which `model` cannot have been pruned, and for what
@@ -199,12 +208,13 @@ def heal_folder(
     hashes = text_hashes(calibration.source)
     meta_model, files, tokenizer = open_model(model)
     size = Shape.of(meta_model).total_parameters * meta_model.dtype.itemsize
-    check_destination(folder, overwrite, size, files.path, parent)
-    check_length(meta_model, calibration.length)
+    check_destination(out, overwrite, size, files.path, parent)
+    check_length(calibration.length, meta_model.config.max_position_embeddings)
     plan = Plan.load(files.path / PLAN_FILE)
+    meta_parent, _, _ = open_model(parent)
+    _check_parent(meta_model, meta_parent, plan)
     parent_model, _ = load_model(parent, device=device)
     pruned_model, _ = load_with_room(model, device=device, copies=2)
-    _check_parent(meta_model, parent_model, plan)
     ids = calibration.tokens(tokenizer, model=parent_model, progress=progress)
     healed = heal(pruned_model, ids, parent_model, healing, progress)
     if healed.after >= healed.before and not force:
@@ -227,7 +237,7 @@ def heal_folder(
         hashes=(*calibration_hashes(files.path), *hashes),
     )
     converted_model = healed.model.to(meta_model.dtype)  # type: ignore[arg-type]
-    save_checkpoint(folder, converted_model, tokenizer, plan, card, overwrite=overwrite)
+    save_checkpoint(out, converted_model, tokenizer, plan, card, overwrite=overwrite)
     return healed
 
 

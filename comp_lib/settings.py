@@ -7,6 +7,7 @@ appear at once, so modules that are slow to import are imported where they are u
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .calibration.defaults import LARGEST_INTEGER, USUAL_LENGTH
@@ -27,17 +28,21 @@ Aim = Literal["self", "dense", "auto"]
 AIMS: tuple[Aim, ...] = get_args(Aim)
 # The settings of each whole recipe; benchmarks/RESULTS.md says what each costs and reaches.
 # The share of whole layers in "paper" is our choice: the summaries of the paper that we have name none.
-PRESETS: dict[str, dict[str, Any]] = {
-    "stock": {"widths": "uniform", "aim": "auto"},
-    "best": {"widths": "measured", "aim": "dense"},
-    "paper": {
-        "layers": 0.1,
-        "layer_metric": "block-influence",
-        "widths": "per-layer",
-        "recovery": "mask",
-        "ridge": 1e-2,
-    },
-}
+PRESETS: MappingProxyType[str, MappingProxyType[str, Any]] = MappingProxyType(
+    {
+        "stock": MappingProxyType({"widths": "uniform", "aim": "auto"}),
+        "best": MappingProxyType({"widths": "measured", "aim": "dense"}),
+        "paper": MappingProxyType(
+            {
+                "layers": 0.1,
+                "layer_metric": "block-influence",
+                "widths": "per-layer",
+                "recovery": "mask",
+                "ridge": 1e-2,
+            }
+        ),
+    }
+)
 PRESETS_IN_WORDS = {
     "stock": "one width for all layers, which any runtime loads",
     "best": "widths by measurement, and 256 sequences of text",
@@ -84,7 +89,7 @@ class Settings:
     The defaults are no recipe: whatever the method, least squares follow, and aim at the layer's own output.
     `prune_model` and the command line start from a preset and from `methods.default_recovery` instead.
 
-    Raises InputError, by name, for a setting that cannot be. `plan.PlanRequest` checks the range of `ratio`.
+    Raises InputError, by name, for a setting that cannot be.
     """
 
     ratio: float = 0.2
@@ -156,6 +161,12 @@ class Settings:
     def _check_ranges(self) -> None:
         from .importance.neurons import RIDGE
 
+        if not 0.0 < self.ratio < 1.0:  # NaN is in no interval
+            raise InputError(
+                expected="ratio to be between 0 and 1 (such as 0.2)",
+                got=repr(self.ratio),
+                hint="say which part is to go",
+            )
         layers = self.layers
         if isinstance(layers, str):
             valid = layers == "auto"

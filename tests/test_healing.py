@@ -98,6 +98,20 @@ def test_the_seed_decides_and_the_random_state_is_left_alone():
     assert not torch.equal(first, with_another_seed)
 
 
+@pytest.mark.slow
+@needs_peft
+def test_models_answer_in_evaluation_mode_and_get_their_modes_back():
+    model, small, ids = pair()
+    expected = heal(small, ids, model, QUICK)
+    for some_model in (model, small):
+        some_model.train()
+        for layer in some_model.model.layers:
+            layer.self_attn.attention_dropout = 0.5
+    healed = heal(small, ids, model, QUICK)
+    assert healed[1:] == expected[1:]
+    assert all(module.training for module in model.modules())
+
+
 @pytest.mark.parametrize("name", ["steps", "batch", "rank", "alpha"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "2"])
 def test_a_training_without_steps_sequences_or_rank_is_refused_by_name(name, value):

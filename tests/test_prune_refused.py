@@ -18,6 +18,9 @@ from comp_lib.settings import Settings
     ("change", "message"),
     [
         ({"ratio": "0.2"}, "expected ratio to be a number, got '0.2'"),
+        ({"ratio": 0.0}, "ratio to be between 0 and 1 .*got 0.0"),
+        ({"ratio": 1.5}, "ratio to be between 0 and 1 .*got 1.5"),
+        ({"ratio": math.nan}, "ratio to be between 0 and 1 .*got nan"),
         ({"method": "cmop"}, "'cmop'.*did you mean 'comp'"),
         ({"method": "wanda"}, "'wanda'.*did you mean 'wanda-sp'"),
         ({"method": 3}, "expected method to be one of"),
@@ -54,9 +57,6 @@ def test_settings_are_checked_by_name(change, message):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"settings": {"ratio": 0.0}}, "ratio between 0 and 1.*got 0"),
-        ({"settings": {"ratio": 1.5}}, "ratio between 0 and 1.*got 1.5"),
-        ({"settings": {"ratio": math.nan}}, "ratio between 0 and 1.*got nan"),
         ({"settings": {"ratio": 0.99}}, "at most 0.*got 0.99"),
         ({"settings": {"layers": 3}}, "fewer than 3 layers to drop"),
         ({"settings": {"kv_groups": 3}}, "1 to 2 KV groups.*got 3"),
@@ -76,6 +76,7 @@ def test_settings_are_checked_by_name(change, message):
         ({"ids": tokens()[0]}, r"calibration tokens, a tensor \(S, L\) .*, got shape \(24,\)"),
         ({"ids": tokens()[:0]}, r"calibration tokens, a tensor \(S, L\) .*, got shape \(0, 24\)"),
         ({"ids": tokens()[:, :0]}, r"with L of at least 2, got shape \(4, 0\)"),
+        ({"ids": tokens(2, 200)}, "sequences of at most 128 tokens, the model's, got 200"),
         ({"ids": tokens() + 10**6}, "tokens from 0 to 511, got 1.0"),
         ({"ids": tokens() - 10**6}, "tokens from 0 to 511, got -9"),
         ({"ids": tokens().float()}, "tokens from 0 to 511, got torch.float32"),

@@ -86,7 +86,7 @@ def prune(
             at_most=at_most,
             preset=preset,
             calibration=Calibration(calibration, sequences, length, seed),
-            evaluated=evaluated,
+            evaluated=None if evaluated == "none" else evaluated,
             method=method,
             layers=layers,
             kv_groups=kv_groups,
@@ -127,7 +127,7 @@ def demo(
             pruned_folder,
             calibration=Calibration("shipped", DEMO_SEQUENCES),
             multiple=DEMO_MULTIPLE,
-            evaluated="none",
+            evaluated=None,
             overwrite=overwrite,
             progress=bars,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -36,16 +36,56 @@ def ratio_within(
 ) -> float:
     """The largest ratio found that raises the loss by no more than `at_most`, nats per token.
 
-    The loss is the mean over the kinds of text in `windows`. The model is pruned in memory on ids (S, L) with
-    these settings, TRIES times at most. It is judged with the numbers that files in `saved_dtype` will hold.
-    The next ratio is where a parabola through the two nearest measured ones has the allowed loss. It is moved
-    into the middle half of the interval between them.
+    The loss is the mean over the kinds of text in `windows`. For each ratio that `largest_ratio` tries, the
+    model is pruned in memory on ids (S, L) with these settings. It is judged with the numbers that files in
+    `saved_dtype` will hold.
 
     Raises InputError when even the smallest step costs more.
     """
     ids = check_call(model, ids, settings)
     dense_loss = judge(model, windows).mean["loss"]
-    failure = ""  # in words, why the last ratio that failed did so
+    outcome = ""  # of the last ratio, in words
+    hint = ""
+
+    def cost_of(ratio: float) -> float | None:
+        nonlocal outcome, hint
+        tried = replace(settings, ratio=ratio)
+        try:
+            plan = make_plan(model, ids, tried, progress=progress)
+        except OutOfReach:
+            outcome = f"no plan reaches the ratio {ratio:g}"
+            hint = "choose other settings"
+            return None
+        small = prune(model, ids, tried, plan=plan, progress=progress)
+        round_weights(small.model, saved_dtype)
+        cost = judge(small.model, windows).mean["loss"] - dense_loss
+        outcome = f"{small.plan.removed:.1%} of the decoder costs {cost:.3f} already"
+        hint = "allow more" if math.isfinite(cost) else "choose other settings"
+        return cost
+
+    ratio = largest_ratio(at_most, cost_of, progress)
+    if ratio is None:
+        raise InputError(
+            expected="at_most to allow the loss that the smallest step costs, in nats per token",
+            got=f"{at_most:g}, where {outcome}",
+            hint=hint,
+        )
+    return ratio
+
+
+def largest_ratio(
+    at_most: float, cost_of: Callable[[float], float | None], progress: Progress = no_progress
+) -> float | None:
+    """The largest of TRIES ratios, or fewer, that costs no more than `at_most`; None where none of them does.
+
+    The next ratio is where a parabola through the two nearest measured ones costs `at_most`. It is moved into
+    the middle half of the interval between them.
+
+    Args:
+        at_most: the cost that is allowed, nats per token.
+        cost_of: gives what a ratio costs, nats per token; None: the ratio is out of reach.
+        progress: called after each try.
+    """
     low = 0.0  # the largest ratio that costs no more than allowed
     low_cost = 0.0
     high = LARGEST_RATIO  # the smallest ratio that costs too much
@@ -54,35 +94,19 @@ def ratio_within(
         ratio = _next_ratio(at_most, low, low_cost, high, high_cost)
         if number == TRIES and not low:
             ratio = SMALLEST_RATIO
-        tried = replace(settings, ratio=ratio)
-        cost = math.inf
-        plan = None
-        with suppress(OutOfReach):
-            plan = make_plan(model, ids, tried, progress=progress)
-        if plan is not None:
-            small = prune(model, ids, tried, plan=plan, progress=progress)
-            round_weights(small.model, saved_dtype)
-            cost = judge(small.model, windows).mean["loss"] - dense_loss
-            failure = f"{small.plan.removed:.1%} of the decoder costs {cost:.3f} already"
-            del small  # before the next one is made
-        else:
-            failure = f"no plan reaches the ratio {ratio:g}"
+        cost = cost_of(ratio)
+        if cost is None or not math.isfinite(cost):
+            cost = math.inf
         progress(f"ratio {ratio:.3f}: {cost:+.3f} nats", number, TRIES)
         if cost <= at_most:
             low = ratio
             low_cost = cost
         else:
             high = ratio
-            high_cost = cost if math.isfinite(cost) else math.inf
+            high_cost = cost
         if high == SMALLEST_RATIO or low_cost >= SUFFICIENT_SHARE * at_most:
             break
-    if not low:
-        raise InputError(
-            expected="at_most to allow the loss that the smallest step costs, in nats per token",
-            got=f"{at_most:g}, where {failure}",
-            hint="allow more" if math.isfinite(high_cost) else "choose other settings",
-        )
-    return low
+    return low or None
 
 
 @torch.no_grad()

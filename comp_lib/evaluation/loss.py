@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from ..divergence import divergence_terms
 from ..errors import InputError
-from ..families.run import check_ids, head
+from ..families.run import check_ids, check_length, evaluation_mode, head
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
@@ -86,7 +86,10 @@ class Evaluation:
 def measure_loss(
     model: Model, ids: Tensor, progress: Progress = no_progress, label: str = "measuring"
 ) -> Evaluation:
-    """Loss and perplexity of `model` on `ids` (S, L); `label` names the work to `progress`."""
+    """Loss and perplexity of `model` on `ids` (S, L); `label` names the work to `progress`.
+
+    Raises InputError for sequences that are longer than the model's context.
+    """
     return _evaluation([model], ids, progress, label)
 
 
@@ -95,7 +98,7 @@ def compare_losses(
 ) -> Evaluation:
     """Losses of `model` and of `parent`, KL divergence and top-1 agreement, in one pass over `ids` (S, L).
 
-    Raises InputError when the two have different vocabularies.
+    Raises InputError when the two have different vocabularies, and as `measure_loss` does.
     """
     vocabulary = model.get_output_embeddings().out_features
     parent_vocabulary = parent.get_output_embeddings().out_features
@@ -112,13 +115,16 @@ def compare_losses(
 def _evaluation(models: list[Model], ids: Tensor, progress: Progress, label: str) -> Evaluation:
     """Evaluation of the first of `models`, compared with its parent, the second, where there is one."""
     check_ids(ids, models[0].config.vocab_size)
+    for model in models:
+        check_length(ids.shape[1], model.config.max_position_embeddings)
     measures = MEASURES if len(models) > 1 else ("loss",)
     chunks = []
     sequences = 0
-    for batch in ids.split(BATCH):
-        chunks.append(_measures_by_sequence(models, batch))
-        sequences += len(batch)
-        progress(label, sequences, len(ids))
+    with evaluation_mode(*models):
+        for batch in ids.split(BATCH):
+            chunks.append(_measures_by_sequence(models, batch))
+            sequences += len(batch)
+            progress(label, sequences, len(ids))
     columns = dict(zip(measures, torch.cat(chunks).T, strict=True))  # (S,) each
     by_sequence = {measure: tuple(column.tolist()) for measure, column in columns.items()}
     means = {measure: column.mean().item() for measure, column in columns.items()}

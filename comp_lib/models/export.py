@@ -13,13 +13,13 @@ from .load import open_model
 
 def export_gguf(
     model: str | Path,
-    file: str | Path,
+    out: str | Path,
     kind: str = "f16",
     *,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Path:
-    """Write `model` (a folder, a .gguf file or "smollm2-135m") as the GGUF file `file`, and return its path.
+    """Write `model` (a folder, a .gguf file or "smollm2-135m") as the GGUF file `out`, and return its path.
 
     `kind` is the type of the matrices, one of `gguf.write.TYPES`. Vectors stay f32. With a 4-bit kind the
     embeddings and the head become q8_0, as in most files of that kind. The file appears complete or not at
@@ -29,9 +29,9 @@ def export_gguf(
     that is there already unless it is to `overwrite`, and for a folder or disk that cannot take it. Only
     weights that are not finite, or too large for the type, are refused later.
     """
-    if resolve(file) == resolve(model):
-        raise InputError(expected="a file apart from the model", got=file, hint="choose another name")
-    target = check_gguf_output(file, kind, overwrite)
+    if resolve(out) == resolve(model):
+        raise InputError(expected="a file apart from the model", got=out, hint="choose another name")
+    target = check_gguf_output(out, kind, overwrite)
     meta_model, files, tokenizer = open_model(model)
     write_gguf(target, meta_model, files, tokenizer, kind, progress)
-    return Path(file).expanduser()
+    return Path(out).expanduser()

@@ -72,7 +72,7 @@ class Provenance:
 
 
 def save_checkpoint(
-    folder: str | Path,
+    out: str | Path,
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
     plan: Plan,
@@ -80,20 +80,20 @@ def save_checkpoint(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Write `model`, as surgery left it, with all that belongs to it, and return the folder.
+    """Write `model`, as surgery left it, with all that belongs to it to `out`, and return the folder.
 
     The model is not changed.
 
     Raises InputError, before anything is written, for what `check_destination` refuses.
     """
     shape = Shape.of(model)
-    target = resolve(folder)
-    check_destination(folder, overwrite, shape.total_parameters * model.dtype.itemsize)
+    target = resolve(out)
+    check_destination(out, overwrite, shape.total_parameters * model.dtype.itemsize)
     result = with_true_config(model)
     with stage(target) as partial:
         write_weights(partial, result)
         save_metadata(partial, target.name, tokenizer, shape, plan, card)
-    return Path(folder).expanduser()
+    return Path(out).expanduser()
 
 
 def write_weights(folder: Path, model: Model) -> None:

@@ -93,7 +93,11 @@ def test_what_did_not_help_is_saved_only_by_force(parent, small, tmp_path, monke
         ({"num_hidden_layers": 2}, "got 512, 32 and 2"),
     ],
 )
-def test_a_parent_of_another_shape_is_refused(small, tmp_path, tiny_llama, tokenizer, changes, message):
+def test_a_parent_of_another_shape_is_refused_before_a_model_is_loaded(
+    small, tmp_path, tiny_llama, tokenizer, monkeypatch, changes, message
+):
+    monkeypatch.setattr(healing, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(healing, "load_with_room", lambda *_, **__: pytest.fail("loaded"))
     tiny_llama(**changes).save_pretrained(tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")
     result = run("heal", small, "--parent", tmp_path / "other", "--out", tmp_path / "healed", *SHORT)

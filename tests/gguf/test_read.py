@@ -203,6 +203,13 @@ def test_headers_that_claim_too_much(tmp_path, content):
         GgufFile(tmp_path / "m.gguf")
 
 
+def test_a_row_that_is_no_whole_number_of_blocks_is_damage(tmp_path):
+    header = HEAD + struct.pack("<QQQ", 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 33, 8, 0)  # 8 is q8_0
+    (tmp_path / "m.gguf").write_bytes(header + bytes(1000))
+    with pytest.raises(InputError, match=r"with rows of 33 numbers in blocks of 32: fetch or write it again"):
+        GgufFile(tmp_path / "m.gguf")
+
+
 def test_a_file_that_is_cut_or_holds_a_name_twice_is_refused(tmp_path, gguf_file):
     content = gguf_file.read_bytes()
     (tmp_path / "short.gguf").write_bytes(content[:-5000])

@@ -74,7 +74,7 @@ def contents(file):
 # --- what the file holds ------------------------------------------------------------------------------------
 
 
-REFUSED_VARIANTS = ("rope-dynamic", "ernie4_5-bias")  # llama.cpp cannot compute them
+REFUSED_VARIANTS = ("rope-longrope", "ernie4_5-bias")  # llama.cpp cannot compute them
 
 
 @pytest.mark.parametrize(
@@ -251,9 +251,9 @@ def test_widths_that_blocks_cannot_hold(saved, tmp_path, overrides, match, kind)
     ("name", "overrides", "match"),
     [
         (
-            "rope-dynamic",
+            "rope-longrope",
             {},
-            "rope scaling that llama.cpp's llama reads .default, linear, llama3., got dynamic",
+            "rope scaling that llama.cpp's llama reads .default, linear, llama3., got longrope",
         ),
         (
             "qwen2",

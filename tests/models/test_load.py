@@ -325,6 +325,10 @@ def test_memory_is_asked_for_before_anything_is_read(folder, monkeypatch):
     load_with_room(path, "bfloat16", copies=2)
     monkeypatch.setattr(load.TensorFiles, "read", lambda *_: pytest.fail("read"))
     assert_refused(path, "GB of free memory for 2 x", "bfloat16", function=load_with_room, copies=2)
+    message = assert_refused(path, function=load_with_room, copies=2, hint="close other programs")
+    assert message.endswith(": close other programs")
+    monkeypatch.setattr(load, "free_memory", lambda: 0)
+    assert "shipped" not in assert_refused(path, "choose a smaller model, or bfloat16")
 
 
 def test_copies_of_a_model_are_wanted_where_it_will_be(folder, monkeypatch):

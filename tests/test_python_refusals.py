@@ -1,0 +1,115 @@
+"""Bad calls from Python: each row is a call, and words of the one line that refuses it.
+
+Each call gets a tiny model whose context has 128 tokens. `hostile/test_calls.py` has the same for the command
+line.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tools import SETTINGS
+from variants import build, tokens
+
+from comp_lib.calibration.shares import shares_of
+from comp_lib.calibration.windows import Calibration
+from comp_lib.comp import prune
+from comp_lib.disk.prune_model import prune_model
+from comp_lib.errors import InputError
+from comp_lib.evaluation.by_kind import judge
+from comp_lib.evaluation.loss import compare_losses, measure_loss
+from comp_lib.healing import Healing
+from comp_lib.importance.neurons import METRICS, metric
+from comp_lib.settings import PRESETS, Settings
+
+LONG = "sequences of at most 128 tokens, the model's, got 200"
+LONG_IDS = tokens(2, 200)
+ROWS = [
+    # --- sequences beyond the context
+    (lambda model: prune(model, LONG_IDS, SETTINGS), LONG),
+    (lambda model: measure_loss(model, LONG_IDS), LONG),
+    (lambda model: judge(model, {"text": LONG_IDS}), LONG),
+    (lambda model: compare_losses(model, build(max_position_embeddings=256), LONG_IDS), LONG),
+    (lambda model: compare_losses(build(max_position_embeddings=256), model, LONG_IDS), LONG),
+    # --- numbers
+    (lambda model: Settings(ratio=5), "ratio to be between 0 and 1 (such as 0.2), got 5:"),
+    (lambda model: Settings(ratio=0), "ratio to be between 0 and 1 (such as 0.2), got 0:"),
+    (lambda model: Settings(ratio=1.0), "ratio to be between 0 and 1 (such as 0.2), got 1.0:"),
+    (lambda model: Settings(ratio=math.nan), "ratio to be between 0 and 1 (such as 0.2), got nan:"),
+    (lambda model: Healing(rate=0), "rate as a finite number above 0, got 0:"),
+    (lambda model: Healing(rate=-1e-3), "rate as a finite number above 0, got -0.001:"),
+    (lambda model: Healing(rate=math.inf), "rate as a finite number above 0, got inf:"),
+    (lambda model: Healing(rate=math.nan), "rate as a finite number above 0, got nan:"),
+    (lambda model: Healing(rate="1e-3"), "rate as a finite number above 0, got '1e-3':"),
+    (lambda model: Healing(rate=True), "rate as a finite number above 0, got True:"),
+    (lambda model: Healing(seed=1.5), "seed as a whole number, got 1.5:"),
+    (lambda model: Healing(seed=True), "seed as a whole number, got True:"),
+    (lambda model: Healing(seed=2**70), "seed as a whole number, got 1180591620717411303424:"),
+    # --- names
+    (lambda model: metric("magnitude"), "a name that no metric of comp_lib has, got 'magnitude'"),
+    (lambda model: shares_of("general++self"), "each side of a \"+\", got 'general++self'"),
+    (lambda model: shares_of("+general"), "each side of a \"+\", got '+general'"),
+    (lambda model: Calibration("general+").tokens(None), "each side of a \"+\", got 'general+'"),
+]
+
+
+@pytest.mark.parametrize(("call", "words"), ROWS, ids=[words[:40] for _, words in ROWS])
+def test_a_bad_call_is_refused_in_one_line(call, words):
+    with pytest.raises(InputError) as error:
+        call(build())
+    message = str(error.value)
+    assert message.startswith("expected ")
+    assert words in message
+    assert "\n" not in message
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_none_is_a_word_of_the_command_line_alone(parent, tmp_path):
+    with pytest.raises(InputError, match="got 'none'"):
+        text = Calibration("shipped", sequences=2, length=32)
+        prune_model(parent, tmp_path / "out", evaluated="none", multiple=4, calibration=text)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_as_long_as_the_context_is_taken():
+    model = build()
+    ids = tokens(4, 128)
+    assert measure_loss(model, ids).tokens == 4 * 127
+    prune(model, ids, SETTINGS)
+
+
+def test_a_metric_of_ones_own_may_be_registered_again(monkeypatch):
+    monkeypatch.setitem(METRICS, "loudest", None)  # it goes with the test
+    for keep_first in (True, False):
+
+        @metric("loudest")
+        def loudest(problem, keep, generator, keep_first=keep_first):
+            return keep_first
+
+        assert METRICS["loudest"] is loudest
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_nobody_can_change_a_preset(preset):
+    with pytest.raises(TypeError):
+        PRESETS[preset]["aim"] = "dense"
+    with pytest.raises(TypeError):
+        PRESETS[preset] = {}
+    assert Settings(**PRESETS[preset]) == Settings(**(PRESETS[preset] | {}))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_models_are_judged_in_evaluation_mode_and_get_their_modes_back(training):
+    models = [build(attention_dropout=0.5), build(attention_dropout=0.5)]
+    ids = tokens(2, 24)
+    expected = compare_losses(*models, ids)
+    for model in models:
+        model.train(training)
+        model.model.layers[1].eval()  # a module may have a mode of its own
+    modes = [[module.training for module in model.modules()] for model in models]
+    torch.manual_seed(0)
+    assert compare_losses(*models, ids) == expected
+    assert measure_loss(models[0], ids).loss == expected.loss
+    assert [[module.training for module in model.modules()] for model in models] == modes
