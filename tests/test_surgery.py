@@ -159,7 +159,7 @@ def test_generation_with_a_cache_equals_generation_without(name):
         if name not in WHOLE_ATTENTION:
             shrink(layer, "attention", torch.tensor([1]))
     update_config(model)
-    # "rope-longrope" may have 8 tokens, answer included: beyond them the cache holds keys of other frequencies
+    # "rope-longrope" may have 8 tokens, answer included: beyond them the cached keys have other frequencies
     prompt = tokens(2, 6)[:, :4] if name == "rope-longrope" else tokens(2, 6)
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     cached = model.generate(prompt, use_cache=True, **options)
