@@ -103,7 +103,7 @@ def test_the_model_writes_its_text_only_where_it_fits(parent, tmp_path, monkeypa
     monkeypatch.setattr(load, "free_memory", lambda: 1000)
     refused(
         run("prune", parent, "--out", tmp_path / "n", *QUICK_FLAGS[:-1], "general"),
-        ["free memory", "shipped`"],
+        ["free memory", "shipped"],
     )
     assert not (tmp_path / "n").exists()
 
