@@ -48,7 +48,9 @@ WINDOWS = 12  # windows of USUAL_WINDOW tokens in which the losses on one text a
 WINDOWS_OF_A_KIND = 2
 WINDOW_LENGTH_OF_A_KIND = 256  # tokens in each of them
 USUAL_RATIO = 0.2  # part of the decoder that goes where nobody says it
-MEMORY_HINT = "choose a smaller model, bfloat16 if you can, or the calibration shipped, which needs no model"
+PRUNING_MEMORY_HINT = (
+    "choose a smaller model, bfloat16 if you can, or the calibration shipped, which needs no model"
+)
 SETTINGS_WITHOUT_FLAG = ("widths", "recovery", "aim", "ridge", "layer_metric", "token_weights")
 
 
@@ -292,7 +294,7 @@ def _decide(
         ids = text.tokens(parent.tokenizer, model=None, evaluated=options.evaluated, progress=progress)
         return _Decisions(ids, _with_multiple(settings, parent), plan=None)
     model, _ = load_with_room(
-        parent.name, options.dtype, settings.device, copies=options.copies, hint=MEMORY_HINT
+        parent.name, options.dtype, settings.device, copies=options.copies, hint=PRUNING_MEMORY_HINT
     )
     ids = text.tokens(parent.tokenizer, model=model, evaluated=options.evaluated, progress=progress)
     if options.at_most is not None:
