@@ -39,8 +39,11 @@ if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .disk.verdict import Verdict
     from .errors import InputError
     from .evaluation.by_kind import EvaluationByKind, evaluate
+    from .evaluation.loss import Evaluation
     from .models.load import load_model
     from .plan import Plan
+    from .progress import Progress
+    from .prune_layer import LayerReport, Report
     from .settings import PRESETS, Settings
 
 try:
@@ -51,10 +54,14 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 __all__ = [
     "PRESETS",
     "Calibration",
+    "Evaluation",
     "EvaluationByKind",
     "InputError",
+    "LayerReport",
     "Plan",
+    "Progress",
     "Pruned",
+    "Report",
     "Settings",
     "Verdict",
     "__version__",
@@ -68,9 +75,13 @@ __all__ = [
 _MODULES = {  # public name -> the module that defines it
     "PRESETS": "comp_lib.settings",
     "Calibration": "comp_lib.calibration.windows",
+    "Evaluation": "comp_lib.evaluation.loss",
     "EvaluationByKind": "comp_lib.evaluation.by_kind",
     "InputError": "comp_lib.errors",
+    "LayerReport": "comp_lib.prune_layer",
     "Plan": "comp_lib.plan",
+    "Progress": "comp_lib.progress",
+    "Report": "comp_lib.prune_layer",
     "Pruned": "comp_lib.comp",
     "Settings": "comp_lib.settings",
     "Verdict": "comp_lib.disk.verdict",

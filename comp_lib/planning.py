@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .decoder import Decoder, as_decoder
 from .errors import InputError
-from .families.find import check_layers, has_inseparable_groups
+from .families.find import check_layers, check_model, has_inseparable_groups
 from .families.run import check_length
 from .families.types import Model
 from .hybrid_granularity.measured import measured_plan
@@ -221,12 +221,10 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
         raise InputError(
             expected="settings as Settings(...)", got=type(settings).__name__, hint="import it from comp_lib"
         )
-    if not isinstance(model, Decoder | Model) or not hasattr(model, "config"):
-        raise InputError(
-            expected="a model",
-            got=type(model).__name__,
-            hint="load_model loads it, prune_model takes a name",
-        )
+    if not isinstance(model, Decoder):
+        check_model(model)
+    if plan is not None and not isinstance(plan, Plan):
+        raise InputError(expected="a Plan", got=type(plan).__name__, hint="Plan.load reads one from a file")
     decoder = as_decoder(model)
     check_layers(decoder.structure)
     tokens = _check_tokens(ids, decoder.config.vocab_size)

@@ -73,8 +73,8 @@ NUMBERS: dict[str, tuple[tuple[type, ...], str]] = {
     "seed": ((int,), "a whole number"),
     "kv_groups": ((int, type(None)), "a whole number or None"),
     "ratio": ((int, float), "a number"),
-    "layers": ((int, float, str), "a number"),
-    "ridge": ((int, float, str), "a number"),
+    "layers": ((int, float, str), "a number or 'auto'"),
+    "ridge": ((int, float, str), "a number or 'auto'"),
 }
 
 
@@ -140,6 +140,11 @@ class Settings:
                 raise InputError(
                     expected=f"{name} to be {description}", got=repr(value), hint="write another"
                 )
+
+        if not isinstance(self.token_weights, bool):
+            raise InputError(
+                expected="token_weights to be True or False", got=repr(self.token_weights), hint="write one"
+            )
 
     def _check_names(self) -> None:
         from .importance.neurons import METRICS

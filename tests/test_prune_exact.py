@@ -11,6 +11,7 @@ from tools import SETTINGS, config_and_hash, final_stream, logits, masked, plan_
 from variants import LAYOUTS, VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.comp import MemorySink, prune, prune_layers
+from comp_lib.methods import METHODS, default_recovery
 from comp_lib.plan import Plan
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
@@ -202,11 +203,13 @@ def test_tokens_may_be_of_any_whole_numbers(tiny_llama):
     assert prune(tiny_llama(), ids, settings).plan == prune(tiny_llama(), ids.int(), settings).plan
 
 
-def test_a_model_in_training_mode_is_pruned_without_its_dropout_and_keeps_its_mode():
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_in_training_mode_is_pruned_without_its_dropout_and_keeps_its_mode(method):
     calm = build(attention_dropout=0.5)
     training = build(attention_dropout=0.5).train()
-    expected = prune(calm, tokens(), SETTINGS).model
-    pruned = prune(training, tokens(), SETTINGS).model
+    settings = replace(SETTINGS, method=method, recovery=default_recovery(method))
+    expected = prune(calm, tokens(), settings).model
+    pruned = prune(training, tokens(), settings).model
     for weight, expected_weight in zip(pruned.parameters(), expected.parameters(), strict=True):
         assert torch.equal(weight, expected_weight)
     assert all(module.training for module in (*training.modules(), *pruned.modules()))

@@ -47,6 +47,12 @@ ROWS = [
     (lambda model: Healing(seed=1.5), "seed as a whole number, got 1.5:"),
     (lambda model: Healing(seed=True), "seed as a whole number, got True:"),
     (lambda model: Healing(seed=2**70), "seed as a whole number, got 1180591620717411303424:"),
+    # --- types
+    (lambda model: prune("smollm2-135m", LONG_IDS, SETTINGS), "a model, got str: load_model loads it"),
+    (lambda model: prune(model, tokens(), SETTINGS, plan="comp_plan.json"), "a Plan, got str: Plan.load"),
+    (lambda model: judge("build/small", {"text": tokens()}), "a model, got str: load_model loads it"),
+    (lambda model: judge(model, {"text": tokens()}, "parent"), "a model, got str: load_model loads it"),
+    (lambda model: Settings(token_weights="no"), "token_weights to be True or False, got 'no':"),
     # --- names
     (lambda model: metric("magnitude"), "a name that no metric of comp_lib has, got 'magnitude'"),
     (lambda model: shares_of("general++self"), "each side of a \"+\", got 'general++self'"),

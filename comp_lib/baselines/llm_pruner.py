@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..decoder import Decoder, as_decoder
 from ..errors import OutOfReach
 from ..families.find import layers_of, parts
+from ..families.run import evaluation_mode
 from ..families.types import Layer, Model
 from ..hybrid_granularity.uniform import parameter_budget
 from ..importance.neurons import keep_highest
@@ -143,7 +144,7 @@ def taylor_scores(
             weight.requires_grad_(True).grad = None
             hooks.append(weight.register_post_accumulate_grad_hook(add))
         for count, row in enumerate(ids.to(model.device), start=1):
-            with torch.enable_grad():
+            with torch.enable_grad(), evaluation_mode(model):
                 logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
                 loss = nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device))
                 loss.backward(inputs=weights)

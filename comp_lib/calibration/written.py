@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, refusing
-from ..families.run import check_ids
+from ..families.run import check_ids, evaluation_mode
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..system.cache import load_or_make
@@ -143,17 +143,18 @@ def sample(
     batch_size = -(-len(prefixes) // batches)  # the batches are as equal as can be
     finished_tokens = 0
     views = zip(samples.split(batch_size), is_given.split(batch_size), strict=True)
-    for batch, given in views:  # to write to `batch` is to write to `samples`
-        cache = None
-        for position in range(1, length):
-            token = batch[:, position - 1 : position].to(device)
-            output = model(input_ids=token, use_cache=True, **{cache_name: cache})
-            cache = output[cache_name]
-            probabilities = output.logits[:, -1].float().softmax(-1).cpu()  # (B, V)
-            drawn = _draw(probabilities, generator)
-            batch[:, position] = torch.where(given[:, position], batch[:, position], drawn)
-            progress("writing text", finished_tokens + len(batch) * (position + 1), samples.numel())
-        finished_tokens += batch.numel()
+    with evaluation_mode(model):
+        for batch, given in views:  # to write to `batch` is to write to `samples`
+            cache = None
+            for position in range(1, length):
+                token = batch[:, position - 1 : position].to(device)
+                output = model(input_ids=token, use_cache=True, **{cache_name: cache})
+                cache = output[cache_name]
+                probabilities = output.logits[:, -1].float().softmax(-1).cpu()  # (B, V)
+                drawn = _draw(probabilities, generator)
+                batch[:, position] = torch.where(given[:, position], batch[:, position], drawn)
+                progress("writing text", finished_tokens + len(batch) * (position + 1), samples.numel())
+            finished_tokens += batch.numel()
     return samples
 
 

@@ -28,13 +28,22 @@ from ..calibration.windows import Calibration, windows_of
 from ..errors import InputError, suggestion
 from ..families.run import check_length
 from ..families.table import family_of
-from ..methods import default_recovery, method_of
+from ..methods import RecoveryName, default_recovery, method_of
 from ..models.load import load_with_room, open_model
 from ..models.save import Provenance, hide_folders
 from ..plan import Plan
 from ..planning import check_request, make_plan
 from ..progress import Progress, no_progress
-from ..settings import DEFAULTS, MAX_TOKENS, PRESET_SEQUENCES, PRESETS, TOKENS_PER_NEURON, Settings
+from ..settings import (
+    DEFAULTS,
+    MAX_TOKENS,
+    PRESET_SEQUENCES,
+    PRESETS,
+    TOKENS_PER_NEURON,
+    Aim,
+    Settings,
+    Widths,
+)
 from ..shape import Shape
 from ..system.atomic import resolve
 from ..system.machine import available_device
@@ -128,10 +137,10 @@ def prune_model(
     method: str | None = None,
     layers: float | str | None = None,
     layer_metric: str | None = None,
-    widths: str | None = None,
+    widths: Widths | None = None,
     kv_groups: int | None = None,
-    recovery: str | None = None,
-    aim: str | None = None,
+    recovery: RecoveryName | None = None,
+    aim: Aim | None = None,
     ridge: float | str | None = None,
     token_weights: bool | None = None,
     multiple: int | None = None,

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..calibration.defaults import USUAL_WINDOW
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import windows_of
+from ..families.find import check_model
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
@@ -83,6 +84,7 @@ def evaluate(
         print(quality.mean["increase"])  # nats per token
         print(quality.compute_intervals()["increase"])  # its 95% interval
     """
+    check_model(model)
     windows_by_text = windows_of(evaluated, tokenizer, window_length, windows)
     return judge(model, windows_by_text, parent, progress=progress)
 
@@ -100,6 +102,9 @@ def judge(
 
     Raises InputError as `loss.compare_losses` does.
     """
+    check_model(model)
+    if parent is not None:
+        check_model(parent)
     kinds = {}
     for name, ids in windows.items():
         if parent is None:

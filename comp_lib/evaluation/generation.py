@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ..errors import InputError
-from ..families.run import check_ids
+from ..families.run import check_ids, evaluation_mode
 from ..families.types import CausalLM, Model
 
 
@@ -55,13 +55,14 @@ def generate_greedily(model: Model, ids: Tensor, tokens: int, **options: Any) ->
         eos_token_id=original_config.eos_token_id, pad_token_id=original_config.pad_token_id or 0
     )
     try:
-        extended_ids: Tensor = cast("CausalLM", model).generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
-            do_sample=False,
-            **options,
-        )
+        with evaluation_mode(model):
+            extended_ids: Tensor = cast("CausalLM", model).generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=tokens,
+                do_sample=False,
+                **options,
+            )
     finally:
         model.generation_config = original_config
     return extended_ids

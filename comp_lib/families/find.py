@@ -165,6 +165,16 @@ def _are_whole_groups(queries: int, keys: int, head_dim: int) -> bool:
     return keys % head_dim == 0 and queries % keys == 0
 
 
+def check_model(model: object) -> None:
+    """Raises InputError unless `model` is a model in memory, and not its name, say."""
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise InputError(
+            expected="a model",
+            got=type(model).__name__,
+            hint="load_model loads it, prune_model takes a name",
+        )
+
+
 def check_layers(model: Model) -> None:
     """Raises InputError, with the name of what does not fit, for a model with layers of another kind."""
     for layer in backbone_of(model).layers:

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch.nn import functional as F
+from variants import build
 
 from comp_lib.calibration import written as written_module
 from comp_lib.calibration.written import WRITERS, draw_prefixes, load_beginnings, sample, write_texts
@@ -43,6 +44,14 @@ def test_it_is_deterministic_and_leaves_the_global_state_alone(tokenizer, model)
     assert not torch.equal(sample(model, starts(3), 12, seed=6), ids)
     assert torch.equal(state, torch.get_rng_state())
     assert len({tuple(row.tolist()) for row in ids}) == 3
+
+
+def test_a_model_in_training_mode_writes_the_same():
+    calm = build(attention_dropout=0.5)
+    training = build(attention_dropout=0.5).train()
+    prefixes = [torch.tensor([3])] * 2
+    assert torch.equal(sample(training, prefixes, 12, seed=0), sample(calm, prefixes, 12, seed=0))
+    assert training.training
 
 
 def test_the_start_token(tokenizer):
