@@ -31,11 +31,6 @@ from fingerprints import (
 from comp_lib.models.load import INCLUDED_MODEL, load_model
 
 
-def tiny(name: str) -> dict[str, object]:
-    """The fingerprint of the tiny model of a case, after pruning."""
-    return fingerprint(prune_tiny(name).model)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_tiny_models_keep_what_the_file_says_and_get_its_weights(name):
     check(name, prune_tiny(name))

@@ -143,12 +143,13 @@ def taylor_scores(
         for weight in weights:
             weight.requires_grad_(True).grad = None
             hooks.append(weight.register_post_accumulate_grad_hook(add))
-        for count, row in enumerate(ids.to(model.device), start=1):
-            with torch.enable_grad(), evaluation_mode(model):
-                logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
-                loss = nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device))
-                loss.backward(inputs=weights)
-            progress("gradients", count, len(ids))
+        with evaluation_mode(model):
+            for count, row in enumerate(ids.to(model.device), start=1):
+                with torch.enable_grad():
+                    logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
+                    loss = nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device))
+                    loss.backward(inputs=weights)
+                progress("gradients", count, len(ids))
     finally:
         for hook in hooks:
             hook.remove()
