@@ -97,7 +97,7 @@ def measure(model: Model, dense: Evaluation, tokenizer: Any, windows: torch.Tens
     name, changes, seed = run
     settings = Settings(**{"ratio": 0.2, "multiple": 32, "seed": seed, **changes})
     ids = calibration_tokens(
-        "calibration", tokenizer, sequences=SEQUENCES, length=LENGTH, seed=seed, evaluated="evaluation"
+        "calibration", tokenizer, sequences=SEQUENCES, length=LENGTH, seed=seed, judged_on="evaluation"
     )
     start = time.perf_counter()
     pruned = prune(model, ids, settings)

@@ -39,7 +39,7 @@ def main() -> None:
     model, tokenizer = models.load(arguments.model)
     source, evaluations = texts(arguments.text)
     ids = calibration_tokens(
-        source, tokenizer, sequences=arguments.sequences, length=arguments.length, evaluated="evaluation"
+        source, tokenizer, sequences=arguments.sequences, length=arguments.length, judged_on="evaluation"
     )
     parameters = decoder_parameters(model)
 

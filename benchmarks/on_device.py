@@ -64,7 +64,7 @@ def quality(stored: dict, model: nn.Module, tokenizer) -> None:
             "self" if name == SELF else "calibration",
             tokenizer,
             model=model,
-            evaluated="evaluation",
+            judged_on="evaluation",
             sequences=16,
             length=256,
         )

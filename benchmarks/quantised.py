@@ -118,7 +118,7 @@ def measure(name: str) -> None:
     shipped, tokenizer = models.load(name)
     windows = evaluation_windows(tokenizer)
     ids = calibration_tokens(
-        source, tokenizer, model=shipped, sequences=sequences, length=256, evaluated="evaluation"
+        source, tokenizer, model=shipped, sequences=sequences, length=256, judged_on="evaluation"
     )
 
     def keep(ratio: float, kind: str, model: nn.Module, size: int) -> None:

@@ -109,7 +109,7 @@ def real(name: str, model, tokenizer) -> Pruned:
     sequences, length = REAL_SIZES.get(name, (8, 128))
     with one_thread():
         ids = calibration_tokens(
-            "calibration", tokenizer, sequences=sequences, length=length, evaluated="evaluation"
+            "calibration", tokenizer, sequences=sequences, length=length, judged_on="evaluation"
         )
         return prune(model, ids, settings, name=INCLUDED_MODEL)
 

@@ -37,7 +37,7 @@ pruned = prune(model, text.tokens(tokenizer), Settings(ratio=0.2, method="loudes
 quality = evaluate(pruned.model, tokenizer, "evaluation:code", parent=model, window_length=24, windows=8)
 card = Provenance("PARENT", Shape.of(model), "8 x 24 tokens")
 folder = save_checkpoint("in-memory", pruned.model, tokenizer, pruned.plan, card)
-verdict = prune_model("PARENT", "on-disk", 0.2, calibration=text, multiple=4, evaluated=None)
+verdict = prune_model("PARENT", "on-disk", 0.2, calibration=text, multiple=4, judged_on=None)
 plan: Plan = verdict.plan
 print(folder, plan.removed, quality.mean["increase"])
 """

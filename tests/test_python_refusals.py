@@ -75,7 +75,7 @@ def test_a_bad_call_is_refused_in_one_line(call, words):
 def test_none_is_a_word_of_the_command_line_alone(parent, tmp_path):
     with pytest.raises(InputError, match="got 'none'"):
         text = Calibration("shipped", sequences=2, length=32)
-        prune_model(parent, tmp_path / "out", evaluated="none", multiple=4, calibration=text)
+        prune_model(parent, tmp_path / "out", judged_on="none", multiple=4, calibration=text)
     assert not (tmp_path / "out").exists()
 
 

@@ -36,7 +36,7 @@ def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), window_length=128, windows=4)
     comp = real("stock", model, tokenizer)
     check("smollm2 stock", comp)
-    ids = calibration_tokens("calibration", tokenizer, sequences=1, length=64, evaluated="evaluation")
+    ids = calibration_tokens("calibration", tokenizer, sequences=1, length=64, judged_on="evaluation")
     random = prune(model, ids, Settings(multiple=32, method="random", recovery="none"))
     dense = measure_loss(model, windows)
     tuned = measure_loss(comp.model, windows)

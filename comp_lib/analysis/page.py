@@ -55,7 +55,7 @@ def check_page_request(parameters: Mapping[str, Any]) -> None:
             tokenizer,
             sequences=parameters["sequences"],
             length=USUAL_LENGTH,
-            evaluated=EVERY_KIND,
+            judged_on=EVERY_KIND,
         )
     for name in ("ratios", "ways"):
         if not parameters[name]:

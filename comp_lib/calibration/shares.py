@@ -67,16 +67,16 @@ def text_hashes(source: str | Path) -> tuple[str, ...]:
     return tuple(hash_of_value(load_text(text_name))[:16] for text_name in text_names)
 
 
-def load_apart_from(evaluated: str | Path | None, shares: Mapping[str, float]) -> dict[str, str]:
+def load_apart_from(judged_on: str | Path | None, shares: Mapping[str, float]) -> dict[str, str]:
     """The texts of `shares` that can be read, by name: all but what the model writes.
 
-    evaluated: name or path of the text that judges; None: no text judges.
+    judged_on: name or path of the text that judges; None: no text judges.
 
     Raises InputError where one of the texts contains the text that judges, or is a part of it.
     """
     judging: list[str] = []
-    if evaluated is not None:
-        judging = [load_text(name).strip() for name in judging_texts(evaluated).values()]
+    if judged_on is not None:
+        judging = [load_text(name).strip() for name in judging_texts(judged_on).values()]
     texts: dict[str, str] = {}
     for text_name in shares:
         if text_name in WRITTEN:
@@ -85,7 +85,7 @@ def load_apart_from(evaluated: str | Path | None, shares: Mapping[str, float]) -
         if any(judge and (judge in text or text.strip() in judge) for judge in judging):
             raise InputError(
                 expected="calibration text apart from the evaluated text",
-                got=f"{text_name!r} and {str(evaluated)!r}, which are the same",
+                got=f"{text_name!r} and {str(judged_on)!r}, which are the same",
                 hint="calibrate on another text, or 'self'",
             )
         texts[text_name] = text

@@ -59,17 +59,17 @@ def load_text(name_or_path: str | Path) -> str:
     return text
 
 
-def judging_texts(evaluated: str | Path) -> dict[str, str | Path]:
+def judging_texts(judged_on: str | Path) -> dict[str, str | Path]:
     """The texts that judge, by their labels in a table: for EVERY_KIND those of all KINDS.
 
-    evaluated: name or path of the text, or EVERY_KIND.
+    judged_on: name or path of the text, or EVERY_KIND.
 
     >>> judging_texts("notes.txt")
     {'notes.txt': 'notes.txt'}
     """
-    if str(evaluated) == EVERY_KIND:
+    if str(judged_on) == EVERY_KIND:
         return {kind: f"evaluation:{kind}" for kind in KINDS}
-    return {str(evaluated): evaluated}
+    return {str(judged_on): judged_on}
 
 
 def _shipped_file(text_name: str) -> Path:

@@ -72,7 +72,7 @@ class Calibration:
         tokenizer: PreTrainedTokenizerBase,
         *,
         model: Model | None = None,
-        evaluated: str | Path | None = None,
+        judged_on: str | Path | None = None,
         progress: Progress = no_progress,
     ) -> Tensor:
         """Draw the windows, token ids (S, L): see `calibration_tokens`.
@@ -86,7 +86,7 @@ class Calibration:
             sequences=USUAL_SEQUENCES if self.sequences is None else self.sequences,
             length=self.length,
             seed=self.seed,
-            evaluated=evaluated,
+            judged_on=judged_on,
             progress=progress,
         )
 
@@ -99,7 +99,7 @@ def calibration_tokens(
     sequences: int = COMPARED_SEQUENCES,
     length: int = USUAL_LENGTH,
     seed: int = 0,
-    evaluated: str | Path | None = None,
+    judged_on: str | Path | None = None,
     progress: Progress = no_progress,
 ) -> Tensor:
     """Draw `sequences` windows of `length` tokens that do not overlap: token ids (S, L).
@@ -112,7 +112,7 @@ def calibration_tokens(
         source: name or path of a text, "self", a mixture, or several with "+" between (see `shares`).
         model: writes the text where the source asks for it (WRITTEN); None: no model is there to do so.
         seed: decides which windows are drawn, in which order, and what the model writes.
-        evaluated: name or path of the text that will judge the result. It may not be a calibration text.
+        judged_on: name or path of the text that will judge the result. It may not be a calibration text.
         progress: called while `model` writes.
 
     Raises InputError for too little text, for the evaluated text among the calibration texts, and where a
@@ -121,7 +121,7 @@ def calibration_tokens(
     _check_size(sequences, length)
     shares = shares_of(source)
     _check_writer(model, shares)
-    texts = load_apart_from(evaluated, shares)
+    texts = load_apart_from(judged_on, shares)
     ids = {text_name: encode(tokenizer, text) for text_name, text in texts.items()}
     opening = opening_tokens(tokenizer)
     window_counts = {text_name: len(values) // (length - len(opening)) for text_name, values in ids.items()}
@@ -148,12 +148,12 @@ def calibration_tokens(
 
 
 def windows_of(
-    evaluated: str | Path, tokenizer: Any, window_length: int = USUAL_WINDOW, windows: int | None = None
+    judged_on: str | Path, tokenizer: Any, window_length: int = USUAL_WINDOW, windows: int | None = None
 ) -> dict[str, Tensor]:
     """Windows (S, L) of the text that judges, by its name; for EVERY_KIND those of each of KINDS.
 
     Args:
-        evaluated: name or path of the text.
+        judged_on: name or path of the text.
         window_length: tokens of each window.
         windows: how many windows of each text; None: all that are full.
 
@@ -161,7 +161,7 @@ def windows_of(
     """
     return {
         label: evaluation_tokens(tokenizer, load_text(text_name), window_length, windows)
-        for label, text_name in judging_texts(evaluated).items()
+        for label, text_name in judging_texts(judged_on).items()
     }
 
 

@@ -49,7 +49,7 @@ def inspect(model: ModelName, dtype: Dtype = "float32", device: Device = "cpu") 
 
 def evaluate(
     model: ModelName,
-    evaluated: Annotated[str, Option("--text", help=TEXT_HELP)] = "kinds",
+    judged_on: Annotated[str, Option("--text", help=TEXT_HELP)] = "kinds",
     window_length: Annotated[int, Option("--length", min=2, max=1_000_000, help=WINDOW_HELP)] = USUAL_WINDOW,
     windows: Annotated[int | None, Option("--sequences", min=1, help=WINDOWS_HELP)] = None,
     parent: Annotated[str | None, Option("--against", help=AGAINST_HELP)] = None,
@@ -67,7 +67,7 @@ def evaluate(
     if tasks is not None:
         parameters = signature(evaluate).parameters
         values = {
-            "evaluated": evaluated,
+            "judged_on": judged_on,
             "window_length": window_length,
             "windows": windows,
             "parent": parent,
@@ -77,11 +77,11 @@ def evaluate(
             raise InputError(expected=expected, got="it with --tasks", hint="leave it out")
         _evaluate_tasks(model, tasks, dtype, device)
         return
-    load_text(evaluated)  # raises for a wrong text before the model is loaded
+    load_text(judged_on)  # raises for a wrong text before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
     check_length(window_length, loaded.config.max_position_embeddings)
-    windows_by_text = windows_of(evaluated, tokenizer, window_length, windows)
-    _warn_of_calibration_text(model, evaluated)
+    windows_by_text = windows_of(judged_on, tokenizer, window_length, windows)
+    _warn_of_calibration_text(model, judged_on)
     loaded_parent = None
     if parent is not None:
         loaded_parent, _ = load_model(parent, dtype, device)
@@ -103,14 +103,14 @@ def _evaluate_tasks(model: str, tasks: str, dtype: str, device: str) -> None:
     echo(utils.make_table(zero_shot(loaded, tokenizer, suite)))
 
 
-def _warn_of_calibration_text(model: str, evaluated: str) -> None:
+def _warn_of_calibration_text(model: str, judged_on: str) -> None:
     """Warn on stderr of texts that have calibrated the model and now judge it."""
     from ..calibration.shares import text_hashes
     from ..calibration.texts import judging_texts
     from ..models.save import calibration_hashes
 
     calibrating = set(calibration_hashes(model))
-    texts = judging_texts(evaluated).values()
+    texts = judging_texts(judged_on).values()
     seen_texts = [text for text in texts if calibrating.intersection(text_hashes(text))]
     if seen_texts:
         names = ", ".join(sorted(map(str, seen_texts)))
@@ -146,7 +146,7 @@ def compare(
     sequences: Annotated[str, Option(help=SEQUENCES_HELP)] = str(COMPARED_SEQUENCES),
     length: Length = USUAL_LENGTH,
     calibration: CalibrationText = "calibration",
-    evaluated: Annotated[str, Option("--evaluate", help="Text that judges, or kinds.")] = "evaluation",
+    judged_on: Annotated[str, Option("--evaluate", help="Text that judges, or kinds.")] = "evaluation",
     windows: Annotated[int, Option(min=2, max=100_000, help="Windows of it, or of each kind.")] = 12,
     window: Length = USUAL_WINDOW,
     multiple: Multiple = None,
@@ -169,7 +169,7 @@ def compare(
         settings=Settings(multiple=multiple, **PRESETS["stock"]),
         calibration=calibration,
         length=length,
-        evaluated=evaluated,
+        judged_on=judged_on,
         windows=windows,
         window_length=window,
     )

@@ -63,7 +63,7 @@ def prune(
         int | None, Option(min=1, max=100_000, help=SEQUENCES_HELP, rich_help_panel=QUALITY)
     ] = None,
     length: Length = USUAL_LENGTH,
-    evaluated: Annotated[str, Option("--evaluate", help=EVALUATE_HELP, rich_help_panel=QUALITY)] = "kinds",
+    judged_on: Annotated[str, Option("--evaluate", help=EVALUATE_HELP, rich_help_panel=QUALITY)] = "kinds",
     dtype: Dtype = "float32",
     device: SolvingDevice = "cpu",
     method: Annotated[str, Option(help=METHOD_HELP, rich_help_panel=RESEARCH)] = "comp",
@@ -86,7 +86,7 @@ def prune(
             at_most=at_most,
             preset=preset,
             calibration=Calibration(calibration, sequences, length, seed),
-            evaluated=None if evaluated == "none" else evaluated,
+            judged_on=None if judged_on == "none" else judged_on,
             method=method,
             layers=layers,
             kv_groups=kv_groups,
@@ -127,7 +127,7 @@ def demo(
             pruned_folder,
             calibration=Calibration("shipped", DEMO_SEQUENCES),
             multiple=DEMO_MULTIPLE,
-            evaluated=None,
+            judged_on=None,
             overwrite=overwrite,
             progress=bars,
         )

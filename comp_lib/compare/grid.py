@@ -40,9 +40,9 @@ from .cluster import Outcome, executor, measure_in_process
 
 ROWS_FILE = "rows.csv"
 # fields of a grid that all its runs share
-SHARED_FIELDS = ("model", "calibration", "length", "evaluated", "windows", "window_length")
+SHARED_FIELDS = ("model", "calibration", "length", "judged_on", "windows", "window_length")
 # argument of a run -> its column, where the two have different names
-COLUMN_NAMES = {"evaluated": "evaluation", "window_length": "window"}
+COLUMN_NAMES = {"judged_on": "evaluation", "window_length": "window"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Grid:
     """Source of the calibration text, see `calibration.shares`."""
     length: int = USUAL_LENGTH
     """Tokens in a calibration sequence."""
-    evaluated: str = "evaluation"
+    judged_on: str = "evaluation"
     """Name or path of the text that judges, or "kinds" for the mean over all kinds."""
     windows: int = 12
     """How many windows of the text that judges, or of each kind."""
@@ -89,7 +89,7 @@ class Grid:
             )
         model, tokenizer = load_model(self.model)
         check_length(max(self.length, self.window_length), model.config.max_position_embeddings)
-        windows = windows_of(self.evaluated, tokenizer, self.window_length, self.windows)
+        windows = windows_of(self.judged_on, tokenizer, self.window_length, self.windows)
         texts = self._calibration_texts(tokenizer)
         contents = [hash_of_code(), hash_of_model(model), *map(hash_of_tensor, windows.values()), texts]
         shared = {name: getattr(self, name) for name in SHARED_FIELDS}
@@ -120,7 +120,7 @@ class Grid:
                     tokenizer,
                     sequences=sequences,
                     length=self.length,
-                    evaluated=self.evaluated,
+                    judged_on=self.judged_on,
                 )
         return texts
 

@@ -36,7 +36,7 @@ def measure(
     calibration: str,
     sequences: int,
     length: int,
-    evaluated: str,
+    judged_on: str,
     windows: int,
     window_length: int,
 ) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def measure(
     """
     bytes_of_imports = psutil.Process().memory_info().rss
     parent, tokenizer = load_model(model)
-    judging_windows = windows_of(evaluated, tokenizer, window_length, windows)
+    judging_windows = windows_of(judged_on, tokenizer, window_length, windows)
     ids = calibration_tokens(
         calibration,
         tokenizer,
@@ -54,7 +54,7 @@ def measure(
         sequences=sequences,
         length=length,
         seed=settings.seed,
-        evaluated=evaluated,
+        judged_on=judged_on,
     )
     start = time.perf_counter()
     pruned = prune(parent, ids, settings, name=model, inplace=True)

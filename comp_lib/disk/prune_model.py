@@ -70,7 +70,7 @@ class RunOptions:
     settings: Settings  # of the run
     calibration: Calibration  # text that decides
     preset: str  # a key of PRESETS
-    evaluated: str | Path | None  # text that judges; None: nothing is measured
+    judged_on: str | Path | None  # text that judges; None: nothing is measured
     dtype: str  # dtype to compute in
     at_most: float | None  # nats per token that the loss may rise
     changes: dict[str, Any]  # the settings that the caller gave
@@ -133,7 +133,7 @@ def prune_model(
     at_most: float | str | None = None,
     preset: str = "stock",
     calibration: Calibration | str | Path = Calibration(),  # noqa: B008  a frozen value
-    evaluated: str | Path | None = EVERY_KIND,
+    judged_on: str | Path | None = EVERY_KIND,
     method: str | None = None,
     layers: float | str | None = None,
     layer_metric: str | None = None,
@@ -162,7 +162,7 @@ def prune_model(
             `ratio_search.ratio_within`.
         preset: one of settings.PRESETS.
         calibration: text that decides, or its name or path. Its seed is also that of metrics that draw.
-        evaluated: text that judges. None: nothing is measured.
+        judged_on: text that judges. None: nothing is measured.
         method, layers, layer_metric, widths, kv_groups, recovery, aim, ridge, token_weights, multiple,
             device: fields of `Settings`, which win over the preset's; None: the preset's or the default.
         dtype: to compute in: "float32", "bfloat16" or "float16".
@@ -199,12 +199,12 @@ def prune_model(
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     text = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
-    options = _check_options(ratio, at_most, preset, text, evaluated, changes, device, dtype)
+    options = _check_options(ratio, at_most, preset, text, judged_on, changes, device, dtype)
     hashes = text_hashes(text.source)
     parent = _Parent.open(str(model), dtype)
     options = _fit_to_model(options, parent.model)
     text = options.calibration
-    windows = _windows(evaluated, parent.tokenizer, parent.model.config.max_position_embeddings)
+    windows = _windows(judged_on, parent.tokenizer, parent.model.config.max_position_embeddings)
     check_out(out, parent.model, (text.sequences or 0) * text.length, parent.saved_dtype, overwrite=overwrite)
     decisions = _decide(options, parent, windows, progress)
     card = _card(out, parent, replace(options, settings=decisions.settings), decisions.ids, hashes)
@@ -215,7 +215,7 @@ def prune_model(
         decisions.ids,
         decisions.settings,
         plan=decisions.plan,
-        options=_save_options(parent, evaluated, windows, card, overwrite=overwrite),
+        options=_save_options(parent, judged_on, windows, card, overwrite=overwrite),
         progress=progress,
     )
     return _verdict(saved, parent, windows, started)
@@ -226,7 +226,7 @@ def _check_options(
     at_most: float | str | None,
     preset: str,
     calibration: Calibration,
-    evaluated: str | Path | None,
+    judged_on: str | Path | None,
     changes: dict[str, Any],
     device: str,
     dtype: str,
@@ -251,7 +251,7 @@ def _check_options(
                 expected="ratio or at_most", got=f"{ratio} and {at_most}", hint="leave one of them out"
             )
         nats = parse_nats(at_most)
-        if evaluated is None:
+        if judged_on is None:
             raise InputError(
                 expected="a text that judges, for at_most",
                 got="none",
@@ -266,12 +266,12 @@ def _check_options(
         device=str(available_device(device, double=True)),
         **values,
     )
-    return RunOptions(settings, calibration, preset, evaluated, dtype, nats, changes)
+    return RunOptions(settings, calibration, preset, judged_on, dtype, nats, changes)
 
 
 def _save_options(
     parent: _Parent,
-    evaluated: str | Path | None,
+    judged_on: str | Path | None,
     windows: dict[str, Tensor],
     card: Provenance,
     *,
@@ -279,12 +279,12 @@ def _save_options(
 ) -> SaveOptions:
     """Options that say how the result is saved, and that it is judged on `windows`.
 
-    evaluated: the text of which the windows are.
+    judged_on: the text of which the windows are.
     """
     options = SaveOptions(parent.name, card=card, overwrite=overwrite, dtype=parent.saved_dtype)
     if not windows:
         return options
-    text = Path(str(evaluated)).name
+    text = Path(str(judged_on)).name
     if len(windows) > 1:
         text = f"{len(windows)} kinds of text"
     return replace(options, windows=torch.cat([*windows.values()]), text=text)
@@ -300,12 +300,12 @@ def _decide(
     text = options.calibration
     settings = options.settings
     if not options.needs_model:
-        ids = text.tokens(parent.tokenizer, model=None, evaluated=options.evaluated, progress=progress)
+        ids = text.tokens(parent.tokenizer, model=None, judged_on=options.judged_on, progress=progress)
         return _Decisions(ids, _with_multiple(settings, parent), plan=None)
     model, _ = load_with_room(
         parent.name, options.dtype, settings.device, copies=options.copies, hint=PRUNING_MEMORY_HINT
     )
-    ids = text.tokens(parent.tokenizer, model=model, evaluated=options.evaluated, progress=progress)
+    ids = text.tokens(parent.tokenizer, model=model, judged_on=options.judged_on, progress=progress)
     if options.at_most is not None:
         from .ratio_search import ratio_within
 
@@ -361,13 +361,13 @@ def _usual_sequences(shape: Shape, preset: str, calibration: Calibration) -> int
     return math.ceil(min(tokens, MAX_TOKENS) / calibration.length)
 
 
-def _windows(evaluated: str | Path | None, tokenizer: Any, max_length: int) -> dict[str, Tensor]:
+def _windows(judged_on: str | Path | None, tokenizer: Any, max_length: int) -> dict[str, Tensor]:
     """Windows (S, L) of each text that judges, of at most `max_length` tokens, which the model can read."""
-    if evaluated is None:
+    if judged_on is None:
         return {}
-    if str(evaluated) == EVERY_KIND:
-        return windows_of(evaluated, tokenizer, min(WINDOW_LENGTH_OF_A_KIND, max_length), WINDOWS_OF_A_KIND)
-    return windows_of(evaluated, tokenizer, min(USUAL_WINDOW, max_length), WINDOWS)
+    if str(judged_on) == EVERY_KIND:
+        return windows_of(judged_on, tokenizer, min(WINDOW_LENGTH_OF_A_KIND, max_length), WINDOWS_OF_A_KIND)
+    return windows_of(judged_on, tokenizer, min(USUAL_WINDOW, max_length), WINDOWS)
 
 
 def _usual_type(files: StoredTensors) -> str:
@@ -409,7 +409,7 @@ def _command(name: str, out: str | Path, options: RunOptions) -> str:
         "ratio": options.settings.ratio,
         "preset": options.preset,
         "calibration": calibration.source,
-        "evaluate": options.evaluated or "none",
+        "evaluate": options.judged_on or "none",
         "sequences": calibration.sequences,
         "length": calibration.length,
     }

@@ -60,7 +60,7 @@ class EvaluationByKind:
 def evaluate(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
-    evaluated: str | Path = EVERY_KIND,
+    judged_on: str | Path = EVERY_KIND,
     *,
     parent: Model | None = None,
     window_length: int = USUAL_WINDOW,
@@ -70,7 +70,7 @@ def evaluate(
     """Measure `model` on the text of that name or file, beside its `parent` where it is given.
 
     Args:
-        evaluated: text that judges, as for `load_text`; the default is a text of each kind that ships.
+        judged_on: text that judges, as for `load_text`; the default is a text of each kind that ships.
         window_length: tokens of each window.
         windows: how many windows of each text; None: all that are full.
 
@@ -85,7 +85,7 @@ def evaluate(
         print(quality.compute_intervals()["increase"])  # its 95% interval
     """
     check_model(model)
-    windows_by_text = windows_of(evaluated, tokenizer, window_length, windows)
+    windows_by_text = windows_of(judged_on, tokenizer, window_length, windows)
     return judge(model, windows_by_text, parent, progress=progress)
 
 

@@ -50,8 +50,8 @@ def make_meta_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) 
             for name in module._non_persistent_buffers_set:
                 module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
             model._init_weights(module)
-    evaluated: Model = model.eval()
-    return evaluated
+    in_evaluation_mode: Model = model.eval()
+    return in_evaluation_mode
 
 
 def fill(meta_model: Model, read: Callable[[str], Tensor]) -> Model:

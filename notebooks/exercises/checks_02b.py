@@ -132,7 +132,7 @@ def _real_layer() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     from course.dense_stream import layer_of, layer_tokens, weight_of
 
     model, tokenizer = real_model()
-    ids = calibration_tokens("calibration", tokenizer, sequences=8, length=128, evaluated="evaluation")
+    ids = calibration_tokens("calibration", tokenizer, sequences=8, length=128, judged_on="evaluation")
     unseen = evaluation_tokens(tokenizer, load_text("evaluation"), window_length=128, windows=4)
     inputs = []
     for text in (ids[:4], ids[4:], unseen):

@@ -23,7 +23,7 @@ def real_layer() -> Sums:
     from course.dense_stream import dense_problem
 
     model, tokenizer = real_model()
-    ids = calibration_tokens("calibration", tokenizer, sequences=4, length=256, evaluated="evaluation")
+    ids = calibration_tokens("calibration", tokenizer, sequences=4, length=256, judged_on="evaluation")
     grams = {}
     for name in ("plain", "weighted"):
         problem = dense_problem(model, ids, 11, weighted=name == "weighted")

@@ -79,17 +79,17 @@ def test_the_evaluated_text_is_refused_under_any_name(tokenizer, tmp_path, monke
     size = {"sequences": 2, "length": 16}
     for source in ("evaluation", "copy.txt", tmp_path / "copy.txt", "part.txt", "longer.txt", "link.txt"):
         with pytest.raises(InputError, match="which are the same: calibrate on another"):
-            calibration_tokens(source, tokenizer, evaluated="evaluation", **size)
+            calibration_tokens(source, tokenizer, judged_on="evaluation", **size)
     code = load_text("evaluation:code")  # one of the eight kinds
     (tmp_path / "code.txt").write_text(code + "\n\nThe end.", "utf-8")
-    for source, evaluated in (
+    for source, judged_on in (
         ("calibration", "calibration"),
         ("code.txt", "kinds"),
         ("evaluation:code", "kinds"),
     ):
         with pytest.raises(InputError, match="which are the same"):
-            calibration_tokens(source, tokenizer, evaluated=evaluated, **size)
-    assert calibration_tokens("calibration", tokenizer, evaluated="copy.txt", **size).shape == (2, 16)
+            calibration_tokens(source, tokenizer, judged_on=judged_on, **size)
+    assert calibration_tokens("calibration", tokenizer, judged_on="copy.txt", **size).shape == (2, 16)
 
 
 # --- mixtures -----------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_a_mixture_takes_turns(tokenizer, model, short_file, own_cache):
     with pytest.raises(InputError, match="at least 2 sequences of the 2 texts in '.*short.txt.self', got 1"):
         calibration_tokens(f"{short_file}+self", tokenizer, sequences=1, **options)
     with pytest.raises(InputError, match="expected calibration text apart from the evaluated text"):
-        calibration_tokens("self+evaluation", tokenizer, sequences=2, evaluated="evaluation", **options)
+        calibration_tokens("self+evaluation", tokenizer, sequences=2, judged_on="evaluation", **options)
 
 
 def test_a_mixture_that_ships_has_every_kind(tokenizer, model, own_cache):
@@ -132,7 +132,7 @@ def test_a_calibration_draws_what_calibration_tokens_draws(tokenizer, model, sho
     assert torch.equal(calibration.tokens(tokenizer, model=model), expected)
     assert Calibration(short_file, length=4).tokens(tokenizer).shape == (USUAL_SEQUENCES, 4)
     with pytest.raises(InputError, match="which are the same"):
-        Calibration("calibration", 4).tokens(tokenizer, evaluated="calibration")
+        Calibration("calibration", 4).tokens(tokenizer, judged_on="calibration")
     seen = []
     Calibration("self", 2, 8, seed=9).tokens(
         tokenizer, model=model, progress=lambda what, *_: seen.append(what)

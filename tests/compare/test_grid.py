@@ -43,7 +43,7 @@ def grid(parent, tmp_path_factory):
     """Its texts are short, since each list of runs cuts them into tokens."""
     folder = tmp_path_factory.mktemp("texts")
     size = {"length": 24, "windows": 3, "window_length": 40}
-    for field, name in (("calibration", "calibration"), ("evaluated", "evaluation")):
+    for field, name in (("calibration", "calibration"), ("judged_on", "evaluation")):
         (folder / name).write_text(load_text(name)[:4000], "utf-8")
         size[field] = str(folder / name)
     return Grid(str(parent), (0.2,), ("comp", "random"), 1, (3,), settings=Settings(multiple=4), **size)
@@ -236,7 +236,7 @@ def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, to
         {"window_length": 30},
         {"calibration": str(text_file)},
         {"settings": Settings(multiple=8)},
-        {"evaluated": "calibration:code"},
+        {"judged_on": "calibration:code"},
     ):
         assert not keys_of(grid, **change) & keys, change
     keys_with_file = keys_of(grid, calibration=str(text_file))

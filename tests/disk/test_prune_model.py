@@ -52,7 +52,7 @@ def weights(folder):
 @pytest.mark.parametrize("kind", DTYPES)
 def test_a_folder_is_saved_as_its_parent_is_and_only_refitted_weights_change(kind, saved_llama, tmp_path):
     parent = saved_llama(DTYPES[kind])
-    verdict = prune_model(parent, tmp_path / "small", evaluated=None, **QUICK_OPTIONS)
+    verdict = prune_model(parent, tmp_path / "small", judged_on=None, **QUICK_OPTIONS)
     assert verdict.stored == (kind, kind)
     assert verdict.megabytes[1] < verdict.megabytes[0]
     old = weights(parent)
@@ -62,7 +62,7 @@ def test_a_folder_is_saved_as_its_parent_is_and_only_refitted_weights_change(kin
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     assert model.dtype == DTYPES[kind]
     assert sum(value.nbytes for value in new.values()) < verdict.megabytes[1] * 1e6
-    in_bfloat16 = prune_model(parent, tmp_path / "again", evaluated=None, **QUICK_OPTIONS, dtype="bfloat16")
+    in_bfloat16 = prune_model(parent, tmp_path / "again", judged_on=None, **QUICK_OPTIONS, dtype="bfloat16")
     # it is not saved in more bytes than it was computed in
     assert in_bfloat16.stored[1] == {"F32": "BF16", "BF16": "BF16", "F16": "F16"}[kind]
 
@@ -70,7 +70,7 @@ def test_a_folder_is_saved_as_its_parent_is_and_only_refitted_weights_change(kin
 @pytest.mark.parametrize(("kind", "stored"), [("f16", "F16"), ("q8_0", "BF16")])
 def test_a_gguf_file_becomes_16_bits(kind, stored, saved_llama, tmp_path):
     file = export_gguf(saved_llama(torch.float32), tmp_path / "m.gguf", kind)
-    verdict = prune_model(file, tmp_path / "small", evaluated=None, **QUICK_OPTIONS)
+    verdict = prune_model(file, tmp_path / "small", judged_on=None, **QUICK_OPTIONS)
     assert verdict.stored == (kind.upper(), stored)
     assert verdict.megabytes[0] == file.stat().st_size / 1e6
     assert ("the parent as BF16" in str(verdict)) == (kind == "q8_0")
@@ -103,7 +103,7 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
 
 
 def test_a_verdict_on_one_text_has_no_kinds(parent, tmp_path):
-    verdict = prune_model(parent, tmp_path / "small", **QUICK_OPTIONS, evaluated="evaluation:code")
+    verdict = prune_model(parent, tmp_path / "small", **QUICK_OPTIONS, judged_on="evaluation:code")
     assert list(verdict.by_text) == ["evaluation:code"]
     assert "by kind" not in str(verdict)
 
@@ -115,7 +115,7 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
     source = f"shipped+{tmp_path / 'secret' / 'mine.txt'}"
     text = Calibration(source, sequences=16, length=24)
     verdict = prune_model(
-        parent, tmp_path / "small", 0.1, evaluated=None, calibration=text, method="wanda-sp"
+        parent, tmp_path / "small", 0.1, judged_on=None, calibration=text, method="wanda-sp"
     )
     card = (tmp_path / "small" / "README.md").read_text("utf-8")
     command = (
@@ -129,7 +129,7 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
     assert str(tmp_path) not in card
     assert f"multiple {verdict.report.settings['multiple']}," in card
     # no flag sets a ridge
-    prune_model(parent, tmp_path / "python", evaluated=None, **QUICK_OPTIONS, ridge=0.1)
+    prune_model(parent, tmp_path / "python", judged_on=None, **QUICK_OPTIONS, ridge=0.1)
     assert "comp-lib prune" not in (tmp_path / "python" / "README.md").read_text("utf-8")
 
 
@@ -138,7 +138,7 @@ def test_layers_auto_is_said_by_no_command_where_the_preset_has_a_number(
     preset, has_command, parent, tmp_path
 ):
     """`--layers` takes no "auto", and without it the number of the preset counts."""
-    prune_model(parent, tmp_path / "small", evaluated=None, **QUICK_OPTIONS, preset=preset, layers="auto")
+    prune_model(parent, tmp_path / "small", judged_on=None, **QUICK_OPTIONS, preset=preset, layers="auto")
     card = (tmp_path / "small" / "README.md").read_text("utf-8")
     assert ("comp-lib prune" in card) == has_command
     assert "--layers" not in card
@@ -159,7 +159,7 @@ def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, lim
     monkeypatch.setattr("comp_lib.disk.prune_model.MAX_TOKENS", limit)
     text = Calibration(**{"source": "shipped", "length": 24} | options)
     verdict = prune_model(
-        parent, tmp_path / "small", calibration=text, method="random", multiple=4, evaluated=None
+        parent, tmp_path / "small", calibration=text, method="random", multiple=4, judged_on=None
     )
     assert verdict.report.tokens == 24 * sequences
 
@@ -168,7 +168,7 @@ def test_flap_goes_without_biases_where_the_family_has_none(tokenizer, tmp_path)
     build("qwen2", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "qwen")
     tokenizer.save_pretrained(tmp_path / "qwen")
     verdict = prune_model(
-        tmp_path / "qwen", tmp_path / "small", method="flap", evaluated=None, **QUICK_OPTIONS
+        tmp_path / "qwen", tmp_path / "small", method="flap", judged_on=None, **QUICK_OPTIONS
     )
     assert verdict.report.settings["recovery"] == "none"
 
@@ -357,7 +357,7 @@ def test_at_most_says_so_where_no_plan_reaches_the_smallest_ratio(parent, monkey
             "sequences as a whole number.*got 0",
         ),
         (
-            lambda model, out: prune_model("smollm2-135m", out, at_most=1, evaluated=None),
+            lambda model, out: prune_model("smollm2-135m", out, at_most=1, judged_on=None),
             "a text that judges, for at_most, got none: name a text, or let every kind of text judge",
         ),
         *[

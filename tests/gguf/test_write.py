@@ -341,7 +341,7 @@ def test_a_truncated_file(saved, cache, tmp_path, length):
 def real(real_model, tmp_path_factory):
     """The real model without a tenth of its parameters, and its GGUF file."""
     model, tokenizer = real_model
-    ids = calibration_tokens("calibration", tokenizer, sequences=2, length=64, evaluated="evaluation")
+    ids = calibration_tokens("calibration", tokenizer, sequences=2, length=64, judged_on="evaluation")
     small = prune(model, ids, Settings(method="wanda-sp", recovery="none", ratio=0.1))
     folder = tmp_path_factory.mktemp("real")
     card = Provenance(INCLUDED_MODEL, Shape.of(model), "a test")
