@@ -72,28 +72,32 @@ def main() -> None:
         print(json.dumps({name: value for name, value in row.items() if name != "windows"}), flush=True)
 
     parent, tokenizer = models.load(arguments.model)
-    windows = windows_of("kinds", tokenizer, LENGTH, WINDOWS)
+    windows_by_text = windows_of("kinds", tokenizer, LENGTH, WINDOWS)
     if "parent" not in rows:
-        keep(parent_row(parent, windows))
+        keep(parent_row(parent, windows_by_text))
     for name in STEPS:
         output = path(name, arguments)
         if name not in rows or not output.exists():
-            keep(step_row(name, output, arguments, parent, windows))
+            keep(step_row(name, output, arguments, parent, windows_by_text))
 
 
-def parent_row(parent: Model, windows: dict[str, torch.Tensor]) -> dict:
+def parent_row(parent: Model, windows_by_text: dict[str, torch.Tensor]) -> dict:
     _, peak = measured([sys.executable, "-c", IMPORTS])
     return {
         "name": "parent",
         "of": None,
         "bytes": 4 * parent.num_parameters(),
         "imports_megabytes": peak,
-        "mean_loss": judge(parent, windows).mean["loss"],
+        "mean_loss": judge(parent, windows_by_text).mean["loss"],
     }
 
 
 def step_row(
-    name: str, output: Path, arguments: argparse.Namespace, parent: Model, windows: dict[str, torch.Tensor]
+    name: str,
+    output: Path,
+    arguments: argparse.Namespace,
+    parent: Model,
+    windows_by_text: dict[str, torch.Tensor],
 ) -> dict:
     """Carries out the step of that name, and judges what it makes."""
     origin, template = STEPS[name]
@@ -102,10 +106,10 @@ def step_row(
         command += ["--type", name.rpartition(", ")[2], "--overwrite"]
     seconds, peak = measured([sys.executable, "-m", "comp_lib", *command])
     small, _ = load_model(output)
-    judgement = judge(small, windows, parent)
+    judgement = judge(small, windows_by_text, parent)
     row = {"name": name, "of": origin, "seconds": seconds, "peak_megabytes": peak, "bytes": size_of(output)}
     if output.suffix == ".gguf":
-        row |= in_llama_cpp(output, small, windows)
+        row |= in_llama_cpp(output, small, windows_by_text)
     else:
         row["removed"] = 1 - decoder_parameters(small) / decoder_parameters(parent)
     interval = judgement.compute_intervals()["increase"] or NO_INTERVAL
@@ -152,9 +156,9 @@ def measured(command: list[str]) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def in_llama_cpp(file: Path, model: torch.nn.Module, windows: dict[str, torch.Tensor]) -> dict:
+def in_llama_cpp(file: Path, model: torch.nn.Module, windows_by_text: dict[str, torch.Tensor]) -> dict:
     """Mean loss of the first tokens of each kind, in nats per token: llama.cpp's, and transformers'."""
-    ids = torch.cat([text[:1, :LLAMA_CPP_TOKENS] for text in windows.values()])
+    ids = torch.cat([text[:1, :LLAMA_CPP_TOKENS] for text in windows_by_text.values()])
     server = llama_cpp.start(file, context=2 * LLAMA_CPP_TOKENS)
     theirs = llama_cpp.losses(server, ids).mean().item()
     logits = model(ids).logits[:, :-1].flatten(0, 1)

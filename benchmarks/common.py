@@ -76,7 +76,7 @@ def texts(file: Path | None) -> tuple[str | Path, dict[str, str]]:
 
 def evaluation_windows(tokenizer: Any) -> Any:
     """12 x 512 tokens of data/evaluation.txt (S, L)."""
-    return evaluation_tokens(tokenizer, load_text("evaluation"), window_length=512, windows=12)
+    return evaluation_tokens(tokenizer, load_text("evaluation"), window_length=512, window_count=12)
 
 
 def read_json(file: Path, default: Any = None) -> Any:

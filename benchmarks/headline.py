@@ -58,7 +58,7 @@ def main() -> None:
     print(f"peak memory   {peak:.0f} MB above imports ({baseline:.0f} MB)")
     increases = {}
     for name, text in evaluations.items():
-        windows = evaluation_tokens(tokenizer, text, windows=arguments.windows)
+        windows = evaluation_tokens(tokenizer, text, window_count=arguments.windows)
         before = measure_loss(dense, windows)
         after = measure_loss(pruned.model, windows)
         increases[name] = after.loss - before.loss

@@ -85,8 +85,8 @@ def tokens(tokenizer: Any) -> tuple[Tensor, Tensor]:
     """ids (16, 128) that calibrate and windows (16, 128) that judge."""
     source = "+".join(f"calibration:{kind}" for kind in KINDS)
     ids = calibration_tokens(source, tokenizer, sequences=16, length=128, seed=SEED)
-    windows = windows_of("kinds", tokenizer, 128, 2)
-    return ids, torch.cat(list(windows.values()))
+    windows_by_text = windows_of("kinds", tokenizer, 128, 2)
+    return ids, torch.cat(list(windows_by_text.values()))
 
 
 def greedy(model: Model, ids: Tensor) -> tuple[list[int], list[float]]:

@@ -95,14 +95,16 @@ def request_of(arguments: argparse.Namespace, settings: Settings, spared: bool) 
     return row | {"seed": arguments.seed, "settings": values}
 
 
-def add_losses(row: dict[str, Any], small: Model, windows: dict[str, Tensor], dense_kinds: dict) -> None:
+def add_losses(
+    row: dict[str, Any], small: Model, windows_by_text: dict[str, Tensor], dense_kinds: dict
+) -> None:
     """Puts into `row` what `small` loses on each kind of text and on their mean, and prints it.
 
     dense_kinds: the evaluation of the dense model on the same windows, by kind.
     """
     gaps = {
         kind: np.subtract(evaluation.losses, dense_kinds[kind].losses)
-        for kind, evaluation in judge(small, windows).kinds.items()
+        for kind, evaluation in judge(small, windows_by_text).kinds.items()
     }
     increases = {}
     for kind, gap in gaps.items():
@@ -150,11 +152,11 @@ def measure(arguments: argparse.Namespace) -> None:
         length=arguments.length,
         seed=arguments.seed,
     )
-    size = {"window_length": arguments.window, "windows": arguments.windows}
-    windows = windows_of("kinds", tokenizer, **size)
+    size = {"window_length": arguments.window, "window_count": arguments.windows}
+    windows_by_text = windows_of("kinds", tokenizer, **size)
     if arguments.text is not None:
-        windows[arguments.text.name] = evaluation_tokens(tokenizer, load_text(arguments.text), **size)
-    dense_kinds = judge(dense, windows).kinds
+        windows_by_text[arguments.text.name] = evaluation_tokens(tokenizer, load_text(arguments.text), **size)
+    dense_kinds = judge(dense, windows_by_text).kinds
     plans = Plans(dense, ids)
     for settings, text in zip(runs, texts, strict=True):
         spared = SPARED in text
@@ -168,7 +170,7 @@ def measure(arguments: argparse.Namespace) -> None:
         pruned = prune(dense, ids if calibrated else ids[:1], settings, plan=plan)
         row["neurons"] = pruned.plan.neurons
         row["removed"] = 1 - decoder_parameters(pruned.model) / decoder_parameters(dense)
-        add_losses(row, pruned.model, windows, dense_kinds)
+        add_losses(row, pruned.model, windows_by_text, dense_kinds)
         if arguments.tasks:
             row["tasks"] = answers(pruned.model, tokenizer, arguments.tasks)
             print(json.dumps(row["tasks"]), flush=True)

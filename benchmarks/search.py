@@ -155,10 +155,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_levels(model, fitted, Path(folder))
         widths, divergences = search(model, ids[FITTED:], start, Path(folder), arguments.rounds)
-    windows = windows_of("kinds", tokenizer, window_length=512, windows=8)
+    windows_by_text = windows_of("kinds", tokenizer, window_length=512, window_count=8)
     losses = {}
     for name, plan in {"start": start, "found": replace(start, neurons=widths)}.items():
-        kinds = judge(prune(model, fitted, settings, plan=plan).model, windows).kinds
+        kinds = judge(prune(model, fitted, settings, plan=plan).model, windows_by_text).kinds
         losses[name] = {kind: list(kinds[kind].losses) for kind in KINDS}
     gaps = [np.subtract(losses["found"][kind], losses["start"][kind])[None] for kind in KINDS]
     low, high = confidence_intervals(*gaps)[0]

@@ -34,7 +34,7 @@ def loudest(problem: Problem, keep: int, generator: torch.Generator) -> Selectio
 model, tokenizer = load_model("PARENT")
 text = Calibration("calibration", sequences=8, length=24)
 pruned = prune(model, text.tokens(tokenizer), Settings(ratio=0.2, method="loudest", multiple=4))
-quality = evaluate(pruned.model, tokenizer, "evaluation:code", parent=model, window_length=24, windows=8)
+quality = evaluate(pruned.model, tokenizer, "evaluation:code", parent=model, window_length=24, window_count=8)
 card = Provenance("PARENT", Shape.of(model), "8 x 24 tokens")
 folder = save_checkpoint("in-memory", pruned.model, tokenizer, pruned.plan, card)
 verdict = prune_model("PARENT", "on-disk", 0.2, calibration=text, multiple=4, judged_on=None)
@@ -81,7 +81,7 @@ def test_a_users_file_runs(parent, tmp_path):
     assert 0.2 <= float(removed) < 0.5
     dense, tokenizer = load_model(parent)
     pruned, _ = load_model(tmp_path / "in-memory")
-    quality = evaluate(pruned, tokenizer, "evaluation:code", parent=dense, window_length=24, windows=8)
+    quality = evaluate(pruned, tokenizer, "evaluation:code", parent=dense, window_length=24, window_count=8)
     assert float(increase) == pytest.approx(quality.mean["increase"], abs=1e-4)
     assert (tmp_path / "on-disk" / "model.safetensors").is_file()
 
@@ -93,7 +93,7 @@ def test_a_tiny_model_is_pruned_and_evaluated(tiny_llama, tokenizer):
     assert isinstance(pruned.plan, Plan)
     assert pruned.plan.removed >= 0.2
     assert pruned.model.num_parameters() < model.num_parameters()
-    quality = evaluate(pruned.model, tokenizer, "evaluation", parent=model, window_length=24, windows=8)
+    quality = evaluate(pruned.model, tokenizer, "evaluation", parent=model, window_length=24, window_count=8)
     windows = evaluation_tokens(tokenizer, comp_lib.load_text("evaluation"), 24, 8)
     with torch.no_grad():
         dense_loss = float(model(windows, labels=windows).loss)

@@ -33,7 +33,7 @@ with torch.inference_mode():
 @pytest.mark.real
 def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_path):
     model, tokenizer = real_model
-    windows = evaluation_tokens(tokenizer, load_text("evaluation"), window_length=128, windows=4)
+    windows = evaluation_tokens(tokenizer, load_text("evaluation"), window_length=128, window_count=4)
     comp = real("stock", model, tokenizer)
     check("smollm2 stock", comp)
     ids = calibration_tokens("calibration", tokenizer, sequences=1, length=64, judged_on="evaluation")

@@ -6,7 +6,7 @@
     from comp_lib.analysis import draw, neurons
 
     model, tokenizer = load_model("smollm2-135m")
-    sample = draw(tokenizer, windows=2, window_length=128)
+    sample = draw(tokenizer, window_count=2, window_length=128)
     seaborn.lineplot(neurons(model, sample), x="layer", y="cost")
 
 Each function returns one row an observation; `COLUMNS` says what the columns mean, with their units.

@@ -132,11 +132,11 @@ def load_or_compute(name: str, model: Model, sample: Sample, key: object, make: 
 def draw(
     tokenizer: Any,
     kinds: Sequence[str] = KINDS,
-    windows: int = 2,
+    window_count: int = 2,
     window_length: int = 128,
     seed: int = 0,
 ) -> Sample:
-    """Draw `windows` windows of the calibration text of each of `kinds`.
+    """Draw `window_count` windows of the calibration text of each of `kinds`.
 
     Each window has `window_length` tokens. Windows of the kinds take turns, so that the first few hold every
     kind.
@@ -151,9 +151,9 @@ def draw(
         )
     windows_by_kind = [
         calibration_tokens(
-            f"calibration:{kind}", tokenizer, sequences=windows, length=window_length, seed=seed
+            f"calibration:{kind}", tokenizer, sequences=window_count, length=window_length, seed=seed
         )
         for kind in kinds
     ]
     ids = torch.stack(windows_by_kind, 1).flatten(0, 1)
-    return Sample(ids, tuple(kinds) * windows, seed)
+    return Sample(ids, tuple(kinds) * window_count, seed)

@@ -49,14 +49,14 @@ def settings_for(model: Model, recipe: str, ratio: float, device: str = "cpu", s
 def costs(
     model: Model,
     sample: Sample,
-    windows: Mapping[str, Tensor],
+    windows_by_text: Mapping[str, Tensor],
     ratios: Sequence[float] = (0.1, 0.2, 0.3),
     recipes: Sequence[str] = ("stock",),
     device: str = "cpu",
 ) -> pd.DataFrame:
     """Loss by kind of text for each recipe and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
-    windows: the windows (S, L) of each kind that judge, as `calibration.windows.windows_of` gives them.
+    windows_by_text: the windows (S, L) of each kind that judge, as `calibration.windows.windows_of` gives them.
 
     Raises InputError, before any work, for an unknown recipe, or a ratio that no plan reaches.
     """
@@ -64,25 +64,25 @@ def costs(
     for recipe in recipes:
         for ratio in ratios:
             requests.append((recipe, ratio, settings_for(model, recipe, ratio, device, sample.seed)))
-    text_hashes = {kind: hash_of_tensor(ids) for kind, ids in windows.items()}
+    text_hashes = {kind: hash_of_tensor(ids) for kind, ids in windows_by_text.items()}
     rows: list[dict[str, Any]] = []
     for recipe, ratio, settings in requests:
         key = [text_hashes, asdict(settings)]
-        measure = partial(_measure, model, sample, windows, settings)
+        measure = partial(_measure, model, sample, windows_by_text, settings)
         rows_of_plan = load_or_compute("costs", model, sample, key, measure)
         rows += [{"way": recipe, "ratio": ratio} | row for row in rows_of_plan]
     return tidy("costs", rows, model, sample.seed)
 
 
 def _measure(
-    model: Model, sample: Sample, windows: Mapping[str, Tensor], settings: Settings
+    model: Model, sample: Sample, windows_by_text: Mapping[str, Tensor], settings: Settings
 ) -> list[dict[str, Any]]:
     """Prune and judge: a row for each kind, and a row for their mean where there are several kinds."""
     small = prune(model, sample.ids, settings).model
     small_shape = Shape.of(small)
     removed = 1 - small_shape.decoder_parameters / Shape.of(model).decoder_parameters
     sizes = {"removed": removed, "parameters": small_shape.total_parameters}
-    return [sizes | row for row in rows_of(judge(small, windows, model))]
+    return [sizes | row for row in rows_of(judge(small, windows_by_text, model))]
 
 
 def rows_of(judged: EvaluationByKind) -> list[dict[str, Any]]:

@@ -88,8 +88,8 @@ def execute(parameters: Mapping[str, Any]) -> tuple[Any, str | None]:
     values = {
         "name": parameters["model"],
         "length": USUAL_LENGTH,
-        "windows": MIN_VALUES,
-        "layer_windows": windows_of_each_kind(parameters["kinds"]),
+        "window_count": MIN_VALUES,
+        "layer_window_count": windows_of_each_kind(parameters["kinds"]),
         "harm": True,
     }
     values |= parameters

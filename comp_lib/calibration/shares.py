@@ -92,7 +92,7 @@ def load_apart_from(judged_on: str | Path | None, shares: Mapping[str, float]) -
     return texts
 
 
-def limits_of(shares: Mapping[str, float], windows: Mapping[str, int]) -> dict[str, int]:
+def limits_of(shares: Mapping[str, float], window_counts: Mapping[str, int]) -> dict[str, int]:
     """The most sequences that a text of a mixture may have, for those texts that have a limit.
 
     A text that ships has no more sequences than windows can be cut from it. If its share is larger, other
@@ -101,11 +101,11 @@ def limits_of(shares: Mapping[str, float], windows: Mapping[str, int]) -> dict[s
 
     Args:
         shares: the share of each text of the mixture.
-        windows: how many windows can be cut from each text that can be read.
+        window_counts: how many windows can be cut from each text that can be read.
     """
     if len(shares) == 1:  # no mixture
         return {}
-    limits = {text_name: count for text_name, count in windows.items() if text_name in SHIPPED}
+    limits = {text_name: count for text_name, count in window_counts.items() if text_name in SHIPPED}
     if limits.keys() == SHIPPED.keys():
         windows_per_share = sum(limits[text] for text in SHIPPED) / sum(shares[text] for text in SHIPPED)
         for text_name in WRITTEN.keys() & shares.keys():

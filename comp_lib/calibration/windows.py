@@ -148,25 +148,25 @@ def calibration_tokens(
 
 
 def windows_of(
-    judged_on: str | Path, tokenizer: Any, window_length: int = USUAL_WINDOW, windows: int | None = None
+    judged_on: str | Path, tokenizer: Any, window_length: int = USUAL_WINDOW, window_count: int | None = None
 ) -> dict[str, Tensor]:
     """Windows (S, L) of the text that judges, by its name; for EVERY_KIND those of each of KINDS.
 
     Args:
         judged_on: name or path of the text.
         window_length: tokens of each window.
-        windows: how many windows of each text; None: all that are full.
+        window_count: how many windows of each text; None: all that are full.
 
     Raises InputError as `load_text` and `evaluation_tokens` do.
     """
     return {
-        label: evaluation_tokens(tokenizer, load_text(text_name), window_length, windows)
+        label: evaluation_tokens(tokenizer, load_text(text_name), window_length, window_count)
         for label, text_name in judging_texts(judged_on).items()
     }
 
 
 def evaluation_tokens(
-    tokenizer: Any, text: str, window_length: int = USUAL_WINDOW, windows: int | None = None
+    tokenizer: Any, text: str, window_length: int = USUAL_WINDOW, window_count: int | None = None
 ) -> Tensor:
     """Consecutive windows from the start of `text`, token ids (S, L).
 
@@ -174,15 +174,15 @@ def evaluation_tokens(
 
     Args:
         window_length: tokens of each window.
-        windows: how many windows; None: all that are full.
+        window_count: how many windows; None: all that are full.
 
     Raises InputError for a text that has fewer tokens.
     """
-    _check_size(windows, window_length)
+    _check_size(window_count, window_length)
     ids = encode(tokenizer, text)
     opening = opening_tokens(tokenizer)
-    all_windows = cut_windows(ids, opening, window_length, windows or 1, "evaluation text")
-    return all_windows[:windows]
+    all_windows = cut_windows(ids, opening, window_length, window_count or 1, "evaluation text")
+    return all_windows[:window_count]
 
 
 def cut_windows(ids: Tensor, opening: Tensor, length: int, minimum: int, name: str) -> Tensor:

@@ -51,7 +51,7 @@ def evaluate(
     model: ModelName,
     judged_on: Annotated[str, Option("--text", help=TEXT_HELP)] = "kinds",
     window_length: Annotated[int, Option("--length", min=2, max=1_000_000, help=WINDOW_HELP)] = USUAL_WINDOW,
-    windows: Annotated[int | None, Option("--sequences", min=1, help=WINDOWS_HELP)] = None,
+    window_count: Annotated[int | None, Option("--sequences", min=1, help=WINDOWS_HELP)] = None,
     parent: Annotated[str | None, Option("--against", help=AGAINST_HELP)] = None,
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None,
     dtype: Dtype = "float32",
@@ -69,7 +69,7 @@ def evaluate(
         values = {
             "judged_on": judged_on,
             "window_length": window_length,
-            "windows": windows,
+            "window_count": window_count,
             "parent": parent,
         }
         if any(value != parameters[name].default for name, value in values.items()):
@@ -80,7 +80,7 @@ def evaluate(
     load_text(judged_on)  # raises for a wrong text before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
     check_length(window_length, loaded.config.max_position_embeddings)
-    windows_by_text = windows_of(judged_on, tokenizer, window_length, windows)
+    windows_by_text = windows_of(judged_on, tokenizer, window_length, window_count)
     _warn_of_calibration_text(model, judged_on)
     loaded_parent = None
     if parent is not None:
@@ -147,7 +147,9 @@ def compare(
     length: Length = USUAL_LENGTH,
     calibration: CalibrationText = "calibration",
     judged_on: Annotated[str, Option("--evaluate", help="Text that judges, or kinds.")] = "evaluation",
-    windows: Annotated[int, Option(min=2, max=100_000, help="Windows of it, or of each kind.")] = 12,
+    window_count: Annotated[
+        int, Option("--windows", min=2, max=100_000, help="Windows of it, or of each kind.")
+    ] = 12,
     window: Length = USUAL_WINDOW,
     multiple: Multiple = None,
     workers: Annotated[int, Option(min=1, max=256, help="Runs at a time on this machine.")] = 1,
@@ -170,7 +172,7 @@ def compare(
         calibration=calibration,
         length=length,
         judged_on=judged_on,
-        windows=windows,
+        window_count=window_count,
         window_length=window,
     )
     with progress_bars() as bars:

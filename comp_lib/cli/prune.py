@@ -136,10 +136,10 @@ def demo(
     parent, tokenizer = load_model(INCLUDED_MODEL)
     pruned_model, _ = load_model(pruned_folder)
     ids = calibration_tokens("calibration", tokenizer, sequences=8)
-    windows = windows_of("kinds", tokenizer, DEMO_WINDOW_LENGTH, DEMO_WINDOWS)
+    windows_by_text = windows_of("kinds", tokenizer, DEMO_WINDOW_LENGTH, DEMO_WINDOWS)
     with progress_bars() as bars:
         importance = block_influence(parent, ids, progress=bars).tolist()
-        rows = judge(pruned_model, windows, parent, progress=bars).make_rows()
+        rows = judge(pruned_model, windows_by_text, parent, progress=bars).make_rows()
     shape = verdict.before
     errors = [layer.error for layer in verdict.report.layers]
     figure = plot_pruned(importance, verdict.plan, shape.neurons, shape.kv_groups, errors)

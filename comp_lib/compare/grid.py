@@ -40,9 +40,9 @@ from .cluster import Outcome, executor, measure_in_process
 
 ROWS_FILE = "rows.csv"
 # fields of a grid that all its runs share
-SHARED_FIELDS = ("model", "calibration", "length", "judged_on", "windows", "window_length")
+SHARED_FIELDS = ("model", "calibration", "length", "judged_on", "window_count", "window_length")
 # argument of a run -> its column, where the two have different names
-COLUMN_NAMES = {"judged_on": "evaluation", "window_length": "window"}
+COLUMN_NAMES = {"judged_on": "evaluation", "window_count": "windows", "window_length": "window"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Grid:
     """Tokens in a calibration sequence."""
     judged_on: str = "evaluation"
     """Name or path of the text that judges, or "kinds" for the mean over all kinds."""
-    windows: int = 12
+    window_count: int = 12
     """How many windows of the text that judges, or of each kind."""
     window_length: int = USUAL_WINDOW
     """Tokens of each of these windows."""
@@ -89,9 +89,14 @@ class Grid:
             )
         model, tokenizer = load_model(self.model)
         check_length(max(self.length, self.window_length), model.config.max_position_embeddings)
-        windows = windows_of(self.judged_on, tokenizer, self.window_length, self.windows)
+        windows_by_text = windows_of(self.judged_on, tokenizer, self.window_length, self.window_count)
         texts = self._calibration_texts(tokenizer)
-        contents = [hash_of_code(), hash_of_model(model), *map(hash_of_tensor, windows.values()), texts]
+        contents = [
+            hash_of_code(),
+            hash_of_model(model),
+            *map(hash_of_tensor, windows_by_text.values()),
+            texts,
+        ]
         shared = {name: getattr(self, name) for name in SHARED_FIELDS}
         has_biases = bool(family_of(model).bias_fields)
         runs = {}

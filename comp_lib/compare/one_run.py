@@ -37,7 +37,7 @@ def measure(
     sequences: int,
     length: int,
     judged_on: str,
-    windows: int,
+    window_count: int,
     window_length: int,
 ) -> dict[str, Any]:
     """Prune the model of that name and judge it: the columns of its row; see `grid.Grid` for the arguments.
@@ -46,7 +46,7 @@ def measure(
     """
     bytes_of_imports = psutil.Process().memory_info().rss
     parent, tokenizer = load_model(model)
-    judging_windows = windows_of(judged_on, tokenizer, window_length, windows)
+    windows_by_text = windows_of(judged_on, tokenizer, window_length, window_count)
     ids = calibration_tokens(
         calibration,
         tokenizer,
@@ -66,7 +66,7 @@ def measure(
     rates = speed.measure({"parent": fresh_parent, "small": small}, prompt=32, new_tokens=16, rounds=3)
     # the parent's tokens per second divided by the small model's: below 1 the small model is faster
     decode_ratio, _, _ = median_ratio(rates[0].decode, rates[1].decode)
-    judged = judge(small, judging_windows, fresh_parent)
+    judged = judge(small, windows_by_text, fresh_parent)
     low, high = judged.compute_intervals()["increase"] or NO_INTERVAL
     libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
     quality_columns = judged.mean | {"increase_low": low, "increase_high": high}

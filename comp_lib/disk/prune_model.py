@@ -204,9 +204,9 @@ def prune_model(
     parent = _Parent.open(str(model), dtype)
     options = _fit_to_model(options, parent.model)
     text = options.calibration
-    windows = _windows(judged_on, parent.tokenizer, parent.model.config.max_position_embeddings)
+    windows_by_text = _windows(judged_on, parent.tokenizer, parent.model.config.max_position_embeddings)
     check_out(out, parent.model, (text.sequences or 0) * text.length, parent.saved_dtype, overwrite=overwrite)
-    decisions = _decide(options, parent, windows, progress)
+    decisions = _decide(options, parent, windows_by_text, progress)
     card = _card(out, parent, replace(options, settings=decisions.settings), decisions.ids, hashes)
     saved = prune_to(
         out,
@@ -215,10 +215,10 @@ def prune_model(
         decisions.ids,
         decisions.settings,
         plan=decisions.plan,
-        options=_save_options(parent, judged_on, windows, card, overwrite=overwrite),
+        options=_save_options(parent, judged_on, windows_by_text, card, overwrite=overwrite),
         progress=progress,
     )
-    return _verdict(saved, parent, windows, started)
+    return _verdict(saved, parent, windows_by_text, started)
 
 
 def _check_options(
@@ -272,26 +272,26 @@ def _check_options(
 def _save_options(
     parent: _Parent,
     judged_on: str | Path | None,
-    windows: dict[str, Tensor],
+    windows_by_text: dict[str, Tensor],
     card: Provenance,
     *,
     overwrite: bool,
 ) -> SaveOptions:
-    """Options that say how the result is saved, and that it is judged on `windows`.
+    """Options that say how the result is saved, and that it is judged on `windows_by_text`.
 
     judged_on: the text of which the windows are.
     """
     options = SaveOptions(parent.name, card=card, overwrite=overwrite, dtype=parent.saved_dtype)
-    if not windows:
+    if not windows_by_text:
         return options
     text = Path(str(judged_on)).name
-    if len(windows) > 1:
-        text = f"{len(windows)} kinds of text"
-    return replace(options, windows=torch.cat([*windows.values()]), text=text)
+    if len(windows_by_text) > 1:
+        text = f"{len(windows_by_text)} kinds of text"
+    return replace(options, windows=torch.cat([*windows_by_text.values()]), text=text)
 
 
 def _decide(
-    options: RunOptions, parent: _Parent, windows: dict[str, Tensor], progress: Progress
+    options: RunOptions, parent: _Parent, windows_by_text: dict[str, Tensor], progress: Progress
 ) -> _Decisions:
     """Read or write the calibration text, and decide what only a model in memory can decide.
 
@@ -313,7 +313,7 @@ def _decide(
             options.at_most,
             model,
             ids,
-            windows,
+            windows_by_text,
             settings,
             saved_dtype=parent.saved_dtype,
             progress=progress,
@@ -426,7 +426,9 @@ def _command(name: str, out: str | Path, options: RunOptions) -> str:
     return shlex.join(arguments)
 
 
-def _verdict(saved: SavedModel, parent: _Parent, windows: dict[str, Tensor], started: float) -> Verdict:
+def _verdict(
+    saved: SavedModel, parent: _Parent, windows_by_text: dict[str, Tensor], started: float
+) -> Verdict:
     """The verdict on what was written."""
     new_files = resolve(saved.folder).glob("*.safetensors")
     return Verdict(
@@ -434,7 +436,7 @@ def _verdict(saved: SavedModel, parent: _Parent, windows: dict[str, Tensor], sta
         parent=parent.name,
         megabytes=(_megabytes(parent.model.files.files), _megabytes(new_files)),
         stored=(parent.stored_type, stored_type(parent.saved_dtype)),
-        by_text=losses_by_text(saved, windows),
+        by_text=losses_by_text(saved, windows_by_text),
         seconds=time.perf_counter() - started,
         next_command=shlex.join(["comp-lib", "evaluate", str(saved.folder), "--against", parent.name]),
     )

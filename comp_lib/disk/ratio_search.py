@@ -28,7 +28,7 @@ def ratio_within(
     at_most: float,
     model: Model,
     ids: Tensor,
-    windows: Mapping[str, Tensor],
+    windows_by_text: Mapping[str, Tensor],
     settings: Settings,
     *,
     saved_dtype: torch.dtype,
@@ -36,14 +36,14 @@ def ratio_within(
 ) -> float:
     """The largest ratio found that raises the loss by no more than `at_most`, nats per token.
 
-    The loss is the mean over the kinds of text in `windows`. For each ratio that `largest_ratio` tries, the
+    The loss is the mean over the kinds of text in `windows_by_text`. For each ratio that `largest_ratio` tries, the
     model is pruned in memory on ids (S, L) with these settings. It is judged with the numbers that files in
     `saved_dtype` will hold.
 
     Raises InputError when even the smallest step costs more.
     """
     ids = check_call(model, ids, settings)
-    dense_loss = judge(model, windows).mean["loss"]
+    dense_loss = judge(model, windows_by_text).mean["loss"]
     outcome = ""  # of the last ratio, in words
     hint = ""
 
@@ -58,7 +58,7 @@ def ratio_within(
             return None
         small = prune(model, ids, tried, plan=plan, progress=progress)
         round_weights(small.model, saved_dtype)
-        cost = judge(small.model, windows).mean["loss"] - dense_loss
+        cost = judge(small.model, windows_by_text).mean["loss"] - dense_loss
         outcome = f"{small.plan.removed:.1%} of the decoder costs {cost:.3f} already"
         hint = "allow more" if math.isfinite(cost) else "choose other settings"
         return cost

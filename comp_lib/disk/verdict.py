@@ -96,19 +96,21 @@ class Verdict(SavedModel):
         ]
 
 
-def losses_by_text(saved: SavedModel, windows: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
+def losses_by_text(
+    saved: SavedModel, windows_by_text: Mapping[str, torch.Tensor]
+) -> dict[str, dict[str, float]]:
     """Text -> mean losses of both models over its windows; empty if none was measured.
 
     If there are two or more texts, the last entry is their mean.
     """
-    if not windows:
+    if not windows_by_text:
         return {}
     losses = torch.tensor(saved.losses, dtype=torch.float64)  # (windows, 2)
     dense, small = losses.T
     columns = torch.stack([dense, small, small - dense], 1)
-    means = [part.mean(0) for part in columns.split([len(ids) for ids in windows.values()])]
-    named = dict(zip(windows, means, strict=True))
-    if len(windows) > 1:
-        named[f"mean of {len(windows)}"] = torch.stack(means).mean(0)
+    means = [part.mean(0) for part in columns.split([len(ids) for ids in windows_by_text.values()])]
+    named = dict(zip(windows_by_text, means, strict=True))
+    if len(windows_by_text) > 1:
+        named[f"mean of {len(windows_by_text)}"] = torch.stack(means).mean(0)
     names = ("dense_loss", "loss", "increase")
     return {text: dict(zip(names, mean.tolist(), strict=True)) for text, mean in named.items()}

@@ -64,7 +64,7 @@ def evaluate(
     *,
     parent: Model | None = None,
     window_length: int = USUAL_WINDOW,
-    windows: int | None = None,
+    window_count: int | None = None,
     progress: Progress = no_progress,
 ) -> EvaluationByKind:
     """Measure `model` on the text of that name or file, beside its `parent` where it is given.
@@ -72,7 +72,7 @@ def evaluate(
     Args:
         judged_on: text that judges, as for `load_text`; the default is a text of each kind that ships.
         window_length: tokens of each window.
-        windows: how many windows of each text; None: all that are full.
+        window_count: how many windows of each text; None: all that are full.
 
     Raises InputError for a text that cannot be read or is too short, and as `loss.compare_losses` does.
 
@@ -85,18 +85,18 @@ def evaluate(
         print(quality.compute_intervals()["increase"])  # its 95% interval
     """
     check_model(model)
-    windows_by_text = windows_of(judged_on, tokenizer, window_length, windows)
+    windows_by_text = windows_of(judged_on, tokenizer, window_length, window_count)
     return judge(model, windows_by_text, parent, progress=progress)
 
 
 def judge(
     model: Model,
-    windows: Mapping[str, Tensor],
+    windows_by_text: Mapping[str, Tensor],
     parent: Model | None = None,
     *,
     progress: Progress = no_progress,
 ) -> EvaluationByKind:
-    """Measure `model` on each of `windows` (S, L), which `windows_of` gives, beside `parent` if it is given.
+    """Measure `model` on each of these windows (S, L), which `windows_of` gives, beside `parent` if it is given.
 
     `progress` is called with the name of the text and with its sequences.
 
@@ -106,7 +106,7 @@ def judge(
     if parent is not None:
         check_model(parent)
     kinds = {}
-    for name, ids in windows.items():
+    for name, ids in windows_by_text.items():
         if parent is None:
             kinds[name] = measure_loss(model, ids, progress, name)
         else:

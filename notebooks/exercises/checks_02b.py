@@ -133,7 +133,7 @@ def _real_layer() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
     model, tokenizer = real_model()
     ids = calibration_tokens("calibration", tokenizer, sequences=8, length=128, judged_on="evaluation")
-    unseen = evaluation_tokens(tokenizer, load_text("evaluation"), window_length=128, windows=4)
+    unseen = evaluation_tokens(tokenizer, load_text("evaluation"), window_length=128, window_count=4)
     inputs = []
     for text in (ids[:4], ids[4:], unseen):
         tokens = layer_tokens(model, text, 15)

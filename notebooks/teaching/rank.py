@@ -80,8 +80,8 @@ def in_words(plan: Plan) -> str:
 def texts(model: Model, tokenizer: Any) -> tuple[Tensor, dict[str, Tensor], dict[str, Evaluation]]:
     """Calibration tokens; kind of text -> windows that judge; kind -> the dense model's result on them."""
     ids = calibration_tokens(tokenizer=tokenizer, **TEXT)
-    windows = windows_of("kinds", tokenizer, LENGTH, WINDOWS)
-    return ids, windows, judge(model, windows).kinds
+    windows_by_text = windows_of("kinds", tokenizer, LENGTH, WINDOWS)
+    return ids, windows_by_text, judge(model, windows_by_text).kinds
 
 
 def result_of(path: Path, plan: Plan, model_name: str, model: Model, tokenizer: Any) -> Result:
@@ -93,10 +93,10 @@ def result_of(path: Path, plan: Plan, model_name: str, model: Model, tokenizer: 
         if result["key"] == key:
             return result
     print(f"measuring {path.stem}", file=sys.stderr)
-    ids, windows, dense = texts(model, tokenizer)
+    ids, windows_by_text, dense = texts(model, tokenizer)
     run = prune(model, ids, SETTINGS, plan=plan)
-    pruned = judge(run.model, windows).kinds
-    extra = {kind: np.subtract(pruned[kind].losses, dense[kind].losses).tolist() for kind in windows}
+    pruned = judge(run.model, windows_by_text).kinds
+    extra = {kind: np.subtract(pruned[kind].losses, dense[kind].losses).tolist() for kind in windows_by_text}
     result = {"key": key, "extra": extra, "seconds": run.report.seconds}
     result_path.write_text(json.dumps(result), "utf-8")
     return result

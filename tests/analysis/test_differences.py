@@ -17,11 +17,11 @@ from comp_lib.settings import Settings
 
 @pytest.fixture(scope="module")
 def sample(tokenizer):
-    return draw(tokenizer, ("prose", "code"), windows=4, window_length=32)
+    return draw(tokenizer, ("prose", "code"), window_count=4, window_length=32)
 
 
 @pytest.fixture(scope="module")
-def windows(tokenizer):
+def windows_by_text(tokenizer):
     sentence = (
         "The water rises in the river. It has rained for three days, and nobody knows when it will stop. "
     )
@@ -32,13 +32,13 @@ def windows(tokenizer):
     }
 
 
-def test_a_model_does_not_differ_from_itself(tiny_llama, sample, windows):
+def test_a_model_does_not_differ_from_itself(tiny_llama, sample, windows_by_text):
     model = tiny_llama()
     frame = changed_layers(tiny_llama(), model, sample)
     assert list(frame.columns) == list(columns.COLUMNS["changed_layers"])
     assert frame.stream.abs().max() < 1e-6
     assert frame.weights.max() == 0
-    judged = judge(tiny_llama(), windows, model)
+    judged = judge(tiny_llama(), windows_by_text, model)
     kinds = changed_kinds(judged, model)
     assert list(kinds.columns) == list(columns.COLUMNS["changed_kinds"])
     assert kinds.kl.abs().max() < 1e-6
@@ -60,7 +60,7 @@ def test_what_was_changed_is_where_it_was_changed(tiny_llama, sample):
     assert frame.weights[1] == pytest.approx((squared_change / squared_norm) ** 0.5)
 
 
-def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows):
+def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows_by_text):
     model = tiny_llama()
     pruned = prune(model, sample.ids, Settings(ratio=0.4, layers=1, multiple=8))
     frame = changed_layers(pruned.model, model, sample, pruned.plan).set_index("layer")
@@ -69,9 +69,9 @@ def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows):
     assert frame.other_neurons[dropped] == 0
     assert frame.other_neurons[list(pruned.plan.layers)].tolist() == list(pruned.plan.neurons)
     assert frame.other_layer[list(pruned.plan.layers)].tolist() == [0, 1]
-    judged = judge(pruned.model, windows, model)
+    judged = judge(pruned.model, windows_by_text, model)
     [row] = changed_kinds(judged, model).loc[(slice(None), slice(None), "one"), :].itertuples()
-    expected = compare_losses(pruned.model, model, windows["one"])
+    expected = compare_losses(pruned.model, model, windows_by_text["one"])
     assert row.dense_loss == pytest.approx(expected.dense_loss)
     assert row.loss == pytest.approx(expected.loss)
     assert row.kl == pytest.approx(expected.kl)

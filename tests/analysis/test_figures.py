@@ -13,7 +13,7 @@ from course.figures import overlapping_texts
 @pytest.fixture(scope="module")
 def frames(tokenizer, tiny_llama, tmp_path_factory):
     model = tiny_llama()
-    sample = draw(tokenizer, ("prose", "code"), windows=4, window_length=32)
+    sample = draw(tokenizer, ("prose", "code"), window_count=4, window_length=32)
     judging = {kind: sample.ids for kind in ("prose", "code")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))

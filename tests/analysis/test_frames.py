@@ -36,11 +36,11 @@ def model(tiny_llama, cache):
 
 @pytest.fixture(scope="module")
 def sample(tokenizer):
-    return draw(tokenizer, KINDS, windows=3, window_length=32, seed=5)
+    return draw(tokenizer, KINDS, window_count=3, window_length=32, seed=5)
 
 
 @pytest.fixture(scope="module")
-def windows(tokenizer, model):
+def windows_by_text(tokenizer, model):
     sentence = (
         "The water rises in the river. It has rained for three days, and nobody knows when it will stop. "
     )
@@ -82,16 +82,18 @@ def down_proj_weight(model, index):
     return model.model.layers[index].mlp.down_proj.weight.detach().double().T
 
 
-def frames(model, sample, windows):
+def frames(model, sample, windows_by_text):
     yield "layers", layers(model, sample, judged=sample)
     yield "neurons", neurons(model, sample)
     yield "groups", groups(model, sample)
     yield "curves", curves(model, sample)
-    yield "costs", costs(model, sample, windows, (0.2,), ("stock", "shortgpt"))
+    yield "costs", costs(model, sample, windows_by_text, (0.2,), ("stock", "shortgpt"))
 
 
-def test_frames_have_the_promised_columns_and_index_and_something_behind_each_number(model, sample, windows):
-    for name, frame in frames(model, sample, windows):
+def test_frames_have_the_promised_columns_and_index_and_something_behind_each_number(
+    model, sample, windows_by_text
+):
+    for name, frame in frames(model, sample, windows_by_text):
         assert list(frame.columns) == list(columns.COLUMNS[name]), name
         assert list(frame.index.names) == list(columns.INDEX), name
         assert set(frame.index.get_level_values("model")) == {hash_of_model(model)}
@@ -148,7 +150,7 @@ def test_neurons_equal_brute_force(model, sample):
 
 
 def test_few_tokens_say_the_same_in_the_dual_form(model, tokenizer):
-    few = draw(tokenizer, ("prose",), windows=1, window_length=24)  # fewer than 48 neurons
+    few = draw(tokenizer, ("prose",), window_count=1, window_length=24)  # fewer than 48 neurons
     frame = neurons(model, few, indices=[2])
     xtx = gram_of(model, few.ids, 2)
     weight = down_proj_weight(model, 2)
@@ -184,12 +186,12 @@ def test_groups_equal_brute_force(model, sample):
     torch.testing.assert_close(torch.tensor(frame.energy.to_numpy()), shares, rtol=1e-4, atol=0)
 
 
-def test_costs_equal_the_library(model, sample, windows):
-    frame = costs(model, sample, windows, (0.2,), ("magnitude",))
+def test_costs_equal_the_library(model, sample, windows_by_text):
+    frame = costs(model, sample, windows_by_text, (0.2,), ("magnitude",))
     small = prune(model, sample.ids, Settings(ratio=0.2, method="magnitude", recovery="none")).model
-    judged = judge(small, windows, model)
+    judged = judge(small, windows_by_text, model)
     for kind, (values, bounds) in judged.make_rows().items():
-        kind_of_row = kind if kind in windows else "all"
+        kind_of_row = kind if kind in windows_by_text else "all"
         [row] = frame.loc[(slice(None), slice(None), kind_of_row), :].itertuples()
         assert row.increase == pytest.approx(values["increase"], abs=1e-6)
         assert (row.low, row.high) == pytest.approx(bounds["increase"], abs=1e-6)

@@ -29,7 +29,7 @@ PARAMETERS = {
     "dtype": "float32",
     "device": "cpu",
 }
-SET_BY_EXECUTE = {"model", "name", "length", "windows", "layer_windows", "harm"}
+SET_BY_EXECUTE = {"model", "name", "length", "window_count", "layer_window_count", "harm"}
 SOURCE = next(
     folder / page.NOTEBOOK for folder in page.NOTEBOOK_FOLDERS if (folder / page.NOTEBOOK).is_file()
 )

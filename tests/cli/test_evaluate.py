@@ -33,8 +33,10 @@ def expected(parent, damaged, tokenizer):
     """Each kind by itself."""
     model = AutoModelForCausalLM.from_pretrained(damaged).eval()
     dense = AutoModelForCausalLM.from_pretrained(parent).eval()
-    windows = {kind: evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), 32, 3) for kind in KINDS}
-    return {kind: compare_losses(model, dense, ids) for kind, ids in windows.items()}
+    windows_by_text = {
+        kind: evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), 32, 3) for kind in KINDS
+    }
+    return {kind: compare_losses(model, dense, ids) for kind, ids in windows_by_text.items()}
 
 
 def cells(output):

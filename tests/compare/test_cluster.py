@@ -30,7 +30,7 @@ SIZES = {
     "seeds": 1,
     "sequences": (3,),
     "length": 24,
-    "windows": 3,
+    "window_count": 3,
     "window_length": 40,
     "settings": Settings(multiple=4),
 }

@@ -42,7 +42,7 @@ GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
 def grid(parent, tmp_path_factory):
     """Its texts are short, since each list of runs cuts them into tokens."""
     folder = tmp_path_factory.mktemp("texts")
-    size = {"length": 24, "windows": 3, "window_length": 40}
+    size = {"length": 24, "window_count": 3, "window_length": 40}
     for field, name in (("calibration", "calibration"), ("judged_on", "evaluation")):
         (folder / name).write_text(load_text(name)[:4000], "utf-8")
         size[field] = str(folder / name)
@@ -137,19 +137,22 @@ def test_quality_pairs_the_windows_of_each_kind(tiny_llama):
     dense = tiny_llama(seed=0)
     small = tiny_llama(seed=1)
     generator = torch.Generator().manual_seed(0)
-    windows = {name: torch.randint(512, (9, 16), generator=generator) for name in ("code", "prose")}
-    on_code = judge(small, {"code": windows["code"]}, dense)
+    windows_by_text = {name: torch.randint(512, (9, 16), generator=generator) for name in ("code", "prose")}
+    on_code = judge(small, {"code": windows_by_text["code"]}, dense)
     increases = [
-        measure_loss(small, row[None]).loss - measure_loss(dense, row[None]).loss for row in windows["code"]
+        measure_loss(small, row[None]).loss - measure_loss(dense, row[None]).loss
+        for row in windows_by_text["code"]
     ]
     assert on_code.mean["increase"] == pytest.approx(np.mean(increases), abs=1e-6)
     assert on_code.compute_intervals()["increase"] == pytest.approx(confidence_interval(increases), abs=1e-5)
-    on_both = judge(small, windows, dense)
-    increases = [measure_loss(small, ids).loss - measure_loss(dense, ids).loss for ids in windows.values()]
+    on_both = judge(small, windows_by_text, dense)
+    increases = [
+        measure_loss(small, ids).loss - measure_loss(dense, ids).loss for ids in windows_by_text.values()
+    ]
     assert on_both.mean["increase"] == pytest.approx(np.mean(increases), abs=1e-6)
     low, high = on_both.compute_intervals()["increase"]
     assert low < on_both.mean["increase"] < high
-    on_five_windows = judge(small, {"code": windows["code"][:5]}, dense)
+    on_five_windows = judge(small, {"code": windows_by_text["code"][:5]}, dense)
     assert on_five_windows.compute_intervals()["increase"] is None
 
 

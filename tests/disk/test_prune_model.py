@@ -214,7 +214,7 @@ def test_at_most_finds_the_largest_share_in_few_prunings(parent, tmp_path, monke
     dense = Shape.of(AutoModelForCausalLM.from_pretrained(parent)).decoder_parameters
     costs = {}  # share of the decoder that is removed -> increase of the loss
 
-    def stand_in(model, windows):
+    def stand_in(model, windows_by_text):
         removed = 1 - Shape.of(model).decoder_parameters / dense
         costs[removed] = curve(removed) if removed else 0.0
         return SimpleNamespace(mean={"loss": 3.0 + costs[removed]})
@@ -244,7 +244,7 @@ def test_at_most_judges_the_numbers_that_the_files_will_hold(parent, monkeypatch
     original = {name: weight.clone() for name, weight in model.named_parameters()}
     judged = []
 
-    def stand_in(model, windows):
+    def stand_in(model, windows_by_text):
         judged.append([weight.clone() for weight in model.parameters()])
         return SimpleNamespace(mean={"loss": 3.0})
 
@@ -272,7 +272,7 @@ def test_at_most_goes_on_after_a_ratio_out_of_reach_and_after_no_other_refusal(p
 
     monkeypatch.setattr("comp_lib.disk.ratio_search.make_plan", make_plan_below_a_tenth)
     judged = SimpleNamespace(mean={"loss": 3.0})
-    monkeypatch.setattr("comp_lib.disk.ratio_search.judge", lambda model, windows: judged)
+    monkeypatch.setattr("comp_lib.disk.ratio_search.judge", lambda model, windows_by_text: judged)
     ids = torch.arange(64).view(4, 16)
     settings = Settings(method="random", recovery="none", multiple=1)
     if kind is OutOfReach:
@@ -289,7 +289,7 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
     losses = iter([3.0, 3.9, 3.8, 3.7, 3.5])
     monkeypatch.setattr(
         "comp_lib.disk.ratio_search.judge",
-        lambda model, windows: SimpleNamespace(mean={"loss": next(losses)}),
+        lambda model, windows_by_text: SimpleNamespace(mean={"loss": next(losses)}),
     )
     flags = ["--at-most", "0.01", *QUICK_FLAGS[:4], "--multiple", "1", "--calibration", "calibration"]
     result = run("prune", parent, "--out", tmp_path / "small", *flags)
@@ -319,7 +319,7 @@ def test_at_most_says_so_where_no_plan_reaches_the_smallest_ratio(parent, monkey
     monkeypatch.setattr("comp_lib.disk.ratio_search.make_plan", make_plan_above_a_tenth)
     monkeypatch.setattr(
         "comp_lib.disk.ratio_search.judge",
-        lambda model, windows: SimpleNamespace(mean={"loss": next(losses)}),
+        lambda model, windows_by_text: SimpleNamespace(mean={"loss": next(losses)}),
     )
     ids = torch.arange(64).view(4, 16)
     settings = Settings(method="random", recovery="none", multiple=1)

@@ -30,7 +30,7 @@ def pair(tiny_llama):
 
 
 @pytest.fixture(scope="module")
-def windows(tokenizer):
+def windows_by_text(tokenizer):
     return windows_of("kinds", tokenizer, 32, 3)
 
 
@@ -43,11 +43,13 @@ def made_up(losses, dense):
     return Evaluation(by_sequence, 0, **means)
 
 
-def test_the_windows_are_those_of_each_text(tokenizer, windows):
-    assert tuple(windows) == KINDS
+def test_the_windows_are_those_of_each_text(tokenizer, windows_by_text):
+    assert tuple(windows_by_text) == KINDS
     for kind in KINDS:
-        assert windows[kind].equal(evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), 32, 3))
-    assert windows["prose"].equal(windows_of("evaluation", tokenizer, 32, 3)["evaluation"])
+        assert windows_by_text[kind].equal(
+            evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), 32, 3)
+        )
+    assert windows_by_text["prose"].equal(windows_of("evaluation", tokenizer, 32, 3)["evaluation"])
     every = windows_of("kinds", tokenizer, 128)
     # without a number: all full windows of each kind
     assert len(every["prose"]) > 3
@@ -56,14 +58,14 @@ def test_the_windows_are_those_of_each_text(tokenizer, windows):
         windows_of("kinds", tokenizer, 128, 10_000)
 
 
-def test_it_is_the_same_as_one_by_one(pair, windows):
+def test_it_is_the_same_as_one_by_one(pair, windows_by_text):
     model, dense = pair
     calls = []
-    alone = judge(model, windows)
-    assert alone.kinds == {kind: measure_loss(model, windows[kind]) for kind in KINDS}
+    alone = judge(model, windows_by_text)
+    assert alone.kinds == {kind: measure_loss(model, windows_by_text[kind]) for kind in KINDS}
     assert list(alone.mean) == ["loss"]
-    beside = judge(model, windows, dense, progress=lambda *call: calls.append(call[:3]))
-    assert beside.kinds == {kind: compare_losses(model, dense, windows[kind]) for kind in KINDS}
+    beside = judge(model, windows_by_text, dense, progress=lambda *call: calls.append(call[:3]))
+    assert beside.kinds == {kind: compare_losses(model, dense, windows_by_text[kind]) for kind in KINDS}
     assert calls == [(kind, 3, 3) for kind in KINDS]
     for name, value in beside.mean.items():
         total = sum(getattr(evaluation, name) for evaluation in beside.kinds.values())

@@ -174,7 +174,7 @@ def test_windows_are_consecutive_from_the_start(tokenizer):
     assert windows.shape == (len(ids) // 99, 100)
     assert (windows[:, 0] == tokenizer.bos_token_id).all()
     assert torch.equal(windows[:, 1:].flatten(), ids[: windows[:, 1:].numel()])
-    assert torch.equal(evaluation_tokens(tokenizer, text, window_length=100, windows=3), windows[:3])
+    assert torch.equal(evaluation_tokens(tokenizer, text, window_length=100, window_count=3), windows[:3])
 
 
 @pytest.mark.parametrize(
