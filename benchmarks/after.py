@@ -117,7 +117,7 @@ def step_row(
     row["kl"] = judgement.mean["kl"]
     row["windows"] = {
         kind: [round(gap, 5) for gap in evaluation.by_sequence["increase"]]
-        for kind, evaluation in judgement.kinds.items()
+        for kind, evaluation in judgement.texts.items()
     }
     return row
 

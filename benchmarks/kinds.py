@@ -104,7 +104,7 @@ def add_losses(
     """
     gaps = {
         kind: np.subtract(evaluation.losses, dense_kinds[kind].losses)
-        for kind, evaluation in judge(small, windows_by_text).kinds.items()
+        for kind, evaluation in judge(small, windows_by_text).texts.items()
     }
     increases = {}
     for kind, gap in gaps.items():
@@ -156,7 +156,7 @@ def measure(arguments: argparse.Namespace) -> None:
     windows_by_text = windows_of("kinds", tokenizer, **size)
     if arguments.text is not None:
         windows_by_text[arguments.text.name] = evaluation_tokens(tokenizer, load_text(arguments.text), **size)
-    dense_kinds = judge(dense, windows_by_text).kinds
+    dense_kinds = judge(dense, windows_by_text).texts
     plans = Plans(dense, ids)
     for settings, text in zip(runs, texts, strict=True):
         spared = SPARED in text

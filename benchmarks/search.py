@@ -158,7 +158,7 @@ def main() -> None:
     windows_by_text = windows_of("kinds", tokenizer, window_length=512, window_count=8)
     losses = {}
     for name, plan in {"start": start, "found": replace(start, neurons=widths)}.items():
-        kinds = judge(prune(model, fitted, settings, plan=plan).model, windows_by_text).kinds
+        kinds = judge(prune(model, fitted, settings, plan=plan).model, windows_by_text).texts
         losses[name] = {kind: list(kinds[kind].losses) for kind in KINDS}
     gaps = [np.subtract(losses["found"][kind], losses["start"][kind])[None] for kind in KINDS]
     low, high = confidence_intervals(*gaps)[0]

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .disk.prune_model import prune_model
     from .disk.verdict import Verdict
     from .errors import InputError
-    from .evaluation.by_kind import EvaluationByKind, evaluate
+    from .evaluation.by_kind import EvaluationByText, evaluate
     from .evaluation.loss import Evaluation
     from .models.load import load_model
     from .plan import Plan
@@ -55,7 +55,7 @@ __all__ = [
     "PRESETS",
     "Calibration",
     "Evaluation",
-    "EvaluationByKind",
+    "EvaluationByText",
     "InputError",
     "LayerReport",
     "Plan",
@@ -76,7 +76,7 @@ _MODULES = {  # public name -> the module that defines it
     "PRESETS": "comp_lib.settings",
     "Calibration": "comp_lib.calibration.windows",
     "Evaluation": "comp_lib.evaluation.loss",
-    "EvaluationByKind": "comp_lib.evaluation.by_kind",
+    "EvaluationByText": "comp_lib.evaluation.by_kind",
     "InputError": "comp_lib.errors",
     "LayerReport": "comp_lib.prune_layer",
     "Plan": "comp_lib.plan",

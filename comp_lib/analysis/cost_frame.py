@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..comp import prune
 from ..errors import InputError, suggestion
-from ..evaluation.by_kind import EvaluationByKind, judge
+from ..evaluation.by_kind import EvaluationByText, judge
 from ..evaluation.confidence import NO_INTERVAL
 from ..families.table import family_of
 from ..families.types import Model
@@ -85,16 +85,16 @@ def _measure(
     return [sizes | row for row in rows_of(judge(small, windows_by_text, model))]
 
 
-def rows_of(judged: EvaluationByKind) -> list[dict[str, Any]]:
+def rows_of(judged: EvaluationByText) -> list[dict[str, Any]]:
     """The columns LOSSES and WINDOWS of each kind, and of their mean where there are several kinds."""
     rows: list[dict[str, Any]] = []
     for name, (values, intervals) in judged.make_rows().items():
-        if name in judged.kinds:
+        if name in judged.texts:
             kind = name
-            evaluations = [judged.kinds[name]]
+            evaluations = [judged.texts[name]]
         else:
             kind = ALL_KINDS
-            evaluations = list(judged.kinds.values())
+            evaluations = list(judged.texts.values())
         low, high = intervals["increase"] or NO_INTERVAL
         row = {
             "kind": kind,

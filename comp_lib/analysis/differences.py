@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from ..errors import InputError
-from ..evaluation.by_kind import EvaluationByKind
+from ..evaluation.by_kind import EvaluationByText
 from ..evaluation.confidence import confidence_intervals
 from ..families.find import parts
 from ..families.types import Device, Layer, Model
@@ -142,7 +142,7 @@ def _weight_change(layer: Layer, other_layer: Layer) -> float:
     return float((squared_change / squared_norm) ** 0.5)
 
 
-def changed_kinds(judged: EvaluationByKind, parent: Model, seed: int = 0) -> pd.DataFrame:
+def changed_kinds(judged: EvaluationByText, parent: Model, seed: int = 0) -> pd.DataFrame:
     """Where a model and its parent disagree, by kind of text; columns: COLUMNS["changed_kinds"].
 
     judged: the model beside `parent`, as `evaluation.by_kind.judge` gives it.

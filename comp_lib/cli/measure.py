@@ -118,7 +118,7 @@ def _warn_of_calibration_text(model: str, judged_on: str) -> None:
 
 
 def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> Table:
-    """A table of these rows, which `evaluation.by_kind.EvaluationByKind.make_rows` gives."""
+    """A table of these rows, which `evaluation.by_kind.EvaluationByText.make_rows` gives."""
     from ..evaluation.loss import perplexity_of
 
     cells: list[dict[str, str]] = []

@@ -29,31 +29,31 @@ Row = tuple[dict[str, float], dict[str, Interval | None]]
 
 
 @dataclass(frozen=True)
-class EvaluationByKind:
+class EvaluationByText:
     """Quality of a model on several texts, and on their mean."""
 
     kinds: dict[str, Evaluation]  # name of a text -> the quality on it
 
     @property
     def mean(self) -> dict[str, float]:
-        """Mean over kinds of `Evaluation.values`: nats per token, or 0 to 1 for `top1_agreement`."""
-        rows = [evaluation.values for evaluation in self.kinds.values()]
+        """Mean over the texts of `Evaluation.values`: nats per token, or 0 to 1 for `top1_agreement`."""
+        rows = [evaluation.values for evaluation in self.texts.values()]
         return {measure: float(np.mean([row[measure] for row in rows])) for measure in rows[0]}
 
     def compute_intervals(self) -> dict[str, Interval | None]:
         """95% intervals of `mean`; None where a measure has none (see `confidence`)."""
-        return intervals([evaluation.by_sequence for evaluation in self.kinds.values()])
+        return intervals([evaluation.by_sequence for evaluation in self.texts.values()])
 
     def make_rows(self) -> dict[str, Row]:
-        """Values and 95% intervals of each text, in the order of `kinds`.
+        """Values and 95% intervals of each text, in the order of `texts`.
 
         Where there are several texts, the last row is their mean, named after their number: `mean of 8`.
         """
         rows: dict[str, Row] = {}
-        for name, evaluation in self.kinds.items():
+        for name, evaluation in self.texts.items():
             rows[name] = (evaluation.values, evaluation.compute_intervals())
-        if len(self.kinds) > 1:
-            rows[f"mean of {len(self.kinds)}"] = (self.mean, self.compute_intervals())
+        if len(self.texts) > 1:
+            rows[f"mean of {len(self.texts)}"] = (self.mean, self.compute_intervals())
         return rows
 
 
@@ -66,7 +66,7 @@ def evaluate(
     window_length: int = USUAL_WINDOW,
     window_count: int | None = None,
     progress: Progress = no_progress,
-) -> EvaluationByKind:
+) -> EvaluationByText:
     """Measure `model` on the text of that name or file, beside its `parent` where it is given.
 
     Args:
@@ -84,9 +84,9 @@ def evaluate(
         print(quality.mean["increase"])  # nats per token
         print(quality.compute_intervals()["increase"])  # its 95% interval
     """
-    check_model(model)
+    _check_models(model, parent)
     windows_by_text = windows_of(judged_on, tokenizer, window_length, window_count)
-    return judge(model, windows_by_text, parent, progress=progress)
+    return _measure(model, windows_by_text, parent, progress)
 
 
 def judge(
@@ -95,20 +95,32 @@ def judge(
     parent: Model | None = None,
     *,
     progress: Progress = no_progress,
-) -> EvaluationByKind:
-    """Measure `model` on each of these windows (S, L), which `windows_of` gives, beside `parent` if it is given.
+) -> EvaluationByText:
+    """Measure `model`, beside its `parent` if it is given, on the windows (S, L) that `windows_of` gives.
 
     `progress` is called with the name of the text and with its sequences.
 
     Raises InputError as `loss.compare_losses` does.
     """
+    _check_models(model, parent)
+    return _measure(model, windows_by_text, parent, progress)
+
+
+def _check_models(model: Model, parent: Model | None) -> None:
+    """Raises InputError for what is no model."""
     check_model(model)
     if parent is not None:
         check_model(parent)
-    kinds = {}
+
+
+def _measure(
+    model: Model, windows_by_text: Mapping[str, Tensor], parent: Model | None, progress: Progress
+) -> EvaluationByText:
+    """`judge` of models that are checked."""
+    texts = {}
     for name, ids in windows_by_text.items():
         if parent is None:
-            kinds[name] = measure_loss(model, ids, progress, name)
+            texts[name] = measure_loss(model, ids, progress, name)
         else:
-            kinds[name] = compare_losses(model, parent, ids, progress, name)
-    return EvaluationByKind(kinds)
+            texts[name] = compare_losses(model, parent, ids, progress, name)
+    return EvaluationByText(texts)

@@ -32,7 +32,7 @@ def plot_kinds(rows: Mapping[str, Row]) -> Picture:
     Whiskers are 95% intervals of the loss. Where all rows have a `dense_loss`, it gets a bar too, and the
     whiskers are those of the increase, which is known far better than either loss.
 
-    rows: see `EvaluationByKind.make_rows`.
+    rows: see `EvaluationByText.make_rows`.
     """
     compared = all("dense_loss" in values for values, _ in rows.values())
     if compared:

@@ -81,7 +81,7 @@ def texts(model: Model, tokenizer: Any) -> tuple[Tensor, dict[str, Tensor], dict
     """Calibration tokens; kind of text -> windows that judge; kind -> the dense model's result on them."""
     ids = calibration_tokens(tokenizer=tokenizer, **TEXT)
     windows_by_text = windows_of("kinds", tokenizer, LENGTH, WINDOWS)
-    return ids, windows_by_text, judge(model, windows_by_text).kinds
+    return ids, windows_by_text, judge(model, windows_by_text).texts
 
 
 def result_of(path: Path, plan: Plan, model_name: str, model: Model, tokenizer: Any) -> Result:
@@ -95,7 +95,7 @@ def result_of(path: Path, plan: Plan, model_name: str, model: Model, tokenizer: 
     print(f"measuring {path.stem}", file=sys.stderr)
     ids, windows_by_text, dense = texts(model, tokenizer)
     run = prune(model, ids, SETTINGS, plan=plan)
-    pruned = judge(run.model, windows_by_text).kinds
+    pruned = judge(run.model, windows_by_text).texts
     extra = {kind: np.subtract(pruned[kind].losses, dense[kind].losses).tolist() for kind in windows_by_text}
     result = {"key": key, "extra": extra, "seconds": run.report.seconds}
     result_path.write_text(json.dumps(result), "utf-8")

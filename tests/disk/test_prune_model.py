@@ -86,7 +86,7 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
     judgement = judge(small, windows_of("kinds", tokenizer, 256, 2), dense)
     assert list(verdict.by_text) == [*KINDS, "mean of 8"]
     for kind, values in verdict.by_text.items():
-        expected = judgement.mean if kind == "mean of 8" else judgement.kinds[kind].values
+        expected = judgement.mean if kind == "mean of 8" else judgement.texts[kind].values
         assert values == pytest.approx({name: expected[name] for name in values}, abs=1e-4)
     lines = str(verdict).splitlines()
     assert len(lines) <= 13

@@ -11,7 +11,7 @@ import torch
 from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.calibration.windows import evaluation_tokens, windows_of
 from comp_lib.errors import InputError
-from comp_lib.evaluation.by_kind import EvaluationByKind, judge
+from comp_lib.evaluation.by_kind import EvaluationByText, judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import Evaluation, compare_losses, measure_loss
 
@@ -62,13 +62,13 @@ def test_it_is_the_same_as_one_by_one(pair, windows_by_text):
     model, dense = pair
     calls = []
     alone = judge(model, windows_by_text)
-    assert alone.kinds == {kind: measure_loss(model, windows_by_text[kind]) for kind in KINDS}
+    assert alone.texts == {kind: measure_loss(model, windows_by_text[kind]) for kind in KINDS}
     assert list(alone.mean) == ["loss"]
     beside = judge(model, windows_by_text, dense, progress=lambda *call: calls.append(call[:3]))
-    assert beside.kinds == {kind: compare_losses(model, dense, windows_by_text[kind]) for kind in KINDS}
+    assert beside.texts == {kind: compare_losses(model, dense, windows_by_text[kind]) for kind in KINDS}
     assert calls == [(kind, 3, 3) for kind in KINDS]
     for name, value in beside.mean.items():
-        total = sum(getattr(evaluation, name) for evaluation in beside.kinds.values())
+        total = sum(getattr(evaluation, name) for evaluation in beside.texts.values())
         assert value == pytest.approx(total / 8, rel=1e-12)
         low, high = beside.compute_intervals()[name]
         assert low < value < high
@@ -78,7 +78,7 @@ def test_it_is_the_same_as_one_by_one(pair, windows_by_text):
     rows = beside.make_rows()
     assert list(rows) == [*KINDS, "mean of 8"]
     assert rows["mean of 8"] == (beside.mean, beside.compute_intervals())
-    assert rows["code"][0]["increase"] == beside.kinds["code"].increase
+    assert rows["code"][0]["increase"] == beside.texts["code"].increase
     assert set(rows["code"][1].values()) == {None}  # of three windows
 
 
@@ -90,7 +90,7 @@ DENSE = {"a": [0.8, 1.1, 0.8, 0.9], "b": [4.0, 4.6, 3.0, 4.2, 5.1, 4.1], "c": [1
 
 @pytest.fixture(scope="module")
 def judged():
-    return EvaluationByKind({name: made_up(losses, DENSE[name]) for name, losses in GROUPS.items()})
+    return EvaluationByText({name: made_up(losses, DENSE[name]) for name, losses in GROUPS.items()})
 
 
 def test_kinds_weigh_alike_however_many_sequences_they_have(judged):
@@ -111,16 +111,16 @@ def test_intervals_are_those_of_the_mean_over_kinds(judged):
 
 
 def test_of_one_kind_the_interval_is_its_own():
-    alone = EvaluationByKind({"b": made_up([*GROUPS["b"], 4.9, 5.3], [*DENSE["b"], 4.0, 4.4])})
-    bounds = alone.kinds["b"].compute_intervals()
+    alone = EvaluationByText({"b": made_up([*GROUPS["b"], 4.9, 5.3], [*DENSE["b"], 4.0, 4.4])})
+    bounds = alone.texts["b"].compute_intervals()
     assert alone.compute_intervals() == {name: bounds[name] for name in alone.mean}
     assert None not in bounds.values()
 
 
 def test_one_sequence_of_a_kind_or_a_number_that_is_none_has_no_interval():
-    lone = EvaluationByKind({"a": made_up([1.0] * 20, [1.0] * 20), "b": made_up([3.0], [2.5])})
+    lone = EvaluationByText({"a": made_up([1.0] * 20, [1.0] * 20), "b": made_up([3.0], [2.5])})
     assert set(lone.compute_intervals().values()) == {None}
-    lost = EvaluationByKind(
+    lost = EvaluationByText(
         {"a": made_up([1.0] * 8 + [math.inf], [1.0] * 8 + [1.5]), "b": made_up([3.0, 4.0], [2.5, 2.6])}
     )
     bounds = lost.compute_intervals()
