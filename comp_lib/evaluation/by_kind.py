@@ -32,7 +32,7 @@ Row = tuple[dict[str, float], dict[str, Interval | None]]
 class EvaluationByText:
     """Quality of a model on several texts, and on their mean."""
 
-    kinds: dict[str, Evaluation]  # name of a text -> the quality on it
+    texts: dict[str, Evaluation]  # name of a text -> the quality on it
 
     @property
     def mean(self) -> dict[str, float]:
