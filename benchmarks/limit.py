@@ -30,7 +30,7 @@ from common import HERE, parser_of, read_json, write_json
 from comp_lib.plan import Plan
 from comp_lib.recovery.least_squares import PROJECTIONS
 from comp_lib.shape import Shape
-from comp_lib.statistics.gram import SINGLE_PRECISION_INPUTS, tokens_for_gram
+from comp_lib.statistics.sums import SINGLE_PRECISION_INPUTS, tokens_for_matrix
 from comp_lib.walk import BATCH_TOKENS
 
 PIECE = 16 << 20  # bytes of a file, read or written to see how fast that is
@@ -106,7 +106,7 @@ class Run:
 
     def as_matrix(self, n: int) -> bool:
         """Whether the sums of n inputs are the matrix X^T X; else they are the few tokens themselves."""
-        return self.tokens >= tokens_for_gram(n)
+        return self.tokens >= tokens_for_matrix(n)
 
     def sums(self, n: int) -> Work:
         if self.as_matrix(n):

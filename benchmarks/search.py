@@ -63,11 +63,11 @@ def make_levels(model: Model, ids: Tensor, folder: Path) -> None:
     for index, layer in enumerate(model.model.layers):
         weight = parts(layer)["mlp"].output_linear.weight.detach().T
         neurons = len(weight)
-        gram = gather_and_pass(layer, stream, arguments)
-        curve, _ = narrow(layer, gram, STEP, RIDGE)
+        statistics = gather_and_pass(layer, stream, arguments)
+        curve, _ = narrow(layer, statistics, STEP, RIDGE)
         for removed in range(STEP, neurons - smallest_width(neurons), STEP):
             kept = torch.ones(neurons, dtype=torch.bool).index_fill(0, curve.order[:removed], False)
-            refitted = gram.refit(weight, kept.nonzero().flatten(), RIDGE)
+            refitted = statistics.refit(weight, kept.nonzero().flatten(), RIDGE)
             file = level_file(folder, index, neurons - removed)
             save_file({"weight": refitted.float().contiguous()}, file)
 

@@ -31,8 +31,8 @@ from comp_lib.families.types import Layer
 from comp_lib.importance.neurons import Problem, energy, full_condition
 from comp_lib.recovery.least_squares import LAMBDAS, choose_ridge
 from comp_lib.shape import Shape
-from comp_lib.statistics.gram import Gram, token_weight
 from comp_lib.statistics.solve import keep_rows
+from comp_lib.statistics.sums import MatrixStatistics, token_weight
 from comp_lib.walk import batches, through
 
 RATIO = 0.2  # of the decoder
@@ -46,9 +46,9 @@ SUBSPACE_ROUNDS = 3  # of the iteration that finds the subspace of C
 ROWS = HERE / "starvation.json"
 
 
-def gathered(layer: Layer, before: Tensor, mixtures: int = 0) -> Gram:
+def gathered(layer: Layer, before: Tensor, mixtures: int = 0) -> MatrixStatistics:
     """The sums of down_proj over the stream `before` the MLP (S, L, d), and over mixtures of each token."""
-    sums = Gram.zeros(parts(layer)["mlp"].output_linear.in_features)
+    statistics = MatrixStatistics.zeros(parts(layer)["mlp"].output_linear.in_features)
     generator = torch.Generator().manual_seed(0)
     for rows in batches(*before.shape[:2]):
         stream = before[rows].flatten(0, 1)
@@ -56,18 +56,20 @@ def gathered(layer: Layer, before: Tensor, mixtures: int = 0) -> Gram:
             share = torch.rand(len(stream), 1, generator=generator) * MIXING_SHARE * (turn > 0)
             partners = stream[torch.randperm(len(stream), generator=generator)]
             after, x = mlp_step(layer, (stream + share * (partners - stream))[None])
-            sums.add(x, token_weight=token_weight(after))
-    return sums
+            statistics.add(x, token_weight=token_weight(after))
+    return statistics
 
 
-def low_rank(sums: Gram) -> Gram:
+def low_rank(statistics: MatrixStatistics) -> MatrixStatistics:
     """The same sums with C = Q (Q^T C Q) Q^T of rank RANK, and what is missing of its diagonal."""
-    basis = torch.randn(len(sums.xtx), RANK, dtype=sums.precision, generator=torch.Generator().manual_seed(0))
+    basis = torch.randn(
+        len(statistics.xtx), RANK, dtype=statistics.precision, generator=torch.Generator().manual_seed(0)
+    )
     for _ in range(SUBSPACE_ROUNDS):
-        basis = torch.linalg.qr(sums.xtx @ basis)[0]
-    matrix = basis @ (basis.T @ sums.xtx @ basis) @ basis.T
-    rest = (sums.diagonal() - matrix.diagonal()).clamp_min(0.0)
-    return replace(sums, xtx=matrix + torch.diag(rest))
+        basis = torch.linalg.qr(statistics.xtx @ basis)[0]
+    matrix = basis @ (basis.T @ statistics.xtx @ basis) @ basis.T
+    rest = (statistics.diagonal() - matrix.diagonal()).clamp_min(0.0)
+    return replace(statistics, _xtx=matrix + torch.diag(rest))
 
 
 @dataclass(frozen=True)
@@ -78,21 +80,21 @@ class DownProj:
     gain: Tensor | None  # (m,), as in Problem
     keep: int
 
-    def problem(self, sums: Gram, ridge: float) -> Problem:
+    def problem(self, statistics: MatrixStatistics, ridge: float) -> Problem:
         def no_upstream() -> Tensor:
             return self.weight.new_zeros(len(self.weight))
 
-        return Problem(sums, self.weight, no_upstream, ridge=ridge, gain=self.gain)
+        return Problem(statistics, self.weight, no_upstream, ridge=ridge, gain=self.gain)
 
-    def by_price(self, sums: Gram, ridge: float) -> Tensor:
+    def by_price(self, statistics: MatrixStatistics, ridge: float) -> Tensor:
         """The neurons that COMP keeps, (keep,)."""
-        return full_condition(self.problem(sums, ridge), self.keep, torch.Generator()).kept
+        return full_condition(self.problem(statistics, ridge), self.keep, torch.Generator()).kept
 
-    def by_energy(self, sums: Gram, ridge: float) -> Tensor:
+    def by_energy(self, statistics: MatrixStatistics, ridge: float) -> Tensor:
         """The loudest neurons, (keep,)."""
-        return energy(self.problem(sums, ridge), self.keep, torch.Generator()).kept
+        return energy(self.problem(statistics, ridge), self.keep, torch.Generator()).kept
 
-    def ridge(self, fitted: Gram, held_out: Gram) -> float:
+    def ridge(self, fitted: MatrixStatistics, held_out: MatrixStatistics) -> float:
         """The ridge for the text of both, as the loudest neurons need it."""
         kept = self.by_energy(fitted, 0.1)
         _, position = choose_ridge(fitted, held_out, self.weight, kept, self.gain)
@@ -149,38 +151,38 @@ def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, cures: int) -
     all_ridge = down_proj.ridge(totals[-2], pieces[-1])
     all_kept = down_proj.by_price(all_sums, all_ridge)
     for index in range(1, len(pieces)):
-        sums = totals[index]
+        statistics = totals[index]
         half = totals[index - 1]
         held_out = pieces[index]
         ridge = down_proj.ridge(half, held_out)
-        kept = down_proj.by_price(sums, ridge)
-        loudest = down_proj.by_energy(sums, ridge)
+        kept = down_proj.by_price(statistics, ridge)
+        loudest = down_proj.by_energy(statistics, ridge)
         variants = {
-            "price, refit": sums.refit(weight, kept, ridge),
+            "price, refit": statistics.refit(weight, kept, ridge),
             "price, no refit": keep_rows(weight, kept),
-            "price of all, refit": sums.refit(weight, all_kept, ridge),
+            "price of all, refit": statistics.refit(weight, all_kept, ridge),
             "price, refit of all": all_sums.refit(weight, kept, all_ridge),
             "price of all, refit of all": all_sums.refit(weight, all_kept, all_ridge),
-            "energy, refit": sums.refit(weight, loudest, ridge),
+            "energy, refit": statistics.refit(weight, loudest, ridge),
             "energy, no refit": keep_rows(weight, loudest),
         }
         if amounts[index] <= cures:
-            sharper = down_proj.by_price(sums, 3 * ridge)
-            softer = down_proj.by_price(sums, ridge / 10)
-            rank_sums = low_rank(sums)
+            sharper = down_proj.by_price(statistics, 3 * ridge)
+            softer = down_proj.by_price(statistics, ridge / 10)
+            rank_statistics = low_rank(statistics)
             mixed_sums = gathered(layer, before[: ends[index]], MIXTURES)
             mixed_half = gathered(layer, before[: ends[index - 1]], MIXTURES)
             mixed_ridge = down_proj.ridge(mixed_half, held_out)
             rank_ridge = down_proj.ridge(low_rank(half), held_out)
-            rank_kept = down_proj.by_price(rank_sums, rank_ridge)
+            rank_kept = down_proj.by_price(rank_statistics, rank_ridge)
             mixed_kept = down_proj.by_price(mixed_sums, mixed_ridge)
             variants |= {
-                "price with 3 times the ridge": sums.refit(weight, sharper, ridge),
-                "price with a tenth of the ridge": sums.refit(weight, softer, ridge),
-                "refit with 3 times the ridge": sums.refit(weight, kept, 3 * ridge),
-                "low rank and diagonal": rank_sums.refit(weight, rank_kept, rank_ridge),
+                "price with 3 times the ridge": statistics.refit(weight, sharper, ridge),
+                "price with a tenth of the ridge": statistics.refit(weight, softer, ridge),
+                "refit with 3 times the ridge": statistics.refit(weight, kept, 3 * ridge),
+                "low rank and diagonal": rank_statistics.refit(weight, rank_kept, rank_ridge),
                 "mixed tokens": mixed_sums.refit(weight, mixed_kept, mixed_ridge),
-                "mixed tokens in the choice": sums.refit(weight, mixed_kept, ridge),
+                "mixed tokens in the choice": statistics.refit(weight, mixed_kept, ridge),
             }
         errors = {name: judges.errors(weight, fitted) for name, fitted in variants.items()}
         print(amounts[index], {name: f"{fmean(values):.2%}" for name, values in errors.items()}, flush=True)

@@ -38,7 +38,7 @@ from .recovery.least_squares import choose_ridge
 from .settings import Settings
 from .shape import Shape
 from .statistics.few_tokens import empty_statistics
-from .statistics.gram import Statistics, token_weight
+from .statistics.sums import Statistics, token_weight
 from .surgery import Refit, add_biases, shrink, upstream
 from .walk import batches
 

@@ -18,7 +18,7 @@ from comp_lib.errors import InputError
 from comp_lib.models.wheels import WHEELS
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.statistics.gram import Gram
+from comp_lib.statistics.sums import MatrixStatistics
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "common")
@@ -91,7 +91,7 @@ def test_a_pass_is_what_torch_counts(script):
 def test_half_of_a_symmetric_product_is_enough(script):
     x = torch.randn(64, 48)
     run = run_of(script("limit"), build("gqa"), tokens(8, 64))
-    assert 2 * run.sums(48).single == counted(lambda: Gram.zeros(48).add(x)) * run.tokens / 64
+    assert 2 * run.sums(48).single == counted(lambda: MatrixStatistics.zeros(48).add(x)) * run.tokens / 64
 
 
 @pytest.mark.parametrize("size", [(2, 8), (8, 32)], ids=["few tokens", "many"])

@@ -14,7 +14,7 @@ from comp_lib.comp import prune
 from comp_lib.importance.neurons import METRICS
 from comp_lib.methods import RECOVERY_NAMES
 from comp_lib.settings import PRESETS, Settings
-from comp_lib.statistics.gram import Gram
+from comp_lib.statistics.sums import MatrixStatistics
 
 
 # methods with a planner of their own are in test_baselines
@@ -81,15 +81,15 @@ def test_wide_layers_compute_in_float32_and_come_to_the_same(options, monkeypatc
     ids = tokens(8, 24)
     settings = replace(SETTINGS, **options)
     double = prune(build(), ids, settings)
-    monkeypatch.setattr("comp_lib.statistics.gram.SINGLE_PRECISION_INPUTS", 8)
+    monkeypatch.setattr("comp_lib.statistics.sums.SINGLE_PRECISION_INPUTS", 8)
     dtypes = set()
-    gather = Gram.gather
+    gather = MatrixStatistics.gather
 
     def recorded(self, x, y):
         dtypes.add(self.xtx.dtype)
         return gather(self, x, y)
 
-    monkeypatch.setattr(Gram, "gather", recorded)
+    monkeypatch.setattr(MatrixStatistics, "gather", recorded)
     single = prune(build(), ids, settings)
     assert dtypes == {torch.float32}
     assert single.plan == double.plan
@@ -100,13 +100,13 @@ def test_wide_layers_compute_in_float32_and_come_to_the_same(options, monkeypatc
 @pytest.mark.parametrize(("length", "matrices"), [(6, False), (15, True)])  # of 2 sequences; 32 and 48 inputs
 def test_wide_layers_keep_matrices_from_half_as_many_tokens_on(length, matrices, monkeypatch):
     calls = []
-    gather = Gram.gather
+    gather = MatrixStatistics.gather
 
     def recorded(self, x, y):
         calls.append(x)
         return gather(self, x, y)
 
-    monkeypatch.setattr("comp_lib.statistics.gram.SINGLE_PRECISION_INPUTS", 8)
-    monkeypatch.setattr(Gram, "gather", recorded)
+    monkeypatch.setattr("comp_lib.statistics.sums.SINGLE_PRECISION_INPUTS", 8)
+    monkeypatch.setattr(MatrixStatistics, "gather", recorded)
     prune(build(), tokens(2, length), replace(SETTINGS, ridge=0.1))
     assert bool(calls) == matrices

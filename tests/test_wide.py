@@ -14,7 +14,7 @@ from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.statistics.gram import Gram, contributions
+from comp_lib.statistics.sums import MatrixStatistics, contributions
 
 NEURONS = 320  # of each layer of the variant "wide"
 NARROWEST = 32  # neurons that a plan leaves it at least: a tenth
@@ -42,10 +42,10 @@ def problem(model, ids):
     with torch.no_grad():
         model(ids)
     hook.remove()
-    sums = Gram.zeros(NEURONS)
-    sums.add(inputs[0])
+    statistics = MatrixStatistics.zeros(NEURONS)
+    statistics.add(inputs[0])
     weight = down.weight.detach().T.double()  # W (n, m)
-    return Problem(sums, weight, lambda: torch.zeros(NEURONS), ridge=RIDGE)
+    return Problem(statistics, weight, lambda: torch.zeros(NEURONS), ridge=RIDGE)
 
 
 def removal_order(matrix, weights, per_round):

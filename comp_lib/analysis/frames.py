@@ -25,8 +25,8 @@ from ..importance.matrix_condition import scores_of, sweep
 from ..importance.neurons import METRICS, Problem
 from ..prune_layer import problem_of
 from ..statistics.few_tokens import empty_statistics
-from ..statistics.gram import Statistics, token_weight
 from ..statistics.solve import Inverse, penalty
+from ..statistics.sums import Statistics, token_weight
 from ..walk import LayerVisit, batches, walk
 from .columns import Sample, load_or_compute, tidy
 

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..statistics.solve import GramInverse, Inverse, spd_inverse
+from ..statistics.solve import Inverse, MatrixInverse, spd_inverse
 from ..surgery import inputs_of_blocks
 
 BLOCKS_PER_ROUND = 32  # blocks that a round removes by default, if the layer does not have many blocks
@@ -130,7 +130,7 @@ def sweep(
         input_penalties: D_ii (n,), the share of the ridge in H, for `Sweep.round_penalties`; None: zeros.
     """
     if isinstance(inverse, Tensor):
-        inverse = GramInverse(inverse.clone(), block_size)
+        inverse = MatrixInverse(inverse.clone(), block_size)
     refitted = weights.clone(memory_format=torch.contiguous_format)  # each round needs the norms of its rows
     alive = torch.ones(len(weights) // block_size, dtype=torch.bool, device=weights.device)
     per_round = per_round or max(BLOCKS_PER_ROUND, len(alive) // ROUNDS_FOR_ALL)

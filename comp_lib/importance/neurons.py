@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..statistics.gram import Statistics, contributions
 from ..statistics.solve import penalty, spd_inverse, with_ridge
+from ..statistics.sums import Statistics, contributions
 from ..surgery import inputs_of_blocks
 from .matrix_condition import Sweep, sweep
 
@@ -62,7 +62,7 @@ class Problem:
     @property
     def xtx(self) -> Tensor:
         """C (n, n)."""
-        return self.statistics.matrix()
+        return self.statistics.xtx
 
 
 @dataclass(frozen=True)

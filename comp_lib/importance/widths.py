@@ -29,8 +29,8 @@ from ..families.types import Layer, Model
 from ..plan import FLOOR_SHARE, Plan
 from ..progress import Progress, no_progress
 from ..shape import Shape
-from ..statistics.gram import Gram, token_weight
 from ..statistics.solve import penalty
+from ..statistics.sums import MatrixStatistics, token_weight
 from ..walk import batches, walk
 from .matrix_condition import Sweep, sweep
 from .neurons import RIDGE
@@ -139,13 +139,13 @@ def sensitivity(
     curves = []
     for visit in walk(decoder, judging_ids, device):
         narrowed_streams = [visit.through(stream) for stream in narrowed_streams]
-        gram = gather_and_pass(visit.layer, fitted, fitted_arguments, weighted)
-        curve, weight = narrow(visit.layer, gram, removals[visit.index], fitted_ridge)
+        statistics = gather_and_pass(visit.layer, fitted, fitted_arguments, weighted)
+        curve, weight = narrow(visit.layer, statistics, removals[visit.index], fitted_ridge)
         visit.after, stream = with_weights(visit.layer, visit.before, visit.arguments, weight)
         narrowed_streams.append(stream)
         dense_stream = visit.after
         curves.append(replace(curve, weights=torch.empty(0)))  # all weights would be as large as half a model
-        del curve, gram, weight  # before the next layer is read
+        del curve, statistics, weight  # before the next layer is read
         progress("sensitivity", visit.index + 1, shape.layers)
     harm = _divergences(decoder, dense_stream, narrowed_streams, progress)
     return Sensitivity(tuple(removals), harm, tuple(curves))
@@ -156,43 +156,45 @@ def smallest_width(neurons: int) -> int:
     return max(1, int(FLOOR_SHARE * neurons))
 
 
-def gather_and_pass(layer: Layer, hidden: Tensor, arguments: LayerArguments, weighted: bool = True) -> Gram:
+def gather_and_pass(
+    layer: Layer, hidden: Tensor, arguments: LayerArguments, weighted: bool = True
+) -> MatrixStatistics:
     """Write the states after `layer` over `hidden` (S, L, d), and return the sums of what down_proj reads.
 
     weighted: whether tokens are weighted by 1 / ||h||.
     """
     linear = parts(layer)["mlp"].output_linear.weight
-    gram = Gram.zeros(linear.shape[1], device=linear.device)
+    statistics = MatrixStatistics.zeros(linear.shape[1], device=linear.device)
     for rows in batches(*hidden.shape[:2]):
         residual, _ = attention_step(layer, hidden[rows].to(linear.device), arguments)
         after, x = mlp_step(layer, residual)
         hidden[rows] = after
-        gram.add(x, token_weight=token_weight(after) if weighted else None)
-    return gram
+        statistics.add(x, token_weight=token_weight(after) if weighted else None)
+    return statistics
 
 
 def narrow(
-    layer: Layer, gram: Gram, removed: int, ridge: float, fewest: int | None = None
+    layer: Layer, statistics: MatrixStatistics, removed: int, ridge: float, fewest: int | None = None
 ) -> tuple[Sweep, Tensor]:
     """The error curve of down_proj, and its refitted weights V (n, m) without the `removed` cheapest neurons.
 
     The layer itself stays as it is.
 
     Args:
-        gram: the sums of what down_proj reads, from `gather_and_pass`.
+        statistics: the sums of what down_proj reads, from `gather_and_pass`.
         fewest: where the curve ends, as a number of neurons; None: as few as a plan may leave.
     """
     linear = parts(layer)["mlp"].output_linear.weight
-    weight = linear.detach().T.to(gram.precision)  # (n, m)
+    weight = linear.detach().T.to(statistics.precision)  # (n, m)
     gain = output_gain(layer, "mlp")
     scaled = weight if gain is None else weight * gain.to(weight)
     if fewest is None:
         fewest = smallest_width(len(weight))
-    input_penalties = penalty(gram.diagonal(), ridge)
-    curve = sweep(gram.inverse(ridge), scaled, len(weight) - fewest, input_penalties=input_penalties)
+    input_penalties = penalty(statistics.diagonal(), ridge)
+    curve = sweep(statistics.inverse(ridge), scaled, len(weight) - fewest, input_penalties=input_penalties)
     kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
     kept[curve.order[:removed].to(linear.device)] = False
-    return curve, gram.refit(weight, kept.nonzero().flatten(), ridge)
+    return curve, statistics.refit(weight, kept.nonzero().flatten(), ridge)
 
 
 def with_weights(

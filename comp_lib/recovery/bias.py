@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..importance.neurons import Problem, Selection
-from ..statistics.gram import relative_error
 from ..statistics.solve import keep_rows
+from ..statistics.sums import relative_error
 from ..surgery import Refit
 
 

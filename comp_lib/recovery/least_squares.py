@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..importance.neurons import Problem, Selection
-from ..statistics.gram import Statistics, relative_error
+from ..statistics.sums import Statistics, relative_error
 from ..surgery import Refit
 
 LAMBDAS = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy

@@ -2,7 +2,7 @@
 
     m_K = argmin (1 - m)^T G (1 - m) + lambda sum_K G_ii (m_i - 1)^2,        m = 0 for what goes,
 
-G being the Gram matrix of the neurons' contributions (`statistics.gram.contributions`). Without a guard, a
+G being the Gram matrix of the neurons' contributions (`statistics.sums.contributions`). Without a guard, a
 few neurons that must imitate many take huge factors of either sign, which fit the calibration text and
 nothing else. The guard watches the variance of the mask and raises lambda until the variance is small. The
 mask is folded into the weights, so it costs nothing at run time. (Our derivation, tested against brute
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..importance.neurons import Problem, Selection
-from ..statistics.gram import contributions, relative_error
 from ..statistics.solve import keep_rows, least_squares
+from ..statistics.sums import contributions, relative_error
 from ..surgery import Refit
 
 # Rounds of the guard, after which lambda has grown by 38 digits, and the mask of any finite sums is flat.

@@ -1,1 +1,1 @@
-"""Sums over the calibration tokens: all that the method knows of the text (`gram`, `few_tokens`, `solve`)."""
+"""Sums over the calibration tokens: all that the method knows of the text (`sums`, `few_tokens`, `solve`)."""

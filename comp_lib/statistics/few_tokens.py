@@ -19,7 +19,7 @@ are short. So the sums are of at most TERMS_PER_SUM terms in float32, and their 
 The results are those of the n x n forms, up to rounding. (Our derivation, tested against them.)
 
 The mask problem has no dual form, since the rank of C o W W^T is not bounded by T. So `prune_layer` gathers
-`gram.Gram` where a mask is tuned.
+`sums.MatrixStatistics` where a mask is tuned.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from .gram import Gram, Statistics, tokens_for_gram
 from .solve import Inverse, InverseRows, downdate, factor_solve, penalty, products_per_block, spd_factor
+from .sums import MatrixStatistics, Statistics, tokens_for_matrix
 
 TERMS_PER_SUM = 1024  # terms of a sum in float32
 TOKENS_PER_PIECE = 64  # tokens whose squares are in memory in float64 at once
@@ -57,7 +57,8 @@ class TokenStatistics(Statistics):
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
         return cls(
             input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
-            bias_sums=torch.zeros(inputs + 1, dtype=torch.float64, device=device),
+            bias_products=torch.zeros(inputs, dtype=torch.float64, device=device),
+            bias_square=torch.zeros((), dtype=torch.float64, device=device),
             tokens=0,
             given_target=None if outputs is None else torch.zeros(0, outputs, device=device),
             squares=torch.zeros(inputs, dtype=torch.float64, device=device),
@@ -77,7 +78,8 @@ class TokenStatistics(Statistics):
             given_target = torch.cat([self.given_target, other.given_target])
         return type(self)(
             input_sum=self.input_sum + other.input_sum,
-            bias_sums=self.bias_sums + other.bias_sums,
+            bias_products=self.bias_products + other.bias_products,
+            bias_square=self.bias_square + other.bias_square,
             tokens=self.tokens + other.tokens,
             given_target=given_target,
             squares=self.squares + other.squares,
@@ -87,8 +89,9 @@ class TokenStatistics(Statistics):
     def diagonal(self) -> Tensor:
         return self.squares
 
-    def matrix(self) -> Tensor:
-        """C (n, n), float64, computed at each call: as large as this form is meant to avoid."""
+    @property
+    def xtx(self) -> Tensor:
+        """C (n, n), float64, computed each time: as large as this form is meant to avoid."""
         return self.rows.double().T @ self.rows.double()
 
     def energy(self, weight: Tensor) -> float:
@@ -180,10 +183,10 @@ def empty_statistics(
     """Statistics of no token yet, in the form that takes less memory for so many `tokens`.
 
     outputs: of a target that is given; None: the target is the layer's own output.
-    needs_matrix: whether the reader of the sums needs C itself, which only `Gram` has at hand.
+    needs_matrix: whether the reader of the sums needs C itself, which only `MatrixStatistics` has at hand.
     """
-    few = tokens < tokens_for_gram(inputs)
-    form: type[Statistics] = TokenStatistics if few and not needs_matrix else Gram
+    few = tokens < tokens_for_matrix(inputs)
+    form: type[Statistics] = TokenStatistics if few and not needs_matrix else MatrixStatistics
     return form.zeros(inputs, outputs, device)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
-INPUTS_PER_UPDATE = 512  # removed inputs after which `GramInverse` writes its matrix again
+INPUTS_PER_UPDATE = 512  # removed inputs after which `MatrixInverse` writes its matrix again
 
 
 def penalty(energy: Tensor, ridge: float) -> Tensor:
@@ -159,7 +159,7 @@ class Inverse(ABC):
         """
 
 
-class GramInverse(Inverse):
+class MatrixInverse(Inverse):
     """P as a matrix, from the inverse of C + D or G + D.
 
     The matrix that it is given is used up. What each round removes from P is kept as two thin factors, and

@@ -17,7 +17,7 @@ from comp_lib.families.find import layers_of, parts
 from comp_lib.families.run import LayerArguments, embed, layer_arguments, run_step
 from comp_lib.families.types import STEPS, Layer, Model, Step
 from comp_lib.importance.neurons import RIDGE, Problem
-from comp_lib.statistics.gram import Gram, Statistics, token_weight
+from comp_lib.statistics.sums import MatrixStatistics, Statistics, token_weight
 from comp_lib.surgery import upstream
 from comp_lib.walk import batches, through
 
@@ -68,29 +68,29 @@ def behind_attention(layer: Layer, hidden: Tensor, arguments: LayerArguments) ->
     return torch.cat([stream for stream, _ in step_batches(layer, "attention", hidden, arguments)])
 
 
-def step_sums(
+def step_statistics(
     layer: Layer, step: Step, hidden: Tensor, arguments: LayerArguments
-) -> tuple[dict[str, Gram], Tensor]:
+) -> tuple[dict[str, MatrixStatistics], Tensor]:
     """Sums of what the output linear of a step reads, and the stream behind the step (S, L, d).
 
     `hidden` (S, L, d) is the stream before the step. The sums are "weighted", with tokens weighted by
     1 / ||h_t||, and "plain".
     """
     width = parts(layer)[step].output_linear.in_features
-    sums = {name: Gram.zeros(width, device=hidden.device) for name in ("weighted", "plain")}
+    statistics = {name: MatrixStatistics.zeros(width, device=hidden.device) for name in ("weighted", "plain")}
     streams = []
     for stream, x in step_batches(layer, step, hidden, arguments):
-        sums["weighted"].add(x, token_weight=token_weight(stream))
-        sums["plain"].add(x)
+        statistics["weighted"].add(x, token_weight=token_weight(stream))
+        statistics["plain"].add(x)
         streams.append(stream)
-    return sums, torch.cat(streams)
+    return statistics, torch.cat(streams)
 
 
 @cached
 def layer_tokens(model: Model, ids: Tensor, layer: int, step: Step = "mlp") -> Tensors:
     """What an output linear reads, token by token: x (T, n), and norms (T,) of the residual stream behind it.
 
-    All tokens must fit in memory. `layer_grams` goes batch by batch instead.
+    All tokens must fit in memory. `layer_xtx` goes batch by batch instead.
     """
     hidden, arguments = walk_to(model, ids, layer)
     tokens, _ = step_tokens(layer_of(model, layer), step, hidden, arguments)
@@ -112,7 +112,7 @@ def step_tokens(
 
 
 @cached
-def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
+def layer_xtx(model: Model, ids: Tensor, layer: int) -> Tensors:
     """C = X^T X (n, n), float64, of both output linears, from one walk to a layer of the dense stream.
 
     The names are "mlp-weighted", "mlp-plain", "attention-weighted" and "attention-plain". "weighted" means
@@ -120,11 +120,11 @@ def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
     """
     module = layer_of(model, layer)
     hidden, arguments = walk_to(model, ids, layer)
-    grams: Tensors = {}
+    matrices: Tensors = {}
     for step in STEPS:
-        sums, hidden = step_sums(module, step, hidden, arguments)
-        grams |= {f"{step}-{name}": gram.matrix() for name, gram in sums.items()}
-    return grams
+        statistics, hidden = step_statistics(module, step, hidden, arguments)
+        matrices |= {f"{step}-{name}": summed.xtx for name, summed in statistics.items()}
+    return matrices
 
 
 def dense_problem(
@@ -133,16 +133,18 @@ def dense_problem(
     """A layer's down_proj ("mlp") or o_proj ("attention") as the metrics see it, tokens `weighted` or not."""
     module = layer_of(model, layer)
     weighting = "weighted" if weighted else "plain"
-    gram = layer_grams(model, ids, layer)[f"{step}-{weighting}"]
-    return problem_from_sums(module, step, Gram.of(gram), ridge)
+    xtx = layer_xtx(model, ids, layer)[f"{step}-{weighting}"]
+    return problem_from_statistics(module, step, MatrixStatistics.of(xtx), ridge)
 
 
-def problem_from_sums(layer: Layer, step: Step, sums: Statistics, ridge: float = RIDGE) -> Problem:
+def problem_from_statistics(
+    layer: Layer, step: Step, statistics: Statistics, ridge: float = RIDGE
+) -> Problem:
     """The same as `dense_problem`, but from sums that the caller has, on their device."""
-    device = sums.input_sum.device
+    device = statistics.input_sum.device
     weight = weight_of(layer, step).to(device)
 
     def upstream_norms() -> Tensor:
         return upstream(layer, step).to(device)
 
-    return Problem(sums, weight, upstream_norms, parts(layer)[step].block_size, ridge)
+    return Problem(statistics, weight, upstream_norms, parts(layer)[step].block_size, ridge)

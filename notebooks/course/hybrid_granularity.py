@@ -58,10 +58,10 @@ def narrowed_alone(
         weight = weight_of(visit.layer)
         fewest = len(weight) - removed
         stream = visit.before
-        gram = gather_and_pass(visit.layer, stream, visit.arguments)
+        statistics = gather_and_pass(visit.layer, stream, visit.arguments)
         visit.after = stream  # `gather_and_pass` has written the states behind the layer over it
-        _, fitted = narrow(visit.layer, gram, removed, RIDGE, fewest)
-        yield visit.index, float(gram.energy(weight - fitted) / gram.tokens), fitted
+        _, fitted = narrow(visit.layer, statistics, removed, RIDGE, fewest)
+        yield visit.index, float(statistics.energy(weight - fitted) / statistics.tokens), fitted
 
 
 def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan:

@@ -16,11 +16,11 @@ from comp_lib.families.find import layers_of
 from comp_lib.families.types import Model
 from comp_lib.importance.neurons import Problem
 from comp_lib.recovery.mask_tuning import fold_mask
-from comp_lib.statistics.gram import contributions
+from comp_lib.statistics.sums import contributions
 from comp_lib.surgery import shallow_copy, shrink, update_config
 from comp_lib.walk import walk
 
-from .dense_stream import behind_attention, layer_of, problem_from_sums, step_sums, weight_of
+from .dense_stream import behind_attention, layer_of, problem_from_statistics, step_statistics, weight_of
 
 
 class LayerSums(NamedTuple):
@@ -34,10 +34,10 @@ def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[L
     """The sums of each layer of the dense model, on ids (S, L)."""
     for visit in walk(model, ids, model.device):
         middle = behind_attention(visit.layer, visit.before, visit.arguments)
-        sums, visit.after = step_sums(visit.layer, "mlp", middle, visit.arguments)
-        plain = contributions(sums["plain"].matrix(), weight_of(visit.layer))
+        statistics, visit.after = step_statistics(visit.layer, "mlp", middle, visit.arguments)
+        plain = contributions(statistics["plain"].xtx, weight_of(visit.layer))
         layer = layer_of(model, visit.index)  # the problem outlives the visit
-        yield LayerSums(plain, problem_from_sums(layer, "mlp", sums["weighted"], ridge))
+        yield LayerSums(plain, problem_from_statistics(layer, "mlp", statistics["weighted"], ridge))
 
 
 def with_masks(model: Model, kept: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> Model:

@@ -12,7 +12,7 @@ from torch import Tensor
 from comp_lib.families.find import parts
 from comp_lib.families.types import Model
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.statistics.gram import Gram
+from comp_lib.statistics.sums import MatrixStatistics
 from comp_lib.surgery import shallow_copy, shrink
 from comp_lib.walk import sequence_losses, walk
 
@@ -60,11 +60,11 @@ def losses_without(
     for layer, tokens in zip(layers, mlp_tokens(model, ids, layers), strict=True):
         module = layer_of(model, layer)
         weight = weight_of(module)
-        sums = Gram.zeros(parts(module)["mlp"].output_linear.in_features)
-        sums.add(tokens["x"], token_weight=1.0 / tokens["norms"])
+        statistics = MatrixStatistics.zeros(parts(module)["mlp"].output_linear.in_features)
+        statistics.add(tokens["x"], token_weight=1.0 / tokens["norms"])
         for name, choice in choices.items():
             if layer in choice:
-                fitted = None if name in as_they_are else sums.refit(weight, choice[layer], RIDGE)
+                fitted = None if name in as_they_are else statistics.refit(weight, choice[layer], RIDGE)
                 shrink(layer_of(pruned[name], layer), "mlp", choice[layer], fitted)
     first = layers[0]
     hidden, arguments = walk_to(model, windows, first)  # all models are the same before this layer

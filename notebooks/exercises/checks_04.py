@@ -19,7 +19,7 @@ Sums = dict[str, Tensor]
 def real_layer() -> Sums:
     """G (n, n) of layer 11 of the real model on 1,024 tokens: "plain", and "weighted" by 1 / ||h||."""
     from comp_lib.calibration.windows import calibration_tokens
-    from comp_lib.statistics.gram import contributions
+    from comp_lib.statistics.sums import contributions
     from course.dense_stream import dense_problem
 
     model, tokenizer = real_model()

@@ -149,9 +149,9 @@ def check_losing_case(losing_case: Callable[[Errors, Sequence[int], Sequence[str
     accept(f"in layer {layer} the refit to prose wins on prose and loses on {kind}")
 
 
-def _prices(gram: Tensor, weight: Tensor, ridge: float) -> Tensor:
+def _prices(xtx: Tensor, weight: Tensor, ridge: float) -> Tensor:
     """COMP's price of each neuron (n,), for C (n, n) and W (n, d)."""
-    return weight.square().sum(1) / torch.linalg.inv(gram + torch.diag(ridge * gram.diagonal())).diagonal()
+    return weight.square().sum(1) / torch.linalg.inv(xtx + torch.diag(ridge * xtx.diagonal())).diagonal()
 
 
 def layer_errors(layer: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -159,14 +159,14 @@ def layer_errors(layer: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
     x = inputs(layer, "calibration:prose", SEQUENCES)
     windows = inputs(layer, f"evaluation:{kind}", WINDOWS).view(WINDOWS, LENGTH, -1)
     weight = weight_of(layer)
-    gram = x.T @ x
+    xtx = x.T @ x
     width = 2 * len(weight) // 3
-    penalties = RIDGE * gram.diagonal()
-    kept = _prices(gram, weight, RIDGE).topk(width).indices
-    penalised_gram = gram[kept][:, kept] + torch.diag(penalties[kept])
-    target = (gram @ weight)[kept] + penalties[kept, None] * weight[kept]
+    penalties = RIDGE * xtx.diagonal()
+    kept = _prices(xtx, weight, RIDGE).topk(width).indices
+    penalised_xtx = xtx[kept][:, kept] + torch.diag(penalties[kept])
+    target = (xtx @ weight)[kept] + penalties[kept, None] * weight[kept]
     comp_weight = torch.zeros_like(weight)
-    comp_weight[kept] = torch.linalg.solve(penalised_gram, target)
+    comp_weight[kept] = torch.linalg.solve(penalised_xtx, target)
     order = (x.var(0) * weight.square().sum(1)).argsort(descending=True)
     removed = order[width:]
     flap_weight = weight.clone()

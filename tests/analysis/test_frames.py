@@ -14,8 +14,8 @@ from comp_lib.evaluation.by_kind import judge
 from comp_lib.importance.layers import block_influence, sequence_loss_increase
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.settings import Settings
-from comp_lib.statistics.gram import Gram, token_weight
 from comp_lib.statistics.solve import with_ridge
+from comp_lib.statistics.sums import MatrixStatistics, token_weight
 from comp_lib.system.hashes import hash_of_model
 
 KINDS = ("prose", "code", "mathematics")
@@ -71,7 +71,7 @@ def inputs_of(model, ids, index, step="mlp"):
     return inputs
 
 
-def gram_of(model, ids, index, step="mlp"):
+def xtx_of(model, ids, index, step="mlp"):
     x, stream = inputs_of(model, ids, index, step)
     weighted = (x * token_weight(stream)[:, None]).double()
     return weighted.T @ weighted
@@ -135,7 +135,7 @@ def test_fewer_than_8_windows_have_no_interval(model, sample):
 
 def test_neurons_equal_brute_force(model, sample):
     frame = neurons(model, sample, indices=[1])
-    xtx = gram_of(model, sample.ids, 1)
+    xtx = xtx_of(model, sample.ids, 1)
     weight = down_proj_weight(model, 1)
     energy = xtx.diagonal() * weight.square().sum(1)
     assert frame.energy.sum() == pytest.approx(1.0, abs=1e-12)
@@ -152,7 +152,7 @@ def test_neurons_equal_brute_force(model, sample):
 def test_few_tokens_say_the_same_in_the_dual_form(model, tokenizer):
     few = draw(tokenizer, ("prose",), window_count=1, window_length=24)  # fewer than 48 neurons
     frame = neurons(model, few, indices=[2])
-    xtx = gram_of(model, few.ids, 2)
+    xtx = xtx_of(model, few.ids, 2)
     weight = down_proj_weight(model, 2)
     inverse = torch.linalg.inv(with_ridge(xtx, RIDGE))
     layer_energy = float((weight * (xtx @ weight)).sum())
@@ -164,14 +164,16 @@ def test_curves_equal_refits_of_the_neurons_that_are_left(model, sample):
     frame = curves(model, sample, indices=[1])
     removed_at = neurons(model, sample, indices=[1]).removed_at.to_numpy()
     weight = down_proj_weight(model, 1)
-    gram = Gram.of(gram_of(model, sample.ids, 1))
+    statistics = MatrixStatistics.of(xtx_of(model, sample.ids, 1))
     for row in frame.iloc[[1, 5, -1]].itertuples():
         kept = torch.tensor(
             [neuron for neuron, share in enumerate(removed_at) if not share * 48 <= row.gone + 1e-9]
         )
         assert len(kept) == row.width == 48 - row.gone
-        fitted = gram.refit(weight, kept, RIDGE)
-        assert row.error == pytest.approx(gram.energy(weight - fitted) / gram.energy(weight), rel=1e-3)
+        fitted = statistics.refit(weight, kept, RIDGE)
+        assert row.error == pytest.approx(
+            statistics.energy(weight - fitted) / statistics.energy(weight), rel=1e-3
+        )
     assert (frame.error.diff().dropna() >= -1e-9).all()
     assert frame.error.iloc[0] == 0
 
@@ -179,7 +181,7 @@ def test_curves_equal_refits_of_the_neurons_that_are_left(model, sample):
 def test_groups_equal_brute_force(model, sample):
     assert groups(model, sample).groupby("layer").size().tolist() == [2, 2, 2]
     frame = groups(model, sample, indices=[1])
-    xtx = gram_of(model, sample.ids, 1, "attention")
+    xtx = xtx_of(model, sample.ids, 1, "attention")
     weight = model.model.layers[1].self_attn.o_proj.weight.detach().double().T
     energy = xtx.diagonal() * weight.square().sum(1)
     shares = energy.view(2, -1).sum(1) / energy.sum()

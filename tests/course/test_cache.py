@@ -10,7 +10,7 @@ from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.settings import Settings
-from comp_lib.statistics.gram import Gram
+from comp_lib.statistics.sums import MatrixStatistics
 from comp_lib.system.hashes import hash_of_model
 from course import cache
 from course.cache import cached
@@ -97,8 +97,8 @@ ARGUMENTS = {
     "the same bytes as other numbers": (torch.zeros(2, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)),
     "the same numbers in another shape": (torch.zeros(2, 3), torch.zeros(3, 2)),
     "settings": (Settings(), Settings(ridge=0.3)),
-    "values of another class": (Gram.of(torch.ones(2, 2)), Settings()),
-    "tensors in a dataclass": (Gram.of(torch.ones(2, 2)), Gram.of(torch.zeros(2, 2))),
+    "values of another class": (MatrixStatistics.of(torch.ones(2, 2)), Settings()),
+    "tensors in a dataclass": (MatrixStatistics.of(torch.ones(2, 2)), MatrixStatistics.of(torch.zeros(2, 2))),
     "nothing": (None, 0),
 }
 

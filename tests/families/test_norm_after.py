@@ -11,7 +11,7 @@ from variants import NORM_AFTER, build
 from comp_lib.families.find import parts
 from comp_lib.families.probe import output_gain, output_target
 from comp_lib.importance.neurons import Problem, full_condition
-from comp_lib.statistics.gram import Gram
+from comp_lib.statistics.sums import MatrixStatistics
 
 
 @pytest.mark.parametrize("step", ["attention", "mlp"])
@@ -68,10 +68,10 @@ def test_a_neuron_before_a_norm_costs_what_the_stream_loses(name):
     ridge = 0.1
     weight = parts(layer)["mlp"].output_linear.weight.detach().T.double()  # (n, m)
     x = torch.randn(200, len(weight), generator=torch.Generator().manual_seed(0)).double()
-    sums = Gram.zeros(len(weight))
-    sums.add(x.float()[None])
-    xtx = sums.xtx
-    problem = Problem(sums, weight, lambda: torch.zeros(len(weight)), ridge=ridge, gain=gain)
+    statistics = MatrixStatistics.zeros(len(weight))
+    statistics.add(x.float()[None])
+    xtx = statistics.xtx
+    problem = Problem(statistics, weight, lambda: torch.zeros(len(weight)), ridge=ridge, gain=gain)
     scores = full_condition(problem, len(weight) - 1, torch.Generator()).scores
     penalties = ridge * xtx.diagonal()
     costs = []

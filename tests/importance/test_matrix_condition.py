@@ -17,8 +17,8 @@ from tools import inputs_and_weights, normal, without
 
 from comp_lib.importance.matrix_condition import Sweep, condition_numbers, scores_of, sweep
 from comp_lib.statistics import solve
-from comp_lib.statistics.gram import contributions
 from comp_lib.statistics.solve import diagonal_blocks, penalty, spd_inverse, with_ridge
+from comp_lib.statistics.sums import contributions
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
@@ -102,9 +102,9 @@ def test_scores_of_the_mask_problem():
 @given(seed=seeds, n=st.integers(2, 8))
 def test_condition_number_squared_is_the_variance_inflation_factor(seed, n):
     x, _ = inputs_and_weights(seed, n)
-    gram = x.T @ x
-    kappa = condition_numbers(gram, spd_inverse(gram)[0])
-    inflation = [float(gram[i, i]) / refit(x, x[:, [i]], without(n, i))[1] for i in range(n)]
+    xtx = x.T @ x
+    kappa = condition_numbers(xtx, spd_inverse(xtx)[0])
+    inflation = [float(xtx[i, i]) / refit(x, x[:, [i]], without(n, i))[1] for i in range(n)]
     torch.testing.assert_close(kappa.square(), torch.tensor(inflation, dtype=torch.float64), **CLOSE)
     assert (kappa >= 1.0).all()
 
@@ -112,8 +112,8 @@ def test_condition_number_squared_is_the_variance_inflation_factor(seed, n):
 def test_condition_number_is_one_for_an_orthogonal_input_and_large_for_a_near_copy():
     x = torch.linalg.qr(normal(0, 9, 4)).Q
     x[:, 3] = x[:, 2] + 1e-3 * x[:, 3]
-    gram = x.T @ x
-    kappa = condition_numbers(gram, spd_inverse(gram)[0])
+    xtx = x.T @ x
+    kappa = condition_numbers(xtx, spd_inverse(xtx)[0])
     torch.testing.assert_close(kappa[:2], torch.ones(2, dtype=torch.float64))
     assert (kappa[2:] > 500.0).all()
 
@@ -162,9 +162,9 @@ def test_the_units_of_the_inputs_do_not_matter(seed, groups, size, remove):
     units = (3.0 * normal(seed + 4, n)).exp()
     sweeps = []
     for c in (torch.ones(n, dtype=torch.float64), units):
-        gram = (x * c).T @ (x * c)
-        inverse, _ = spd_inverse(with_ridge(gram, 0.1))
-        input_penalties = penalty(gram.diagonal(), 0.1)
+        xtx = (x * c).T @ (x * c)
+        inverse, _ = spd_inverse(with_ridge(xtx, 0.1))
+        input_penalties = penalty(xtx.diagonal(), 0.1)
         sweeps.append(
             sweep(
                 inverse, w / c[:, None], remove, block_size=size, per_round=1, input_penalties=input_penalties
@@ -268,9 +268,9 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(case):
 def test_weights_of_a_sweep_are_the_direct_solve_of_the_same_ridge_problem(case):
     kept = blocks_of(case.swept.kept.tolist(), case.size)
     removed = without(len(case.w), *kept)
-    gram = case.x.T @ case.x
+    xtx = case.x.T @ case.x
     pull = torch.diag(case.input_penalties[kept])
-    direct = torch.linalg.solve(gram[kept][:, kept] + pull, gram[kept] @ case.w + pull @ case.w[kept])
+    direct = torch.linalg.solve(xtx[kept][:, kept] + pull, xtx[kept] @ case.w + pull @ case.w[kept])
     torch.testing.assert_close(case.swept.weights[kept], direct, **CLOSE)
     assert (case.swept.weights[removed] == 0.0).all()
 

@@ -16,8 +16,8 @@ from comp_lib.importance import neurons
 from comp_lib.importance.matrix_condition import condition_numbers
 from comp_lib.importance.neurons import METRICS, Problem, full_condition, keep_highest, mask_condition
 from comp_lib.recovery.mask_tuning import solve_mask
-from comp_lib.statistics.gram import Gram, contributions
 from comp_lib.statistics.solve import least_squares
+from comp_lib.statistics.sums import MatrixStatistics, contributions
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
@@ -33,7 +33,7 @@ def layer(seed: int, blocks: int, size: int = 1, m: int = 4, ridge: float = 1e-2
     n = blocks * size
     x, weight = inputs_and_weights(seed, n, m, spare=20)
     owned = normal(seed + 3, n // size).square()
-    problem = Problem(Gram.of(x.T @ x), weight, lambda: owned, size, ridge)
+    problem = Problem(MatrixStatistics.of(x.T @ x), weight, lambda: owned, size, ridge)
     return x, problem
 
 
@@ -162,7 +162,7 @@ def test_a_loud_neuron_with_a_twin_goes_before_a_quiet_one_without(choose):
     x[:, 4] = x[:, 0]
     w = torch.eye(5, dtype=torch.float64)
     w[4] = w[0]
-    problem = Problem(Gram.of(x.T @ x), w, lambda: torch.ones(5, dtype=torch.float64), ridge=1e-6)
+    problem = Problem(MatrixStatistics.of(x.T @ x), w, lambda: torch.ones(5, dtype=torch.float64), ridge=1e-6)
     kept = choose(problem, 4, rng()).kept.tolist()
     assert kept in ([0, 1, 2, 3], [1, 2, 3, 4])
     assert METRICS["energy"](problem, 4, rng()).kept.tolist() == [0, 2, 3, 4]
@@ -176,7 +176,9 @@ def test_dead_neurons_break_no_metric(name, dead):
     alive = torch.ones(6, dtype=torch.float64)
     alive[[1, 3] if dead == "some" else slice(None)] = 0.0
     if dead != "weights":
-        problem = Problem(Gram.of(problem.xtx * torch.outer(alive, alive)), problem.weight, problem.upstream)
+        problem = Problem(
+            MatrixStatistics.of(problem.xtx * torch.outer(alive, alive)), problem.weight, problem.upstream
+        )
     if dead == "weights":
         problem = Problem(problem.statistics, torch.zeros_like(problem.weight), problem.upstream)
     selection = METRICS[name](problem, 4, rng())

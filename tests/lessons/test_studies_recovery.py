@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from comp_lib.shape import Shape
-from comp_lib.statistics.gram import contributions
+from comp_lib.statistics.sums import contributions
 from course import mask_tuning as study
 
 WIDTH = 36

@@ -12,11 +12,11 @@ from comp_lib.recovery import least_squares
 from comp_lib.recovery.least_squares import LAMBDAS, choose_ridge
 from comp_lib.settings import Settings
 from comp_lib.statistics.few_tokens import TokenStatistics
-from comp_lib.statistics.gram import Gram
+from comp_lib.statistics.sums import MatrixStatistics
 
 
 def problem(tokens, n=12, m=5, noise=0.0, seed=0):
-    """Two halves (X, Y*, Gram) of a text whose target is not the layer's own output, and W."""
+    """Two halves (X, Y*, MatrixStatistics) of a text whose target is not the layer's own output, and W."""
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn(n, m, generator=generator, dtype=torch.float64)
     mix = torch.randn(n, n, generator=generator)
@@ -24,9 +24,9 @@ def problem(tokens, n=12, m=5, noise=0.0, seed=0):
     for _ in range(2):
         x = torch.randn(tokens, n, generator=generator) @ mix
         y = x @ w.float() + noise * torch.randn(tokens, m, generator=generator)
-        gram = Gram.zeros(n, m)
-        gram.add(x, y)
-        halves.append((x.double(), y.double(), gram))
+        statistics = MatrixStatistics.zeros(n, m)
+        statistics.add(x, y)
+        halves.append((x.double(), y.double(), statistics))
     return halves, w
 
 
@@ -117,7 +117,7 @@ def record_mixes(form, monkeypatch):
     return mixes
 
 
-@pytest.mark.parametrize("form", [Gram, TokenStatistics])
+@pytest.mark.parametrize("form", [MatrixStatistics, TokenStatistics])
 @pytest.mark.parametrize("with_target", [True, False])
 def test_of_many_outputs_mixtures_are_judged(form, with_target, monkeypatch):
     weight, halves, energy = layer_of_many_outputs(form, with_target)

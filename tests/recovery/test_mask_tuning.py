@@ -11,8 +11,8 @@ from tools import inputs_and_weights, normal
 from comp_lib.errors import InputError
 from comp_lib.recovery import mask_tuning
 from comp_lib.recovery.mask_tuning import MAX_VARIANCE, fold_mask, solve_mask, tune_mask
-from comp_lib.statistics.gram import Gram, contributions
 from comp_lib.statistics.solve import keep_rows, least_squares
+from comp_lib.statistics.sums import MatrixStatistics, contributions
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
@@ -220,7 +220,7 @@ def test_each_recovery_beats_the_simpler_one_on_the_calibration_text(seed, n):
     mask, _ = tune_mask(contributions(xtx, w), kept, 1e-3)
     fitted = least_squares(xtx, xtx @ w, w, kept, 1e-9)
     none, tuned, full = (
-        Gram.of(xtx).energy(w - v) for v in (keep_rows(w, kept), fold_mask(w, kept, mask), fitted)
+        MatrixStatistics.of(xtx).energy(w - v) for v in (keep_rows(w, kept), fold_mask(w, kept, mask), fitted)
     )
     slack = 1e-5 * none  # of single precision
     assert full <= tuned + slack

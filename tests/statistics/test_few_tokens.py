@@ -14,8 +14,8 @@ from comp_lib.importance.neurons import Problem, full_condition
 from comp_lib.settings import Settings
 from comp_lib.statistics import few_tokens
 from comp_lib.statistics.few_tokens import DualInverse, TokenStatistics
-from comp_lib.statistics.gram import Gram
 from comp_lib.statistics.solve import factor_solve, least_squares, penalty, spd_inverse, with_ridge
+from comp_lib.statistics.sums import MatrixStatistics
 
 
 def problem(tokens=10, n=24, m=5, with_target=True, seed=0):
@@ -26,7 +26,7 @@ def problem(tokens=10, n=24, m=5, with_target=True, seed=0):
     y = x @ w.float() + torch.randn(tokens, m, generator=generator) if with_target else None
     weight = torch.rand(tokens, generator=generator) + 0.5
     both = []
-    for kind in (Gram, TokenStatistics):
+    for kind in (MatrixStatistics, TokenStatistics):
         halves = [kind.zeros(n, m if with_target else None) for _ in range(2)]
         for half, rows in zip(halves, (slice(0, 4), slice(4, None)), strict=True):
             half.add(x[rows], None if y is None else y[rows], weight[rows])
@@ -71,7 +71,7 @@ def test_fit_energy_and_statistics_are_the_same(with_target):
         )
     torch.testing.assert_close(rows.mean, full.mean)
     torch.testing.assert_close(rows.diagonal(), full.diagonal(), rtol=1e-5, atol=0)
-    torch.testing.assert_close(rows.matrix(), full.matrix(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rows.xtx, full.xtx, rtol=1e-4, atol=1e-5)
     bias = torch.randn(w.shape[1], dtype=torch.float64)
     gap = w - fitted
     assert rows.bias_energy(gap, bias) == pytest.approx(full.bias_energy(gap, bias), rel=1e-5)
@@ -151,7 +151,7 @@ def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypat
     dual = prune(model, ids, settings)
     calls_of_dual = len(calls)
     assert calls_of_dual
-    monkeypatch.setattr("comp_lib.statistics.few_tokens.TokenStatistics", Gram)
+    monkeypatch.setattr("comp_lib.statistics.few_tokens.TokenStatistics", MatrixStatistics)
     primal = prune(model, ids, settings)
     assert dual.plan == primal.plan
     assert len(calls) == calls_of_dual  # the second run had the n x n form

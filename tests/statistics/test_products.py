@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp_lib.statistics import gram
+from comp_lib.statistics import sums
 from comp_lib.statistics.few_tokens import row_products
-from comp_lib.statistics.gram import add_square
 from comp_lib.statistics.solve import spd_inverse
+from comp_lib.statistics.sums import add_square
 
 
 def rows(count, size, alike, seed):
@@ -24,13 +24,13 @@ def rows(count, size, alike, seed):
 @given(st.integers(1, 70), st.sampled_from([0.0, 0.5, 0.999]), st.integers(0, 9))
 def test_a_triangle_makes_the_whole_product(size, alike, seed):
     x = rows(50, size, alike, seed)
-    columns_at_once = gram.COLUMNS_AT_ONCE
+    columns_at_once = sums.COLUMNS_AT_ONCE
     try:
-        gram.COLUMNS_AT_ONCE = 8  # so that these sizes have several blocks, and a last one that is not full
+        sums.COLUMNS_AT_ONCE = 8  # so that these sizes have several blocks, and a last one that is not full
         product = torch.zeros(size, size)
         add_square(product, x)
     finally:
-        gram.COLUMNS_AT_ONCE = columns_at_once
+        sums.COLUMNS_AT_ONCE = columns_at_once
     exact = x.double().T @ x.double()
     norms = x.double().norm(dim=0)
     assert torch.equal(product, product.T) or size < 16

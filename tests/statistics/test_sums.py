@@ -1,4 +1,4 @@
-"""Gram statistics against sums over tokens, written out."""
+"""Sums as matrices against sums over tokens, written out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tools import normal
 
 from comp_lib.statistics.few_tokens import TokenStatistics
-from comp_lib.statistics.gram import Gram, contributions, token_weight
+from comp_lib.statistics.sums import MatrixStatistics, contributions, token_weight
 
 quick = settings(derandomize=True, deadline=None, max_examples=25)
 sizes = {
@@ -47,14 +47,14 @@ def test_add_gathers_both_sums_with_weights(seed, t, n, m):
     x = normal(seed, 2, t, n)
     y = normal(seed + 1, 2, t, m)
     token_weights = normal(seed + 2, 2, t).abs()
-    gram = Gram.zeros(n, m)
-    gram.add(x, y, token_weights)
+    statistics = MatrixStatistics.zeros(n, m)
+    statistics.add(x, y, token_weights)
     xtx = sum(token_weights[b, i] ** 2 * torch.outer(x[b, i], x[b, i]) for b in range(2) for i in range(t))
     xty = sum(token_weights[b, i] ** 2 * torch.outer(x[b, i], y[b, i]) for b in range(2) for i in range(t))
     # products run in single precision
-    torch.testing.assert_close(gram.xtx, xtx, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(gram.given_target, xty, rtol=1e-5, atol=1e-5)
-    assert gram.tokens == 2 * t
+    torch.testing.assert_close(statistics.xtx, xtx, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(statistics.given_target, xty, rtol=1e-5, atol=1e-5)
+    assert statistics.tokens == 2 * t
 
 
 @quick
@@ -63,7 +63,7 @@ def test_halves_of_a_text_add_up(seed, t, n, m):
     x = normal(seed, 2 * t, n)
     y = normal(seed + 1, 2 * t, m)
     token_weights = normal(seed + 2, 2 * t).abs()
-    all_tokens, first, second = (Gram.zeros(n, m) for _ in range(3))
+    all_tokens, first, second = (MatrixStatistics.zeros(n, m) for _ in range(3))
     all_tokens.add(x, y, token_weights)
     first.add(x[:t], y[:t], token_weights[:t])
     second.add(x[t:], y[t:], token_weights[t:])
@@ -75,8 +75,8 @@ def test_halves_of_a_text_add_up(seed, t, n, m):
 
 
 def test_halves_without_a_target_add_up():
-    first = Gram.zeros(3)
-    second = Gram.zeros(3)
+    first = MatrixStatistics.zeros(3)
+    second = MatrixStatistics.zeros(3)
     first.add(normal(0, 5, 3))
     second.add(normal(1, 4, 3))
     total = first + second
@@ -85,7 +85,7 @@ def test_halves_without_a_target_add_up():
     assert total.tokens == 9
 
 
-@pytest.mark.parametrize("form", [Gram, TokenStatistics])
+@pytest.mark.parametrize("form", [MatrixStatistics, TokenStatistics])
 def test_halves_of_which_one_has_a_target_do_not_add_up(form):
     with_target = form.zeros(3, 2)
     without_target = form.zeros(3)
@@ -98,8 +98,8 @@ def test_target_is_the_layers_output_unless_one_is_given():
     x = normal(0, 9, 4)
     w = normal(1, 4, 3)
     y = normal(2, 9, 3)
-    without_target = Gram.zeros(4)
-    with_target = Gram.zeros(4, 3)
+    without_target = MatrixStatistics.zeros(4)
+    with_target = MatrixStatistics.zeros(4, 3)
     without_target.add(x)
     with_target.add(x, y)
     torch.testing.assert_close(without_target.target(w), x.T @ (x @ w), rtol=1e-5, atol=1e-5)
@@ -108,26 +108,26 @@ def test_target_is_the_layers_output_unless_one_is_given():
 
 def test_add_wants_a_target_exactly_when_there_is_room_for_one():
     with pytest.raises(ValueError, match="target"):
-        Gram.zeros(3).add(normal(0, 5, 3), normal(0, 5, 2))
+        MatrixStatistics.zeros(3).add(normal(0, 5, 3), normal(0, 5, 2))
     with pytest.raises(ValueError, match="target"):
-        Gram.zeros(3, 2).add(normal(0, 5, 3))
+        MatrixStatistics.zeros(3, 2).add(normal(0, 5, 3))
 
 
 def test_sums_keep_the_digits_that_single_precision_loses():
-    gram = Gram.zeros(1)
-    gram.add(torch.full((1, 1), 1e4, dtype=torch.bfloat16).float())
+    statistics = MatrixStatistics.zeros(1)
+    statistics.add(torch.full((1, 1), 1e4, dtype=torch.bfloat16).float())
     for _ in range(1000):
-        gram.add(torch.full((1, 1), 0.01))
+        statistics.add(torch.full((1, 1), 0.01))
     large = float(torch.full((), 1e4, dtype=torch.bfloat16))
-    assert gram.xtx.dtype == torch.float64
-    assert float(gram.xtx) - large**2 == pytest.approx(0.1, rel=1e-3)  # float32 has steps of 8 up there
+    assert statistics.xtx.dtype == torch.float64
+    assert float(statistics.xtx) - large**2 == pytest.approx(0.1, rel=1e-3)  # float32 has steps of 8 up there
 
 
 def test_half_precision_data_is_summed_in_full_precision():
     x = normal(0, 40, 3).bfloat16()
-    gram = Gram.zeros(3)
-    gram.add(x)
-    torch.testing.assert_close(gram.xtx, x.double().T @ x.double(), rtol=1e-5, atol=1e-5)
+    statistics = MatrixStatistics.zeros(3)
+    statistics.add(x)
+    torch.testing.assert_close(statistics.xtx, x.double().T @ x.double(), rtol=1e-5, atol=1e-5)
 
 
 def test_token_weights_are_inverse_norms():
@@ -142,8 +142,8 @@ def test_token_weights_make_errors_relative_to_the_stream():
     stream = normal(1, 6, 4).float()
     loud = torch.ones(6)
     loud[0] = 1e4
-    quiet = Gram.zeros(3)
-    heavy = Gram.zeros(3)
+    quiet = MatrixStatistics.zeros(3)
+    heavy = MatrixStatistics.zeros(3)
     quiet.add(x, token_weight=token_weight(stream))
     heavy.add(x * loud[:, None], token_weight=token_weight(stream * loud[:, None]))
     torch.testing.assert_close(quiet.xtx, heavy.xtx, rtol=1e-5, atol=1e-6)
@@ -156,17 +156,17 @@ def test_the_energy_of_a_gap_is_the_squared_error_of_other_weights(seed, t, n, m
     w = normal(seed + 1, n, m)
     v = normal(seed + 2, n, m)
     expected = float((x @ w - x @ v).square().sum())
-    assert Gram.of(x.T @ x).energy(w - v) == pytest.approx(expected, rel=1e-4, abs=1e-5)
-    assert Gram.of(x.T @ x).energy(w - w) == 0.0
+    assert MatrixStatistics.of(x.T @ x).energy(w - v) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert MatrixStatistics.of(x.T @ x).energy(w - w) == 0.0
 
 
 def test_sums_in_float32_take_weights_of_any_precision():
     x = normal(0, 40, 6)
     w = normal(1, 6, 4)
     kept = torch.tensor([0, 2, 3, 5])
-    double, single = (Gram.of((x.T @ x).to(dtype)) for dtype in (torch.float64, torch.float32))
+    double, single = (MatrixStatistics.of((x.T @ x).to(dtype)) for dtype in (torch.float64, torch.float32))
     torch.testing.assert_close(
         single.refit(w, kept, 0.1).double(), double.refit(w, kept, 0.1), rtol=1e-4, atol=1e-5
     )
-    errors = [gram.held_out_errors(gram, w, kept, (0.1, 1.0)) for gram in (single, double)]
+    errors = [statistics.held_out_errors(statistics, w, kept, (0.1, 1.0)) for statistics in (single, double)]
     assert errors[0] == pytest.approx(errors[1], rel=1e-4)

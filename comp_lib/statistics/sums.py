@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self  # torch brings it; Python has it since 3.11
 
-from .solve import GramInverse, Inverse, least_squares, penalty, ridge_solve, spd_inverse, with_ridge
+from .solve import Inverse, MatrixInverse, least_squares, penalty, ridge_solve, spd_inverse, with_ridge
 
 SINGLE_PRECISION_INPUTS = 4096  # from so many inputs on, sums and solves are in float32
 COLUMNS_AT_ONCE = 512  # columns of a product, or of x, that are computed at a time
@@ -38,8 +38,10 @@ class Statistics(ABC):
 
     input_sum: Tensor
     """Sum of x (n,), float64; each token counts once, whatever its weight."""
-    bias_sums: Tensor
-    """X^T 1 and 1^T 1 (n + 1,), float64, with the token weights of C: the error of a bias needs them."""
+    bias_products: Tensor
+    """X^T 1 (n,), float64, with the token weights of C: the products of x with the 1 that a bias reads."""
+    bias_square: Tensor
+    """1^T 1 (), float64, with the token weights of C: the square of the 1 that a bias reads."""
     tokens: int
     """Number of tokens that were added."""
     given_target: Tensor | None
@@ -75,8 +77,8 @@ class Statistics(ABC):
             total += piece.sum(0, dtype=torch.float64)  # this makes a copy of `piece` in float64
         self.tokens += len(x)
         x = x * token_weight[:, None]
-        weight_square = (token_weight @ token_weight)[None]  # 1^T 1 (1,)
-        self.bias_sums += torch.cat([x.T @ token_weight, weight_square])
+        self.bias_products += x.T @ token_weight
+        self.bias_square += token_weight @ token_weight
         if target is not None:
             target = target.detach().flatten(0, -2).float() * token_weight[:, None]
         self.gather(x, target)
@@ -98,8 +100,9 @@ class Statistics(ABC):
     def diagonal(self) -> Tensor:
         """C_ii (n,)."""
 
+    @property
     @abstractmethod
-    def matrix(self) -> Tensor:
+    def xtx(self) -> Tensor:
         """C (n, n)."""
 
     @abstractmethod
@@ -146,19 +149,19 @@ class Statistics(ABC):
 
     def bias_energy(self, gap: Tensor, bias: Tensor) -> float:
         """||X D - 1 b^T||^2 - ||X D||^2 = (1^T 1) b.b - 2 (X^T 1).(D b), for gap D (n, m) and bias b (m,)."""
-        square = self.bias_sums[-1] * (bias @ bias)
-        product = self.bias_sums[:-1] @ (gap.to(bias) @ bias)
+        square = self.bias_square * (bias @ bias)
+        product = self.bias_products @ (gap.to(bias) @ bias)
         return float(square - 2.0 * product)
 
 
 @dataclass
-class Gram(Statistics):
+class MatrixStatistics(Statistics):
     """The sums as matrices.
 
     `given_target` is B = X^T Y* (n, m), in the precision of C.
     """
 
-    xtx: Tensor  # C (n, n), float64, or float32 from SINGLE_PRECISION_INPUTS on
+    _xtx: Tensor  # C, float64, or float32 from SINGLE_PRECISION_INPUTS on
 
     @property
     def precision(self) -> torch.dtype:
@@ -172,17 +175,25 @@ class Gram(Statistics):
             given_target = torch.zeros(inputs, outputs, dtype=dtype, device=device)
         return cls(
             input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
-            bias_sums=torch.zeros(inputs + 1, dtype=torch.float64, device=device),
+            bias_products=torch.zeros(inputs, dtype=torch.float64, device=device),
+            bias_square=torch.zeros((), dtype=torch.float64, device=device),
             tokens=0,
             given_target=given_target,
-            xtx=torch.zeros(inputs, inputs, dtype=dtype, device=device),
+            _xtx=torch.zeros(inputs, inputs, dtype=dtype, device=device),
         )
 
     @classmethod
     def of(cls, xtx: Tensor) -> Self:
         """Sums of which only C (n, n) is known."""
         inputs = len(xtx)
-        return cls(xtx.new_zeros(inputs), xtx.new_zeros(inputs + 1), 0, None, xtx)
+        return cls(
+            input_sum=xtx.new_zeros(inputs),
+            bias_products=xtx.new_zeros(inputs),
+            bias_square=xtx.new_zeros(()),
+            tokens=0,
+            given_target=None,
+            _xtx=xtx,
+        )
 
     def gather(self, x: Tensor, target: Tensor | None) -> None:
         add_square(self.xtx, x)
@@ -196,24 +207,26 @@ class Gram(Statistics):
             given_target = self.given_target + other.given_target
         return type(self)(
             input_sum=self.input_sum + other.input_sum,
-            bias_sums=self.bias_sums + other.bias_sums,
+            bias_products=self.bias_products + other.bias_products,
+            bias_square=self.bias_square + other.bias_square,
             tokens=self.tokens + other.tokens,
             given_target=given_target,
-            xtx=self.xtx + other.xtx,
+            _xtx=self.xtx + other.xtx,
         )
 
     def diagonal(self) -> Tensor:
         return self.xtx.diagonal()
 
-    def matrix(self) -> Tensor:
-        return self.xtx
+    @property
+    def xtx(self) -> Tensor:
+        return self._xtx
 
     def energy(self, weight: Tensor) -> float:
         weight = weight.float()  # the sum of squares is only reported, so single precision is enough
         return float((weight * (self.xtx.float() @ weight)).sum())
 
     def inverse(self, ridge: float, block_size: int = 1) -> Inverse:
-        return GramInverse(spd_inverse(with_ridge(self.xtx, ridge))[0], block_size)
+        return MatrixInverse(spd_inverse(with_ridge(self.xtx, ridge))[0], block_size)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         return least_squares(self.xtx, self.target(weight), weight.to(self.xtx), kept, ridge)
@@ -240,7 +253,7 @@ class Gram(Statistics):
         return self.xtx @ weight.to(self.xtx) if self.given_target is None else self.given_target
 
 
-def tokens_for_gram(inputs: int) -> int:
+def tokens_for_matrix(inputs: int) -> int:
     """The number of tokens from which C is kept.
 
     Fewer tokens are kept themselves, if they take less memory (`few_tokens`).
