@@ -117,7 +117,7 @@ def look(model: Model, name: str, ids: Tensor, windows: Tensor) -> dict[str, Any
     shape = Shape.of(model)
     removed = shape.neurons[0] - uniform_plan(PlanRequest(shape, RATIOS[0], multiple=MULTIPLE)).neurons[0]
     measured = sensitivity(model, ids, removed)
-    counts = list(range(0, measured.curves[0].counts.max().item() + 1, MULTIPLE))
+    counts = list(range(0, measured.sweeps[0].counts.max().item() + 1, MULTIPLE))
     fitted = (len(ids) - JUDGING_SEQUENCES) * ids.shape[
         1
     ]  # tokens: an error per token is a share of the stream's energy
@@ -138,7 +138,7 @@ def look(model: Model, name: str, ids: Tensor, windows: Tensor) -> dict[str, Any
         "greedy": order,
         "harm": alone,
         "curves": curves,
-        "order": [curve.order.tolist() for curve in measured.curves],
+        "order": [swept.order.tolist() for swept in measured.sweeps],
         "rows": [],
     }
 

@@ -64,9 +64,9 @@ def make_levels(model: Model, ids: Tensor, folder: Path) -> None:
         weight = parts(layer)["mlp"].output_linear.weight.detach().T
         neurons = len(weight)
         statistics = gather_and_pass(layer, stream, arguments)
-        curve, _ = narrow(layer, statistics, STEP, RIDGE)
+        swept, _ = narrow(layer, statistics, STEP, RIDGE)
         for removed in range(STEP, neurons - smallest_width(neurons), STEP):
-            kept = torch.ones(neurons, dtype=torch.bool).index_fill(0, curve.order[:removed], False)
+            kept = torch.ones(neurons, dtype=torch.bool).index_fill(0, swept.order[:removed], False)
             refitted = statistics.refit(weight, kept.nonzero().flatten(), RIDGE)
             file = level_file(folder, index, neurons - removed)
             save_file({"weight": refitted.float().contiguous()}, file)

@@ -75,15 +75,15 @@ def test_32_neurons_go_in_a_round_and_the_others_are_judged_anew(name, problem):
         weights = torch.ones(NEURONS, 1).double()
     ridged = matrix + RIDGE * matrix.diagonal().diag()
     expected = removal_order(ridged, weights, 32)
-    assert selection.curve.counts.tolist() == ROUNDS
-    assert selection.curve.order.tolist() == expected
+    assert selection.swept.counts.tolist() == ROUNDS
+    assert selection.swept.order.tolist() == expected
     other = removal_order(ridged, weights, 64)
     assert set(other) != set(expected), "of this problem larger rounds keep other neurons"
 
 
 def test_the_curve_of_a_layer_has_a_point_for_each_round_down_to_the_narrowest_width(model, ids):
-    for curve in sensitivity(model, ids, 96).curves:
-        assert curve.counts.tolist() == ROUNDS
+    for swept in sensitivity(model, ids, 96).sweeps:
+        assert swept.counts.tolist() == ROUNDS
 
 
 def test_a_layer_that_minds_16_times_as_much_loses_an_eighth_of_the_neurons(model):

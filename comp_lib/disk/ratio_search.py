@@ -36,8 +36,8 @@ def ratio_within(
 ) -> float:
     """The largest ratio found that raises the loss by no more than `at_most`, nats per token.
 
-    The loss is the mean over the kinds of text in `windows_by_text`. For each ratio that `largest_ratio` tries,
-    the model is pruned in memory on ids (S, L) with these settings. It is judged with the numbers that files in
+    The loss is the mean over the texts in `windows_by_text`. For each ratio that `largest_ratio` tries, the
+    model is pruned in memory on ids (S, L) with these settings. It is judged with the numbers that files in
     `saved_dtype` will hold.
 
     Raises InputError when even the smallest step costs more.

@@ -25,7 +25,7 @@ HARM_EXPONENT = 0.75
 SMALLEST_ERROR = 1e-300  # divisor of a curve of zeros
 
 
-def measured_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
+def measured_plan(request: PlanRequest, measured: Sensitivity) -> Plan:
     """As many parameters as `uniform_plan` leaves, more of them in the layers whose narrowing harms most.
 
     Each step narrows one layer to its next lower multiple, where the predicted harm per neuron is least.
@@ -37,9 +37,9 @@ def measured_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
     shape = request.shape
     harms = {}
     for layer in uniform.layers:
-        errors = sensitivity.errors(layer, shape.neurons[layer])
-        reference = float(errors[sensitivity.removed[layer]].clamp_min(SMALLEST_ERROR))
-        harm = max(float(sensitivity.harm[layer]), 0.0) ** HARM_EXPONENT
+        errors = measured.errors(layer, shape.neurons[layer])
+        reference = float(errors[measured.removed[layer]].clamp_min(SMALLEST_ERROR))
+        harm = max(float(measured.harm[layer]), 0.0) ** HARM_EXPONENT
         harms[layer] = harm * errors / reference
     widths = allocate_widths(shape, harms, sum(uniform.neurons), request.multiple)
     return uniform if widths is None else request.plan_with(widths)

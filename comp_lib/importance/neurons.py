@@ -75,7 +75,7 @@ class Selection:
     """The importance of each block (blocks,): a block with a larger score is worth more."""
     refitted: Tensor | None = None
     """Least-squares weights V (n, m), if the metric's sweep has found them already."""
-    curve: Sweep | None = None
+    swept: Sweep | None = None
     """The sweep, if there was one."""
 
 
@@ -162,7 +162,7 @@ def mask_condition(problem: Problem, keep: int, generator: torch.Generator) -> S
         block_size=problem.block_size,
         per_round=MASK_BLOCKS_PER_ROUND,
     )
-    return Selection(swept.kept, swept.scores, curve=swept)
+    return Selection(swept.kept, swept.scores, swept=swept)
 
 
 @metric("full-condition")

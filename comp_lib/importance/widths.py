@@ -48,13 +48,13 @@ class Sensitivity:
 
     removed: tuple[int, ...]  # number of neurons that go (layers,)
     harm: Tensor  # divergence, nats per token (layers,)
-    curves: tuple[Sweep, ...]  # down to FLOOR_SHARE of each layer (layers,)
+    sweeps: tuple[Sweep, ...]  # down to FLOOR_SHARE of each layer (layers,)
 
     def errors(self, layer: int, neurons: int) -> Tensor:
-        """Error of a layer's output with 0, 1, ... of its `neurons` removed, as far as its curve goes."""
-        curve = self.curves[layer]
-        last_count = int(curve.counts[-1])
-        return interpolate(curve.counts, curve.data_errors, neurons)[: last_count + 1]
+        """Error of a layer's output with 0, 1, ... of its `neurons` removed, as far as its sweep goes."""
+        swept = self.sweeps[layer]
+        last_count = int(swept.counts[-1])
+        return interpolate(swept.counts, swept.data_errors, neurons)[: last_count + 1]
 
 
 def interpolate(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
@@ -136,19 +136,19 @@ def sensitivity(
     fitted_ridge = RIDGE if ridge is None else ridge
     dense_stream = torch.empty(0)
     narrowed_streams: list[Tensor] = []  # the judging stream so far, for each layer that was narrowed alone
-    curves = []
+    sweeps = []
     for visit in walk(decoder, judging_ids, device):
         narrowed_streams = [visit.through(stream) for stream in narrowed_streams]
         statistics = gather_and_pass(visit.layer, fitted, fitted_arguments, weighted)
-        curve, weight = narrow(visit.layer, statistics, removals[visit.index], fitted_ridge)
+        swept, weight = narrow(visit.layer, statistics, removals[visit.index], fitted_ridge)
         visit.after, stream = with_weights(visit.layer, visit.before, visit.arguments, weight)
         narrowed_streams.append(stream)
         dense_stream = visit.after
-        curves.append(replace(curve, weights=torch.empty(0)))  # all weights would be as large as half a model
-        del curve, statistics, weight  # before the next layer is read
+        sweeps.append(replace(swept, weights=torch.empty(0)))  # all weights would be as large as half a model
+        del swept, statistics, weight  # before the next layer is read
         progress("sensitivity", visit.index + 1, shape.layers)
     harm = _divergences(decoder, dense_stream, narrowed_streams, progress)
-    return Sensitivity(tuple(removals), harm, tuple(curves))
+    return Sensitivity(tuple(removals), harm, tuple(sweeps))
 
 
 def smallest_width(neurons: int) -> int:
@@ -176,13 +176,13 @@ def gather_and_pass(
 def narrow(
     layer: Layer, statistics: MatrixStatistics, removed: int, ridge: float, fewest: int | None = None
 ) -> tuple[Sweep, Tensor]:
-    """The error curve of down_proj, and its refitted weights V (n, m) without the `removed` cheapest neurons.
+    """The sweep of down_proj, and its refitted weights V (n, m) without the `removed` cheapest neurons.
 
     The layer itself stays as it is.
 
     Args:
         statistics: the sums of what down_proj reads, from `gather_and_pass`.
-        fewest: where the curve ends, as a number of neurons; None: as few as a plan may leave.
+        fewest: where the sweep ends, as a number of neurons; None: as few as a plan may leave.
     """
     linear = parts(layer)["mlp"].output_linear.weight
     weight = linear.detach().T.to(statistics.precision)  # (n, m)
@@ -191,10 +191,10 @@ def narrow(
     if fewest is None:
         fewest = smallest_width(len(weight))
     input_penalties = penalty(statistics.diagonal(), ridge)
-    curve = sweep(statistics.inverse(ridge), scaled, len(weight) - fewest, input_penalties=input_penalties)
+    swept = sweep(statistics.inverse(ridge), scaled, len(weight) - fewest, input_penalties=input_penalties)
     kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
-    kept[curve.order[:removed].to(linear.device)] = False
-    return curve, statistics.refit(weight, kept.nonzero().flatten(), ridge)
+    kept[swept.order[:removed].to(linear.device)] = False
+    return swept, statistics.refit(weight, kept.nonzero().flatten(), ridge)
 
 
 def with_weights(

@@ -80,11 +80,11 @@ def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:
     """COMP's recovery: all weights of what stays are fitted, to the target that the statistics hold."""
     statistics = problem.statistics
     weight = problem.weight
-    curve = selection.curve
-    if selection.refitted is not None and curve is not None and statistics.given_target is None:
+    swept = selection.swept
+    if selection.refitted is not None and swept is not None and statistics.given_target is None:
         fitted = selection.refitted  # the sweep has solved the same problem
         energy = statistics.energy(weight)
-        error = max(0.0, float(curve.data_errors[-1]))
+        error = max(0.0, float(swept.data_errors[-1]))
     else:
         fitted = statistics.refit(weight, problem.inputs_of(selection.kept), problem.ridge)
         energy, error = statistics.energy_and_error(weight, fitted)

@@ -38,10 +38,10 @@ def stored_sensitivity(record: Mapping[str, Any]) -> Sensitivity:
     counts = STEP * torch.arange(1, errors.shape[1])
     empty = torch.empty(0)  # the file keeps the curves alone
     zeros = torch.zeros(len(counts))
-    curves = [Sweep(empty, empty, curve[1:], counts, zeros, empty, empty) for curve in errors]
+    sweeps = [Sweep(empty, empty, row[1:], counts, zeros, empty, empty) for row in errors]
     harm = torch.tensor(record["kl"], dtype=torch.float64)
     removed = (int(record["gone"]),) * len(harm)
-    return Sensitivity(removed, harm, tuple(curves))
+    return Sensitivity(removed, harm, tuple(sweeps))
 
 
 def narrowed_alone(
@@ -78,19 +78,19 @@ def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan
     return replace(plan, kept_neurons=tuple(kept))
 
 
-def layer_errors(sensitivity: Sensitivity, shape: Shape, plan: Plan) -> Tensor:
+def layer_errors(measured: Sensitivity, shape: Shape, plan: Plan) -> Tensor:
     """Predicted error that each narrowed MLP puts into the stream: (parent layers,), float64.
 
     Errors are shares of the stream's energy. NaN stands for a dropped layer, whose error is not known.
     """
     errors = torch.full((shape.layers,), torch.nan, dtype=torch.float64)
     for layer, width in zip(plan.layers, plan.neurons, strict=True):
-        curve = sensitivity.errors(layer, shape.neurons[layer])
+        curve = measured.errors(layer, shape.neurons[layer])
         errors[layer] = curve[min(shape.neurons[layer] - width, len(curve) - 1)]
     return errors
 
 
-def water_filling_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
+def water_filling_plan(request: PlanRequest, measured: Sensitivity) -> Plan:
     """A plan that always narrows next the layer that puts least error into the stream.
 
     It looks like the best plan, and is not. No layer falls under a tenth of its neurons. Raises InputError as
@@ -102,7 +102,7 @@ def water_filling_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
     for layer in request.layers:
         neurons = shape.neurons[layer]
         most_removed = neurons - int(FLOOR_SHARE * neurons)
-        errors[layer] = sensitivity.errors(layer, neurons)[: most_removed + 1]
+        errors[layer] = measured.errors(layer, neurons)[: most_removed + 1]
     widths = allocate_widths(shape, errors, sum(uniform.neurons), request.multiple)
     if widths is None:  # there is too little room for steps of this size
         return uniform

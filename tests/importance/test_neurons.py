@@ -49,7 +49,7 @@ def test_every_metric_keeps_as_many_blocks_as_asked(name, size):
         assert set(kept) <= set(range(7))
         assert selection.scores.shape == (7,)
         assert selection.scores.isfinite().all()
-        if selection.curve is None:
+        if selection.swept is None:
             assert min(selection.scores[kept]) >= max(
                 selection.scores[[i for i in range(7) if i not in kept]], default=0.0
             )
@@ -129,7 +129,7 @@ def test_keeping_everything_changes_nothing(size):
     assert torch.equal(selection.refitted, problem.weight)
     assert selection.kept.tolist() == list(range(6))
     assert torch.equal(
-        mask_condition(problem, 6, rng()).curve.weights, torch.ones(6 * size, 1, dtype=torch.float64)
+        mask_condition(problem, 6, rng()).swept.weights, torch.ones(6 * size, 1, dtype=torch.float64)
     )
 
 
@@ -140,7 +140,7 @@ def test_sweep_of_the_mask_condition_is_the_tuned_mask(seed, n, data):
     _, problem = layer(seed, n)
     selection = mask_condition(problem, keep, rng())
     expected = solve_mask(contributions(problem.xtx, problem.weight), selection.kept, problem.ridge)
-    torch.testing.assert_close(selection.curve.weights[selection.kept, 0], expected, **CLOSE)
+    torch.testing.assert_close(selection.swept.weights[selection.kept, 0], expected, **CLOSE)
 
 
 @quick

@@ -61,7 +61,7 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
         plan_widths = [shape.neurons[0]] * shape.layers
         plan_widths[layer] -= GONE
         kept = [range(width) for width in shape.neurons]
-        kept[layer] = sorted(set(kept[layer]) - set(measured.curves[layer].order[:GONE].tolist()))
+        kept[layer] = sorted(set(kept[layer]) - set(measured.sweeps[layer].order[:GONE].tolist()))
         plan = type(plan)(
             "",
             shape.layers,
@@ -160,7 +160,7 @@ def test_the_walk_keeps_to_its_limits(limits, model, ids, monkeypatch):
 
 def test_no_weights_of_a_curve_stay_in_memory(measured):
     """Not even behind a view of none of them."""
-    assert [curve.weights.untyped_storage().nbytes() for curve in measured.curves] == [0, 0, 0]
+    assert [swept.weights.untyped_storage().nbytes() for swept in measured.sweeps] == [0, 0, 0]
 
 
 def test_the_model_stays_as_it_was(model, ids):
@@ -174,7 +174,7 @@ def test_sequences_that_judge_are_not_fitted(model, ids):
     other_ids = torch.cat([ids[:-4], ids[-4:].flip(1)])
     measured = sensitivity(model, ids, GONE)
     measured_on_others = sensitivity(model, other_ids, GONE)
-    assert torch.equal(measured.curves[0].errors, measured_on_others.curves[0].errors)
+    assert torch.equal(measured.sweeps[0].errors, measured_on_others.sweeps[0].errors)
     assert not torch.allclose(measured.harm, measured_on_others.harm)
 
 

@@ -34,11 +34,11 @@ def sensitivity_of(*errors) -> Sensitivity:
     """A sensitivity in which each layer has such errors after 2, 4, 6 removed neurons."""
     empty = torch.empty(0)
     counts = torch.tensor([2, 4, 6])
-    curves = []
+    sweeps = []
     for errors_of_layer in errors:
         curve = torch.tensor(errors_of_layer).double()
-        curves.append(Sweep(empty, empty, curve, counts, torch.zeros(3), empty, empty))
-    return Sensitivity((4,) * len(errors), torch.ones(len(errors)), tuple(curves))
+        sweeps.append(Sweep(empty, empty, curve, counts, torch.zeros(3), empty, empty))
+    return Sensitivity((4,) * len(errors), torch.ones(len(errors)), tuple(sweeps))
 
 
 CONVEX = sensitivity_of([0.01, 0.05, 0.20], [0.03, 0.07, 0.12], [0.02, 0.05, 0.50])
@@ -54,12 +54,12 @@ def plan_of(layers, widths) -> Plan:
 
 def test_stored_curves_go_through_their_points():
     record = {"gone": 32, "kl": [0.5, 0.25], "curves": [[0.0, 0.1, 0.3], [0.0, 0.2, 0.8]]}
-    sensitivity = planning.stored_sensitivity(record)
-    assert sensitivity.removed == (32, 32)
-    assert sensitivity.harm.tolist() == [0.5, 0.25]
-    errors = sensitivity.errors(0, 100)[[0, 16, 32, 48, 64]].tolist()
+    measured = planning.stored_sensitivity(record)
+    assert measured.removed == (32, 32)
+    assert measured.harm.tolist() == [0.5, 0.25]
+    errors = measured.errors(0, 100)[[0, 16, 32, 48, 64]].tolist()
     assert errors == pytest.approx([0.0, 0.05, 0.1, 0.2, 0.3])
-    assert len(sensitivity.errors(1, 100)) == 65  # as far as it was measured
+    assert len(measured.errors(1, 100)) == 65  # as far as it was measured
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +76,12 @@ def test_stored_rows_reach_their_budget(stored):
 
 
 def test_stored_plans_are_those_of_the_planners(stored):
-    sensitivity = planning.stored_sensitivity(stored)
+    measured = planning.stored_sensitivity(stored)
     planners = {
         "uniform": uniform_plan,
         "paper": lambda request: paper_plan(request, stored["harm"]),
-        "measured": lambda request: measured_plan(request, sensitivity),
-        "water-filling": lambda request: planning.water_filling_plan(request, sensitivity),
+        "measured": lambda request: measured_plan(request, measured),
+        "water-filling": lambda request: planning.water_filling_plan(request, measured),
     }
     for row in stored["rows"]:
         if row["budget"] != "parameters" or not row["name"].startswith(("neurons", "few layers")):

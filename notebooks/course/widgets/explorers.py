@@ -166,10 +166,9 @@ class NeuronExplorer(Explorer):
         """Which neurons of the layer `metric` removes: (n,), bool; by default the metric of the control."""
         metric = metric or self.metric.value
         frame = self._neurons[self.layer.value]
-        swept = int(
-            frame.removed_at.notna().sum()
-        )  # a sweep ends at whole steps, a little before SWEPT_SHARE
-        count = min(round(self.share.value / 100 * len(frame)), swept)
+        # a sweep ends at whole steps, a little before SWEPT_SHARE
+        swept_count = int(frame.removed_at.notna().sum())
+        count = min(round(self.share.value / 100 * len(frame)), swept_count)
         if metric == IN_ROUNDS:
             return np.asarray(frame.removed_at * len(frame) < count + 0.5)
         if metric == ONE_LOOK:
