@@ -29,6 +29,7 @@ from zero_shot import TYPES, answers
 from comp_lib.baselines.llm_pruner import widths
 from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens, windows_of
+from comp_lib.checks import check_request
 from comp_lib.comp import prune
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
@@ -36,7 +37,7 @@ from comp_lib.families.types import Model
 from comp_lib.methods import method_of
 from comp_lib.models.load import INCLUDED_MODEL
 from comp_lib.plan import Plan
-from comp_lib.planning import check_request, make_plan
+from comp_lib.planning import make_plan
 from comp_lib.plots.base import BLUE, GREY, figure_with_axes, png
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape

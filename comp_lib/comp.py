@@ -27,12 +27,13 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
+from .checks import check_call
 from .decoder import Decoder, ModelInMemory, as_decoder
 from .families.find import layers_of
 from .families.run import layer_arguments
 from .families.types import CausalLM, Layer, Model
 from .plan import Plan
-from .planning import check_call, finish, make_plan
+from .planning import finished_plan_and_report, make_plan
 from .progress import Progress, no_progress
 from .prune_layer import LayerReport, Report, RunContext, States, Streams, prune_layer
 from .settings import Settings
@@ -146,7 +147,7 @@ def prune(
     reports = prune_layers(decoder, ids, settings, plan, MemorySink(small), progress)
     keep_layers(small, plan.layers)
     update_config(small)
-    finished_plan, report = finish(plan, reports, settings, ids, before, Shape.of(small))
+    finished_plan, report = finished_plan_and_report(plan, reports, settings, ids, before, Shape.of(small))
     report = replace(report, seconds=time.perf_counter() - started)
     return Pruned(cast("CausalLM", small), finished_plan, report)
 

@@ -1,4 +1,4 @@
-"""Planning: how much of each layer is removed, before any weight is touched, and the checks of a call.
+"""Planning: how much of each layer is removed, before any weight is touched.
 
 A plan says first which whole layers go, as many as the ratio needs, by layer importance (`importance`); then
 the width of each layer that stays (`hybrid_granularity`). Baselines that plan the whole model by themselves
@@ -11,13 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from .decoder import Decoder, as_decoder
-from .errors import InputError
-from .families.find import check_layers, check_model, has_inseparable_groups
-from .families.run import check_length
 from .families.types import Model
 from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
@@ -30,7 +26,6 @@ from .progress import Progress, no_progress
 from .prune_layer import LayerReport, Report
 from .settings import Settings
 from .shape import Shape
-from .surgery import check_biases
 
 if TYPE_CHECKING:
     from .baselines import Planner
@@ -50,7 +45,7 @@ def make_plan(
     Raises InputError when they cannot be met.
     """
     decoder = as_decoder(model)
-    planner = _planner_of(settings)
+    planner = planner_of(settings)
     if planner is not None:
         return planner.make_plan(decoder, ids, settings, name, progress)
     request = settings.request(Shape.of(decoder), name)
@@ -80,7 +75,7 @@ def make_plan(
     return measured_plan(request, measured)
 
 
-def _planner_of(settings: Settings) -> Planner | None:
+def planner_of(settings: Settings) -> Planner | None:
     """The planner that the method has for itself, or None where COMP's planners plan for it."""
     name = method_of(settings.method).planner
     if name is None:
@@ -90,7 +85,7 @@ def _planner_of(settings: Settings) -> Planner | None:
     return PLANNERS[name]
 
 
-def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
+def why_more_was_removed(plan: Plan, settings: Mapping[str, Any]) -> str:
     """One line that says why a plan by these settings removes clearly more than was asked for."""
     multiple = settings["multiple"]
     if method_of(settings["method"]).whole_layers_only:
@@ -106,7 +101,7 @@ def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
     return f"{plan.removed:.1%} went where {plan.ratio:.1%} was asked for: {reason}"
 
 
-def finish(
+def finished_plan_and_report(
     plan: Plan,
     reports: Sequence[LayerReport],
     settings: Settings,
@@ -127,137 +122,3 @@ def finish(
     )
     report = Report(settings=asdict(settings), tokens=ids.numel(), layers=tuple(reports), seconds=0.0)
     return finished_plan, report
-
-
-def check_request(model: Model | Decoder, settings: Settings) -> None:
-    """Raises InputError for settings that no plan for `model` can meet, before any text is read."""
-    decoder = as_decoder(model)
-    shape = Shape.of(decoder)
-    request = settings.request(shape)
-    fewer_groups = settings.kv_groups is not None and settings.kv_groups < min(shape.kv_groups)
-    if fewer_groups or method_of(settings.method).removes_groups:
-        if has_inseparable_groups(decoder.structure):
-            count = settings.kv_groups or "fewer"
-            raise InputError(
-                expected=f"all KV groups of {decoder.config.model_type} to stay, which cannot go one by one",
-                got=f"{settings.method} with {count}",
-                hint="leave kv_groups out, choose another method",
-            )
-    if settings.recovery == "bias":
-        check_biases(decoder.structure)
-    planner = _planner_of(settings)
-    if planner is not None:
-        planner.check_settings(shape, settings)
-        return
-    # If the ratio is in reach at all, it is with the largest layers dropped.
-    largest_first = sorted(range(shape.layers), key=shape.parameters_of_layer, reverse=True)
-    dropped = largest_first[: drop_count(request, settings.layers)]
-    uniform_plan(replace(request, drop=dropped))
-
-
-def check_plan(plan: Plan, model: Model | Decoder, settings: Settings) -> None:
-    """Raises InputError unless `plan` can be carried out on `model`."""
-    decoder = as_decoder(model)
-    shape = Shape.of(decoder)
-    unnamed = plan.kept_neurons is None or plan.kept_groups is None
-    if unnamed and method_of(settings.method).names_what_stays:
-        raise InputError(
-            expected=f"a plan that names what stays, as those of the method {settings.method} do",
-            got="one of widths",
-            hint="leave the plan out, or choose another method",
-        )
-    if plan.parent_layers != shape.layers:
-        raise InputError(
-            expected=f"a plan for {shape.layers} layers",
-            got=f"one for {plan.parent_layers}",
-            hint="plan anew",
-        )
-    _check_widths("neurons", plan, plan.neurons, plan.kept_neurons, shape.neurons)
-    _check_widths("KV groups", plan, plan.kv_groups, plan.kept_groups, shape.kv_groups)
-    for layer, count in zip(plan.layers, plan.kv_groups, strict=True):
-        if count < shape.kv_groups[layer] and has_inseparable_groups(decoder.structure):
-            raise InputError(
-                expected=f"all {shape.kv_groups[layer]} KV groups of a model whose groups cannot go",
-                got=f"{count} in layer {layer}",
-                hint="plan anew",
-            )
-
-
-def _check_widths(
-    units: str,
-    plan: Plan,
-    counts: Sequence[int],
-    kept: Sequence[Sequence[int]] | None,
-    full_widths: Sequence[int],
-) -> None:
-    """Check that each layer of the plan keeps only what the parent's layer has.
-
-    Args:
-        units: what is counted, in words: "neurons" or "KV groups".
-        counts: how many of them each layer of the plan keeps.
-        kept: their indices, ascending, where the plan names them.
-        full_widths: how many each layer of the parent has.
-
-    Raises InputError where a layer would keep more.
-    """
-    for position, (layer, count) in enumerate(zip(plan.layers, counts, strict=True)):
-        needed = count
-        if kept is not None:
-            needed = max(count, kept[position][-1] + 1)
-        if needed > full_widths[layer]:
-            raise InputError(
-                expected=f"at most {full_widths[layer]} {units} in layer {layer}",
-                got=needed,
-                hint="plan anew",
-            )
-
-
-def check_call(model: Any, ids: object, settings: object, plan: Plan | None = None) -> Tensor:
-    """Check what a run was given, and return the tokens ids (S, L) as int64.
-
-    Raises InputError for all that can be refused before any work.
-    """
-    if not isinstance(settings, Settings):
-        raise InputError(
-            expected="settings as Settings(...)", got=type(settings).__name__, hint="import it from comp_lib"
-        )
-    if not isinstance(model, Decoder):
-        check_model(model)
-    if plan is not None and not isinstance(plan, Plan):
-        raise InputError(expected="a Plan", got=type(plan).__name__, hint="Plan.load reads one from a file")
-    decoder = as_decoder(model)
-    check_layers(decoder.structure)
-    tokens = _check_tokens(ids, decoder.config.vocab_size)
-    check_length(tokens.shape[1], decoder.config.max_position_embeddings)
-    if plan is None:
-        check_request(decoder, settings)
-        if settings.widths == "measured" and len(tokens) < 2:
-            raise InputError(
-                expected="2 or more sequences for measured widths",
-                got=1,
-                hint="one of them judges; give more",
-            )
-    else:
-        check_plan(plan, decoder, settings)
-        if settings.recovery == "bias":
-            check_biases(decoder.structure)
-    return tokens
-
-
-def _check_tokens(ids: object, vocabulary: int) -> Tensor:
-    """The tokens ids (S, L) as int64.
-
-    Raises InputError unless they are numbers below `vocabulary`.
-    """
-    expected = "calibration tokens, a tensor (S, L) with L of at least 2"
-    if not isinstance(ids, Tensor):
-        raise InputError(expected=expected, got=type(ids).__name__, hint="give text")
-    if ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
-        raise InputError(expected=expected, got=f"shape {tuple(ids.shape)}", hint="give text")
-    expected = f"tokens from 0 to {vocabulary - 1}"
-    hint = "use the tokenizer of this model"
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise InputError(expected=expected, got=str(ids.dtype), hint=hint)
-    if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
-        raise InputError(expected=expected, got=f"{ids.min():g} to {ids.max():g}", hint=hint)
-    return ids.long()

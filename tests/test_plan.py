@@ -14,7 +14,7 @@ from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import parameter_budget, uniform_plan
 from comp_lib.methods import METHODS
 from comp_lib.plan import FLOOR_SHARE, Plan, PlanRequest
-from comp_lib.planning import why_more
+from comp_lib.planning import why_more_was_removed
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
@@ -125,7 +125,7 @@ def test_the_multiple_is_the_same_for_all_methods_and_the_users_own_stays():
 )
 def test_a_plan_that_removes_more_than_was_asked_says_why(options, removed, reason):
     plan = replace(uniform_plan(PlanRequest(EVEN_SHAPE, 0.2)), removed=removed)
-    explanation = why_more(plan, asdict(Settings(0.2, **options)))
+    explanation = why_more_was_removed(plan, asdict(Settings(0.2, **options)))
     assert reason in explanation
     assert f"{removed:.1%} went" in explanation
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from ..checks import check_request
 from ..comp import prune
 from ..errors import InputError, suggestion
 from ..evaluation.by_kind import EvaluationByText, judge
@@ -17,7 +18,6 @@ from ..evaluation.confidence import NO_INTERVAL
 from ..families.table import family_of
 from ..families.types import Model
 from ..methods import METHODS, default_recovery
-from ..planning import check_request
 from ..settings import PRESETS, Settings
 from ..shape import Shape
 from ..system.hashes import hash_of_tensor
@@ -56,7 +56,7 @@ def costs(
 ) -> pd.DataFrame:
     """Loss by kind of text for each recipe and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
-    windows_by_text: the windows (S, L) of each kind that judge, as `calibration.windows.windows_of` gives them.
+    windows_by_text: the windows (S, L) of each kind that judge, as `windows_of` of `calibration` gives them.
 
     Raises InputError, before any work, for an unknown recipe, or a ratio that no plan reaches.
     """

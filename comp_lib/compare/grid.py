@@ -24,13 +24,13 @@ from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_WINDO
 from ..calibration.shares import WRITTEN, shares_of
 from ..calibration.texts import load_text
 from ..calibration.windows import calibration_tokens, windows_of
+from ..checks import check_request
 from ..errors import InputError, refusing
 from ..families.run import check_length
 from ..families.table import family_of
 from ..methods import METHODS, default_recovery
 from ..models.load import load_model
 from ..models.save import hide_folders
-from ..planning import check_request
 from ..progress import Progress, no_progress
 from ..settings import Settings
 from ..system.atomic import write_atomically

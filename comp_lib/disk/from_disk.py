@@ -36,6 +36,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
+from ..checks import check_call
 from ..comp import Sink, prune_layers
 from ..errors import InputError
 from ..families.find import layers_of
@@ -44,7 +45,7 @@ from ..methods import method_of
 from ..models.meta_model import make_meta_model, with_true_config
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
 from ..plan import Plan, as_tuples
-from ..planning import check_call, finish, make_plan
+from ..planning import finished_plan_and_report, make_plan
 from ..progress import Progress, no_progress
 from ..prune_layer import LayerReport, Report, States, Streams
 from ..settings import Settings
@@ -145,7 +146,7 @@ def prune_to(
         small = ModelOnDisk(make_meta_model(meta_model.config, model.dtype), TensorFiles(work))
         small_losses = _measure(journal, "pruned", small, options.windows, settings.device, progress)
         reports = [report for report in sink.reports() if report is not None]
-        plan, report = finish(plan, reports, settings, ids, model.shape, small.shape)
+        plan, report = finished_plan_and_report(plan, reports, settings, ids, model.shape, small.shape)
         report = replace(report, seconds=time.perf_counter() - started)
         card = _card(options, model.shape, ids, settings, dense_losses, small_losses)
         save_metadata(work, target.name, tokenizer, small.shape, plan, card)

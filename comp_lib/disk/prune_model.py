@@ -25,6 +25,7 @@ from ..calibration.defaults import USUAL_SEQUENCES, USUAL_WINDOW
 from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration, windows_of
+from ..checks import check_request
 from ..errors import InputError, suggestion
 from ..families.run import check_length
 from ..families.table import family_of
@@ -32,7 +33,7 @@ from ..methods import RecoveryName, default_recovery, method_of
 from ..models.load import load_with_room, open_model
 from ..models.save import Provenance, hide_folders
 from ..plan import Plan
-from ..planning import check_request, make_plan
+from ..planning import make_plan
 from ..progress import Progress, no_progress
 from ..settings import (
     DEFAULTS,

@@ -10,11 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_call
 from ..comp import prune
 from ..errors import InputError, OutOfReach
 from ..evaluation.by_kind import judge
 from ..families.types import Model
-from ..planning import check_call, make_plan
+from ..planning import make_plan
 from ..progress import Progress, no_progress
 from ..settings import Settings
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..hybrid_granularity.uniform import RATIO_TOLERANCE
-from ..planning import why_more
+from ..planning import why_more_was_removed
 from ..shape import span
 from ..system.tensors import STORED_TYPES
 from .from_disk import SavedModel
@@ -60,7 +60,7 @@ class Verdict(SavedModel):
         removal = f"{self.plan.removed:.1%} of the decoder removed by {settings['method']}"
         lines = [f"{removal}, in {self.seconds:.0f} s on {self.report.tokens:,} tokens"]
         if self.plan.removed > self.plan.ratio + RATIO_TOLERANCE:
-            lines.append(why_more(self.plan, settings))
+            lines.append(why_more_was_removed(self.plan, settings))
         lines += self._table()
         kinds = list(self.by_text.items())[:-1]  # the last is their mean, or the only text
         if kinds:

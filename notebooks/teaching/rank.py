@@ -26,6 +26,7 @@ import numpy as np
 from torch import Tensor
 
 from comp_lib.calibration.windows import calibration_tokens, windows_of
+from comp_lib.checks import check_plan
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
@@ -34,7 +35,6 @@ from comp_lib.evaluation.loss import Evaluation
 from comp_lib.families.types import Model
 from comp_lib.models.load import INCLUDED_MODEL, load_with_room
 from comp_lib.plan import Plan
-from comp_lib.planning import check_plan
 from comp_lib.settings import PRESETS, Settings
 from comp_lib.shape import Shape, span
 from comp_lib.system.hashes import hash_of_value

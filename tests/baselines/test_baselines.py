@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from variants import build, tokens
 
 from comp_lib.baselines import flap, llm_pruner
+from comp_lib.checks import check_request
 from comp_lib.comp import prune
 from comp_lib.errors import InputError, OutOfReach
 from comp_lib.hybrid_granularity.uniform import parameter_budget, uniform_plan
@@ -21,7 +22,7 @@ from comp_lib.methods import METHODS, RECOVERY_NAMES, default_recovery
 from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.plan import PlanRequest
-from comp_lib.planning import check_request, make_plan
+from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
