@@ -22,6 +22,7 @@ DEBUG = "COMP_LIB_DEBUG"  # name of an environment variable
 RUST_PANIC = "PanicException"
 OUT_OF_MEMORY = "OutOfMemoryError"  # name of torch's error, since importing torch takes seconds
 FOREIGN_MESSAGE_LENGTH = 500  # characters of a foreign error that are shown
+LARGEST_INTEGER = 2**63 - 1  # the largest seed that torch takes; the limit of other whole numbers, too
 # Errors that only a mistake in a program raises.
 BUGS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
 
@@ -133,6 +134,12 @@ def check_whole_number(name: str, value: object, minimum: int) -> None:
     if type(value) is not int or value < minimum:
         expected = f"{name} as a whole number above {minimum - 1}"
         raise InputError(expected=expected, got=repr(value), hint="write another")
+
+
+def check_seed(seed: object) -> None:
+    """Raises InputError for a seed that is no integer, or one that torch cannot take."""
+    if type(seed) is not int or abs(seed) > LARGEST_INTEGER:
+        raise InputError(expected="seed to be a whole number", got=repr(seed), hint="write another")
 
 
 def check_package(package: str, extra: str) -> None:

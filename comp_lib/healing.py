@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .calibration.defaults import LARGEST_INTEGER, USUAL_SEQUENCES
+from .calibration.defaults import USUAL_SEQUENCES
 from .calibration.shares import text_hashes
 from .calibration.windows import Calibration
 from .divergence import divergence_terms
-from .errors import InputError, check_whole_number
+from .errors import InputError, check_seed, check_whole_number
 from .families.run import check_length, evaluation_mode
 from .families.types import Model
 from .models.load import load_model, load_with_room, open_model
@@ -77,8 +77,7 @@ class Healing:
             raise InputError(
                 expected="rate as a finite number above 0", got=repr(self.rate), hint="1e-3 is usual"
             )
-        if type(self.seed) is not int or abs(self.seed) > LARGEST_INTEGER:
-            raise InputError(expected="seed as a whole number", got=repr(self.seed), hint="write another")
+        check_seed(self.seed)
 
 
 class HealingResult(NamedTuple):

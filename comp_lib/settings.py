@@ -6,12 +6,13 @@ appear at once, so modules that are slow to import are imported where they are u
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from .calibration.defaults import LARGEST_INTEGER, USUAL_LENGTH
-from .errors import InputError, suggestion
+from .calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
+from .errors import LARGEST_INTEGER, InputError, check_seed, suggestion
 from .importance import LAYER_METRIC_NAMES
 from .methods import METHODS, RECOVERY_NAMES, RecoveryName, method_of
 
@@ -26,28 +27,45 @@ Widths = Literal["uniform", "per-layer", "measured"]
 WIDTHS: tuple[Widths, ...] = get_args(Widths)
 Aim = Literal["self", "dense", "auto"]
 AIMS: tuple[Aim, ...] = get_args(Aim)
-# The settings of each whole recipe; benchmarks/RESULTS.md says what each costs and reaches.
-# The share of whole layers in "paper" is our choice: the summaries of the paper that we have name none.
-PRESETS: MappingProxyType[str, MappingProxyType[str, Any]] = MappingProxyType(
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A whole recipe; benchmarks/RESULTS.md says what each costs and reaches."""
+
+    settings: Mapping[str, Any]  # fields of `Settings`
+    words: str  # what it does, for the help of the command line
+    sequences: int = USUAL_SEQUENCES  # of calibration text where nobody says how many (`disk.prune_model`)
+
+
+PRESET_TABLE = MappingProxyType(
     {
-        "stock": MappingProxyType({"widths": "uniform", "aim": "auto"}),
-        "best": MappingProxyType({"widths": "measured", "aim": "dense"}),
-        "paper": MappingProxyType(
+        "stock": Preset(
+            {"widths": "uniform", "aim": "auto"},
+            words="one width for all layers, which any runtime loads",
+        ),
+        "best": Preset(
+            {"widths": "measured", "aim": "dense"},
+            words="widths by measurement, and 256 sequences of text",
+            sequences=256,
+        ),
+        # The share of whole layers is our choice: the summaries of the paper that we have name none.
+        "paper": Preset(
             {
                 "layers": 0.1,
                 "layer_metric": "block-influence",
                 "widths": "per-layer",
                 "recovery": "mask",
                 "ridge": 1e-2,
-            }
+            },
+            words="whole layers, then widths by layer importance, then a tuned mask",
         ),
     }
 )
-PRESETS_IN_WORDS = {
-    "stock": "one width for all layers, which any runtime loads",
-    "best": "widths by measurement, and 256 sequences of text",
-    "paper": "whole layers, then widths by layer importance, then a tuned mask",
-}
+# The settings of each preset, which cannot be changed: Settings(ratio=0.3, **PRESETS["best"]).
+PRESETS: MappingProxyType[str, MappingProxyType[str, Any]] = MappingProxyType(
+    {name: MappingProxyType(dict(preset.settings)) for name, preset in PRESET_TABLE.items()}
+)
 LARGE_RATIO = 0.2  # of the decoder: where more is to go, the aim "auto" is the dense model's stream
 REMOVED_TOLERANCE = 0.02  # of the decoder, between what a plan removes and what it says that it removes
 # What `comp-lib prune` takes where nothing else is said.
@@ -58,19 +76,17 @@ DEFAULTS: dict[str, Any] = {
     "dtype": "float32",
     "device": "cpu",
 }
-# How much text calibrates where nobody says it (`disk.prune_model`): 128 sequences, or what the preset has
-# here. Of a mixture it is TOKENS_PER_NEURON tokens for each neuron of a layer, where that is more, but at
-# most MAX_TOKENS, which every mixture has with any tokenizer.
-PRESET_SEQUENCES = {"best": 256}
+# How much text of a mixture calibrates where nobody says it (`disk.prune_model`): TOKENS_PER_NEURON tokens
+# for each neuron of a layer, where that is more than the preset has, but at most MAX_TOKENS, which every
+# mixture has with any tokenizer.
 TOKENS_PER_NEURON = 8
 MAX_TOKENS = 65_536
 
 MAX_LAYERS = 10_000
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
-# settings that are numbers -> their types, and those in words
+# settings that are numbers, besides the seed -> their types, and those in words
 NUMBERS: dict[str, tuple[tuple[type, ...], str]] = {
     "multiple": ((int, type(None)), "a whole number or None"),
-    "seed": ((int,), "a whole number"),
     "kv_groups": ((int, type(None)), "a whole number or None"),
     "ratio": ((int, float), "a number"),
     "layers": ((int, float, str), "a number or 'auto'"),
@@ -141,6 +157,7 @@ class Settings:
                     expected=f"{name} to be {description}", got=repr(value), hint="write another"
                 )
 
+        check_seed(self.seed)
         if not isinstance(self.token_weights, bool):
             raise InputError(
                 expected="token_weights to be True or False", got=repr(self.token_weights), hint="write one"

@@ -44,9 +44,9 @@ ROWS = [
     (lambda model: Healing(rate=math.nan), "rate as a finite number above 0, got nan:"),
     (lambda model: Healing(rate="1e-3"), "rate as a finite number above 0, got '1e-3':"),
     (lambda model: Healing(rate=True), "rate as a finite number above 0, got True:"),
-    (lambda model: Healing(seed=1.5), "seed as a whole number, got 1.5:"),
-    (lambda model: Healing(seed=True), "seed as a whole number, got True:"),
-    (lambda model: Healing(seed=2**70), "seed as a whole number, got 1180591620717411303424:"),
+    (lambda model: Healing(seed=1.5), "seed to be a whole number, got 1.5:"),
+    (lambda model: Healing(seed=True), "seed to be a whole number, got True:"),
+    (lambda model: Healing(seed=2**70), "seed to be a whole number, got 1180591620717411303424:"),
     # --- types
     (lambda model: prune("smollm2-135m", LONG_IDS, SETTINGS), "a model, got str: load_model loads it"),
     (lambda model: prune(model, tokens(), SETTINGS, plan="comp_plan.json"), "a Plan, got str: Plan.load"),

@@ -1,4 +1,4 @@
-"""How much text is taken where nobody says how much, and the largest number that a seed may be.
+"""How much text is taken where nobody says how much.
 
 The command line needs these numbers before anything slow is imported, so this module imports nothing.
 """
@@ -7,4 +7,3 @@ USUAL_SEQUENCES = 128  # sequences that calibrate a pruning, or teach a healing
 COMPARED_SEQUENCES = 32  # sequences that calibrate one run among many, and a call of `calibration_tokens`
 USUAL_LENGTH = 256  # tokens of a calibration sequence
 USUAL_WINDOW = 512  # tokens of a window that judges
-LARGEST_INTEGER = 2**63 - 1  # the largest seed that torch takes; the limit of other whole numbers, too

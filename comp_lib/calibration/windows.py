@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, check_whole_number
+from ..errors import InputError, check_seed, check_whole_number
 from ..families.types import Model
 from ..progress import Progress, no_progress
-from .defaults import COMPARED_SEQUENCES, LARGEST_INTEGER, USUAL_LENGTH, USUAL_SEQUENCES, USUAL_WINDOW
+from .defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_SEQUENCES, USUAL_WINDOW
 from .shares import WRITTEN, allot, limits_of, load_apart_from, shares_of
 from .texts import TEXTS, encode, judging_texts, load_text, opening_tokens, start_token
 from .written import write_texts
@@ -64,8 +64,7 @@ class Calibration:
         if self.sequences is not None:
             check_whole_number("sequences", self.sequences, 1)
         check_whole_number("length", self.length, 2)
-        if type(self.seed) is not int or abs(self.seed) > LARGEST_INTEGER:
-            raise InputError(expected="seed to be a whole number", got=repr(self.seed), hint="write another")
+        check_seed(self.seed)
 
     def tokens(
         self,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from ..calibration.defaults import LARGEST_INTEGER
+from ..errors import LARGEST_INTEGER
 
 # groups of flags in the help; flags without a group are the basic ones
 QUALITY = "Quality"

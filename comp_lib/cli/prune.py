@@ -9,7 +9,7 @@ from typer import Option, echo
 from ..calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
 from ..errors import check_package
 from ..methods import METHODS
-from ..settings import PRESET_SEQUENCES, PRESETS_IN_WORDS
+from ..settings import PRESET_TABLE
 from .console import make_table, output, progress_bars
 from .options import (
     QUALITY,
@@ -40,13 +40,13 @@ RATIO_HELP = "Part of the decoder's parameters to remove, at least (default: 0.2
 AT_MOST_HELP = (
     "In its place, how much the loss may rise: 0.2nats finds the ratio by up to 5 prunings in memory."
 )
-PRESET_HELP = ", ".join(f"{name} ({words})" for name, words in PRESETS_IN_WORDS.items()) + "."
+PRESET_HELP = ", ".join(f"{name} ({preset.words})" for name, preset in PRESET_TABLE.items()) + "."
 METHOD_HELP = ", ".join(METHODS) + "."
 GROUPS_HELP = "KV groups to keep in each layer (default: all)."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
 EVALUATE_HELP = "Text that judges both models, or none; kinds: a little of each that ships."
 SEQUENCES_HELP = (
-    f"Of calibration (default: {USUAL_SEQUENCES}; best: {PRESET_SEQUENCES['best']}; "
+    f"Of calibration (default: {USUAL_SEQUENCES}; best: {PRESET_TABLE['best'].sequences}; "
     "our mixtures: more for wide layers, fewer if long)."
 )
 JSON_HELP = "The verdict as one JSON object on standard output."

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..calibration.defaults import USUAL_SEQUENCES, USUAL_WINDOW
+from ..calibration.defaults import USUAL_WINDOW
 from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration, windows_of
@@ -38,7 +38,7 @@ from ..progress import Progress, no_progress
 from ..settings import (
     DEFAULTS,
     MAX_TOKENS,
-    PRESET_SEQUENCES,
+    PRESET_TABLE,
     PRESETS,
     TOKENS_PER_NEURON,
     Aim,
@@ -355,7 +355,7 @@ def _usual_sequences(shape: Shape, preset: str, calibration: Calibration) -> int
 
     A mixture of texts gives TOKENS_PER_NEURON tokens for each neuron, where that is more.
     """
-    usual = PRESET_SEQUENCES.get(preset, USUAL_SEQUENCES)
+    usual = PRESET_TABLE[preset].sequences
     if calibration.source not in MIXTURES:
         return usual
     tokens = max(TOKENS_PER_NEURON * max(shape.neurons), usual * calibration.length)

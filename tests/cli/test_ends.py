@@ -17,7 +17,7 @@ from comp_lib.calibration.texts import KINDS
 from comp_lib.cli import console
 from comp_lib.cli.prune import prune
 from comp_lib.methods import METHODS
-from comp_lib.settings import DEFAULTS, PRESETS, PRESETS_IN_WORDS
+from comp_lib.settings import DEFAULTS, PRESETS
 
 
 def test_help_imports_nothing_heavy():
@@ -39,7 +39,6 @@ def test_the_help_of_prune_has_four_groups_and_names_what_is_in_the_tables():
     assert text.index("--help") < groups[1]
     missing = [name for name in (*METHODS, *PRESETS) if not re.search(rf"[ (]{name}[,;. ]", text)]
     assert not missing
-    assert PRESETS.keys() == PRESETS_IN_WORDS.keys()
     assert {name: signature(prune).parameters[name].default for name in DEFAULTS} == DEFAULTS
 
 
