@@ -209,5 +209,7 @@ def test_wheel_carries_the_texts(tmp_path):
     tasks = ROOT / "data" / "tasks"
     for path in [*tasks.glob("*.yaml"), *tasks.glob("*.jsonl")]:
         expected.add(f"tasks/{path.name}")
+    (written,) = (ROOT / "data" / "written").glob("*.json")
+    expected.add(f"written/{written.name}")
     assert {f"comp_lib/data/{name}" for name in expected} | OURS <= names
     assert not [name for name in names if name.startswith(("tests/", "data/", "build/"))]

@@ -11,8 +11,9 @@ at the price of its own errors. The first tokens decide what kind of text follow
     self:requests    somebody asks, in the model's own chat template where it has one, and the model answers
     self:random      a token drawn from the whole vocabulary: the corners that nothing else reaches
 
-Openings and requests are in data/beginnings.json. What the model wrote is kept on disk under its fingerprint
-and the seed, so that a second run waits for nothing.
+Openings and requests are in data/beginnings.json. What the model wrote is kept on disk under its hash and the
+seed, so that a second run waits for nothing. What the included model writes for the presets with seed 0 is in
+data/written, so that its first run waits for nothing either.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from .texts import DATA_FOLDERS, encode, find_shipped, opening_tokens, start_tok
 # the names of the writers, each of which is a way to begin a text that the model goes on with
 WRITERS = ("self", "self:openings", "self:requests", "self:random")
 # The version of the code that writes. Whoever changes what it writes adds 1, so that texts of an older
-# version in the cache are not read.
+# version in the cache or in data/written are not read, and runs data/written/make_written.py.
 SAMPLING_VERSION = 3
 SAMPLE_BATCH = 64  # sequences whose keys and values are in memory at once, at most
 
@@ -62,7 +63,9 @@ def write_texts(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Tensor:
-    """A text of `length` tokens for each of `writers`: token ids (S, L), from the cache if they are there.
+    """A text of `length` tokens for each of `writers`: token ids (S, L).
+
+    They are sampled only where neither data/written nor the cache has them.
 
     writers: names of WRITERS, in any number.
 
@@ -70,10 +73,30 @@ def write_texts(
     """
     prefixes = draw_prefixes(tokenizer, writers, model.config.vocab_size, length, seed)
     check_ids(torch.cat(prefixes), model.config.vocab_size)
-    key = [SAMPLING_VERSION, hash_of_model(model), [prefix.tolist() for prefix in prefixes], length, seed]
-    path = cache_folder() / "written" / f"{hash_of_value(key)[:24]}.safetensors"
+    model_hash = hash_of_model(model)
+    key = key_of_text(model_hash, prefixes, length, seed)
+    shipped = load_shipped_texts(model_hash)
+    if key in shipped:
+        return shipped[key]
+    path = cache_folder() / "written" / f"{key}.safetensors"
     ids: Tensor = load_or_make(path, lambda: sample(model, prefixes, length, seed, progress))
     return ids
+
+
+def key_of_text(model_hash: str, prefixes: Sequence[Tensor], length: int, seed: int) -> str:
+    """24 hex digits for all that decides what a model writes: the name of the text that it wrote."""
+    beginnings = [prefix.tolist() for prefix in prefixes]
+    return hash_of_value([SAMPLING_VERSION, model_hash, beginnings, length, seed])[:24]
+
+
+def load_shipped_texts(model_hash: str) -> dict[str, Tensor]:
+    """The texts (S, L) in data/written that the model of this hash wrote, by their keys; none: no texts."""
+    for folder in DATA_FOLDERS:
+        path = folder / "written" / f"{model_hash}.json"
+        if path.is_file():
+            content = json.loads(path.read_text("utf-8"))
+            return {key: torch.tensor(text["ids"]) for key, text in content["texts"].items()}
+    return {}
 
 
 def draw_prefixes(

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import copy
+import importlib
 
 import pytest
 import torch
+from conftest import DATA
 from torch.nn import functional as F
 from variants import build
 
 from comp_lib.calibration import written as written_module
-from comp_lib.calibration.written import WRITERS, draw_prefixes, load_beginnings, sample, write_texts
+from comp_lib.calibration.texts import DATA_FOLDERS
+from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.calibration.written import (
+    WRITERS,
+    draw_prefixes,
+    load_beginnings,
+    load_shipped_texts,
+    sample,
+    write_texts,
+)
 from comp_lib.errors import InputError
+from comp_lib.settings import PRESET_TABLE
+from comp_lib.system.hashes import hash_of_model
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -171,6 +184,80 @@ def test_it_is_written_once(tokenizer, tiny_llama, monkeypatch):
     ):
         with pytest.raises(pytest.fail.Exception):
             write_texts(parent, tokenizer, writers, length, seed)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """The script that makes the files in data/written."""
+    monkeypatch.syspath_prepend(DATA / "written")
+    return importlib.import_module("make_written")
+
+
+def never_called(*args, **kwargs):
+    """A `forward` for a model that shall not write."""
+    pytest.fail("the model was asked to write")
+
+
+@pytest.mark.parametrize("source", ["general", "self"])  # each text of `self` begins with the same token
+def test_a_text_that_ships_serves_its_model_and_seed_alone(
+    source, script, tokenizer, tiny_llama, tmp_path, monkeypatch
+):
+    def draw(parent, seed=0, sequences=16):
+        return calibration_tokens(source, tokenizer, model=parent, sequences=sequences, length=32, seed=seed)
+
+    model = tiny_llama()
+    written_here = draw(model)
+    shipped = tmp_path / "data" / "written"
+    shipped.mkdir(parents=True)
+    script.write_file(shipped, "a tiny model", model, tokenizer, source, (16,), length=32, seed=0)
+    monkeypatch.setattr(written_module, "DATA_FOLDERS", (tmp_path / "data", *DATA_FOLDERS))
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(model, "forward", never_called)
+    assert torch.equal(draw(model), written_here)
+    assert not (tmp_path / "empty").exists()
+    other_model = tiny_llama(seed=1)
+    monkeypatch.setattr(other_model, "forward", never_called)
+    for parent, seed, sequences in ((model, 1, 16), (model, 0, 40), (other_model, 0, 16)):
+        with pytest.raises(pytest.fail.Exception):
+            draw(parent, seed, sequences)
+
+
+@pytest.mark.real
+def test_the_included_model_writes_nothing_for_a_preset(real_model, monkeypatch):
+    model, tokenizer = real_model
+    monkeypatch.setattr(model, "forward", never_called)
+    for preset in PRESET_TABLE.values():
+        calibration_tokens("general", tokenizer, model=model, sequences=preset.sequences)
+    with pytest.raises(pytest.fail.Exception):
+        calibration_tokens("general", tokenizer, model=model, seed=1)
+
+
+@pytest.mark.real
+def test_the_shipped_windows_are_what_the_included_model_writes(script, real_model):
+    """A window of each writer, token by token: what the model draws after the shipped tokens before it.
+
+    On another processor, and in one pass, probabilities differ in their last bits: a token may be another.
+    """
+    model, tokenizer = real_model
+    shipped = load_shipped_texts(hash_of_model(model)).values()
+    for sequences, ids in zip((128, 256), sorted(shipped, key=len), strict=True):
+        writers = script.writers_of("general", tokenizer, sequences, length=256)
+        prefixes = draw_prefixes(tokenizer, writers, model.config.vocab_size, length=256)
+        assert ids.shape == (len(writers), 256)
+        generator = torch.Generator().manual_seed(0)
+        draws = torch.zeros(len(ids), 256, 1, dtype=torch.float64)
+        for batch in draws.split(36):  # 36 windows are sampled at once
+            for position in range(1, 256):
+                batch[:, position] = torch.rand(len(batch), 1, generator=generator, dtype=torch.float64)
+        for row in map(writers.index, WRITERS):
+            start = len(prefixes[row])
+            assert torch.equal(ids[row, :start], prefixes[row])
+            with torch.no_grad():
+                cumulative = (
+                    model(ids[row : row + 1]).logits[0, start - 1 : -1].softmax(-1).double().cumsum(-1)
+                )
+            drawn = torch.searchsorted(cumulative, draws[row, start:] * cumulative[:, -1:], right=True)[:, 0]
+            assert (drawn == ids[row, start:]).float().mean() > 0.98
 
 
 def test_a_damaged_entry_is_written_anew(tokenizer, model, tmp_path):
