@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .progress import Progress
     from .prune_layer import LayerReport, Report
     from .settings import PRESETS, Settings
+    from .shape import Shape
 
 try:
     __version__ = version("comp-lib")
@@ -63,6 +64,7 @@ __all__ = [
     "Pruned",
     "Report",
     "Settings",
+    "Shape",
     "Verdict",
     "__version__",
     "evaluate",
@@ -84,6 +86,7 @@ _MODULES = {  # public name -> the module that defines it
     "Report": "comp_lib.prune_layer",
     "Pruned": "comp_lib.comp",
     "Settings": "comp_lib.settings",
+    "Shape": "comp_lib.shape",
     "Verdict": "comp_lib.disk.verdict",
     "evaluate": "comp_lib.evaluation.by_kind",
     "load_model": "comp_lib.models.load",

@@ -147,10 +147,11 @@ def _check_tokens(ids: object, vocabulary: int) -> Tensor:
     Raises InputError unless they are numbers below `vocabulary`.
     """
     expected = "calibration tokens, a tensor (S, L) with L of at least 2"
+    hint = "Calibration(...).tokens(tokenizer) draws them"
     if not isinstance(ids, Tensor):
-        raise InputError(expected=expected, got=type(ids).__name__, hint="give text")
+        raise InputError(expected=expected, got=type(ids).__name__, hint=hint)
     if ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
-        raise InputError(expected=expected, got=f"shape {tuple(ids.shape)}", hint="give text")
+        raise InputError(expected=expected, got=f"shape {tuple(ids.shape)}", hint=hint)
     expected = f"tokens from 0 to {vocabulary - 1}"
     hint = "use the tokenizer of this model"
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:

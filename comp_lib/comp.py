@@ -29,12 +29,13 @@ from torch import Tensor
 
 from .checks import check_call
 from .decoder import Decoder, ModelInMemory, as_decoder
+from .errors import check_switch, check_words
 from .families.find import layers_of
 from .families.run import layer_arguments
 from .families.types import CausalLM, Layer, Model
 from .plan import Plan
 from .planning import finished_plan_and_report, make_plan
-from .progress import Progress, no_progress
+from .progress import Progress, check_progress, no_progress
 from .prune_layer import LayerReport, Report, RunContext, States, Streams, prune_layer
 from .settings import Settings
 from .shape import Shape
@@ -138,6 +139,9 @@ def prune(
     """
     started = time.perf_counter()
     ids = check_call(model, ids, settings, plan)
+    check_words("name", name, "that of the model", example="smollm2-135m")
+    check_progress(progress)
+    check_switch("inplace", inplace)
     for weight_name, weight in model.named_parameters():
         check_finite(weight_name, weight)
     before = Shape.of(model)

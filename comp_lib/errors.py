@@ -30,8 +30,8 @@ BUGS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeErr
 class InputError(ValueError):
     """Bad input, refused by name before any work starts.
 
-    >>> print(InputError(expected="a number", got="'abc'", hint="write another"))
-    expected a number, got 'abc': write another
+    >>> print(InputError(expected="a number", got="'abc'", hint="such as 0.2"))
+    expected a number, got 'abc': such as 0.2
     """
 
     def __init__(self, *, expected: str, got: object, hint: str = "") -> None:
@@ -133,13 +133,30 @@ def check_whole_number(name: str, value: object, minimum: int) -> None:
     """Raises InputError, which names the field, for a value that is no integer or below `minimum`."""
     if type(value) is not int or value < minimum:
         expected = f"{name} as a whole number above {minimum - 1}"
-        raise InputError(expected=expected, got=repr(value), hint="write another")
+        raise InputError(expected=expected, got=repr(value), hint=f"the smallest is {minimum}")
+
+
+def check_switch(name: str, value: object) -> None:
+    """Raises InputError, which names the field, for a value that is neither True nor False."""
+    if not isinstance(value, bool):
+        expected = f"{name} to be True or False"
+        raise InputError(expected=expected, got=repr(value), hint="write it without quotes")
+
+
+def check_words(name: str, value: object, description: str, example: str) -> None:
+    """Raises InputError, which names the argument, for a value that is no string or path.
+
+    description: what the value should be, in words, such as "the name of a text".
+    """
+    if not isinstance(value, str | Path):
+        expected = f"{name} to be {description}"
+        raise InputError(expected=expected, got=repr(value), hint=f"such as {example!r}")
 
 
 def check_seed(seed: object) -> None:
     """Raises InputError for a seed that is no integer, or one that torch cannot take."""
     if type(seed) is not int or abs(seed) > LARGEST_INTEGER:
-        raise InputError(expected="seed to be a whole number", got=repr(seed), hint="write another")
+        raise InputError(expected="seed to be a whole number", got=repr(seed), hint="0 is the usual one")
 
 
 def check_package(package: str, extra: str) -> None:

@@ -59,7 +59,7 @@ class Healing:
 
     >>> Healing(steps=0)
     Traceback (most recent call last):
-    comp_lib.errors.InputError: expected steps as a whole number above 0, got 0: write another
+    comp_lib.errors.InputError: expected steps as a whole number above 0, got 0: the smallest is 1
     """
 
     steps: int = 100  # steps of AdamW

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from .errors import InputError
+
 
 class Progress(Protocol):
     """A function that long work calls after each of its steps."""
@@ -21,3 +23,13 @@ class Progress(Protocol):
 
 def no_progress(label: str, finished: int, total: int, report: object = None, /) -> None:
     """The silent `Progress`."""
+
+
+def check_progress(progress: object) -> None:
+    """Raises InputError for what cannot be called."""
+    if not callable(progress):
+        raise InputError(
+            expected="progress to be a function",
+            got=repr(progress),
+            hint="see comp_lib.Progress, or leave it out",
+        )

@@ -6,13 +6,15 @@ line.
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
 import torch
-from tools import SETTINGS
+from tools import SETTINGS, plan_of_everything
 from variants import build, tokens
 
+import comp_lib
 from comp_lib.calibration.shares import shares_of
 from comp_lib.calibration.windows import Calibration
 from comp_lib.comp import prune
@@ -53,6 +55,7 @@ ROWS = [
     (lambda model: judge("build/small", {"text": tokens()}), "a model, got str: load_model loads it"),
     (lambda model: judge(model, {"text": tokens()}, "parent"), "a model, got str: load_model loads it"),
     (lambda model: Settings(token_weights="no"), "token_weights to be True or False, got 'no':"),
+    (lambda model: prune(model, [[1]], SETTINGS), "got list: Calibration(...).tokens(tokenizer) draws them"),
     # --- names
     (lambda model: metric("magnitude"), "a name that no metric of comp_lib has, got 'magnitude'"),
     (lambda model: shares_of("general++self"), "each side of a \"+\", got 'general++self'"),
@@ -69,6 +72,72 @@ def test_a_bad_call_is_refused_in_one_line(call, words):
     assert message.startswith("expected ")
     assert words in message
     assert "\n" not in message
+
+
+class Thing:
+    """A value that no argument takes."""
+
+    def __repr__(self) -> str:
+        return "<a thing>"
+
+
+# name in `comp_lib` -> arguments that it takes from `parent`, `model` and `tokenizer`, beside the wrong one
+GOOD_ARGUMENTS = {
+    "Calibration": lambda parent, model, tokenizer: {},
+    "Plan": lambda parent, model, tokenizer: vars(plan_of_everything(model)),
+    "Settings": lambda parent, model, tokenizer: {},
+    "evaluate": lambda parent, model, tokenizer: {"model": model, "tokenizer": tokenizer},
+    "load_model": lambda parent, model, tokenizer: {"name": parent},
+    "load_text": lambda parent, model, tokenizer: {},
+    "prune": lambda parent, model, tokenizer: {"model": model, "ids": tokens()},
+    "prune_model": lambda parent, model, tokenizer: {"model": parent, "out": "out", "calibration": "shipped"},
+}
+# Of these, nobody makes one: they come back.
+RESULTS = {"Evaluation", "EvaluationByText", "LayerReport", "Pruned", "Report", "Shape", "Verdict"}
+OTHERS = {"InputError", "PRESETS", "Progress", "__version__"}
+ARGUMENTS = [
+    (name, argument)
+    for name in GOOD_ARGUMENTS
+    for argument in inspect.signature(getattr(comp_lib, name)).parameters
+]
+WRONG_VALUES = [
+    Thing(),
+    [1],
+    b"512",
+    2.5,
+    "512",
+]  # at least one of them is wrong for each argument, often all
+# argument -> values that it takes after all
+RIGHT_VALUES = {
+    "at_most": [2.5, "512"],
+    "name": ["512"],
+    "out": ["512"],
+    "parent": ["512"],
+    "ridge": [2.5],
+    "source": ["512"],
+}
+
+
+def test_each_name_of_comp_lib_is_called_wrongly_or_comes_back():
+    assert GOOD_ARGUMENTS.keys() | RESULTS | OTHERS == {*comp_lib.__all__}
+
+
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
+def test_an_argument_of_a_wrong_type_is_refused_in_one_line(
+    name, argument, parent, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = GOOD_ARGUMENTS[name](parent, build(), tokenizer)
+    for value in WRONG_VALUES:
+        if value in RIGHT_VALUES.get(argument, []):
+            continue
+        with pytest.raises(InputError) as error:
+            getattr(comp_lib, name)(**arguments | {argument: value})
+        message = str(error.value)
+        assert message.startswith("expected ")
+        assert "\n" not in message
+        assert error.value.hint
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -84,7 +84,7 @@ def load_apart_from(judged_on: str | Path | None, shares: Mapping[str, float]) -
         text = load_text(text_name)
         if any(judge and (judge in text or text.strip() in judge) for judge in judging):
             raise InputError(
-                expected="calibration text apart from the evaluated text",
+                expected="calibration text apart from the text that judges",
                 got=f"{text_name!r} and {str(judged_on)!r}, which are the same",
                 hint="calibrate on another text, or 'self'",
             )

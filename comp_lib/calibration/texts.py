@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, check_package, refusing, suggestion
+from ..errors import InputError, check_package, check_words, refusing, suggestion
 
 TEXT_SETS = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
@@ -35,9 +35,10 @@ def load_text(name_or_path: str | Path) -> str:
     kinds. `wikitext2` is the test split of WikiText-2; `wikitext2:train` is another split. A name wins over a
     file: write `./calibration` for the file.
 
-    Raises InputError for a name or file that does not exist, a file that is empty, not readable or not UTF-8,
-    and a text that cannot be fetched.
+    Raises InputError for what is no string or path, a name or file that does not exist, a file that is empty,
+    not readable or not UTF-8, and a text that cannot be fetched.
     """
+    check_words("a text", name_or_path, "the name or the path of one", example="evaluation:code")
     text_name = str(name_or_path)
     if text_name == EVERY_KIND:
         return "\n\n\n".join(load_text(kind_text) for kind_text in judging_texts(EVERY_KIND).values())
@@ -108,10 +109,24 @@ def _load_wikitext(split: str) -> str:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
-    """Token ids of a long text, (N,), without special tokens: windows are cut out of its middle."""
+    """Token ids of a long text, (N,), without special tokens: windows are cut out of its middle.
+
+    Raises InputError for what is no tokenizer.
+    """
+    check_tokenizer(tokenizer)
     # verbose=False: the text may well be longer than the model's context, but no window of it will be
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """Raises InputError unless `tokenizer` is one of transformers, and not its name, say."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(
+            expected="a tokenizer",
+            got=type(tokenizer).__name__,
+            hint="load_model returns one beside the model",
+        )
 
 
 def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:

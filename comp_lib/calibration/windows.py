@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, check_seed, check_whole_number
+from ..errors import InputError, check_seed, check_whole_number, check_words
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from .defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_SEQUENCES, USUAL_WINDOW
@@ -42,7 +42,7 @@ class Calibration:
     (0.5, 0.05)
     >>> Calibration(length=1)
     Traceback (most recent call last):
-    comp_lib.errors.InputError: expected length as a whole number above 1, got 1: write another
+    comp_lib.errors.InputError: expected length as a whole number above 1, got 1: the smallest is 2
     """
 
     source: str | Path = "general"
@@ -55,12 +55,7 @@ class Calibration:
     """It decides which windows are drawn, in which order, and what the model writes."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.source, str | Path):
-            raise InputError(
-                expected="calibration by the name or path of a text",
-                got=type(self.source).__name__,
-                hint="write one",
-            )
+        check_words("calibration", self.source, "the name or the path of a text", example="shipped")
         if self.sequences is not None:
             check_whole_number("sequences", self.sequences, 1)
         check_whole_number("length", self.length, 2)
@@ -103,9 +98,9 @@ def calibration_tokens(
 ) -> Tensor:
     """Draw `sequences` windows of `length` tokens that do not overlap: token ids (S, L).
 
-    Each window begins with what the tokenizer puts before a text. Where neither the tokenizer nor what the
-    model writes begins with a start token, every other window of each text gets one, except where the source
-    is bare TEXTS.
+    Each window begins with what the tokenizer puts before a text. Some tokenizers put nothing there. With such
+    a tokenizer every other window of each text gets a start token, with two exceptions: a source that consists of
+    TEXTS alone, and a source with text that the model wrote after a start token.
 
     Args:
         source: name or path of a text, "self", a mixture, or several with "+" between (see `shares`).
@@ -114,10 +109,11 @@ def calibration_tokens(
         judged_on: name or path of the text that will judge the result. It may not be a calibration text.
         progress: called while `model` writes.
 
-    Raises InputError for too little text, for the evaluated text among the calibration texts, and where a
+    Raises InputError for too little text, for the text that judges among the calibration texts, and where a
     model has to write and none is given.
     """
-    _check_size(sequences, length)
+    check_whole_number("sequences", sequences, 1)
+    check_whole_number("length", length, 2)
     shares = shares_of(source)
     _check_writer(model, shares)
     texts = load_apart_from(judged_on, shares)
@@ -177,7 +173,9 @@ def evaluation_tokens(
 
     Raises InputError for a text that has fewer tokens.
     """
-    _check_size(window_count, window_length)
+    check_whole_number("window_length", window_length, 2)
+    if window_count is not None:
+        check_whole_number("window_count", window_count, 1)
     ids = encode(tokenizer, text)
     opening = opening_tokens(tokenizer)
     all_windows = cut_windows(ids, opening, window_length, window_count or 1, "evaluation text")
@@ -224,13 +222,6 @@ def _put_start_tokens(tokens: Tensor, rows_of_texts: Sequence[Sequence[int]], st
         chosen = rows[position % 2 :: 2]  # one text begins with its first window, the next with its second
         tokens[chosen, 1:] = tokens[chosen, :-1]
         tokens[chosen, 0] = start
-
-
-def _check_size(sequences: int | None, length: int) -> None:
-    """Raises InputError for no sequence, or for sequences in which no token is predicted."""
-    if length < 2 or (sequences is not None and sequences < 1):
-        got = f"{sequences} x {length}"
-        raise InputError(expected="at least 1 sequence of at least 2 tokens", got=got, hint="raise them")
 
 
 def _check_writer(model: Model | None, shares: Mapping[str, float]) -> None:

@@ -26,7 +26,7 @@ from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration, windows_of
 from ..checks import check_request
-from ..errors import InputError, suggestion
+from ..errors import InputError, check_switch, check_words, suggestion
 from ..families.run import check_length
 from ..families.table import family_of
 from ..methods import RecoveryName, default_recovery, method_of
@@ -34,7 +34,7 @@ from ..models.load import load_with_room, open_model
 from ..models.save import Provenance, hide_folders
 from ..plan import Plan
 from ..planning import make_plan
-from ..progress import Progress, no_progress
+from ..progress import Progress, check_progress, no_progress
 from ..settings import (
     DEFAULTS,
     MAX_TOKENS,
@@ -186,6 +186,11 @@ def prune_model(
             got=type(model).__name__,
             hint="a loaded model is for comp_lib.prune",
         )
+    check_words("out", out, "the name of a folder", example="build/small")
+    check_switch("overwrite", overwrite)
+    check_progress(progress)
+    if judged_on is not None:
+        check_words("judged_on", judged_on, "the name or the path of a text", example="evaluation:code")
     changes = {
         "method": method,
         "layers": layers,

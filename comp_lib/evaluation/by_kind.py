@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..calibration.defaults import USUAL_WINDOW
-from ..calibration.texts import EVERY_KIND
+from ..calibration.texts import EVERY_KIND, check_tokenizer
 from ..calibration.windows import windows_of
 from ..families.find import check_model
 from ..families.types import Model
-from ..progress import Progress, no_progress
+from ..progress import Progress, check_progress, no_progress
 from .confidence import Interval, intervals
 from .loss import Evaluation, compare_losses, measure_loss
 
@@ -63,7 +63,7 @@ def evaluate(
     judged_on: str | Path = EVERY_KIND,
     *,
     parent: Model | None = None,
-    window_length: int = USUAL_WINDOW,
+    window_length: int | None = None,
     window_count: int | None = None,
     progress: Progress = no_progress,
 ) -> EvaluationByText:
@@ -71,10 +71,11 @@ def evaluate(
 
     Args:
         judged_on: text that judges, as for `load_text`; the default is a text of each kind that ships.
-        window_length: tokens of each window.
+        window_length: tokens of each window; None: USUAL_WINDOW, or as many as both models read.
         window_count: how many windows of each text; None: all that are full.
 
-    Raises InputError for a text that cannot be read or is too short, and as `loss.compare_losses` does.
+    Raises InputError for arguments of the wrong type, for a text that cannot be read or is too short, and as
+    `loss.compare_losses` does.
 
         from comp_lib import evaluate, load_model
 
@@ -85,8 +86,20 @@ def evaluate(
         print(quality.compute_intervals()["increase"])  # its 95% interval
     """
     _check_models(model, parent)
+    check_tokenizer(tokenizer)
+    check_progress(progress)
+    if window_length is None:
+        window_length = usual_window_length(model, parent)
     windows_by_text = windows_of(judged_on, tokenizer, window_length, window_count)
     return _measure(model, windows_by_text, parent, progress)
+
+
+def usual_window_length(model: Model, parent: Model | None = None) -> int:
+    """USUAL_WINDOW, or as many tokens as `model` and its `parent`, where it is given, can read."""
+    lengths = [USUAL_WINDOW, model.config.max_position_embeddings]
+    if parent is not None:
+        lengths.append(parent.config.max_position_embeddings)
+    return min(lengths)
 
 
 def judge(

@@ -53,7 +53,7 @@ ROWS = [
     ("compare", "--ratios 0.2,x", "--ratios as numbers between commas"),
     ("compare", "--methods cmop", "did you mean 'comp'"),
     ("compare", "--seeds 0", "Invalid value for '--seeds'"),
-    ("compare", "--sequences 0", "at least 1 sequence"),
+    ("compare", "--sequences 0", "sequences as a whole number above 0, got 0"),
     ("compare", "--length 1", "Invalid value for '--length'"),
     ("compare", "--windows 0", "Invalid value for '--windows'"),
     ("compare", "--window 1", "Invalid value for '--window'"),
