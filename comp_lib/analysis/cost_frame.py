@@ -13,8 +13,9 @@ from torch import Tensor
 from ..checks import check_request
 from ..comp import prune
 from ..errors import InputError, suggestion
-from ..evaluation.by_kind import EvaluationByText, judge
+from ..evaluation.by_kind import EvaluationByText, Row, judge
 from ..evaluation.confidence import NO_INTERVAL
+from ..evaluation.loss import Evaluation
 from ..families.table import family_of
 from ..families.types import Model
 from ..methods import METHODS, default_recovery
@@ -88,20 +89,24 @@ def _measure(
 def rows_of(judged: EvaluationByText) -> list[dict[str, Any]]:
     """The columns LOSSES and WINDOWS of each kind, and of their mean where there are several kinds."""
     rows: list[dict[str, Any]] = []
-    for name, (values, intervals) in judged.make_rows().items():
-        if name in judged.texts:
-            kind = name
-            evaluations = [judged.texts[name]]
-        else:
-            kind = ALL_KINDS
-            evaluations = list(judged.texts.values())
-        low, high = intervals["increase"] or NO_INTERVAL
-        row = {
-            "kind": kind,
-            "windows": sum(len(evaluation.losses) for evaluation in evaluations),
-            "tokens": sum(evaluation.tokens for evaluation in evaluations),
-            "low": low,
-            "high": high,
-        }
-        rows.append(row | values)
+    for kind, row in judged.make_rows().items():
+        rows.append(_columns_of(kind, row, [judged.texts[kind]]))
+    mean_row = judged.make_mean_row()
+    if mean_row is not None:
+        _, row = mean_row
+        rows.append(_columns_of(ALL_KINDS, row, list(judged.texts.values())))
     return rows
+
+
+def _columns_of(kind: str, row: Row, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """The columns LOSSES and WINDOWS of a row, which is about these evaluations."""
+    values, intervals = row
+    low, high = intervals["increase"] or NO_INTERVAL
+    columns = {
+        "kind": kind,
+        "windows": sum(len(evaluation.losses) for evaluation in evaluations),
+        "tokens": sum(evaluation.tokens for evaluation in evaluations),
+        "low": low,
+        "high": high,
+    }
+    return columns | values

@@ -98,9 +98,9 @@ def calibration_tokens(
 ) -> Tensor:
     """Draw `sequences` windows of `length` tokens that do not overlap: token ids (S, L).
 
-    Each window begins with what the tokenizer puts before a text. Some tokenizers put nothing there. With such
-    a tokenizer every other window of each text gets a start token, with two exceptions: a source that consists of
-    TEXTS alone, and a source with text that the model wrote after a start token.
+    Each window begins with what the tokenizer puts before a text. Some tokenizers put nothing there. With
+    such a tokenizer every other window of each text gets a start token, with two exceptions: a source that
+    consists of TEXTS alone, and a source with text that the model wrote after a start token.
 
     Args:
         source: name or path of a text, "self", a mixture, or several with "+" between (see `shares`).

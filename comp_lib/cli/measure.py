@@ -1,9 +1,8 @@
 """The commands that measure: `inspect` (layers), `evaluate` (quality), `compare` (methods side by side)."""
 
-from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from rich.table import Table
 from typer import Exit, Option, echo
@@ -13,8 +12,11 @@ from ..errors import InputError, check_package
 from .console import complain, make_table, output, progress_bars, split_values
 from .options import CalibrationText, Device, Dtype, Length, ModelName, Multiple
 
+if TYPE_CHECKING:  # slow to import
+    from ..evaluation.by_kind import EvaluationByText
+
 TEXT_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
-WINDOW_HELP = "Tokens in each window (papers: 2048)."
+WINDOW_HELP = f"Tokens in each window (default: {USUAL_WINDOW}, or what MODEL reads; papers: 2048)."
 WINDOWS_HELP = "Windows to measure, of each kind (default: all)."
 AGAINST_HELP = "Its parent: loss added, KL divergence, agreement."
 TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."
@@ -50,7 +52,7 @@ def inspect(model: ModelName, dtype: Dtype = "float32", device: Device = "cpu") 
 def evaluate(
     model: ModelName,
     judged_on: Annotated[str, Option("--text", help=TEXT_HELP)] = "kinds",
-    window_length: Annotated[int, Option("--length", min=2, max=1_000_000, help=WINDOW_HELP)] = USUAL_WINDOW,
+    window_length: Annotated[int | None, Option("--length", min=2, max=1_000_000, help=WINDOW_HELP)] = None,
     window_count: Annotated[int | None, Option("--sequences", min=1, help=WINDOWS_HELP)] = None,
     parent: Annotated[str | None, Option("--against", help=AGAINST_HELP)] = None,
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None,
@@ -60,7 +62,7 @@ def evaluate(
     """Loss of MODEL on every kind of text, or on one text, with 95% intervals, or its accuracy in tasks."""
     from ..calibration.texts import load_text
     from ..calibration.windows import windows_of
-    from ..evaluation.by_kind import judge
+    from ..evaluation.by_kind import judge, usual_window_length
     from ..families.run import check_length
     from ..models.load import load_model
 
@@ -79,6 +81,8 @@ def evaluate(
         return
     load_text(judged_on)  # raises for a wrong text before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
+    if window_length is None:
+        window_length = usual_window_length(loaded)
     check_length(window_length, loaded.config.max_position_embeddings)
     windows_by_text = windows_of(judged_on, tokenizer, window_length, window_count)
     _warn_of_calibration_text(model, judged_on)
@@ -86,8 +90,8 @@ def evaluate(
     if parent is not None:
         loaded_parent, _ = load_model(parent, dtype, device)
     with progress_bars() as bars:
-        rows = judge(loaded, windows_by_text, loaded_parent, progress=bars).make_rows()
-    output.print(kinds_table(rows))
+        judged = judge(loaded, windows_by_text, loaded_parent, progress=bars)
+    output.print(kinds_table(judged))
 
 
 def _evaluate_tasks(model: str, tasks: str, dtype: str, device: str) -> None:
@@ -117,10 +121,15 @@ def _warn_of_calibration_text(model: str, judged_on: str) -> None:
         complain(f"{names} calibrated this model, so it looks better there than on other text")
 
 
-def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> Table:
-    """A table of these rows, which `evaluation.by_kind.EvaluationByText.make_rows` gives."""
+def kinds_table(judged: "EvaluationByText") -> Table:
+    """A table with a row for each text, and one for their mean where there are several."""
     from ..evaluation.loss import perplexity_of
 
+    rows = judged.make_rows()
+    mean_row = judged.make_mean_row()
+    if mean_row is not None:
+        name, row_of_mean = mean_row
+        rows[name] = row_of_mean
     cells: list[dict[str, str]] = []
     for text, (measures, intervals) in rows.items():
         main_measure = "increase" if "increase" in measures else "loss"

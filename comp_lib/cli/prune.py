@@ -139,16 +139,16 @@ def demo(
     windows_by_text = windows_of("kinds", tokenizer, DEMO_WINDOW_LENGTH, DEMO_WINDOWS)
     with progress_bars() as bars:
         importance = block_influence(parent, ids, progress=bars).tolist()
-        rows = judge(pruned_model, windows_by_text, parent, progress=bars).make_rows()
+        judged = judge(pruned_model, windows_by_text, parent, progress=bars)
     shape = verdict.before
     errors = [layer.error for layer in verdict.report.layers]
     figure = plot_pruned(importance, verdict.plan, shape.neurons, shape.kv_groups, errors)
     write_atomically(pruned_picture, png(figure))
-    write_atomically(kinds_picture, png(plot_kinds(rows)))
+    write_atomically(kinds_picture, png(plot_kinds(judged.make_rows(), judged.make_mean_row())))
     texts = []
     for prompt in DEMO_PROMPTS:
         parent_text = continuation(parent, tokenizer, prompt, DEMO_NEW_TOKENS)
         pruned_text = continuation(pruned_model, tokenizer, prompt, DEMO_NEW_TOKENS)
         texts.append((prompt, parent_text, pruned_text))
-    output.print(kinds_table(rows), make_table(("prompt", "dense", "pruned"), texts))
+    output.print(kinds_table(judged), make_table(("prompt", "dense", "pruned"), texts))
     echo(f"pictures: {pruned_picture}, {kinds_picture}")

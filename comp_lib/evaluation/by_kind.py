@@ -45,16 +45,29 @@ class EvaluationByText:
         return intervals([evaluation.by_sequence for evaluation in self.texts.values()])
 
     def make_rows(self) -> dict[str, Row]:
-        """Values and 95% intervals of each text, in the order of `texts`.
+        """Values and 95% intervals of each text, in the order of `texts`."""
+        return {
+            name: (evaluation.values, evaluation.compute_intervals())
+            for name, evaluation in self.texts.items()
+        }
 
-        Where there are several texts, the last row is their mean, named after their number: `mean of 8`.
+    def make_mean_row(self) -> tuple[str, Row] | None:
+        """The name of the mean, such as "mean of 8", with its values and 95% intervals.
+
+        It is None where there is one text, which is its own mean.
         """
-        rows: dict[str, Row] = {}
-        for name, evaluation in self.texts.items():
-            rows[name] = (evaluation.values, evaluation.compute_intervals())
-        if len(self.texts) > 1:
-            rows[f"mean of {len(self.texts)}"] = (self.mean, self.compute_intervals())
-        return rows
+        if len(self.texts) == 1:
+            return None
+        return mean_name(len(self.texts)), (self.mean, self.compute_intervals())
+
+
+def mean_name(text_count: int) -> str:
+    """How a table calls the mean over so many texts.
+
+    >>> mean_name(8)
+    'mean of 8'
+    """
+    return f"mean of {text_count}"
 
 
 def evaluate(
@@ -96,10 +109,11 @@ def evaluate(
 
 def usual_window_length(model: Model, parent: Model | None = None) -> int:
     """USUAL_WINDOW, or as many tokens as `model` and its `parent`, where it is given, can read."""
-    lengths = [USUAL_WINDOW, model.config.max_position_embeddings]
-    if parent is not None:
-        lengths.append(parent.config.max_position_embeddings)
-    return min(lengths)
+    length = USUAL_WINDOW
+    for reader in (model, parent):
+        if reader is not None:
+            length = min(length, reader.config.max_position_embeddings)
+    return length
 
 
 def judge(

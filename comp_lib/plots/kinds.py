@@ -26,14 +26,17 @@ from .base import (
 )
 
 
-def plot_kinds(rows: Mapping[str, Row]) -> Picture:
-    """Bars of the loss on each text, from the top to the last row, their mean.
+def plot_kinds(rows: Mapping[str, Row], mean_row: tuple[str, Row] | None = None) -> Picture:
+    """Bars of the loss on each text from top to bottom, and below a line their mean, where it is given.
 
     Whiskers are 95% intervals of the loss. Where all rows have a `dense_loss`, it gets a bar too, and the
     whiskers are those of the increase, which is known far better than either loss.
 
-    rows: see `EvaluationByText.make_rows`.
+    rows, mean_row: see `EvaluationByText.make_rows` and `make_mean_row`.
     """
+    if mean_row is not None:
+        name, row = mean_row
+        rows = {**rows, name: row}
     compared = all("dense_loss" in values for values, _ in rows.values())
     if compared:
         measure = "increase"
@@ -74,8 +77,9 @@ def plot_kinds(rows: Mapping[str, Row]) -> Picture:
     for position, end, number in zip(bar_positions, ends, numbers, strict=True):
         note(axes, f"{number:{number_format}}", (end, position), (5, 0), va="center", fontsize=9)
     axes.set_yticks(positions, list(rows))
-    axes.get_yticklabels()[-1].set_weight("bold")
-    axes.axhline(len(rows) - 1.5, color="black", linewidth=0.8)
+    if mean_row is not None:
+        axes.get_yticklabels()[-1].set_weight("bold")
+        axes.axhline(len(rows) - 1.5, color="black", linewidth=0.8)
     axes.set(xlim=(0, 1.12 * max(ends[np.isfinite(ends)], default=1.0)), ylim=(len(rows) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     axes.legend(ncols=2, **LEGEND_ABOVE)

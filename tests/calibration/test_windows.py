@@ -65,7 +65,8 @@ def test_too_short_a_text_says_what_is_needed_and_there(tokenizer, tmp_path):
 @pytest.mark.parametrize(("sequences", "length"), [(0, 32), (-1, 32), (4, 1), (4, 0)])
 @pytest.mark.parametrize("source", ["calibration", "self"])
 def test_sizes_that_make_no_sense(tokenizer, model, source, sequences, length):
-    with pytest.raises(InputError, match=f"got {sequences} x {length}"):
+    wrong = sequences if sequences < 1 else length
+    with pytest.raises(InputError, match=f"whole number above [01], got {wrong}:"):
         calibration_tokens(source, tokenizer, model=model, sequences=sequences, length=length)
 
 
@@ -108,7 +109,7 @@ def test_a_mixture_takes_turns(tokenizer, model, short_file, own_cache):
     assert torch.equal(mixed[1::2], calibration_tokens("self", tokenizer, sequences=2, **options))
     with pytest.raises(InputError, match="at least 2 sequences of the 2 texts in '.*short.txt.self', got 1"):
         calibration_tokens(f"{short_file}+self", tokenizer, sequences=1, **options)
-    with pytest.raises(InputError, match="expected calibration text apart from the evaluated text"):
+    with pytest.raises(InputError, match="expected calibration text apart from the text that judges"):
         calibration_tokens("self+evaluation", tokenizer, sequences=2, judged_on="evaluation", **options)
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.calibration.windows import evaluation_tokens
-from comp_lib.evaluation.loss import compare_losses
+from comp_lib.evaluation.loss import compare_losses, measure_loss
 
 SMALL = ["--length", "32", "--sequences", "3"]
 
@@ -69,6 +69,13 @@ def test_one_text_without_a_dense_model_is_its_loss_and_perplexity(damaged, expe
     loss, perplexity = table["evaluation:code"]
     assert loss.startswith(f"{expected['code'].loss:.3f}")
     assert perplexity == f"{expected['code'].perplexity:.3f}"
+
+
+def test_windows_are_as_long_as_the_model_reads(parent, damaged, tokenizer):
+    row = cells(ran("evaluate", damaged, "--text", "evaluation:code", "--sequences", "2").stdout)
+    model = AutoModelForCausalLM.from_pretrained(damaged).eval()
+    ids = evaluation_tokens(tokenizer, load_text("evaluation:code"), 128, 2)  # the context is 128 tokens
+    assert row["evaluation:code"][0] == f"{measure_loss(model, ids).loss:.3f}"
 
 
 def test_a_model_against_itself_has_no_increase_for_certain(parent):

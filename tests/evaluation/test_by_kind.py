@@ -11,7 +11,7 @@ import torch
 from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.calibration.windows import evaluation_tokens, windows_of
 from comp_lib.errors import InputError
-from comp_lib.evaluation.by_kind import EvaluationByText, judge
+from comp_lib.evaluation.by_kind import EvaluationByText, evaluate, judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import Evaluation, compare_losses, measure_loss
 
@@ -76,10 +76,21 @@ def test_it_is_the_same_as_one_by_one(pair, windows_by_text):
     assert beside.mean["kl"] > 0.01
     assert 0 < beside.mean["top1_agreement"] < 1
     rows = beside.make_rows()
-    assert list(rows) == [*KINDS, "mean of 8"]
-    assert rows["mean of 8"] == (beside.mean, beside.compute_intervals())
+    assert tuple(rows) == KINDS
+    assert beside.make_mean_row() == ("mean of 8", (beside.mean, beside.compute_intervals()))
     assert rows["code"][0]["increase"] == beside.texts["code"].increase
     assert set(rows["code"][1].values()) == {None}  # of three windows
+
+
+def test_windows_are_no_longer_than_either_model_reads(pair, tiny_llama, tokenizer):
+    model, _ = pair
+    short_parent = tiny_llama(max_position_embeddings=64)
+    quality = evaluate(model, tokenizer, "evaluation:code", window_count=2)
+    assert quality.texts["evaluation:code"].tokens == 2 * 127
+    quality = evaluate(model, tokenizer, "evaluation:code", parent=short_parent, window_count=2)
+    assert quality.texts["evaluation:code"].tokens == 2 * 63
+    with pytest.raises(InputError, match="at most 64 tokens"):
+        evaluate(model, tokenizer, "evaluation:code", parent=short_parent, window_length=65, window_count=2)
 
 
 # --- mean and intervals, by numbers that are made up --------------------------------------------------------
@@ -114,6 +125,7 @@ def test_of_one_kind_the_interval_is_its_own():
     alone = EvaluationByText({"b": made_up([*GROUPS["b"], 4.9, 5.3], [*DENSE["b"], 4.0, 4.4])})
     bounds = alone.texts["b"].compute_intervals()
     assert alone.compute_intervals() == {name: bounds[name] for name in alone.mean}
+    assert alone.make_mean_row() is None
     assert None not in bounds.values()
 
 

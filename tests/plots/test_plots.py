@@ -43,7 +43,8 @@ def rows(compared, losses=PRUNED, increase_intervals=INCREASE_INTERVALS):
             values |= {"dense_loss": dense_loss, "increase": loss - dense_loss}
             intervals |= {"increase": increase_interval}
         table[name] = (values, intervals)
-    return table
+    mean_row = table.popitem()
+    return table, mean_row
 
 
 def whiskers(axes):
@@ -80,7 +81,7 @@ def test_an_image_carries_its_words_whatever_is_in_them():
         mime_bundle(figure_with_axes()[0])  # without words it is not shown
 
 
-@pytest.mark.parametrize("draw", [pruned, lambda: plot_kinds(rows(True))])
+@pytest.mark.parametrize("draw", [pruned, lambda: plot_kinds(*rows(True))])
 def test_the_same_bytes_every_time_and_nothing_of_the_machine(draw):
     image = png(draw())
     assert image == png(draw())
@@ -129,7 +130,7 @@ def test_what_was_pruned_is_said_and_one_layer_does_not_dwarf_the_others():
 
 
 def test_dense_and_pruned_stand_in_order_with_the_increase_as_whiskers():
-    figure = plot_kinds(rows(True))
+    figure = plot_kinds(*rows(True))
     [axes] = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [*DENSE, *PRUNED]
     middles = [bar.get_y() + bar.get_height() / 2 for bar in axes.patches]
@@ -144,7 +145,7 @@ def test_dense_and_pruned_stand_in_order_with_the_increase_as_whiskers():
 
 
 def test_alone_a_model_has_one_bar_with_the_interval_of_its_loss():
-    figure = plot_kinds(rows(False))
+    figure = plot_kinds(*rows(False))
     [axes] = figure.axes
     assert [bar.get_width() for bar in axes.patches] == list(PRUNED)
     assert whiskers(axes) == [pytest.approx(bounds) for bounds in LOSS_INTERVALS]
@@ -155,7 +156,7 @@ def test_alone_a_model_has_one_bar_with_the_interval_of_its_loss():
 
 @pytest.mark.parametrize("loss", [math.nan, 2.5])
 def test_what_has_no_number_or_no_interval_is_drawn_without(loss):
-    figure = plot_kinds(rows(True, (loss, *PRUNED[1:]), [(math.nan, math.nan)] * 3))
+    figure = plot_kinds(*rows(True, (loss, *PRUNED[1:]), [(math.nan, math.nan)] * 3))
     assert png(figure).startswith(b"\x89PNG")
     assert " to " not in figure.alt_text
 
