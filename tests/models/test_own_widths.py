@@ -22,6 +22,13 @@ from comp_lib.surgery import shrink
 NAMES = ("all-at-once", "mistral-window", "qwen2", "qwen3", "smollm3", "gemma3", "phi3", "granite", "olmo2")
 NAMES += ("ernie4_5-bias",)
 IDS = tokens(2, 16)
+PER_LAYER = {  # whether KV groups stay whole -> the field of `uneven`, whose widest layer is the last
+    False: {
+        "0": {"intermediate_size": 20},
+        "1": {"intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1},
+    },
+    True: {"0": {"intermediate_size": 20}, "1": {"intermediate_size": 24}},
+}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
@@ -41,14 +48,20 @@ def save(model, tokenizer, folder):
     return folder
 
 
+def edit(folder, **fields):
+    """Set these fields of the folder's config.json; None deletes one."""
+    path = folder / "config.json"
+    changed = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({name: value for name, value in changed.items() if value is not None}))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_own_widths_come_back_to_the_bit(name, tokenizer, tmp_path):
     model = uneven(name)
     folder = save(model, tokenizer, tmp_path / "own")
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == f"comp_{model.config.model_type}"
-    assert config["layer_neurons"] == [20, 24, 28]
-    assert config["layer_kv_groups"] == list(Shape.of(model).kv_groups)
+    assert config["per_layer_config"] == PER_LAYER[has_inseparable_groups(model)]
     for loaded in (load_model(folder)[0], AutoModelForCausalLM.from_pretrained(folder)):
         assert isinstance(loaded, type(model))
         assert Shape.of(loaded) == Shape.of(model)
@@ -64,7 +77,7 @@ def test_only_what_no_stock_config_can_say_gets_own_widths():
     model = build()
     uniform = with_true_config(model)
     assert type(uniform) is type(model)
-    assert "layer_neurons" not in uniform.config.to_dict()
+    assert "per_layer_config" not in uniform.config.to_dict()
     for layer in model.model.layers:
         shrink(layer, "mlp", torch.arange(16))
     narrower = with_true_config(model)
@@ -90,22 +103,35 @@ def test_heads_that_do_not_divide_the_stream(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "match"),
+    "entries",
     [
-        ({"layer_neurons": [20, 24]}, "layer_neurons as 3 numbers from 1 to 28, got .20, 24."),
-        ({"layer_kv_groups": [1, -1, 1]}, "config.json that can be built"),
-        ({"layer_neurons": [20, 24, 32]}, "config.json that can be built"),
-        ({"layer_neurons": [20, 0, 28]}, "layer_neurons as 3 numbers from 1 to 28"),
-        ({"layer_kv_groups": [1, True, 1]}, "layer_kv_groups as 3 numbers from 1 to 2, got .1, True, 1."),
-        ({"layer_neurons": [20, 24.0, 28]}, "layer_neurons as 3 numbers from 1 to 28"),
-        ({"layer_neurons": "wide"}, "config.json that can be built"),
+        [20, 24, 28],
+        "wide",
+        {"3": {"intermediate_size": 20}},
+        {"-1": {"intermediate_size": 20}},
+        {"first": {"intermediate_size": 20}},
+        {"0": 20},
+        {"0": {"intermediate_size": 0}},
+        {"0": {"intermediate_size": True}},
+        {"0": {"intermediate_size": 20.0}},
+        {"0": {"hidden_size": 16}},
+        {"0": {"skip": ["mlp"]}},
+        {"1": {"num_key_value_heads": 1}},  # of four heads, not two
+        {"1": {"num_attention_heads": -2, "num_key_value_heads": -1}},
     ],
 )
-def test_lists_that_do_not_fit_are_refused(fields, match, tokenizer, tmp_path):
+def test_a_damaged_field_is_refused(entries, tokenizer, tmp_path):
     folder = save(uneven(), tokenizer, tmp_path / "own")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | fields))
-    with pytest.raises(InputError, match=match):
+    edit(folder, per_layer_config=entries)
+    with pytest.raises(InputError, match="per_layer_config as .*layers below 3.*got.*save it again"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("neurons", [21, 29, 10**30])
+def test_widths_that_the_weights_do_not_have_are_refused(neurons, tokenizer, tmp_path):
+    folder = save(uneven(), tokenizer, tmp_path / "own")
+    edit(folder, per_layer_config=PER_LAYER[False] | {"0": {"intermediate_size": neurons}})
+    with pytest.raises(InputError, match="config.json that can be built|weights that config.json describes"):
         load_model(folder)
 
 
