@@ -1,7 +1,25 @@
-"""How llama.cpp writes a model: one row of facts for each model type that goes to GGUF."""
+"""How llama.cpp writes a model: one row of facts for each model type that goes to GGUF.
+
+llama.cpp has an architecture for each model type, its own one, in which all layers have one width. Two of its
+architectures know widths that differ from layer to layer, and compute what models of other types compute once
+their tensors are laid out anew: the hosts. A host also takes a model of one width that the own architecture
+cannot hold, such as Qwen2 with fewer KV groups.
+
+    model type        own        host      how the rows of the host's tensors differ from the model's
+    llama, mistral    llama      deci      q and k interleaved, as in `llama`
+    qwen2             qwen2      deci      q and k interleaved, and their biases
+    phi3              phi3       deci      qkv cut into q, k, v, and gate_up into gate, up; interleaved
+    granite           granite    deci      interleaved; its four multipliers folded in; a head always
+    ernie4_5          ernie4_5   deci      none: its rows are in neighbouring pairs already
+    qwen3, tied       qwen3      openelm   q, k, v joined to qkv
+    smollm3, gemma3_text, olmo2            no host: `models.padded` makes one width of several
+
+`layout` makes the tensors that a row describes, and `read` turns them back.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +29,12 @@ from transformers import PreTrainedConfig
 from ..families.table import TYPE_PREFIX
 from ..families.types import Model
 
+ROPE_TENSOR = "rope_freqs.weight"  # what llama.cpp divides the rotary frequencies by, (d/2,)
+# rotary positions that a tensor of factors can say, with a number for the length of rotated vectors
+ROPE_OF_FACTORS = ("default", "linear", "llama3", "yarn", "longrope")
+# what llama.cpp takes for granted where a file says "yarn": field of transformers' rope_parameters -> value
+YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+ROPE_BASICS = {"rope_type", "rope_theta", "factor", "original_max_position_embeddings"}
 GEMMA3_LOCAL_THETA = 10_000.0  # rotary base of windowed layers that llama.cpp takes for granted
 
 
@@ -24,14 +48,23 @@ def _refuse_nothing(config: Any) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """The facts of one model type in llama.cpp."""
+    """The facts of one model type in one architecture of llama.cpp."""
 
     name: str
-    """llama.cpp's name where all layers have one width."""
-    name_per_layer: str | None = None
-    """llama.cpp's name where widths differ from layer to layer; None: it has no such architecture."""
-    interleaved: Mapping[str, str] = field(default_factory=dict)
-    """Matrix whose rows llama.cpp wants in neighbouring pairs, not halves -> config field with its heads."""
+    """llama.cpp's name of the architecture."""
+    host: Architecture | None = None
+    """Another architecture, for several widths and for all else that this one cannot hold; None: none."""
+    interleaved: tuple[str, ...] = ()
+    """The matrices of the file whose rows are in neighbouring pairs, where the model has them in halves."""
+    cut: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Matrix of the model -> the matrices of the file that its rows are cut into, from the first row on."""
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Matrix of the file -> the matrices of the model that it joins, one below the other."""
+    factors: Callable[[Any], dict[str, float]] = _no_fields
+    """config -> {matrix of the file: the number that its weights and biases are multiplied by}.
+
+    With a number for `lm_head` the head is written out though the model's is tied.
+    """
     activations: tuple[str, ...] = ("silu", "swish")
     """The values that the field `hidden_act` of the config may have."""
     norm_shift: float = 0.0
@@ -41,11 +74,52 @@ class Architecture:
     square: bool = False
     """Whether the outputs of all heads, side by side, have to be as wide as the stream."""
     rope_types: tuple[str, ...] = ("default",)
-    """Rotary positions that can be written: all but `default` need a tensor of factors."""
+    """Rotary positions that can be written."""
+    turns_parts: bool = False
+    """Whether llama.cpp can turn a part of each head by its position, and leave the rest as it is."""
+    rope_tensors: tuple[str, ...] = (ROPE_TENSOR,)
+    """The tensors with the factors of scaled positions, all with the same numbers."""
+    rope_by_name: bool = False
+    """Whether scaled positions are written as a name and its numbers: it reads no tensor of factors."""
     extra_fields: Callable[[Any], dict[str, Any]] = _no_fields
     """Fields of a file for this type alone: config -> {NAME: value}, for `add_NAME` of gguf's writer."""
     refusal: Callable[[Any], str | None] = _refuse_nothing
     """config -> the part of it that llama.cpp cannot express, in words, or None where it can be written."""
+
+    def objection(self, config: Any, heads_width: int) -> str | None:
+        """The part of a model that llama.cpp cannot compute here, in words; None where it can.
+
+        heads_width: width of the outputs of all heads, side by side.
+        """
+        activation = getattr(config, "hidden_activation", None) or config.hidden_act  # Gemma: another field
+        rope = rope_parameters(config)
+        rope_type = rope.get("rope_type", "default")
+        biased = any(getattr(config, name, False) for name in ("attention_bias", "mlp_bias", "use_bias"))
+        if activation not in self.activations:
+            return f"the activation {activation}"
+        if rope_type not in self.rope_types:
+            return f"rope scaling of the type {rope_type}"
+        if rotated_part(config) != 1 and not self.turns_parts:
+            return "positions that turn a part of each head"
+        if biased and not self.optional_biases:
+            return "biases"
+        if self.square and heads_width != config.hidden_size:
+            return f"heads that are together {heads_width} wide on a stream of {config.hidden_size}"
+        return self.refusal(config)
+
+
+def rope_parameters(config: Any) -> dict[str, Any]:
+    """The rotary embedding of layers without a window: rope_theta, rope_type and the numbers of that type."""
+    parameters: dict[str, Any] = config.rope_parameters.get("full_attention", config.rope_parameters)
+    return parameters
+
+
+def rotated_part(config: Any) -> float:
+    """How much of each head the position turns: 1 is all of it."""
+    stated = rope_parameters(config).get("partial_rotary_factor") or getattr(
+        config, "partial_rotary_factor", None
+    )
+    return float(stated or 1)
 
 
 def _smollm3_refusal(config: Any) -> str | None:
@@ -70,6 +144,16 @@ def _olmo2_refusal(config: Any) -> str | None:
     return "a tied head" if config.tie_word_embeddings else None
 
 
+def _openelm_refusal(config: Any) -> str | None:
+    rope = rope_parameters(config)
+    others = {name: value for name, value in rope.items() if name not in ROPE_BASICS}
+    if rope.get("rope_type") == "yarn" and any(
+        value is not None and value != YARN_DEFAULTS.get(name) for name, value in others.items()
+    ):
+        return f"yarn with other numbers than llama.cpp's own ({', '.join(sorted(others))})"
+    return None if config.tie_word_embeddings else "a head of its own"
+
+
 def _gemma3_fields(config: Any) -> dict[str, Any]:
     return {"sliding_window": config.sliding_window}
 
@@ -83,18 +167,33 @@ def _granite_fields(config: Any) -> dict[str, Any]:
     }
 
 
-_PAIRS = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
-_MISTRAL = Architecture(
-    "llama",
-    interleaved=_PAIRS,
-    optional_biases=True,
-    rope_types=("default", "linear", "llama3"),
+def _granite_factors(config: Any) -> dict[str, float]:
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return {
+        "embed_tokens": config.embedding_multiplier,
+        "q_proj": config.attention_multiplier * math.sqrt(head_dim),  # deci divides scores by that root
+        "o_proj": config.residual_multiplier,
+        "down_proj": config.residual_multiplier,
+        "lm_head": 1 / config.logits_scaling,
+    }
+
+
+_PAIRS = ("q_proj", "k_proj")
+_QKV = ("q_proj", "k_proj", "v_proj")
+_DECI = Architecture("deci", interleaved=_PAIRS, optional_biases=True, rope_types=ROPE_OF_FACTORS)
+_OPENELM = Architecture(
+    "openelm",
+    joined={"qkv_proj": _QKV},
+    rope_types=("default", "linear", "yarn"),
+    rope_by_name=True,
+    refusal=_openelm_refusal,
 )
+_LLAMA = replace(_DECI, name="llama", host=_DECI)
 ARCHITECTURES = {
-    "llama": replace(_MISTRAL, name_per_layer="deci"),
-    "mistral": _MISTRAL,
-    "qwen2": Architecture("qwen2", square=True),
-    "qwen3": Architecture("qwen3"),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": Architecture("qwen2", host=_DECI, square=True),
+    "qwen3": Architecture("qwen3", host=_OPENELM),
     "smollm3": Architecture("smollm3", interleaved=_PAIRS, refusal=_smollm3_refusal),
     "gemma3_text": Architecture(
         "gemma3",
@@ -103,17 +202,28 @@ ARCHITECTURES = {
         extra_fields=_gemma3_fields,
         refusal=_gemma3_refusal,
     ),
-    "phi3": Architecture("phi3", square=True),
+    "phi3": Architecture(
+        "phi3",
+        host=replace(_DECI, cut={"qkv_proj": _QKV, "gate_up_proj": ("gate_proj", "up_proj")}),
+        square=True,
+        rope_types=("default", "longrope"),
+        turns_parts=True,
+        rope_tensors=("rope_factors_long.weight", "rope_factors_short.weight"),
+    ),
     "granite": Architecture(
-        "granite", interleaved=_PAIRS, optional_biases=True, extra_fields=_granite_fields
+        "granite",
+        host=replace(_DECI, factors=_granite_factors),
+        interleaved=_PAIRS,
+        optional_biases=True,
+        extra_fields=_granite_fields,
     ),
     "olmo2": Architecture("olmo2", refusal=_olmo2_refusal),
-    "ernie4_5": Architecture("ernie4_5"),
+    "ernie4_5": Architecture("ernie4_5", host=replace(_DECI, interleaved=())),
 }
-"""Model type -> its architecture. A type that is not here can be pruned, but not exported."""
+"""Model type -> its own architecture. A type that is not here can be pruned, but not exported."""
 
 
 def architecture_of(model: Model | PreTrainedConfig) -> Architecture | None:
-    """The architecture of a model, or of a config; None where llama.cpp or this table has none."""
+    """The own architecture of a model, or of a config; None where llama.cpp or this table has none."""
     config: Any = getattr(model, "config", model)
     return ARCHITECTURES.get(config.model_type.removeprefix(TYPE_PREFIX))

@@ -2,8 +2,10 @@
 
 A header is a list of named values and a list of tensors. `GgufTensors` gives the tensors under the names of
 transformers, with the interface of `system.tensors.StoredTensors`. The blocks of a row are expanded to floats
-when they are read. llama.cpp pairs the two halves of a rotary head in another order, so the rows of q and k
-are put back into the order of transformers.
+when they are read, and `layout` says how a tensor of the model is put together from them.
+
+A file that `write` made has the model's config.json in it, which says all that llama.cpp's own fields cannot:
+the widths of each layer, scaled positions, the type of the model where its architecture is a host.
 
 Why `gguf.GGUFReader` does not read the header: it makes a numpy array of each length and each string. Of
 SmolLM2's 98 MB, with 98,000 strings, it takes 8 s and 165 MB; the code below takes 0.1 s and 9 MB. It also
@@ -13,6 +15,7 @@ whose vocabulary is a number.
 
 from __future__ import annotations
 
+import json
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -22,16 +25,19 @@ from typing import Any, BinaryIO, cast
 import gguf
 import numpy as np
 import torch
-from tokenizers import pre_tokenizers
+from tokenizers import normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
 from ..errors import InputError, refusing
+from ..families.table import TYPE_PREFIX
 from ..families.types import Model
 from ..system.hashes import hash_of_file
-from ..system.tensors import StoredTensors, check_finite
+from ..system.tensors import StoredTensors, check_finite, weight_shapes
 from .architectures import architecture_of
+from .layout import Layout, Piece, layouts_of
+from .tokenizer import SPACE
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -42,6 +48,7 @@ LIST_TYPE = 9
 COMPLETE_GGUF = "a complete GGUF file"
 WRITE_AGAIN_HINT = "fetch or write it again"
 SAFETENSORS_HINT = "use the same model as safetensors"
+CONFIG_KEY = "comp_lib.config"  # our own: the config.json of the model, as text
 # llama.cpp's name of an architecture -> the model type of transformers, where they differ
 MODEL_TYPES = {"gemma3": "gemma3_text"}
 
@@ -90,8 +97,10 @@ class GgufFile:
     def config_fields(self) -> dict[str, Any]:
         """The fields of a config.json that say what the metadata say.
 
-        Raises InputError for metadata that no such field can say.
+        Raises InputError for metadata that no such field can say, and for a damaged config.json.
         """
+        if CONFIG_KEY in self.metadata:
+            return self._own_fields()
         config_names = cast("dict[str, Any]", GGUF_CONFIG_MAPPING)  # architecture -> key of the file -> field
         architecture = str(self.metadata.get("general.architecture"))[:60]
         if architecture not in config_names:
@@ -117,6 +126,28 @@ class GgufFile:
         fields["model_type"] = MODEL_TYPES.get(architecture, architecture)
         return fields
 
+    def _own_fields(self) -> dict[str, Any]:
+        """The fields of the config.json in the file.
+
+        Raises InputError unless it is one.
+        """
+        with refusing(COMPLETE_GGUF, f"{self.path}: {CONFIG_KEY}", WRITE_AGAIN_HINT):
+            fields = json.loads(self.metadata[CONFIG_KEY])
+        if not isinstance(fields, dict):
+            raise InputError(
+                expected=COMPLETE_GGUF,
+                got=f"{self.path} with a {CONFIG_KEY} that is no object",
+                hint=WRITE_AGAIN_HINT,
+            )
+        return fields
+
+    def _has_words_of_phi3(self) -> bool:
+        """Whether the tokenizer puts a space before a text that begins with one, too."""
+        if CONFIG_KEY not in self.metadata or self.metadata.get("tokenizer.ggml.model") != "llama":
+            return False
+        model_type = str(self._own_fields().get("model_type"))
+        return model_type.removeprefix(TYPE_PREFIX) == "phi3"
+
     def tokenizer(self) -> Any:
         """The tokenizer in the file."""
         tokenizer: Any = PreTrainedTokenizerFast(gguf_file=self.path.name, name_or_path=str(self.path.parent))
@@ -124,6 +155,10 @@ class GgufFile:
             digits = pre_tokenizers.Digits(individual_digits=True)
             byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
             tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+        if self._has_words_of_phi3():  # transformers knows them by the architecture, which is a host here
+            spaces = [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
+            tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(spaces)
+            tokenizer.backend_tokenizer.pre_tokenizer = None
         return tokenizer
 
 
@@ -235,72 +270,87 @@ class GgufTensors(StoredTensors):
                 got=self.config.model_type,
                 hint=SAFETENSORS_HINT,
             )
-        self.architecture = architecture
+        if architecture.host and file.metadata["general.architecture"] == architecture.host.name:
+            architecture = architecture.host
         self.data_start = file.data_start
         self.path = file.path
         self.files = [file.path]
-        names = gguf.get_tensor_name_map(
-            gguf.MODEL_ARCH[architecture.name.upper()], self.config.num_hidden_layers
-        )
-        unused = dict(file.tensors)
-        self.tensors: dict[str, TensorRecord] = {}
-        for name in meta_model.state_dict():
-            stored_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
-            if stored_name in unused:
-                self.tensors[name] = unused.pop(stored_name)
-        if unused:
-            examples = ", ".join(sorted(unused)[:3])
-            raise InputError(
-                expected="the weights that its metadata describe",
-                got=f"{len(unused)} unexpected in {file.path.name} ({examples})",
-                hint=SAFETENSORS_HINT,
-            )
-        self.shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
-        self.stored_types = {name: tensor.kind.name for name, tensor in self.tensors.items()}
+        self.tensors = file.tensors
+        # name of a tensor of the model -> its pieces: (name of a tensor of the file, first row in it, piece)
+        self.places: dict[str, list[tuple[str, int, Piece]]] = {}
+        unexpected = set(file.tensors) - {
+            *architecture.rope_tensors
+        }  # a file that is not ours is refused for it earlier
+        misshapen = set()
+        for stored_name, layout in layouts_of(meta_model, architecture).items():
+            if stored_name in unexpected:
+                unexpected.discard(stored_name)
+                self._add_pieces(stored_name, layout)
+                if file.tensors[stored_name].shape != layout.shape:
+                    misshapen |= {piece.source for piece in layout.pieces}
+        for problem, names in {"unexpected": unexpected, "of another shape": misshapen}.items():
+            if names:
+                examples = ", ".join(sorted(names)[:3])
+                raise InputError(
+                    expected="the weights that its metadata describe",
+                    got=f"{len(names)} {problem} in {file.path.name} ({examples})",
+                    hint=SAFETENSORS_HINT,
+                )
+        self.shapes = {}
+        self.stored_types = {}
+        for name, size in weight_shapes(meta_model).items():
+            places = self.places.get(name, [])
+            if sum(piece.rows for _, _, piece in places) == size[0]:
+                self.shapes[name] = size
+                self.stored_types[name] = file.tensors[places[0][0]].kind.name
+
+    def _add_pieces(self, stored_name: str, layout: Layout) -> None:
+        """Note where the tensors of the model are of which a tensor of the file has rows."""
+        first_row = 0
+        for piece in layout.pieces:
+            places = self.places.setdefault(piece.source, [])
+            if all(piece.start != known.start for _, _, known in places):  # else a second table of tokens
+                places.append((stored_name, first_row, piece))
+            first_row += piece.rows
 
     def read(self, name: str, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
-        """The tensor, or `rows` (k,) of a matrix other than q and k, in memory of its own.
+        """The tensor, or `rows` (k,) of a matrix, in memory of its own.
 
         A vector is read entirely.
 
         Raises InputError for a NaN or an infinity in it.
         """
-        tensor = self.tensors[name]
+        places = self.places[name]
+        stored_name, _, piece = places[0]
+        if len(self.shapes[name]) == 1:
+            rows = None
+        if rows is not None and len(places) == 1 and piece.head_dim is None:
+            values = piece.from_file(self._expand(name, stored_name, rows.numpy()))
+        else:
+            pieces = []
+            for stored_name, first_row, piece in places:
+                values = self._expand(name, stored_name, slice(first_row, first_row + piece.rows))
+                pieces.append(piece.from_file(values))
+            values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            values = values if rows is None else values[rows.numpy()]
+        return check_finite(name, torch.from_numpy(values).to(dtype))
+
+    def _expand(self, name: str, stored_name: str, rows: slice | np.ndarray) -> np.ndarray:
+        """The numbers of `rows` of a tensor of the file, which has rows of the tensor `name` of the model."""
+        record = self.tensors[stored_name]
         stored = np.memmap(
             self.path,
             mode="r",
-            offset=self.data_start + tensor.start,
-            shape=(*tensor.shape[:-1], tensor.row_bytes),
+            offset=self.data_start + record.start,
+            shape=(*record.shape[:-1], record.row_bytes),
         )
-        if rows is not None and stored.ndim > 1:
-            blocks = np.array(stored[rows.numpy()])
-        else:
-            blocks = np.array(stored)
+        blocks = np.array(stored if stored.ndim == 1 else stored[rows])
         with refusing(
             "weights of a type that can be read", f"{name} in {self.path}", "export the model again"
         ):
-            dequantised = gguf.dequantize(blocks, tensor.kind)
-        values = np.asarray(dequantised, dtype=np.float32)
-        if name.endswith("norm.weight"):
-            values -= self.architecture.norm_shift
-        linear_name = name.split(".")[-2]
-        heads_field = self.architecture.interleaved.get(linear_name)
-        if heads_field is not None:
-            heads = getattr(self.config, heads_field)
-            values = separate_halves(values, heads)
-        return check_finite(name, torch.from_numpy(values).to(dtype))
+            dequantised = gguf.dequantize(blocks, record.kind)
+        return np.asarray(dequantised, dtype=np.float32)
 
     def fingerprint(self) -> str:
         """A short name for the content: all bytes of the file, for such files are small."""
         return hash_of_file(self.path)[:16]
-
-
-def separate_halves(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows (h d, ...) of h = `heads` heads from llama.cpp's order to transformers'.
-
-    Of two neighbours the first goes to the first half of its head, the second to the second half. This is
-    the inverse of `write.interleave`.
-    """
-    pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
-    halves: np.ndarray = pairs.swapaxes(1, 2)
-    return halves.reshape(rows.shape)

@@ -1,24 +1,18 @@
 """A model folder as one GGUF file, for llama.cpp and all that is built on it.
 
-The tensors are converted one by one, so that little of a large model is in memory. The two formats differ in
-two things.
+The tensors are converted one by one, so that little of a large model is in memory. `architectures` says
+which architecture of llama.cpp takes the model, `layout` which tensors the file then has. Some types cut each
+row into blocks of 32: they take multiples of 32 alone.
 
-*Rotary positions.* transformers turns the pairs (x_i, x_{i + d/2}) of a head of size d, llama.cpp's `llama`
-the neighbours (x_2i, x_{2i+1}). Attention only sees dot products of queries and keys, which do not change
-when both are reordered alike; so the rows of q_proj and k_proj, and their biases, are interleaved head by
-head:
-
-    row 2i of the file = row i of the folder,     row 2i + 1 of the file = row i + d/2 of the folder.
-
-Scaled frequencies (Llama 3's, linear) become a tensor of factors, rope_freqs_i = default_i / scaled_i.
-
-*Widths.* `llama` has one width for all layers. Widths that differ from layer to layer become llama.cpp's
-`deci`, which computes the same. Some types cut each row into blocks of 32: they take multiples of 32 alone.
+Scaled rotary frequencies become a tensor of factors, rope_freqs_i = default_i / scaled_i, and where the
+scaling makes the turned vectors longer, a number for that. The config.json of the model goes with the file,
+under a key that llama.cpp skips: `read` makes the same model of it again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -29,15 +23,17 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType
 from transformers import PreTrainedTokenizerBase
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, suggestion
+from ..families.find import backbone_of
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..system.atomic import check_output, check_room, stage
-from ..system.tensors import EMBEDDING, HEAD, StoredTensors, weight_shapes
-from .architectures import ARCHITECTURES, Architecture, architecture_of
+from ..system.tensors import EMBEDDING, HEAD, StoredTensors
+from .architectures import ARCHITECTURES, Architecture, architecture_of, rope_parameters, rotated_part
+from .layout import Layout, layouts_of
+from .read import CONFIG_KEY
 from .tokenizer import tokenizer_metadata
 
 TYPES = {
@@ -53,47 +49,34 @@ LARGEST_HALF = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class _ExportedTensor:
-    """A tensor of the file, and how it is made from a tensor of the folder."""
+    """A tensor of the file, and how it is made from tensors of the model."""
 
-    source: str  # name of the tensor in the folder
-    shape: tuple[int, ...]  # sizes in the order of torch
+    layout: Layout
     kind: GGMLQuantizationType  # type of the numbers in the file
-    head_dim: int | None  # size of the heads whose rows are interleaved; None: no row is
-    shift: float  # number that is added to each weight
 
     @property
     def n_bytes(self) -> int:
         """Its size in the file."""
         block_values, block_bytes = gguf.GGML_QUANT_SIZES[self.kind]
-        return prod(self.shape) // block_values * block_bytes
+        return prod(self.layout.shape) // block_values * block_bytes
 
     def convert(self, files: StoredTensors) -> np.ndarray:
         """Read the tensor from `files`, and return it as the GGUF file stores it.
 
         Raises InputError for numbers that are too large or not finite.
         """
-        values = files.read(self.source, torch.float32).numpy()
-        if self.kind != GGMLQuantizationType.F32 and np.abs(values).max(initial=0.0) > LARGEST_HALF:
-            raise InputError(
-                expected=f"weights that {self.kind.name.lower()} can hold",
-                got=f"more than {LARGEST_HALF:g} in {self.source}",
-                hint="export with the type f32",
-            )
-        values += np.float32(self.shift)
-        if self.head_dim is not None:
-            values = interleave(values, self.head_dim)
-        stored: np.ndarray = gguf.quants.quantize(values, self.kind)
+        pieces = []
+        for piece in self.layout.pieces:
+            values = files.read(piece.source, torch.float32).numpy()[piece.start : piece.start + piece.rows]
+            pieces.append(piece.to_file(values))
+            if self.kind != GGMLQuantizationType.F32 and np.abs(pieces[-1]).max(initial=0.0) > LARGEST_HALF:
+                raise InputError(
+                    expected=f"weights that {self.kind.name.lower()} can hold",
+                    got=f"more than {LARGEST_HALF:g} in {piece.source}",
+                    hint="export with the type f32",
+                )
+        stored: np.ndarray = gguf.quants.quantize(np.concatenate(pieces), self.kind)
         return stored
-
-
-def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """Rows (h d, ...) of all heads from transformers' order to llama.cpp's.
-
-    Row i of the first half of a head and row i of the second half become neighbours. This is the inverse of
-    `read.separate_halves`.
-    """
-    halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
 def check_gguf_output(file: str | Path, kind: str, overwrite: bool = False) -> Path:
@@ -134,21 +117,25 @@ def write_gguf(
     """
     config = meta_model.config
     shape = Shape.of(meta_model)
-    architecture = _find_architecture(config)
-    architecture_name = _choose_name(config, shape, architecture)
+    architecture = choose_architecture(config, shape)
     _check_widths(shape, kind)
-    tensors = _exported_tensors(meta_model, architecture, architecture_name, kind)
-    factors = _rope_factors(meta_model, shape)
-    metadata = _metadata(meta_model, architecture, target.stem, kind)
+    tensors = {
+        name: _ExportedTensor(layout, tensor_type(layout.pieces[0].source, layout.shape, kind))
+        for name, layout in layouts_of(meta_model, architecture).items()
+    }
+    rope_fields, factors = _scaled_rope(meta_model, architecture)
+    metadata = _metadata(meta_model, architecture, target.stem, kind) | rope_fields
     metadata |= tokenizer_metadata(tokenizer, config.vocab_size)
     needed_bytes = sum(tensor.n_bytes for tensor in tensors.values())
     check_room(target.parent, needed_bytes, target.name)
-    with stage(target) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture_name)) as writer:
+    with stage(target) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture.name)) as writer:
         for field, value in metadata.items():
             add_field = getattr(writer, f"add_{field}")
             add_field(value)
+        writer.add_string(CONFIG_KEY, _config_text(config))
         for name, tensor in tensors.items():
-            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), tensor.n_bytes, tensor.kind)
+            shape_in_file = tensor.layout.shape
+            writer.add_tensor_info(name, shape_in_file, np.dtype(np.float32), tensor.n_bytes, tensor.kind)
         for name, values in factors.items():
             writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
         writer.write_header_to_file(partial)
@@ -161,72 +148,41 @@ def write_gguf(
             writer.write_tensor_data(values)
 
 
-def _find_architecture(config: Any) -> Architecture:
-    """The architecture of the model's type.
+def choose_architecture(config: Any, shape: Shape) -> Architecture:
+    """The architecture of llama.cpp for a model: that of its type, or the host of its type.
 
-    Raises InputError where there is none.
+    A host takes layers of several widths, and what the own architecture of the type cannot hold.
+
+    Raises InputError for a model that llama.cpp cannot compute.
     """
-    architecture = architecture_of(config)
-    if architecture is None:
+    own = architecture_of(config)
+    if own is None:
         raise InputError(
             expected=f"a model type that goes to GGUF ({', '.join(ARCHITECTURES)})",
             got=config.model_type,
             hint="use the folder",
         )
-    return architecture
-
-
-def _choose_name(config: Any, shape: Shape, architecture: Architecture) -> str:
-    """llama.cpp's name of the architecture, by whether all layers have one width.
-
-    Raises InputError for a model that llama.cpp cannot compute.
-    """
-    name = architecture.name if shape.uniform else architecture.name_per_layer
-    if name is None:
-        raise InputError(
-            expected="one width for all layers, as llama.cpp has it but for Llama",
-            got=f"{config.model_type} with others",
-            hint="pad the folder first, and export the padded folder",
-        )
-    reason = _refusal(config, architecture)
-    if reason is not None:
+    heads_width = max(shape.kv_groups) * shape.group_heads * shape.head_dim
+    objection = own.objection(config, heads_width)
+    if objection is None and shape.uniform:
+        return own
+    host_objection = None if own.host is None else own.host.objection(config, heads_width)
+    if own.host is not None and host_objection is None:
+        return own.host
+    if objection is not None:
+        also = "" if host_objection in (None, objection) else f", and {host_objection}"
         raise InputError(
             expected="a model that llama.cpp runs",
-            got=f"{config.model_type} with {reason}",
+            got=f"{config.model_type} with {objection}{also}",
             hint="use the folder itself",
         )
-    activation = getattr(config, "hidden_activation", None) or config.hidden_act  # Gemma has another field
-    if activation not in architecture.activations:
-        raise InputError(
-            expected=f"the activation {architecture.activations[0]}, the only one that llama.cpp has here",
-            got=activation,
-            hint="use the folder itself",
-        )
-    rope_type = _rope_parameters(config).get("rope_type", "default")
-    if rope_type not in architecture.rope_types:
-        rope_types = ", ".join(architecture.rope_types)
-        raise InputError(
-            expected=f"rope scaling that llama.cpp's {architecture.name} reads ({rope_types})",
-            got=rope_type,
-            hint="use the folder itself",
-        )
-    heads_width = shape.kv_groups[0] * shape.group_heads * shape.head_dim
-    if architecture.square and heads_width != shape.hidden:
-        raise InputError(
-            expected=f"heads that are together as wide as the stream, {shape.hidden}, as llama.cpp's "
-            f"{architecture.name} has them",
-            got=heads_width,
-            hint="prune with all KV groups kept",
-        )
-    return name
-
-
-def _refusal(config: Any, architecture: Architecture) -> str | None:
-    """The part of a config that llama.cpp cannot express, in words; None where it can be written."""
-    biased = any(getattr(config, name, False) for name in ("attention_bias", "mlp_bias", "use_bias"))
-    if biased and not architecture.optional_biases:
-        return "biases"
-    return architecture.refusal(config)
+    reason = "" if host_objection is None else f" and {host_objection}"
+    hosted = ", ".join(name for name, architecture in ARCHITECTURES.items() if architecture.host)
+    raise InputError(
+        expected=f"one width for all layers, or a type that llama.cpp runs with several ({hosted})",
+        got=f"{config.model_type} with several widths{reason}",
+        hint="export it with --padded, and the padded folder with --gguf",
+    )
 
 
 def _check_widths(shape: Shape, kind: str) -> None:
@@ -250,23 +206,6 @@ def _check_widths(shape: Shape, kind: str) -> None:
             )
 
 
-def _exported_tensors(
-    meta_model: Model, architecture: Architecture, architecture_name: str, kind: str
-) -> dict[str, _ExportedTensor]:
-    """All tensors of the model by their names in the file."""
-    shape = Shape.of(meta_model)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture_name.upper()], shape.layers)
-    tensors = {}
-    for source, size in weight_shapes(meta_model).items():
-        module, _, suffix = source.rpartition(".")
-        _, _, linear_name = module.rpartition(".")
-        head_dim = shape.head_dim if linear_name in architecture.interleaved else None
-        shift = architecture.norm_shift if module.endswith("norm") else 0.0
-        gguf_type = tensor_type(source, size, kind)
-        tensors[f"{names[module]}.{suffix}"] = _ExportedTensor(source, size, gguf_type, head_dim, shift)
-    return tensors
-
-
 def tensor_type(name: str, size: tuple[int, ...], kind: str) -> GGMLQuantizationType:
     """The type of the tensor `name` of transformers in a file of the type `kind`."""
     if len(size) == 1:
@@ -281,11 +220,6 @@ def _metadata(meta_model: Model, architecture: Architecture, name: str, kind: st
     config = meta_model.config
     shape = Shape.of(meta_model)
     extra_fields = architecture.extra_fields(config)
-    context = config.max_position_embeddings
-    window = getattr(config, "sliding_window", None)
-    windowed = "sliding_attention" in getattr(config, "layer_types", ("sliding_attention",))
-    if window and windowed and "sliding_window" not in extra_fields:
-        context = min(window, context)  # most architectures of llama.cpp have no windows
 
     def per_layer(widths: tuple[int, ...]) -> int | list[int]:
         """One number if all layers have the same width, else one number for each layer."""
@@ -297,7 +231,7 @@ def _metadata(meta_model: Model, architecture: Architecture, name: str, kind: st
         "name": name,
         "file_type": gguf.LlamaFileType[f"{precision}_{kind.upper()}"],
         "quantization_version": gguf.GGML_QUANT_VERSION,
-        "context_length": context,
+        "context_length": _context(config, has_windows="sliding_window" in extra_fields),
         "vocab_size": config.vocab_size,
         "embedding_length": shape.hidden,
         "block_count": shape.layers,
@@ -307,29 +241,58 @@ def _metadata(meta_model: Model, architecture: Architecture, name: str, kind: st
         "key_length": shape.head_dim,
         "value_length": shape.head_dim,
         "layer_norm_rms_eps": config.rms_norm_eps,
-        "rope_dimension_count": shape.head_dim,
-        "rope_freq_base": _rope_parameters(config)["rope_theta"],
+        "rope_dimension_count": int(shape.head_dim * rotated_part(config)),
+        "rope_freq_base": rope_parameters(config)["rope_theta"],
     }
     return fields | extra_fields
 
 
-def _rope_parameters(config: Any) -> dict[str, Any]:
-    """The rotary embedding of layers without a window: rope_theta, rope_type and the numbers of that type."""
-    parameters: dict[str, Any] = config.rope_parameters.get("full_attention", config.rope_parameters)
-    return parameters
+def _context(config: Any, has_windows: bool) -> int:
+    """The longest text for which llama.cpp computes what transformers computes, in tokens.
+
+    has_windows: whether the architecture has windows; most have none.
+    """
+    context: int = config.max_position_embeddings
+    window = getattr(config, "sliding_window", None)
+    windowed = "sliding_attention" in getattr(config, "layer_types", ("sliding_attention",))
+    if window and windowed and not has_windows:
+        context = min(window, context)
+    rope = rope_parameters(config)
+    if rope.get("rope_type") == "longrope":  # longer texts have other frequencies
+        context = min(rope["original_max_position_embeddings"], context)
+    return context
 
 
-def _rope_factors(meta_model: Model, shape: Shape) -> dict[str, np.ndarray]:
-    """The tensor (d/2,) that llama.cpp divides the rotary frequencies by, under its name in the file.
+def _config_text(config: Any) -> str:
+    """The config.json of the model, without the type of its numbers: the file has numbers of its own type."""
+    fields = json.loads(config.to_json_string())
+    return json.dumps({name: value for name, value in fields.items() if name != "dtype" and name[0] != "_"})
 
-    It is {} where the frequencies are not scaled.
+
+def _scaled_rope(
+    meta_model: Model, architecture: Architecture
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What a file says of scaled rotary positions: metadata, as `_metadata`, and tensors by their names.
+
+    Both are {} where positions are not scaled.
     """
     config = meta_model.config
-    parameters = _rope_parameters(config)
-    if parameters.get("rope_type", "default") == "default":
-        return {}
-    rotary: Any = LlamaRotaryEmbedding  # it takes any config that has rotary parameters
-    scaled = rotary(config=config).inv_freq
-    exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
-    default = parameters["rope_theta"] ** -exponents
-    return {"rope_freqs.weight": (default / scaled).numpy()}
+    parameters = rope_parameters(config)
+    rope_type = parameters.get("rope_type", "default")
+    if rope_type == "default":
+        return {}, {}
+    fields: dict[str, Any]
+    if architecture.rope_by_name:
+        fields = {
+            "rope_scaling_type": gguf.RopeScalingType[rope_type.upper()],
+            "rope_scaling_factor": parameters["factor"],
+        }
+        if rope_type == "yarn":
+            fields["rope_scaling_orig_ctx_len"] = parameters["original_max_position_embeddings"]
+        return fields, {}
+    scaled = backbone_of(meta_model).rotary_emb
+    turned = 2 * len(scaled.inv_freq)
+    exponents = torch.arange(0, turned, 2, dtype=torch.float32) / turned
+    factors = (parameters["rope_theta"] ** -exponents / scaled.inv_freq).numpy()
+    fields = {} if scaled.attention_scaling == 1 else {"rope_scaling_attn_factors": scaled.attention_scaling}
+    return fields, dict.fromkeys(architecture.rope_tensors, factors)

@@ -8,17 +8,21 @@ import urllib.request
 
 import gguf
 import pytest
+import torch
 from conftest import DATA, TINY_CONFIG
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX as QWEN2
+from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.gguf import llama_cpp
 from comp_lib.gguf.tokenizer import RULES, SPACE
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model
+from comp_lib.models.meta_model import with_true_config
+from comp_lib.surgery import shrink
 
 LLAMA3 = inspect.signature(TikTokenConverter).parameters["pattern"].default
 PROSE = (DATA / "calibration.txt").read_text("utf-8").splitlines()[:100]
@@ -199,3 +203,18 @@ def unigram():
 def test_what_llama_cpp_has_not_is_refused(export, tokenizer, match):
     with pytest.raises(InputError, match=match):
         export(tokenizer())
+
+
+def test_phi3_s_sentencepiece_comes_back_from_a_host(tmp_path, monkeypatch):
+    """How a text is cut that begins with a space, transformers knows by the architecture, here another's."""
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
+    model = build("phi3")
+    shrink(model.model.layers[0], "mlp", torch.arange(16))
+    tokenizer = sentencepiece(prefix=True)
+    with_true_config(model).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    file = export_gguf(tmp_path / "model", tmp_path / "m.gguf")
+    assert gguf.GGUFReader(file).fields["general.architecture"].contents() == "deci"
+    _, back = load_model(file)
+    for text in (*TEXTS, " hi there", "  two"):
+        assert back(text)["input_ids"] == tokenizer(text)["input_ids"], text
