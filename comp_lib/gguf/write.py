@@ -43,6 +43,7 @@ TYPES = {
     "q4_0": GGMLQuantizationType.Q4_0,
     "q4_1": GGMLQuantizationType.Q4_1,
 }
+FIELDS_OF_A_FOLDER = ("dtype", "auto_map", "_name_or_path")  # of a config.json, and untrue of a file
 # the largest weight that a type other than f32 can hold: the scale of a block is a float16, too
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -264,9 +265,9 @@ def _context(config: Any, has_windows: bool) -> int:
 
 
 def _config_text(config: Any) -> str:
-    """The config.json of the model, without the type of its numbers: the file has numbers of its own type."""
+    """The config.json of the model, as text."""
     fields = json.loads(config.to_json_string())
-    return json.dumps({name: value for name, value in fields.items() if name != "dtype" and name[0] != "_"})
+    return json.dumps({name: value for name, value in fields.items() if name not in FIELDS_OF_A_FOLDER})
 
 
 def _scaled_rope(
