@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -15,7 +14,16 @@ from ..system.atomic import resolve, stage
 from ..system.tensors import weight_shapes
 from .load import open_model
 from .meta_model import config_with_widths, fill, make_meta_model
-from .save import CARD_FILE, OWN_WIDTHS_NOTE, PLAN_FILE, REGISTRATION, check_destination, write_weights
+from .modelling_file import file_name
+from .save import (
+    CARD_FILE,
+    OWN_WIDTHS_NOTE,
+    PLAN_FILE,
+    TRUST,
+    WITH_COMP_LIB_NOTE,
+    check_destination,
+    write_weights,
+)
 
 PADDED_NOTE = (
     "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which "
@@ -57,13 +65,15 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
 def _copy_metadata(source: Path, target: Path, model_type: str) -> None:
     """Copy the plan and the card, if the source has them.
 
-    The new card does not say that comp_lib is needed.
+    The new card does not say that the folder brings a file of Python.
     """
-    registration = REGISTRATION.format(json.dumps(model_type))
+    own_widths_note = OWN_WIDTHS_NOTE.format(file=file_name(model_type))
     for name in (PLAN_FILE, CARD_FILE):
         if (source / name).is_file():
             text = (source / name).read_text("utf-8")
-            text = text.replace(OWN_WIDTHS_NOTE, PADDED_NOTE).replace(registration, "")
+            text = (
+                text.replace(own_widths_note, PADDED_NOTE).replace(TRUST, "").replace(WITH_COMP_LIB_NOTE, "")
+            )
             (target / name).write_text(text, "utf-8")
 
 

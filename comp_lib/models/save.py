@@ -3,8 +3,9 @@
 The folder holds `config.json`, the weights as safetensors, the tokenizer, `generation_config.json`, a model
 card (`README.md`) and the plan (`comp_plan.json`). Weights up to 5 GB are one `model.safetensors`, more are
 shards of that size and an index. With stock widths it is a plain folder of the parent's family, which any
-runtime loads; with widths that differ from layer to layer it needs `models.own_widths.register` first, and
-the card says so. Nothing in it tells of the machine that made it, and the same input gives the same bytes.
+runtime loads. With widths that differ from layer to layer it brings a file of Python that transformers needs
+(see `own_widths`), and the card says so. Nothing in it tells of the machine that made it, and the same input
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ..system.atomic import check_room, read_object, resolve, stage
 from ..system.tensors import LARGEST_FILE_BYTES
 from .load import silence_transformers
 from .meta_model import with_true_config
+from .modelling_file import file_name
 from .wheels import WHEELS
 
 CARD_FILE = "README.md"
@@ -37,18 +39,22 @@ PLAN_FILE = "comp_plan.json"
 # somebody's own
 MODEL_FILE = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
-    r"|comp_plan\.json"
+    r"|comp_plan\.json|modeling_comp_\w+\.py"
     r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.model|merges\.txt|chat_template\.jinja|additional_chat_templates|README\.md"
 )
 CALIBRATED_ON = "calibrated_on: "  # beginning of the line of a card that holds `text_hashes`
 SMALL_FILES_BYTES = 16 << 20  # a generous size of all files without weights; most of it is the tokenizer
 STOCK_NOTE = "Any runtime that loads the parent loads this folder; nothing else is needed."
-OWN_WIDTHS_NOTE = (
-    "**This folder needs comp_lib**, as its layers differ in width: `transformers` knows its model type once "
-    "it is registered. `comp-lib export --padded` fills narrower layers up; that folder needs nothing."
-)
-REGISTRATION = "from comp_lib.models.own_widths import register\n\nregister({})\n"
+OWN_WIDTHS_NOTE = """\
+The layers of this folder differ in width, which no stock class builds. So it brings a short file of Python, \
+`{file}`. Read it, and let transformers run it:"""
+WITH_COMP_LIB_NOTE = """
+Where comp-lib is installed, `comp_lib.models.load.load_model` gives both without the flag: it has classes \
+of its own, and runs nothing of this folder. `comp-lib export --padded` fills narrower layers up; that \
+folder needs neither.
+"""
+TRUST = ", trust_remote_code=True"
 
 
 @dataclass(frozen=True)
@@ -180,7 +186,13 @@ def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type
     licence = wheel.get("licence")
     settings = ", ".join(f"{setting} {hide_folders(value)}" for setting, value in card.settings.items())
     command = f" Made by\n\n```bash\n{card.command}\n```" if card.command else ""
-    registration = "" if shape.stock else REGISTRATION.format(json.dumps(model_type))
+    note = STOCK_NOTE
+    trust = ""
+    with_comp_lib = ""
+    if not shape.stock:
+        note = OWN_WIDTHS_NOTE.format(file=file_name(model_type))
+        trust = TRUST
+        with_comp_lib = WITH_COMP_LIB_NOTE
     return f"""\
 ---
 license: {json.dumps(licence or "unknown")}
@@ -203,15 +215,15 @@ Calibrated on {card.calibration}. Settings: {settings or "those of comp_lib"}.{c
 
 ## How to load
 
-{STOCK_NOTE if shape.stock else OWN_WIDTHS_NOTE}
+{note}
 
 ```python
-{registration}from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained({json.dumps(name)})
+model = AutoModelForCausalLM.from_pretrained({json.dumps(name)}{trust})
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})
 ```
-
+{with_comp_lib}
 The licence of the parent model ({licence or "not known to the tool: ask its makers"}) holds for it too.
 """
 

@@ -160,7 +160,7 @@ def test_an_uneven_folder_is_the_model_and_its_card_says_how_to_load_it(uneven, 
 @pytest.mark.parametrize("kind", ["small", "uneven"])
 def test_files(kind, request, tmp_path):
     folder = save_checkpoint(tmp_path / "out", *request.getfixturevalue(kind))
-    assert set(digest(folder)) == {
+    expected = {
         "README.md",
         "comp_plan.json",
         "config.json",
@@ -169,6 +169,7 @@ def test_files(kind, request, tmp_path):
         "tokenizer.json",
         "tokenizer_config.json",
     }
+    assert set(digest(folder)) == (expected if kind == "small" else expected | {"modeling_comp_llama.py"})
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     assert Plan.load(folder / "comp_plan.json") == request.getfixturevalue(kind)[2]
     assert siblings(folder) == []
@@ -204,7 +205,7 @@ def test_nothing_tells_of_this_machine_or_of_the_parents_format(kind, request, t
     folder = save_checkpoint(tmp_path / "out", model, tokenizer, plan, card)
     for path in folder.iterdir():
         content = path.read_bytes()
-        for word in ("secret", str(tmp_path), "gguf", "quantization", "Tiny 1M", "auto_map"):
+        for word in ("secret", str(tmp_path), "gguf", "quantization", "Tiny 1M", "code.Config"):
             assert word.encode() not in content, f"{word} in {path.name}"
     assert Plan.load(folder / "comp_plan.json").parent == "parent"
     assert yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])["base_model"] == "parent"
@@ -230,13 +231,15 @@ def test_card(small, uneven, tmp_path):
         assert line in text
     assert f"{plan.removed:.1%} of the parameters of its decoder" in text
     assert "import comp_lib" not in text
+    assert "trust_remote_code" not in text
 
     text = model_card(
         "out", Shape.of(uneven[0]), uneven[2], replace(card, parent=INCLUDED_MODEL, perplexities=()), "llama"
     )
     assert "| MLP neurons per layer | 48 | 20 to 40 |" in text
-    assert "**This folder needs comp_lib**" in text
-    assert 'register("llama")' in text
+    assert "`modeling_comp_llama.py`. Read it" in text
+    assert 'AutoModelForCausalLM.from_pretrained("out", trust_remote_code=True)' in text
+    assert "`comp_lib.models.load.load_model` gives both without the flag" in text
     assert "perplexity on" not in text
     assert 'license: "apache-2.0"' in text
     assert "HuggingFaceTB/SmolLM2" in text
