@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import models
@@ -53,7 +54,7 @@ def main() -> None:
     dense, _ = models.load(arguments.model)
     unit = dense_pass(dense, ids)
     print(f"{arguments.model}, {ids.numel():,} calibration tokens, {removed:.1%} of the decoder removed")
-    print(f"settings      {json.dumps(pruned.report.settings)}")
+    print(f"settings      {json.dumps(asdict(pruned.report.settings))}")
     print(f"time          {seconds:.1f} s = {seconds / unit:.2f} dense forward passes of {unit:.1f} s")
     print(f"peak memory   {peak:.0f} MB above imports ({baseline:.0f} MB)")
     increases = {}
@@ -64,7 +65,7 @@ def main() -> None:
         increases[name] = after.loss - before.loss
         print(
             f"{name:14}{after.loss - before.loss:.4f} nats more: perplexity {before.perplexity:.2f} -> "
-            f"{after.perplexity:.2f} on {before.tokens:,} tokens"
+            f"{after.perplexity:.2f} on {before.token_count:,} tokens"
         )
     row = {
         "model": arguments.model,
@@ -72,7 +73,7 @@ def main() -> None:
         "sequences": arguments.sequences,
         "length": arguments.length,
         "windows": arguments.windows,
-        "settings": pruned.report.settings,
+        "settings": asdict(pruned.report.settings),
         "removed": removed,
         "increases": increases,
         "passes": seconds / unit,

@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .models.load import load_model
     from .plan import Plan
     from .progress import Progress
-    from .prune_layer import LayerReport, Report
+    from .report import LayerReport, Report
     from .settings import PRESETS, Settings
     from .shape import Shape
 
@@ -80,10 +80,10 @@ _MODULES = {  # public name -> the module that defines it
     "Evaluation": "comp_lib.evaluation.loss",
     "EvaluationByText": "comp_lib.evaluation.by_kind",
     "InputError": "comp_lib.errors",
-    "LayerReport": "comp_lib.prune_layer",
+    "LayerReport": "comp_lib.report",
     "Plan": "comp_lib.plan",
     "Progress": "comp_lib.progress",
-    "Report": "comp_lib.prune_layer",
+    "Report": "comp_lib.report",
     "Pruned": "comp_lib.comp",
     "Settings": "comp_lib.settings",
     "Shape": "comp_lib.shape",

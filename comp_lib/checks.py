@@ -6,7 +6,6 @@ Settings check themselves when they are made (`settings`). Here they meet the mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from .errors import InputError
 from .families.find import check_layers, check_model, has_inseparable_groups
 from .families.run import check_length
 from .families.types import Model
-from .hybrid_granularity.uniform import drop_count, uniform_plan
 from .methods import method_of
 from .plan import Plan
 from .planning import planner_of
@@ -30,7 +28,6 @@ def check_request(model: Model | Decoder, settings: Settings) -> None:
     """Raises InputError for settings that no plan for `model` can meet, before any text is read."""
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
-    request = settings.request(shape)
     fewer_groups = settings.kv_groups is not None and settings.kv_groups < min(shape.kv_groups)
     if fewer_groups or method_of(settings.method).removes_groups:
         if has_inseparable_groups(decoder.structure):
@@ -42,14 +39,8 @@ def check_request(model: Model | Decoder, settings: Settings) -> None:
             )
     if settings.recovery == "bias":
         check_biases(decoder.structure)
-    planner = planner_of(settings)
-    if planner is not None:
-        planner.check_settings(shape, settings)
-        return
-    # If the ratio is in reach at all, it is with the largest layers dropped.
-    largest_first = sorted(range(shape.layers), key=shape.parameters_of_layer, reverse=True)
-    dropped = largest_first[: drop_count(request, settings.layers)]
-    uniform_plan(replace(request, drop=dropped))
+    settings.request(shape)  # refuses what makes no sense, whatever the planner
+    planner_of(settings).check_settings(shape, settings)
 
 
 def check_plan(plan: Plan, model: Model | Decoder, settings: Settings) -> None:
@@ -128,9 +119,9 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
     check_length(tokens.shape[1], decoder.config.max_position_embeddings)
     if plan is None:
         check_request(decoder, settings)
-        if settings.widths == "measured" and len(tokens) < 2:
+        if settings.widths in ("estimated", "measured") and len(tokens) < 2:
             raise InputError(
-                expected="2 or more sequences for measured widths",
+                expected=f"2 or more sequences for {settings.widths} widths",
                 got=1,
                 hint="one of them judges; give more",
             )

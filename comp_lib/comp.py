@@ -34,9 +34,10 @@ from .families.find import layers_of
 from .families.run import layer_arguments
 from .families.types import CausalLM, Layer, Model
 from .plan import Plan
-from .planning import finished_plan_and_report, make_plan
+from .planning import make_plan
 from .progress import Progress, check_progress, no_progress
-from .prune_layer import LayerReport, Report, RunContext, States, Streams, prune_layer
+from .prune_layer import RunContext, States, Streams, prune_layer
+from .report import LayerReport, Report, finished_plan_and_report
 from .settings import Settings
 from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config

@@ -28,8 +28,8 @@ class Method:
     """The same where the model's family has no room for biases; None: the same."""
     neuron_metric: str | None = None
     """The metric that chooses the neurons, "condition" for COMP's; None: the one with the method's name."""
-    planner: str | None = None
-    """Name of its planner in `baselines.PLANNERS`; None: COMP's planners."""
+    planner: str = "comp"
+    """Name of its planner in `planning.PLANNERS`."""
     names_what_stays: bool = False
     """Whether its plan names the neurons and KV groups that stay, so that no metric chooses."""
     removes_groups: bool = False

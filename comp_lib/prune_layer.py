@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ from .importance.neurons import METRICS, RIDGE, Problem, Selection, energy
 from .plan import Plan
 from .recovery import RECOVERIES
 from .recovery.least_squares import choose_ridge
+from .report import LayerReport
 from .settings import Settings
 from .shape import Shape
 from .statistics.few_tokens import empty_statistics
@@ -61,39 +62,6 @@ class NewStates(Protocol):
     """Makes room for hidden states, as `torch.empty` does."""
 
     def __call__(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> States: ...
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """The outcome of pruning one decoder layer that stays."""
-
-    layer: int
-    """Its index in the parent."""
-    error: float
-    """||X W - X V||^2 / ||X W||^2 of down_proj after the recovery, over the calibration text.
-
-    The tokens are weighted as the settings say.
-    """
-    attention_error: float
-    """The same for o_proj."""
-    ridge: float | None
-    """The lambda with which the recovery of down_proj was solved; None: it solves nothing."""
-    seconds: float
-    """The time that the layer took."""
-    kept_neurons: Sequence[int]
-    """Indices of the neurons that stay, ascending."""
-    kept_groups: Sequence[int]
-    """Indices of the KV groups that stay, ascending."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """The outcome of `prune`, layer by layer, and the time it took."""
-
-    settings: dict[str, Any]  # the fields of `Settings`
-    tokens: int  # in the calibration text
-    layers: tuple[LayerReport, ...]  # of the layers that stay
-    seconds: float  # of the last attempt, where an earlier one was cut off
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import fields
 
 import pytest
 
-from comp_lib.baselines import PLANNERS
 from comp_lib.importance.neurons import METRICS
-from comp_lib.methods import METHODS, RECOVERY_NAMES
+from comp_lib.methods import METHODS, OWN_METRIC, RECOVERY_NAMES
+from comp_lib.planning import PLANNERS
 from comp_lib.recovery import RECOVERIES
 from comp_lib.settings import Settings
 
@@ -18,7 +18,7 @@ def test_the_names_of_recoveries_are_those_of_the_table():
 
 
 def test_every_planner_plans_for_a_method():
-    assert {method.planner for method in METHODS.values()} == {*PLANNERS, None}
+    assert {method.planner for method in (*METHODS.values(), OWN_METRIC)} == {*PLANNERS}
 
 
 @pytest.mark.parametrize("name", METHODS)

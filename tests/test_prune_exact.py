@@ -223,8 +223,8 @@ def test_report_and_progress():
     assert [call for call in calls if call[0] == "pruning"] == [("pruning", count, 3) for count in (1, 2, 3)]
     assert any(call[0] == "loss increase" for call in calls)
     report = pruned.report
-    assert report.tokens == 4 * 24
-    assert report.settings["ratio"] == 0.5
+    assert report.token_count == 4 * 24
+    assert report.settings.ratio == 0.5
     assert [entry.layer for entry in report.layers] == list(pruned.plan.layers)
     assert [len(entry.kept_neurons) for entry in report.layers] == list(pruned.plan.neurons)
     assert [len(entry.kept_groups) for entry in report.layers] == list(pruned.plan.kv_groups)

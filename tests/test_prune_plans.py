@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tools import SETTINGS, config_and_hash
 from variants import build, tokens
 
-from comp_lib import planning
+from comp_lib import comp_planner
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.uniform import uniform_plan
@@ -68,7 +68,7 @@ def test_per_layer_widths_follow_the_importance():
 
 
 def test_layers_are_judged_on_the_first_sequences_only(monkeypatch):
-    monkeypatch.setattr(planning, "IMPORTANCE_SEQUENCES", 2)
+    monkeypatch.setattr(comp_planner, "IMPORTANCE_SEQUENCES", 2)
     parent = build()
     ids = tokens(4)
     judged = []
@@ -77,7 +77,7 @@ def test_layers_are_judged_on_the_first_sequences_only(monkeypatch):
         judged.append(ids)
         return layers_to_drop(metric, model, ids, count, *rest)
 
-    monkeypatch.setattr(planning, "layers_to_drop", recorded)
+    monkeypatch.setattr(comp_planner, "layers_to_drop", recorded)
     plan = make_plan(parent, ids, replace(SETTINGS, ratio=0.4, layers=1, layer_metric="loss"))
     assert len(judged) == 1
     assert torch.equal(judged[0], ids[:2])

@@ -151,7 +151,7 @@ def test_none_is_a_word_of_the_command_line_alone(parent, tmp_path):
 def test_a_text_as_long_as_the_context_is_taken():
     model = build()
     ids = tokens(4, 128)
-    assert measure_loss(model, ids).tokens == 4 * 127
+    assert measure_loss(model, ids).token_count == 4 * 127
     prune(model, ids, SETTINGS)
 
 

@@ -105,7 +105,7 @@ def _columns_of(kind: str, row: Row, evaluations: Sequence[Evaluation]) -> dict[
     columns = {
         "kind": kind,
         "windows": sum(len(evaluation.losses) for evaluation in evaluations),
-        "tokens": sum(evaluation.tokens for evaluation in evaluations),
+        "tokens": sum(evaluation.token_count for evaluation in evaluations),
         "low": low,
         "high": high,
     }

@@ -12,41 +12,9 @@
 
 The code follows the papers' formulas and was compared with the public code. Where the two differ, the module
 says which it follows. The last three methods judge one output linear at a time, so they are neuron metrics
-(wanda-sp sees tokens as COMP weights them). The modules of this package are *planners*. The plan of SlimGPT
-has widths alone. The other planners look at the whole model and return an exact plan, which `prune` carries
-out to the letter with any recovery. All methods remove as many parameters as a uniform plan would at the same
-settings (`parameter_budget` in `hybrid_granularity.uniform`); whole layers are coarser.
+(wanda-sp sees tokens as COMP weights them). The modules of this package are planners, which
+`planning.PLANNERS` lists beside COMP's. The plan of SlimGPT has widths alone. The other planners look at the
+whole model and return an exact plan, which `prune` carries out to the letter with any recovery. All methods
+remove as many parameters as a uniform plan would at the same settings (`parameter_budget` in
+`hybrid_granularity.uniform`); whole layers are coarser.
 """
-
-from __future__ import annotations
-
-from typing import Protocol
-
-from torch import Tensor
-
-from ..decoder import Decoder
-from ..plan import Plan
-from ..progress import Progress
-from ..settings import Settings
-from ..shape import Shape
-from . import flap, llm_pruner, shortgpt, slimgpt
-
-
-class Planner(Protocol):
-    """A module of this package, which decides how much of a model goes, or also what."""
-
-    def make_plan(
-        self, model: Decoder, ids: Tensor, settings: Settings, name: str, progress: Progress, /
-    ) -> Plan:
-        """The plan for the model called `name`, from what it does with tokens ids (S, L)."""
-
-    def check_settings(self, shape: Shape, settings: Settings, /) -> None:
-        """Raises InputError, before any text is read, for settings that cannot be met."""
-
-
-PLANNERS: dict[str, Planner] = {
-    "llm-pruner": llm_pruner,
-    "flap": flap,
-    "slimgpt": slimgpt,
-    "shortgpt": shortgpt,
-}

@@ -45,9 +45,10 @@ from ..methods import method_of
 from ..models.meta_model import make_meta_model, with_true_config
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
 from ..plan import Plan, as_tuples
-from ..planning import finished_plan_and_report, make_plan
+from ..planning import make_plan
 from ..progress import Progress, no_progress
-from ..prune_layer import LayerReport, Report, States, Streams
+from ..prune_layer import States, Streams
+from ..report import LayerReport, Report, finished_plan_and_report
 from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config

@@ -50,15 +50,15 @@ class Verdict(SavedModel):
             "stored": {"before": self.stored[0], "after": self.stored[1]},
             "loss": self.by_text,
             "seconds": self.seconds,
-            "calibration_tokens": self.report.tokens,
+            "calibration_tokens": self.report.token_count,
             "next": self.next_command,
         }
 
     def __str__(self) -> str:
         """At most 12 lines, and one more if clearly more went than was asked for."""
         settings = self.report.settings
-        removal = f"{self.plan.removed:.1%} of the decoder removed by {settings['method']}"
-        lines = [f"{removal}, in {self.seconds:.0f} s on {self.report.tokens:,} tokens"]
+        removal = f"{self.plan.removed:.1%} of the decoder removed by {settings.method}"
+        lines = [f"{removal}, in {self.seconds:.0f} s on {self.report.token_count:,} tokens"]
         if self.plan.removed > self.plan.ratio + RATIO_TOLERANCE:
             lines.append(why_more_was_removed(self.plan, settings))
         lines += self._table()

@@ -51,7 +51,7 @@ class Evaluation:
     """Quality of a model on a text; only a comparison with a parent sets the fields that may be None."""
 
     by_sequence: dict[str, tuple[float, ...]]  # measure -> its value for each sequence
-    tokens: int  # predicted tokens
+    token_count: int  # of the tokens that are predicted
     loss: float  # nats per token
     dense_loss: float | None = None  # loss of the parent, nats per token
     increase: float | None = None  # loss - dense_loss, nats per token

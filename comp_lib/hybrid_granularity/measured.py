@@ -1,6 +1,7 @@
 """Measured widths: a layer whose narrowing harms the model less loses more.
 
-The error curve e_l of a layer's sweep extends its measured harm (`importance.widths`) to all other widths:
+The harm of narrowing each layer alone is measured (`importance.widths`) or, for less time, estimated
+(`importance.estimated_harm`). The error curve e_l of the layer extends it to all other widths:
 
     predicted harm of removing g neurons from layer l = harm_l^HARM_EXPONENT * e_l(g) / e_l(reference),
 
@@ -13,10 +14,10 @@ gains less than the sum of the harms promises. The value of the exponent is meas
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 from torch import Tensor
 
-from ..importance.widths import Sensitivity
 from ..plan import Plan, PlanRequest
 from ..shape import Shape
 from .uniform import uniform_plan
@@ -25,7 +26,22 @@ HARM_EXPONENT = 0.75
 SMALLEST_ERROR = 1e-300  # divisor of a curve of zeros
 
 
-def measured_plan(request: PlanRequest, measured: Sensitivity) -> Plan:
+class LayerHarms(Protocol):
+    """What a plan reads: `importance.widths.Sensitivity`, `importance.estimated_harm.EstimatedHarm`."""
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """How many neurons each layer alone lost (layers,)."""
+
+    @property
+    def harm(self) -> Tensor:
+        """The divergence that came of it, nats per token (layers,)."""
+
+    def errors(self, layer: int, neurons: int) -> Tensor:
+        """Error of a layer's output with 0, 1, ... of its `neurons` removed, as far as plans may narrow it."""
+
+
+def measured_plan(request: PlanRequest, measured: LayerHarms) -> Plan:
     """As many parameters as `uniform_plan` leaves, more of them in the layers whose narrowing harms most.
 
     Each step narrows one layer to its next lower multiple, where the predicted harm per neuron is least.

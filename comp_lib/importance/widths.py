@@ -147,7 +147,7 @@ def sensitivity(
         sweeps.append(replace(swept, weights=torch.empty(0)))  # all weights would be as large as half a model
         del swept, statistics, weight  # before the next layer is read
         progress("sensitivity", visit.index + 1, shape.layers)
-    harm = _divergences(decoder, dense_stream, narrowed_streams, progress)
+    harm = divergences(decoder, dense_stream, narrowed_streams, COMPARED_POSITIONS, progress)
     return Sensitivity(tuple(removals), harm, tuple(sweeps))
 
 
@@ -213,12 +213,17 @@ def with_weights(
     return after, changed_after
 
 
-def _divergences(decoder: Decoder, dense: Tensor, streams: Sequence[Tensor], progress: Progress) -> Tensor:
+def divergences(
+    decoder: Decoder, dense: Tensor, streams: Sequence[Tensor], positions: int, progress: Progress
+) -> Tensor:
     """mean_t KL(p_t || q_t), (streams,), nats: p from the dense stream, q from each of `streams`.
 
-    All of them (S, L, d) are after the last layer.
+    Args:
+        dense: the states of the text after the last layer (S, L, d).
+        streams: the states of the same text in each of the models that are compared with it.
+        positions: how many tokens are compared, evenly spread; about as many, or all if that is fewer.
     """
-    step = -(-dense[..., 0].numel() // COMPARED_POSITIONS)
+    step = -(-dense[..., 0].numel() // positions)
     states = [decoder.norm(stream.flatten(0, 1)[::step]) for stream in (dense, *streams)]  # (positions, d)
     total = torch.zeros(len(streams), dtype=torch.float64)
     count = len(states[0])

@@ -437,7 +437,7 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(parent, tmp_path,
     def run(out, **options):
         return prune_to(out, opened(parent), tokenizer, tokens(8), MEASURED_WIDTHS, **options)
 
-    monkeypatch.setattr("comp_lib.planning.sensitivity", counted)
+    monkeypatch.setattr("comp_lib.comp_planner.sensitivity", counted)
     plan = run(tmp_path / "undisturbed" / "small").plan
     for stop, expected in ((("comparing answers", 64), 2), (("pruning", 1), 1)):
         out = tmp_path / stop[0] / "small"

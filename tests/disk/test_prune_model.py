@@ -127,7 +127,7 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
     assert "calibration:code 5%" in card
     assert "mine.txt 50%)" in card
     assert str(tmp_path) not in card
-    assert f"multiple {verdict.report.settings['multiple']}," in card
+    assert f"multiple {verdict.report.settings.multiple}," in card
     # no flag sets a ridge
     prune_model(parent, tmp_path / "python", judged_on=None, **QUICK_OPTIONS, ridge=0.1)
     assert "comp-lib prune" not in (tmp_path / "python" / "README.md").read_text("utf-8")
@@ -161,7 +161,7 @@ def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, lim
     verdict = prune_model(
         parent, tmp_path / "small", calibration=text, method="random", multiple=4, judged_on=None
     )
-    assert verdict.report.tokens == 24 * sequences
+    assert verdict.report.token_count == 24 * sequences
 
 
 def test_flap_goes_without_biases_where_the_family_has_none(tokenizer, tmp_path):
@@ -170,7 +170,7 @@ def test_flap_goes_without_biases_where_the_family_has_none(tokenizer, tmp_path)
     verdict = prune_model(
         tmp_path / "qwen", tmp_path / "small", method="flap", judged_on=None, **QUICK_OPTIONS
     )
-    assert verdict.report.settings["recovery"] == "none"
+    assert verdict.report.settings.recovery == "none"
 
 
 def test_the_mixtures_have_as_many_tokens_as_wide_layers_get(real_model):

@@ -86,9 +86,9 @@ def test_windows_are_no_longer_than_either_model_reads(pair, tiny_llama, tokeniz
     model, _ = pair
     short_parent = tiny_llama(max_position_embeddings=64)
     quality = evaluate(model, tokenizer, "evaluation:code", window_count=2)
-    assert quality.texts["evaluation:code"].tokens == 2 * 127
+    assert quality.texts["evaluation:code"].token_count == 2 * 127
     quality = evaluate(model, tokenizer, "evaluation:code", parent=short_parent, window_count=2)
-    assert quality.texts["evaluation:code"].tokens == 2 * 63
+    assert quality.texts["evaluation:code"].token_count == 2 * 63
     with pytest.raises(InputError, match="at most 64 tokens"):
         evaluate(model, tokenizer, "evaluation:code", parent=short_parent, window_length=65, window_count=2)
 

@@ -44,7 +44,7 @@ def test_perplexity(monkeypatch, tiny_llama, ids, batch, head_rows, overrides):
     assert len(calls) == -(-5 // batch)
     assert result.loss == pytest.approx(brute_loss(model, ids), rel=1e-5)
     assert result.perplexity == pytest.approx(math.exp(result.loss))
-    assert (result.tokens, len(result.losses)) == (5 * 39, 5)
+    assert (result.token_count, len(result.losses)) == (5 * 39, 5)
     assert result.kl is None
     assert result.top1_agreement is None
     assert result.dense_loss is None
@@ -182,8 +182,8 @@ def test_windows_are_consecutive_from_the_start(tokenizer):
     [
         (64, None, "at least 63 tokens"),
         (4, 100, r"at least 300 tokens.* for 100 x 4"),
-        (1, None, "at least 2 tokens, got None x 1"),
-        (8, 0, "got 0 x 8"),
+        (1, None, "window_length as a whole number above 1, got 1:"),
+        (8, 0, "window_count as a whole number above 0, got 0:"),
     ],
 )
 def test_windows_that_cannot_be(tokenizer, length, sequences, message):

@@ -244,7 +244,7 @@ def test_measured_widths_obey_ridge_token_weights_and_device(model, ids, monkeyp
         calls.append(options)
         return sensitivity(*arguments, **options)
 
-    monkeypatch.setattr("comp_lib.planning.sensitivity", recorded)
+    monkeypatch.setattr("comp_lib.comp_planner.sensitivity", recorded)
     for ridge, weighted in ((2.0, True), (0.1, False), ("auto", True)):
         make_plan(model, ids, Settings(widths="measured", multiple=4, ridge=ridge, token_weights=weighted))
     assert [options["ridge"] for options in calls] == [2.0, 0.1, None]

@@ -1,0 +1,73 @@
+"""COMP's planner: which whole layers go (`importance`), and how wide the others stay (`hybrid_granularity`).
+
+It plans for COMP, and for every method that is a metric alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from .decoder import Decoder
+from .hybrid_granularity.measured import measured_plan
+from .hybrid_granularity.paper import paper_plan
+from .hybrid_granularity.uniform import drop_count, uniform_plan
+from .importance.estimated_harm import estimated_harm
+from .importance.layers import layers_to_drop
+from .importance.widths import reference_removals, sensitivity
+from .plan import Plan, PlanRequest
+from .progress import Progress
+from .settings import Settings
+from .shape import Shape
+
+IMPORTANCE_SEQUENCES = 4  # sequences on which whole layers are judged: a ranking needs fewer than a fit
+
+
+def make_plan(model: Decoder, ids: Tensor, settings: Settings, name: str, progress: Progress) -> Plan:
+    """The plan that `settings` ask for, on calibration tokens ids (S, L).
+
+    Raises InputError when they cannot be met.
+    """
+    request = settings.request(Shape.of(model), name)
+    count = drop_count(request, settings.layers)
+    if count or settings.widths == "per-layer":
+        judging_ids = ids[:IMPORTANCE_SEQUENCES]
+        metric = settings.layer_metric
+        drop, importance = layers_to_drop(metric, model, judging_ids, count, settings.device, progress)
+        request = replace(request, drop=drop)
+        if settings.widths == "per-layer":
+            return paper_plan(request, importance.tolist())
+    if settings.widths == "uniform":
+        return uniform_plan(request)
+    return _plan_by_measurement(model, ids, settings, request, progress)
+
+
+def _plan_by_measurement(
+    model: Decoder, ids: Tensor, settings: Settings, request: PlanRequest, progress: Progress
+) -> Plan:
+    """The plan with measured or estimated widths, for a request whose layers to drop are known."""
+    plan = uniform_plan(request)
+    removals = reference_removals(request.shape, plan)
+    if not removals:  # no neuron has to go
+        return plan
+    measure = estimated_harm if settings.widths == "estimated" else sensitivity
+    measured = measure(
+        model,
+        ids,
+        removals,
+        ridge=None if isinstance(settings.ridge, str) else settings.ridge,
+        weighted=settings.token_weights,
+        device=settings.device,
+        progress=progress,
+    )
+    return measured_plan(request, measured)
+
+
+def check_settings(shape: Shape, settings: Settings) -> None:
+    """Raises InputError for settings that no plan for a model of that shape can meet."""
+    request = settings.request(shape)
+    # If the ratio is in reach at all, it is with the largest layers dropped.
+    largest_first = sorted(range(shape.layers), key=shape.parameters_of_layer, reverse=True)
+    dropped = largest_first[: drop_count(request, settings.layers)]
+    uniform_plan(replace(request, drop=dropped))

@@ -1,0 +1,68 @@
+"""The report of a run: what happened to each layer, and the plan as it was carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from .plan import Plan
+from .settings import Settings
+from .shape import Shape
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """The outcome of pruning one decoder layer that stays."""
+
+    layer: int
+    """Its index in the parent."""
+    error: float
+    """||X W - X V||^2 / ||X W||^2 of down_proj after the recovery, over the calibration text.
+
+    The tokens are weighted as the settings say.
+    """
+    attention_error: float
+    """The same for o_proj."""
+    ridge: float | None
+    """The lambda with which the recovery of down_proj was solved; None: it solves nothing."""
+    seconds: float
+    """The time that the layer took."""
+    kept_neurons: Sequence[int]
+    """Indices of the neurons that stay, ascending."""
+    kept_groups: Sequence[int]
+    """Indices of the KV groups that stay, ascending."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of `prune`, layer by layer, and the time it took."""
+
+    settings: Settings  # of the run
+    token_count: int  # of the calibration text
+    layers: tuple[LayerReport, ...]  # of the layers that stay
+    seconds: float  # of the last attempt, where an earlier one was cut off
+
+
+def finished_plan_and_report(
+    plan: Plan,
+    reports: Sequence[LayerReport],
+    settings: Settings,
+    ids: Tensor,
+    before: Shape,
+    after: Shape,
+) -> tuple[Plan, Report]:
+    """Return the plan as it was carried out, and the report, whose seconds the caller fills in.
+
+    before: the shape of the parent.
+    after: the shape of the pruned model.
+    """
+    finished_plan = replace(
+        plan,
+        kept_neurons=tuple(tuple(layer.kept_neurons) for layer in reports),
+        kept_groups=tuple(tuple(layer.kept_groups) for layer in reports),
+        removed=(before.decoder_parameters - after.decoder_parameters) / before.decoder_parameters,
+    )
+    report = Report(settings=settings, token_count=ids.numel(), layers=tuple(reports), seconds=0.0)
+    return finished_plan, report
