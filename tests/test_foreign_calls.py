@@ -91,6 +91,12 @@ def one_tensor_of_gguf(patch, planted, folder):
     files.read(EMBEDDING, torch.float32)
 
 
+def config_in_gguf(patch, planted, folder):
+    file = GgufFile(export_gguf(folder, folder.parent / "model.gguf"))
+    patch.setattr(json, "loads", planted)
+    file.config_fields()
+
+
 def build_config(patch, planted, folder):
     patch.setattr(load, "AutoConfig", SimpleNamespace(for_model=planted))
     load.open_model(folder)
@@ -193,7 +199,8 @@ BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("families/probe.py", "check_two_steps"): run_layer_by_itself,
     ("families/run.py", "layer_arguments"): run_decoder,
     ("gguf/read.py", "__init__"): open_gguf,
-    ("gguf/read.py", "read"): one_tensor_of_gguf,
+    ("gguf/read.py", "_expand"): one_tensor_of_gguf,
+    ("gguf/read.py", "_own_fields"): config_in_gguf,
     ("models/load.py", "_load_tokenizer"): read_tokenizer,
     ("models/load.py", "_generation_config"): read_generation_config,
     ("models/load.py", "_locate"): find_a_name,
