@@ -1,0 +1,139 @@
+"""The harm of narrowing a layer, estimated for a fraction of a dense pass.
+
+`widths.sensitivity` sweeps each layer over much text, which costs as much as the pruning itself. Widths need
+less: which layers mind more than others, and roughly by how much. The estimate asks the same question,
+
+    harm_l = mean_t KL(p_t || p_t without some neurons of layer l)              nats per token,
+
+and saves in four places. Few tokens fit, and few judge. The neurons of the least energy go, so that there is
+no sweep; what stays is refitted all the same. Their energies, added up, are the error curve. Every second
+layer is tried, and a layer between two of them gets a harm between theirs. (Our derivation; the numbers were
+chosen by measurement, see benchmarks/RESULTS.md.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..decoder import Decoder, as_decoder
+from ..errors import InputError
+from ..families.find import parts
+from ..families.probe import output_gain
+from ..families.run import attention_step, mlp_step
+from ..families.types import Layer, Model
+from ..progress import Progress, no_progress
+from ..shape import Shape
+from ..statistics.few_tokens import TokenStatistics
+from ..statistics.sums import token_weight
+from ..walk import LayerVisit, walk
+from .neurons import RIDGE
+from .widths import divergences, smallest_width, with_weights
+
+FITTED_SEQUENCES = 16  # sequences to which a narrowed layer is refitted
+JUDGING_SEQUENCES = 8  # sequences on which the narrowed layers are judged
+LENGTH = 64  # tokens of each of these sequences: short ones, so that there are many kinds of text
+COMPARED_POSITIONS = 128  # judging tokens at which the predictions of the models are compared
+LAYER_STEP = 2  # one layer of so many is tried, and the last one
+
+
+@dataclass(frozen=True)
+class EstimatedHarm:
+    """The effect on the model if one layer of the parent loses some MLP neurons and no other changes."""
+
+    removed: tuple[int, ...]  # number of neurons that go (layers,)
+    harm: Tensor  # divergence, nats per token (layers,)
+    energies: tuple[Tensor, ...]  # energy of the neurons of each layer, ascending (layers,)
+
+    def errors(self, layer: int, neurons: int) -> Tensor:
+        """Energy of 0, 1, ... of the layer's `neurons` removed, down to the narrowest width of a plan."""
+        fewest = smallest_width(neurons)
+        added = self.energies[layer][: neurons - fewest].cumsum(0)
+        return torch.cat([added.new_zeros(1), added])
+
+
+@torch.no_grad()
+def estimated_harm(
+    model: Model | Decoder,
+    ids: Tensor,
+    removals: Sequence[int],
+    *,
+    ridge: float | None = None,
+    weighted: bool = True,
+    device: str = "cpu",
+    progress: Progress = no_progress,
+) -> EstimatedHarm:
+    """The harm to the model, estimated on ids (S, L), when each layer alone loses so many neurons.
+
+    The last JUDGING_SEQUENCES sequences judge, or half of all sequences if that is fewer. The layers are
+    fitted to the first of the other sequences, FITTED_SEQUENCES at most. Of every sequence, the first LENGTH
+    tokens count.
+
+    The layers are on `device` one at a time, each once: the judging stream of the model passes a layer, and
+    so does the stream of each narrower layer before it, and then the layer itself is narrowed.
+
+    Cost: a walk over 1,536 tokens, and for every second layer a refit and the rest of the model on 512.
+
+    Args:
+        ids: at least 2 sequences.
+        removals: number of neurons that go from each layer.
+        ridge: lambda of the fit; None: RIDGE.
+        weighted: whether tokens are weighted by 1 / ||h||.
+
+    Raises InputError for fewer than 2 sequences.
+    """
+    if len(ids) < 2:
+        raise InputError(
+            expected="ids of 2 or more sequences", got=len(ids), hint="one of them judges; give more"
+        )
+    decoder = as_decoder(model)
+    layer_count = Shape.of(decoder).layers
+    judging_count = min(JUDGING_SEQUENCES, len(ids) // 2)
+    fitted_count = min(FITTED_SEQUENCES, len(ids) - judging_count)
+    text = torch.cat([ids[:fitted_count, :LENGTH], ids[-judging_count:, :LENGTH]])
+    streams: dict[int, Tensor] = {}  # the judging stream so far, for each layer that was narrowed alone
+    energies = []
+    for visit in walk(decoder, text, device):
+        streams = {index: visit.through(stream) for index, stream in streams.items()}
+        statistics = _gather_and_pass(visit, fitted_count, weighted)
+        energy = _energies(visit.layer, statistics)
+        energies.append(energy.sort().values.cpu())
+        if visit.index % LAYER_STEP == 0 or visit.index == layer_count - 1:
+            kept = energy.argsort()[removals[visit.index] :].sort().values
+            weight = _refitted(visit.layer, statistics, kept, RIDGE if ridge is None else ridge)
+            judging = visit.before[fitted_count:]
+            streams[visit.index] = with_weights(visit.layer, judging, visit.arguments, weight)[1]
+        progress("sensitivity", visit.index + 1, layer_count)
+        dense = visit.after[fitted_count:]
+    tried = divergences(decoder, dense, [*streams.values()], COMPARED_POSITIONS, progress)
+    harm = np.interp(range(layer_count), [*streams], tried.numpy())
+    return EstimatedHarm(tuple(removals), torch.from_numpy(harm), tuple(energies))
+
+
+def _gather_and_pass(visit: LayerVisit, fitted_count: int, weighted: bool) -> TokenStatistics:
+    """Send the text through the layer, and return what down_proj reads of its first sequences."""
+    residual, _ = attention_step(visit.layer, visit.before.to(visit.device), visit.arguments)
+    after, x = mlp_step(visit.layer, residual)
+    visit.after = after.to(visit.before)
+    statistics = TokenStatistics.zeros(x.shape[-1], device=x.device)
+    weights = token_weight(after[:fitted_count]) if weighted else None
+    statistics.add(x[:fitted_count], token_weight=weights)
+    return statistics
+
+
+def _energies(layer: Layer, statistics: TokenStatistics) -> Tensor:
+    """||x_i||^2 ||w_i||^2 of each neuron (n,), as `neurons.energy` has it, squared."""
+    weight = parts(layer)["mlp"].output_linear.weight.detach().T.double()  # (n, m)
+    gain = output_gain(layer, "mlp")
+    scaled = weight if gain is None else weight * gain.to(weight)
+    return statistics.diagonal() * scaled.square().sum(1)
+
+
+def _refitted(layer: Layer, statistics: TokenStatistics, kept: Tensor, ridge: float) -> Tensor:
+    """The weights V (n, m) of down_proj that only the neurons `kept` (k,) have."""
+    weight = parts(layer)["mlp"].output_linear.weight.detach().T
+    return statistics.refit(weight.to(statistics.precision), kept, ridge)
