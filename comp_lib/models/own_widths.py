@@ -91,5 +91,5 @@ def register_all() -> None:
     for model_type in TESTED_TYPES:
         try:
             register(model_type)
-        except (ImportError, ValueError, AttributeError):
+        except (ImportError, RuntimeError, ValueError, AttributeError):
             continue  # a version of transformers without this type, or with another form of it

@@ -221,7 +221,7 @@ Calibrated on {card.calibration}. Settings: {settings or "those of comp_lib"}.{c
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained({json.dumps(name)}{trust})
-tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})
+tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)}{trust})
 ```
 {with_comp_lib}
 The licence of the parent model ({licence or "not known to the tool: ask its makers"}) holds for it too.

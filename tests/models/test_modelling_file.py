@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,9 +23,15 @@ from comp_lib.errors import InputError
 from comp_lib.models import modelling_file, own_widths
 from comp_lib.models.load import load_model, open_model
 from comp_lib.models.modelling_file import file_name, file_text
-from comp_lib.models.own_widths import TESTED_TYPES, register, register_all
+from comp_lib.models.own_widths import TESTED_TYPES, register
 from comp_lib.shape import Shape
 
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib  # comes with pytest there
+
+ROOT = Path(__file__).resolve().parents[2]
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
 # variants, and Llamas whose table of positions asks the config for heads or changes with the length
 VARIANTS = (*NAMES, "rope-llama3", "rope-longrope", "tied", "mistral", "qwen2-window", "ernie4_5")
@@ -46,7 +55,8 @@ for folder in sys.argv[1:]:
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     base = AutoModel.from_pretrained(folder, trust_remote_code=True)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-    AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    tokenizer.save_pretrained(f"{folder}-again")
     options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
     with torch.inference_mode():
         result = {"logits": model(ids).logits, "stream": base(ids).last_hidden_state}
@@ -194,15 +204,22 @@ def test_a_damaged_older_form_is_refused(fields, match, tokenizer, tmp_path):
 
 def test_all_types_are_registered_and_one_that_is_missing_is_left_out(monkeypatch, tokenizer, tmp_path):
     """What vLLM's entry point calls: afterwards no folder needs the flag, neither for AutoModel."""
-    monkeypatch.setattr(own_widths, "TESTED_TYPES", ("qwen2", "of-tomorrow", "llama"))
+    monkeypatch.setattr(own_widths, "TESTED_TYPES", ("of-tomorrow", "llama"))
     register.cache_clear()
-    register_all()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    module, _, function = project["entry-points"]["vllm.general_plugins"]["comp-lib"].partition(":")
+    getattr(importlib.import_module(module), function)()
     folder = save(uneven(), tokenizer, tmp_path / "own")
     assert AutoConfig.from_pretrained(folder).model_type == "comp_llama"
     base = AutoModel.from_pretrained(folder)
     model, _ = load_model(folder)
     with torch.inference_mode():
         assert torch.equal(base(IDS).last_hidden_state, model.model(IDS).last_hidden_state)
+
+
+def test_what_vllm_is_told_of_is_what_the_page_of_families_says():
+    rows = re.findall(r"^\| (`.*`) \| .*neurons", (ROOT / "docs" / "families.md").read_text(), re.MULTILINE)
+    assert sorted(TESTED_TYPES) == sorted(re.findall(r"`(\w+)`", " ".join(rows)))
 
 
 def test_the_way_attention_is_computed_can_be_changed(tokenizer, tmp_path):
