@@ -168,6 +168,21 @@ def test_a_model_comes_back_bit_for_bit(saved, cache, tmp_path, tokenizer, name)
     assert contents(second_file) == contents(tmp_path / "m.gguf")
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_file_is_read_as_the_model_it_was_made_of(saved, cache, tmp_path, name):
+    """Other makers' files say less: no window, no scaled positions, and half of these types not at all."""
+    folder, model = saved(name, **PATTERNS.get(name, {}))
+    back, _ = load_model(export_gguf(folder, tmp_path / "m.gguf", "f32"))
+    ids = tokens(2, 24)
+    with torch.inference_mode():
+        torch.testing.assert_close(back(ids).logits, model(ids).logits, atol=1e-4, rtol=1e-4)
+    here, there = back.config.to_dict(), model.config.to_dict()
+    assert {key for key in here | there if here.get(key) != there.get(key)} <= {
+        "architectures",
+        "_name_or_path",
+    }
+
+
 @pytest.mark.parametrize(("kind", "levels"), [("q8_0", 254), ("q4_1", 15), ("q4_0", 15)])
 def test_a_block_type_is_off_by_no_more_than_its_step(saved, tmp_path, kind, levels):
     """A block of 32 has at most 2^bits - 1 steps; rounding loses half a step, or one at uneven ends."""
