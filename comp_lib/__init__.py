@@ -4,11 +4,11 @@ The method (Xu et al., arXiv 2501.15255; the derivation is ours) drops whole dec
 neurons of the other layers that their neighbours can best reproduce. Then it refits the kept weights to the
 output that the layer had.
 
-    from comp_lib import PRESETS, Calibration, Settings, evaluate, load_model, prune
+    from comp_lib import Calibration, Settings, evaluate, load_model, prune
 
     model, tokenizer = load_model("smollm2-135m")
     ids = Calibration("general", sequences=128).tokens(tokenizer, model=model)  # (128, 256)
-    pruned = prune(model, ids, Settings(ratio=0.2, **PRESETS["stock"]))  # .model, .plan and .report
+    pruned = prune(model, ids, Settings.preset("stock", ratio=0.2))  # .model, .plan and .report
     evaluate(pruned.model, tokenizer, parent=model).mean  # loss and the like, mean over eight kinds of text
 
 `prune_model("smollm2-135m", "build/small")` does that from disk to disk: it saves the pruned model and

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from .calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
-from .errors import LARGEST_INTEGER, InputError, check_seed, suggestion
-from .importance import LAYER_METRIC_NAMES
-from .methods import METHODS, RECOVERY_NAMES, RecoveryName, method_of
+from .errors import LARGEST_INTEGER, InputError, check_seed, check_switch, check_whole_number, suggestion
+from .importance import LAYER_METRIC_NAMES, LayerMetricName
+from .methods import METHODS, RECOVERY_NAMES, RecoveryName, default_recovery, method_of
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from .plan import Plan, PlanRequest
     from .shape import Shape
 
@@ -28,11 +30,12 @@ Widths = Literal["uniform", "per-layer", "estimated", "measured"]
 WIDTHS: tuple[Widths, ...] = get_args(Widths)
 Aim = Literal["self", "dense", "auto"]
 AIMS: tuple[Aim, ...] = get_args(Aim)
+PresetName = Literal["stock", "tailored", "best", "paper"]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A whole recipe; benchmarks/RESULTS.md says what each costs and reaches."""
+    """Settings that belong together; benchmarks/RESULTS.md says what each costs and reaches."""
 
     settings: Mapping[str, Any]  # fields of `Settings`
     words: str  # what it does, for the help of the command line
@@ -67,7 +70,7 @@ PRESET_TABLE = MappingProxyType(
         ),
     }
 )
-# The settings of each preset, which cannot be changed: Settings(ratio=0.3, **PRESETS["best"]).
+# The settings of each preset, which cannot be changed; `Settings.preset` makes a value of them.
 PRESETS: MappingProxyType[str, MappingProxyType[str, Any]] = MappingProxyType(
     {name: MappingProxyType(dict(preset.settings)) for name, preset in PRESET_TABLE.items()}
 )
@@ -89,26 +92,47 @@ MAX_TOKENS = 65_536
 
 MAX_LAYERS = 10_000
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
-# settings that are numbers, besides the seed -> their types, and those in words
-NUMBERS: dict[str, tuple[tuple[type, ...], str]] = {
-    "multiple": ((int, type(None)), "a whole number or None"),
-    "kv_groups": ((int, type(None)), "a whole number or None"),
-    "ratio": ((int, float), "a number"),
-    "layers": ((int, float, str), "a number or 'auto'"),
-    "ridge": ((int, float, str), "a number or 'auto'"),
+# settings that are numbers, besides the seed -> their types, those in words, and an example
+NUMBERS: dict[str, tuple[tuple[type, ...], str, str]] = {
+    "multiple": ((int, type(None)), "a whole number or None", "64"),
+    "kv_groups": ((int, type(None)), "a whole number or None", "2"),
+    "ratio": ((int, float), "a number", "0.2"),
+    "layers": ((int, float, str), "a number or 'auto'", "2"),
+    "ridge": ((int, float, str), "a number or 'auto'", "0.1"),
 }
+
+
+class SettingsChanges(TypedDict, total=False):
+    """The fields of `Settings` as keywords, any of which may be left out: see there."""
+
+    ratio: float
+    method: str
+    layers: float | Literal["auto"]
+    layer_metric: LayerMetricName
+    widths: Widths
+    kv_groups: int | None
+    recovery: RecoveryName
+    aim: Aim
+    ridge: float | Literal["auto"]
+    token_weights: bool
+    multiple: int | None
+    seed: int
+    device: str
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens.
 
-        Settings(ratio=0.3, **PRESETS["stock"])  # what `comp-lib prune --ratio 0.3` does
-        Settings(ratio=0.3, **PRESETS["best"])
-        Settings(method="wanda-sp", recovery=default_recovery("wanda-sp"))  # as its makers do it
+        Settings.preset("stock", ratio=0.3)  # what `comp-lib prune --ratio 0.3` does
+        Settings.preset("stock", method="wanda-sp")  # as its makers do it
+        Settings(ratio=0.3)  # no preset: see below
 
-    The defaults are no recipe: whatever the method, least squares follow, and aim at the layer's own output.
-    `prune_model` and the command line start from a preset and from `methods.default_recovery` instead.
+    The defaults are no preset. Whatever the method and the ratio, least squares follow, and they aim at the
+    layer's own output. `prune_model` and the command line start from a preset instead, "stock" where nobody
+    names one. With it least squares aim at the dense model's stream where the ratio is above LARGE_RATIO, and
+    a method has the recovery of its makers. So `Settings(ratio=0.3)` is not what `prune_model` does with
+    `ratio=0.3`.
 
     Raises InputError, by name, for a setting that cannot be.
     """
@@ -117,12 +141,12 @@ class Settings:
     """Part of the decoder's parameters to remove, at least."""
     method: str = "comp"
     """One of METHODS, or any name in importance.neurons.METRICS."""
-    layers: float | str = "auto"
+    layers: float | Literal["auto"] = "auto"
     """Whole layers to drop, or their share.
 
     "auto": the fewest that leave the other layers a quarter of their neurons.
     """
-    layer_metric: str = "loss"
+    layer_metric: LayerMetricName = "loss"
     """What whole layers are judged by: "loss", or "block-influence", the paper's, which some layers fool."""
     widths: Widths = "uniform"
     """How much each layer keeps: one of WIDTHS."""
@@ -135,7 +159,7 @@ class Settings:
 
     "auto": the dense model's stream where the ratio is above LARGE_RATIO.
     """
-    ridge: float | str = "auto"
+    ridge: float | Literal["auto"] = "auto"
     """lambda of the solves, relative to each input's energy; "auto": chosen by held-out text."""
     token_weights: bool = True
     """Whether each token is divided by the norm of its residual stream."""
@@ -146,6 +170,26 @@ class Settings:
     device: str = "cpu"
     """Where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1"."""
 
+    @classmethod
+    def preset(cls, name: PresetName, **changes: Unpack[SettingsChanges]) -> Settings:
+        """The settings of a preset, with these changes, as `prune_model` makes them.
+
+        Where no recovery is given, it is the preset's, or that of the makers of the method.
+
+        name: a key of PRESETS.
+
+        Raises InputError for another name, and for settings that cannot be.
+        """
+        if not isinstance(name, str) or name not in PRESETS:
+            raise InputError(
+                expected=f"preset to be one of {', '.join(PRESETS)}",
+                got=repr(name),
+                hint=suggestion(str(name), PRESETS),
+            )
+        recovery = default_recovery(str(changes.get("method", "comp")))
+        values: dict[str, Any] = {"recovery": recovery, **PRESETS[name], **changes}
+        return cls(**values)
+
     def __post_init__(self) -> None:
         self._check_numbers()
         self._check_names()
@@ -154,19 +198,19 @@ class Settings:
         self._check_combinations()
 
     def _check_numbers(self) -> None:
-        for name, (types, description) in NUMBERS.items():
+        for name, (types, description, example) in NUMBERS.items():
             value = getattr(self, name)
             fits = isinstance(value, types) and not isinstance(value, bool)
             if not fits or (isinstance(value, int) and abs(value) > LARGEST_INTEGER):
                 raise InputError(
-                    expected=f"{name} to be {description}", got=repr(value), hint="write another"
+                    expected=f"{name} to be {description}", got=repr(value), hint=f"such as {example}"
                 )
-
+        for name in ("multiple", "kv_groups"):
+            value = getattr(self, name)
+            if value is not None:
+                check_whole_number(name, value, 1)
         check_seed(self.seed)
-        if not isinstance(self.token_weights, bool):
-            raise InputError(
-                expected="token_weights to be True or False", got=repr(self.token_weights), hint="write one"
-            )
+        check_switch("token_weights", self.token_weights)
 
     def _check_names(self) -> None:
         from .importance.neurons import METRICS
@@ -176,7 +220,7 @@ class Settings:
             ("recovery", self.recovery, RECOVERY_NAMES),
             ("aim", self.aim, AIMS),
             ("widths", self.widths, WIDTHS),
-            ("layer metric", self.layer_metric, LAYER_METRIC_NAMES),
+            ("layer_metric", self.layer_metric, LAYER_METRIC_NAMES),
         ):
             if value not in options:
                 raise InputError(
@@ -192,7 +236,7 @@ class Settings:
             raise InputError(
                 expected="ratio to be between 0 and 1 (such as 0.2)",
                 got=repr(self.ratio),
-                hint="say which part is to go",
+                hint="0.2 removes a fifth of the decoder",
             )
         layers = self.layers
         if isinstance(layers, str):
@@ -203,12 +247,12 @@ class Settings:
             raise InputError(
                 expected="layers to be a number or 'auto', or a share below 1",
                 got=repr(layers),
-                hint="say how many are dropped",
+                hint="2 drops two layers, 0.1 a tenth of them",
             )
         if self.ridge != "auto" and (isinstance(self.ridge, str) or not 0.0 < self.ridge <= LARGEST_RIDGE):
             raise InputError(
-                expected=f"a ridge above 0, at most {LARGEST_RIDGE:g}, or 'auto'",
-                got=self.ridge,
+                expected=f"ridge to be a number above 0, at most {LARGEST_RIDGE:g}, or 'auto'",
+                got=repr(self.ridge),
                 hint=f"{RIDGE:g} suits 8,000 tokens",
             )
 
@@ -217,22 +261,22 @@ class Settings:
 
         if self.device == "auto":
             raise InputError(
-                expected="the name of a device",
+                expected="device to be the name of one",
                 got="'auto'",
-                hint="ask system.machine.available_device for it",
+                hint="such as cpu or cuda; system.machine.available_device says which is there",
             )
         available_device(self.device, double=True)
 
     def _check_combinations(self) -> None:
         if self.widths in ("estimated", "measured") and self.recovery != "least-squares":
             raise InputError(
-                expected=f"the recovery least-squares with {self.widths} widths, for which they are right",
+                expected=f"recovery to be least-squares with widths {self.widths}, which are made for it",
                 got=repr(self.recovery),
-                hint="choose other widths, or the preset stock",
+                hint="choose the widths uniform, or the preset stock",
             )
         if self.aim == "dense" and self.recovery != "least-squares":
             raise InputError(
-                expected="the recovery least-squares with the aim 'dense', which no other has",
+                expected="recovery to be least-squares with aim dense, which no other recovery has",
                 got=repr(self.recovery),
                 hint="choose the aim self, or the preset stock",
             )
@@ -241,7 +285,7 @@ class Settings:
             if value not in allowed:
                 options = " or ".join(map(str, allowed))
                 raise InputError(
-                    expected=f"{name} to be {options} with the method {self.method}, which decides the rest",
+                    expected=f"{name} to be {options} with method {self.method}, which decides the rest",
                     got=repr(value),
                     hint="leave it out, or choose another method or the preset stock",
                 )

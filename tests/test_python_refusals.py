@@ -6,8 +6,10 @@ line.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
+import typing
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import compare_losses, measure_loss
 from comp_lib.healing import Healing
 from comp_lib.importance.neurons import METRICS, metric
-from comp_lib.settings import PRESETS, Settings
+from comp_lib.settings import PRESETS, PresetName, Settings, SettingsChanges
 
 LONG = "sequences of at most 128 tokens, the model's, got 200"
 LONG_IDS = tokens(2, 200)
@@ -49,6 +51,8 @@ ROWS = [
     (lambda model: Healing(seed=1.5), "seed to be a whole number, got 1.5:"),
     (lambda model: Healing(seed=True), "seed to be a whole number, got True:"),
     (lambda model: Healing(seed=2**70), "seed to be a whole number, got 1180591620717411303424:"),
+    (lambda model: Settings(kv_groups=0), "kv_groups as a whole number above 0, got 0:"),
+    (lambda model: Settings(multiple=0), "multiple as a whole number above 0, got 0:"),
     # --- types
     (lambda model: prune("smollm2-135m", LONG_IDS, SETTINGS), "a model, got str: load_model loads it"),
     (lambda model: prune(model, tokens(), SETTINGS, plan="comp_plan.json"), "a Plan, got str: Plan.load"),
@@ -57,6 +61,13 @@ ROWS = [
     (lambda model: Settings(token_weights="no"), "token_weights to be True or False, got 'no':"),
     (lambda model: prune(model, [[1]], SETTINGS), "got list: Calibration(...).tokens(tokenizer) draws them"),
     # --- names
+    (lambda model: Settings.preset("beast"), "preset to be one of stock, "),
+    (lambda model: Settings.preset(["best"]), "preset to be one of stock, "),
+    (
+        lambda model: Settings(layer_metric="los"),
+        "layer_metric to be one of block-influence, loss, got 'los':",
+    ),
+    (lambda model: Settings(ridge=0), "ridge to be a number above 0, at most 1e+06, or 'auto', got 0:"),
     (lambda model: metric("magnitude"), "a name that no metric of comp_lib has, got 'magnitude'"),
     (lambda model: shares_of("general++self"), "each side of a \"+\", got 'general++self'"),
     (lambda model: shares_of("+general"), "each side of a \"+\", got '+general'"),
@@ -172,7 +183,23 @@ def test_nobody_can_change_a_preset(preset):
         PRESETS[preset]["aim"] = "dense"
     with pytest.raises(TypeError):
         PRESETS[preset] = {}
-    assert Settings(**PRESETS[preset]) == Settings(**(PRESETS[preset] | {}))
+    assert Settings(**PRESETS[preset]) == Settings.preset(preset)
+
+
+def test_a_preset_takes_changes_and_the_recovery_of_a_method():
+    assert Settings.preset("stock", ratio=0.3) == Settings(ratio=0.3, widths="uniform", aim="auto")
+    assert Settings.preset("stock", ratio=0.3) != Settings(ratio=0.3)
+    assert Settings.preset("stock", method="wanda-sp").recovery == "none"
+    assert Settings.preset("stock", method="wanda-sp", recovery="mask").recovery == "mask"
+    assert Settings.preset("paper").recovery == "mask"
+    assert Settings.preset("best", aim="self").aim == "self"
+
+
+def test_type_checkers_know_the_fields_of_settings_and_the_presets():
+    fields = {field.name: field.type for field in dataclasses.fields(Settings)}
+    changes = {name: reference.__forward_arg__ for name, reference in SettingsChanges.__annotations__.items()}
+    assert changes == fields
+    assert {*typing.get_args(PresetName)} == PRESETS.keys()
 
 
 @pytest.mark.parametrize("training", [True, False])

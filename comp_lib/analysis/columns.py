@@ -81,7 +81,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     }
     | TOKENS,
     "costs": {
-        "way": "preset or method by which it was pruned",
+        "way": "way to prune, a preset or a method",
         "ratio": "part of the decoder's parameters to remove, as asked, 0 to 1",
         "removed": "the same as reached, 0 to 1",
         "parameters": "parameters of the pruned model",
@@ -106,6 +106,12 @@ def tidy(name: str, rows: pd.DataFrame | list[dict[str, Any]], model: Model, see
     """The frame of that name from rows with its columns and their `kind`."""
     table = pd.DataFrame(rows, columns=["kind", *COLUMNS[name]])
     return table.assign(model=hash_of_model(model), seed=seed).set_index(list(INDEX))
+
+
+def rows_of_mean(costs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the frame `costs` that are about all kinds together; where there is one kind, its rows."""
+    kinds = costs.index.get_level_values("kind")
+    return costs[kinds == ALL_KINDS] if ALL_KINDS in kinds else costs
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ def draw(
         raise InputError(
             expected="each kind of text once, at least one",
             got=", ".join(kinds) or "none",
-            hint="correct that",
+            hint=f"such as {', '.join(KINDS[:2])}",
         )
     windows_by_kind = [
         calibration_tokens(

@@ -25,24 +25,25 @@ from ..system.hashes import hash_of_tensor
 from .columns import ALL_KINDS, Sample, load_or_compute, tidy
 
 
-def settings_for(model: Model, recipe: str, ratio: float, device: str = "cpu", seed: int = 0) -> Settings:
-    """Settings of `prune` for `recipe`, the name of a preset or of a method.
+def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed: int = 0) -> Settings:
+    """Settings of `prune` for a way to prune: the name of a preset or of a method.
 
     Raises InputError for another name, or where no plan for the model meets the settings.
     """
-    recipes = (*PRESETS, *METHODS)
-    if recipe not in recipes:
+    ways = (*PRESETS, *METHODS)
+    if way not in ways:
         raise InputError(
-            expected=f"a preset or a method among {', '.join(recipes)}",
-            got=repr(recipe),
-            hint=suggestion(recipe, recipes),
+            expected=f"a way to prune, a preset or a method, among {', '.join(ways)}",
+            got=repr(way),
+            hint=suggestion(way, ways),
         )
-    if recipe in PRESETS:
-        options = dict(PRESETS[recipe])
+    if way in PRESETS:
+        settings = Settings(ratio=ratio, device=device, seed=seed, **PRESETS[way])
     else:
-        recovery = default_recovery(recipe, biases=bool(family_of(model).bias_fields))
-        options = PRESETS["stock"] | {"method": recipe, "recovery": recovery}
-    settings = Settings(ratio=ratio, device=device, seed=seed, **options)
+        recovery = default_recovery(way, biases=bool(family_of(model).bias_fields))
+        settings = Settings.preset(
+            "stock", ratio=ratio, device=device, seed=seed, method=way, recovery=recovery
+        )
     check_request(model, settings)
     return settings
 
@@ -52,26 +53,26 @@ def costs(
     sample: Sample,
     windows_by_text: Mapping[str, Tensor],
     ratios: Sequence[float] = (0.1, 0.2, 0.3),
-    recipes: Sequence[str] = ("stock",),
+    ways: Sequence[str] = ("stock",),
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Loss by kind of text for each recipe and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
+    """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
     windows_by_text: the windows (S, L) of each kind that judge, as `windows_of` of `calibration` gives them.
 
-    Raises InputError, before any work, for an unknown recipe, or a ratio that no plan reaches.
+    Raises InputError, before any work, for an unknown way, or a ratio that no plan reaches.
     """
     requests = []
-    for recipe in recipes:
+    for way in ways:
         for ratio in ratios:
-            requests.append((recipe, ratio, settings_for(model, recipe, ratio, device, sample.seed)))
+            requests.append((way, ratio, settings_for(model, way, ratio, device, sample.seed)))
     text_hashes = {kind: hash_of_tensor(ids) for kind, ids in windows_by_text.items()}
     rows: list[dict[str, Any]] = []
-    for recipe, ratio, settings in requests:
+    for way, ratio, settings in requests:
         key = [text_hashes, asdict(settings)]
         measure = partial(_measure, model, sample, windows_by_text, settings)
         rows_of_plan = load_or_compute("costs", model, sample, key, measure)
-        rows += [{"way": recipe, "ratio": ratio} | row for row in rows_of_plan]
+        rows += [{"way": way, "ratio": ratio} | row for row in rows_of_plan]
     return tidy("costs", rows, model, sample.seed)
 
 

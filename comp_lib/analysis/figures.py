@@ -22,7 +22,7 @@ from ..plots.base import (
     panels,
     style,
 )
-from .columns import ALL_KINDS
+from .columns import rows_of_mean
 from .recommendation import price
 
 WIDTH = 5.6  # inches
@@ -102,9 +102,7 @@ def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
 
 def plot_costs(frame: pd.DataFrame) -> Picture:
     """Increase of the loss on the mean of the kinds against the ratio: a line for each way."""
-    kinds = frame.index.get_level_values("kind")
-    kind = ALL_KINDS if ALL_KINDS in kinds else kinds[0]
-    frame = frame[kinds == kind]
+    frame = rows_of_mean(frame)
     xlabel = f"parameters of the decoder removed (judged on {_tokens(frame)})"
     figure, axes = figure_with_axes(
         (WIDTH, 3.2), xlabel=xlabel, ylabel="increase of the loss\n(nats per token)"

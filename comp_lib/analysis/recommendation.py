@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..plan import Plan
 from ..settings import DEFAULTS, PRESETS
-from .columns import ALL_KINDS
+from .columns import ALL_KINDS, rows_of_mean
 
 # A model reads by chance where its loss is above this part of log(vocabulary), the loss of guessing. To know
 # how often each token comes is enough for a lower loss.
@@ -61,7 +61,7 @@ def recommend(
             value in DEFAULTS is left out of the command.
     """
     rows = costs[costs.way == costs.way.iloc[0]]
-    means = rows.groupby("ratio").tail(1).sort_values("ratio")  # the mean is the last kind, or the only one
+    means = rows_of_mean(rows).sort_values("ratio")
     flags = "".join(
         f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value != DEFAULTS[key]
     )

@@ -94,7 +94,7 @@ def evaluate(
     output.print(kinds_table(judged))
 
 
-def _evaluate_tasks(model: str, tasks: str, dtype: str, device: str) -> None:
+def _evaluate_tasks(model: str, tasks: str, dtype: Dtype, device: str) -> None:
     """Print the accuracy of a model in tasks of lm-eval."""
     check_package("lm_eval", "evaluate")
     from lm_eval import utils
@@ -169,7 +169,7 @@ def compare(
     from ..compare.grid import Grid, run
     from ..compare.summary import markdown, write_summary
     from ..methods import METHODS
-    from ..settings import PRESETS, Settings
+    from ..settings import Settings
 
     grid = Grid(
         model,
@@ -177,7 +177,7 @@ def compare(
         tuple(METHODS) if methods is None else split_values(methods, str, "methods"),
         seeds,
         split_values(sequences, int, "sequences"),
-        settings=Settings(multiple=multiple, **PRESETS["stock"]),
+        settings=Settings.preset("stock", multiple=multiple),
         calibration=calibration,
         length=length,
         judged_on=judged_on,

@@ -20,6 +20,7 @@ from .options import (
     ModelName,
     Multiple,
     Overwrite,
+    Preset,
     Seed,
     SolvingDevice,
 )
@@ -40,7 +41,6 @@ RATIO_HELP = "Part of the decoder's parameters to remove, at least (default: 0.2
 AT_MOST_HELP = (
     "In its place, how much the loss may rise: 0.2nats finds the ratio by up to 5 prunings in memory."
 )
-PRESET_HELP = ", ".join(f"{name} ({preset.words})" for name, preset in PRESET_TABLE.items()) + "."
 METHOD_HELP = ", ".join(METHODS) + "."
 GROUPS_HELP = "KV groups to keep in each layer (default: all)."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
@@ -54,10 +54,10 @@ JSON_HELP = "The verdict as one JSON object on standard output."
 
 def prune(
     model: ModelName,
-    folder: Annotated[Path, Option("--out", help="Folder for the pruned model.")],
+    folder: Annotated[Path, Option("--out", help="Folder, or .gguf file, for the pruned model.")],
     ratio: Annotated[float | None, Option(help=RATIO_HELP)] = None,
     at_most: Annotated[str | None, Option(help=AT_MOST_HELP)] = None,
-    preset: Annotated[str, Option(help=PRESET_HELP, rich_help_panel=QUALITY)] = "stock",
+    preset: Preset = "stock",
     calibration: CalibrationText = "general",
     sequences: Annotated[
         int | None, Option(min=1, max=100_000, help=SEQUENCES_HELP, rich_help_panel=QUALITY)

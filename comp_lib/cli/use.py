@@ -19,7 +19,7 @@ AGAINST_HELP = "Another checkpoint to compare with, such as the parent."
 SEQUENCES_HELP = f"Of calibration, {USUAL_LENGTH} tokens each."
 KINDS_HELP = "Kinds of text that judge, with commas (default: all eight)."
 RATIOS_HELP = "Parts of the decoder that may go, with commas."
-WAYS_HELP = "Presets or methods of prune, with commas; the recommendation is for the first."
+WAYS_HELP = "Ways to prune: presets or methods, with commas; the recommendation is for the first."
 
 
 def generate(

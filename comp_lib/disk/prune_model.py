@@ -1,9 +1,10 @@
-"""`comp-lib prune` in Python: from the name of a model to a smaller one in a folder.
+"""`comp-lib prune` in Python: from the name of a model to a smaller one in a folder, or in a .gguf file.
 
 `prune_model` also returns a verdict on the smaller model.
 
-The pruned model is saved in the dtype of its parent. Where the parent is quantised it is saved in bfloat16,
-as nearly all originals are. A number never takes more bytes than it was computed in.
+In a folder the pruned model is saved in the dtype of its parent. Where the parent is quantised it is saved in
+bfloat16, as nearly all originals are. A number never takes more bytes than it was computed in. `gguf_file` says
+what a file has.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,11 +27,13 @@ from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration, windows_of
 from ..checks import check_request
-from ..errors import InputError, check_switch, check_words, suggestion
+from ..errors import InputError, check_switch, check_words
 from ..families.run import check_length
 from ..families.table import family_of
+from ..importance import LayerMetricName
 from ..methods import RecoveryName, default_recovery, method_of
-from ..models.load import load_with_room, open_model
+from ..models.load import DtypeName, load_with_room, open_model
+from ..models.modelling_file import say
 from ..models.save import Provenance, hide_folders
 from ..plan import Plan
 from ..planning import make_plan
@@ -42,6 +45,7 @@ from ..settings import (
     PRESETS,
     TOKENS_PER_NEURON,
     Aim,
+    PresetName,
     Settings,
     Widths,
 )
@@ -50,6 +54,14 @@ from ..system.atomic import resolve
 from ..system.machine import available_device
 from ..system.tensors import STORED_TYPES, StoredTensors, stored_type
 from .from_disk import SavedModel, SaveOptions, check_out, prune_to
+from .gguf_file import (
+    check_pruned_file,
+    is_gguf_name,
+    kind_above,
+    matrix_type,
+    with_fitting_multiple,
+    working_dtype,
+)
 from .model_on_disk import ModelOnDisk
 from .verdict import Verdict, losses_by_text
 
@@ -70,11 +82,12 @@ class RunOptions:
 
     settings: Settings  # of the run
     calibration: Calibration  # text that decides
-    preset: str  # a key of PRESETS
+    preset: PresetName  # a key of PRESETS
     judged_on: str | Path | None  # text that judges; None: nothing is measured
-    dtype: str  # dtype to compute in
+    dtype: DtypeName  # dtype to compute in
     at_most: float | None  # nats per token that the loss may rise
     changes: dict[str, Any]  # the settings that the caller gave
+    kind: str | None = None  # type of the matrices of a GGUF file; None: a folder is made
 
     @property
     def needs_model(self) -> bool:
@@ -105,15 +118,24 @@ class _Parent:
     stored_type: str  # the type as which most of its numbers are stored
 
     @classmethod
-    def open(cls, name: str, dtype: str) -> _Parent:
+    def open(cls, name: str, dtype: DtypeName) -> _Parent:
         """Open the files of a model, to compute in `dtype`."""
         meta_model, files, tokenizer = open_model(name, dtype)
         return cls(name, ModelOnDisk(meta_model, files), tokenizer, _usual_type(files))
 
     @property
-    def saved_dtype(self) -> torch.dtype:
-        """The dtype in which the pruned model is saved."""
+    def matrix_type(self) -> str:
+        """The type as which most of the numbers in the matrices of its layers are stored."""
+        return matrix_type(self.model.files)
+
+    def saved_dtype(self, kind: str | None) -> torch.dtype:
+        """The dtype in which the pruned model is saved.
+
+        kind: the type of the GGUF file that is then made of it; None: none is.
+        """
         original = STORED_TYPES.get(self.stored_type, torch.bfloat16)
+        if kind is not None:
+            original = working_dtype(kind)
         return min(original, self.model.dtype, key=lambda dtype: dtype.itemsize)
 
 
@@ -132,25 +154,25 @@ def prune_model(
     ratio: float | None = None,
     *,
     at_most: float | str | None = None,
-    preset: str = "stock",
+    preset: PresetName = "stock",
     calibration: Calibration | str | Path = Calibration(),  # noqa: B008  a frozen value
     judged_on: str | Path | None = EVERY_KIND,
     method: str | None = None,
-    layers: float | str | None = None,
-    layer_metric: str | None = None,
+    layers: float | Literal["auto"] | None = None,
+    layer_metric: LayerMetricName | None = None,
     widths: Widths | None = None,
     kv_groups: int | None = None,
     recovery: RecoveryName | None = None,
     aim: Aim | None = None,
-    ridge: float | str | None = None,
+    ridge: float | Literal["auto"] | None = None,
     token_weights: bool | None = None,
     multiple: int | None = None,
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: DtypeName = "float32",
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Verdict:
-    """Prune the model of that name, or in that folder, into the folder `out`.
+    """Prune the model of that name, or in that folder, into the folder `out`, or the file `out` (.gguf).
 
     This is what `comp-lib prune` does. The same call goes on after a stop; a call with `at_most` does so once
     its ratio is found. The whole model is in memory only while it writes text, while a ratio is sought for
@@ -161,11 +183,12 @@ def prune_model(
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
         at_most: in place of a ratio, how much the loss may rise, in nats per token; see
             `ratio_search.ratio_within`.
-        preset: one of settings.PRESETS.
+        preset: one of PRESETS, which `Settings.preset` explains.
         calibration: text that decides, or its name or path. Its seed is also that of metrics that draw.
         judged_on: text that judges. None: nothing is measured.
-        method, layers, layer_metric, widths, kv_groups, recovery, aim, ridge, token_weights, multiple,
-            device: fields of `Settings`, which win over the preset's; None: the preset's or the default.
+        method, layers, layer_metric, widths, kv_groups, recovery, aim, ridge, token_weights, multiple:
+            fields of `Settings`, which win over the preset's; None: the preset's or the default.
+        device: where it computes, in float64 too: "cpu", "cuda", "cuda:1", or "auto" for the best.
         dtype: to compute in: "float32", "bfloat16" or "float16".
         overwrite: whether an earlier result in `out` may be replaced.
         progress: called after each step of the work.
@@ -208,10 +231,15 @@ def prune_model(
     options = _check_options(ratio, at_most, preset, text, judged_on, changes, device, dtype)
     hashes = text_hashes(text.source)
     parent = _Parent.open(str(model), dtype)
-    options = _fit_to_model(options, parent.model)
+    if is_gguf_name(out):
+        options = replace(options, kind=kind_above(parent.matrix_type, parent.model.dtype))
+    options = _fit_to_model(options, parent)
     text = options.calibration
     windows_by_text = _windows(judged_on, parent.tokenizer, parent.model.config.max_position_embeddings)
-    check_out(out, parent.model, (text.sequences or 0) * text.length, parent.saved_dtype, overwrite=overwrite)
+    save_options = _save_options(parent, options, windows_by_text, overwrite=overwrite)
+    check_out(out, parent.model, (text.sequences or 0) * text.length, save_options)
+    if options.kind not in (None, parent.matrix_type.lower()):
+        say(f"comp-lib does not write {parent.matrix_type}: the matrices of {out} will be {options.kind}")
     decisions = _decide(options, parent, windows_by_text, progress)
     card = _card(out, parent, replace(options, settings=decisions.settings), decisions.ids, hashes)
     saved = prune_to(
@@ -221,33 +249,26 @@ def prune_model(
         decisions.ids,
         decisions.settings,
         plan=decisions.plan,
-        options=_save_options(parent, judged_on, windows_by_text, card, overwrite=overwrite),
+        options=replace(save_options, card=card),
         progress=progress,
     )
-    return _verdict(saved, parent, windows_by_text, started)
+    return _verdict(saved, parent, options.kind, windows_by_text, started)
 
 
 def _check_options(
     ratio: float | None,
     at_most: float | str | None,
-    preset: str,
+    preset: PresetName,
     calibration: Calibration,
     judged_on: str | Path | None,
     changes: dict[str, Any],
     device: str,
-    dtype: str,
+    dtype: DtypeName,
 ) -> RunOptions:
     """The options of a call, checked as far as that goes without the model.
 
     Raises InputError for arguments that mean nothing, alone or together.
     """
-    preset = str(preset)
-    if preset not in PRESETS:
-        raise InputError(
-            expected=f"a preset among {', '.join(PRESETS)}",
-            got=repr(preset),
-            hint=suggestion(preset, PRESETS),
-        )
     nats = None
     if at_most is not None:
         from .ratio_search import SMALLEST_RATIO, parse_nats
@@ -264,36 +285,29 @@ def _check_options(
                 hint="name a text, or let every kind of text judge",
             )
         ratio = SMALLEST_RATIO
-    recovery = default_recovery(str(changes.get("method", "comp")))
-    values: dict[str, Any] = {"recovery": recovery} | PRESETS[preset] | changes
-    settings = Settings(
-        USUAL_RATIO if ratio is None else ratio,
+    settings = Settings.preset(
+        preset,
+        ratio=USUAL_RATIO if ratio is None else ratio,
         seed=calibration.seed,
         device=str(available_device(device, double=True)),
-        **values,
+        **changes,
     )
     return RunOptions(settings, calibration, preset, judged_on, dtype, nats, changes)
 
 
 def _save_options(
-    parent: _Parent,
-    judged_on: str | Path | None,
-    windows_by_text: dict[str, Tensor],
-    card: Provenance,
-    *,
-    overwrite: bool,
+    parent: _Parent, options: RunOptions, windows_by_text: dict[str, Tensor], *, overwrite: bool
 ) -> SaveOptions:
-    """Options that say how the result is saved, and that it is judged on `windows_by_text`.
-
-    judged_on: the text of which the windows are.
-    """
-    options = SaveOptions(parent.name, card=card, overwrite=overwrite, dtype=parent.saved_dtype)
+    """Options that say how the result is saved, and that it is judged on `windows_by_text`."""
+    save_options = SaveOptions(
+        parent.name, overwrite=overwrite, dtype=parent.saved_dtype(options.kind), kind=options.kind
+    )
     if not windows_by_text:
-        return options
-    text = Path(str(judged_on)).name
+        return save_options
+    text = Path(str(options.judged_on)).name
     if len(windows_by_text) > 1:
         text = f"{len(windows_by_text)} kinds of text"
-    return replace(options, windows=torch.cat([*windows_by_text.values()]), text=text)
+    return replace(save_options, windows=torch.cat([*windows_by_text.values()]), text=text)
 
 
 def _decide(
@@ -321,7 +335,8 @@ def _decide(
             ids,
             windows_by_text,
             settings,
-            saved_dtype=parent.saved_dtype,
+            saved_dtype=parent.saved_dtype(options.kind),
+            kind=options.kind,
             progress=progress,
         )
         settings = replace(settings, ratio=ratio)
@@ -336,18 +351,25 @@ def _with_multiple(settings: Settings, parent: _Parent) -> Settings:
     return replace(settings, multiple=settings.request(parent.model.shape).multiple)
 
 
-def _fit_to_model(options: RunOptions, source: ModelOnDisk) -> RunOptions:
+def _fit_to_model(options: RunOptions, parent: _Parent) -> RunOptions:
     """Fit the options to this model.
 
-    It gets a number of sequences, and no recovery "bias" of its own where the model's family has no room.
+    It gets a number of sequences, no recovery "bias" of its own where the model's family has no room, and for
+    a GGUF file a multiple that its matrices can have.
 
-    Raises InputError, before any text is read, for what no plan for the model can meet.
+    Raises InputError, before any text is read, for what no plan for the model can meet, and for what a GGUF
+    file cannot hold.
     """
+    source = parent.model
     settings = options.settings
     if settings.recovery == "bias" and "recovery" not in options.changes:
         if not family_of(source.config).bias_fields:
             settings = replace(settings, recovery=default_recovery(settings.method, biases=False))
+    if options.kind is not None:
+        settings = with_fitting_multiple(settings, source.shape, options.kind)
     check_request(source, settings)
+    if options.kind is not None:
+        check_pruned_file(source, parent.tokenizer, settings, options.kind)
     text = options.calibration
     check_length(text.length, source.config.max_position_embeddings)
     if text.sequences is None:
@@ -433,18 +455,29 @@ def _command(name: str, out: str | Path, options: RunOptions) -> str:
 
 
 def _verdict(
-    saved: SavedModel, parent: _Parent, windows_by_text: dict[str, Tensor], started: float
+    saved: SavedModel,
+    parent: _Parent,
+    kind: str | None,
+    windows_by_text: dict[str, Tensor],
+    started: float,
 ) -> Verdict:
-    """The verdict on what was written."""
-    new_files = resolve(saved.folder).glob("*.safetensors")
+    """The verdict on what was written.
+
+    kind: the type of the matrices of the GGUF file; None: it is a folder.
+    """
+    new_files = [saved.path]
+    stored = (parent.matrix_type, str(kind).upper())
+    if kind is None:
+        new_files = list(resolve(saved.path).glob("*.safetensors"))
+        stored = (parent.stored_type, stored_type(parent.saved_dtype(kind)))
     return Verdict(
         **vars(saved),
         parent=parent.name,
         megabytes=(_megabytes(parent.model.files.files), _megabytes(new_files)),
-        stored=(parent.stored_type, stored_type(parent.saved_dtype)),
+        stored=stored,
         by_text=losses_by_text(saved, windows_by_text),
         seconds=time.perf_counter() - started,
-        next_command=shlex.join(["comp-lib", "evaluate", str(saved.folder), "--against", parent.name]),
+        next_command=shlex.join(["comp-lib", "evaluate", str(saved.path), "--against", parent.name]),
     )
 
 

@@ -27,7 +27,10 @@ class Verdict(SavedModel):
     megabytes: tuple[float, float]
     """Size of the files of weights, of the parent and of the model."""
     stored: tuple[str, str]
-    """Type of most numbers in these files, such as "BF16" or "Q8_0", of the parent and of the model."""
+    """Type of most numbers in these files, such as "BF16" or "Q8_0", of the parent and of the model.
+
+    For a GGUF file those of the matrices of the layers.
+    """
     by_text: dict[str, dict[str, float]]
     """Text -> dense_loss, loss and increase, nats per token; empty where nothing was measured."""
     seconds: float
@@ -38,7 +41,7 @@ class Verdict(SavedModel):
     def as_dict(self) -> dict[str, Any]:
         """The numbers that `comp-lib prune --json` writes."""
         return {
-            "folder": str(self.folder),
+            "saved": str(self.path),
             "parent": self.parent,
             "removed": self.plan.removed,
             "parameters": {"before": self.before.total_parameters, "after": self.after.total_parameters},
@@ -66,7 +69,7 @@ class Verdict(SavedModel):
         if kinds:
             increases = ", ".join(f"{kind} {losses['increase']:+.3f}" for kind, losses in kinds)
             lines += wrap(f"by kind: {increases}", COLUMNS, subsequent_indent="  ")
-        return "\n".join([*lines, f"saved: {self.folder}", f"next: {self.next_command}"])
+        return "\n".join([*lines, f"saved: {self.path}", f"next: {self.next_command}"])
 
     def _table(self) -> list[str]:
         """The lines of a table: one for each thing that is counted, before and after."""
@@ -74,7 +77,9 @@ class Verdict(SavedModel):
         after = self.after
         old_type, new_type = self.stored
         note = new_type
-        if old_type not in STORED_TYPES:  # the parent is quantised
+        if new_type not in STORED_TYPES or self.path.is_file():  # a GGUF file
+            note = new_type if old_type == new_type else f"{old_type}, {new_type}"
+        elif old_type not in STORED_TYPES:  # the parent is quantised
             megabytes = before.total_parameters * 2 / 1e6
             note = f"{old_type}, {new_type}; the parent as {new_type}: {megabytes:.1f} MB"
         rows = [

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from comp_lib.errors import check_package
 from comp_lib.families.types import Model
-from comp_lib.models.load import INCLUDED_MODEL, load_with_room
+from comp_lib.models.load import INCLUDED_MODEL, DtypeName, load_with_room
 from comp_lib.plots.base import Picture, mime_bundle
 from comp_lib.shape import Shape
 
@@ -45,7 +45,11 @@ def quiet(progress: bool = False) -> Iterator[None]:
 
 
 def start(
-    name: str = INCLUDED_MODEL, dtype: str = "float32", seed: int = 0, progress: bool = False, copies: int = 2
+    name: str = INCLUDED_MODEL,
+    dtype: DtypeName = "float32",
+    seed: int = 0,
+    progress: bool = False,
+    copies: int = 2,
 ) -> tuple[Model, Any]:
     """Check that everything is there, seed torch, and return (model, tokenizer).
 

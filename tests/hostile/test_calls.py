@@ -47,7 +47,7 @@ ROWS = [
     ("prune", "--length 4096", "at most 128 tokens"),
     ("prune", "--dtype int8", "int8"),
     ("prune", "--device quantum", "available device"),
-    ("prune", "--method flap --preset best", "the recovery least-squares with measured widths"),
+    ("prune", "--method flap --preset best", "recovery to be least-squares with widths measured"),
     ("prune", "--sequences 0", "Invalid value for '--sequences'"),
     ("prune", "--kv-groups 9", "1 to 2 KV groups to keep, got 9"),
     ("compare", "--ratios 0.2,x", "--ratios as numbers between commas"),
