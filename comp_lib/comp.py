@@ -21,8 +21,9 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -44,6 +45,9 @@ from .surgery import keep_layers, shallow_copy, update_config
 from .system.tensors import check_finite
 from .walk import batches
 
+if TYPE_CHECKING:  # transformers is slow to import
+    from transformers import PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True)
 class Pruned:
@@ -52,6 +56,28 @@ class Pruned:
     model: CausalLM  # the smaller model
     plan: Plan  # names the neurons and KV groups that stay
     report: Report  # says what happened to each layer
+    before: Shape  # of the parent
+
+    def save(self, out: str | Path, tokenizer: PreTrainedTokenizerBase, *, overwrite: bool = False) -> Path:
+        """Write the smaller model to the folder `out`, with its plan and a model card, and return the folder.
+
+        The numbers are saved in the dtype of `model`. `load_model` reads the folder.
+
+        Args:
+            tokenizer: of the model; it is saved, too.
+            overwrite: whether an earlier pruned model in `out` may be replaced.
+
+        Raises InputError, before anything is written, for a folder that has files in it.
+        """
+        from .calibration.texts import check_tokenizer
+        from .models.save import Provenance, save_checkpoint
+
+        check_words("out", out, "the name of a folder", example="build/small")
+        check_tokenizer(tokenizer)
+        check_switch("overwrite", overwrite)
+        text = f"{self.report.token_count:,} tokens"
+        card = Provenance(self.plan.parent or "a model", self.before, text, asdict(self.report.settings))
+        return save_checkpoint(out, self.model, tokenizer, self.plan, card, overwrite=overwrite)
 
 
 class Sink(Protocol):
@@ -121,8 +147,8 @@ def prune(
         settings: all that decides the outcome, besides the model and the tokens.
         plan: how much stays; the metric then chooses the neurons and KV groups. A plan that names them
             (`kept_neurons` and `kept_groups`, as a finished plan does) is carried out to the letter. With a
-            plan, what `settings` say of `ratio`, `layers`, `kv_groups` and `widths` is ignored. None: a plan
-            is made by `settings`.
+            plan, what `settings` say of `ratio`, `layers`, `layer_metric`, `widths`, `kv_groups` and
+            `multiple` is ignored. None: a plan is made by `settings`.
         name: the name of the model, for the plan.
         progress: called with the report of each layer that is finished.
         inplace: whether the layers of `model` are given up one by one, which halves the memory. Otherwise
@@ -137,6 +163,7 @@ def prune(
         ids = Calibration("shipped", sequences=16, length=256).tokens(tokenizer, model=model)
         pruned = prune(model, ids, Settings(ratio=0.2))
         pruned.plan.removed  # 0.2 or a little more
+        pruned.save("build/small", tokenizer)
     """
     started = time.perf_counter()
     ids = check_call(model, ids, settings, plan)
@@ -154,7 +181,7 @@ def prune(
     update_config(small)
     finished_plan, report = finished_plan_and_report(plan, reports, settings, ids, before, Shape.of(small))
     report = replace(report, seconds=time.perf_counter() - started)
-    return Pruned(cast("CausalLM", small), finished_plan, report)
+    return Pruned(cast("CausalLM", small), finished_plan, report, before)
 
 
 def prune_layers(
