@@ -2,5 +2,5 @@
 
 `prune_model` is the whole way, from a model's name to a verdict (`verdict`) on the smaller one. `from_disk`
 prunes: it reads layers with `model_on_disk` and writes them into a `work_folder`, so that the model may be
-larger than memory. `at_most` finds the ratio that a loss allows, with the model in memory.
+larger than memory. `ratio_search` finds the ratio that a loss allows, with the model in memory.
 """

@@ -6,8 +6,9 @@ stays gets a ratio of its own from the same importance. Our reading: layer l los
     min(1 - FLOOR_SHARE, x (1 / I_l) / mean_k (1 / I_k)),
 
 and the common factor x is the smallest that reaches the ratio. No layer is emptied. I_l is the importance of
-layer l. Importances are differences, which can be zero or below; so I_l is raised to IMPORTANCE_FLOOR times
-the largest importance where it is smaller, and always to SMALLEST_IMPORTANCE.
+layer l. The formula divides by it, but an importance is a difference, which may be zero or negative. So each
+importance below a least value is replaced by that value. It is IMPORTANCE_FLOOR times the largest importance,
+or SMALLEST_IMPORTANCE where that is more.
 """
 
 from __future__ import annotations
