@@ -17,7 +17,7 @@ from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.methods import default_recovery
 from comp_lib.models.load import INCLUDED_MODEL
 from comp_lib.settings import LARGE_RATIO, PRESETS, Settings
-from comp_lib.system.atomic import write_atomically
+from comp_lib.system.files import write_atomically
 from comp_lib.walk import batches
 
 HERE = Path(__file__).parent

@@ -49,7 +49,7 @@ from comp_lib.plan import Plan, PlanRequest
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shallow_copy
-from comp_lib.system.atomic import write_atomically
+from comp_lib.system.files import write_atomically
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 from course.hybrid_granularity import named_plan, stored_sensitivity, water_filling_plan  # noqa: E402

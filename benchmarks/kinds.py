@@ -41,7 +41,7 @@ from comp_lib.planning import make_plan
 from comp_lib.plots.base import BLUE, GREY, figure_with_axes, png
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.system.atomic import write_atomically
+from comp_lib.system.files import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
 SPARED = "spared"  # widths that spare what LLM-Pruner spares, the first layers and the last ones

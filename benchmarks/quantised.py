@@ -39,7 +39,7 @@ from comp_lib.gguf.write import tensor_type
 from comp_lib.models.load import INCLUDED_MODEL
 from comp_lib.plots.base import LOSS_LABEL, Picture, note, panels, png, style
 from comp_lib.settings import Settings
-from comp_lib.system.atomic import write_atomically
+from comp_lib.system.files import write_atomically
 
 TYPES = {0.0: ("q8_0", "q4_0", "q4_1"), 0.471: ("q8_0", "q4_0"), 0.2: ("q8_0", "q4_0")}  # by ratio
 FLOATS = ("shipped", "f32")  # "types" of rows that are no quantised file

@@ -51,13 +51,13 @@ GRADIENT_NORM_LIMIT = 1.0  # largest norm of the gradient of a step; a larger gr
 
 
 @dataclass(frozen=True)
-class Healing:
+class HealingSettings:
     """The settings of a training.
 
     Raises InputError for steps, batch, rank or alpha that are no whole number above 0, for a rate that is no
     finite number above 0, and for a seed that is no whole number.
 
-    >>> Healing(steps=0)
+    >>> HealingSettings(steps=0)
     Traceback (most recent call last):
     comp_lib.errors.InputError: expected steps as a whole number above 0, got 0: the smallest is 1
     """
@@ -89,7 +89,11 @@ class HealingResult(NamedTuple):
 
 
 def heal(
-    model: Model, ids: Tensor, parent: Model, healing: Healing = Healing(), progress: Progress = no_progress
+    model: Model,
+    ids: Tensor,
+    parent: Model,
+    healing: HealingSettings = HealingSettings(),
+    progress: Progress = no_progress,
 ) -> HealingResult:
     """Train a copy of `model` on ids (S, L) towards the answers of `parent`.
 
@@ -119,7 +123,7 @@ def heal(
     return HealingResult(healed, before, after)
 
 
-def _with_low_rank_changes(model: Model, healing: Healing) -> Any:
+def _with_low_rank_changes(model: Model, healing: HealingSettings) -> Any:
     """A copy of `model` (peft's) in which only A and B of each linear are trainable."""
     import peft
 
@@ -132,7 +136,7 @@ def _with_low_rank_changes(model: Model, healing: Healing) -> Any:
         return peft.get_peft_model(copy.deepcopy(model), config)
 
 
-def _train(model: Any, ids: Tensor, parent: Model, healing: Healing, progress: Progress) -> None:
+def _train(model: Any, ids: Tensor, parent: Model, healing: HealingSettings, progress: Progress) -> None:
     """Train `model` in place, so that its answers on ids (S, L) come nearer to the answers of `parent`."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters)
@@ -156,7 +160,7 @@ def divergence(logits: Tensor, parent_logits: Tensor) -> Tensor:
     return divergence_terms(log_p, log_q).sum() / len(log_q)
 
 
-def learning_rate(step: int, healing: Healing) -> float:
+def learning_rate(step: int, healing: HealingSettings) -> float:
     """Learning rate of a step: it rises for WARM_UP_SHARE of the steps, then falls in a line towards 0."""
     warm_up_steps = max(1, round(WARM_UP_SHARE * healing.steps))
     rising = (step + 1) / warm_up_steps
@@ -183,7 +187,7 @@ def heal_folder(
     model: str | Path,
     parent: str | Path,
     out: str | Path,
-    healing: Healing = Healing(),
+    healing: HealingSettings = HealingSettings(),
     calibration: Calibration = Calibration("written", USUAL_SEQUENCES),  # noqa: B008  a frozen value
     *,
     overwrite: bool = False,

@@ -24,6 +24,8 @@ class Method:
 
     The makers of LLM-Pruner fine-tune, which no method here may.
     """
+    preset: Literal["stock", "tailored"] = "stock"
+    """The preset where nobody names one: of its makers' widths, one for all layers, unless it is ours."""
     recovery_without_biases: RecoveryName | None = None
     """The same where the model's family has no room for biases; None: the same."""
     neuron_metric: str | None = None
@@ -43,7 +45,7 @@ class Method:
 
 
 METHODS = {
-    "comp": Method(recovery="least-squares", neuron_metric="condition"),
+    "comp": Method(recovery="least-squares", preset="tailored", neuron_metric="condition"),
     "magnitude": Method(),
     "wanda-sp": Method(),
     "random": Method(),
@@ -81,8 +83,8 @@ METHODS = {
         },
     ),
 }
-OWN_METRIC = Method(recovery="least-squares")
-"""For a metric that is no published method: it gets COMP's refit, to be compared with COMP's metric."""
+OWN_METRIC = Method(recovery="least-squares", preset="tailored")
+"""For a metric that is no published method: it gets COMP's widths and refit, to be compared with its metric."""
 
 
 def method_of(name: str) -> Method:

@@ -124,8 +124,8 @@ class SettingsChanges(TypedDict, total=False):
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens.
 
-        Settings.preset("stock", ratio=0.3)  # what `comp-lib prune --ratio 0.3` does
-        Settings.preset("stock", method="wanda-sp")  # as its makers do it
+        Settings.preset(ratio=0.3)  # what `comp-lib prune --ratio 0.3` does
+        Settings.preset(method="wanda-sp")  # as its makers do it
         Settings(ratio=0.3)  # no preset: see below
 
     The defaults are no preset. Whatever the method and the ratio, least squares follow, and they aim at the
@@ -171,22 +171,25 @@ class Settings:
     """Where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1"."""
 
     @classmethod
-    def preset(cls, name: PresetName, **changes: Unpack[SettingsChanges]) -> Settings:
+    def preset(cls, name: PresetName | None = None, **changes: Unpack[SettingsChanges]) -> Settings:
         """The settings of a preset, with these changes, as `prune_model` makes them.
 
         Where no recovery is given, it is the preset's, or that of the makers of the method.
 
-        name: a key of PRESETS.
+        name: a key of PRESETS; None: the preset of the method, "tailored" for COMP.
 
         Raises InputError for another name, and for settings that cannot be.
         """
+        method = str(changes.get("method", "comp"))
+        if name is None:
+            name = method_of(method).preset
         if not isinstance(name, str) or name not in PRESETS:
             raise InputError(
                 expected=f"preset to be one of {', '.join(PRESETS)}",
                 got=repr(name),
                 hint=suggestion(str(name), PRESETS),
             )
-        recovery = default_recovery(str(changes.get("method", "comp")))
+        recovery = default_recovery(method)
         values: dict[str, Any] = {"recovery": recovery, **PRESETS[name], **changes}
         return cls(**values)
 

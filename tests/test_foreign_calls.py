@@ -38,7 +38,7 @@ from comp_lib.models import load
 from comp_lib.models.export import export_gguf
 from comp_lib.models.meta_model import with_true_config
 from comp_lib.plan import Plan
-from comp_lib.system import atomic, tensors
+from comp_lib.system import files, tensors
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -53,12 +53,12 @@ def raising(file: str) -> Callable[..., None]:
 
 def resolve(patch, planted, folder):
     patch.setattr(Path, "expanduser", planted)
-    atomic.resolve("model")
+    files.resolve("model")
 
 
 def read_object(patch, planted, folder):
     patch.setattr(json, "loads", planted)
-    atomic.read_object(folder / "config.json")
+    files.read_object(folder / "config.json")
 
 
 def headers_of_tensors(patch, planted, folder):
@@ -209,8 +209,8 @@ BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("models/meta_model.py", "with_true_config"): load_shrunk_tensors,
     ("plan.py", "from_json"): parse_plan,
     ("plan.py", "load"): read_plan,
-    ("system/atomic.py", "read_object"): read_object,
-    ("system/atomic.py", "resolve"): resolve,
+    ("system/files.py", "read_object"): read_object,
+    ("system/files.py", "resolve"): resolve,
     ("system/tensors.py", "_add_header"): headers_of_tensors,
     ("system/tensors.py", "_files_of_index"): files_of_an_index,
     ("system/tensors.py", "read"): one_tensor,

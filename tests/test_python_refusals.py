@@ -24,7 +24,7 @@ from comp_lib.disk.prune_model import prune_model
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import compare_losses, measure_loss
-from comp_lib.healing import Healing
+from comp_lib.healing import HealingSettings
 from comp_lib.importance.neurons import METRICS, metric
 from comp_lib.settings import PRESETS, PresetName, Settings, SettingsChanges
 
@@ -42,15 +42,15 @@ ROWS = [
     (lambda model: Settings(ratio=0), "ratio to be between 0 and 1 (such as 0.2), got 0:"),
     (lambda model: Settings(ratio=1.0), "ratio to be between 0 and 1 (such as 0.2), got 1.0:"),
     (lambda model: Settings(ratio=math.nan), "ratio to be between 0 and 1 (such as 0.2), got nan:"),
-    (lambda model: Healing(rate=0), "rate as a finite number above 0, got 0:"),
-    (lambda model: Healing(rate=-1e-3), "rate as a finite number above 0, got -0.001:"),
-    (lambda model: Healing(rate=math.inf), "rate as a finite number above 0, got inf:"),
-    (lambda model: Healing(rate=math.nan), "rate as a finite number above 0, got nan:"),
-    (lambda model: Healing(rate="1e-3"), "rate as a finite number above 0, got '1e-3':"),
-    (lambda model: Healing(rate=True), "rate as a finite number above 0, got True:"),
-    (lambda model: Healing(seed=1.5), "seed to be a whole number, got 1.5:"),
-    (lambda model: Healing(seed=True), "seed to be a whole number, got True:"),
-    (lambda model: Healing(seed=2**70), "seed to be a whole number, got 1180591620717411303424:"),
+    (lambda model: HealingSettings(rate=0), "rate as a finite number above 0, got 0:"),
+    (lambda model: HealingSettings(rate=-1e-3), "rate as a finite number above 0, got -0.001:"),
+    (lambda model: HealingSettings(rate=math.inf), "rate as a finite number above 0, got inf:"),
+    (lambda model: HealingSettings(rate=math.nan), "rate as a finite number above 0, got nan:"),
+    (lambda model: HealingSettings(rate="1e-3"), "rate as a finite number above 0, got '1e-3':"),
+    (lambda model: HealingSettings(rate=True), "rate as a finite number above 0, got True:"),
+    (lambda model: HealingSettings(seed=1.5), "seed to be a whole number, got 1.5:"),
+    (lambda model: HealingSettings(seed=True), "seed to be a whole number, got True:"),
+    (lambda model: HealingSettings(seed=2**70), "seed to be a whole number, got 1180591620717411303424:"),
     (lambda model: Settings(kv_groups=0), "kv_groups as a whole number above 0, got 0:"),
     (lambda model: Settings(multiple=0), "multiple as a whole number above 0, got 0:"),
     # --- types

@@ -54,7 +54,7 @@ JSON_HELP = "The verdict as one JSON object on standard output."
 
 def prune(
     model: ModelName,
-    folder: Annotated[Path, Option("--out", help="Folder, or .gguf file, for the pruned model.")],
+    out: Annotated[Path, Option(help="Folder, or .gguf file, for the pruned model.")],
     ratio: Annotated[float | None, Option(help=RATIO_HELP)] = None,
     at_most: Annotated[str | None, Option(help=AT_MOST_HELP)] = None,
     preset: Preset = "stock",
@@ -81,7 +81,7 @@ def prune(
     with progress_bars() as bars:
         verdict = prune_model(
             model,
-            folder,
+            out,
             ratio,
             at_most=at_most,
             preset=preset,
@@ -112,7 +112,7 @@ def demo(
     from ..importance.layers import block_influence
     from ..models.load import INCLUDED_MODEL, load_model
     from ..plots import plot_kinds, plot_pruned, png
-    from ..system.atomic import check_output, write_atomically
+    from ..system.files import check_output, write_atomically
     from .measure import kinds_table
 
     pruned_folder = folder / "model"

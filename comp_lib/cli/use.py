@@ -81,7 +81,7 @@ def heal(
     """Train MODEL, a pruned folder, to answer as its parent does. Needs the extra heal."""
     check_package("peft", "heal")
     from ..calibration.windows import Calibration
-    from ..healing import Healing, heal_folder
+    from ..healing import HealingSettings, heal_folder
     from ..system.machine import available_device
 
     with progress_bars() as bars:
@@ -89,7 +89,7 @@ def heal(
             model,
             parent,
             folder,
-            Healing(steps=steps, rate=rate, seed=seed),
+            HealingSettings(steps=steps, rate=rate, seed=seed),
             Calibration(text, sequences, length, seed),
             overwrite=overwrite,
             force=force,
@@ -125,7 +125,7 @@ def report(
     from ..analysis.page import check_page_request, execute, render
     from ..calibration.texts import KINDS
     from ..disk.ratio_search import parse_nats
-    from ..system.atomic import check_output, write_atomically
+    from ..system.files import check_output, write_atomically
     from ..system.machine import available_device
 
     if page_file.suffix.lower() not in (".html", ".htm"):

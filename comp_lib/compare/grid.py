@@ -33,7 +33,7 @@ from ..models.load import load_model
 from ..models.save import hide_folders
 from ..progress import Progress, no_progress
 from ..settings import Settings
-from ..system.atomic import write_atomically
+from ..system.files import write_atomically
 from ..system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from ..system.machine import cores
 from .cluster import Outcome, executor, measure_in_process

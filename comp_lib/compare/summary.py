@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..plots.base import LEGEND_BESIDE, LOSS_LABEL, Picture, figure_with_axes, log_y, png, style
-from ..system.atomic import write_atomically
+from ..system.files import write_atomically
 
 LOG_LOSS_LABEL = LOSS_LABEL.replace("token)", "token, log scale)")
 

@@ -45,7 +45,7 @@ def drop_count(request: PlanRequest, layers: float | str) -> int:
     Args:
         layers: a number, a share below 1 of all layers, or "auto". A share is rounded to whole layers, so
             0.01 of 30 layers is none. "auto" drops as few layers as leave the others at least
-            COMFORTABLE_SHARE of their neurons. That share is small, since narrow layers cost less than dropped
+            COMFORTABLE_SHARE of their neurons. That is little, since narrow layers cost less than dropped
             ones: a model with all its layers this narrow lost less than one of the same size that has fewer
             layers, each with half of its neurons (measured: benchmarks/RESULTS.md).
 

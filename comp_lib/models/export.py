@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..gguf.write import check_gguf_output, write_gguf
 from ..progress import Progress, no_progress
-from ..system.atomic import resolve
+from ..system.files import resolve
 from .load import open_model
 
 

@@ -25,7 +25,7 @@ from ..errors import InputError, refusing, suggestion
 from ..families.find import check_layers
 from ..families.table import TYPE_PREFIX
 from ..families.types import CausalLM, Model
-from ..system.atomic import SAVE_AGAIN_HINT, read_object
+from ..system.files import SAVE_AGAIN_HINT, read_object
 from ..system.machine import available_device, free_card_memory, free_memory
 from ..system.tensors import EMBEDDING, HEAD, StoredTensors, TensorFiles, weight_shapes
 from .meta_model import fill, make_meta_model

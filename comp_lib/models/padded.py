@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..families.find import layers_of, parts
 from ..families.types import Layer
 from ..shape import Shape
-from ..system.atomic import resolve, stage
+from ..system.files import resolve, stage
 from ..system.tensors import weight_shapes
 from .load import open_model
 from .meta_model import config_with_widths, fill, make_meta_model

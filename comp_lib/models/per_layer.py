@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from ..errors import InputError
 from ..shape import Shape
-from ..system.atomic import SAVE_AGAIN_HINT
+from ..system.files import SAVE_AGAIN_HINT
 
 FIELD = "per_layer_config"
 NEURONS = "intermediate_size"

@@ -26,7 +26,7 @@ from ..families.table import TYPE_PREFIX
 from ..families.types import Model
 from ..plan import Plan
 from ..shape import Shape, span
-from ..system.atomic import check_room, read_object, resolve, stage
+from ..system.files import check_room, read_object, resolve, stage
 from ..system.tensors import LARGEST_FILE_BYTES
 from .load import silence_transformers
 from .meta_model import with_true_config

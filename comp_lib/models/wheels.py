@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..system.atomic import stage
+from ..system.files import stage
 from ..system.hashes import hash_of_file
 from ..system.machine import cache_folder
 

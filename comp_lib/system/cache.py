@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import InputError
-from .atomic import write_atomically
+from .files import write_atomically
 
 TENSOR = "tensor of this entry"  # the JSON of a result has {TENSOR: name} where the result has a tensor
 STRUCTURE = "structure"  # name of the tensor that holds the JSON of an entry

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from ..errors import InputError
-from .atomic import resolve
+from .files import resolve
 
 # folder where Linux, with control groups v2, says what a container may use; the files of v1 are not read
 CGROUP = Path("/sys/fs/cgroup")

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import InputError, refusing
-from .atomic import SAVE_AGAIN_HINT, read_object
+from .files import SAVE_AGAIN_HINT, read_object
 from .hashes import hash_of_file, hash_of_value
 
 INDEX = "model.safetensors.index.json"

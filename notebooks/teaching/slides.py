@@ -26,7 +26,7 @@ from nbconvert.filters.markdown import markdown2html
 from nbformat import NotebookNode
 
 from comp_lib.errors import InputError
-from comp_lib.system.atomic import check_output
+from comp_lib.system.files import check_output
 
 FOLDER = Path(__file__).resolve().parents[1]
 CORE = ("01_layer_importance", "02_matrix_condition", "03_hybrid_granularity", "04_mask_tuning")

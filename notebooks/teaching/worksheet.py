@@ -19,7 +19,7 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from comp_lib.errors import InputError
-from comp_lib.system.atomic import check_output
+from comp_lib.system.files import check_output
 
 X = ((2.0, 1.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 2.0))  # (T, n): three tokens, three neurons
 W = ((1.0,), (2.0,), (0.5,))  # (n, d): one output

@@ -135,6 +135,23 @@ def test_widths_that_the_weights_do_not_have_are_refused(neurons, tokenizer, tmp
         load_model(folder)
 
 
+def test_what_layers_share_is_checked_as_in_a_stock_folder(tokenizer, tmp_path):
+    folder = save(uneven("qwen2"), tokenizer, tmp_path / "own")
+    edit(folder, layer_types=["full_attention"] * 2)
+    with pytest.raises(InputError, match="config.json that can be built.*layer_types"):
+        load_model(folder)
+    edit(folder, layer_types=["full_attention"] * 3, eos_token_id="last")
+    with pytest.raises(InputError, match="config.json that can be built.*eos_token_id"):
+        load_model(folder)
+
+
+def test_the_way_attention_is_computed_is_kept_for_each_layer():
+    model = with_true_config(uneven(attn_implementation="eager"))
+    configs = [module.config for module in model.modules() if hasattr(module, "config")]
+    assert {config._attn_implementation for config in configs} == {"eager"}
+    assert len({id(config) for config in configs}) > 1
+
+
 def test_a_family_whose_config_cannot_say_fewer_heads_is_refused():
     config = StableLmConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, **HEADS)
     model = StableLmForCausalLM(config)

@@ -8,7 +8,7 @@ import pytest
 from command import run
 
 from comp_lib.errors import InputError
-from comp_lib.system.atomic import check_output, write_atomically
+from comp_lib.system.files import check_output, write_atomically
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Files and folders, written as a whole or not at all.
+"""Files and folders, written as a whole or not at all; places to write to; and objects read from JSON.
 
 A file or folder is written under another name in the same folder, `NAME.partial-<random>`, and then takes its
 name. A killed process leaves the old file as it was, and a `.partial-` that its user deletes. `take_name`
