@@ -29,7 +29,7 @@ from ..families.find import backbone_of
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..shape import Shape
-from ..system.atomic import check_output, check_room, stage
+from ..system.files import check_output, check_room, stage
 from ..system.tensors import EMBEDDING, HEAD, StoredTensors
 from .architectures import ARCHITECTURES, Architecture, architecture_of, rope_parameters, rotated_part
 from .layout import Layout, layouts_of
