@@ -18,11 +18,15 @@ The work is done in the folder `NAME.partial`, which becomes the folder NAME in 
 
 What progress.json names is on the disk before it is named. What it does not name is made again. So a run
 that was cut off at any point ends with the bytes of an undisturbed one.
+
+A run that makes a GGUF file NAME.gguf works in `NAME.gguf.partial` in the same way. Its last step exports
+what is there as the file, which then takes its name, and deletes the folder.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +45,10 @@ from ..comp import Sink, prune_layers
 from ..errors import InputError
 from ..families.find import layers_of
 from ..families.types import Layer, Model
+from ..gguf.write import check_exportable
 from ..methods import method_of
+from ..models.export import export_gguf
+from ..models.load import DTYPES, open_model
 from ..models.meta_model import make_meta_model, with_true_config
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
 from ..plan import Plan, as_tuples
@@ -52,12 +59,13 @@ from ..report import LayerReport, Report, finished_plan_and_report
 from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
-from ..system.atomic import fsync, resolve, take_name
+from ..system.files import check_output, fsync, resolve, take_name
 from ..system.hashes import hash_of_value
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles
 from ..walk import sequence_losses, walk
+from .gguf_file import check_file_out
 from .model_on_disk import TOKENS_OF_A_PIECE, ModelOnDisk
-from .work_folder import JOURNAL, Journal, StatesFile, lay_out, write_rows
+from .work_folder import JOURNAL, Journal, StatesFile, lay_out, read_state, write_rows
 
 LOCK = "lock"
 STATES_FILES = 5  # files of states at once, at most: of two streams, and of three steps of a layer
@@ -74,14 +82,15 @@ class SaveOptions:
     card: Provenance | None = None  # content of the model card; None: a short card
     overwrite: bool = False  # whether an earlier result in the folder may be replaced
     dtype: torch.dtype | None = None  # dtype of the files; None: that in which the model computes
+    kind: str | None = None  # type of the matrices of a GGUF file (`gguf.write.TYPES`); None: a folder
 
 
 @dataclass(frozen=True)
 class SavedModel:
     """A pruned model on disk."""
 
-    folder: Path
-    """The folder that has its files."""
+    path: Path
+    """The folder that has its files, or the GGUF file."""
     plan: Plan
     """Names the neurons and KV groups that stayed."""
     report: Report
@@ -106,17 +115,18 @@ def prune_to(
     options: SaveOptions = SaveOptions(),  # noqa: B008  a frozen value
     progress: Progress = no_progress,
 ) -> SavedModel:
-    """Prune `model` on the calibration tokens `ids` (S, L) and write the result to the folder `out`.
+    """Prune `model` on the calibration tokens `ids` (S, L) and write the result to `out`.
 
-    The result equals that of `prune` and `save_checkpoint` up to rounding. It is judged as the files hold it,
-    in `options.dtype`. If an earlier call was cut off, the same call goes on from the last finished layer,
-    and ends with the same bytes.
+    That is a folder, or with `options.kind` a GGUF file. The result equals that of `prune` and
+    `save_checkpoint`, with `export_gguf` for a file, up to rounding. It is judged as the files hold it. If an
+    earlier call was cut off, the same call goes on from the last finished layer, and ends with the same
+    bytes.
 
     Args:
         tokenizer: is saved with the model.
         plan: how much stays, as for `prune`; None: one is made by `settings`. With a plan, what `settings`
-            say of `ratio`, `layers`, `kv_groups` and `widths` is ignored. A method that needs gradients needs
-            a plan, which was made in memory.
+            say of `ratio`, `layers`, `layer_metric`, `widths`, `kv_groups` and `multiple` is ignored. A method
+            that needs gradients needs a plan, which was made in memory.
         options: how the result is written and judged.
         progress: called with the report of each layer that is finished.
 
@@ -133,54 +143,125 @@ def prune_to(
             hint="it needs the whole model, see planning.make_plan",
         )
     target = resolve(out)
-    work = check_out(out, model, ids.numel(), options.dtype, overwrite=options.overwrite)
+    work = check_out(out, model, ids.numel(), options)
     with _lock(work):
         journal = Journal(work, _identity(model, ids, settings, plan, options))
+        if journal.state.get("exported") and _exported_file(work, target) is None:  # somebody took it away
+            journal.record(layers=[], exported=False)
         plan = _settle_plan(journal, model, ids, settings, plan, options.name, progress)
         dense_losses = _measure(journal, "dense", model, options.windows, settings.device, progress)
         meta_model = planned_meta_model(model, plan, settings, options.dtype or model.dtype)
+        if options.kind is not None:
+            check_exportable(meta_model, Shape.of(meta_model), tokenizer, options.kind)
         meta_model.config.save_pretrained(work)
         meta_model.generation_config.to_json_file(work / "generation_config.json")
         sink = DiskSink(journal, model, plan, meta_model, len(ids))
         if sink.finished_layers < model.shape.layers:
             prune_layers(model, ids, settings, plan, sink, progress)
-        small = ModelOnDisk(make_meta_model(meta_model.config, model.dtype), TensorFiles(work))
+        if options.kind is None:
+            small = ModelOnDisk(make_meta_model(meta_model.config, model.dtype), TensorFiles(work))
+        else:
+            small = _export(journal, target, tokenizer, options.kind, model.dtype, progress)
         small_losses = _measure(journal, "pruned", small, options.windows, settings.device, progress)
         reports = [report for report in sink.reports() if report is not None]
         plan, report = finished_plan_and_report(plan, reports, settings, ids, model.shape, small.shape)
         report = replace(report, seconds=time.perf_counter() - started)
-        card = _card(options, model.shape, ids, settings, dense_losses, small_losses)
-        save_metadata(work, target.name, tokenizer, small.shape, plan, card)
-    if work != target:  # after the lock is let go: Windows renames no folder in which a file is open
-        # Something may have come there meanwhile, which is refused, and so stays.
-        check_destination(out, options.overwrite, 0, model.files.path)
+        if options.kind is None:
+            card = _card(options, model.shape, ids, settings, dense_losses, small_losses)
+            save_metadata(work, target.name, tokenizer, small.shape, plan, card)
+    # after the lock is let go: Windows renames no folder in which a file is open
+    if options.kind is None:
+        _finish_folder(work, target, model, overwrite=options.overwrite)
+    else:
+        _finish_file(work, target, overwrite=options.overwrite)
+    losses = tuple(zip(dense_losses, small_losses, strict=True))
+    return SavedModel(Path(out).expanduser(), plan, report, model.shape, small.shape, losses)
+
+
+def _export(
+    journal: Journal,
+    target: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: str,
+    dtype: torch.dtype,
+    progress: Progress,
+) -> ModelOnDisk:
+    """Write the new model as a GGUF file into the folder of the run, unless that is done, and open it.
+
+    Args:
+        target: the file that the run makes.
+        kind: the type of its matrices.
+        dtype: in which the opened model computes.
+    """
+    work = journal.work
+    if not journal.state.get("exported"):
+        for path in work.glob(f"{target.name}.partial-*"):  # of an export that was cut off
+            path.unlink()
+        tokenizer.save_pretrained(work)
+        export_gguf(work, work / target.name, kind, overwrite=True, progress=progress)
+        journal.record(exported=True)
+    names = {known_dtype: name for name, known_dtype in DTYPES.items()}
+    meta_model, files, _ = open_model(_exported_file(work, target) or target, names[dtype])
+    return ModelOnDisk(meta_model, files)
+
+
+def _exported_file(work: Path, target: Path) -> Path | None:
+    """Where the GGUF file is that the run in `work` has exported; None: it is gone."""
+    return next((path for path in (work / target.name, target) if path.is_file()), None)
+
+
+def _finish_folder(work: Path, target: Path, model: ModelOnDisk, *, overwrite: bool) -> None:
+    """Let the folder `work` take its name, and delete what belongs to the run alone.
+
+    Raises InputError where something has come there meanwhile, which so stays.
+    """
+    if work != target:
+        check_destination(target, overwrite, 0, model.files.path)
         for path in work.iterdir():
             fsync(path)
         take_name(work, target)
     (target / LOCK).unlink(missing_ok=True)
     (target / JOURNAL).unlink()  # last, since a run that is killed before this goes on from it
-    losses = tuple(zip(dense_losses, small_losses, strict=True))
-    return SavedModel(Path(out).expanduser(), plan, report, model.shape, small.shape, losses)
 
 
-def check_out(
-    out: str | Path, model: ModelOnDisk, tokens: int, dtype: torch.dtype | None = None, *, overwrite: bool
-) -> Path:
-    """Check that a run into the folder `out` may begin, or go on, and return the folder in which it works.
+def _finish_file(work: Path, target: Path, *, overwrite: bool) -> None:
+    """Let the exported GGUF file take its name, and delete the folder `work`.
+
+    Raises InputError where something has come there meanwhile, which so stays.
+    """
+    exported = work / target.name
+    if exported.is_file():
+        check_output(target, overwrite)
+        take_name(exported, target)
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != JOURNAL:
+            path.unlink()
+    (work / JOURNAL).unlink()  # last, since a run that is killed before this goes on from it
+    work.rmdir()
+
+
+def check_out(out: str | Path, model: ModelOnDisk, tokens: int, options: SaveOptions) -> Path:
+    """Check that a run into `out` may begin, or go on, and return the folder in which it works.
 
     That folder is beside `out`, until the model has taken the name.
 
     Args:
         model: the parent.
         tokens: how many tokens calibrate, whose hidden states take room.
-        dtype: dtype of the files; None: that in which the model computes.
-        overwrite: whether an earlier result in the folder may be replaced.
+        options: say whether `out` is a folder, what its numbers take, and what may be replaced.
 
-    Raises InputError for a folder of something else, and for a disk without enough room.
+    Raises InputError for a folder or file of something else, and for a disk without enough room.
     """
     target = resolve(out)
-    has_its_name = all((target / name).is_file() for name in (JOURNAL, PLAN_FILE))
-    work = target if has_its_name else target.parent / f"{target.name}.partial"
+    work = target.parent / f"{target.name}.partial"
+    if options.kind is None:
+        has_its_name = all((target / name).is_file() for name in (JOURNAL, PLAN_FILE))
+        work = target if has_its_name else work
+    else:
+        exported = (work / JOURNAL).is_file() and read_state(work / JOURNAL).get("exported")
+        has_its_name = bool(exported) and _exported_file(work, target) == target
     if work.exists() and not work.is_dir():
         raise InputError(
             expected=f"a folder or nothing as {work}",
@@ -194,11 +275,14 @@ def check_out(
             got=f"{work} with other files",
             hint="move it away or choose another name",
         )
-    if work != target:
+    if not has_its_name:
         state_bytes = STATES_FILES * tokens * model.shape.hidden * model.dtype.itemsize
-        weight_bytes = model.shape.total_parameters * (dtype or model.dtype).itemsize
+        weight_bytes = model.shape.total_parameters * (options.dtype or model.dtype).itemsize
         needed_bytes = max(0, weight_bytes + state_bytes - sum(taken_bytes.values()))
-        check_destination(out, overwrite, needed_bytes, model.files.path)
+        if options.kind is None:
+            check_destination(out, options.overwrite, needed_bytes, model.files.path)
+        else:
+            check_file_out(out, needed_bytes, model.files.path, overwrite=options.overwrite)
     return work
 
 
@@ -260,6 +344,7 @@ def _identity(
         "model": model.files.fingerprint(),
         "settings": asdict(settings),
         "dtype": [str(model.dtype), str(options.dtype or model.dtype)],
+        "kind": options.kind,
         "name": options.name,
         "plan": given_plan,
         "calibration": hash_of_value(ids.tolist()),
@@ -430,7 +515,7 @@ class DiskSink(Sink):
             raise InputError(
                 expected=f"refitted weights that {type_name}, the dtype of the files, can hold",
                 got=f"NaN or infinity in {name}",
-                hint="prune a parent that is stored in bfloat16 or float32",
+                hint="prune a parent that is stored in bfloat16 or float32, into a folder",
             )
         return converted
 

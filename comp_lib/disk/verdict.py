@@ -14,6 +14,7 @@ from ..planning import why_more_was_removed
 from ..shape import span
 from ..system.tensors import STORED_TYPES
 from .from_disk import SavedModel
+from .gguf_file import is_gguf_name
 
 COLUMNS = 80  # columns of a terminal
 
@@ -77,7 +78,7 @@ class Verdict(SavedModel):
         after = self.after
         old_type, new_type = self.stored
         note = new_type
-        if new_type not in STORED_TYPES or self.path.is_file():  # a GGUF file
+        if is_gguf_name(self.path):
             note = new_type if old_type == new_type else f"{old_type}, {new_type}"
         elif old_type not in STORED_TYPES:  # the parent is quantised
             megabytes = before.total_parameters * 2 / 1e6

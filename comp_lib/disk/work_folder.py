@@ -26,7 +26,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 
 from ..errors import InputError, refusing
-from ..system.atomic import fsync, take_name
+from ..system.files import fsync, take_name
 from ..system.hashes import as_bytes
 from ..system.tensors import INDEX, LARGEST_FILE_BYTES, stored_type
 
@@ -137,6 +137,7 @@ class Journal:
         made           what the next layer needs from the finished ones, besides hidden states
         states         "hidden" and "dense" -> name of the file with the states after the last finished layer
         dense, pruned  losses of both models in each window, once they are measured
+        exported       whether the new model is written as a GGUF file, for a run that makes one
     """
 
     def __init__(self, work: Path, identity: dict[str, Any]) -> None:
@@ -153,7 +154,7 @@ class Journal:
         )  # equal to one that was read from JSON
         path = work / JOURNAL
         if path.is_file():
-            self.state = _read(path)
+            self.state = read_state(path)
             self._check_identity()
 
     def _check_identity(self) -> None:
@@ -178,7 +179,7 @@ class Journal:
                 path.unlink()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
     """The state in a journal's file.
 
     Raises InputError unless it is the progress of a run.

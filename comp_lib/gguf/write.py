@@ -149,6 +149,18 @@ def write_gguf(
             writer.write_tensor_data(values)
 
 
+def check_exportable(model: Model, shape: Shape, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+    """Check that `model` could be written as a GGUF file, with the widths that `shape` says.
+
+    model: its config counts, and none of its numbers. kind: the type of the matrices, one of TYPES.
+
+    Raises InputError for what llama.cpp or the type cannot hold.
+    """
+    choose_architecture(model.config, shape)
+    _check_widths(shape, kind)
+    tokenizer_metadata(tokenizer, model.config.vocab_size)
+
+
 def choose_architecture(config: Any, shape: Shape) -> Architecture:
     """The architecture of llama.cpp for a model: that of its type, or the host of its type.
 
@@ -214,6 +226,15 @@ def tensor_type(name: str, size: tuple[int, ...], kind: str) -> GGMLQuantization
     if name in (EMBEDDING, HEAD) and kind.startswith("q4"):
         return GGMLQuantizationType.Q8_0
     return TYPES[kind]
+
+
+def as_stored(name: str, weight: torch.Tensor, kind: str) -> torch.Tensor:
+    """The numbers that a file of the type `kind` holds of `weight`, the tensor `name` of transformers."""
+    stored_as = tensor_type(name, tuple(weight.shape), kind)
+    if stored_as == GGMLQuantizationType.F32:
+        return weight
+    blocks = gguf.quants.quantize(weight.detach().float().cpu().numpy(), stored_as)
+    return torch.from_numpy(gguf.quants.dequantize(blocks, stored_as)).to(weight)
 
 
 def _metadata(meta_model: Model, architecture: Architecture, name: str, kind: str) -> dict[str, Any]:

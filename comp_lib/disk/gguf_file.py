@@ -1,0 +1,157 @@
+"""A pruned model as one .gguf file: the type of its matrices, and what is refused before any work.
+
+The matrices keep the type of the parent's where it can be written, else they get the nearest type above it:
+the one with the next more bits for a weight. So q4_k becomes q4_1, which has sixteen steps in blocks of 32 as
+q4_k has, and q5_k and q6_k become q8_0. There is one exception: bf16 becomes f16, which takes as many bytes.
+It holds each number of bf16 between 6e-5 and 65,504 as it is, and no model is known that needs larger ones;
+f32 would make a pruned file larger than its parent.
+
+Until the file is written, the numbers are f32 (for f16: f16), so that they are rounded to its type once.
+A matrix that pruning does not touch then keeps its bits: a block that was read from a type is the same block
+again when it is written in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import InputError
+from ..gguf.write import TYPES, check_exportable
+from ..hybrid_granularity.uniform import GGUF_BLOCK
+from ..methods import method_of
+from ..settings import Settings
+from ..shape import Shape
+from ..system.files import check_output, check_room, resolve
+from ..system.tensors import StoredTensors
+from .model_on_disk import ModelOnDisk
+
+PADDED_HINT = "or prune into a folder, and export that with --padded"
+
+
+def is_gguf_name(out: str | Path) -> bool:
+    """Whether the pruned model is to be a GGUF file: its name ends in .gguf."""
+    return Path(out).suffix == ".gguf"
+
+
+def matrix_type(files: StoredTensors) -> str:
+    """The type as which most of the numbers in the matrices of the layers are stored, such as "Q8_0"."""
+    numbers = Counter[str]()
+    for tensor, shape in files.shapes.items():
+        if ".layers." in tensor and len(shape) == 2:
+            numbers[files.stored_types[tensor]] += math.prod(shape)
+    ((usual, _),) = numbers.most_common(1)
+    return usual
+
+
+def kind_above(stored: str, dtype: torch.dtype) -> str:
+    """The type of a pruned file, one of TYPES, whose parent's matrices are `stored`, such as "Q6_K".
+
+    dtype: in which the model computes; no number takes more bytes than that.
+
+    >>> [kind_above(stored, torch.float32) for stored in ("Q8_0", "Q4_K", "Q6_K", "BF16")]
+    ['q8_0', 'q4_1', 'q8_0', 'f16']
+    """
+    kind = stored.lower()
+    if kind == "bf16":
+        kind = "f16"
+    if kind not in TYPES:
+        bits = _bits(gguf.GGMLQuantizationType[stored])
+        above = [name for name, written_type in TYPES.items() if _bits(written_type) > bits]
+        kind = min(above, key=lambda name: _bits(TYPES[name]), default="f32")
+    if kind == "f32" and dtype.itemsize < torch.float32.itemsize:
+        return "f16"
+    return kind
+
+
+def _bits(stored: gguf.GGMLQuantizationType) -> float:
+    """How many bits a weight of this type takes."""
+    block_values, block_bytes = gguf.GGML_QUANT_SIZES[stored]
+    return 8 * block_bytes / block_values
+
+
+def working_dtype(kind: str) -> torch.dtype:
+    """The dtype of the numbers until a file of the type `kind` is written."""
+    return torch.float16 if kind == "f16" else torch.float32
+
+
+def with_fitting_multiple(settings: Settings, shape: Shape, kind: str) -> Settings:
+    """The settings with a multiple that rows of the type `kind` can have.
+
+    shape: of the parent.
+
+    Raises InputError for another multiple that somebody asked for.
+    """
+    block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]
+    multiple = settings.request(shape).multiple
+    if multiple % block_values == 0:
+        return settings
+    if settings.multiple is None:
+        return replace(settings, multiple=GGUF_BLOCK)
+    raise InputError(
+        expected=f"a multiple of {block_values}, for a file of the type {kind}",
+        got=f"the multiple {settings.multiple}",
+        hint="leave it out, or prune into a folder",
+    )
+
+
+def check_pruned_file(
+    model: ModelOnDisk, tokenizer: PreTrainedTokenizerBase, settings: Settings, kind: str
+) -> None:
+    """Check that what these settings make of `model` can be written with matrices of the type `kind`.
+
+    The widths are not known yet. So the narrowest layers and, where widths may differ, the most different
+    ones are tried.
+
+    Raises InputError where it cannot.
+    """
+    shape = model.shape
+    check_exportable(model.structure, shape, tokenizer, kind)  # the parent itself
+    method = method_of(settings.method)
+    if method.whole_layers_only:
+        return
+    block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]
+    if block_values > 1 and method.planner != "comp":
+        raise InputError(
+            expected=f"a method whose widths are multiples of {block_values}, for a file of the type {kind}",
+            got=settings.method,
+            hint="choose another, or prune into a folder",
+        )
+    groups = [count if settings.kv_groups is None else settings.kv_groups for count in shape.kv_groups]
+    neurons = [min(settings.request(shape).multiple, width) for width in shape.neurons]
+    if settings.widths != "uniform" or method.planner != "comp" or not shape.uniform:
+        neurons[0] = shape.neurons[0]
+        if method.removes_groups:
+            groups[0] = max(groups[0] - 1, 1)
+    pruned_shape = shape.with_widths(neurons, groups)
+    try:
+        check_exportable(model.structure, pruned_shape, tokenizer, kind)
+    except InputError as error:
+        hint = "prune into a folder"
+        if not pruned_shape.uniform:
+            way_out = "--preset stock gives one" if method.planner == "comp" else "choose another method"
+            hint = f"{way_out}; {PADDED_HINT}"
+        raise InputError(expected=error.expected, got=error.got, hint=hint) from error
+
+
+def check_file_out(out: str | Path, needed_bytes: int, source: Path, *, overwrite: bool) -> None:
+    """Check that the file `out` can be written.
+
+    Args:
+        out: the file, whose name ends in .gguf.
+        needed_bytes: all that the run writes.
+        source: the file or folder of the parent.
+        overwrite: whether a file of that name may be replaced.
+
+    Raises InputError where it cannot be written, and for the parent itself.
+    """
+    target = check_output(out, overwrite)
+    if target == resolve(source):
+        raise InputError(expected="a file apart from the model", got=out, hint="choose another name")
+    check_room(target.parent, needed_bytes, out)
