@@ -84,7 +84,7 @@ METHODS = {
     ),
 }
 OWN_METRIC = Method(recovery="least-squares", preset="tailored")
-"""For a metric that is no published method: it gets COMP's widths and refit, to be compared with its metric."""
+"""For a metric that is no published method: it gets COMP's widths and refit, to be compared."""
 
 
 def method_of(name: str) -> Method:

@@ -74,6 +74,7 @@ PRESET_TABLE = MappingProxyType(
 PRESETS: MappingProxyType[str, MappingProxyType[str, Any]] = MappingProxyType(
     {name: MappingProxyType(dict(preset.settings)) for name, preset in PRESET_TABLE.items()}
 )
+USUAL_PRESET: PresetName = METHODS["comp"].preset  # where nobody names a preset or a method
 LARGE_RATIO = 0.2  # of the decoder: where more is to go, the aim "auto" is the dense model's stream
 REMOVED_TOLERANCE = 0.02  # of the decoder, between what a plan removes and what it says that it removes
 # What `comp-lib prune` takes where nothing else is said.
@@ -129,9 +130,9 @@ class Settings:
         Settings(ratio=0.3)  # no preset: see below
 
     The defaults are no preset. Whatever the method and the ratio, least squares follow, and they aim at the
-    layer's own output. `prune_model` and the command line start from a preset instead, "stock" where nobody
-    names one. With it least squares aim at the dense model's stream where the ratio is above LARGE_RATIO, and
-    a method has the recovery of its makers. So `Settings(ratio=0.3)` is not what `prune_model` does with
+    layer's own output. `prune_model` and the command line start from a preset instead; where nobody
+    names one, from "tailored" for COMP, and from "stock" for the methods of others, which have one width for
+    all layers and the recovery of their makers. So `Settings(ratio=0.3)` is not what `prune_model` does with
     `ratio=0.3`.
 
     Raises InputError, by name, for a setting that cannot be.

@@ -19,7 +19,7 @@ from ..evaluation.loss import Evaluation
 from ..families.table import family_of
 from ..families.types import Model
 from ..methods import METHODS, default_recovery
-from ..settings import PRESETS, Settings
+from ..settings import PRESETS, USUAL_PRESET, Settings
 from ..shape import Shape
 from ..system.hashes import hash_of_tensor
 from .columns import ALL_KINDS, Sample, load_or_compute, tidy
@@ -41,9 +41,7 @@ def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed
         settings = Settings(ratio=ratio, device=device, seed=seed, **PRESETS[way])
     else:
         recovery = default_recovery(way, biases=bool(family_of(model).bias_fields))
-        settings = Settings.preset(
-            "stock", ratio=ratio, device=device, seed=seed, method=way, recovery=recovery
-        )
+        settings = Settings.preset(None, ratio=ratio, device=device, seed=seed, method=way, recovery=recovery)
     check_request(model, settings)
     return settings
 
@@ -53,7 +51,7 @@ def costs(
     sample: Sample,
     windows_by_text: Mapping[str, Tensor],
     ratios: Sequence[float] = (0.1, 0.2, 0.3),
-    ways: Sequence[str] = ("stock",),
+    ways: Sequence[str] = (USUAL_PRESET,),
     device: str = "cpu",
 ) -> pd.DataFrame:
     """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].

@@ -15,7 +15,7 @@ from html import escape
 import pandas as pd
 
 from ..plan import Plan
-from ..settings import DEFAULTS, PRESETS
+from ..settings import DEFAULTS, PRESETS, USUAL_PRESET
 from .columns import ALL_KINDS, rows_of_mean
 
 # A model reads by chance where its loss is above this part of log(vocabulary), the loss of guessing. To know
@@ -70,7 +70,7 @@ def recommend(
         return _longer_check_up(name, means.iloc[0], allowed, sequences, flags)
     best = passing.iloc[-1]
     way = ""
-    if best.way != "stock":
+    if best.way != USUAL_PRESET:
         way = f" --{'preset' if best.way in PRESETS else 'method'} {best.way}"
     return [
         f"{name}: {best.removed:.0%} of the decoder may go.",
@@ -84,7 +84,7 @@ def recommend(
 def _longer_check_up(name: str, row: pd.Series, allowed: float, sequences: int, flags: str) -> list[str]:
     """The lines of the box where no ratio passes; row: the row of the smallest ratio in the frame `costs`."""
     command = f"comp-lib report {shlex.quote(name)} --out build/report.html"
-    if row.way != "stock":
+    if row.way != USUAL_PRESET:
         command += f" --ways {row.way}"
     command += f" --at-most {allowed:g}nats{flags}"
     if math.isnan(row.low):

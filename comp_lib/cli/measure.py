@@ -169,7 +169,6 @@ def compare(
     from ..compare.grid import Grid, run
     from ..compare.summary import markdown, write_summary
     from ..methods import METHODS
-    from ..settings import Settings
 
     grid = Grid(
         model,
@@ -177,7 +176,7 @@ def compare(
         tuple(METHODS) if methods is None else split_values(methods, str, "methods"),
         seeds,
         split_values(sequences, int, "sequences"),
-        settings=Settings.preset("stock", multiple=multiple),
+        changes={"multiple": multiple},
         calibration=calibration,
         length=length,
         judged_on=judged_on,

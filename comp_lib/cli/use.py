@@ -7,6 +7,7 @@ from typer import Argument, Exit, Option, echo
 
 from ..calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
 from ..errors import InputError, check_package
+from ..settings import USUAL_PRESET
 from .console import complain, progress_bars, split_values
 from .options import CalibrationText, Device, Dtype, Length, ModelName, Overwrite, Seed, SolvingDevice
 
@@ -111,7 +112,7 @@ def report(
     against: Annotated[str, Option(help=AGAINST_HELP)] = "",
     kinds: Annotated[str | None, Option(help=KINDS_HELP)] = None,
     ratios: Annotated[str, Option(help=RATIOS_HELP)] = "0.1,0.2,0.3",
-    ways: Annotated[str, Option(help=WAYS_HELP)] = "stock",
+    ways: Annotated[str, Option(help=WAYS_HELP)] = USUAL_PRESET,
     at_most: Annotated[str, Option(help="How much the loss may rise.")] = "0.5nats",
     calibration: CalibrationText = "general",
     sequences: Annotated[int, Option(min=1, max=100_000, help=SEQUENCES_HELP)] = 64,

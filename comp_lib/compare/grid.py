@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from concurrent.futures import CancelledError, Future, as_completed
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from ..methods import METHODS, default_recovery
 from ..models.load import load_model
 from ..models.save import hide_folders
 from ..progress import Progress, no_progress
-from ..settings import Settings
+from ..settings import Settings, SettingsChanges
 from ..system.files import write_atomically
 from ..system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from ..system.machine import cores
@@ -41,8 +41,6 @@ from .cluster import Outcome, executor, measure_in_process
 ROWS_FILE = "rows.csv"
 # fields of a grid that all its runs share
 SHARED_FIELDS = ("model", "calibration", "length", "judged_on", "window_count", "window_length")
-# argument of a run -> its column, where the two have different names
-COLUMN_NAMES = {"judged_on": "evaluation", "window_count": "windows", "window_length": "window"}
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,8 @@ class Grid:
     sequences: tuple[int, ...] = (COMPARED_SEQUENCES,)
     """Numbers of calibration sequences."""
     _: KW_ONLY
-    settings: Settings = Settings()
-    """Settings of all runs, in which ratio, method, recovery and seed are replaced."""
+    changes: SettingsChanges = field(default_factory=SettingsChanges)
+    """Settings of all runs that are not those of their method's preset, such as {"multiple": 32}."""
     calibration: str = "calibration"
     """Source of the calibration text, see `calibration.shares`."""
     length: int = USUAL_LENGTH
@@ -73,61 +71,64 @@ class Grid:
     window_length: int = USUAL_WINDOW
     """Tokens of each of these windows."""
 
-    def runs(self) -> dict[str, dict[str, Any]]:
-        """The key of each run -> the arguments of `one_run.measure`.
 
-        First come all methods at all ratios, then the same with the next number of sequences, then with the
-        next seed. The model is loaded for its hash.
+def runs_of(grid: Grid) -> dict[str, dict[str, Any]]:
+    """The key of each run of a grid -> the arguments of `one_run.measure`.
 
-        Raises InputError for what can be refused before a run.
-        """
-        if not (self.ratios and self.methods and self.sequences and self.seeds > 0):
-            raise InputError(
-                expected="at least one ratio, method, seed and number of sequences",
-                got="none",
-                hint="name some",
+    First come all methods at all ratios, then the same with the next number of sequences, then with the
+    next seed. The model is loaded for its hash.
+
+    Raises InputError for what can be refused before a run.
+    """
+    if not (grid.ratios and grid.methods and grid.sequences and grid.seeds > 0):
+        raise InputError(
+            expected="at least one ratio, method, seed and number of sequences",
+            got="none",
+            hint="leave one out to have the usual ones",
+        )
+    model, tokenizer = load_model(grid.model)
+    check_length(max(grid.length, grid.window_length), model.config.max_position_embeddings)
+    windows_by_text = windows_of(grid.judged_on, tokenizer, grid.window_length, grid.window_count)
+    texts = _calibration_texts(grid, tokenizer)
+    contents = [
+        hash_of_code(),
+        hash_of_model(model),
+        *map(hash_of_tensor, windows_by_text.values()),
+        texts,
+    ]
+    shared = {name: getattr(grid, name) for name in SHARED_FIELDS}
+    has_biases = bool(family_of(model).bias_fields)
+    runs = {}
+    for seed, sequences, ratio, method in product(
+        range(grid.seeds), grid.sequences, grid.ratios, grid.methods
+    ):
+        recovery = default_recovery(method, has_biases)
+        own: SettingsChanges = {"ratio": ratio, "method": method, "recovery": recovery, "seed": seed}
+        settings = Settings.preset(None, **(grid.changes | own))
+        check_request(model, settings)
+        request = shared | {"sequences": sequences, "settings": asdict(settings)}
+        key = hash_of_value([contents, _columns_of(request) | {"model": None}])[:16]
+        runs[key] = request
+    return runs
+
+
+def _calibration_texts(grid: Grid, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts of the calibration source of a grid that no model writes.
+
+    Raises InputError for too little text.
+    """
+    names = shares_of(grid.calibration)
+    texts = [load_text(name) for name in names if name not in WRITTEN]
+    if len(texts) == len(names):  # else a model has to write, which takes too long for a check
+        for sequences in grid.sequences:
+            calibration_tokens(
+                grid.calibration,
+                tokenizer,
+                sequences=sequences,
+                length=grid.length,
+                judged_on=grid.judged_on,
             )
-        model, tokenizer = load_model(self.model)
-        check_length(max(self.length, self.window_length), model.config.max_position_embeddings)
-        windows_by_text = windows_of(self.judged_on, tokenizer, self.window_length, self.window_count)
-        texts = self._calibration_texts(tokenizer)
-        contents = [
-            hash_of_code(),
-            hash_of_model(model),
-            *map(hash_of_tensor, windows_by_text.values()),
-            texts,
-        ]
-        shared = {name: getattr(self, name) for name in SHARED_FIELDS}
-        has_biases = bool(family_of(model).bias_fields)
-        runs = {}
-        for seed, sequences, ratio, method in product(
-            range(self.seeds), self.sequences, self.ratios, self.methods
-        ):
-            recovery = default_recovery(method, has_biases)
-            settings = replace(self.settings, ratio=ratio, method=method, recovery=recovery, seed=seed)
-            check_request(model, settings)
-            request = shared | {"sequences": sequences, "settings": asdict(settings)}
-            key = hash_of_value([contents, _columns_of(request) | {"model": None}])[:16]
-            runs[key] = request
-        return runs
-
-    def _calibration_texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """The texts of the calibration source that no model writes.
-
-        Raises InputError for too little text.
-        """
-        names = shares_of(self.calibration)
-        texts = [load_text(name) for name in names if name not in WRITTEN]
-        if len(texts) == len(names):  # else a model has to write, which takes too long for a check
-            for sequences in self.sequences:
-                calibration_tokens(
-                    self.calibration,
-                    tokenizer,
-                    sequences=sequences,
-                    length=self.length,
-                    judged_on=self.judged_on,
-                )
-        return texts
+    return texts
 
 
 def run(
@@ -147,7 +148,7 @@ def run(
         workers: runs at a time on this machine, which share its cores.
         scheduler: address of a Dask cluster that measures the runs in place of this machine.
 
-    Raises InputError, before any work, for what `Grid.runs` refuses, and for a folder with anything but a
+    Raises InputError, before any work, for what `runs_of` refuses, and for a folder with anything but a
     comparison.
     """
     path = Path(folder).expanduser() / ROWS_FILE
@@ -156,9 +157,9 @@ def run(
         raise InputError(
             expected="a new folder, or that of an earlier comparison",
             got=f"{folder} with other files in it",
-            hint="name another",
+            hint="choose another folder",
         )
-    runs = grid.runs()
+    runs = runs_of(grid)
     path.parent.mkdir(parents=True, exist_ok=True)
     missing = [key for key in runs if key not in rows or rows[key]["status"] != "ok"]
     finished = len(runs) - len(missing)
@@ -212,12 +213,18 @@ def read_rows(path: str | Path) -> pd.DataFrame:
 
 def _columns_of(request: dict[str, Any]) -> dict[str, Any]:
     """The columns of a row that say what was asked for, without the folders of this machine."""
-    columns: dict[str, Any] = {}
-    for name, value in request.items():
-        column = COLUMN_NAMES.get(name, name)
-        columns[column] = hide_folders(value) if isinstance(value, str) else value
     settings = request["settings"]
-    for name in ("method", "recovery", "ratio", "seed"):
-        columns[name] = settings[name]
-    columns["settings"] = json.dumps(settings)
-    return columns
+    return {
+        "model": hide_folders(request["model"]),
+        "calibration": hide_folders(request["calibration"]),
+        "length": request["length"],
+        "evaluation": hide_folders(request["judged_on"]),
+        "windows": request["window_count"],
+        "window": request["window_length"],
+        "sequences": request["sequences"],
+        "settings": json.dumps(settings),
+        "method": settings["method"],
+        "recovery": settings["recovery"],
+        "ratio": settings["ratio"],
+        "seed": settings["seed"],
+    }

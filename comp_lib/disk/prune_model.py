@@ -3,8 +3,8 @@
 `prune_model` also returns a verdict on the smaller model.
 
 In a folder the pruned model is saved in the dtype of its parent. Where the parent is quantised it is saved in
-bfloat16, as nearly all originals are. A number never takes more bytes than it was computed in. `gguf_file` says
-what a file has.
+bfloat16, as nearly all originals are. A number never takes more bytes than it was computed in. What a file
+has is said in `gguf_file`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from ..settings import (
     Widths,
 )
 from ..shape import Shape
-from ..system.atomic import resolve
+from ..system.files import resolve
 from ..system.machine import available_device
 from ..system.tensors import STORED_TYPES, StoredTensors, stored_type
 from .from_disk import SavedModel, SaveOptions, check_out, prune_to
@@ -154,7 +154,7 @@ def prune_model(
     ratio: float | None = None,
     *,
     at_most: float | str | None = None,
-    preset: PresetName = "stock",
+    preset: PresetName | None = None,
     calibration: Calibration | str | Path = Calibration(),  # noqa: B008  a frozen value
     judged_on: str | Path | None = EVERY_KIND,
     method: str | None = None,
@@ -183,7 +183,8 @@ def prune_model(
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
         at_most: in place of a ratio, how much the loss may rise, in nats per token; see
             `ratio_search.ratio_within`.
-        preset: one of PRESETS, which `Settings.preset` explains.
+        preset: one of PRESETS, which `Settings.preset` explains; None: the preset of the method, which is
+            "tailored" for COMP.
         calibration: text that decides, or its name or path. Its seed is also that of metrics that draw.
         judged_on: text that judges. None: nothing is measured.
         method, layers, layer_metric, widths, kv_groups, recovery, aim, ridge, token_weights, multiple:
@@ -258,7 +259,7 @@ def prune_model(
 def _check_options(
     ratio: float | None,
     at_most: float | str | None,
-    preset: PresetName,
+    preset: PresetName | None,
     calibration: Calibration,
     judged_on: str | Path | None,
     changes: dict[str, Any],
@@ -285,6 +286,8 @@ def _check_options(
                 hint="name a text, or let every kind of text judge",
             )
         ratio = SMALLEST_RATIO
+    if preset is None:
+        preset = method_of(str(changes.get("method", "comp"))).preset
     settings = Settings.preset(
         preset,
         ratio=USUAL_RATIO if ratio is None else ratio,

@@ -38,7 +38,7 @@ class LayerHarms(Protocol):
         """The divergence that came of it, nats per token (layers,)."""
 
     def errors(self, layer: int, neurons: int) -> Tensor:
-        """Error of a layer's output with 0, 1, ... of its `neurons` removed, as far as plans may narrow it."""
+        """Error of a layer's output with 0, 1, ... of its `neurons` removed, down to the least width."""
 
 
 def measured_plan(request: PlanRequest, measured: LayerHarms) -> Plan:

@@ -138,7 +138,7 @@ from comp_lib.settings import Settings
 cluster.COMMAND = (sys.executable, "-S", "-c", {stand_in!r})
 os.setsid()
 print(os.getpid(), flush=True)
-grid = Grid({model!r}, (0.2,), {methods!r}, settings=Settings(multiple=4), **{sizes!r})
+grid = Grid({model!r}, (0.2,), {methods!r}, changes={{"multiple": 4}}, **{sizes!r})
 run(grid, {out!r}, workers=3)
 """
 

@@ -25,7 +25,7 @@ from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
 from comp_lib.comp import prune
 from comp_lib.compare import cluster
 from comp_lib.compare import grid as module
-from comp_lib.compare.grid import Grid, read_rows, run
+from comp_lib.compare.grid import Grid, read_rows, run, runs_of
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import measure_loss
@@ -46,7 +46,7 @@ def grid(parent, tmp_path_factory):
     for field, name in (("calibration", "calibration"), ("judged_on", "evaluation")):
         (folder / name).write_text(load_text(name)[:4000], "utf-8")
         size[field] = str(folder / name)
-    return Grid(str(parent), (0.2,), ("comp", "random"), 1, (3,), settings=Settings(multiple=4), **size)
+    return Grid(str(parent), (0.2,), ("comp", "random"), 1, (3,), changes={"multiple": 4}, **size)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def at_once(monkeypatch):
 
 
 def recoveries(grid):
-    return [request["settings"]["recovery"] for request in grid.runs().values()]
+    return [request["settings"]["recovery"] for request in runs_of(grid).values()]
 
 
 def test_flap_goes_without_a_bias_where_the_family_has_no_room_for_one(grid, tokenizer, tmp_path):
@@ -225,7 +225,7 @@ def table_of_increases(folder):
 
 
 def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, tokenizer):
-    runs = grid.runs()
+    runs = runs_of(grid)
     keys = set(runs)
     assert [request["settings"]["method"] for request in runs.values()] == ["comp", "random"]
     text_file = tmp_path / "a.txt"
@@ -255,7 +255,7 @@ def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, to
 
 
 def keys_of(grid, **changes):
-    return set(replace(grid, **changes).runs())
+    return set(runs_of(replace(grid, **changes)))
 
 
 @pytest.mark.usefixtures("at_once")

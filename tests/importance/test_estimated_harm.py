@@ -87,7 +87,7 @@ def test_only_the_opening_tokens_of_the_first_and_last_sequences_are_read(tiny_l
 
 
 def test_layers_that_mind_more_keep_more(tiny_llama):
-    """The widths of `make_plan` follow the harm: in the layer whose narrowing harms least, most neurons go."""
+    """The widths of `make_plan` follow the harm, and no more goes than with one width."""
     model = tiny_llama()
     ids = tokens(24, 32)
     settings = Settings(ratio=0.3, widths="estimated", multiple=1)
