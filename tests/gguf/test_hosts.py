@@ -187,6 +187,16 @@ def test_scaled_positions(uneven, cache, tmp_path, row, positions):
     assert back.config.rope_parameters == model.config.rope_parameters
 
 
+@pytest.mark.parametrize("positions", SCALED)
+def test_scaled_positions_of_one_width(tmp_path, tokenizer, positions):
+    model = build("gqa", **scaled(positions))
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    file = export_gguf(tmp_path / "m", tmp_path / "m.gguf", "f32")
+    assert architecture_in(file) == "llama"
+    assert differences(file, model).max() < LOSS_TOLERANCE
+
+
 @pytest.mark.parametrize(
     ("positions", "reason"),
     [
