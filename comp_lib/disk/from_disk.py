@@ -51,7 +51,7 @@ from ..models.export import export_gguf
 from ..models.load import DTYPES, open_model
 from ..models.meta_model import make_meta_model, with_true_config
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
-from ..plan import Plan, as_tuples
+from ..plan import Plan
 from ..planning import make_plan
 from ..progress import Progress, no_progress
 from ..prune_layer import States, Streams
@@ -65,6 +65,7 @@ from ..system.tensors import EMBEDDING, HEAD, TensorFiles
 from ..walk import sequence_losses, walk
 from .gguf_file import check_file_out
 from .model_on_disk import TOKENS_OF_A_PIECE, ModelOnDisk
+from .run_state import StreamsState
 from .work_folder import JOURNAL, Journal, StatesFile, lay_out, read_state, write_rows
 
 LOCK = "lock"
@@ -146,8 +147,8 @@ def prune_to(
     work = check_out(out, model, ids.numel(), options)
     with _lock(work):
         journal = Journal(work, _identity(model, ids, settings, plan, options))
-        if journal.state.get("exported") and _exported_file(work, target) is None:  # somebody took it away
-            journal.record(layers=[], exported=False)
+        if journal.state.exported and _exported_file(work, target) is None:  # somebody took it away
+            journal.record(layers=(), exported=False)
         plan = _settle_plan(journal, model, ids, settings, plan, options.name, progress)
         dense_losses = _measure(journal, "dense", model, options.windows, settings.device, progress)
         meta_model = planned_meta_model(model, plan, settings, options.dtype or model.dtype)
@@ -194,7 +195,7 @@ def _export(
         dtype: in which the opened model computes.
     """
     work = journal.work
-    if not journal.state.get("exported"):
+    if not journal.state.exported:
         for path in work.glob(f"{target.name}.partial-*"):  # of an export that was cut off
             path.unlink()
         tokenizer.save_pretrained(work)
@@ -260,7 +261,7 @@ def check_out(out: str | Path, model: ModelOnDisk, tokens: int, options: SaveOpt
         has_its_name = all((target / name).is_file() for name in (JOURNAL, PLAN_FILE))
         work = target if has_its_name else work
     else:
-        exported = (work / JOURNAL).is_file() and read_state(work / JOURNAL).get("exported")
+        exported = (work / JOURNAL).is_file() and read_state(work / JOURNAL).exported
         has_its_name = bool(exported) and _exported_file(work, target) == target
     if work.exists() and not work.is_dir():
         raise InputError(
@@ -322,7 +323,9 @@ def _lock(work: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise InputError(
-            expected=f"to work in {work}", got=error, hint="correct that, and the same command goes on"
+            expected=f"to work in {work}",
+            got=error,
+            hint="make room there, or let it be written to; then the same command goes on",
         ) from error
 
 
@@ -337,9 +340,9 @@ def _identity(
     # A plan that needed gradients follows from the rest, but on a graphics card not to the last bit.
     if plan is not None and not method_of(settings.method).needs_gradients:
         given_plan = json.loads(plan.to_json())
-    evaluation = None
+    judged_on = None
     if options.windows is not None:
-        evaluation = hash_of_value(options.windows.tolist())
+        judged_on = hash_of_value(options.windows.tolist())
     return {
         "model": model.files.fingerprint(),
         "settings": asdict(settings),
@@ -348,7 +351,7 @@ def _identity(
         "name": options.name,
         "plan": given_plan,
         "calibration": hash_of_value(ids.tolist()),
-        "evaluation": evaluation,
+        "judged_on": judged_on,
         "comp_lib": __version__,
     }
 
@@ -366,7 +369,7 @@ def _settle_plan(
 
     It is the plan in the journal, else the given one, else a new one.
     """
-    plan_text = journal.state["plan"]
+    plan_text = journal.state.plan
     if plan_text is None:
         plan = plan or make_plan(model, ids, settings, name, progress)
         plan_text = plan.to_json()
@@ -388,17 +391,18 @@ def _measure(
 
     Losses that the journal has are not measured again.
 
-    label: name of the losses in the journal, "dense" or "pruned".
+    label: which of the two models it is, "dense" or "pruned".
     """
     if windows is None:
         return []
-    if label not in journal.state:
+    field = f"{label}_losses"
+    if getattr(journal.state, field) is None:
         hidden = torch.empty(0)
         for visit in walk(model, windows, device):
             hidden = visit.after
             progress(f"measuring {label}", visit.index + 1, model.shape.layers)
-        journal.record(**{label: sequence_losses(model, hidden, windows).tolist()})
-    return list(journal.state[label])
+        journal.record(**{field: tuple(sequence_losses(model, hidden, windows).tolist())})
+    return list(getattr(journal.state, field))
 
 
 def planned_meta_model(model: ModelOnDisk, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
@@ -445,45 +449,41 @@ class DiskSink(Sink):
     @property
     def finished_layers(self) -> int:
         """How many layers of the parent are finished."""
-        return len(self.journal.state["layers"])
+        return len(self.journal.state.layers)
 
     def reports(self) -> list[LayerReport | None]:
         """The reports of the finished layers, None for a layer that is dropped."""
-        rows = self.journal.state["layers"]
-        return [None if row is None else LayerReport(**as_tuples(row)) for row in rows]
+        return list(self.journal.state.layers)
 
     def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> StatesFile:
         return StatesFile.create(self.journal.work, shape, dtype)
 
     def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
-        if not self.finished_layers:
+        state = self.journal.state.streams
+        if state is None:
             self._write_frame()
             return None, []
         shape = (self.sequences, length, self.model.shape.hidden)
-        streams = {
-            name: StatesFile(self.journal.work / file, shape, self.model.dtype)
-            for name, file in self.journal.state["states"].items()
-        }
-        values = self.journal.state["made"]
+        dense_stream = None
+        if state.dense_stream is not None:
+            dense_stream = StatesFile(self.journal.work / state.dense_stream, shape, self.model.dtype)
         generator = torch.Generator()
-        generator.set_state(torch.tensor(values["generator"], dtype=torch.uint8))
+        generator.set_state(torch.tensor(state.generator, dtype=torch.uint8))
         resumed = Streams(
-            pruned_stream=streams["hidden"],
-            dense_stream=streams.get("dense"),
-            may_differ=values["differs"],
-            ridge_positions=values["ridges"],
+            pruned_stream=StatesFile(self.journal.work / state.pruned_stream, shape, self.model.dtype),
+            dense_stream=dense_stream,
+            may_differ=state.may_differ,
+            ridge_positions=dict(state.ridge_positions),
             generator=generator,
         )
         return resumed, self.reports()
 
     def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
-        stream_paths = {"hidden": _path_of(streams.pruned_stream)}
+        state = _state_of(streams)
+        changed_files = {_path_of(streams.pruned_stream)}
         if streams.dense_stream is not None:
-            stream_paths["dense"] = _path_of(streams.dense_stream)
-        changed_files = {*stream_paths.values()}
-        row = None
+            changed_files.add(_path_of(streams.dense_stream))
         if report is not None:
-            row = asdict(report)
             position = self.plan.layers.index(index)
             for name, weight in layer.state_dict().items():
                 saved_name = f"model.layers.{position}.{name}"
@@ -491,18 +491,8 @@ class DiskSink(Sink):
                 changed_files.add(self._write(saved_name, saved_weight))
         for path in sorted(changed_files):
             fsync(path)
-        stream_files = {name: path.name for name, path in stream_paths.items()}
-        if index + 1 == self.model.shape.layers:
-            stream_files = {}  # nothing needs the states after the last layer
-        self.journal.record(
-            layers=[*self.journal.state["layers"], row],
-            states=stream_files,
-            made={
-                "differs": streams.may_differ,
-                "ridges": streams.ridge_positions,
-                "generator": streams.generator.get_state().tolist(),
-            },
-        )
+        is_last = index + 1 == self.model.shape.layers  # nothing needs the streams after the last layer
+        self.journal.record(layers=(*self.journal.state.layers, report), streams=None if is_last else state)
 
     def _convert(self, name: str, weight: Tensor) -> Tensor:
         """A weight of the pruned layer in the dtype of the files.
@@ -539,6 +529,20 @@ class DiskSink(Sink):
         slot = self.slots[name]
         write_rows(slot, rows, first_row)
         return slot.path
+
+
+def _state_of(streams: Streams) -> StreamsState:
+    """The streams as the journal holds them."""
+    dense_name = None
+    if streams.dense_stream is not None:
+        dense_name = _path_of(streams.dense_stream).name
+    return StreamsState(
+        pruned_stream=_path_of(streams.pruned_stream).name,
+        dense_stream=dense_name,
+        may_differ=streams.may_differ,
+        ridge_positions=dict(streams.ridge_positions),
+        generator=tuple(streams.generator.get_state().tolist()),
+    )
 
 
 def _path_of(states: States) -> Path:
