@@ -71,6 +71,7 @@ SLOW_FILES = (
     "evaluation/test_zero_shot.py",
     "gguf/test_speed.py",
     "gguf/test_write.py",
+    "gguf/test_hosts.py",
     "gguf/test_tokenizer.py",
     "hostile/test_calls.py",
     "analysis/test_page.py",
