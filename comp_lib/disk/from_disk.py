@@ -126,8 +126,8 @@ def prune_to(
     Args:
         tokenizer: is saved with the model.
         plan: how much stays, as for `prune`; None: one is made by `settings`. With a plan, what `settings`
-            say of `ratio`, `layers`, `layer_metric`, `widths`, `kv_groups` and `multiple` is ignored. A method
-            that needs gradients needs a plan, which was made in memory.
+            say of `ratio`, `layers`, `layer_metric`, `widths`, `kv_groups` and `multiple` is ignored. A
+            method that needs gradients needs a plan, which was made in memory.
         options: how the result is written and judged.
         progress: called with the report of each layer that is finished.
 

@@ -225,6 +225,18 @@ def test_the_verdict_judges_the_file_and_llama_cpp_agrees(kind, name, preset, pa
     assert "mean" in result.stdout
 
 
+def test_at_most_judges_the_numbers_of_the_file(parent_of, tmp_path, monkeypatch):
+    judged = []
+    monkeypatch.setattr(
+        "comp_lib.disk.ratio_search.round_weights",
+        lambda model, dtype, kind: judged.append((dtype, kind)) or round_weights(model, dtype, kind),
+    )
+    options = QUICK | {"judged_on": "evaluation:code"}
+    verdict = prune_model(parent_of("q4_0"), tmp_path / "small.gguf", at_most=5, **options)
+    assert {*judged} == {(torch.float32, "q4_0")}
+    assert verdict.report.settings.multiple % 32 == 0
+
+
 def test_a_folder_becomes_a_file_too(tokenizer, tmp_path):
     build(intermediate_size=256, dtype=torch.bfloat16).save_pretrained(tmp_path / "folder")
     tokenizer.save_pretrained(tmp_path / "folder")

@@ -98,7 +98,7 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
     of_function = json.loads(json.dumps(verdict.as_dict()))
     assert of_command.keys() == of_function.keys()
     different = {name for name, value in of_command.items() if value != of_function[name]}
-    assert different <= {"folder", "next", "seconds"}
+    assert different <= {"saved", "next", "seconds"}
     assert of_command["megabytes"]["after"] == (tmp_path / "other" / "model.safetensors").stat().st_size / 1e6
 
 
