@@ -194,7 +194,7 @@ BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("calibration/written.py", "_encode_request"): apply_chat_template,
     ("compare/cluster.py", "executor"): find_scheduler,
     ("compare/grid.py", "read_rows"): read_comparison,
-    ("disk/work_folder.py", "_read"): read_journal,
+    ("disk/work_folder.py", "read_state"): read_journal,
     ("evaluation/zero_shot.py", "load_tasks"): load_zero_shot_tasks,
     ("families/probe.py", "check_two_steps"): run_layer_by_itself,
     ("families/run.py", "layer_arguments"): run_decoder,

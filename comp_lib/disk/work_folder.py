@@ -17,7 +17,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from ..errors import InputError, refusing
 from ..system.files import fsync, take_name
 from ..system.hashes import as_bytes
 from ..system.tensors import INDEX, LARGEST_FILE_BYTES, stored_type
+from .run_state import EXPECTED, HINT, RunState
 
 JOURNAL = "progress.json"  # name of the journal's file
 STATES_PREFIX = "states-"  # how the names of files with hidden states begin
@@ -127,20 +128,12 @@ def write_rows(slot: Slot, rows: Tensor, first_row: int = 0) -> None:
 
 
 class Journal:
-    """The progress of a run in the folder `work`.
+    """The progress of a run in the folder `work`: its `state`, which is written down as soon as it changes.
 
-    What it names is on the disk before it is named. What it does not name is made again. `state` holds:
-
-        request        the identity of the run, which the same call has again
-        plan           the plan as JSON in a string, once it is known
-        layers         for each finished layer of the parent its `LayerReport`, None where it is dropped
-        made           what the next layer needs from the finished ones, besides hidden states
-        states         "hidden" and "dense" -> name of the file with the states after the last finished layer
-        dense, pruned  losses of both models in each window, once they are measured
-        exported       whether the new model is written as a GGUF file, for a run that makes one
+    What it names is on the disk before it is named. What it does not name is made again.
     """
 
-    def __init__(self, work: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, work: Path, identity: Mapping[str, Any]) -> None:
         """Go on with the run in `work`, or begin one.
 
         identity: all that decides the bytes of the run.
@@ -148,18 +141,16 @@ class Journal:
         Raises InputError where the run in `work` has another identity.
         """
         self.work = work
-        self.state: dict[str, Any] = {"plan": None, "layers": [], "made": None, "states": {}}
-        self.identity: dict[str, Any] = json.loads(
-            json.dumps(identity)
-        )  # equal to one that was read from JSON
+        self.state = RunState(json.loads(json.dumps(identity)))  # equal to one that was read from JSON
         path = work / JOURNAL
         if path.is_file():
-            self.state = read_state(path)
-            self._check_identity()
+            first_state = read_state(path)
+            self._check_identity(first_state.identity)
+            self.state = first_state
 
-    def _check_identity(self) -> None:
-        first_identity = self.state["request"]
-        different = [name for name in self.identity if first_identity.get(name) != self.identity[name]]
+    def _check_identity(self, first_identity: Mapping[str, Any]) -> None:
+        identity = self.state.identity
+        different = [name for name in identity if first_identity.get(name) != identity[name]]
         if different:
             raise InputError(
                 expected="the request that began this run",
@@ -168,26 +159,25 @@ class Journal:
             )
 
     def record(self, **finished: Any) -> None:
-        """Write down what is finished, in one step, and delete hidden states that are no longer named."""
-        self.state |= finished | {"request": self.identity}
+        """Write down what is finished, in one step, and delete hidden states that are no longer named.
+
+        finished: fields of `RunState`.
+        """
+        self.state = replace(self.state, **finished)
         temporary = self.work / f"{JOURNAL}.tmp"
-        temporary.write_text(json.dumps(self.state), "utf-8")
+        temporary.write_text(self.state.to_json(), "utf-8")
         fsync(temporary)
         take_name(temporary, self.work / JOURNAL)
         for path in self.work.glob(f"{STATES_PREFIX}*"):
-            if path.name not in self.state["states"].values():
+            if path.name not in self.state.states_files:
                 path.unlink()
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> RunState:
     """The state in a journal's file.
 
-    Raises InputError unless it is the progress of a run.
+    Raises InputError unless it is the progress of a run of this version.
     """
-    expected = "the progress of a run"
-    hint = "delete that folder"
-    with refusing(expected, str(path.parent), hint):
-        state: Any = json.loads(path.read_text("utf-8"))
-    if not isinstance(state, dict) or not isinstance(state.get("request"), dict):
-        raise InputError(expected=expected, got=f"something else in {path}", hint=hint)
-    return state
+    with refusing(EXPECTED, str(path), HINT):
+        values: Any = json.loads(path.read_text("utf-8"))
+    return RunState.from_json(values, path)

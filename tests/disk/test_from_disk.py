@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from comp_lib.comp import prune
 from comp_lib.disk import from_disk, model_on_disk, work_folder
 from comp_lib.disk.from_disk import SaveOptions, prune_to
 from comp_lib.disk.model_on_disk import ModelOnDisk
+from comp_lib.disk.run_state import RunState, StreamsState
 from comp_lib.disk.work_folder import StatesFile
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import measure_loss
@@ -32,6 +34,7 @@ from comp_lib.models.load import load_model, open_model
 from comp_lib.models.meta_model import make_meta_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.recovery import RECOVERIES
+from comp_lib.report import LayerReport
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.system.tensors import EMBEDDING, HEAD, TensorFiles
@@ -293,7 +296,7 @@ def names_of_states(monkeypatch):
 
 
 @pytest.mark.slow
-def test_killed_anywhere_it_ends_with_the_same_bytes(
+def test_killed_in_each_function_or_near_the_end_it_ends_with_the_same_bytes(
     parent, tmp_path, tokenizer, monkeypatch, names_of_states
 ):
     windows = tokens(2, 16, seed=5)
@@ -500,6 +503,37 @@ def test_another_request_is_refused_by_what_differs(parent, tmp_path, tokenizer)
     other, _ = saved(tmp_path / "other", "tied")
     with pytest.raises(InputError, match="different: model"):
         prune_to(out, opened(other), tokenizer, tokens(), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        {"request": {"comp_lib": "0.1"}, "plan": None, "layers": [], "made": None, "states": {}},  # once
+        {"identity": {}, "plan": None},
+        {},
+        [],
+    ],
+)
+def test_the_progress_of_another_version_is_refused_in_one_line(parent, tmp_path, tokenizer, journal):
+    work = tmp_path / "small.partial"
+    work.mkdir()
+    (work / "progress.json").write_text(json.dumps(journal), "utf-8")
+    with pytest.raises(
+        InputError, match="the progress of a run of this version.*delete that folder"
+    ) as error:
+        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert "\n" not in str(error.value)
+    assert json.loads((work / "progress.json").read_text("utf-8")) == journal
+
+
+def test_what_is_finished_comes_back_from_its_json():
+    report = LayerReport(1, 0.1, 1 / 3, None, 2.5, (0, 2), (1,))
+    streams = StreamsState("states-0", "states-3", True, {"mlp": 2}, (1, 255))
+    state = RunState({"name": "a"}, "{}", (None, report), streams, (1.5, 2.0), None)
+    assert RunState.from_json(json.loads(state.to_json()), "here") == state
+    assert state.states_files == {"states-0", "states-3"}
+    assert replace(state, streams=replace(streams, dense_stream=None)).states_files == {"states-0"}
+    assert replace(state, streams=None).states_files == set()
 
 
 def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, tokenizer):

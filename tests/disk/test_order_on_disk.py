@@ -36,7 +36,9 @@ def events(monkeypatch):
     def recorded_replace(source, target):
         if Path(target).name == "progress.json":
             state = json.loads(Path(source).read_text("utf-8"))
-            found.append(("named", {*state["states"].values(), "model.safetensors"}))
+            streams = state["streams"] or {}
+            named = {streams.get("pruned_stream"), streams.get("dense_stream")} - {None}
+            found.append(("named", {*named, "model.safetensors"}))
         real_replace(source, target)
 
     monkeypatch.setattr(Path, "open", recorded_open)

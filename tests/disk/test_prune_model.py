@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from command import QUICK_FLAGS, ran, run
+from command import QUICK_FLAGS, ran
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from variants import build
@@ -19,14 +17,11 @@ from comp_lib import Calibration, prune_model
 from comp_lib.calibration.texts import DATA_FOLDERS, KINDS, load_text
 from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.comp import prune
-from comp_lib.disk.ratio_search import ratio_within
-from comp_lib.errors import InputError, OutOfReach
+from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.importance.neurons import METRICS
 from comp_lib.models.export import export_gguf
-from comp_lib.planning import make_plan
-from comp_lib.settings import MAX_TOKENS, Settings
-from comp_lib.shape import Shape
+from comp_lib.settings import MAX_TOKENS
 
 QUICK_OPTIONS = {"calibration": Calibration("calibration", sequences=8, length=24), "multiple": 4}
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -176,156 +171,6 @@ def test_flap_goes_without_biases_where_the_family_has_none(tokenizer, tmp_path)
 def test_the_mixtures_have_as_many_tokens_as_wide_layers_get(real_model):
     ids = calibration_tokens("shipped", real_model[1], sequences=MAX_TOKENS // 256, length=256)
     assert ids.numel() == MAX_TOKENS
-
-
-# Curves of costs: the increase of the loss at each share of the decoder that is removed.
-
-
-def steep(removed):
-    return 5 * removed**2
-
-
-def straight(removed):
-    return 0.9 * removed
-
-
-def better_at_first(removed):
-    return removed**4 - 0.01
-
-
-def not_a_number_from_two_fifths_on(removed):
-    return removed**2 if removed < 0.4 else math.nan
-
-
-def assert_no_larger_share_is_worth_a_try(costs, removed, at_most):
-    """Six tries are spent, or nearly all is that may be lost, or a little more is known to cost too much."""
-    too_dear = [share for share, cost in costs.items() if cost > at_most]
-    if costs[removed] >= 0.9 * at_most:
-        return
-    if too_dear:
-        assert min(too_dear) - removed < 0.08
-    else:
-        assert len(costs) == 6
-
-
-@pytest.mark.parametrize("curve", [steep, straight, better_at_first, not_a_number_from_two_fifths_on])
-@pytest.mark.parametrize("at_most", [0.02, 0.2])
-def test_at_most_finds_the_largest_share_in_few_prunings(parent, tmp_path, monkeypatch, curve, at_most):
-    dense = Shape.of(AutoModelForCausalLM.from_pretrained(parent)).decoder_parameters
-    costs = {}  # share of the decoder that is removed -> increase of the loss
-
-    def stand_in(model, windows_by_text):
-        removed = 1 - Shape.of(model).decoder_parameters / dense
-        costs[removed] = curve(removed) if removed else 0.0
-        return SimpleNamespace(mean={"loss": 3.0 + costs[removed]})
-
-    monkeypatch.setattr("comp_lib.disk.ratio_search.judge", stand_in)
-    text = Calibration("calibration", sequences=4, length=24)
-    verdict = prune_model(
-        parent,
-        tmp_path / "small",
-        at_most=f"{at_most}nats",
-        calibration=text,
-        method="random",
-        multiple=1,
-    )
-    assert len(costs) <= 6
-    removed = verdict.plan.removed
-    largest = max(share for share, cost in costs.items() if cost <= at_most)
-    assert removed == pytest.approx(largest)
-    assert_no_larger_share_is_worth_a_try(costs, largest, at_most)
-    flag = re.search(r"--ratio (\S+)", (tmp_path / "small" / "README.md").read_text("utf-8"))
-    assert float(flag[1]) == verdict.plan.ratio
-    assert removed - verdict.plan.ratio < 0.02
-
-
-def test_at_most_judges_the_numbers_that_the_files_will_hold(parent, monkeypatch):
-    model = AutoModelForCausalLM.from_pretrained(parent).eval()
-    original = {name: weight.clone() for name, weight in model.named_parameters()}
-    judged = []
-
-    def stand_in(model, windows_by_text):
-        judged.append([weight.clone() for weight in model.parameters()])
-        return SimpleNamespace(mean={"loss": 3.0})
-
-    monkeypatch.setattr("comp_lib.disk.ratio_search.judge", stand_in)
-    ids = torch.arange(64).view(4, 16)
-    settings = Settings(method="random", recovery="none", multiple=1)
-    ratio_within(0.1, model, ids, {}, settings, saved_dtype=torch.bfloat16)
-    assert len(judged) > 1
-    for weights in judged[1:]:
-        assert all(torch.equal(weight, weight.bfloat16().float()) for weight in weights)
-    for name, weight in model.named_parameters():
-        assert torch.equal(weight, original[name])
-
-
-@pytest.mark.parametrize("kind", [OutOfReach, InputError])
-def test_at_most_goes_on_after_a_ratio_out_of_reach_and_after_no_other_refusal(parent, monkeypatch, kind):
-    model = AutoModelForCausalLM.from_pretrained(parent).eval()
-    ratios = []
-
-    def make_plan_below_a_tenth(model, ids, settings, progress):
-        ratios.append(settings.ratio)
-        if settings.ratio > 0.1:
-            raise kind(expected="less", got=settings.ratio)
-        return make_plan(model, ids, settings, progress=progress)
-
-    monkeypatch.setattr("comp_lib.disk.ratio_search.make_plan", make_plan_below_a_tenth)
-    judged = SimpleNamespace(mean={"loss": 3.0})
-    monkeypatch.setattr("comp_lib.disk.ratio_search.judge", lambda model, windows_by_text: judged)
-    ids = torch.arange(64).view(4, 16)
-    settings = Settings(method="random", recovery="none", multiple=1)
-    if kind is OutOfReach:
-        assert ratio_within(0.1, model, ids, {}, settings, saved_dtype=torch.float32) <= 0.1
-        assert max(ratios) > 0.1
-        assert len(ratios) == 5
-    else:
-        with pytest.raises(InputError, match="expected less"):
-            ratio_within(0.1, model, ids, {}, settings, saved_dtype=torch.float32)
-        assert len(ratios) == 1
-
-
-def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path, monkeypatch):
-    losses = iter([3.0, 3.9, 3.8, 3.7, 3.5])
-    monkeypatch.setattr(
-        "comp_lib.disk.ratio_search.judge",
-        lambda model, windows_by_text: SimpleNamespace(mean={"loss": next(losses)}),
-    )
-    flags = ["--at-most", "0.01", *QUICK_FLAGS[:4], "--multiple", "1", "--calibration", "calibration"]
-    result = run("prune", parent, "--out", tmp_path / "small", *flags)
-    assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("comp-lib: expected at_most")
-    assert "got 0.01, where 1.2% of the decoder costs 0.500 already: allow more" in result.stderr
-    tries = re.findall(r"ratio (\S+): \+(\S+) nats: (\d) of 5", result.stderr)
-    assert tries == [
-        ("0.200", "0.900", "1"),
-        ("0.050", "0.800", "2"),
-        ("0.013", "0.700", "3"),
-        ("0.010", "0.500", "4"),
-    ]
-    assert not list(tmp_path.iterdir())
-
-
-def test_at_most_says_so_where_no_plan_reaches_the_smallest_ratio(parent, monkeypatch):
-    """The message has no share and no price of an earlier pruning."""
-    model = AutoModelForCausalLM.from_pretrained(parent).eval()
-
-    def make_plan_above_a_tenth(model, ids, settings, progress):
-        if settings.ratio < 0.1:
-            raise OutOfReach(expected="more", got=settings.ratio)
-        return make_plan(model, ids, settings, progress=progress)
-
-    losses = iter([3.0, 3.9, 3.8])
-    monkeypatch.setattr("comp_lib.disk.ratio_search.make_plan", make_plan_above_a_tenth)
-    monkeypatch.setattr(
-        "comp_lib.disk.ratio_search.judge",
-        lambda model, windows_by_text: SimpleNamespace(mean={"loss": next(losses)}),
-    )
-    ids = torch.arange(64).view(4, 16)
-    settings = Settings(method="random", recovery="none", multiple=1)
-    message = r"got 0\.01, where no plan reaches the ratio 0\.01: choose other settings$"
-    with pytest.raises(InputError, match=message):
-        ratio_within(0.01, model, ids, {}, settings, saved_dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
