@@ -225,9 +225,8 @@ def _build_meta_model(fields: Mapping[str, Any], path: Path, dtype: str | None) 
         if has_own_widths:
             register(stock_type)
         config = AutoConfig.for_model(**config_fields)
-        if has_own_widths:  # a stock config has these checks, and others, when it is made
+        if has_own_widths:  # a stock config is checked when it is made
             config.validate_layer_type()
-            config.validate_token_ids()
         meta_model = make_meta_model(config, None if dtype is None else DTYPES[dtype])
     check_layers(meta_model)
     return meta_model

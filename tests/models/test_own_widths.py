@@ -140,9 +140,6 @@ def test_what_layers_share_is_checked_as_in_a_stock_folder(tokenizer, tmp_path):
     edit(folder, layer_types=["full_attention"] * 2)
     with pytest.raises(InputError, match="config.json that can be built.*layer_types"):
         load_model(folder)
-    edit(folder, layer_types=["full_attention"] * 3, eos_token_id="last")
-    with pytest.raises(InputError, match="config.json that can be built.*eos_token_id"):
-        load_model(folder)
 
 
 def test_the_way_attention_is_computed_is_kept_for_each_layer():
