@@ -283,7 +283,7 @@ def check_out(out: str | Path, model: ModelOnDisk, tokens: int, options: SaveOpt
         if options.kind is None:
             check_destination(out, options.overwrite, needed_bytes, model.files.path)
         else:
-            check_file_out(out, needed_bytes, model.files.path, overwrite=options.overwrite)
+            check_file_out(out, options.kind, needed_bytes, model.files.path, overwrite=options.overwrite)
     return work
 
 

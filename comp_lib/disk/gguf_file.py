@@ -23,12 +23,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..gguf.write import TYPES, check_exportable
+from ..gguf.write import TYPES, check_exportable, check_gguf_output
 from ..hybrid_granularity.uniform import GGUF_BLOCK
 from ..methods import method_of
 from ..settings import Settings
 from ..shape import Shape
-from ..system.files import check_output, check_room, resolve
+from ..system.files import check_room, resolve
 from ..system.tensors import StoredTensors
 from .model_on_disk import ModelOnDisk
 
@@ -140,18 +140,19 @@ def check_pruned_file(
         raise InputError(expected=error.expected, got=error.got, hint=hint) from error
 
 
-def check_file_out(out: str | Path, needed_bytes: int, source: Path, *, overwrite: bool) -> None:
+def check_file_out(out: str | Path, kind: str, needed_bytes: int, source: Path, *, overwrite: bool) -> None:
     """Check that the file `out` can be written.
 
     Args:
-        out: the file, whose name ends in .gguf.
+        out: the file.
+        kind: the type of its matrices.
         needed_bytes: all that the run writes.
         source: the file or folder of the parent.
         overwrite: whether a file of that name may be replaced.
 
     Raises InputError where it cannot be written, and for the parent itself.
     """
-    target = check_output(out, overwrite)
+    target = check_gguf_output(out, kind, overwrite)
     if target == resolve(source):
         raise InputError(expected="a file apart from the model", got=out, hint="choose another name")
     check_room(target.parent, needed_bytes, out)

@@ -389,6 +389,14 @@ def test_no_folder_for_the_file(parent_of, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links")
+def test_a_link_to_a_file_of_another_name(parent_of, tmp_path):
+    """The work would end in a refusal of that name."""
+    (tmp_path / "small.gguf").symlink_to(tmp_path / "blob")
+    with pytest.raises(InputError, match="a name that ends in .gguf"):
+        prune_model(parent_of("q8_0"), tmp_path / "small.gguf", **QUICK)
+
+
 def test_the_parent_is_not_replaced(parent_of):
     parent = parent_of("f16")
     with pytest.raises(InputError, match="a file apart from the model"):
