@@ -63,7 +63,7 @@ from .gguf_file import (
     working_dtype,
 )
 from .model_on_disk import ModelOnDisk
-from .verdict import Verdict, losses_by_text
+from .verdict import Verdict, quality_of
 
 WINDOWS = 12  # windows of USUAL_WINDOW tokens in which the losses on one text are measured
 # Windows of each kind of text, where all kinds judge: a first look, which may not outlast the pruning.
@@ -478,7 +478,7 @@ def _verdict(
         parent=parent.name,
         megabytes=(_megabytes(parent.model.files.files), _megabytes(new_files)),
         stored=stored,
-        by_text=losses_by_text(saved, windows_by_text),
+        quality=quality_of(saved, windows_by_text),
         seconds=time.perf_counter() - started,
         next_command=shlex.join(["comp-lib", "evaluate", str(saved.path), "--against", parent.name]),
     )

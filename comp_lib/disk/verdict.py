@@ -8,7 +8,10 @@ from textwrap import wrap
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..evaluation.by_kind import EvaluationByText
+from ..evaluation.loss import Evaluation
 from ..hybrid_granularity.uniform import RATIO_TOLERANCE
 from ..planning import why_more_was_removed
 from ..shape import span
@@ -32,8 +35,8 @@ class Verdict(SavedModel):
 
     For a GGUF file those of the matrices of the layers.
     """
-    by_text: dict[str, dict[str, float]]
-    """Text -> dense_loss, loss and increase, nats per token; empty where nothing was measured."""
+    quality: EvaluationByText | None
+    """`loss`, `dense_loss` and `increase` on each text, nats per token; None where nothing was measured."""
     seconds: float
     """Time that the call took; an earlier call that was stopped is not counted."""
     next_command: str
@@ -52,11 +55,18 @@ class Verdict(SavedModel):
                 "after": self.after.decoder_parameters,
             },
             "stored": {"before": self.stored[0], "after": self.stored[1]},
-            "loss": self.by_text,
+            "loss": self._losses(),
             "seconds": self.seconds,
             "calibration_tokens": self.report.token_count,
             "next": self.next_command,
         }
+
+    def _losses(self) -> dict[str, dict[str, float]]:
+        """Text -> its losses, and for several texts those of their mean, by its name."""
+        if self.quality is None:
+            return {}
+        losses = {name: evaluation.values for name, evaluation in self.quality.texts.items()}
+        return losses | {self.quality.mean_name: self.quality.mean}
 
     def __str__(self) -> str:
         """At most 12 lines, and one more if clearly more went than was asked for."""
@@ -66,9 +76,10 @@ class Verdict(SavedModel):
         if self.plan.removed > self.plan.ratio + RATIO_TOLERANCE:
             lines.append(why_more_was_removed(self.plan, settings))
         lines += self._table()
-        kinds = list(self.by_text.items())[:-1]  # the last is their mean, or the only text
-        if kinds:
-            increases = ", ".join(f"{kind} {losses['increase']:+.3f}" for kind, losses in kinds)
+        if self.quality is not None and len(self.quality.texts) > 1:
+            increases = ", ".join(
+                f"{kind} {evaluation.increase:+.3f}" for kind, evaluation in self.quality.texts.items()
+            )
             lines += wrap(f"by kind: {increases}", COLUMNS, subsequent_indent="  ")
         return "\n".join([*lines, f"saved: {self.path}", f"next: {self.next_command}"])
 
@@ -91,9 +102,9 @@ class Verdict(SavedModel):
             ("neurons a layer", span(before.neurons), span(after.neurons), ""),
             ("KV groups a layer", span(before.kv_groups), span(after.kv_groups), ""),
         ]
-        if self.by_text:
-            name, losses = list(self.by_text.items())[-1]
-            change = f"{losses['increase']:+.3f}, {name}"
+        if self.quality is not None:
+            losses = self.quality.mean
+            change = f"{losses['increase']:+.3f}, {self.quality.mean_name}"
             rows.append(("loss, nats/token", f"{losses['dense_loss']:.3f}", f"{losses['loss']:.3f}", change))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return [
@@ -102,21 +113,18 @@ class Verdict(SavedModel):
         ]
 
 
-def losses_by_text(
-    saved: SavedModel, windows_by_text: Mapping[str, torch.Tensor]
-) -> dict[str, dict[str, float]]:
-    """Text -> mean losses of both models over its windows; empty if none was measured.
-
-    If there are two or more texts, the last entry is their mean.
-    """
+def quality_of(saved: SavedModel, windows_by_text: Mapping[str, Tensor]) -> EvaluationByText | None:
+    """The quality of a model on each text, from the losses in its windows; None if none was measured."""
     if not windows_by_text:
-        return {}
-    losses = torch.tensor(saved.losses, dtype=torch.float64)  # (windows, 2)
-    dense, small = losses.T
-    columns = torch.stack([dense, small, small - dense], 1)
-    means = [part.mean(0) for part in columns.split([len(ids) for ids in windows_by_text.values()])]
-    named = dict(zip(windows_by_text, means, strict=True))
-    if len(windows_by_text) > 1:
-        named[f"mean of {len(windows_by_text)}"] = torch.stack(means).mean(0)
-    names = ("dense_loss", "loss", "increase")
-    return {text: dict(zip(names, mean.tolist(), strict=True)) for text, mean in named.items()}
+        return None
+    texts = {}
+    start = 0
+    for name, ids in windows_by_text.items():
+        losses = torch.tensor(saved.losses[start : start + len(ids)], dtype=torch.float64)  # (windows, 2)
+        start += len(ids)
+        dense, small = losses.T
+        columns = {"dense_loss": dense, "loss": small, "increase": small - dense}
+        by_sequence = {measure: tuple(column.tolist()) for measure, column in columns.items()}
+        means = {measure: column.mean().item() for measure, column in columns.items()}
+        texts[name] = Evaluation(by_sequence, ids[:, 1:].numel(), **means)
+    return EvaluationByText(texts)

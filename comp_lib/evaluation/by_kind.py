@@ -51,23 +51,22 @@ class EvaluationByText:
             for name, evaluation in self.texts.items()
         }
 
+    @property
+    def mean_name(self) -> str:
+        """How a table calls the mean, such as "mean of 8"; where there is one text, its own name."""
+        if len(self.texts) > 1:
+            return f"mean of {len(self.texts)}"
+        (name,) = self.texts
+        return name
+
     def make_mean_row(self) -> tuple[str, Row] | None:
-        """The name of the mean, such as "mean of 8", with its values and 95% intervals.
+        """The name of the mean, with its values and 95% intervals.
 
         It is None where there is one text, which is its own mean.
         """
         if len(self.texts) == 1:
             return None
-        return mean_name(len(self.texts)), (self.mean, self.compute_intervals())
-
-
-def mean_name(text_count: int) -> str:
-    """How a table calls the mean over so many texts.
-
-    >>> mean_name(8)
-    'mean of 8'
-    """
-    return f"mean of {text_count}"
+        return self.mean_name, (self.mean, self.compute_intervals())
 
 
 def evaluate(

@@ -79,14 +79,22 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
         for folder in (tmp_path / "small", parent)
     )
     judgement = judge(small, windows_of("kinds", tokenizer, 256, 2), dense)
-    assert list(verdict.by_text) == [*KINDS, "mean of 8"]
-    for kind, values in verdict.by_text.items():
-        expected = judgement.mean if kind == "mean of 8" else judgement.texts[kind].values
-        assert values == pytest.approx({name: expected[name] for name in values}, abs=1e-4)
+    assert tuple(verdict.quality.texts) == KINDS
+    for kind, evaluation in verdict.quality.texts.items():
+        expected = judgement.texts[kind]
+        assert evaluation.token_count == expected.token_count
+        for name, values in evaluation.by_sequence.items():
+            assert values == pytest.approx(expected.by_sequence[name], abs=1e-4)
+        assert evaluation.increase == pytest.approx(expected.increase, abs=1e-4)
+    losses = verdict.as_dict()["loss"]
+    assert list(losses) == [*KINDS, "mean of 8"]
+    for name in ("dense_loss", "loss", "increase"):
+        assert losses["code"][name] == pytest.approx(getattr(judgement.texts["code"], name), abs=1e-4)
+        assert losses["mean of 8"][name] == pytest.approx(judgement.mean[name], abs=1e-4)
     lines = str(verdict).splitlines()
     assert len(lines) <= 13
     assert lines[-1] == f"next: comp-lib evaluate {tmp_path / 'small'} --against {parent}"
-    assert f"{verdict.by_text['mean of 8']['increase']:+.3f}, mean of 8" in str(verdict)
+    assert f"{verdict.quality.mean['increase']:+.3f}, mean of 8" in str(verdict)
     assert "BF16" in lines[4]
     flags = [*QUICK_FLAGS[:-4], "--calibration", "calibration", "--out"]
     of_command = json.loads(ran("prune", parent, *flags, tmp_path / "other", "--json").stdout)
@@ -99,7 +107,7 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
 
 def test_a_verdict_on_one_text_has_no_kinds(parent, tmp_path):
     verdict = prune_model(parent, tmp_path / "small", **QUICK_OPTIONS, judged_on="evaluation:code")
-    assert list(verdict.by_text) == ["evaluation:code"]
+    assert list(verdict.quality.texts) == list(verdict.as_dict()["loss"]) == ["evaluation:code"]
     assert "by kind" not in str(verdict)
 
 
