@@ -58,7 +58,7 @@ def check_plan(plan: Plan, model: Model | Decoder, settings: Settings) -> None:
         raise InputError(
             expected=f"a plan for {shape.layers} layers",
             got=f"one for {plan.parent_layers}",
-            hint="plan anew",
+            hint="take a plan for this model, or leave the plan out",
         )
     _check_widths("neurons", plan, plan.neurons, plan.kept_neurons, shape.neurons)
     _check_widths("KV groups", plan, plan.kv_groups, plan.kept_groups, shape.kv_groups)
@@ -67,7 +67,7 @@ def check_plan(plan: Plan, model: Model | Decoder, settings: Settings) -> None:
             raise InputError(
                 expected=f"all {shape.kv_groups[layer]} KV groups of a model whose groups cannot go",
                 got=f"{count} in layer {layer}",
-                hint="plan anew",
+                hint="leave the plan out, and kv_groups, too",
             )
 
 
@@ -96,7 +96,7 @@ def _check_widths(
             raise InputError(
                 expected=f"at most {full_widths[layer]} {units} in layer {layer}",
                 got=needed,
-                hint="plan anew",
+                hint="take a plan for this model, or leave the plan out",
             )
 
 

@@ -162,7 +162,7 @@ class Plan:
 
         Raises InputError when the file is missing, cannot be read, or holds something else.
         """
-        with refusing("a file with a plan", str(path), "name another"):
+        with refusing("a file with a plan", str(path), "such as build/small/comp_plan.json"):
             text = Path(path).read_text(encoding="utf-8")
         return cls.from_json(text)
 
@@ -206,7 +206,7 @@ class PlanRequest:
             raise InputError(
                 expected="a ratio between 0 and 1 (such as 0.2)",
                 got=f"{self.ratio:g}",
-                hint="say which part is to go",
+                hint="0.2 removes a fifth of the decoder",
             )
         if self.multiple < 1:
             raise InputError(

@@ -57,9 +57,9 @@ def check_page_request(parameters: Mapping[str, Any]) -> None:
             length=USUAL_LENGTH,
             judged_on=EVERY_KIND,
         )
-    for name in ("ratios", "ways"):
+    for name, example in (("ratios", "0.2"), ("ways", "stock")):
         if not parameters[name]:
-            raise InputError(expected=f"at least one of the {name}", got="none", hint="name one")
+            raise InputError(expected=f"at least one of the {name}", got="none", hint=f"such as {example}")
     for ratio in parameters["ratios"]:
         for way in parameters["ways"]:
             settings_for(parent, way, ratio, device=parameters["device"])

@@ -10,7 +10,7 @@ from typer import Exit, Option, echo
 from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_WINDOW
 from ..errors import InputError, check_package
 from .console import complain, make_table, output, progress_bars, split_values
-from .options import CalibrationText, Device, Dtype, Length, ModelName, Multiple
+from .options import LENGTH_HELP, QUALITY, CalibrationText, Device, Dtype, Length, ModelName, Multiple
 
 if TYPE_CHECKING:  # slow to import
     from ..evaluation.by_kind import EvaluationByText
@@ -159,7 +159,9 @@ def compare(
     window_count: Annotated[
         int, Option("--windows", min=2, max=100_000, help="Windows of it, or of each kind.")
     ] = 12,
-    window: Length = USUAL_WINDOW,
+    window_length: Annotated[
+        int, Option("--window", min=2, max=1_000_000, help=LENGTH_HELP, rich_help_panel=QUALITY)
+    ] = USUAL_WINDOW,
     multiple: Multiple = None,
     workers: Annotated[int, Option(min=1, max=256, help="Runs at a time on this machine.")] = 1,
     scheduler: Annotated[str | None, Option(help=SCHEDULER_HELP)] = None,
@@ -181,7 +183,7 @@ def compare(
         length=length,
         judged_on=judged_on,
         window_count=window_count,
-        window_length=window,
+        window_length=window_length,
     )
     with progress_bars() as bars:
         rows = run(grid, folder, bars, workers=workers, scheduler=scheduler)

@@ -154,5 +154,5 @@ def parse_nats(text: object) -> float:
     raise InputError(
         expected="at_most as a number of nats per token above 0, such as 0.2nats",
         got=repr(text),
-        hint="say how much worse it may become",
+        hint="0.2 lets the loss rise by that much",
     )

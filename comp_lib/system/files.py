@@ -28,7 +28,7 @@ def resolve(path: str | Path) -> Path:
 
     Raises InputError for a missing home.
     """
-    with refusing("a place on this machine", str(path)[:100], "name another"):
+    with refusing("a place on this machine", str(path)[:100], "such as build/small"):
         str(path).encode()  # a name that is no text cannot be opened again
         return Path(path).expanduser().resolve()
 

@@ -251,8 +251,9 @@ def test_gain_and_target_of_a_norm_are_its_weight():
 @torch.inference_mode()
 def test_target_before_a_factor_is_divided_by_it():
     layer = tiny("granite").model.layers[0]
-    change = torch.randn(2, 3, 32)
-    x = torch.randn(2, 3, 48)
+    generator = torch.Generator().manual_seed(1)
+    change = torch.randn(2, 3, 32, generator=generator)
+    x = torch.randn(2, 3, 48, generator=generator)
     torch.testing.assert_close(output_target(layer, "mlp", change, x), change / 0.4)
     assert output_gain(layer, "mlp") is None
 
@@ -267,8 +268,9 @@ def test_target_of_an_output_that_never_reaches_the_stream_is_what_it_is():
         return h + factors * (forward(self, h, **kwargs) - h)
 
     layer, _, _ = broken(lambda self, plain, h, kwargs: forward(self, h, plain, **kwargs))
-    change = torch.randn(2, 3, 32)
-    x = torch.randn(2, 3, 48)
+    generator = torch.Generator().manual_seed(1)
+    change = torch.randn(2, 3, 32, generator=generator)
+    x = torch.randn(2, 3, 48, generator=generator)
     target = output_target(layer, "mlp", change, x)
     expected = change / factors
     expected[..., 5] = layer.mlp.down_proj(x)[..., 5]
