@@ -79,7 +79,7 @@ def test_a_pass_is_what_torch_counts(script):
     ids = tokens(4, 16)
     run = run_of(script("limit"), model, ids)
     layer = model.model.layers[0]
-    hidden = torch.randn(*ids.shape, run.shape.hidden)
+    hidden = torch.randn(*ids.shape, run.shape.hidden, generator=torch.Generator().manual_seed(0))
     assert run.through_mlp(run.shape.neurons[0]).model == counted(lambda: layer.mlp(hidden))
     queries = run.shape.kv_groups[0] * run.shape.group_heads * run.shape.head_dim
     scores = 2.0 * ids.numel() * 16 * queries  # which torch does not count on a CPU
@@ -89,7 +89,7 @@ def test_a_pass_is_what_torch_counts(script):
 
 
 def test_half_of_a_symmetric_product_is_enough(script):
-    x = torch.randn(64, 48)
+    x = torch.randn(64, 48, generator=torch.Generator().manual_seed(0))
     run = run_of(script("limit"), build("gqa"), tokens(8, 64))
     assert 2 * run.sums(48).single == counted(lambda: MatrixStatistics.zeros(48).add(x)) * run.tokens / 64
 
