@@ -53,50 +53,20 @@ LONG_FILES = (
     "baselines/",
     "analysis/",
 )
-# Files whose tests start processes, kernels or clusters, run whole commands, or read the real model.
-# `make check` leaves them out.
-SLOW_FILES = (
-    "test_kit.py",
-    "test_browser.py",
-    "test_book.py",
-    "test_packaging.py",
-    "cli/",
-    "system/",
-    "compare/test_cluster.py",
-    "compare/test_grid.py",
-    "models/test_save.py",
-    "lessons/test_notebook",
-    "course/test_cache.py",
-    "lessons/test_exercises.py",
-    "evaluation/test_zero_shot.py",
-    "gguf/test_speed.py",
-    "gguf/test_write.py",
-    "gguf/test_hosts.py",
-    "gguf/test_tokenizer.py",
-    "hostile/test_calls.py",
-    "analysis/test_page.py",
-)
 TEST_FILES = [
     path.relative_to(Path(__file__).parent).as_posix() for path in Path(__file__).parent.rglob("*.py")
 ]
-for beginning in (*LONG_FILES, *SLOW_FILES):
+for beginning in LONG_FILES:
     assert any(path.startswith(beginning) for path in TEST_FILES), f"no test file begins with {beginning}"
 
 
 def path_in_tests(path):
-    """The path of a test file from this folder on, as LONG_FILES and SLOW_FILES have it."""
+    """The path of a test file from this folder on, as LONG_FILES has it."""
     return path.relative_to(Path(__file__).parent).as_posix()
 
 
-def pytest_ignore_collect(collection_path, config):
-    """Where slow tests are left out, their files are not even read."""
-    if "not slow" in config.option.markexpr and path_in_tests(collection_path).startswith(SLOW_FILES):
-        return True
-    return None  # pytest and its other plugins decide
-
-
 def pytest_collection_modifyitems(items):
-    """Long files come first, and slow tests are marked: those that start a Python are among them."""
+    """Long files come first. A test that starts a Python has to be marked as slow."""
 
     def rank(item):
         path = path_in_tests(item.path)
@@ -106,9 +76,8 @@ def pytest_collection_modifyitems(items):
     items.sort(key=rank)
     for item in items:
         starts_a_python = not {"python", "kernels"}.isdisjoint(item.fixturenames)
-        in_a_slow_file = path_in_tests(item.path).startswith(SLOW_FILES)
-        if starts_a_python or in_a_slow_file:
-            item.add_marker(pytest.mark.slow)
+        if starts_a_python and item.get_closest_marker("slow") is None:
+            raise pytest.UsageError(f"{item.nodeid} starts a Python, and is not marked: @pytest.mark.slow")
 
 
 def pytest_collection_finish(session):

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 # the book's extensions still call it
-pytestmark = pytest.mark.filterwarnings("ignore:.*Check CHANGES for Sphinx API")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*Check CHANGES for Sphinx API")]
 ROOT = Path(__file__).resolve().parents[1]
 LOADED = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}  # by a browser
 

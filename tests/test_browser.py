@@ -29,6 +29,7 @@ playwright_api = pytest.importorskip(
     "playwright.sync_api", reason="no playwright: pip install 'comp-lib[browser]'"
 )
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.real,
     pytest.mark.skipif(
         BROWSER is None, reason=f"no browser: none of {', '.join(NAMES)}, and no COMP_LIB_BROWSER"

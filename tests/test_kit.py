@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("kit", ROOT / ".ci" / "kit.py")
 kit = importlib.util.module_from_spec(spec)

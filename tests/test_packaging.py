@@ -22,6 +22,8 @@ from packaging.utils import canonicalize_name
 import comp_lib
 from comp_lib.cli.app import app
 
+pytestmark = pytest.mark.slow
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:

@@ -17,6 +17,8 @@ from comp_lib.analysis.page import check_page_request, execute, render
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 PARAMETERS = {
     "against": "",
     "kinds": ["prose", "code"],

@@ -20,6 +20,8 @@ from comp_lib.models import load
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = [command.callback for command in app.registered_commands]
 SIGNATURES = {command.__name__: inspect.signature(command, eval_str=True) for command in COMMANDS}
 

@@ -16,6 +16,8 @@ from comp_lib.healing import JUDGING_SEQUENCES
 from comp_lib.models.load import load_model
 from comp_lib.models.save import calibration_hashes
 
+pytestmark = pytest.mark.slow
+
 SHORT = ("--steps", "3", "--sequences", JUDGING_SEQUENCES + 4, "--length", "16")
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="no peft: pip install 'comp-lib[heal]'")
 

@@ -8,6 +8,8 @@ from command import ran, refused, run
 
 from comp_lib.analysis import page
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("papermill", reason="no papermill: pip install 'comp-lib[report]'")
 
 

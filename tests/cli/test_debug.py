@@ -7,6 +7,8 @@ from command import QUICK_FLAGS, refused, run
 
 from comp_lib.errors import DEBUG
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):

@@ -14,6 +14,8 @@ from comp_lib.cli.app import app
 from comp_lib.models import wheels
 from comp_lib.system import machine
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_doctor_finds_what_is_here():
     output = " ".join(ran("doctor").stdout.split())

@@ -19,6 +19,8 @@ from comp_lib.cli.prune import prune
 from comp_lib.methods import METHODS
 from comp_lib.settings import DEFAULTS, PRESETS
 
+pytestmark = pytest.mark.slow
+
 
 def test_help_imports_nothing_heavy():
     code = "import sys; from comp_lib.cli.app import app; [app([*command, '--help'], standalone_mode=False) "

@@ -13,6 +13,8 @@ from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.evaluation.loss import compare_losses, measure_loss
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--length", "32", "--sequences", "3"]
 
 

@@ -25,6 +25,8 @@ from comp_lib.compare.grid import Grid, read_rows, run
 from comp_lib.errors import InputError
 from comp_lib.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("comp", "random", "magnitude", "wanda-sp")
 SIZES = {
     "seeds": 1,

@@ -34,6 +34,8 @@ from comp_lib.models.load import load_model
 from comp_lib.settings import PRESETS, Settings
 from comp_lib.system.machine import peak_bytes
 
+pytestmark = pytest.mark.slow
+
 SIZES = ["--sequences", "3", "--length", "24", "--multiple", "4", "--windows", "8", "--window", "40"]
 GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
 

@@ -15,6 +15,8 @@ from comp_lib.system.hashes import hash_of_model
 from course import cache
 from course.cache import cached
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.arange(12).view(2, 6)
 BASE = {"rope_theta": 500.0}
 

@@ -469,6 +469,7 @@ prune_to(out, opened(parent), AutoTokenizer.from_pretrained(parent), tokens(), S
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_a_running_process_keeps_others_out_and_kill_9_lets_them_in(
     python, parent, undisturbed, tmp_path, tokenizer

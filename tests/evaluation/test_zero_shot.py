@@ -19,6 +19,8 @@ from comp_lib.evaluation import zero_shot as zero_shot_module
 from comp_lib.evaluation.zero_shot import SETS, load_tasks, zero_shot
 from comp_lib.models.load import load_model
 
+pytestmark = pytest.mark.slow
+
 TASKS = DATA / "tasks"
 
 

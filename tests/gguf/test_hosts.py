@@ -23,6 +23,8 @@ from comp_lib.models.padded import export_padded
 from comp_lib.shape import Shape
 from comp_lib.surgery import shrink
 
+pytestmark = pytest.mark.slow
+
 LOSS_TOLERANCE = 0.02  # nats: llama.cpp rounds more than torch; rows in the wrong order cost several
 WIDTHS = (64, 32, 96)  # complete blocks of 32
 ALL_GROUPS = (2, 2, 2)

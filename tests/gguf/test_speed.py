@@ -11,6 +11,8 @@ from comp_lib.gguf import speed
 from comp_lib.gguf.speed import Timing, bytes_per_token, gain, gguf_bytes_per_token, measure
 from comp_lib.models.export import export_gguf
 
+pytestmark = pytest.mark.slow
+
 
 def count_bytes(model, itemsize):
     """Bytes of all weights of the decoder, of the last norm, and of one table of the vocabulary, the head."""

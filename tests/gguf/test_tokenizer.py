@@ -24,6 +24,8 @@ from comp_lib.models.load import load_model
 from comp_lib.models.meta_model import with_true_config
 from comp_lib.surgery import shrink
 
+pytestmark = pytest.mark.slow
+
 LLAMA3 = inspect.signature(TikTokenConverter).parameters["pattern"].default
 PROSE = (DATA / "calibration.txt").read_text("utf-8").splitlines()[:100]
 TEXTS = [

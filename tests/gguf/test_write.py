@@ -27,6 +27,8 @@ from comp_lib.models.wheels import wheel_gguf
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
+pytestmark = pytest.mark.slow
+
 LOSS_TOLERANCE = 0.02  # nats: llama.cpp rounds more than torch; rows in the wrong order cost several
 
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}

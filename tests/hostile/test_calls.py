@@ -20,6 +20,8 @@ from comp_lib.cli.app import COMMANDS, app
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model
 
+pytestmark = pytest.mark.slow
+
 CALLS = {  # the shortest call of each command that would work
     "demo": "demo --out {tmp}/out",
     "inspect": "inspect {model}",

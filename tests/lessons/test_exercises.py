@@ -19,6 +19,8 @@ from lessons import EXERCISES, LESSONS, SOLUTIONS, Wrong, checks_module, functio
 
 from comp_lib.plan import Plan
 
+pytestmark = pytest.mark.slow
+
 generate = runpy.run_path(str(EXERCISES / "generate.py"))
 
 

@@ -14,6 +14,8 @@ from variants import build
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "06_your_own_model.ipynb"
 SHAPES = {
     # eight query heads in four groups, and a width that no power of two divides

@@ -12,6 +12,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from course.start import sizes_for, start, table
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 LESSONS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 

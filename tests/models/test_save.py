@@ -27,6 +27,8 @@ from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shrink
 
+pytestmark = pytest.mark.slow
+
 
 def tiny(name: str = "gqa", **overrides):
     return build(name, num_hidden_layers=4, **LISTS_OF_FOUR.get(name, {}), **overrides)

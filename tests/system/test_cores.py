@@ -8,6 +8,8 @@ import pytest
 
 from comp_lib.system import machine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("limit", "expected"),

@@ -8,6 +8,8 @@ from variants import build
 
 from comp_lib.system.hashes import PIECE_SIZE, SAMPLE_SIZE, hash_of_model
 
+pytestmark = pytest.mark.slow
+
 NAME = "model.layers.0.mlp.down_proj.weight"
 
 

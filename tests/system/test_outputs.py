@@ -10,6 +10,8 @@ from command import run
 from comp_lib.errors import InputError
 from comp_lib.system.files import check_output, write_atomically
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("name", "overwrite", "match"),
