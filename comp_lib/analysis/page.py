@@ -19,6 +19,7 @@ from ..calibration.windows import calibration_tokens
 from ..errors import InputError
 from ..evaluation.confidence import MIN_VALUES
 from ..models.load import open_model
+from ..settings import USUAL_PRESET
 from .columns import draw
 from .cost_frame import settings_for
 from .differences import pair
@@ -57,7 +58,7 @@ def check_page_request(parameters: Mapping[str, Any]) -> None:
             length=USUAL_LENGTH,
             judged_on=EVERY_KIND,
         )
-    for name, example in (("ratios", "0.2"), ("ways", "stock")):
+    for name, example in (("ratios", "0.2"), ("ways", USUAL_PRESET)):
         if not parameters[name]:
             raise InputError(expected=f"at least one of the {name}", got="none", hint=f"such as {example}")
     for ratio in parameters["ratios"]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from ..errors import LARGEST_INTEGER
+from ..methods import METHODS
 from ..settings import PRESET_TABLE
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ SOLVING_HELP = "cpu, cuda or auto; not mps, which has no float64."
 LENGTH_HELP = "Tokens per sequence or window."
 MULTIPLE_HELP = "Widths are multiples of this (default: 64, or so fine a part of it as the ratio needs)."
 
-PRESET_HELP = ", ".join(f"{name} ({preset.words})" for name, preset in PRESET_TABLE.items()) + "."
+PRESET_HELP = ", ".join(f"{name} ({preset.words})" for name, preset in PRESET_TABLE.items())
+PRESET_HELP += f" (default: {METHODS['comp'].preset}; for the baselines: {METHODS['flap'].preset})."
 
 ModelName = Annotated[str, Argument(help=MODEL_HELP)]
 Dtype = Annotated[DtypeName, Option(help="float32, bfloat16 or float16.", rich_help_panel=RESOURCES)]
@@ -36,5 +38,5 @@ CalibrationText = Annotated[str, Option(help=CALIBRATION_HELP, rich_help_panel=Q
 Length = Annotated[int, Option(min=2, max=1_000_000, help=LENGTH_HELP, rich_help_panel=QUALITY)]
 Multiple = Annotated[int | None, Option(min=1, max=1_000_000, help=MULTIPLE_HELP, rich_help_panel=RESEARCH)]
 Seed = Annotated[int, Option(min=0, max=LARGEST_INTEGER, rich_help_panel=RESEARCH)]
-Preset = Annotated[PresetName, Option(help=PRESET_HELP, rich_help_panel=QUALITY)]
+Preset = Annotated[PresetName | None, Option(help=PRESET_HELP, rich_help_panel=QUALITY)]
 Overwrite = Annotated[bool, Option(help="Replace what is there.")]

@@ -57,7 +57,7 @@ def prune(
     out: Annotated[Path, Option(help="Folder, or .gguf file, for the pruned model.")],
     ratio: Annotated[float | None, Option(help=RATIO_HELP)] = None,
     at_most: Annotated[str | None, Option(help=AT_MOST_HELP)] = None,
-    preset: Preset | None = None,
+    preset: Preset = None,
     calibration: CalibrationText = "general",
     sequences: Annotated[
         int | None, Option(min=1, max=100_000, help=SEQUENCES_HELP, rich_help_panel=QUALITY)

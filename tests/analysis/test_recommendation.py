@@ -11,9 +11,10 @@ import pytest
 from comp_lib.analysis import recommendation
 from comp_lib.cli.app import app
 from comp_lib.plan import Plan
+from comp_lib.settings import USUAL_PRESET
 
 
-def costs(*rows, way="stock"):
+def costs(*rows, way=USUAL_PRESET):
     """The frame of one kind and of the mean, for (ratio, increase, low, high) of the mean."""
     shared = {"model": "m", "seed": 0, "way": way, "parameters": 2_000_000, "windows": 64}
     table = [
@@ -32,7 +33,20 @@ DEAR = (0.3, 0.48, 0.4, 0.56)
 WITHOUT_INTERVAL = (0.2, 0.1, math.nan, math.nan)
 CHANGED_OPTIONS = {"calibration": "my text.txt", "seed": 3, "dtype": "float32"}
 CASES = {  # rows, way, options -> the headline and its command
-    "a plan": ((DEAR, MIDDLE, CHEAP), "stock", {"seed": 0}, "20% of the decoder may go", "prune --ratio 0.2"),
+    "a plan": (
+        (DEAR, MIDDLE, CHEAP),
+        "tailored",
+        {"seed": 0},
+        "20% of the decoder may go",
+        "prune --ratio 0.2",
+    ),
+    "one width": (
+        (MIDDLE, DEAR),
+        "stock",
+        {},
+        "20% of the decoder may go",
+        "prune --ratio 0.2 --preset stock",
+    ),
     "a preset": ((MIDDLE, DEAR), "best", {}, "20% of the decoder may go", "prune --ratio 0.2 --preset best"),
     "its settings": (
         (CHEAP, DEAR),
@@ -43,14 +57,14 @@ CASES = {  # rows, way, options -> the headline and its command
     ),
     "too dear": (
         (DEAR,),
-        "stock",
+        "tailored",
         {},
         "cost 0.48 (0.40 to 0.56)",
         "report --at-most 0.5nats --ratios 0.15,0.3 --sequences 256",
     ),
     "no interval": (
         (WITHOUT_INTERVAL,),
-        "stock",
+        "tailored",
         {},
         "20% of the decoder cost 0.10 nats",
         "report --at-most 0.5nats",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 
 import pytest
 from command import QUICK_FLAGS, content, ran, refused, run
@@ -64,7 +67,34 @@ def test_prune_writes_a_smaller_model_and_says_what_it_did(parent, tmp_path, met
     assert "8 x 24 tokens of calibration, drawn with seed 0" in card
 
 
-# comp has the recovery of its preset: see the next test
+def test_by_default_layers_have_widths_of_their_own_and_transformers_loads_them(parent, tmp_path):
+    folder = tmp_path / "m"
+    ran("prune", parent, "--out", folder, *QUICK_FLAGS)
+    card = (folder / "README.md").read_text("utf-8")
+    assert "widths estimated," in card
+    assert "--preset tailored " in card
+    neurons = Plan.load(folder / "comp_plan.json").neurons
+    assert len(set(neurons)) > 1
+    code = f"""
+import sys
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained({str(folder)!r}, trust_remote_code=True)
+print([layer.mlp.down_proj.in_features for layer in model.model.layers])
+print("comp_lib" in sys.modules)
+"""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == [str(list(neurons)), "False"]
+
+
+def test_a_method_of_others_has_one_width_by_default(parent, tmp_path):
+    ran("prune", parent, "--out", tmp_path / "m", "--method", "wanda-sp", *QUICK_FLAGS)
+    assert "widths uniform," in (tmp_path / "m" / "README.md").read_text("utf-8")
+    assert len(set(Plan.load(tmp_path / "m" / "comp_plan.json").neurons)) == 1
+
+
+# comp has the recovery of its preset: see the test after this
 @pytest.mark.parametrize(("method", "recovery"), [("flap", "bias"), ("wanda-sp", "none")])
 def test_each_method_recovers_as_its_makers_do(parent, tmp_path, method, recovery):
     ran("prune", parent, "--out", tmp_path / "m", "--method", method, *QUICK_FLAGS)

@@ -74,3 +74,4 @@ def test_page_and_notebook_are_written_also_after_a_failure(parent, tmp_path, re
     assert "MemoryError" in result.stderr
     assert "run = 2" in out.with_suffix(".ipynb").read_text("utf-8")
     assert len(requests) == 2
+    assert requests[1]["ways"] == ["tailored"]

@@ -70,6 +70,12 @@ def test_flap_goes_without_a_bias_where_the_family_has_no_room_for_one(grid, tok
     assert recoveries(gemma) == ["least-squares", "none"]
 
 
+def test_a_method_has_the_widths_of_its_preset(grid):
+    requests = runs_of(replace(grid, methods=("comp", "flap", "wanda-sp"))).values()
+    widths = [request["settings"]["widths"] for request in requests]
+    assert widths == ["estimated", "uniform", "uniform"]
+
+
 def test_a_metric_of_ones_own_is_compared_with_the_refit(grid, monkeypatch):
     monkeypatch.setitem(METRICS, "mine", METRICS["magnitude"])
     assert recoveries(replace(grid, methods=("magnitude", "mine"))) == ["none", "least-squares"]
@@ -106,13 +112,15 @@ def test_a_row_is_what_was_measured(straight, parent):
     assert list(rows.status) == ["ok", "ok"]
     assert set(rows.recovery["comp":"comp"]) == {"least-squares"}
     assert rows.recovery["random"] == "none"
-    assert PRESETS["stock"].items() <= json.loads(rows.settings["comp"]).items()
+    assert PRESETS["tailored"].items() <= json.loads(rows.settings["comp"]).items()
     model, tokenizer = load_model(parent)
     ids = calibration_tokens("calibration", tokenizer, sequences=3, length=24, seed=0)
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), 40, 8)
     dense = measure_loss(model, windows)
     for method, recovery in (("comp", "least-squares"), ("random", "none")):
-        small = prune(model, ids, Settings(multiple=4, method=method, recovery=recovery)).model
+        settings = Settings.preset(method=method, multiple=4)
+        assert settings.recovery == recovery
+        small = prune(model, ids, settings).model
         row = rows.loc[method]
         after = measure_loss(small, windows)
         assert row.loss == pytest.approx(after.loss, abs=1e-5)

@@ -136,7 +136,7 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
     assert "comp-lib prune" not in (tmp_path / "python" / "README.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize(("preset", "has_command"), [("stock", True), ("paper", False)])
+@pytest.mark.parametrize(("preset", "has_command"), [("stock", True), (None, True), ("paper", False)])
 def test_layers_auto_is_said_by_no_command_where_the_preset_has_a_number(
     preset, has_command, parent, tmp_path
 ):
