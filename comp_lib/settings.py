@@ -289,7 +289,7 @@ class Settings:
             if value not in allowed:
                 options = " or ".join(map(str, allowed))
                 raise InputError(
-                    expected=f"{name} to be {options} with method {self.method}, which decides the rest",
+                    expected=f"{name} to be {options} with the method {self.method}, which decides the rest",
                     got=repr(value),
                     hint="leave it out, or choose another method or the preset stock",
                 )

@@ -120,8 +120,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
 
 
 def check_tokenizer(tokenizer: object) -> None:
-    """Raises InputError unless `tokenizer` is one of transformers, and not its name, say."""
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+    """Raises InputError unless `tokenizer` is a tokenizer, and not its name, say."""
+    if not callable(tokenizer) or not hasattr(tokenizer, "bos_token_id"):
         raise InputError(
             expected="a tokenizer",
             got=type(tokenizer).__name__,

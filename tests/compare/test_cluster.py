@@ -23,7 +23,6 @@ from comp_lib.compare import cluster
 from comp_lib.compare import grid as module
 from comp_lib.compare.grid import Grid, read_rows, run
 from comp_lib.errors import InputError
-from comp_lib.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +33,7 @@ SIZES = {
     "length": 24,
     "window_count": 3,
     "window_length": 40,
-    "settings": Settings(multiple=4),
+    "changes": {"multiple": 4},
 }
 STAND_IN = f"""
 import json, os, pathlib, signal, sys, time
@@ -136,7 +135,6 @@ SCRIPT = """
 import os, sys
 from comp_lib.compare import cluster
 from comp_lib.compare.grid import Grid, run
-from comp_lib.settings import Settings
 cluster.COMMAND = (sys.executable, "-S", "-c", {stand_in!r})
 os.setsid()
 print(os.getpid(), flush=True)

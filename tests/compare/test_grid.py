@@ -248,7 +248,7 @@ def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, to
         {"length": 25},
         {"window_length": 30},
         {"calibration": str(text_file)},
-        {"settings": Settings(multiple=8)},
+        {"changes": {"multiple": 8}},
         {"judged_on": "calibration:code"},
     ):
         assert not keys_of(grid, **change) & keys, change

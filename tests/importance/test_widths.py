@@ -233,7 +233,7 @@ def test_prune_with_measured_widths_removes_what_uniform_ones_do(model, ids):
 def test_what_cannot_be_measured_is_refused(model, ids):
     with pytest.raises(InputError, match="2 or more sequences for measured widths, got 1"):
         prune(model, ids[:1], Settings(widths="measured"))
-    with pytest.raises(InputError, match="recovery least-squares with measured widths"):
+    with pytest.raises(InputError, match="recovery to be least-squares with widths measured"):
         Settings(widths="measured", recovery="mask")
 
 
