@@ -138,7 +138,7 @@ from comp_lib.compare.grid import Grid, run
 cluster.COMMAND = (sys.executable, "-S", "-c", {stand_in!r})
 os.setsid()
 print(os.getpid(), flush=True)
-grid = Grid({model!r}, (0.2,), {methods!r}, changes={{"multiple": 4}}, **{sizes!r})
+grid = Grid({model!r}, (0.2,), {methods!r}, **{sizes!r})
 run(grid, {out!r}, workers=3)
 """
 
@@ -146,9 +146,8 @@ run(grid, {out!r}, workers=3)
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal of POSIX")
 def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(python, grid, tmp_path, box):
     """Ctrl-C reaches all that the command has started."""
-    sizes = {name: value for name, value in SIZES.items() if name != "settings"}
     script = SCRIPT.format(
-        stand_in=STAND_IN, model=grid.model, methods=METHODS, sizes=sizes, out=str(tmp_path / "out")
+        stand_in=STAND_IN, model=grid.model, methods=METHODS, sizes=SIZES, out=str(tmp_path / "out")
     )
     box.order("hold", "random", "magnitude", "wanda-sp")
     running = subprocess.Popen([*python, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
