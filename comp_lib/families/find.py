@@ -67,6 +67,11 @@ def backbone_of(model: nn.Module) -> Any:
     return backbone
 
 
+def rotary_embedding(model: Model) -> Any:
+    """The module that turns positions into angles; `inv_freq` and `attention_scaling` are its own."""
+    return backbone_of(model).rotary_emb
+
+
 def layers_of(model: nn.Module) -> nn.ModuleList:
     """The decoder layers of a model, first to last."""
     backbone: Any = model.model

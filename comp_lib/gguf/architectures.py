@@ -29,6 +29,8 @@ from transformers import PreTrainedConfig
 from ..families.table import TYPE_PREFIX
 from ..families.types import Model
 
+QUERIES = "q_proj"  # the matrix of a layer that makes queries
+OUTPUT_HEAD = "lm_head"  # the matrix that makes logits
 ROPE_TENSOR = "rope_freqs.weight"  # what llama.cpp divides the rotary frequencies by, (d/2,)
 # rotary positions that a tensor of factors can say, with a number for the length of rotated vectors
 ROPE_OF_FACTORS = ("default", "linear", "llama3", "yarn", "longrope")
@@ -171,15 +173,15 @@ def _granite_factors(config: Any) -> dict[str, float]:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return {
         "embed_tokens": config.embedding_multiplier,
-        "q_proj": config.attention_multiplier * math.sqrt(head_dim),  # deci divides scores by that root
+        QUERIES: config.attention_multiplier * math.sqrt(head_dim),  # deci divides scores by that root
         "o_proj": config.residual_multiplier,
         "down_proj": config.residual_multiplier,
-        "lm_head": 1 / config.logits_scaling,
+        OUTPUT_HEAD: 1 / config.logits_scaling,
     }
 
 
-_PAIRS = ("q_proj", "k_proj")
-_QKV = ("q_proj", "k_proj", "v_proj")
+_PAIRS = (QUERIES, "k_proj")
+_QKV = (QUERIES, "k_proj", "v_proj")
 _DECI = Architecture("deci", interleaved=_PAIRS, optional_biases=True, rope_types=ROPE_OF_FACTORS)
 _OPENELM = Architecture(
     "openelm",

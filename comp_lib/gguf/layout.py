@@ -22,7 +22,7 @@ import numpy as np
 from ..families.types import Model
 from ..shape import Shape
 from ..system.tensors import EMBEDDING, HEAD, weight_shapes
-from .architectures import Architecture
+from .architectures import OUTPUT_HEAD, QUERIES, Architecture
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def layouts_of(meta_model: Model, architecture: Architecture) -> dict[str, Layou
             target = f"{path}{dot}{whole_of.get(part, part)}.{suffix}"
             pieces_of.setdefault(target, []).append(piece)
             start += rows
-    if HEAD not in sizes and "lm_head" in factors:  # tied in the model, another table in the file
-        pieces_of[HEAD] = [Piece(EMBEDDING, 0, sizes[EMBEDDING][0], factor=factors["lm_head"])]
+    if HEAD not in sizes and OUTPUT_HEAD in factors:  # tied in the model, another table in the file
+        pieces_of[HEAD] = [Piece(EMBEDDING, 0, sizes[EMBEDDING][0], factor=factors[OUTPUT_HEAD])]
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.name.upper()], shape.layers)
     layouts = {}
     for target, pieces in pieces_of.items():
@@ -106,7 +106,7 @@ def _cut(name: str, rows: int, architecture: Architecture, shape: Shape) -> dict
     if name not in architecture.cut:
         return {name: rows}
     parts = architecture.cut[name]
-    shares = [shape.group_heads if part == "q_proj" else 1 for part in parts]  # all others are equally large
+    shares = [shape.group_heads if part == QUERIES else 1 for part in parts]  # all others are equally large
     return {part: rows * share // sum(shares) for part, share in zip(parts, shares, strict=True)}
 
 

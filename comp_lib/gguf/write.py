@@ -25,7 +25,7 @@ from gguf import GGMLQuantizationType
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, suggestion
-from ..families.find import backbone_of
+from ..families.find import rotary_embedding
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..shape import Shape
@@ -312,7 +312,7 @@ def _scaled_rope(
         if rope_type == "yarn":
             fields["rope_scaling_orig_ctx_len"] = parameters["original_max_position_embeddings"]
         return fields, {}
-    scaled = backbone_of(meta_model).rotary_emb
+    scaled = rotary_embedding(meta_model)
     turned = 2 * len(scaled.inv_freq)
     exponents = torch.arange(0, turned, 2, dtype=torch.float32) / turned
     factors = (parameters["rope_theta"] ** -exponents / scaled.inv_freq).numpy()
