@@ -38,7 +38,7 @@ def small(parent, tmp_path_factory):
 @needs_peft
 def test_a_folder_is_healed_and_stays_what_it_was(parent, small, tmp_path):
     healed = tmp_path / "healed"
-    output = ran("heal", small, "--parent", parent, "--out", healed, *SHORT, "--rate", "0.01").stdout
+    output = ran("heal", small, "--parent", parent, "--out", healed, *SHORT, "--rate", "0.003").stdout
     assert "divergence from" in output
     assert "saved:" in output
     assert {path.name for path in healed.iterdir()} == {path.name for path in small.iterdir()}
