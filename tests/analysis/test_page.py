@@ -16,6 +16,7 @@ from comp_lib.analysis import page
 from comp_lib.analysis.page import check_page_request, execute, render
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.errors import InputError
+from comp_lib.settings import USUAL_PRESET
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +97,12 @@ def test_a_notebook_that_is_not_installed_is_refused_in_one_line(tmp_path, monke
 def cell_of_parameters(notebook):
     [cell] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     return cell
+
+
+def test_the_notebook_asks_for_what_the_command_line_does():
+    values = {}
+    exec(cell_of_parameters(nbformat.read(SOURCE, 4)).source, values)
+    assert values["ways"] == [USUAL_PRESET]
 
 
 def printed(notebook):
