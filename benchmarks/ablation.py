@@ -95,7 +95,8 @@ def grid(model: Model, name: str) -> list[Run]:
 def measure(model: Model, dense: Evaluation, tokenizer: Any, windows: torch.Tensor, run: Run) -> dict:
     """The row of one run of the grid; `dense` judged the unpruned model on the same windows (S, L)."""
     name, changes, seed = run
-    settings = Settings(**{"ratio": 0.2, "multiple": 32, "seed": seed, **changes})
+    defaults = {"ratio": 0.2, "recovery": "least-squares", "multiple": 32, "seed": seed}
+    settings = Settings(**{**defaults, **changes})
     ids = calibration_tokens(
         "calibration", tokenizer, sequences=SEQUENCES, length=LENGTH, seed=seed, judged_on="evaluation"
     )

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import evaluation_tokens
-from comp_lib.methods import default_recovery
 from comp_lib.models.load import INCLUDED_MODEL
 from comp_lib.settings import LARGE_RATIO, PRESETS, Settings
 from comp_lib.system.files import write_atomically
@@ -44,8 +43,7 @@ def options(description: str) -> argparse.ArgumentParser:
 def settings_of(text: str, **defaults: Any) -> Settings:
     """Settings from the JSON of `--set`. By default a fifth goes, in multiples of 32."""
     changes = {"ratio": 0.2, "multiple": 32, **defaults, **json.loads(text)}
-    recovery = default_recovery(changes.get("method", "comp"))
-    return Settings(**{"recovery": recovery, **changes})
+    return Settings(**changes)
 
 
 @torch.inference_mode()

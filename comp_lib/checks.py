@@ -22,6 +22,7 @@ from .planning import planner_of
 from .settings import Settings
 from .shape import Shape
 from .surgery import check_biases
+from .system.machine import available_device
 
 
 def check_request(model: Model | Decoder, settings: Settings) -> None:
@@ -100,6 +101,17 @@ def _check_widths(
             )
 
 
+def check_device(device: str) -> None:
+    """Raises InputError unless this machine has the `device` of some settings, with float64."""
+    if device == "auto":
+        raise InputError(
+            expected="device to be the name of one",
+            got="'auto'",
+            hint="such as cpu or cuda; system.machine.available_device says which is there",
+        )
+    available_device(device, double=True)
+
+
 def check_call(model: Any, ids: object, settings: object, plan: Plan | None = None) -> Tensor:
     """Check what a run was given, and return the tokens ids (S, L) as int64.
 
@@ -109,6 +121,7 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
         raise InputError(
             expected="settings as Settings(...)", got=type(settings).__name__, hint="import it from comp_lib"
         )
+    check_device(settings.device)
     if not isinstance(model, Decoder):
         check_model(model)
     if plan is not None and not isinstance(plan, Plan):

@@ -84,8 +84,10 @@ class HealingResult(NamedTuple):
     """A healed model, and how it was judged on sequences that did not teach."""
 
     model: Model
-    before: float  # divergence from the parent, nats per token
-    after: float  # the same after the training
+    divergence_before: float
+    """Divergence from the parent before the training, nats per token."""
+    divergence_after: float
+    """The same after the training."""
 
 
 def heal(
@@ -220,17 +222,17 @@ def heal_folder(
     pruned_model, _ = load_with_room(model, device=device, copies=2)
     ids = calibration.tokens(tokenizer, model=parent_model, progress=progress)
     healed = heal(pruned_model, ids, parent_model, healing, progress)
-    if healed.after >= healed.before and not force:
+    if healed.divergence_after >= healed.divergence_before and not force:
         raise InputError(
             expected=f"less divergence from {hide_folders(parent)} on text that did not teach",
-            got=f"{healed.before:.4f} before and {healed.after:.4f} after",
+            got=f"{healed.divergence_before:.4f} before and {healed.divergence_after:.4f} after",
             hint="lower the rate, raise the number of sequences, or force it",
         )
     history = (
         f"what the card of {hide_folders(model)} says, then healed on "
         f"{len(ids)} x {calibration.length} tokens of {hide_folders(calibration.source)} "
         "towards the parent's answers: "
-        f"divergence {healed.before:.3f} before, {healed.after:.3f} nats per token after"
+        f"divergence {healed.divergence_before:.3f} before, {healed.divergence_after:.3f} nats per token after"
     )
     card = Provenance(
         str(parent),

@@ -25,7 +25,10 @@ class Method:
     The makers of LLM-Pruner fine-tune, which no method here may.
     """
     preset: Literal["stock", "tailored"] = "stock"
-    """The preset where nobody names one: of its makers' widths, one for all layers, unless it is ours."""
+    """The preset used where none is named.
+
+    "stock" (one width) for published baselines, "tailored" for COMP.
+    """
     recovery_without_biases: RecoveryName | None = None
     """The same where the model's family has no room for biases; None: the same."""
     neuron_metric: str | None = None

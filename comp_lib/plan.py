@@ -35,7 +35,7 @@ class Plan:
     Raises InputError when a plan contradicts itself, or holds values of another kind.
 
         plan = Plan.load("build/small/comp_plan.json")
-        pruned = prune(model, ids, plan=plan)  # the same neurons again
+        pruned = prune(model, ids, settings, plan=plan)  # the same neurons again
     """
 
     parent: str
@@ -153,8 +153,12 @@ class Plan:
                 )
 
     def save(self, path: str | Path) -> None:
-        """Write `to_json` to a file, which is replaced if it is there."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        """Write `to_json` to a file, which is replaced if it is there.
+
+        Raises InputError where no file can be written, such as in a folder that is missing.
+        """
+        with refusing("a file that can be written", str(path), "make its folder first, or choose another"):
+            Path(path).write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

@@ -39,10 +39,14 @@ class LayerReport:
 class Report:
     """The outcome of `prune`, layer by layer, and the time it took."""
 
-    settings: Settings  # of the run
-    token_count: int  # of the calibration text
-    layers: tuple[LayerReport, ...]  # of the layers that stay
-    seconds: float  # of the last attempt, where an earlier one was cut off
+    settings: Settings
+    """The settings of the run."""
+    token_count: int
+    """How many tokens of text calibrated."""
+    layers: tuple[LayerReport, ...]
+    """The reports of the layers that stay."""
+    seconds: float
+    """The time of the run; of its last attempt, where an earlier one was cut off."""
 
 
 def finished_plan_and_report(

@@ -12,7 +12,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from .calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
-from .errors import LARGEST_INTEGER, InputError, check_seed, check_switch, check_whole_number, suggestion
+from .errors import (
+    LARGEST_INTEGER,
+    InputError,
+    check_seed,
+    check_switch,
+    check_whole_number,
+    check_words,
+    suggestion,
+)
 from .importance import LAYER_METRIC_NAMES, LayerMetricName
 from .methods import METHODS, RECOVERY_NAMES, RecoveryName, default_recovery, method_of
 
@@ -112,7 +120,7 @@ class SettingsChanges(TypedDict, total=False):
     layer_metric: LayerMetricName
     widths: Widths
     kv_groups: int | None
-    recovery: RecoveryName
+    recovery: RecoveryName | None
     aim: Aim
     ridge: float | Literal["auto"]
     token_weights: bool
@@ -129,11 +137,11 @@ class Settings:
         Settings.preset(method="wanda-sp")  # as its makers do it
         Settings(ratio=0.3)  # no preset: see below
 
-    The defaults are no preset. Whatever the method and the ratio, least squares follow, and they aim at the
-    layer's own output. `prune_model` and the command line start from a preset instead; where nobody
-    names one, from "tailored" for COMP, and from "stock" for the methods of others, which have one width for
-    all layers and the recovery of their makers. So `Settings(ratio=0.3)` is not what `prune_model` does with
-    `ratio=0.3`.
+    The defaults are no preset: all layers get one width, and least squares aim at the layer's own output,
+    whatever the ratio. `prune`, `prune_model` and the command line start from a preset instead; where nobody
+    names one, from "tailored" for COMP, and from "stock", with one width for all layers, for the methods of
+    others. So `Settings(ratio=0.3)` is not what `prune_model` does with `ratio=0.3`. A method is followed by
+    the recovery of its makers in both, unless another is named.
 
     Raises InputError, by name, for a setting that cannot be.
     """
@@ -153,8 +161,11 @@ class Settings:
     """How much each layer keeps: one of WIDTHS."""
     kv_groups: int | None = None
     """KV groups to keep in each layer; None: all."""
-    recovery: RecoveryName = "least-squares"
-    """One of RECOVERY_NAMES, for any method; its own is `methods.default_recovery`."""
+    recovery: RecoveryName | None = None
+    """One of RECOVERY_NAMES, for any method.
+
+    None: the method's own, `methods.default_recovery`, whose name is here once the settings are made.
+    """
     aim: Aim = "self"
     """What the least squares aim at: the layer's output ("self") or the dense model's stream ("dense").
 
@@ -169,13 +180,17 @@ class Settings:
     seed: int = 0
     """What metrics that draw at random begin with."""
     device: str = "cpu"
-    """Where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1"."""
+    """Where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1".
+
+    Whether this machine has it is checked when work is to begin.
+    """
 
     @classmethod
     def preset(cls, name: PresetName | None = None, **changes: Unpack[SettingsChanges]) -> Settings:
         """The settings of a preset, with these changes, as `prune_model` makes them.
 
-        Where no recovery is given, it is the preset's, or that of the makers of the method.
+        A change wins over the preset, and the preset over the defaults. So the recovery is the one given, or
+        else the preset's, or else that of the makers of the method.
 
         name: a key of PRESETS; None: the preset of the method, "tailored" for COMP.
 
@@ -190,15 +205,15 @@ class Settings:
                 got=repr(name),
                 hint=suggestion(str(name), PRESETS),
             )
-        recovery = default_recovery(method)
-        values: dict[str, Any] = {"recovery": recovery, **PRESETS[name], **changes}
+        values: dict[str, Any] = {**PRESETS[name], **changes}
         return cls(**values)
 
     def __post_init__(self) -> None:
+        if self.recovery is None:
+            object.__setattr__(self, "recovery", default_recovery(str(self.method)))  # the value is frozen
         self._check_numbers()
         self._check_names()
         self._check_ranges()
-        self._check_device()
         self._check_combinations()
 
     def _check_numbers(self) -> None:
@@ -215,6 +230,7 @@ class Settings:
                 check_whole_number(name, value, 1)
         check_seed(self.seed)
         check_switch("token_weights", self.token_weights)
+        check_words("device", self.device, "the name of a device", example="cuda")
 
     def _check_names(self) -> None:
         from .importance.neurons import METRICS
@@ -259,17 +275,6 @@ class Settings:
                 got=repr(self.ridge),
                 hint=f"{RIDGE:g} suits 8,000 tokens",
             )
-
-    def _check_device(self) -> None:
-        from .system.machine import available_device
-
-        if self.device == "auto":
-            raise InputError(
-                expected="device to be the name of one",
-                got="'auto'",
-                hint="such as cpu or cuda; system.machine.available_device says which is there",
-            )
-        available_device(self.device, double=True)
 
     def _check_combinations(self) -> None:
         if self.widths in ("estimated", "measured") and self.recovery != "least-squares":

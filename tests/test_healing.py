@@ -61,8 +61,10 @@ def test_healing_brings_the_answers_nearer(name):
     parent_logits = logits(model, ids)
     state = copy.deepcopy(small.state_dict())
     healed = heal(small, ids, model, HealingSettings(steps=30, batch=4, rank=4, rate=1e-2))
-    assert healed.before == pytest.approx(before, rel=1e-4)
-    assert healed.after == pytest.approx(mean_divergence(healed.model, model, judging_ids), rel=1e-4)
+    assert healed.divergence_before == pytest.approx(before, rel=1e-4)
+    assert healed.divergence_after == pytest.approx(
+        mean_divergence(healed.model, model, judging_ids), rel=1e-4
+    )
     assert mean_divergence(healed.model, model, training_ids) < 0.9 * before_in_training
     healed_state = healed.model.state_dict()
     changed = {name for name, value in healed_state.items() if not torch.equal(value, state[name])}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 
@@ -28,4 +28,7 @@ def test_a_method_names_what_there_is(name):
     assert method.recovery_without_biases in (None, *RECOVERIES)
     assert method.allowed.keys() <= {field.name for field in fields(Settings)}
     if not method.names_what_stays:
-        assert Settings(method=name, recovery=method.recovery).neuron_metric in METRICS
+        assert Settings(method=name).neuron_metric in METRICS
+    own = METHODS[name].recovery
+    assert Settings(method=name).recovery == Settings(method=name, recovery=None).recovery == own
+    assert Settings.preset(method=name).recovery == asdict(Settings(method=name))["recovery"] == own

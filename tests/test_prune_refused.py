@@ -24,7 +24,7 @@ from comp_lib.settings import Settings
         ({"method": "cmop"}, "'cmop'.*did you mean 'comp'"),
         ({"method": "wanda"}, "'wanda'.*did you mean 'wanda-sp'"),
         ({"method": 3}, "expected method to be one of"),
-        ({"recovery": None}, "expected recovery to be one of"),
+        ({"recovery": 3}, "expected recovery to be one of"),
         ({"recovery": "least-square"}, "recovery.*'least-square'.*did you mean 'least-squares'"),
         ({"aim": "other"}, "aim to be one of self, dense, auto, got 'other'"),
         ({"widths": "perlayer"}, "widths.*'perlayer'.*did you mean 'per-layer'"),
@@ -107,5 +107,7 @@ def test_groups_that_share_a_norm_are_refused_by_name(changes):
 def test_a_device_on_which_nothing_can_be_solved_is_refused(device, words, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    settings = replace(SETTINGS, device=device)  # which can be made anywhere
+    parent = build()
     with pytest.raises(InputError, match=words):
-        Settings(device=device)
+        prune(parent, tokens(), settings, progress=lambda *_: pytest.fail("work"))

@@ -27,7 +27,7 @@ def test_the_folder_has_the_model_its_plan_and_a_card(pruned, tokenizer, tmp_pat
     assert Plan.load(folder / "comp_plan.json") == pruned.plan
     card = (folder / "README.md").read_text("utf-8")
     before = Shape.of(build())
-    assert pruned.before == before
+    assert pruned.parent_shape == before
     assert f"| parameters of the decoder | {before.decoder_parameters:,} |" in card
     assert "A smaller copy of tiny" in card
     assert f"Calibrated on {tokens().numel():,} tokens." in card

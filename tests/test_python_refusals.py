@@ -121,6 +121,7 @@ WRONG_VALUES = [
 # argument -> values that it takes after all
 RIGHT_VALUES = {
     "at_most": [2.5, "512"],
+    "device": ["512"],  # whether this machine has it is checked when work begins
     "name": ["512"],
     "out": ["512"],
     "parent": ["512"],

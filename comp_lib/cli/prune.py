@@ -140,7 +140,7 @@ def demo(
     with progress_bars() as bars:
         importance = block_influence(parent, ids, progress=bars).tolist()
         judged = judge(pruned_model, windows_by_text, parent, progress=bars)
-    shape = verdict.before
+    shape = verdict.parent_shape
     errors = [layer.error for layer in verdict.report.layers]
     figure = plot_pruned(importance, verdict.plan, shape.neurons, shape.kv_groups, errors)
     write_atomically(pruned_picture, png(figure))

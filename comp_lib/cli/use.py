@@ -99,9 +99,9 @@ def heal(
         )
     echo(
         f"divergence from {parent} on text that did not teach: "
-        f"{healed.before:.4f} before, {healed.after:.4f} after"
+        f"{healed.divergence_before:.4f} before, {healed.divergence_after:.4f} after"
     )
-    if healed.after >= healed.before:
+    if healed.divergence_after >= healed.divergence_before:
         complain("it did not help; saved all the same, as --force says")
     echo(f"saved: {folder}")
 

@@ -96,9 +96,9 @@ class SavedModel:
     """Names the neurons and KV groups that stayed."""
     report: Report
     """Says for each layer how pruning went."""
-    before: Shape
+    parent_shape: Shape
     """The shape of the parent."""
-    after: Shape
+    shape: Shape
     """The shape of the pruned model."""
     losses: tuple[tuple[float, float], ...] = ()
     """For each window the loss of the parent and of the pruned model, nats per token."""

@@ -48,11 +48,14 @@ class Verdict(SavedModel):
             "saved": str(self.path),
             "parent": self.parent,
             "removed": self.plan.removed,
-            "parameters": {"before": self.before.total_parameters, "after": self.after.total_parameters},
+            "parameters": {
+                "before": self.parent_shape.total_parameters,
+                "after": self.shape.total_parameters,
+            },
             "megabytes": {"before": self.megabytes[0], "after": self.megabytes[1]},
             "decoder_parameters": {
-                "before": self.before.decoder_parameters,
-                "after": self.after.decoder_parameters,
+                "before": self.parent_shape.decoder_parameters,
+                "after": self.shape.decoder_parameters,
             },
             "stored": {"before": self.stored[0], "after": self.stored[1]},
             "loss": self._losses(),
@@ -85,8 +88,8 @@ class Verdict(SavedModel):
 
     def _table(self) -> list[str]:
         """The lines of a table: one for each thing that is counted, before and after."""
-        before = self.before
-        after = self.after
+        before = self.parent_shape
+        after = self.shape
         old_type, new_type = self.stored
         note = new_type
         if is_gguf_name(self.path):

@@ -50,13 +50,20 @@ HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a voc
 class Evaluation:
     """Quality of a model on a text; only a comparison with a parent sets the fields that may be None."""
 
-    by_sequence: dict[str, tuple[float, ...]]  # measure -> its value for each sequence
-    token_count: int  # of the tokens that are predicted
-    loss: float  # nats per token
-    dense_loss: float | None = None  # loss of the parent, nats per token
-    increase: float | None = None  # loss - dense_loss, nats per token
-    kl: float | None = None  # KL divergence from the parent to this model, nats per token
-    top1_agreement: float | None = None  # share of positions with one first choice, 0 to 1
+    by_sequence: dict[str, tuple[float, ...]]
+    """Measure -> its value for each sequence."""
+    token_count: int
+    """How many tokens are predicted."""
+    loss: float
+    """Nats per token."""
+    dense_loss: float | None = None
+    """The loss of the parent, nats per token."""
+    increase: float | None = None
+    """`loss` - `dense_loss`, nats per token."""
+    kl: float | None = None
+    """KL divergence from the parent to this model, nats per token."""
+    top1_agreement: float | None = None
+    """Share of positions at which both put the same token first, 0 to 1."""
 
     @property
     def losses(self) -> tuple[float, ...]:

@@ -120,7 +120,7 @@ def test_the_type_stays_and_what_pruning_does_not_touch_keeps_its_bytes(kind, pa
     for name in ("token_embd.weight", "blk.0.attn_q.weight", *norms):
         assert stored_bytes(parent, name) == stored_bytes(verdict.path, name), name
     small, _ = load_model(verdict.path)
-    assert Shape.of(small) == verdict.after
+    assert Shape.of(small) == verdict.shape
 
 
 @pytest.mark.parametrize("kind", ["f32", "f16"])
@@ -209,7 +209,7 @@ def test_the_verdict_judges_the_file_and_llama_cpp_agrees(kind, name, preset, pa
     parent = parent_of(kind, name)
     options = QUICK | {"judged_on": "evaluation:code", "preset": preset}
     verdict = prune_model(parent, tmp_path / "small.gguf", 0.3, **options)
-    assert verdict.after.uniform == (preset == "stock")
+    assert verdict.shape.uniform == (preset == "stock")
     small, tokenizer = load_model(verdict.path)
     windows = torch.cat([*windows_of("evaluation:code", tokenizer, 128, 12).values()])
     expected = measure_loss(small, windows).losses

@@ -262,7 +262,8 @@ def test_measured_widths_of_a_model_that_is_uneven_already(model, ids):
     shape = Shape.of(model)
     kept = [tuple(range(width)) for width in (48, 20, 40)]
     groups = [tuple(range(count)) for count in shape.kv_groups]
-    uneven = prune(model, ids, plan=PlanRequest(shape, 0.1, multiple=4).exact_plan(kept, groups)).model
+    plan = PlanRequest(shape, 0.1, multiple=4).exact_plan(kept, groups)
+    uneven = prune(model, ids, Settings(), plan=plan).model
     plan = make_plan(uneven, ids, Settings(ratio=0.2, widths="measured", multiple=4, ridge=0.1))
     uniform = make_plan(uneven, ids, Settings(ratio=0.2, multiple=4))
     assert sum(plan.neurons) <= sum(uniform.neurons)
