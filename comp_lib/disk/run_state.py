@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import InputError
@@ -65,14 +65,30 @@ class RunState:
 
         Raises InputError for what another version wrote, and for any other value.
         """
+        refusal = InputError(expected=EXPECTED, got=f"something else in {source}", hint=HINT)
         if not isinstance(values, dict) or values.keys() != cls.__dataclass_fields__.keys():
-            raise InputError(expected=EXPECTED, got=f"something else in {source}", hint=HINT)
-        layers = values["layers"]
-        streams = values["streams"]
-        values["layers"] = tuple(None if row is None else LayerReport(**as_tuples(row)) for row in layers)
-        if streams is not None:
-            positions = streams["ridge_positions"]
-            values["streams"] = StreamsState(**as_tuples(streams) | {"ridge_positions": positions})
-        for name in ("dense_losses", "pruned_losses"):
-            values[name] = as_tuples(values[name])
-        return cls(**values)
+            raise refusal
+        try:
+            return cls._of_values(values)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise refusal from error
+
+    @classmethod
+    def _of_values(cls, values: dict[str, Any]) -> RunState:
+        """The state of a value that `to_json` wrote.
+
+        Raises AttributeError, KeyError or TypeError for fields that are missing, new or of another kind.
+        """
+        state = cls(**values)
+        layers = tuple(None if row is None else LayerReport(**as_tuples(row)) for row in state.layers)
+        streams = None
+        if values["streams"] is not None:
+            positions = values["streams"]["ridge_positions"]
+            streams = StreamsState(**as_tuples(values["streams"]) | {"ridge_positions": positions})
+        return replace(
+            state,
+            layers=layers,
+            streams=streams,
+            dense_losses=as_tuples(values["dense_losses"]),
+            pruned_losses=as_tuples(values["pruned_losses"]),
+        )
