@@ -27,6 +27,7 @@ A_QUARTER = {"ratio": 0.25, "multiple": 4}
 FOUR_FIFTHS = {"ratio": 0.8, "multiple": 4, "layers": 0}  # of 320 neurons: nine rounds of 32 in each layer
 CASES = {  # name: (settings, variant, sequences, length)
     "stock": (Settings(**A_QUARTER, **PRESETS["stock"]), "gqa", 6, 24),
+    "tailored": (Settings(**A_QUARTER, **PRESETS["tailored"]), "gqa", 6, 24),
     "best": (Settings(**A_QUARTER, **PRESETS["best"]), "gqa", 6, 24),
     "one ridge": (Settings(**A_QUARTER, ridge=RIDGE), "gqa", 6, 24),
     "paper": (Settings(**A_QUARTER, **PRESETS["paper"] | {"layers": 0}), "gqa", 6, 24),
@@ -40,12 +41,14 @@ CASES = {  # name: (settings, variant, sequences, length)
     "gemma3": (Settings(**A_QUARTER, **PRESETS["stock"]), "gemma3", 6, 24),
     "phi3": (Settings(**A_QUARTER, **PRESETS["stock"]), "phi3", 6, 24),
     "wide stock": (Settings(**FOUR_FIFTHS, **PRESETS["stock"]), "wide", 16, 48),
+    "wide tailored": (Settings(**A_QUARTER, **PRESETS["tailored"]), "wide", 16, 48),
     "wide best": (Settings(**A_QUARTER, **PRESETS["best"]), "wide", 16, 48),
     "wide paper": (Settings(**PRESETS["paper"] | FOUR_FIFTHS), "wide", 16, 48),
 }
 # Cases of the real model. test_real.py runs "stock"; the others take minutes, so a person runs them.
 REAL_CASES = (
     "stock",
+    "tailored",
     "best",
     "one ridge",
     "paper",
