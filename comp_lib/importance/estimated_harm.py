@@ -34,8 +34,12 @@ from ..walk import LayerVisit, walk
 from .neurons import RIDGE
 from .widths import divergences, smallest_width, with_weights
 
-FITTED_SEQUENCES = 16  # sequences to which a narrowed layer is refitted
-JUDGING_SEQUENCES = 8  # sequences on which the narrowed layers are judged
+# Sequences to which a narrowed layer is refitted, and those that judge: these shares of all, so that a small
+# text has a small price, and no more than these numbers.
+FITTED_SHARE = 1 / 4
+FITTED_SEQUENCES = 16
+JUDGING_SHARE = 1 / 8
+JUDGING_SEQUENCES = 8
 LENGTH = 64  # tokens of each of these sequences: short ones, so that there are many kinds of text
 COMPARED_POSITIONS = 128  # judging tokens at which the predictions of the models are compared
 LAYER_STEP = 2  # one layer of so many is tried, and the last one
@@ -69,14 +73,14 @@ def estimated_harm(
 ) -> EstimatedHarm:
     """The harm to the model, estimated on ids (S, L), when each layer alone loses so many neurons.
 
-    The last JUDGING_SEQUENCES sequences judge, or half of all sequences if that is fewer. The layers are
-    fitted to the first of the other sequences, FITTED_SEQUENCES at most. Of every sequence, the first LENGTH
+    The last sequences judge, and the layers are fitted to the first ones. Of each of them, the first LENGTH
     tokens count.
 
     The layers are on `device` one at a time, each once: the judging stream of the model passes a layer, and
     so does the stream of each narrower layer before it, and then the layer itself is narrowed.
 
-    Cost: a walk over 1,536 tokens, and for every second layer a refit and the rest of the model on 512.
+    Cost: a walk over 1,536 tokens, and for every second layer a refit and the rest of the model on 512; with
+    fewer than 64 sequences, in proportion.
 
     Args:
         ids: at least 2 sequences.
@@ -92,8 +96,8 @@ def estimated_harm(
         )
     decoder = as_decoder(model)
     layer_count = Shape.of(decoder).layers
-    judging_count = min(JUDGING_SEQUENCES, len(ids) // 2)
-    fitted_count = min(FITTED_SEQUENCES, len(ids) - judging_count)
+    judging_count = max(1, min(JUDGING_SEQUENCES, int(JUDGING_SHARE * len(ids))))
+    fitted_count = max(1, min(FITTED_SEQUENCES, int(FITTED_SHARE * len(ids))))
     text = torch.cat([ids[:fitted_count, :LENGTH], ids[-judging_count:, :LENGTH]])
     streams: dict[int, Tensor] = {}  # the judging stream so far, for each layer that was narrowed alone
     energies = []
