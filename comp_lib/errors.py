@@ -1,4 +1,4 @@
-"""The error that a user can cause, and how errors of foreign code become it.
+"""What is said to a user: the error that one can cause, how errors of foreign code become it, and remarks.
 
 Every message is a single line in three parts: what was expected, what came, what to do. The command line
 shows the line and exits with code 2. It does the same with what the system refuses (OSError). Anything else
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
+log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
 DEBUG = "COMP_LIB_DEBUG"  # name of an environment variable
 # Name of what tokenizers raises: it is no subclass of `Exception`, and can be imported from nowhere.
@@ -76,6 +78,12 @@ def as_printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode-escape").decode() for letter in line
     )
+
+
+@cache
+def say(line: str) -> None:
+    """Write `line` to the log, which shows it on stderr; once in a process."""
+    log.warning("%s", as_printable(line))
 
 
 def in_debug_mode() -> bool:

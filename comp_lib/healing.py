@@ -232,7 +232,8 @@ def heal_folder(
         f"what the card of {hide_folders(model)} says, then healed on "
         f"{len(ids)} x {calibration.length} tokens of {hide_folders(calibration.source)} "
         "towards the parent's answers: "
-        f"divergence {healed.divergence_before:.3f} before, {healed.divergence_after:.3f} nats per token after"
+        f"divergence {healed.divergence_before:.3f} before, "
+        f"{healed.divergence_after:.3f} nats per token after"
     )
     card = Provenance(
         str(parent),

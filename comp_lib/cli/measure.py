@@ -52,8 +52,8 @@ def inspect(model: ModelName, dtype: Dtype = "float32", device: Device = "cpu") 
 def evaluate(
     model: ModelName,
     judged_on: Annotated[str, Option("--text", help=TEXT_HELP)] = "kinds",
-    window_length: Annotated[int | None, Option("--length", min=2, max=1_000_000, help=WINDOW_HELP)] = None,
-    window_count: Annotated[int | None, Option("--sequences", min=1, help=WINDOWS_HELP)] = None,
+    window_length: Annotated[int | None, Option("--window", min=2, max=1_000_000, help=WINDOW_HELP)] = None,
+    window_count: Annotated[int | None, Option("--windows", min=1, help=WINDOWS_HELP)] = None,
     parent: Annotated[str | None, Option("--against", help=AGAINST_HELP)] = None,
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None,
     dtype: Dtype = "float32",
@@ -75,8 +75,8 @@ def evaluate(
             "parent": parent,
         }
         if any(value != parameters[name].default for name, value in values.items()):
-            expected = "--text, --length, --sequences or --against without --tasks"
-            raise InputError(expected=expected, got="it with --tasks", hint="leave it out")
+            expected = "--tasks without --text, --window, --windows or --against"
+            raise InputError(expected=expected, got="both", hint="leave one out: tasks bring their own text")
         _evaluate_tasks(model, tasks, dtype, device)
         return
     load_text(judged_on)  # raises for a wrong text before the model is loaded

@@ -41,7 +41,7 @@ def generate(
 def export(
     model: ModelName,
     file: Annotated[Path | None, Option("--gguf", help="File for llama.cpp.")] = None,
-    kind: Annotated[str, Option("--type", help=TYPE_HELP)] = "f16",
+    gguf_type: Annotated[str, Option("--type", help=TYPE_HELP)] = "f16",
     padded: Annotated[Path | None, Option(help=PADDED_HELP)] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -50,14 +50,14 @@ def export(
         raise InputError(expected="--gguf or --padded", got="neither", hint="name one of them")
     if file is not None and padded is not None:
         raise InputError(expected="--gguf or --padded", got="both", hint="name one of them")
-    if padded is not None and kind != "f16":
-        raise InputError(expected="--type with --gguf", got=f"{kind} with --padded", hint="leave it out")
+    if padded is not None and gguf_type != "f16":
+        raise InputError(expected="--type with --gguf", got=f"{gguf_type} with --padded", hint="leave it out")
     from ..models.export import export_gguf
     from ..models.padded import export_padded
 
     with progress_bars() as bars:
         if file is not None:
-            export_gguf(model, file, kind, overwrite=overwrite, progress=bars)
+            export_gguf(model, file, gguf_type, overwrite=overwrite, progress=bars)
         elif padded is not None:
             export_padded(model, padded, overwrite=overwrite)
     echo(f"written: {file or padded}")

@@ -83,7 +83,7 @@ class SaveOptions:
     card: Provenance | None = None  # content of the model card; None: a short card
     overwrite: bool = False  # whether an earlier result in the folder may be replaced
     dtype: torch.dtype | None = None  # dtype of the files; None: that in which the model computes
-    kind: str | None = None  # type of the matrices of a GGUF file (`gguf.write.TYPES`); None: a folder
+    gguf_type: str | None = None  # type of the matrices of a GGUF file (`gguf.write.TYPES`); None: a folder
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def prune_to(
 ) -> SavedModel:
     """Prune `model` on the calibration tokens `ids` (S, L) and write the result to `out`.
 
-    That is a folder, or with `options.kind` a GGUF file. The result equals that of `prune` and
+    That is a folder, or with `options.gguf_type` a GGUF file. The result equals that of `prune` and
     `save_checkpoint`, with `export_gguf` for a file, up to rounding. It is judged as the files hold it. If an
     earlier call was cut off, the same call goes on from the last finished layer, and ends with the same
     bytes.
@@ -152,26 +152,26 @@ def prune_to(
         plan = _settle_plan(journal, model, ids, settings, plan, options.name, progress)
         dense_losses = _measure(journal, "dense", model, options.windows, settings.device, progress)
         meta_model = planned_meta_model(model, plan, settings, options.dtype or model.dtype)
-        if options.kind is not None:
-            check_exportable(meta_model, Shape.of(meta_model), tokenizer, options.kind)
+        if options.gguf_type is not None:
+            check_exportable(meta_model, Shape.of(meta_model), tokenizer, options.gguf_type)
         meta_model.config.save_pretrained(work)
         meta_model.generation_config.to_json_file(work / "generation_config.json")
         sink = DiskSink(journal, model, plan, meta_model, len(ids))
         if sink.finished_layers < model.shape.layers:
             prune_layers(model, ids, settings, plan, sink, progress)
-        if options.kind is None:
+        if options.gguf_type is None:
             small = ModelOnDisk(make_meta_model(meta_model.config, model.dtype), TensorFiles(work))
         else:
-            small = _export(journal, target, tokenizer, options.kind, model.dtype, progress)
+            small = _export(journal, target, tokenizer, options.gguf_type, model.dtype, progress)
         small_losses = _measure(journal, "pruned", small, options.windows, settings.device, progress)
         reports = [report for report in sink.reports() if report is not None]
         plan, report = finished_plan_and_report(plan, reports, settings, ids, model.shape, small.shape)
         report = replace(report, seconds=time.perf_counter() - started)
-        if options.kind is None:
+        if options.gguf_type is None:
             card = _card(options, model.shape, ids, settings, dense_losses, small_losses)
             save_metadata(work, target.name, tokenizer, small.shape, plan, card)
     # after the lock is let go: Windows renames no folder in which a file is open
-    if options.kind is None:
+    if options.gguf_type is None:
         _finish_folder(work, target, model, overwrite=options.overwrite)
     else:
         _finish_file(work, target, overwrite=options.overwrite)
@@ -183,7 +183,7 @@ def _export(
     journal: Journal,
     target: Path,
     tokenizer: PreTrainedTokenizerBase,
-    kind: str,
+    gguf_type: str,
     dtype: torch.dtype,
     progress: Progress,
 ) -> ModelOnDisk:
@@ -191,7 +191,7 @@ def _export(
 
     Args:
         target: the file that the run makes.
-        kind: the type of its matrices.
+        gguf_type: the type of its matrices.
         dtype: in which the opened model computes.
     """
     work = journal.work
@@ -199,7 +199,7 @@ def _export(
         for path in work.glob(f"{target.name}.partial-*"):  # of an export that was cut off
             path.unlink()
         tokenizer.save_pretrained(work)
-        export_gguf(work, work / target.name, kind, overwrite=True, progress=progress)
+        export_gguf(work, work / target.name, gguf_type, overwrite=True, progress=progress)
         journal.record(exported=True)
     names = {known_dtype: name for name, known_dtype in DTYPES.items()}
     meta_model, files, _ = open_model(_exported_file(work, target) or target, names[dtype])
@@ -257,7 +257,7 @@ def check_out(out: str | Path, model: ModelOnDisk, tokens: int, options: SaveOpt
     """
     target = resolve(out)
     work = target.parent / f"{target.name}.partial"
-    if options.kind is None:
+    if options.gguf_type is None:
         has_its_name = all((target / name).is_file() for name in (JOURNAL, PLAN_FILE))
         work = target if has_its_name else work
     else:
@@ -280,10 +280,12 @@ def check_out(out: str | Path, model: ModelOnDisk, tokens: int, options: SaveOpt
         state_bytes = STATES_FILES * tokens * model.shape.hidden * model.dtype.itemsize
         weight_bytes = model.shape.total_parameters * (options.dtype or model.dtype).itemsize
         needed_bytes = max(0, weight_bytes + state_bytes - sum(taken_bytes.values()))
-        if options.kind is None:
+        if options.gguf_type is None:
             check_destination(out, options.overwrite, needed_bytes, model.files.path)
         else:
-            check_file_out(out, options.kind, needed_bytes, model.files.path, overwrite=options.overwrite)
+            check_file_out(
+                out, options.gguf_type, needed_bytes, model.files.path, overwrite=options.overwrite
+            )
     return work
 
 
@@ -317,9 +319,9 @@ def _lock(work: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise InputError(
-            expected="to be alone",
-            got=f"another process that prunes into {work}",
-            hint="wait for it, or choose another name",
+            expected=f"no other process that prunes into {work}",
+            got="one that does",
+            hint="wait until it ends, or choose another name",
         ) from error
     except OSError as error:
         raise InputError(
@@ -347,7 +349,7 @@ def _identity(
         "model": model.files.fingerprint(),
         "settings": asdict(settings),
         "dtype": [str(model.dtype), str(options.dtype or model.dtype)],
-        "kind": options.kind,
+        "gguf_type": options.gguf_type,
         "name": options.name,
         "plan": given_plan,
         "calibration": hash_of_value(ids.tolist()),

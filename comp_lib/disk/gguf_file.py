@@ -50,24 +50,24 @@ def matrix_type(files: StoredTensors) -> str:
     return usual
 
 
-def kind_above(stored: str, dtype: torch.dtype) -> str:
+def gguf_type_above(stored: str, dtype: torch.dtype) -> str:
     """The type of a pruned file, one of TYPES, whose parent's matrices are `stored`, such as "Q6_K".
 
     dtype: in which the model computes; no number takes more bytes than that.
 
-    >>> [kind_above(stored, torch.float32) for stored in ("Q8_0", "Q4_K", "Q6_K", "BF16")]
+    >>> [gguf_type_above(stored, torch.float32) for stored in ("Q8_0", "Q4_K", "Q6_K", "BF16")]
     ['q8_0', 'q4_1', 'q8_0', 'f16']
     """
-    kind = stored.lower()
-    if kind == "bf16":
-        kind = "f16"
-    if kind not in TYPES:
+    gguf_type = stored.lower()
+    if gguf_type == "bf16":
+        gguf_type = "f16"
+    if gguf_type not in TYPES:
         bits = _bits(gguf.GGMLQuantizationType[stored])
         above = [name for name, written_type in TYPES.items() if _bits(written_type) > bits]
-        kind = min(above, key=lambda name: _bits(TYPES[name]), default="f32")
-    if kind == "f32" and dtype.itemsize < torch.float32.itemsize:
+        gguf_type = min(above, key=lambda name: _bits(TYPES[name]), default="f32")
+    if gguf_type == "f32" and dtype.itemsize < torch.float32.itemsize:
         return "f16"
-    return kind
+    return gguf_type
 
 
 def _bits(stored: gguf.GGMLQuantizationType) -> float:
@@ -76,35 +76,35 @@ def _bits(stored: gguf.GGMLQuantizationType) -> float:
     return 8 * block_bytes / block_values
 
 
-def working_dtype(kind: str) -> torch.dtype:
-    """The dtype of the numbers until a file of the type `kind` is written."""
-    return torch.float16 if kind == "f16" else torch.float32
+def working_dtype(gguf_type: str) -> torch.dtype:
+    """The dtype of the numbers until a file of type `gguf_type` is written."""
+    return torch.float16 if gguf_type == "f16" else torch.float32
 
 
-def with_fitting_multiple(settings: Settings, shape: Shape, kind: str) -> Settings:
-    """The settings with a multiple that rows of the type `kind` can have.
+def with_fitting_multiple(settings: Settings, shape: Shape, gguf_type: str) -> Settings:
+    """The settings with a multiple that rows of the type `gguf_type` can have.
 
     shape: of the parent.
 
     Raises InputError for another multiple that somebody asked for.
     """
-    block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]
+    block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[gguf_type]]
     multiple = settings.request(shape).multiple
     if multiple % block_values == 0:
         return settings
     if settings.multiple is None:
         return replace(settings, multiple=GGUF_BLOCK)
     raise InputError(
-        expected=f"a multiple of {block_values}, for a file of the type {kind}",
+        expected=f"a multiple of {block_values}, for a file of the type {gguf_type}",
         got=f"the multiple {settings.multiple}",
         hint="leave it out, or prune into a folder",
     )
 
 
 def check_pruned_file(
-    model: ModelOnDisk, tokenizer: PreTrainedTokenizerBase, settings: Settings, kind: str
+    model: ModelOnDisk, tokenizer: PreTrainedTokenizerBase, settings: Settings, gguf_type: str
 ) -> None:
-    """Check that what these settings make of `model` can be written with matrices of the type `kind`.
+    """Check that what these settings make of `model` can be written with matrices of the type `gguf_type`.
 
     The widths are not known yet. So the narrowest layers and, where widths may differ, the most different
     ones are tried.
@@ -112,14 +112,16 @@ def check_pruned_file(
     Raises InputError where it cannot.
     """
     shape = model.shape
-    check_exportable(model.structure, shape, tokenizer, kind)  # the parent itself
+    check_exportable(model.structure, shape, tokenizer, gguf_type)  # the parent itself
     method = method_of(settings.method)
     if method.whole_layers_only:
         return
-    block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]
+    block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[gguf_type]]
     if block_values > 1 and method.planner != "comp":
         raise InputError(
-            expected=f"a method whose widths are multiples of {block_values}, for a file of the type {kind}",
+            expected=(
+                f"a method whose widths are multiples of {block_values}, for a file of the type {gguf_type}"
+            ),
             got=settings.method,
             hint="choose another, or prune into a folder",
         )
@@ -131,7 +133,7 @@ def check_pruned_file(
             groups[0] = max(groups[0] - 1, 1)
     pruned_shape = shape.with_widths(neurons, groups)
     try:
-        check_exportable(model.structure, pruned_shape, tokenizer, kind)
+        check_exportable(model.structure, pruned_shape, tokenizer, gguf_type)
     except InputError as error:
         hint = "prune into a folder"
         if not pruned_shape.uniform:
@@ -140,19 +142,21 @@ def check_pruned_file(
         raise InputError(expected=error.expected, got=error.got, hint=hint) from error
 
 
-def check_file_out(out: str | Path, kind: str, needed_bytes: int, source: Path, *, overwrite: bool) -> None:
+def check_file_out(
+    out: str | Path, gguf_type: str, needed_bytes: int, source: Path, *, overwrite: bool
+) -> None:
     """Check that the file `out` can be written.
 
     Args:
         out: the file.
-        kind: the type of its matrices.
+        gguf_type: the type of its matrices.
         needed_bytes: all that the run writes.
         source: the file or folder of the parent.
         overwrite: whether a file of that name may be replaced.
 
     Raises InputError where it cannot be written, and for the parent itself.
     """
-    target = check_gguf_output(out, kind, overwrite)
+    target = check_gguf_output(out, gguf_type, overwrite)
     if target == resolve(source):
         raise InputError(expected="a file apart from the model", got=out, hint="choose another name")
     check_room(target.parent, needed_bytes, out)

@@ -35,8 +35,7 @@ class ModelOnDisk(Decoder):
         self.files = files
         self.shape = Shape.of(meta_model)
         self._norm = self._read_module(backbone_of(meta_model).norm, "model.norm.")
-        # All of the head, from the first call of `logits` until the next call of `layer`.
-        self._head: nn.Linear | None = None
+        self._head: nn.Linear | None = None  # see `_remembered_head`
 
     @property
     def structure(self) -> Model:
@@ -51,7 +50,7 @@ class ModelOnDisk(Decoder):
         return self.meta_model.dtype
 
     def layer(self, index: int, device: Device) -> Layer:
-        self._head = None
+        self._forget_head()  # which may be larger than a layer
         layer = self._read_module(layers_of(self.meta_model)[index], f"model.layers.{index}.")
         return layer.to(device)
 
@@ -69,12 +68,20 @@ class ModelOnDisk(Decoder):
         return normed
 
     def logits(self, states: Tensor) -> Tensor:
-        if self._head is None:
-            ((_, self._head),) = self._read_head(self.config.vocab_size)
-        return head(self.meta_model, states, self._head)
+        return head(self.meta_model, states, self._remembered_head())
 
     def head_pieces(self) -> Iterator[tuple[int, nn.Linear]]:
         return self._read_head(TOKENS_OF_A_PIECE)
+
+    def _remembered_head(self) -> nn.Linear:
+        """All of the head: read when it is first asked for, and then kept until `_forget_head`."""
+        if self._head is None:
+            ((_, self._head),) = self._read_head(self.config.vocab_size)
+        return self._head
+
+    def _forget_head(self) -> None:
+        """Let the memory of the head go."""
+        self._head = None
 
     def _read_head(self, size: int) -> Iterator[tuple[int, nn.Linear]]:
         """The head in pieces of `size` tokens, each as its first token and its linear."""

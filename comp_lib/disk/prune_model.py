@@ -27,13 +27,12 @@ from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration, windows_of
 from ..checks import check_request
-from ..errors import InputError, check_switch, check_words
+from ..errors import InputError, check_switch, check_words, say
 from ..families.run import check_length
 from ..families.table import family_of
 from ..importance import LayerMetricName
 from ..methods import RecoveryName, default_recovery, method_of
 from ..models.load import DtypeName, load_with_room, open_model
-from ..models.modelling_file import say
 from ..models.save import Provenance, hide_folders
 from ..plan import Plan
 from ..planning import make_plan
@@ -56,8 +55,8 @@ from ..system.tensors import STORED_TYPES, StoredTensors, stored_type
 from .from_disk import SavedModel, SaveOptions, check_out, prune_to
 from .gguf_file import (
     check_pruned_file,
+    gguf_type_above,
     is_gguf_name,
-    kind_above,
     matrix_type,
     with_fitting_multiple,
     working_dtype,
@@ -87,7 +86,7 @@ class RunOptions:
     dtype: DtypeName  # dtype to compute in
     at_most: float | None  # nats per token that the loss may rise
     changes: dict[str, Any]  # the settings that the caller gave
-    kind: str | None = None  # type of the matrices of a GGUF file; None: a folder is made
+    gguf_type: str | None = None  # type of the matrices of a GGUF file; None: a folder is made
 
     @property
     def needs_model(self) -> bool:
@@ -128,14 +127,14 @@ class _Parent:
         """The type as which most of the numbers in the matrices of its layers are stored."""
         return matrix_type(self.model.files)
 
-    def saved_dtype(self, kind: str | None) -> torch.dtype:
+    def saved_dtype(self, gguf_type: str | None) -> torch.dtype:
         """The dtype in which the pruned model is saved.
 
-        kind: the type of the GGUF file that is then made of it; None: none is.
+        gguf_type: the type of the GGUF file that is then made of it; None: none is.
         """
         original = STORED_TYPES.get(self.stored_type, torch.bfloat16)
-        if kind is not None:
-            original = working_dtype(kind)
+        if gguf_type is not None:
+            original = working_dtype(gguf_type)
         return min(original, self.model.dtype, key=lambda dtype: dtype.itemsize)
 
 
@@ -233,14 +232,16 @@ def prune_model(
     hashes = text_hashes(text.source)
     parent = _Parent.open(str(model), dtype)
     if is_gguf_name(out):
-        options = replace(options, kind=kind_above(parent.matrix_type, parent.model.dtype))
+        options = replace(options, gguf_type=gguf_type_above(parent.matrix_type, parent.model.dtype))
     options = _fit_to_model(options, parent)
     text = options.calibration
     windows_by_text = _windows(judged_on, parent.tokenizer, parent.model.config.max_position_embeddings)
     save_options = _save_options(parent, options, windows_by_text, overwrite=overwrite)
     check_out(out, parent.model, (text.sequences or 0) * text.length, save_options)
-    if options.kind not in (None, parent.matrix_type.lower()):
-        say(f"comp-lib does not write {parent.matrix_type}: the matrices of {out} will be {options.kind}")
+    if options.gguf_type not in (None, parent.matrix_type.lower()):
+        say(
+            f"comp-lib does not write {parent.matrix_type}: the matrices of {out} will be {options.gguf_type}"
+        )
     decisions = _decide(options, parent, windows_by_text, progress)
     card = _card(out, parent, replace(options, settings=decisions.settings), decisions.ids, hashes)
     saved = prune_to(
@@ -253,7 +254,7 @@ def prune_model(
         options=replace(save_options, card=card),
         progress=progress,
     )
-    return _verdict(saved, parent, options.kind, windows_by_text, started)
+    return _verdict(saved, parent, options.gguf_type, windows_by_text, started)
 
 
 def _check_options(
@@ -303,7 +304,10 @@ def _save_options(
 ) -> SaveOptions:
     """Options that say how the result is saved, and that it is judged on `windows_by_text`."""
     save_options = SaveOptions(
-        parent.name, overwrite=overwrite, dtype=parent.saved_dtype(options.kind), kind=options.kind
+        parent.name,
+        overwrite=overwrite,
+        dtype=parent.saved_dtype(options.gguf_type),
+        gguf_type=options.gguf_type,
     )
     if not windows_by_text:
         return save_options
@@ -338,8 +342,8 @@ def _decide(
             ids,
             windows_by_text,
             settings,
-            saved_dtype=parent.saved_dtype(options.kind),
-            kind=options.kind,
+            saved_dtype=parent.saved_dtype(options.gguf_type),
+            gguf_type=options.gguf_type,
             progress=progress,
         )
         settings = replace(settings, ratio=ratio)
@@ -368,11 +372,11 @@ def _fit_to_model(options: RunOptions, parent: _Parent) -> RunOptions:
     if settings.recovery == "bias" and "recovery" not in options.changes:
         if not family_of(source.config).bias_fields:
             settings = replace(settings, recovery=default_recovery(settings.method, biases=False))
-    if options.kind is not None:
-        settings = with_fitting_multiple(settings, source.shape, options.kind)
+    if options.gguf_type is not None:
+        settings = with_fitting_multiple(settings, source.shape, options.gguf_type)
     check_request(source, settings)
-    if options.kind is not None:
-        check_pruned_file(source, parent.tokenizer, settings, options.kind)
+    if options.gguf_type is not None:
+        check_pruned_file(source, parent.tokenizer, settings, options.gguf_type)
     text = options.calibration
     check_length(text.length, source.config.max_position_embeddings)
     if text.sequences is None:
@@ -460,19 +464,19 @@ def _command(name: str, out: str | Path, options: RunOptions) -> str:
 def _verdict(
     saved: SavedModel,
     parent: _Parent,
-    kind: str | None,
+    gguf_type: str | None,
     windows_by_text: dict[str, Tensor],
     started: float,
 ) -> Verdict:
     """The verdict on what was written.
 
-    kind: the type of the matrices of the GGUF file; None: it is a folder.
+    gguf_type: the type of the matrices of the GGUF file; None: it is a folder.
     """
     new_files = [saved.path]
-    stored = (parent.matrix_type, str(kind).upper())
-    if kind is None:
+    stored = (parent.matrix_type, str(gguf_type).upper())
+    if gguf_type is None:
         new_files = list(resolve(saved.path).glob("*.safetensors"))
-        stored = (parent.stored_type, stored_type(parent.saved_dtype(kind)))
+        stored = (parent.stored_type, stored_type(parent.saved_dtype(gguf_type)))
     return Verdict(
         **vars(saved),
         parent=parent.name,

@@ -34,14 +34,14 @@ def ratio_within(
     settings: Settings,
     *,
     saved_dtype: torch.dtype,
-    kind: str | None = None,
+    gguf_type: str | None = None,
     progress: Progress = no_progress,
 ) -> float:
     """The largest ratio found that raises the loss by no more than `at_most`, nats per token.
 
     The loss is the mean over the texts in `windows_by_text`. For each ratio that `largest_ratio` tries, the
     model is pruned in memory on ids (S, L) with these settings. It is judged with the numbers that files in
-    `saved_dtype` will hold, or that a GGUF file of the type `kind` will, which is made of them.
+    `saved_dtype` will hold, or that a GGUF file of the type `gguf_type` will, which is made of them.
 
     Raises InputError when even the smallest step costs more.
     """
@@ -60,7 +60,7 @@ def ratio_within(
             hint = "choose other settings"
             return None
         small = prune(model, ids, tried, plan=plan, progress=progress)
-        round_weights(small.model, saved_dtype, kind)
+        round_weights(small.model, saved_dtype, gguf_type)
         cost = judge(small.model, windows_by_text).mean["loss"] - dense_loss
         outcome = f"{small.plan.removed:.1%} of the decoder costs {cost:.3f} already"
         hint = "allow more" if math.isfinite(cost) else "choose other settings"
@@ -113,20 +113,20 @@ def largest_ratio(
 
 
 @torch.no_grad()
-def round_weights(model: Model, dtype: torch.dtype, kind: str | None = None) -> None:
+def round_weights(model: Model, dtype: torch.dtype, gguf_type: str | None = None) -> None:
     """Give `model` the numbers that it will have when it is read again from files in `dtype`.
 
-    kind: the type of the matrices of a GGUF file that is made of those; None: none is.
+    gguf_type: the type of the matrices of a GGUF file that is made of those; None: none is.
 
     Its tensors are replaced, not written to: it may share them with its parent.
     """
-    if dtype == model.dtype and kind is None:
+    if dtype == model.dtype and gguf_type is None:
         return
     for module_name, module in model.named_modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             rounded = weight.detach().to(dtype).to(weight.dtype)
-            if kind is not None:
-                rounded = as_stored(f"{module_name}.{name}", rounded, kind)
+            if gguf_type is not None:
+                rounded = as_stored(f"{module_name}.{name}", rounded, gguf_type)
             setattr(module, name, nn.Parameter(rounded, requires_grad=weight.requires_grad))
     model.tie_weights()
 

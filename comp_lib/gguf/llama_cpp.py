@@ -120,5 +120,6 @@ def check_reply(reply: dict[str, Any]) -> dict[str, Any]:
     """
     if "error" in reply:
         message = reply["error"].get("message", reply)
-        raise InputError(expected="a request that llama.cpp can meet", got=message)
+        hint = "shorten the text, or write the file anew with comp-lib export"
+        raise InputError(expected="a request that llama.cpp can meet", got=message, hint=hint)
     return reply

@@ -58,7 +58,7 @@ class TensorRecord:
     """A tensor as the header of a GGUF file describes it."""
 
     shape: tuple[int, ...]  # sizes in the order of torch
-    kind: gguf.GGMLQuantizationType  # type of its numbers
+    gguf_type: gguf.GGMLQuantizationType  # type of its numbers
     start: int  # position of its first byte, from the end of the header
     row_bytes: int  # size of a row, or of all of a vector
 
@@ -244,14 +244,14 @@ class _Header:
         if not dimensions:
             raise self.damaged("a tensor without a shape")
         try:
-            kind = gguf.GGMLQuantizationType(type_number)
+            gguf_type = gguf.GGMLQuantizationType(type_number)
         except ValueError as error:
             raise self.damaged(f"a tensor of the unknown type {type_number}") from error
-        block_values, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        block_values, block_bytes = gguf.GGML_QUANT_SIZES[gguf_type]
         if dimensions[0] % block_values:
             raise self.damaged(f"rows of {dimensions[0]} numbers in blocks of {block_values}")
         row_bytes = dimensions[0] // block_values * block_bytes
-        return TensorRecord(tuple(reversed(dimensions)), kind, start, row_bytes)
+        return TensorRecord(tuple(reversed(dimensions)), gguf_type, start, row_bytes)
 
 
 class GgufTensors(StoredTensors):
@@ -302,7 +302,7 @@ class GgufTensors(StoredTensors):
             places = self.places.get(name, [])
             if sum(piece.rows for _, _, piece in places) == size[0]:
                 self.shapes[name] = size
-                self.stored_types[name] = file.tensors[places[0][0]].kind.name
+                self.stored_types[name] = file.tensors[places[0][0]].gguf_type.name
 
     def _add_pieces(self, stored_name: str, layout: Layout) -> None:
         """Note where the tensors of the model are of which a tensor of the file has rows."""
@@ -348,7 +348,7 @@ class GgufTensors(StoredTensors):
         with refusing(
             "weights of a type that can be read", f"{name} in {self.path}", "export the model again"
         ):
-            dequantised = gguf.dequantize(blocks, record.kind)
+            dequantised = gguf.dequantize(blocks, record.gguf_type)
         return np.asarray(dequantised, dtype=np.float32)
 
     def fingerprint(self) -> str:

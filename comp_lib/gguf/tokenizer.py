@@ -55,7 +55,9 @@ def tokenizer_metadata(tokenizer: Any, size: int) -> dict[str, Any]:
     model = description["model"]
     if model["type"] != "BPE":
         raise InputError(
-            expected="a BPE tokenizer, byte-level or sentencepiece", got=model["type"], hint="not exported"
+            expected="a BPE tokenizer, byte-level or sentencepiece",
+            got=model["type"],
+            hint="no GGUF file is made of it: use the folder itself",
         )
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
     texts, types = _tokens(description, size, tokenizer.unk_token)
@@ -131,7 +133,7 @@ def _rule(pre_tokenizer: Any) -> str:
     raise InputError(
         expected=f"a tokenizer that cuts words like one of {', '.join(RULES)}",
         got=f"one that cuts {PRE_TOKENIZER_PROBE[:16]!r} into {words[:6]}",
-        hint="not exported",
+        hint="no GGUF file is made of it: use the folder itself",
     )
 
 

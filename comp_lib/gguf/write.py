@@ -53,12 +53,12 @@ class _ExportedTensor:
     """A tensor of the file, and how it is made from tensors of the model."""
 
     layout: Layout
-    kind: GGMLQuantizationType  # type of the numbers in the file
+    gguf_type: GGMLQuantizationType  # type of the numbers in the file
 
     @property
     def n_bytes(self) -> int:
         """Its size in the file."""
-        block_values, block_bytes = gguf.GGML_QUANT_SIZES[self.kind]
+        block_values, block_bytes = gguf.GGML_QUANT_SIZES[self.gguf_type]
         return prod(self.layout.shape) // block_values * block_bytes
 
     def convert(self, files: StoredTensors) -> np.ndarray:
@@ -70,25 +70,28 @@ class _ExportedTensor:
         for piece in self.layout.pieces:
             values = files.read(piece.source, torch.float32).numpy()[piece.start : piece.start + piece.rows]
             pieces.append(piece.to_file(values))
-            if self.kind != GGMLQuantizationType.F32 and np.abs(pieces[-1]).max(initial=0.0) > LARGEST_HALF:
+            if (
+                self.gguf_type != GGMLQuantizationType.F32
+                and np.abs(pieces[-1]).max(initial=0.0) > LARGEST_HALF
+            ):
                 raise InputError(
-                    expected=f"weights that {self.kind.name.lower()} can hold",
+                    expected=f"weights that {self.gguf_type.name.lower()} can hold",
                     got=f"more than {LARGEST_HALF:g} in {piece.source}",
                     hint="export with the type f32",
                 )
-        stored: np.ndarray = gguf.quants.quantize(np.concatenate(pieces), self.kind)
+        stored: np.ndarray = gguf.quants.quantize(np.concatenate(pieces), self.gguf_type)
         return stored
 
 
-def check_gguf_output(file: str | Path, kind: str, overwrite: bool = False) -> Path:
+def check_gguf_output(file: str | Path, gguf_type: str, overwrite: bool = False) -> Path:
     """The path of a GGUF file to write, without links.
 
-    Raises InputError for a `kind` that is not one of TYPES, a name with another ending, a file that is there
-    already unless it is to `overwrite`, and a folder that cannot be written to.
+    Raises InputError for a `gguf_type` that is not one of TYPES, a name with another ending, a file that is
+    there already unless it is to `overwrite`, and a folder that cannot be written to.
     """
-    if kind not in TYPES:
-        hint = suggestion(kind, TYPES)
-        raise InputError(expected=f"a type among {', '.join(TYPES)}", got=repr(kind), hint=hint)
+    if gguf_type not in TYPES:
+        hint = suggestion(gguf_type, TYPES)
+        raise InputError(expected=f"a type among {', '.join(TYPES)}", got=repr(gguf_type), hint=hint)
     target = check_output(file, overwrite)
     if target.suffix != ".gguf":
         raise InputError(expected="a name that ends in .gguf", got=file, hint="choose another name")
@@ -100,7 +103,7 @@ def write_gguf(
     meta_model: Model,
     files: StoredTensors,
     tokenizer: PreTrainedTokenizerBase,
-    kind: str,
+    gguf_type: str,
     progress: Progress = no_progress,
 ) -> None:
     """Write a model as a GGUF file, which appears complete or not at all.
@@ -110,7 +113,7 @@ def write_gguf(
         meta_model: the model without its numbers.
         files: the weights of the model.
         tokenizer: the tokenizer of the model.
-        kind: the type of the matrices, one of TYPES.
+        gguf_type: the type of the matrices, one of TYPES.
         progress: called after each tensor.
 
     Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, and for a disk
@@ -119,13 +122,13 @@ def write_gguf(
     config = meta_model.config
     shape = Shape.of(meta_model)
     architecture = choose_architecture(config, shape)
-    _check_widths(shape, kind)
+    _check_widths(shape, gguf_type)
     tensors = {
-        name: _ExportedTensor(layout, tensor_type(layout.pieces[0].source, layout.shape, kind))
+        name: _ExportedTensor(layout, tensor_type(layout.pieces[0].source, layout.shape, gguf_type))
         for name, layout in layouts_of(meta_model, architecture).items()
     }
     rope_fields, factors = _scaled_rope(meta_model, architecture)
-    metadata = _metadata(meta_model, architecture, target.stem, kind) | rope_fields
+    metadata = _metadata(meta_model, architecture, target.stem, gguf_type) | rope_fields
     metadata |= tokenizer_metadata(tokenizer, config.vocab_size)
     needed_bytes = sum(tensor.n_bytes for tensor in tensors.values())
     check_room(target.parent, needed_bytes, target.name)
@@ -136,7 +139,9 @@ def write_gguf(
         writer.add_string(CONFIG_KEY, _config_text(config))
         for name, tensor in tensors.items():
             shape_in_file = tensor.layout.shape
-            writer.add_tensor_info(name, shape_in_file, np.dtype(np.float32), tensor.n_bytes, tensor.kind)
+            writer.add_tensor_info(
+                name, shape_in_file, np.dtype(np.float32), tensor.n_bytes, tensor.gguf_type
+            )
         for name, values in factors.items():
             writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
         writer.write_header_to_file(partial)
@@ -149,15 +154,15 @@ def write_gguf(
             writer.write_tensor_data(values)
 
 
-def check_exportable(model: Model, shape: Shape, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+def check_exportable(model: Model, shape: Shape, tokenizer: PreTrainedTokenizerBase, gguf_type: str) -> None:
     """Check that `model` could be written as a GGUF file, with the widths that `shape` says.
 
-    model: its config counts, and none of its numbers. kind: the type of the matrices, one of TYPES.
+    model: its config counts, and none of its numbers. gguf_type: the type of the matrices, one of TYPES.
 
     Raises InputError for what llama.cpp or the type cannot hold.
     """
     choose_architecture(model.config, shape)
-    _check_widths(shape, kind)
+    _check_widths(shape, gguf_type)
     tokenizer_metadata(tokenizer, model.config.vocab_size)
 
 
@@ -198,12 +203,12 @@ def choose_architecture(config: Any, shape: Shape) -> Architecture:
     )
 
 
-def _check_widths(shape: Shape, kind: str) -> None:
-    """Check that each row of each matrix is a number of complete blocks of the type `kind`.
+def _check_widths(shape: Shape, gguf_type: str) -> None:
+    """Check that each row of each matrix is a number of complete blocks of the type `gguf_type`.
 
     Raises InputError where one is not.
     """
-    block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]
+    block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[gguf_type]]
     heads_widths = [groups * shape.group_heads * shape.head_dim for groups in shape.kv_groups]
     widths_of = {"stream": [shape.hidden], "neurons": shape.neurons, "heads' outputs": heads_widths}
     for width_name, widths in widths_of.items():
@@ -213,31 +218,31 @@ def _check_widths(shape: Shape, kind: str) -> None:
             if width_name == "neurons":  # a multiple sets no other widths
                 hint = f"prune with a multiple of {block_values}, or {hint}"
             raise InputError(
-                expected=f"widths that {kind} can hold, multiples of {block_values}",
+                expected=f"widths that {gguf_type} can hold, multiples of {block_values}",
                 got=f"{min(refused)} {width_name} in a layer",
                 hint=hint,
             )
 
 
-def tensor_type(name: str, size: tuple[int, ...], kind: str) -> GGMLQuantizationType:
-    """The type of the tensor `name` of transformers in a file of the type `kind`."""
+def tensor_type(name: str, size: tuple[int, ...], gguf_type: str) -> GGMLQuantizationType:
+    """The type of the tensor `name` of transformers in a file of type `gguf_type`."""
     if len(size) == 1:
         return GGMLQuantizationType.F32
-    if name in (EMBEDDING, HEAD) and kind.startswith("q4"):
+    if name in (EMBEDDING, HEAD) and gguf_type.startswith("q4"):
         return GGMLQuantizationType.Q8_0
-    return TYPES[kind]
+    return TYPES[gguf_type]
 
 
-def as_stored(name: str, weight: torch.Tensor, kind: str) -> torch.Tensor:
-    """The numbers that a file of the type `kind` holds of `weight`, the tensor `name` of transformers."""
-    stored_as = tensor_type(name, tuple(weight.shape), kind)
+def as_stored(name: str, weight: torch.Tensor, gguf_type: str) -> torch.Tensor:
+    """The numbers that a file of type `gguf_type` holds of `weight`, the tensor `name` of transformers."""
+    stored_as = tensor_type(name, tuple(weight.shape), gguf_type)
     if stored_as == GGMLQuantizationType.F32:
         return weight
     blocks = gguf.quants.quantize(weight.detach().float().cpu().numpy(), stored_as)
     return torch.from_numpy(gguf.quants.dequantize(blocks, stored_as)).to(weight)
 
 
-def _metadata(meta_model: Model, architecture: Architecture, name: str, kind: str) -> dict[str, Any]:
+def _metadata(meta_model: Model, architecture: Architecture, name: str, gguf_type: str) -> dict[str, Any]:
     """The metadata of the model called `name`: NAME -> value, for `add_NAME` of GGUFWriter."""
     config = meta_model.config
     shape = Shape.of(meta_model)
@@ -247,11 +252,11 @@ def _metadata(meta_model: Model, architecture: Architecture, name: str, kind: st
         """One number if all layers have the same width, else one number for each layer."""
         return widths[0] if shape.uniform else list(widths)
 
-    precision = "ALL" if kind == "f32" else "MOSTLY"
+    precision = "ALL" if gguf_type == "f32" else "MOSTLY"
     fields = {
         "type": gguf.GGUFType.MODEL,
         "name": name,
-        "file_type": gguf.LlamaFileType[f"{precision}_{kind.upper()}"],
+        "file_type": gguf.LlamaFileType[f"{precision}_{gguf_type.upper()}"],
         "quantization_version": gguf.GGML_QUANT_VERSION,
         "context_length": _context(config, has_windows="sliding_window" in extra_fields),
         "vocab_size": config.vocab_size,

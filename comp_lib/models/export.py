@@ -14,16 +14,16 @@ from .load import open_model
 def export_gguf(
     model: str | Path,
     out: str | Path,
-    kind: str = "f16",
+    gguf_type: str = "f16",
     *,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Path:
     """Write `model` (a folder, a .gguf file or "smollm2-135m") as the GGUF file `out`, and return its path.
 
-    `kind` is the type of the matrices, one of `gguf.write.TYPES`. Vectors stay f32. With a 4-bit kind the
-    embeddings and the head become q8_0, as in most files of that kind. The file appears complete or not at
-    all.
+    `gguf_type` is the type of the matrices, one of `gguf.write.TYPES`. Vectors stay f32. With a 4-bit type
+    the embeddings and the head become q8_0, as in most files of that type. The file appears complete or not
+    at all.
 
     Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, for a file
     that is there already unless it is to `overwrite`, and for a folder or disk that cannot take it. Only
@@ -31,7 +31,7 @@ def export_gguf(
     """
     if resolve(out) == resolve(model):
         raise InputError(expected="a file apart from the model", got=out, hint="choose another name")
-    target = check_gguf_output(out, kind, overwrite)
+    target = check_gguf_output(out, gguf_type, overwrite)
     meta_model, files, tokenizer = open_model(model)
-    write_gguf(target, meta_model, files, tokenizer, kind, progress)
+    write_gguf(target, meta_model, files, tokenizer, gguf_type, progress)
     return Path(out).expanduser()

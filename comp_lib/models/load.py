@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from ..errors import InputError, refusing, suggestion
+from ..errors import InputError, refusing, say, suggestion
 from ..families.find import check_layers
 from ..families.table import TYPE_PREFIX
 from ..families.types import CausalLM, Model
@@ -29,7 +29,7 @@ from ..system.files import SAVE_AGAIN_HINT, read_object
 from ..system.machine import available_device, free_card_memory, free_memory
 from ..system.tensors import EMBEDDING, HEAD, StoredTensors, TensorFiles, weight_shapes
 from .meta_model import fill, make_meta_model
-from .modelling_file import say, say_foreign_files
+from .modelling_file import say_foreign_files
 from .own_widths import as_written_now, register
 from .per_layer import is_old
 from .wheels import WHEELS, wheel_gguf

@@ -6,9 +6,7 @@ makes its classes of the same text, so the two cannot differ. No file of a folde
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,9 @@ from typing import Any
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # type: ignore[attr-defined]
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-from ..errors import InputError, as_printable
+from ..errors import InputError, say
 from ..families.table import TYPE_PREFIX
 
-log = logging.getLogger(__name__)
 TEMPLATE = '''\
 """{causal_model} whose layers differ in width. Written by comp-lib, alike for all of these.
 
@@ -130,9 +127,3 @@ def say_foreign_files(folder: Path, model_type: str) -> None:
         if content != file_text(model_type).encode():
             digest = hashlib.sha256(content).hexdigest()
             say(f"comp-lib ignores {path} (sha256 {digest}), which is not the modelling file that it writes")
-
-
-@functools.cache
-def say(line: str) -> None:
-    """Write `line` to the log, which shows it on stderr; once in a process."""
-    log.warning("%s", as_printable(line))

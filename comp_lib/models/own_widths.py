@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from .modelling_file import auto_map, file_name, file_text, stock_names, write_modelling_file
@@ -90,6 +91,7 @@ def register_all() -> None:
     """
     for model_type in TESTED_TYPES:
         try:
-            register(model_type)
+            _, model_class = register(model_type)
         except (ImportError, RuntimeError, ValueError, AttributeError):
             continue  # a version of transformers without this type, or with another form of it
+        setattr(transformers, model_class.__name__, model_class)  # where vLLM 0.32 looks for a class

@@ -156,7 +156,7 @@ def test_a_full_folder_is_refused_before_any_text_is_written(parent, tmp_path, m
 WITH_DEVICE = {
     "prune": ["--out", "nowhere", *QUICK_FLAGS],
     "inspect": [],
-    "evaluate": ["--length", "64", "--sequences", "1"],
+    "evaluate": ["--window", "64", "--windows", "1"],
     "generate": ["--prompt", "The sea", "--tokens", "2"],
     "report": ["--out", "nowhere.html"],
     "heal": ["--parent", "nowhere", "--out", "nowhere"],

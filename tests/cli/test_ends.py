@@ -88,7 +88,7 @@ def test_a_log_gets_a_line_a_layer_and_a_terminal_bars(parent, tmp_path, monkeyp
         f"pruning: {n} of 3" for n in (1, 2, 3)
     ]
     assert all(len(line) < 60 and "\r" not in line for line in lines)
-    lines = ran("evaluate", parent, "--length", "32", "--sequences", "2").stderr.splitlines()
+    lines = ran("evaluate", parent, "--window", "32", "--windows", "2").stderr.splitlines()
     assert [line.split(":")[0] for line in lines] == list(KINDS)
     terminal = Console(stderr=True, force_terminal=True, width=100)
     monkeypatch.setattr(console, "error_output", terminal)

@@ -15,7 +15,7 @@ from comp_lib.evaluation.loss import compare_losses, measure_loss
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--length", "32", "--sequences", "3"]
+SMALL = ["--window", "32", "--windows", "3"]
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +74,14 @@ def test_one_text_without_a_dense_model_is_its_loss_and_perplexity(damaged, expe
 
 
 def test_windows_are_as_long_as_the_model_reads(parent, damaged, tokenizer):
-    row = cells(ran("evaluate", damaged, "--text", "evaluation:code", "--sequences", "2").stdout)
+    row = cells(ran("evaluate", damaged, "--text", "evaluation:code", "--windows", "2").stdout)
     model = AutoModelForCausalLM.from_pretrained(damaged).eval()
     ids = evaluation_tokens(tokenizer, load_text("evaluation:code"), 128, 2)  # the context is 128 tokens
     assert row["evaluation:code"][0] == f"{measure_loss(model, ids).loss:.3f}"
 
 
 def test_a_model_against_itself_has_no_increase_for_certain(parent):
-    flags = ("--text", "evaluation", "--length", "32", "--sequences", "10")
+    flags = ("--text", "evaluation", "--window", "32", "--windows", "10")
     row = cells(ran("evaluate", parent, *flags, "--against", parent).stdout)["evaluation"]
     dense_loss, loss, increase, divergence, agreement = row
     assert dense_loss == loss

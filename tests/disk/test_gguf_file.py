@@ -61,7 +61,7 @@ def parent_of(tmp_path_factory, tokenizer):
 def types_in(file):
     """The types of the matrices of the layers of a GGUF file."""
     layers = [tensor for name, tensor in GgufFile(file).tensors.items() if name.startswith("blk.")]
-    return {tensor.kind.name for tensor in layers if len(tensor.shape) == 2}
+    return {tensor.gguf_type.name for tensor in layers if len(tensor.shape) == 2}
 
 
 def stored_bytes(file, name):
@@ -190,8 +190,8 @@ def test_the_nearest_type_above():
         "Q8_K": "f16",
         "Q4_0": "q4_0",
     }
-    assert {stored: gguf_file.kind_above(stored, torch.float32) for stored in above} == above
-    assert gguf_file.kind_above("F32", torch.bfloat16) == "f16"
+    assert {stored: gguf_file.gguf_type_above(stored, torch.float32) for stored in above} == above
+    assert gguf_file.gguf_type_above("F32", torch.bfloat16) == "f16"
 
 
 def test_the_head_and_the_tokens_do_not_decide(parent_of):
@@ -220,7 +220,7 @@ def test_the_verdict_judges_the_file_and_llama_cpp_agrees(kind, name, preset, pa
         logs = torch.log_softmax(small(ids).logits[:, :-1].double(), -1)
     torch_losses = -logs.gather(2, ids[:, 1:, None])[..., 0]
     assert (llama_cpp.losses(server, ids) - torch_losses).mean().abs() < LOSS_TOLERANCE
-    result = ran("evaluate", verdict.path, "--against", parent, "--sequences", "2", "--length", "32")
+    result = ran("evaluate", verdict.path, "--against", parent, "--windows", "2", "--window", "32")
     assert "mean" in result.stdout
 
 
