@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import EntryPoint, packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 import comp_lib
 from comp_lib.cli.app import app
+from comp_lib.models.own_widths import register_all
 
 pytestmark = pytest.mark.slow
 
@@ -215,3 +216,8 @@ def test_wheel_carries_the_texts(tmp_path):
     expected.add(f"written/{written.name}")
     assert {f"comp_lib/data/{name}" for name in expected} | OURS <= names
     assert not [name for name in names if name.startswith(("tests/", "data/", "build/"))]
+
+
+def test_vllm_is_told_where_register_all_is():
+    ((_, place),) = PROJECT["entry-points"]["vllm.general_plugins"].items()
+    assert EntryPoint("comp-lib", place, "vllm.general_plugins").load() is register_all

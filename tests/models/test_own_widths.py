@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from tools import logits
 from transformers import AutoModelForCausalLM, StableLmConfig, StableLmForCausalLM
@@ -13,8 +14,10 @@ from variants import build, tokens
 
 from comp_lib.errors import InputError
 from comp_lib.families.find import has_inseparable_groups
+from comp_lib.models import own_widths
 from comp_lib.models.load import load_model
 from comp_lib.models.meta_model import with_true_config
+from comp_lib.models.own_widths import register
 from comp_lib.models.padded import export_padded, padded_shape
 from comp_lib.shape import Shape
 from comp_lib.surgery import shrink
@@ -195,3 +198,11 @@ def test_padding_is_refused_where_it_changes_nothing_or_the_place_is_taken(paren
     folder = save(uneven(), tokenizer, tmp_path / "own")
     with pytest.raises(InputError, match="or overwrite it"):
         export_padded(folder, folder)
+
+
+def test_vllm_finds_every_class_where_it_looks(monkeypatch):
+    """`register_all` is the entry point; a type that transformers does not have is left out."""
+    monkeypatch.setattr(own_widths, "TESTED_TYPES", ("a type of tomorrow", "qwen2"))
+    monkeypatch.delattr(transformers, "CompQwen2ForCausalLM", raising=False)
+    own_widths.register_all()
+    assert transformers.CompQwen2ForCausalLM is register("qwen2")[1]
