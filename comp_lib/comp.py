@@ -146,10 +146,10 @@ def prune(
     """Prune `model` on calibration tokens ids (S, L).
 
     With one width for all layers, pruning takes the time of about two forward passes of the dense model and
-    of the solves. The aim "dense" adds a walk through the dense model, estimated widths one over 1,536
-    tokens, and measured widths may take as long as the rest. Pruning takes memory for the hidden states of
-    all tokens, one layer and a few n x n matrices. The recovery "bias" adds parameters, which the `removed`
-    of the plan counts.
+    of the solves. The aim "dense" adds a walk through the dense model, estimated widths one over at most
+    1,536 tokens, and measured widths may take as long as the rest. Pruning takes memory for the hidden states
+    of all tokens, one layer and a few n x n matrices. The recovery "bias" adds parameters, which the
+    `removed` of the plan counts.
 
     Args:
         settings: all that decides the outcome, besides the model and the tokens; None: `Settings.preset()`,

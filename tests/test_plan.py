@@ -278,6 +278,8 @@ PLAN = Plan(
 )
 def test_json_round_trip(plan, tmp_path):
     assert Plan.from_json(plan.to_json()) == plan
+    with pytest.raises(InputError, match="a file that can be written.*missing.*make its folder first"):
+        plan.save(tmp_path / "missing" / "plan.json")
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
 from comp_lib.comp import prune
 from comp_lib.evaluation.loss import measure_loss
+from comp_lib.importance.neurons import RIDGE
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -28,6 +30,20 @@ assert type(model).__name__ == "LlamaForCausalLM"
 with torch.inference_mode():
     save_file({"logits": model(torch.arange(100, 132)[None]).logits}, sys.argv[2])
 """
+
+
+@pytest.mark.real
+def test_estimated_widths_lose_less_than_one_width(real_model):
+    """The reason for the default preset, with the same text and ratio."""
+    model, tokenizer = real_model
+    ids = calibration_tokens("calibration", tokenizer, sequences=8, length=64, judged_on="evaluation")
+    windows = evaluation_tokens(tokenizer, load_text("evaluation"), window_length=128, window_count=4)
+    settings = Settings(ratio=0.3, layers=0, multiple=32, ridge=RIDGE)
+    uniform, estimated = (
+        measure_loss(prune(model, ids, replace(settings, widths=widths)).model, windows).loss
+        for widths in ("uniform", "estimated")
+    )
+    assert estimated < uniform - 0.1
 
 
 @pytest.mark.real
