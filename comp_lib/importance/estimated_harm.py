@@ -8,7 +8,7 @@ less: which layers mind more than others, and roughly by how much. The estimate 
 and saves in four places. Few tokens fit, and few judge. The neurons of the least energy go, so that there is
 no sweep; what stays is refitted all the same. Their energies, added up, are the error curve. Every second
 layer is tried, and a layer between two of them gets a harm between theirs. (Our derivation; the numbers were
-chosen by measurement, see benchmarks/RESULTS.md.)
+chosen by measurement: "Widths of the default" in benchmarks/RESULTS.md.)
 """
 
 from __future__ import annotations
