@@ -74,15 +74,14 @@ class Pruned:
         Raises InputError, before anything is written, for a folder that has files in it.
         """
         from .calibration.texts import check_tokenizer
-        from .models.save import Provenance, save_checkpoint
+        from .models.save import Provenance, hide_folders, save_checkpoint
 
         check_words("out", out, "the name of a folder", example="build/small")
         check_tokenizer(tokenizer)
         check_switch("overwrite", overwrite)
         text = f"{self.report.token_count:,} tokens"
-        card = Provenance(
-            self.plan.parent or "a model", self.parent_shape, text, asdict(self.report.settings)
-        )
+        parent = self.plan.parent or hide_folders(self.model.name_or_path) or "a model"
+        card = Provenance(parent, self.parent_shape, text, asdict(self.report.settings))
         return save_checkpoint(out, self.model, tokenizer, self.plan, card, overwrite=overwrite)
 
 

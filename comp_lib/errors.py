@@ -141,7 +141,8 @@ def check_whole_number(name: str, value: object, minimum: int) -> None:
     """Raises InputError, which names the field, for a value that is no integer or below `minimum`."""
     if type(value) is not int or value < minimum:
         expected = f"{name} as a whole number above {minimum - 1}"
-        raise InputError(expected=expected, got=repr(value), hint=f"the smallest is {minimum}")
+        hint = "write it without quotes" if isinstance(value, str) else f"the smallest is {minimum}"
+        raise InputError(expected=expected, got=repr(value), hint=hint)
 
 
 def check_switch(name: str, value: object) -> None:

@@ -148,7 +148,7 @@ class Plan:
             if not _is_ascending(indices) or len(indices) != width:
                 raise InputError(
                     expected=f"{width} ascending indices in {name} of layer {layer}",
-                    got=len(indices),
+                    got=str(list(indices))[:60],
                     hint=CORRECT_PLAN_HINT,
                 )
 

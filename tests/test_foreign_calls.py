@@ -188,6 +188,12 @@ def read_plan(patch, planted, folder):
     Plan.load(folder / "comp_plan.json")
 
 
+def write_plan(patch, planted, folder):
+    plan = Plan("", 1, layers=(0,), neurons=(8,), kv_groups=(1,), ratio=0.1, removed=0.1)
+    patch.setattr(Path, "write_text", planted)
+    plan.save(folder / "comp_plan.json")
+
+
 BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("calibration/texts.py", "load_text"): read_text_file,
     ("calibration/texts.py", "_load_wikitext"): fetch_wikitext,
@@ -209,6 +215,7 @@ BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("models/meta_model.py", "with_true_config"): load_shrunk_tensors,
     ("plan.py", "from_json"): parse_plan,
     ("plan.py", "load"): read_plan,
+    ("plan.py", "save"): write_plan,
     ("system/files.py", "read_object"): read_object,
     ("system/files.py", "resolve"): resolve,
     ("system/tensors.py", "_add_header"): headers_of_tensors,

@@ -340,7 +340,10 @@ def test_a_file_that_holds_no_plan_is_refused(tmp_path, create, message):
         ({"kept_neurons": [[0, 4, 9]]}, "2 entries in kept_neurons, got 1"),
         ({"kept_neurons": 7}, "2 entries in kept_neurons, got 7"),
         ({"kept_neurons": [7, 8]}, "whole numbers in kept_neurons"),
-        ({"kept_neurons": [[0, 4], [1, 2]]}, "3 ascending indices in kept_neurons of layer 0, got 2"),
+        (
+            {"kept_neurons": [[0, 4], [1, 2]]},
+            "3 ascending indices in kept_neurons of layer 0, got \\[0, 4\\]",
+        ),
         ({"kept_neurons": [[0, 4, 9], [2, 1]]}, "2 ascending indices in kept_neurons of layer 3"),
         ({"kept_neurons": [[0, 4, 9], [1, 1]]}, "2 ascending indices in kept_neurons of layer 3"),
         ({"kept_groups": [[-1], [0, 1]]}, "1 ascending indices in kept_groups of layer 0"),

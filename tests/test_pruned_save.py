@@ -39,6 +39,15 @@ def test_a_model_without_a_name_is_called_a_model(tokenizer, tmp_path):
     assert "A smaller copy of a model" in (folder / "README.md").read_text("utf-8")
 
 
+def test_the_card_names_the_folder_that_load_model_read_and_not_where_it_lies(tokenizer, tmp_path):
+    parent = prune(build(), tokens(), SETTINGS).save(tmp_path / "parent", tokenizer)
+    loaded, _ = load_model(parent)
+    folder = prune(loaded, tokens(), SETTINGS).save(tmp_path / "small", tokenizer)
+    card = (folder / "README.md").read_text("utf-8")
+    assert "A smaller copy of parent" in card
+    assert str(tmp_path) not in card
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_with_files_of_others_stays_as_it_is(pruned, tokenizer, tmp_path, overwrite):
     (tmp_path / "notes.txt").write_text("mine", "utf-8")

@@ -25,6 +25,7 @@ what is there as the file, which then takes its name, and deletes the folder.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import time
@@ -69,6 +70,19 @@ from .run_state import StreamsState
 from .work_folder import JOURNAL, Journal, StatesFile, lay_out, read_state, write_rows
 
 LOCK = "lock"
+# What a disk refuses: it is full or broken, its user may not write, or there can be no such folder.
+DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+)
 STATES_FILES = 5  # files of states at once, at most: of two streams, and of three steps of a layer
 DISK_BLOCK = 512  # bytes of a block: the system counts in blocks what a file takes
 
@@ -110,7 +124,7 @@ def prune_to(
     model: ModelOnDisk,
     tokenizer: PreTrainedTokenizerBase,
     ids: Tensor,
-    settings: Settings = Settings(),  # noqa: B008  a frozen value
+    settings: Settings | None = None,
     *,
     plan: Plan | None = None,
     options: SaveOptions = SaveOptions(),  # noqa: B008  a frozen value
@@ -125,6 +139,7 @@ def prune_to(
 
     Args:
         tokenizer: is saved with the model.
+        settings: None: those of the preset of COMP.
         plan: how much stays, as for `prune`; None: one is made by `settings`. With a plan, what `settings`
             say of `ratio`, `layers`, `layer_metric`, `widths`, `kv_groups` and `multiple` is ignored. A
             method that needs gradients needs a plan, which was made in memory.
@@ -136,6 +151,8 @@ def prune_to(
     Raises InputError when `NAME.partial` was begun by another call, or has files of other origin.
     """
     started = time.perf_counter()
+    if settings is None:
+        settings = Settings.preset()
     ids = check_call(model, ids, settings, plan)
     if method_of(settings.method).needs_gradients and plan is None:
         raise InputError(
@@ -311,7 +328,8 @@ def _lock(work: Path) -> Iterator[None]:
     The folder is made if it is missing.
 
     Raises InputError when another process works there.
-    Raises InputError when the system refuses something in the block, such as more of a full disk.
+    Raises InputError when the disk refuses something in the block, such as more of a full disk. Other errors
+    of the system, such as a broken pipe of whoever shows the progress, are none of the folder's.
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -324,6 +342,8 @@ def _lock(work: Path) -> Iterator[None]:
             hint="wait until it ends, or choose another name",
         ) from error
     except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
         raise InputError(
             expected=f"to work in {work}",
             got=error,

@@ -346,6 +346,14 @@ def test_a_full_disk_is_reported_and_the_same_call_goes_on(
     assert content(tmp_path / "small") == content(undisturbed)
 
 
+def test_an_error_of_whoever_shows_the_progress_is_no_fault_of_the_folder(parent, tmp_path, tokenizer):
+    def closed(*arguments):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, progress=closed)
+
+
 def test_runs_that_are_cut_off_leave_no_more_states_than_one(parent, tmp_path, tokenizer, monkeypatch):
     def killed(*arguments):
         raise Killed
@@ -481,7 +489,7 @@ def test_a_running_process_keeps_others_out_and_kill_9_lets_them_in(
     command = [*python, "-c", SCRIPT, str(parent), str(out), *map(str, Path(__file__).parents[:2])]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline()  # a layer is finished, and the process sleeps
-        with pytest.raises(InputError, match="another process that prunes"):
+        with pytest.raises(InputError, match="no other process that prunes"):
             prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
         process.send_signal(signal.SIGKILL)
         process.stdout.read()  # ends with the process

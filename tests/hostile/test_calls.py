@@ -61,7 +61,7 @@ ROWS = [
     ("compare", "--window 1", "Invalid value for '--window'"),
     ("compare", "--multiple 0", "Invalid value for '--multiple'"),
     ("compare", "--workers 0", "Invalid value for '--workers'"),
-    ("evaluate", "--tasks offline --against {model}", "--against without --tasks"),
+    ("evaluate", "--tasks offline --against {model}", "or --against, got both"),
     ("evaluate", "--tasks offline --window 64", "--tasks without --text, --window, --windows or"),
     ("evaluate", "--windows 0", "Invalid value for '--windows'"),
     ("evaluate", "--dtype int8", "a dtype among float32, bfloat16, float16, got 'int8'"),

@@ -19,8 +19,9 @@ from test_own_widths import IDS, NAMES, edit, save, uneven
 from tools import logits
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from comp_lib import errors
 from comp_lib.errors import InputError
-from comp_lib.models import modelling_file, own_widths
+from comp_lib.models import own_widths
 from comp_lib.models.load import load_model, open_model
 from comp_lib.models.modelling_file import file_name, file_text
 from comp_lib.models.own_widths import TESTED_TYPES, register
@@ -146,9 +147,7 @@ def test_nothing_in_a_folder_is_run_with_comp_lib(tokenizer, tmp_path, caplog):
         by_transformers = AutoModelForCausalLM.from_pretrained(folder)
     assert torch.equal(logits(loaded, IDS), logits(model, IDS))
     assert torch.equal(logits(by_transformers, IDS), logits(model, IDS))
-    changed, linked = [
-        record.getMessage() for record in caplog.records if record.name == modelling_file.__name__
-    ]
+    changed, linked = [record.getMessage() for record in caplog.records if record.name == errors.__name__]
     digest = hashlib.sha256(code).hexdigest()
     assert changed == (
         f"comp-lib ignores {folder / file_name('qwen2')} (sha256 {digest}), "
@@ -169,7 +168,7 @@ def test_the_older_form_loads_and_is_written_anew(tokenizer, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert torch.equal(logits(load_model(folder)[0], IDS), logits(model, IDS))
         load_model(folder)
-    (line,) = [record.getMessage() for record in caplog.records if record.name == modelling_file.__name__]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == errors.__name__]
     assert "own widths in an older form" in line
     command = line.partition("; ")[2].removesuffix(" writes it anew")
     assert (
