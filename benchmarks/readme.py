@@ -21,7 +21,7 @@ from after import healing
 from common import HERE, ROOT, between, markdown, preset, read_json
 
 from comp_lib.calibration.shares import MIXTURES
-from comp_lib.evaluation.confidence import confidence_interval
+from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
 from comp_lib.evaluation.zero_shot import SETS
 from comp_lib.models.load import INCLUDED_MODEL
 
@@ -297,6 +297,39 @@ def cost() -> str:
     return f"{table}\n\n" + prose(f"Loss of {INCLUDED_MODEL} on other prose: {losses_there}.")
 
 
+def candidates() -> str:
+    """What each candidate for the default widths loses, and its distance from `estimated` in pairs."""
+    rows = read_json(HERE / "widths.json")
+    by_candidate: dict[str, dict[str, dict]] = {}
+    for row in rows:
+        by_candidate.setdefault(row["candidate"], {})[row["model"]] = row
+    models = [model for model in MODELS if model in by_candidate["estimated"]]
+    table = [
+        [
+            f"`{candidate}`",
+            *(compared(row_of.get(model), by_candidate["estimated"][model]) for model in models),
+        ]
+        for candidate, row_of in by_candidate.items()
+    ]
+    times = [by_candidate["estimated"][model]["planning_passes"] for model in models]
+    passes = ["not timed" if time is None else f"{time:.2f}" for time in times]
+    table.append(["dense passes to estimate", *passes])
+    return markdown(["", *models], table)
+
+
+def compared(row: dict | None, estimated: dict) -> str:
+    """The loss of a row, and its distance from the row `estimated` of the same model and windows."""
+    if row is None:
+        return "-"
+    increases = np.array(row["increases"])
+    loss_added = f"{increases.mean():.3f}"
+    if row is estimated:
+        return loss_added
+    distances = (increases - np.array(estimated["increases"])).reshape(8, -1)  # of each kind of text
+    low, high = confidence_intervals(*(of_kind[None] for of_kind in distances))[0]
+    return f"{loss_added}; {distances.mean():+.3f} ± {(high - low) / 2:.3f}"
+
+
 def stored_in(name: str) -> Path:
     """The file with the rows of that model's files."""
     return HERE / ("quantised.json" if name == INCLUDED_MODEL else f"quantised-{name}.json")
@@ -327,7 +360,8 @@ def quantised_files(rows: list[dict]) -> Iterator[dict]:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> its marks, and what stands between them
     "README.md": {"the short table": short},
     "benchmarks/RESULTS.md": {model: partial(losses, model) for model in MODELS}
-    | {"what starves": starving, "the tasks": tasks, "time and memory": cost, "the files": files},
+    | {"what starves": starving, "the tasks": tasks, "time and memory": cost, "the files": files}
+    | {"the candidates": candidates},
     "docs/heal.md": {"what healing brings": healing},
 }
 
