@@ -82,7 +82,14 @@ PRESET_TABLE = MappingProxyType(
 PRESETS: MappingProxyType[str, MappingProxyType[str, Any]] = MappingProxyType(
     {name: MappingProxyType(dict(preset.settings)) for name, preset in PRESET_TABLE.items()}
 )
-USUAL_PRESET: PresetName = METHODS["comp"].preset  # where nobody names a preset or a method
+
+
+def usual_preset(method: str) -> PresetName:
+    """The preset of the method of that name, where nobody names one."""
+    return method_of(method).preset
+
+
+USUAL_PRESET = usual_preset("comp")  # where nobody names a method either
 LARGE_RATIO = 0.2  # of the decoder: where more is to go, the aim "auto" is the dense model's stream
 REMOVED_TOLERANCE = 0.02  # of the decoder, between what a plan removes and what it says that it removes
 # What `comp-lib prune` takes where nothing else is said.
@@ -198,7 +205,7 @@ class Settings:
         """
         method = str(changes.get("method", "comp"))
         if name is None:
-            name = method_of(method).preset
+            name = usual_preset(method)
         if not isinstance(name, str) or name not in PRESETS:
             raise InputError(
                 expected=f"preset to be one of {', '.join(PRESETS)}",

@@ -28,6 +28,13 @@ def logits(model, ids) -> torch.Tensor:
 
 
 @torch.inference_mode()
+def torch_losses(model, ids) -> torch.Tensor:
+    """The loss of each token after the first of ids (S, L), by transformers: (S, L - 1)."""
+    logs = torch.log_softmax(model(ids).logits[:, :-1].double(), -1)
+    return -logs.gather(2, ids[:, 1:, None])[..., 0].float()
+
+
+@torch.inference_mode()
 def final_stream(model, ids) -> torch.Tensor:
     """Output of the last layer, before the norm (S, L, d)."""
     hidden = embed(model, ids)

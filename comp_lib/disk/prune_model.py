@@ -47,6 +47,7 @@ from ..settings import (
     PresetName,
     Settings,
     Widths,
+    usual_preset,
 )
 from ..shape import Shape
 from ..system.files import resolve
@@ -288,7 +289,7 @@ def _check_options(
             )
         ratio = SMALLEST_RATIO
     if preset is None:
-        preset = method_of(str(changes.get("method", "comp"))).preset
+        preset = usual_preset(str(changes.get("method", "comp")))
     settings = Settings.preset(
         preset,
         ratio=USUAL_RATIO if ratio is None else ratio,

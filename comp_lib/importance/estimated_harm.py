@@ -21,9 +21,7 @@ import torch
 from torch import Tensor
 
 from ..decoder import Decoder, as_decoder
-from ..errors import InputError
 from ..families.find import parts
-from ..families.probe import output_gain
 from ..families.run import attention_step, mlp_step
 from ..families.types import Layer, Model
 from ..progress import Progress, no_progress
@@ -32,7 +30,7 @@ from ..statistics.few_tokens import TokenStatistics
 from ..statistics.sums import token_weight
 from ..walk import LayerVisit, walk
 from .neurons import RIDGE
-from .widths import divergences, smallest_width, with_weights
+from .widths import check_sequences, divergences, smallest_width, times_gain, with_weights
 
 # Sequences to which a narrowed layer is refitted, and those that judge: these shares of all, so that a small
 # text has a small price, and no more than these numbers.
@@ -90,10 +88,7 @@ def estimated_harm(
 
     Raises InputError for fewer than 2 sequences.
     """
-    if len(ids) < 2:
-        raise InputError(
-            expected="ids of 2 or more sequences", got=len(ids), hint="one of them judges; give more"
-        )
+    check_sequences(ids)
     decoder = as_decoder(model)
     layer_count = Shape.of(decoder).layers
     judging_count = max(1, min(JUDGING_SEQUENCES, int(JUDGING_SHARE * len(ids))))
@@ -132,9 +127,7 @@ def _gather_and_pass(visit: LayerVisit, fitted_count: int, weighted: bool) -> To
 def _energies(layer: Layer, statistics: TokenStatistics) -> Tensor:
     """||x_i||^2 ||w_i||^2 of each neuron (n,), as `neurons.energy` has it, squared."""
     weight = parts(layer)["mlp"].output_linear.weight.detach().T.double()  # (n, m)
-    gain = output_gain(layer, "mlp")
-    scaled = weight if gain is None else weight * gain.to(weight)
-    return statistics.diagonal() * scaled.square().sum(1)
+    return statistics.diagonal() * times_gain(layer, weight).square().sum(1)
 
 
 def _refitted(layer: Layer, statistics: TokenStatistics, kept: Tensor, ridge: float) -> Tensor:

@@ -120,10 +120,7 @@ def sensitivity(
 
     Raises InputError for fewer than 2 sequences.
     """
-    if len(ids) < 2:
-        raise InputError(
-            expected="ids of 2 or more sequences", got=len(ids), hint="one of them judges; give more"
-        )
+    check_sequences(ids)
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
     if isinstance(removals, int):
@@ -149,6 +146,20 @@ def sensitivity(
         progress("sensitivity", visit.index + 1, shape.layers)
     harm = divergences(decoder, dense_stream, narrowed_streams, COMPARED_POSITIONS, progress)
     return Sensitivity(tuple(removals), harm, tuple(sweeps))
+
+
+def check_sequences(ids: Tensor) -> None:
+    """Raises InputError for ids (S, L) of which no sequence is left to judge what another one fitted."""
+    if len(ids) < 2:
+        raise InputError(
+            expected="ids of 2 or more sequences", got=len(ids), hint="one of them judges; give more"
+        )
+
+
+def times_gain(layer: Layer, weight: Tensor) -> Tensor:
+    """W (n, m) of down_proj times the gain of each output, for comparisons of errors of different outputs."""
+    gain = output_gain(layer, "mlp")
+    return weight if gain is None else weight * gain.to(weight)
 
 
 def smallest_width(neurons: int) -> int:
@@ -186,8 +197,7 @@ def narrow(
     """
     linear = parts(layer)["mlp"].output_linear.weight
     weight = linear.detach().T.to(statistics.precision)  # (n, m)
-    gain = output_gain(layer, "mlp")
-    scaled = weight if gain is None else weight * gain.to(weight)
+    scaled = times_gain(layer, weight)
     if fewest is None:
         fewest = smallest_width(len(weight))
     input_penalties = penalty(statistics.diagonal(), ridge)

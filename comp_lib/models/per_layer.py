@@ -72,9 +72,8 @@ def checked_per_layer(fields: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
 def _is_layer(name: str, layers: object) -> bool:
     """Whether `name` is the index of one of so many layers, with or without zeros in front."""
-    is_short_number = (
-        name.isascii() and name.isdigit() and len(name) < 10
-    )  # Python reads no number of any length
+    # short, since Python refuses to read a very long number
+    is_short_number = name.isascii() and name.isdigit() and len(name) < 10
     return is_short_number and type(layers) is int and int(name) < layers
 
 

@@ -72,15 +72,11 @@ class TokenStatistics(Statistics):
             self.given_target = torch.cat([self.given_target, target])
 
     def __add__(self, other: Self) -> Self:
-        self._check_targets(other)
         given_target = None
         if self.given_target is not None and other.given_target is not None:
             given_target = torch.cat([self.given_target, other.given_target])
         return type(self)(
-            input_sum=self.input_sum + other.input_sum,
-            bias_products=self.bias_products + other.bias_products,
-            bias_square=self.bias_square + other.bias_square,
-            tokens=self.tokens + other.tokens,
+            **self._plain_sums(other),
             given_target=given_target,
             squares=self.squares + other.squares,
             rows=torch.cat([self.rows, other.rows]),

@@ -21,6 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,10 +92,19 @@ class Statistics(ABC):
     def __add__(self, other: Self) -> Self:
         """Sums over both texts; raises ValueError if only one of them has a target."""
 
-    def _check_targets(self, other: Self) -> None:
-        """Raises ValueError if only one of both has a target, which their sum would lose."""
+    def _plain_sums(self, other: Self) -> dict[str, Any]:
+        """The fields of `self + other` that every form adds alike.
+
+        Raises ValueError if only one of both has a target, which their sum would lose.
+        """
         if (self.given_target is None) != (other.given_target is None):
             raise ValueError("expected sums that both have a target, or that both have none")
+        return {
+            "input_sum": self.input_sum + other.input_sum,
+            "bias_products": self.bias_products + other.bias_products,
+            "bias_square": self.bias_square + other.bias_square,
+            "tokens": self.tokens + other.tokens,
+        }
 
     @abstractmethod
     def diagonal(self) -> Tensor:
@@ -201,15 +211,11 @@ class MatrixStatistics(Statistics):
             self.given_target += x.T @ target
 
     def __add__(self, other: Self) -> Self:
-        self._check_targets(other)
         given_target = None
         if self.given_target is not None and other.given_target is not None:
             given_target = self.given_target + other.given_target
         return type(self)(
-            input_sum=self.input_sum + other.input_sum,
-            bias_products=self.bias_products + other.bias_products,
-            bias_square=self.bias_square + other.bias_square,
-            tokens=self.tokens + other.tokens,
+            **self._plain_sums(other),
             given_target=given_target,
             _xtx=self.xtx + other.xtx,
         )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from command import QUICK_FLAGS, ran, refused, run
+from tools import torch_losses
 from variants import PATTERNS, build, tokens
 
 from comp_lib import Calibration, prune_model
@@ -216,10 +217,7 @@ def test_the_verdict_judges_the_file_and_llama_cpp_agrees(kind, name, preset, pa
     assert [after for _, after in verdict.losses] == pytest.approx(expected, abs=1e-5)
     ids = tokens(1, 24)
     server = llama_cpp.start(verdict.path, 25, threads=1, cache="f32")
-    with torch.inference_mode():
-        logs = torch.log_softmax(small(ids).logits[:, :-1].double(), -1)
-    torch_losses = -logs.gather(2, ids[:, 1:, None])[..., 0]
-    assert (llama_cpp.losses(server, ids) - torch_losses).mean().abs() < LOSS_TOLERANCE
+    assert (llama_cpp.losses(server, ids) - torch_losses(small, ids)).mean().abs() < LOSS_TOLERANCE
     result = ran("evaluate", verdict.path, "--against", parent, "--windows", "2", "--window", "32")
     assert "mean" in result.stdout
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import gguf
 import pytest
 import torch
+from tools import torch_losses
 from variants import PATTERNS, VARIANTS, build, tokens
 
 from comp_lib.errors import InputError
@@ -95,17 +96,6 @@ def uneven(tmp_path, tokenizer):
     return save
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
-
-
-@torch.inference_mode()
-def torch_losses(model, ids):
-    logs = torch.log_softmax(model(ids).logits[:, :-1].double(), -1)
-    return -logs.gather(2, ids[:, 1:, None])[..., 0].float()
-
-
 def differences(file, model, length=24):
     """How far llama.cpp is from transformers on each token of a text of `length`, in nats."""
     ids = tokens(1, length)
@@ -119,7 +109,7 @@ def architecture_in(file):
 
 @pytest.mark.parametrize("groups", [ALL_GROUPS, FEWER_GROUPS], ids=["all-groups", "fewer-groups"])
 @pytest.mark.parametrize("row", HOSTED)
-def test_llama_cpp_computes_own_widths_as_transformers_does(uneven, cache, tmp_path, row, groups):
+def test_llama_cpp_computes_own_widths_as_transformers_does(uneven, own_cache, tmp_path, row, groups):
     name, overrides, host = HOSTED[row]
     folder, model = uneven(name, overrides, groups=groups)
     assert not Shape.of(model).uniform
@@ -153,7 +143,7 @@ def test_the_opposite_order_of_rows_would_show(uneven, tmp_path, monkeypatch, ro
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_1", "q4_0"])
 @pytest.mark.parametrize("row", ["llama", "qwen2", "phi3", "ernie4_5", "granite", "qwen3-tied"])
-def test_llama_cpp_computes_what_the_rounded_weights_say(uneven, cache, tmp_path, row, kind):
+def test_llama_cpp_computes_what_the_rounded_weights_say(uneven, own_cache, tmp_path, row, kind):
     """Four bits are far from the model itself, but not from the model that is read from the file."""
     name, overrides, host = HOSTED[row]
     wide_heads = {"hidden_size": 64} if name == "phi3" else {"head_dim": 16}  # a KV group fills a block of 32
@@ -177,7 +167,7 @@ SCALED_ROWS = [
 
 
 @pytest.mark.parametrize(("row", "positions"), SCALED_ROWS)
-def test_scaled_positions(uneven, cache, tmp_path, row, positions):
+def test_scaled_positions(uneven, own_cache, tmp_path, row, positions):
     name, overrides, host = HOSTED[row]
     _, unscaled = uneven(name, overrides)
     folder, model = uneven(name, overrides | scaled(positions))
@@ -252,7 +242,7 @@ def test_positions_that_turn_a_part_of_each_head(uneven, tmp_path, positions):
     ],
     ids=["qwen2-fewer-groups", "phi3-fewer-groups", "qwen2-wide-heads", "ernie4_5-biases", "granite-linear"],
 )
-def test_one_width_in_a_host(tmp_path, tokenizer, cache, name, overrides):
+def test_one_width_in_a_host(tmp_path, tokenizer, own_cache, name, overrides):
     model = build(name, **overrides)
     model.save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
@@ -303,7 +293,7 @@ def test_several_widths_that_blocks_cannot_hold(uneven, tmp_path, kind):
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", "{}", '{"model_type": "qwen2", "hidden_size": "wide"}'])
-def test_a_damaged_config_in_a_file(uneven, cache, tmp_path, content):
+def test_a_damaged_config_in_a_file(uneven, own_cache, tmp_path, content):
     folder, _ = uneven("qwen2")
     file = export_gguf(folder, tmp_path / "m.gguf")
     reader = gguf.GGUFReader(file)
@@ -315,7 +305,7 @@ def test_a_damaged_config_in_a_file(uneven, cache, tmp_path, content):
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_of_other_widths_than_its_config_says(uneven, cache, tmp_path):
+def test_a_file_of_other_widths_than_its_config_says(uneven, own_cache, tmp_path):
     folder, _ = uneven("phi3")
     file = export_gguf(folder, tmp_path / "m.gguf")
     content = file.read_bytes()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import TINY_CONFIG
 from safetensors.torch import load_file, save_file
+from tools import torch_losses
 from transformers import Gemma2Config, Gemma2ForCausalLM
 from variants import PATTERNS, VARIANTS, build, tokens
 
@@ -47,17 +48,6 @@ def saved(tmp_path, tokenizer):
         return folder, model
 
     return save
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
-
-
-@torch.inference_mode()
-def torch_losses(model, ids):
-    logs = torch.log_softmax(model(ids).logits[:, :-1].double(), -1)
-    return -logs.gather(2, ids[:, 1:, None])[..., 0].float()
 
 
 def llama_losses(file, ids):
@@ -155,7 +145,7 @@ def test_interleaving_makes_neighbours_of_the_pairs_that_rotate_together():
 
 
 @pytest.mark.parametrize("name", ["mha", "gqa", "mqa", "tied", "head-dim", "qwen2"])
-def test_a_model_comes_back_bit_for_bit(saved, cache, tmp_path, tokenizer, name):
+def test_a_model_comes_back_bit_for_bit(saved, own_cache, tmp_path, tokenizer, name):
     folder, model = saved(name)
     back, its_tokenizer = load_model(export_gguf(folder, tmp_path / "m.gguf", "f32"))
     before = model.state_dict()
@@ -171,7 +161,7 @@ def test_a_model_comes_back_bit_for_bit(saved, cache, tmp_path, tokenizer, name)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_file_is_read_as_the_model_it_was_made_of(saved, cache, tmp_path, name):
+def test_a_file_is_read_as_the_model_it_was_made_of(saved, own_cache, tmp_path, name):
     """Other makers' files say less: no window, no scaled positions, and half of these types not at all."""
     folder, model = saved(name, **PATTERNS.get(name, {}))
     back, _ = load_model(export_gguf(folder, tmp_path / "m.gguf", "f32"))
@@ -224,7 +214,7 @@ def hidden_files(folder):
     return [*folder.glob(".*")]
 
 
-def test_a_file_is_never_exported_onto_itself(saved, cache, tmp_path):
+def test_a_file_is_never_exported_onto_itself(saved, own_cache, tmp_path):
     file = export_gguf(saved()[0], tmp_path / "m.gguf")
     before = file.read_bytes()
     with pytest.raises(InputError, match="apart from the model"):
@@ -320,7 +310,7 @@ def test_weights_that_the_type_cannot_hold(saved, tmp_path, value, kind, match):
 
 
 @pytest.mark.parametrize("length", [3, 500, -1])
-def test_a_truncated_file(saved, cache, tmp_path, length):
+def test_a_truncated_file(saved, own_cache, tmp_path, length):
     content = export_gguf(saved()[0], tmp_path / "m.gguf").read_bytes()
     (tmp_path / "cut.gguf").write_bytes(content[:length])
     for use in (lambda path: export_gguf(path, tmp_path / "n.gguf"), llama_cpp.start):
