@@ -96,6 +96,7 @@ def measure(model: Model, dense: Evaluation, tokenizer: Any, windows: torch.Tens
     """The row of one run of the grid; `dense` judged the unpruned model on the same windows (S, L)."""
     name, changes, seed = run
     defaults = {"ratio": 0.2, "recovery": "least-squares", "multiple": 32, "seed": seed}
+    defaults |= {"widths": "uniform", "aim": "self"}
     settings = Settings(**{**defaults, **changes})
     ids = calibration_tokens(
         "calibration", tokenizer, sequences=SEQUENCES, length=LENGTH, seed=seed, judged_on="evaluation"

@@ -41,8 +41,15 @@ def options(description: str) -> argparse.ArgumentParser:
 
 
 def settings_of(text: str, **defaults: Any) -> Settings:
-    """Settings from the JSON of `--set`. By default a fifth goes, in multiples of 32."""
-    changes = {"ratio": 0.2, "multiple": 32, **defaults, **json.loads(text)}
+    """Settings from the JSON of `--set`. By default a fifth goes of all layers alike, in multiples of 32."""
+    changes = {
+        "ratio": 0.2,
+        "multiple": 32,
+        "widths": "uniform",
+        "aim": "self",
+        **defaults,
+        **json.loads(text),
+    }
     return Settings(**changes)
 
 

@@ -68,7 +68,10 @@ def quality(stored: dict, model: nn.Module, tokenizer) -> None:
             sequences=16,
             length=256,
         )
-        pruned = prune(model, ids, Settings(ratio=ratio, layers=layers, multiple=MULTIPLE, ridge=0.1))
+        settings = Settings(
+            ratio=ratio, layers=layers, multiple=MULTIPLE, widths="uniform", aim="self", ridge=0.1
+        )
+        pruned = prune(model, ids, settings)
         rows[name] = {"removed": pruned.plan.removed} | judged(pruned.model, windows)
         write_json(FILE, stored)
         increase = rows[name]["loss"] - rows["dense"]["loss"]

@@ -141,7 +141,8 @@ def measure(name: str) -> None:
         kinds = [kind for kind in TYPES[ratio] if missing(ratio, kind)]
         if not kinds:
             continue
-        settings = Settings(ratio=ratio, layers=0, multiple=32, ridge="auto" if name in TEXT else 0.1)
+        ridge: float | str = "auto" if name in TEXT else 0.1
+        settings = Settings.preset("stock", ratio=ratio, layers=0, multiple=32, ridge=ridge, aim="self")
         model = prune(parent, ids, settings).model if ratio else parent
         for kind in kinds:
             keep(ratio, kind, *as_stored(model, kind))

@@ -137,7 +137,7 @@ def parent(folder: str | None, sequences: int, length: int) -> tuple:
 def settings_for(job: dict[str, Any]) -> Settings:
     if job["how"] == "llm-pruner":
         return Settings(ratio=0.2, multiple=64, method="llm-pruner", recovery="none")
-    return Settings(ratio=0.2, multiple=64, aim=job["aim"])
+    return Settings(ratio=0.2, multiple=64, widths="uniform", aim=job["aim"])
 
 
 def full_model(job: dict[str, Any], files: StoredTensors) -> Model:

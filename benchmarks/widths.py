@@ -46,10 +46,10 @@ def settings_for(candidate: str) -> Settings:
     if candidate == "llm-pruner":
         return Settings(ratio=RATIO, method="llm-pruner", recovery="none")
     if candidate == "estimated":
-        return Settings(ratio=RATIO, widths="estimated")
+        return Settings(ratio=RATIO, widths="estimated", aim="self")
     if candidate == "measured":
-        return Settings(ratio=RATIO, widths="measured")
-    return Settings(ratio=RATIO)
+        return Settings(ratio=RATIO, widths="measured", aim="self")
+    return Settings(ratio=RATIO, widths="uniform", aim="self")
 
 
 def plan_of(candidate: str, dense: Model, ids: torch.Tensor) -> Plan:

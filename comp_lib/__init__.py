@@ -8,7 +8,7 @@ output that the layer had.
 
     model, tokenizer = load_model("smollm2-135m")
     ids = Calibration("general", sequences=128).tokens(tokenizer, model=model)  # (128, 256)
-    pruned = prune(model, ids, Settings.preset(ratio=0.2))  # .model, .plan and .report
+    pruned = prune(model, ids, Settings(ratio=0.2))  # .model, .plan and .report
     evaluate(pruned.model, tokenizer, parent=model).mean  # loss and the like, mean over eight kinds of text
 
 `prune_model("smollm2-135m", "build/small")` does that from disk to disk: it saves the pruned model and

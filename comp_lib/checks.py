@@ -136,7 +136,7 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
             raise InputError(
                 expected=f"2 or more sequences for {settings.widths} widths",
                 got=1,
-                hint="one of them judges; give more",
+                hint="one of them judges; give more, or choose the widths uniform",
             )
     else:
         check_plan(plan, decoder, settings)

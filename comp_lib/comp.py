@@ -151,8 +151,8 @@ def prune(
     `removed` of the plan counts.
 
     Args:
-        settings: all that decides the outcome, besides the model and the tokens; None: `Settings.preset()`,
-            which is the preset "tailored" with a ratio of 0.2.
+        settings: all that decides the outcome, besides the model and the tokens; None: `Settings()`, which
+            is the preset "tailored" with a ratio of 0.2.
         plan: how much stays; the metric then chooses the neurons and KV groups. A plan that names them
             (`kept_neurons` and `kept_groups`, as a finished plan does) is carried out to the letter. With a
             plan, what `settings` say of `ratio`, `layers`, `layer_metric`, `widths`, `kv_groups` and
@@ -169,13 +169,13 @@ def prune(
 
         model, tokenizer = load_model("smollm2-135m")
         ids = Calibration("shipped", sequences=16, length=256).tokens(tokenizer, model=model)
-        pruned = prune(model, ids, Settings.preset(ratio=0.2))
+        pruned = prune(model, ids, Settings(ratio=0.2))
         pruned.plan.removed  # 0.2 or a little more
         pruned.save("build/small", tokenizer)
     """
     started = time.perf_counter()
     if settings is None:
-        settings = Settings.preset()
+        settings = Settings()
     ids = check_call(model, ids, settings, plan)
     check_words("name", name, "that of the model", example="smollm2-135m")
     check_progress(progress)

@@ -73,6 +73,7 @@ PRESET_TABLE = MappingProxyType(
                 "widths": "per-layer",
                 "recovery": "mask",
                 "ridge": 1e-2,
+                "aim": "self",
             },
             words="whole layers, then widths by layer importance, then a tuned mask",
         ),
@@ -118,20 +119,25 @@ NUMBERS: dict[str, tuple[tuple[type, ...], str, str]] = {
 }
 
 
-class SettingsChanges(TypedDict, total=False):
-    """The fields of `Settings` as keywords, any of which may be left out: see there."""
+class MethodChanges(TypedDict, total=False):
+    """The fields of `Settings` that say how, as keywords, any of which may be left out: see there."""
 
-    ratio: float
     method: str
     layers: float | Literal["auto"]
     layer_metric: LayerMetricName
-    widths: Widths
+    widths: Widths | None
     kv_groups: int | None
     recovery: RecoveryName | None
     aim: Aim
     ridge: float | Literal["auto"]
     token_weights: bool
     multiple: int | None
+
+
+class SettingsChanges(MethodChanges, total=False):
+    """All fields of `Settings` as keywords, any of which may be left out: see there."""
+
+    ratio: float
     seed: int
     device: str
 
@@ -140,15 +146,12 @@ class SettingsChanges(TypedDict, total=False):
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens.
 
-        Settings.preset(ratio=0.3)  # what `comp-lib prune --ratio 0.3` does
-        Settings.preset(method="wanda-sp")  # as its makers do it
-        Settings(ratio=0.3)  # no preset: see below
+        Settings(ratio=0.3)  # what `comp-lib prune --ratio 0.3` does
+        Settings(method="wanda-sp")  # as its makers do it
+        Settings.preset("stock", ratio=0.3)  # what `comp-lib prune --preset stock --ratio 0.3` does
 
-    The defaults are no preset: all layers get one width, and least squares aim at the layer's own output,
-    whatever the ratio. `prune`, `prune_model` and the command line start from a preset instead; where nobody
-    names one, from "tailored" for COMP, and from "stock", with one width for all layers, for the methods of
-    others. So `Settings(ratio=0.3)` is not what `prune_model` does with `ratio=0.3`. A method is followed by
-    the recovery of its makers in both, unless another is named.
+    What is left out follows the method: COMP gets the preset "tailored", and the methods of others one width
+    for all layers and the recovery of their makers.
 
     Raises InputError, by name, for a setting that cannot be.
     """
@@ -164,8 +167,12 @@ class Settings:
     """
     layer_metric: LayerMetricName = "loss"
     """What whole layers are judged by: "loss", or "block-influence", the paper's, which some layers fool."""
-    widths: Widths = "uniform"
-    """How much each layer keeps: one of WIDTHS."""
+    widths: Widths | None = None
+    """How much each layer keeps: one of WIDTHS.
+
+    None: as the preset of the method has it, or "uniform" if the recovery is not least squares, for which
+    alone widths are estimated. Its name is here once the settings are made.
+    """
     kv_groups: int | None = None
     """KV groups to keep in each layer; None: all."""
     recovery: RecoveryName | None = None
@@ -173,7 +180,7 @@ class Settings:
 
     None: the method's own, `methods.default_recovery`, whose name is here once the settings are made.
     """
-    aim: Aim = "self"
+    aim: Aim = "auto"
     """What the least squares aim at: the layer's output ("self") or the dense model's stream ("dense").
 
     "auto": the dense model's stream where the ratio is above LARGE_RATIO.
@@ -194,18 +201,14 @@ class Settings:
 
     @classmethod
     def preset(cls, name: PresetName | None = None, **changes: Unpack[SettingsChanges]) -> Settings:
-        """The settings of a preset, with these changes, as `prune_model` makes them.
+        """The settings of a preset with these changes, each of which wins over the preset.
 
-        A change wins over the preset, and the preset over the defaults. So the recovery is the one given, or
-        else the preset's, or else that of the makers of the method.
-
-        name: a key of PRESETS; None: the preset of the method, "tailored" for COMP.
+        name: a key of PRESETS; None: the preset of the method, so the same as `Settings(**changes)`.
 
         Raises InputError for another name, and for settings that cannot be.
         """
-        method = str(changes.get("method", "comp"))
         if name is None:
-            name = usual_preset(method)
+            return cls(**changes)
         if not isinstance(name, str) or name not in PRESETS:
             raise InputError(
                 expected=f"preset to be one of {', '.join(PRESETS)}",
@@ -216,12 +219,19 @@ class Settings:
         return cls(**values)
 
     def __post_init__(self) -> None:
+        method = str(self.method)
         if self.recovery is None:
-            object.__setattr__(self, "recovery", default_recovery(str(self.method)))  # the value is frozen
+            self._fill_in("recovery", default_recovery(method))
+        if self.widths is None:
+            refit = self.recovery == "least-squares"
+            self._fill_in("widths", PRESETS[usual_preset(method)]["widths"] if refit else "uniform")
         self._check_numbers()
         self._check_names()
         self._check_ranges()
         self._check_combinations()
+
+    def _fill_in(self, name: str, value: str) -> None:
+        object.__setattr__(self, name, value)  # the value is frozen for all others
 
     def _check_numbers(self) -> None:
         for name, (types, description, example) in NUMBERS.items():

@@ -29,7 +29,7 @@ CASES = {  # name: (settings, variant, sequences, length)
     "stock": (Settings(**A_QUARTER, **PRESETS["stock"]), "gqa", 6, 24),
     "tailored": (Settings(**A_QUARTER, **PRESETS["tailored"]), "gqa", 6, 24),
     "best": (Settings(**A_QUARTER, **PRESETS["best"]), "gqa", 6, 24),
-    "one ridge": (Settings(**A_QUARTER, ridge=RIDGE), "gqa", 6, 24),
+    "one ridge": (Settings(**A_QUARTER, widths="uniform", aim="self", ridge=RIDGE), "gqa", 6, 24),
     "paper": (Settings(**A_QUARTER, **PRESETS["paper"] | {"layers": 0}), "gqa", 6, 24),
     "llm-pruner": (Settings(**A_QUARTER, method="llm-pruner", recovery="none"), "mha", 6, 24),
     "flap": (Settings(**A_QUARTER, method="flap", recovery="bias"), "gqa", 6, 24),

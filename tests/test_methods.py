@@ -6,11 +6,12 @@ from dataclasses import asdict, fields
 
 import pytest
 
+from comp_lib.errors import InputError
 from comp_lib.importance.neurons import METRICS
 from comp_lib.methods import METHODS, OWN_METRIC, RECOVERY_NAMES
 from comp_lib.planning import PLANNERS
 from comp_lib.recovery import RECOVERIES
-from comp_lib.settings import Settings
+from comp_lib.settings import Settings, usual_preset
 
 
 def test_the_names_of_recoveries_are_those_of_the_table():
@@ -32,3 +33,12 @@ def test_a_method_names_what_there_is(name):
     own = METHODS[name].recovery
     assert Settings(method=name).recovery == Settings(method=name, recovery=None).recovery == own
     assert Settings.preset(method=name).recovery == asdict(Settings(method=name))["recovery"] == own
+    assert Settings(method=name) == Settings.preset(usual_preset(name), method=name)
+
+
+@pytest.mark.parametrize("recovery", [name for name in RECOVERY_NAMES if name != "least-squares"])
+def test_widths_are_estimated_only_for_least_squares(recovery):
+    assert Settings().widths == Settings(widths=None).widths == "estimated"
+    assert Settings(recovery=recovery).widths == "uniform"
+    with pytest.raises(InputError, match="recovery to be least-squares with widths estimated"):
+        Settings.preset("tailored", recovery=recovery)

@@ -199,7 +199,7 @@ def test_what_is_passed_on_is_the_stream_of_the_pruned_model(name, size):
 
 def test_tokens_may_be_of_any_whole_numbers(tiny_llama):
     ids = torch.arange(64).view(4, 16)
-    settings = Settings(multiple=4, layers=1)
+    settings = Settings(multiple=4, layers=1, widths="uniform", aim="self")
     assert prune(tiny_llama(), ids, settings).plan == prune(tiny_llama(), ids.int(), settings).plan
 
 

@@ -134,7 +134,7 @@ def test_any_budget_is_met_or_refused():
         parent = build(name)
         ids = tokens(2, 12)
         options = {"layers": layers, "widths": widths, "kv_groups": kv_groups}
-        settings = Settings(ratio, multiple=4, layer_metric="block-influence", **options)
+        settings = Settings(ratio, multiple=4, aim="self", layer_metric="block-influence", **options)
         before = config_and_hash(parent)
         try:
             pruned = prune(parent, ids, settings)

@@ -26,7 +26,7 @@ from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import compare_losses, measure_loss
 from comp_lib.healing import HealingSettings
 from comp_lib.importance.neurons import METRICS, metric
-from comp_lib.settings import PRESETS, PresetName, Settings, SettingsChanges
+from comp_lib.settings import PRESETS, MethodChanges, PresetName, Settings, SettingsChanges
 
 LONG = "sequences of at most 128 tokens, the model's, got 200"
 LONG_IDS = tokens(2, 200)
@@ -109,7 +109,8 @@ OTHERS = {"InputError", "PRESETS", "Progress", "__version__"}
 ARGUMENTS = [
     (name, argument)
     for name in GOOD_ARGUMENTS
-    for argument in inspect.signature(getattr(comp_lib, name)).parameters
+    for parameter in inspect.signature(getattr(comp_lib, name)).parameters
+    for argument in (MethodChanges.__annotations__ if parameter == "changes" else [parameter])
 ]
 WRONG_VALUES = [
     Thing(),
@@ -189,7 +190,7 @@ def test_nobody_can_change_a_preset(preset):
 
 def test_a_preset_takes_changes_and_the_recovery_of_a_method():
     assert Settings.preset("stock", ratio=0.3) == Settings(ratio=0.3, widths="uniform", aim="auto")
-    assert Settings.preset("stock", ratio=0.3) != Settings(ratio=0.3)
+    assert Settings.preset(ratio=0.3) == Settings(ratio=0.3) == Settings.preset("tailored", ratio=0.3)
     assert Settings.preset("stock", method="wanda-sp").recovery == "none"
     assert Settings.preset("stock", method="wanda-sp", recovery="mask").recovery == "mask"
     assert Settings.preset("paper").recovery == "mask"

@@ -38,7 +38,7 @@ def test_estimated_widths_lose_less_than_one_width(real_model):
     model, tokenizer = real_model
     ids = calibration_tokens("calibration", tokenizer, sequences=8, length=64, judged_on="evaluation")
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), window_length=128, window_count=4)
-    settings = Settings(ratio=0.3, layers=0, multiple=32, ridge=RIDGE)
+    settings = Settings(ratio=0.3, layers=0, multiple=32, ridge=RIDGE, widths="uniform", aim="self")
     uniform, estimated = (
         measure_loss(prune(model, ids, replace(settings, widths=widths)).model, windows).loss
         for widths in ("uniform", "estimated")

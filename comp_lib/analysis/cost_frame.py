@@ -41,7 +41,7 @@ def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed
         settings = Settings(ratio=ratio, device=device, seed=seed, **PRESETS[way])
     else:
         recovery = default_recovery(way, biases=bool(family_of(model).bias_fields))
-        settings = Settings.preset(None, ratio=ratio, device=device, seed=seed, method=way, recovery=recovery)
+        settings = Settings(ratio=ratio, device=device, seed=seed, method=way, recovery=recovery)
     check_request(model, settings)
     return settings
 

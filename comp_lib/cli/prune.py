@@ -9,7 +9,7 @@ from typer import Option, echo
 from ..calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
 from ..errors import check_package
 from ..methods import METHODS
-from ..settings import PRESET_TABLE
+from ..settings import PRESET_TABLE, MethodChanges
 from .console import make_table, output, progress_bars
 from .options import (
     QUALITY,
@@ -78,6 +78,9 @@ def prune(
     from ..calibration.windows import Calibration
     from ..disk.prune_model import prune_model
 
+    changes: MethodChanges = {"method": method, "kv_groups": kv_groups, "multiple": multiple}
+    if layers is not None:
+        changes["layers"] = layers
     with progress_bars() as bars:
         verdict = prune_model(
             model,
@@ -87,14 +90,11 @@ def prune(
             preset=preset,
             calibration=Calibration(calibration, sequences, length, seed),
             judged_on=None if judged_on == "none" else judged_on,
-            method=method,
-            layers=layers,
-            kv_groups=kv_groups,
-            multiple=multiple,
             device=device,
             dtype=dtype,
             overwrite=overwrite,
             progress=bars,
+            **changes,
         )
     echo(json.dumps(verdict.as_dict()) if as_json else verdict)
 

@@ -104,7 +104,7 @@ def runs_of(grid: Grid) -> dict[str, dict[str, Any]]:
     ):
         recovery = default_recovery(method, has_biases)
         own: SettingsChanges = {"ratio": ratio, "method": method, "recovery": recovery, "seed": seed}
-        settings = Settings.preset(None, **(grid.changes | own))
+        settings = Settings(**(grid.changes | own))
         check_request(model, settings)
         request = shared | {"sequences": sequences, "settings": asdict(settings)}
         key = hash_of_value([contents, _columns_of(request) | {"model": None}])[:16]

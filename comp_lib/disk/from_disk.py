@@ -139,7 +139,7 @@ def prune_to(
 
     Args:
         tokenizer: is saved with the model.
-        settings: None: those of the preset of COMP.
+        settings: as for `prune`.
         plan: how much stays, as for `prune`; None: one is made by `settings`. With a plan, what `settings`
             say of `ratio`, `layers`, `layer_metric`, `widths`, `kv_groups` and `multiple` is ignored. A
             method that needs gradients needs a plan, which was made in memory.
@@ -152,7 +152,7 @@ def prune_to(
     """
     started = time.perf_counter()
     if settings is None:
-        settings = Settings.preset()
+        settings = Settings()
     ids = check_call(model, ids, settings, plan)
     if method_of(settings.method).needs_gradients and plan is None:
         raise InputError(

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ from ..checks import check_request
 from ..errors import InputError, check_switch, check_words, say
 from ..families.run import check_length
 from ..families.table import family_of
-from ..importance import LayerMetricName
-from ..methods import RecoveryName, default_recovery, method_of
+from ..methods import default_recovery, method_of
 from ..models.load import DtypeName, load_with_room, open_model
 from ..models.save import Provenance, hide_folders
 from ..plan import Plan
@@ -43,10 +42,9 @@ from ..settings import (
     PRESET_TABLE,
     PRESETS,
     TOKENS_PER_NEURON,
-    Aim,
+    MethodChanges,
     PresetName,
     Settings,
-    Widths,
     usual_preset,
 )
 from ..shape import Shape
@@ -65,6 +63,9 @@ from .gguf_file import (
 from .model_on_disk import ModelOnDisk
 from .verdict import Verdict, quality_of
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 WINDOWS = 12  # windows of USUAL_WINDOW tokens in which the losses on one text are measured
 # Windows of each kind of text, where all kinds judge: a first look, which may not outlast the pruning.
 WINDOWS_OF_A_KIND = 2
@@ -82,11 +83,11 @@ class RunOptions:
 
     settings: Settings  # of the run
     calibration: Calibration  # text that decides
-    preset: PresetName  # a key of PRESETS
+    preset: PresetName  # a key of PRESETS; the one of the method where none was given
     judged_on: str | Path | None  # text that judges; None: nothing is measured
     dtype: DtypeName  # dtype to compute in
     at_most: float | None  # nats per token that the loss may rise
-    changes: dict[str, Any]  # the settings that the caller gave
+    changes: MethodChanges  # the settings that the caller gave
     gguf_type: str | None = None  # type of the matrices of a GGUF file; None: a folder is made
 
     @property
@@ -157,20 +158,11 @@ def prune_model(
     preset: PresetName | None = None,
     calibration: Calibration | str | Path = Calibration(),  # noqa: B008  a frozen value
     judged_on: str | Path | None = EVERY_KIND,
-    method: str | None = None,
-    layers: float | Literal["auto"] | None = None,
-    layer_metric: LayerMetricName | None = None,
-    widths: Widths | None = None,
-    kv_groups: int | None = None,
-    recovery: RecoveryName | None = None,
-    aim: Aim | None = None,
-    ridge: float | Literal["auto"] | None = None,
-    token_weights: bool | None = None,
-    multiple: int | None = None,
     device: str = "cpu",
     dtype: DtypeName = "float32",
     overwrite: bool = False,
     progress: Progress = no_progress,
+    **changes: Unpack[MethodChanges],
 ) -> Verdict:
     """Prune the model of that name, or in that folder, into the folder `out`, or the file `out` (.gguf).
 
@@ -183,16 +175,15 @@ def prune_model(
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
         at_most: in place of a ratio, how much the loss may rise, in nats per token; see
             `ratio_search.ratio_within`.
-        preset: one of PRESETS, which `Settings.preset` explains; None: the preset of the method, which is
-            "tailored" for COMP.
+        preset: one of PRESETS; None: what `Settings` does where nothing is said, which is "tailored" for
+            COMP.
         calibration: text that decides, or its name or path. Its seed is also that of metrics that draw.
         judged_on: text that judges. None: nothing is measured.
-        method, layers, layer_metric, widths, kv_groups, recovery, aim, ridge, token_weights, multiple:
-            fields of `Settings`, which win over the preset's; None: the preset's or the default.
         device: where it computes, in float64 too: "cpu", "cuda", "cuda:1", or "auto" for the best.
         dtype: to compute in: "float32", "bfloat16" or "float16".
         overwrite: whether an earlier result in `out` may be replaced.
         progress: called after each step of the work.
+        changes: fields of `Settings`, such as `method`, `widths` or `recovery`, which win over the preset's.
 
     Raises InputError, before the model writes any text, for arguments that cannot be.
     Raises InputError for an `at_most` that is out of reach.
@@ -215,19 +206,6 @@ def prune_model(
     check_progress(progress)
     if judged_on is not None:
         check_words("judged_on", judged_on, "the name or the path of a text", example="evaluation:code")
-    changes = {
-        "method": method,
-        "layers": layers,
-        "layer_metric": layer_metric,
-        "widths": widths,
-        "kv_groups": kv_groups,
-        "recovery": recovery,
-        "aim": aim,
-        "ridge": ridge,
-        "token_weights": token_weights,
-        "multiple": multiple,
-    }
-    changes = {name: value for name, value in changes.items() if value is not None}
     text = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
     options = _check_options(ratio, at_most, preset, text, judged_on, changes, device, dtype)
     hashes = text_hashes(text.source)
@@ -264,7 +242,7 @@ def _check_options(
     preset: PresetName | None,
     calibration: Calibration,
     judged_on: str | Path | None,
-    changes: dict[str, Any],
+    changes: MethodChanges,
     device: str,
     dtype: DtypeName,
 ) -> RunOptions:
@@ -288,8 +266,6 @@ def _check_options(
                 hint="name a text, or let every kind of text judge",
             )
         ratio = SMALLEST_RATIO
-    if preset is None:
-        preset = usual_preset(str(changes.get("method", "comp")))
     settings = Settings.preset(
         preset,
         ratio=USUAL_RATIO if ratio is None else ratio,
@@ -297,6 +273,7 @@ def _check_options(
         device=str(available_device(device, double=True)),
         **changes,
     )
+    preset = preset or usual_preset(settings.method)
     return RunOptions(settings, calibration, preset, judged_on, dtype, nats, changes)
 
 
@@ -451,7 +428,7 @@ def _command(name: str, out: str | Path, options: RunOptions) -> str:
     }
     if calibration.seed != DEFAULTS["seed"]:
         flags["seed"] = calibration.seed
-    flags |= {name: value for name, value in options.changes.items() if value != "auto"}
+    flags |= {name: value for name, value in options.changes.items() if value not in ("auto", None)}
     if options.settings.device != DEFAULTS["device"]:
         flags["device"] = options.settings.device
     if options.dtype != DEFAULTS["dtype"]:

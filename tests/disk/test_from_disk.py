@@ -39,8 +39,8 @@ from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.system.tensors import EMBEDDING, HEAD, TensorFiles
 
-SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, aim="dense")
-OWN_WIDTHS = Settings(ratio=0.2, multiple=4, widths="measured")
+SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, widths="uniform", aim="dense")
+OWN_WIDTHS = Settings(ratio=0.2, multiple=4, widths="measured", aim="self")
 A_REPORT = LayerReport(1, 0.1, 1 / 3, None, 2.5, (0, 2), (1,))
 
 

@@ -92,7 +92,7 @@ def test_layers_that_mind_more_keep_more(tiny_llama):
     ids = tokens(24, 32)
     settings = Settings(ratio=0.3, widths="estimated", multiple=1)
     plan = make_plan(model, ids, settings)
-    uniform = make_plan(model, ids, Settings(ratio=0.3, multiple=1))
+    uniform = make_plan(model, ids, Settings(ratio=0.3, widths="uniform", multiple=1))
     shape = Shape.of(model)
     removals = [shape.neurons[0] - width for width in uniform.neurons]
     estimated = estimated_harm(model, ids, removals)

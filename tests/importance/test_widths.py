@@ -73,7 +73,7 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
             tuple(map(tuple, kept)),
             tuple(tuple(range(groups)) for groups in shape.kv_groups),
         )
-        pruned = prune(model, fitted_ids, Settings(ridge=0.1), plan=plan).model
+        pruned = prune(model, fitted_ids, Settings(ridge=0.1, aim="self"), plan=plan).model
         with torch.no_grad():
             changed = pruned(input_ids=judging_ids).logits.log_softmax(-1)
         expected = (dense.exp() * (dense - changed)).sum(-1).mean()
@@ -222,7 +222,7 @@ def test_widths_are_none_where_there_is_no_room_for_a_step():
 def test_prune_with_measured_widths_removes_what_uniform_ones_do(model, ids):
     settings = Settings(ratio=0.2, widths="measured", multiple=4, ridge=0.1)
     plan = make_plan(model, ids, settings)
-    uniform = make_plan(model, ids, Settings(ratio=0.2, multiple=4))
+    uniform = make_plan(model, ids, Settings(ratio=0.2, multiple=4, widths="uniform"))
     assert plan.removed == pytest.approx(uniform.removed)
     assert len(set(plan.neurons)) > 1
     pruned = prune(model, ids, settings)
@@ -265,7 +265,7 @@ def test_measured_widths_of_a_model_that_is_uneven_already(model, ids):
     plan = PlanRequest(shape, 0.1, multiple=4).exact_plan(kept, groups)
     uneven = prune(model, ids, Settings(), plan=plan).model
     plan = make_plan(uneven, ids, Settings(ratio=0.2, widths="measured", multiple=4, ridge=0.1))
-    uniform = make_plan(uneven, ids, Settings(ratio=0.2, multiple=4))
+    uniform = make_plan(uneven, ids, Settings(ratio=0.2, multiple=4, widths="uniform"))
     assert sum(plan.neurons) <= sum(uniform.neurons)
     assert plan.removed >= 0.2
     assert all(width <= full for width, full in zip(plan.neurons, (48, 20, 40), strict=True))

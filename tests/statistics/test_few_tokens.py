@@ -139,7 +139,7 @@ def test_the_metric_chooses_the_same_with_single_weights():
 def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypatch):
     model = build("gqa")  # 48 neurons, 32 inputs of o_proj
     ids = tokens(4, 7)  # 28 tokens
-    settings = replace(Settings(ratio=0.3, layers=0, multiple=4), **changes)
+    settings = replace(Settings(ratio=0.3, layers=0, multiple=4, widths="uniform", aim="self"), **changes)
     calls = []
     add = TokenStatistics.add
 
