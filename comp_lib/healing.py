@@ -62,12 +62,18 @@ class HealingSettings:
     comp_lib.errors.InputError: expected steps as a whole number above 0, got 0: the smallest is 1
     """
 
-    steps: int = 100  # steps of AdamW
-    batch: int = 4  # sequences in a step
-    rank: int = 8  # rank r of the changes
-    alpha: int = 16  # the changes are multiplied by alpha / r
-    rate: float = 1e-3  # highest learning rate
-    seed: int = 0  # decides the A at the start
+    steps: int = 100
+    """Steps of AdamW."""
+    batch: int = 4
+    """Sequences in a step."""
+    rank: int = 8
+    """Rank r of the changes."""
+    alpha: int = 16
+    """The changes are multiplied by alpha / r."""
+    rate: float = 1e-3
+    """The highest learning rate."""
+    seed: int = 0
+    """Decides the A at the start, and the order of the text."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "rank", "alpha"):

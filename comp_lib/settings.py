@@ -153,7 +153,8 @@ class Settings:
     What is left out follows the method: COMP gets the preset "tailored", and the methods of others one width
     for all layers and the recovery of their makers.
 
-    Raises InputError, by name, for a setting that cannot be.
+    Raises InputError for a value that a setting cannot have, by its name, and for two values that exclude
+    each other.
     """
 
     ratio: float = 0.2
@@ -205,7 +206,7 @@ class Settings:
 
         name: a key of PRESETS; None: the preset of the method, so the same as `Settings(**changes)`.
 
-        Raises InputError for another name, and for settings that cannot be.
+        Raises InputError for another name, and as `Settings` does.
         """
         if name is None:
             return cls(**changes)

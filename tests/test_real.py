@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
 from comp_lib.comp import prune
 from comp_lib.evaluation.loss import measure_loss
-from comp_lib.importance.neurons import RIDGE
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -38,10 +36,9 @@ def test_estimated_widths_lose_less_than_one_width(real_model):
     model, tokenizer = real_model
     ids = calibration_tokens("calibration", tokenizer, sequences=8, length=64, judged_on="evaluation")
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), window_length=128, window_count=4)
-    settings = Settings(ratio=0.3, layers=0, multiple=32, ridge=RIDGE, widths="uniform", aim="self")
     uniform, estimated = (
-        measure_loss(prune(model, ids, replace(settings, widths=widths)).model, windows).loss
-        for widths in ("uniform", "estimated")
+        measure_loss(prune(model, ids, Settings.preset(preset, ratio=0.3)).model, windows).loss
+        for preset in ("stock", "tailored")
     )
     assert estimated < uniform - 0.1
 

@@ -40,7 +40,7 @@ JUDGING_SHARE = 1 / 8
 JUDGING_SEQUENCES = 8
 LENGTH = 64  # tokens of each of these sequences: short ones, so that there are many kinds of text
 COMPARED_POSITIONS = 128  # judging tokens at which the predictions of the models are compared
-LAYER_STEP = 2  # one layer of so many is tried, and the last one
+LAYER_STEP = 2  # every second layer is tried, and the last one
 
 
 @dataclass(frozen=True)

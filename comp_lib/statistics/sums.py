@@ -29,7 +29,7 @@ from typing_extensions import Self  # torch brings it; Python has it since 3.11
 
 from .solve import Inverse, MatrixInverse, least_squares, penalty, ridge_solve, spd_inverse, with_ridge
 
-SINGLE_PRECISION_INPUTS = 4096  # from so many inputs on, sums and solves are in float32
+SINGLE_PRECISION_INPUTS = 4096  # with this many inputs or more, sums and solves are in float32
 COLUMNS_AT_ONCE = 512  # columns of a product, or of x, that are computed at a time
 
 
