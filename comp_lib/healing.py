@@ -73,7 +73,7 @@ class HealingSettings:
     rate: float = 1e-3
     """The highest learning rate."""
     seed: int = 0
-    """Decides the A at the start, and the order of the text."""
+    """Decides the A at the start."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "rank", "alpha"):
