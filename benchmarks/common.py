@@ -109,8 +109,9 @@ def preset(settings: dict) -> str:
     """The preset that a row follows, perhaps with another target; of a baseline "" or "our refit"."""
     if settings["method"] != "comp":
         return "our refit" if settings["recovery"] == "least-squares" else ""
-    aims_at_dense = "dense" in (settings.get("aim"), settings.get("target"))
-    aim = "dense" if aims_at_dense else "self"
+    aim = settings.get("aim") or settings.get("target") or "self"
+    if aim == "auto":
+        aim = "dense" if settings["ratio"] > LARGE_RATIO else "self"
     settings = settings | {"aim": aim}
     presets = presets_at(settings["ratio"])
     matching = [name for name, values in presets.items() if values.items() <= settings.items()]

@@ -22,7 +22,7 @@ from typing import Any
 import models
 import numpy as np
 from common import decoder_parameters, keep_row, options, settings_of
-from readme import NAMES, by_method, half_width, mean_of
+from readme import MODELS, NAMES, RowsByMethod, by_method, half_width, mean_of, overlap
 from torch import Tensor
 from zero_shot import TYPES, answers
 
@@ -35,10 +35,9 @@ from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.families.types import Model
 from comp_lib.methods import method_of
-from comp_lib.models.load import INCLUDED_MODEL
 from comp_lib.plan import Plan
 from comp_lib.planning import make_plan
-from comp_lib.plots.base import BLUE, GREY, figure_with_axes, png
+from comp_lib.plots.base import BLUE, GREY, ORANGE, figure_with_axes, png
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.system.files import write_atomically
@@ -46,6 +45,7 @@ from comp_lib.system.files import write_atomically
 FILE = Path(__file__).with_suffix(".json")
 SPARED = "spared"  # widths that spare what LLM-Pruner spares, the first layers and the last ones
 WINDOW = 512  # tokens of a window, unless a row says otherwise
+COLOURS = (BLUE, ORANGE, GREY)  # of the bars of NAMES
 MEASURED = ("removed", "neurons", "increases", "mean", "interval", "kl", "tasks")  # "kl": in older rows
 
 
@@ -180,23 +180,33 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def figure(path: Path) -> None:
-    """A bar for each of NAMES: the mean over the kinds at a fifth gone, with its 95% interval."""
-    rows = by_method()
-    means = [mean_of(rows[name]) for name in NAMES]
-    halves = [half_width(rows[name]) for name in NAMES]
-    lows = [mean - half for mean, half in zip(means, halves, strict=True)]
-    separated = means[0] + halves[0] < min(lows[1:])
+    """A bar for each of NAMES on each model: the mean over the kinds at a fifth gone, with its interval."""
+    rows_by_model = {model: by_method(model) for model in MODELS}
     picture, axes = figure_with_axes(
-        (7.0, 2.4), xlabel="loss added (nats per token), mean over eight kinds of text"
+        (7.6, 3.2), ylabel="loss added (nats per token),\nmean over eight kinds of text"
     )
-    axes.barh([*NAMES.values()], means, xerr=halves, color=[BLUE, GREY, GREY], capsize=4)
-    axes.bar_label(axes.containers[-1], [f"{mean:.2f}" for mean in means], padding=6)
-    reading = "COMP adds the least loss" if separated else "no difference found"
-    axes.set_title(f"A fifth of {INCLUDED_MODEL}'s decoder removed: {reading}", loc="left")
-    axes.set(xlim=(0, 1.15 * max(means)), ylim=(len(means) - 0.4, -0.6))
-    axes.grid(visible=False, axis="y")
+    width = 0.8 / len(NAMES)
+    for place, (name, label) in enumerate(NAMES.items()):
+        measured = {model: rows[name] for model, rows in rows_by_model.items() if name in rows}
+        middles = [list(rows_by_model).index(model) + (place - 1) * width for model in measured]
+        means = [mean_of(rows) for rows in measured.values()]
+        halves = [half_width(rows) for rows in measured.values()]
+        axes.bar(middles, means, width, yerr=halves, color=COLOURS[place], capsize=3, label=label)
+        axes.bar_label(axes.containers[-1], [f"{mean:.2f}" for mean in means], padding=3, fontsize=8)
+    reading = "COMP adds the least loss" if all(map(leads, rows_by_model.values())) else "COMP and others"
+    axes.set_title(f"A fifth of the decoder removed: {reading}", loc="left")
+    axes.set_xticks(range(len(MODELS)), MODELS)
+    axes.margins(y=0.12)
+    axes.grid(visible=False, axis="x")
+    axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, png(picture))
+
+
+def leads(rows: RowsByMethod) -> bool:
+    """Whether intervals separate the first of NAMES from the others, below them."""
+    first, *others = (rows[name] for name in NAMES if name in rows)
+    return all(mean_of(first) < mean_of(other) and not overlap(first, other) for other in others)
 
 
 if __name__ == "__main__":

@@ -24,17 +24,19 @@ from comp_lib.calibration.shares import MIXTURES
 from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
 from comp_lib.evaluation.zero_shot import SETS
 from comp_lib.models.load import INCLUDED_MODEL
+from comp_lib.settings import USUAL_PRESET
 
 SECOND = "gemma3-270m"
 MODELS = (INCLUDED_MODEL, SECOND, "qwen-coder-0.5b", "qwen-coder-1.5b")
 SETUP = ("calibration", "sequences", "length", "windows")
 UNSEEN = "wikitext2-valid.txt"  # of which nothing calibrates
 NAMES = {  # of README.md's bars
-    ("comp", "stock"): "COMP",
+    ("comp", "tailored"): "COMP",
     ("llm-pruner", ""): "LLM-Pruner",
     ("flap", ""): "FLAP",
 }
 COLUMNS = {  # of README.md's table
+    ("comp", "tailored"): "COMP, the default",
     ("comp", "stock"): "COMP `stock`",
     ("comp", "best"): "COMP `best`",
     ("llm-pruner", ""): "LLM-Pruner",
@@ -49,6 +51,7 @@ BASELINES = {
     "energy": "Energy",
 }
 OURS = " with our refit"
+DEFAULT = f"COMP `{USUAL_PRESET}`"
 METHODS_IN_TABLE = 14  # at most
 LINE = 120  # columns of a line of prose
 FEEDINGS = {  # column -> variant of starvation.json
@@ -110,7 +113,7 @@ def short() -> str:
         if groups:
             cells = [f"{mean_of(groups[name]):.2f}" if name in groups else "-" for name in COLUMNS]
             table.append([model, *cells])
-    loss = mean_of(by_method()["comp", "stock"])
+    loss = mean_of(by_method()["comp", USUAL_PRESET])
     introduction = (
         "Loss added where a fifth of the decoder goes, in nats per token; "
         f"{loss:.2f} nats multiply the perplexity by {exp(loss):.1f}."
@@ -189,16 +192,16 @@ def baselines_of(labels: Collection[str]) -> list[str]:
 
 
 def overlaps(groups: RowsByRatio) -> str:
-    """The baselines whose interval reaches that of `stock`, by how much goes."""
+    """The baselines whose interval reaches that of the default, by how much goes."""
     baselines = baselines_of(groups)
     parts = []
-    for ratio, rows in sorted(groups.get("COMP `stock`", {}).items()):
+    for ratio, rows in sorted(groups.get(DEFAULT, {}).items()):
         alike = [name for name in baselines if ratio in groups[name] and overlap(rows, groups[name][ratio])]
         if alike:
             parts.append(f"{listed(alike)} at {ratio:.0%}")
     if parts:
-        return f"Intervals do not separate `stock` from {'; '.join(parts)}."
-    return "Intervals separate `stock` from all baselines." if baselines else ""
+        return f"Intervals do not separate `{USUAL_PRESET}` from {'; '.join(parts)}."
+    return f"Intervals separate `{USUAL_PRESET}` from all baselines." if baselines else ""
 
 
 def overlap(rows: list[dict], rival_rows: list[dict]) -> bool:
@@ -219,9 +222,9 @@ def listed(labels: list[str]) -> str:
 
 
 def by_kind(rows: dict[str, list[dict]]) -> str:
-    """`stock` and the best baseline without our refit by kind of text; `rows` by label, least loss first."""
+    """The default and the best baseline without our refit by kind of text; `rows` by label, by their losses."""
     plain = [label for label in baselines_of(rows) if not label.endswith(OURS)]
-    labels = [label for label in ("COMP `stock`", *plain[:1]) if label in rows]
+    labels = [label for label in (DEFAULT, *plain[:1]) if label in rows]
     if not labels:
         return ""
     parts = []
