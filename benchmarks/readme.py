@@ -222,7 +222,7 @@ def listed(labels: list[str]) -> str:
 
 
 def by_kind(rows: dict[str, list[dict]]) -> str:
-    """The default and the best baseline without our refit by kind of text; `rows` by label, by their losses."""
+    """The default and the best baseline without our refit by kind of text; `rows` by label, in order."""
     plain = [label for label in baselines_of(rows) if not label.endswith(OURS)]
     labels = [label for label in (DEFAULT, *plain[:1]) if label in rows]
     if not labels:
