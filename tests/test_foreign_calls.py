@@ -162,8 +162,9 @@ def read_journal(patch, planted, folder):
 
 
 def load_zero_shot_tasks(patch, planted, folder):
-    patch.setitem(sys.modules, "lm_eval.tasks", SimpleNamespace(TaskManager=planted))
-    load_tasks("offline")
+    manager = SimpleNamespace(all_tasks=["comp_cloze"], load=planted)
+    patch.setitem(sys.modules, "lm_eval.tasks", SimpleNamespace(TaskManager=lambda **_: manager))
+    load_tasks("comp_cloze")
 
 
 def run_layer_by_itself(patch, planted, folder):

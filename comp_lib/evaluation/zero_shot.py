@@ -9,7 +9,7 @@ log-probability, in sum (acc), or divided by its length in characters (acc_norm)
 `offline` are the tasks that ship in data/tasks: 20 phenomena of English grammar (pairs: chance is 0.5), last
 words of sentences from evaluation.txt, everyday physical sense, and school science (one of four: chance is
 0.25). `literature` are the seven that papers on pruning report; lm-eval fetches them from the Hub. Any other
-name that lm-eval knows works as well.
+name that lm-eval knows works as well. A file of tasks does not, since it can name code to run.
 
 Imports lm-eval when called: it takes seconds, and is an extra (`comp-lib[evaluate]`).
 """
@@ -17,10 +17,14 @@ Imports lm-eval when called: it takes seconds, and is an extra (`comp-lib[evalua
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..calibration.texts import DATA_FOLDERS, find_shipped
-from ..errors import refusing
+from ..errors import InputError, refusing
 from ..families.types import Model
 
 SETS = {
@@ -34,8 +38,8 @@ def load_tasks(text: str) -> list[Any]:
 
     A name is "offline", "literature", or one that lm-eval knows.
 
-    Raises InputError for what lm-eval cannot load: a name that it does not know, a task that is there twice
-    or cannot be fetched.
+    Raises InputError for what lm-eval cannot load: a name that it does not know, such as a path, a task that
+    is there twice or cannot be fetched.
     """
     from lm_eval.tasks import TaskManager
 
@@ -48,9 +52,13 @@ def load_tasks(text: str) -> list[Any]:
     shipped = find_shipped("tasks", DATA_FOLDERS)
     # it takes seconds to read the thousands of tasks that lm-eval brings
     with_defaults = not all(name.startswith("comp_") for name in names)
+    manager = TaskManager(include_path=str(shipped), include_defaults=with_defaults)
     advice = f"choose {', '.join(SETS)} or what `lm-eval ls tasks` names, each once, and go online once"
-    with refusing("tasks that lm-eval can load", text, advice):
-        loaded = TaskManager(include_path=str(shipped), include_defaults=with_defaults).load(names)
+    for name in names:
+        if name not in manager.all_tasks:  # lm-eval would take it for a path
+            raise InputError(expected="names of tasks that lm-eval knows", got=repr(name), hint=advice)
+    with refusing("tasks that lm-eval can load", text, advice), _in_an_empty_folder():
+        loaded = manager.load(names)
     members = {name for group in loaded["group_map"].values() for name in group}
     loaded_by_name = loaded["groups"] | loaded["tasks"]
     return [task for name, task in loaded_by_name.items() if name not in members]
@@ -67,13 +75,32 @@ def zero_shot(
 
     limit: how many items of each task are asked, from the first on; None: all.
     """
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluate
+    from lm_eval.defaults import DEFAULT_OTHER_SEED
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    return simple_evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch),
-        tasks=tasks,
-        task_manager=TaskManager(include_defaults=False),
-        limit=limit,
-    )
+    loaded = TaskManager(include_defaults=False).load(tasks)
+    for task in loaded["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config("num_fewshot", 0)
+        task.set_fewshot_seed(DEFAULT_OTHER_SEED)
+    # Not `simple_evaluate`: it also describes the machine, for which it starts pip and git where one stands.
+    with _in_an_empty_folder():
+        return evaluate(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch), loaded, limit=limit)
+
+
+@contextmanager
+def _in_an_empty_folder() -> Iterator[None]:
+    """Let the block run in an empty folder.
+
+    The libraries `evaluate` and `datasets` take a metric or data of the current folder for what they are
+    asked for, and a metric is code.
+    """
+    current = os.getcwd()
+    with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(current)

@@ -6,7 +6,10 @@ import importlib
 import json
 import math
 import re
+import shutil
+import subprocess
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -212,10 +215,8 @@ def test_names():
 @pytest.mark.parametrize(
     ("names", "why"),
     [
-        ("", "KeyError"),
         ("comp_grammar,comp_grammar_polarity", "ValueError: Duplicate"),
         ("piqa", "ConnectionError"),  # lm-eval knows it
-        ("comp_clozee", "KeyError"),
     ],
 )
 def test_what_lm_eval_cannot_load_is_refused(monkeypatch, names, why):
@@ -226,6 +227,67 @@ def test_what_lm_eval_cannot_load_is_refused(monkeypatch, names, why):
     message = f"lm-eval can load, got '{names}': {why}.*choose offline, literature or"
     with pytest.raises(InputError, match=message):
         load_tasks(names)
+
+
+@pytest.mark.parametrize("name", ["", "comp_clozee", "/no/such/file.yaml"])
+def test_a_task_that_lm_eval_does_not_know_is_refused_by_its_name(name):
+    with pytest.raises(InputError, match=f"names of tasks that lm-eval knows, got '{name}': choose offline"):
+        load_tasks(f"comp_cloze,{name}")
+
+
+# --- nothing of the current folder --------------------------------------------------------------------------
+
+MARK = "open({!r}, 'w').close()\n"  # code of somebody who left files where one stands
+TASK = """\
+task: comp_foreign
+custom_dataset: !function {reader}.read
+dataset_kwargs: {{file: cloze.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: passage
+doc_to_choice: choices
+doc_to_target: label
+metric_list: [{{metric: {metric}, hf_evaluate: {is_foreign}}}]
+"""
+
+
+@pytest.mark.parametrize("as_path", [str, "./{}".format, "{}".format])
+def test_a_file_of_tasks_is_refused_and_never_run(tmp_path, monkeypatch, as_path):
+    (tmp_path / "evil.py").write_text(MARK.format(str(tmp_path / "ran")) + "def read(**_): return {}\n")
+    (tmp_path / "comp_evil").write_text(TASK.format(reader="evil", metric="acc", is_foreign="false"))
+    monkeypatch.chdir(tmp_path)
+    name = str(tmp_path / "comp_evil") if as_path is str else as_path("comp_evil")
+    with pytest.raises(InputError, match=f"names of tasks that lm-eval knows, got '{name}'"):
+        load_tasks(name)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_tasks_start_no_process(parent, monkeypatch):
+    """lm-eval's description of the machine runs pip and git, in the folder where one stands."""
+    started = []
+
+    def refuse(*arguments, **options):
+        started.append(arguments)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    result = run("evaluate", parent, "--tasks", "comp_grammar_polarity")
+    assert result.exit_code == 0, result.output
+    assert started == []
+
+
+def test_a_metric_is_not_taken_from_the_current_folder(tmp_path, monkeypatch):
+    """The library `evaluate` prefers a folder of the metric's name to the metric."""
+    shutil.copytree(TASKS, tmp_path / "tasks")
+    task = TASK.format(reader="reader", metric="f1", is_foreign="true")
+    (tmp_path / "tasks" / "foreign.yaml").write_text(task)
+    (tmp_path / "here" / "f1").mkdir(parents=True)
+    (tmp_path / "here" / "f1" / "f1.py").write_text(MARK.format(str(tmp_path / "ran")))
+    monkeypatch.setattr(zero_shot_module, "DATA_FOLDERS", (tmp_path,))
+    monkeypatch.chdir(tmp_path / "here")
+    load_tasks("comp_foreign")
+    assert not (tmp_path / "ran").exists()
+    assert Path.cwd() == tmp_path / "here"
 
 
 def test_without_lm_eval(monkeypatch, parent):
