@@ -52,6 +52,14 @@ class Gain:
     limit: float
     """Speed-up of decoding if nothing but reading the weights took time."""
 
+    def __str__(self) -> str:
+        """A table of four lines."""
+        lines = [f"{'':8}{'times as fast':>14}{'over the rounds':>18}"]
+        for name, (median, smallest, largest) in (("decode", self.speedup), ("prefill", self.prefill)):
+            lines.append(f"{name:8}{median:14.2f}{f'{smallest:.2f} to {largest:.2f}':>18}")
+        lines.append(f"{'limit':8}{self.limit:14.2f}{'of decode, if only reading took time':>39}")
+        return "\n".join(lines)
+
 
 def gain(baseline: Timing, model: Timing) -> Gain:
     """How much faster `model` is than `baseline`, round by round."""

@@ -51,6 +51,12 @@ def test_the_gain_and_its_limit():
     assert faster.speedup == pytest.approx((1.4, 1.4, 1.6))
     assert faster.prefill == (1.5, 1.5, 1.5)
     assert gain(dense, dense).speedup == (1, 1, 1)
+    assert [line.split()[:5] for line in str(faster).splitlines()] == [
+        ["times", "as", "fast", "over", "the"],
+        ["decode", "1.40", "1.40", "to", "1.60"],
+        ["prefill", "1.50", "1.50", "to", "1.50"],
+        ["limit", "1.50", "of", "decode,", "if"],
+    ]
 
 
 def test_models_take_turns_and_the_first_round_does_not_count(monkeypatch):
