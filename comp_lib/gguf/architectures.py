@@ -26,8 +26,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ..errors import InputError
 from ..families.table import TYPE_PREFIX
 from ..families.types import Model
+from ..shape import Shape
 
 QUERIES = "q_proj"  # the matrix of a layer that makes queries
 OUTPUT_HEAD = "lm_head"  # the matrix that makes logits
@@ -38,6 +40,7 @@ ROPE_OF_FACTORS = ("default", "linear", "llama3", "yarn", "longrope")
 YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
 ROPE_BASICS = {"rope_type", "rope_theta", "factor", "original_max_position_embeddings"}
 GEMMA3_LOCAL_THETA = 10_000.0  # rotary base of windowed layers that llama.cpp takes for granted
+GEMMA3_27B_LAYERS = 62  # as many make a model of Gemma 3 the largest one, whose attention is scaled otherwise
 
 
 def _no_fields(config: Any) -> dict[str, Any]:
@@ -124,6 +127,21 @@ def rotated_part(config: Any) -> float:
     return float(stated or 1)
 
 
+def turned_entries(config: Any, head_dim: int) -> int:
+    """How many entries of each head, of size `head_dim`, the position turns."""
+    return int(head_dim * rotated_part(config))
+
+
+def _head_dim(config: Any) -> int:
+    """The size of a head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _phi3_refusal(config: Any) -> str | None:
+    turned = turned_entries(config, _head_dim(config))
+    return f"positions that turn {turned} entries of each head, which are no pairs" if turned % 2 else None
+
+
 def _smollm3_refusal(config: Any) -> str | None:
     turning_layers = [int((layer + 1) % 4 != 0) for layer in range(config.num_hidden_layers)]
     if config.no_rope_layers != turning_layers:
@@ -137,8 +155,11 @@ def _gemma3_refusal(config: Any) -> str | None:
             return "windows in other layers than five of six"
     if config.rope_parameters["sliding_attention"]["rope_theta"] != GEMMA3_LOCAL_THETA:
         return "another rotary base than 10,000 in its windowed layers"
-    if config.query_pre_attn_scalar != config.head_dim:
-        return "attention scaled by another number than the size of a head"
+    scalar: float = config.head_dim
+    if config.num_hidden_layers == GEMMA3_27B_LAYERS:
+        scalar = config.hidden_size / config.num_attention_heads
+    if config.query_pre_attn_scalar != scalar:
+        return f"attention scaled by {config.query_pre_attn_scalar}, where llama.cpp takes {scalar:g}"
     return None
 
 
@@ -170,10 +191,10 @@ def _granite_fields(config: Any) -> dict[str, Any]:
 
 
 def _granite_factors(config: Any) -> dict[str, float]:
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return {
         "embed_tokens": config.embedding_multiplier,
-        QUERIES: config.attention_multiplier * math.sqrt(head_dim),  # deci divides scores by that root
+        QUERIES: config.attention_multiplier
+        * math.sqrt(_head_dim(config)),  # deci divides scores by that root
         "o_proj": config.residual_multiplier,
         "down_proj": config.residual_multiplier,
         OUTPUT_HEAD: 1 / config.logits_scaling,
@@ -210,6 +231,7 @@ ARCHITECTURES = {
         square=True,
         rope_types=("default", "longrope"),
         turns_parts=True,
+        refusal=_phi3_refusal,
         rope_tensors=("rope_factors_long.weight", "rope_factors_short.weight"),
     ),
     "granite": Architecture(
@@ -229,3 +251,40 @@ def architecture_of(model: Model | PreTrainedConfig) -> Architecture | None:
     """The own architecture of a model, or of a config; None where llama.cpp or this table has none."""
     config: Any = getattr(model, "config", model)
     return ARCHITECTURES.get(config.model_type.removeprefix(TYPE_PREFIX))
+
+
+def choose_architecture(config: Any, shape: Shape) -> Architecture:
+    """The architecture of llama.cpp for a model: that of its type, or the host of its type.
+
+    A host takes layers of several widths, and what the own architecture of the type cannot hold.
+
+    Raises InputError for a model that llama.cpp cannot compute.
+    """
+    own = architecture_of(config)
+    if own is None:
+        raise InputError(
+            expected=f"a model type that goes to GGUF ({', '.join(ARCHITECTURES)})",
+            got=config.model_type,
+            hint="use the folder",
+        )
+    heads_width = max(shape.kv_groups) * shape.group_heads * shape.head_dim
+    objection = own.objection(config, heads_width)
+    if objection is None and shape.uniform:
+        return own
+    host_objection = None if own.host is None else own.host.objection(config, heads_width)
+    if own.host is not None and host_objection is None:
+        return own.host
+    if objection is not None:
+        also = "" if host_objection in (None, objection) else f", and {host_objection}"
+        raise InputError(
+            expected="a model that llama.cpp runs",
+            got=f"{config.model_type} with {objection}{also}",
+            hint="use the folder itself",
+        )
+    reason = "" if host_objection is None else f" and {host_objection}"
+    hosted = ", ".join(name for name, architecture in ARCHITECTURES.items() if architecture.host)
+    raise InputError(
+        expected=f"one width for all layers, or a type that llama.cpp runs with several ({hosted})",
+        got=f"{config.model_type} with several widths{reason}",
+        hint="export it with --padded, and the padded folder with --gguf",
+    )

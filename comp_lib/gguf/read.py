@@ -33,10 +33,12 @@ from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from ..errors import InputError, refusing
 from ..families.table import TYPE_PREFIX
 from ..families.types import Model
+from ..shape import Shape
 from ..system.hashes import hash_of_file
 from ..system.tensors import StoredTensors, check_finite, weight_shapes
-from .architectures import architecture_of
+from .architectures import choose_architecture
 from .layout import Layout, Piece, layouts_of
+from .metadata import SAFETENSORS_HINT, check_metadata, scaled_rope
 from .tokenizer import SPACE
 
 MAGIC = b"GGUF"
@@ -47,7 +49,6 @@ STRING_TYPE = 8
 LIST_TYPE = 9
 COMPLETE_GGUF = "a complete GGUF file"
 WRITE_AGAIN_HINT = "fetch or write it again"
-SAFETENSORS_HINT = "use the same model as safetensors"
 CONFIG_KEY = "comp_lib.config"  # our own: the config.json of the model, as text
 # llama.cpp's name of an architecture -> the model type of transformers, where they differ
 MODEL_TYPES = {"gemma3": "gemma3_text"}
@@ -109,13 +110,6 @@ class GgufFile:
                 got=f"{architecture!r} in {self.path}",
                 hint=SAFETENSORS_HINT,
             )
-        for name in (*self.metadata, *self.tensors):
-            if ".rope.scal" in name or name.startswith("rope_"):
-                raise InputError(
-                    expected="a GGUF file without rope scaling",
-                    got=f"{self.path} with {name}, which is not converted",
-                    hint=SAFETENSORS_HINT,
-                )
         fields: dict[str, Any] = {"vocab_size": self.vocabulary_size}
         for key, value in self.metadata.items():
             prefix, _, suffix = key.partition(".")
@@ -123,6 +117,8 @@ class GgufFile:
             if field:
                 fields[field] = value
         fields["tie_word_embeddings"] = "output.weight" not in self.tensors
+        if architecture == "gemma3" and "head_dim" in fields:
+            fields["query_pre_attn_scalar"] = fields["head_dim"]  # by which llama.cpp divides, not by 256
         fields["model_type"] = MODEL_TYPES.get(architecture, architecture)
         return fields
 
@@ -263,24 +259,23 @@ class GgufTensors(StoredTensors):
         Raises InputError for a model type that is not read from GGUF, and for a tensor that the model lacks.
         """
         self.config = meta_model.config
-        architecture = architecture_of(meta_model)
-        if architecture is None:
+        architecture = choose_architecture(meta_model.config, Shape.of(meta_model))
+        stated = file.metadata.get("general.architecture")
+        if stated != architecture.name:
             raise InputError(
-                expected="a model type that is read from GGUF",
-                got=self.config.model_type,
+                expected=f"the architecture {architecture.name}, which the model in it has",
+                got=f"{str(stated)[:60]!r} in {file.path}",
                 hint=SAFETENSORS_HINT,
             )
-        if architecture.host and file.metadata["general.architecture"] == architecture.host.name:
-            architecture = architecture.host
+        check_metadata(file.metadata, meta_model, architecture, file.path)
+        _, factors = scaled_rope(meta_model, architecture)
         self.data_start = file.data_start
         self.path = file.path
         self.files = [file.path]
         self.tensors = file.tensors
         # name of a tensor of the model -> its pieces: (name of a tensor of the file, first row in it, piece)
         self.places: dict[str, list[tuple[str, int, Piece]]] = {}
-        unexpected = set(file.tensors) - {
-            *architecture.rope_tensors
-        }  # a file that is not ours is refused for it earlier
+        unexpected = set(file.tensors) - set(factors)
         misshapen = set()
         for stored_name, layout in layouts_of(meta_model, architecture).items():
             if stored_name in unexpected:
@@ -288,7 +283,9 @@ class GgufTensors(StoredTensors):
                 self._add_pieces(stored_name, layout)
                 if file.tensors[stored_name].shape != layout.shape:
                     misshapen |= {piece.source for piece in layout.pieces}
-        for problem, names in {"unexpected": unexpected, "of another shape": misshapen}.items():
+        altered = {name for name, values in factors.items() if not self._holds(name, values)}
+        problems = {"unexpected": unexpected, "of another shape": misshapen, "missing or altered": altered}
+        for problem, names in problems.items():
             if names:
                 examples = ", ".join(sorted(names)[:3])
                 raise InputError(
@@ -303,6 +300,12 @@ class GgufTensors(StoredTensors):
             if sum(piece.rows for _, _, piece in places) == size[0]:
                 self.shapes[name] = size
                 self.stored_types[name] = file.tensors[places[0][0]].gguf_type.name
+
+    def _holds(self, name: str, values: np.ndarray) -> bool:
+        """Whether the vector `name` of the file has these `values`, up to the rounding of another machine."""
+        if name not in self.tensors or self.tensors[name].shape != values.shape:
+            return False
+        return np.allclose(self._expand(name, name, slice(None)), values, rtol=1e-4, atol=0)
 
     def _add_pieces(self, stored_name: str, layout: Layout) -> None:
         """Note where the tensors of the model are of which a tensor of the file has rows."""

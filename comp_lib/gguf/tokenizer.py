@@ -35,6 +35,8 @@ RULES = {
     "|u|٣|²|_v| iPad| e|\u0301t",
 }
 SPECIAL = ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id")  # fields of a tokenizer
+# tokens that llama.cpp looks for in a model that is called phi3
+TOKENS_OF_PHI3 = {"<unk>", "<s>", "</s>", "<|endoftext|>"}
 SPACE = "\u2581"  # sentencepiece's character for a space
 
 
@@ -78,6 +80,18 @@ def tokenizer_metadata(tokenizer: Any, size: int) -> dict[str, Any]:
         }
     fields |= {"token_list": texts, "token_types": types}
     return fields | _special_tokens(tokenizer, size)
+
+
+def name_for_llama_cpp(model_type: str, tokenizer: Any) -> str:
+    """The name that a file gives its model: its type, and so the same whatever file or folder it is in.
+
+    llama.cpp tells by "phi3" in this name whether special tokens swallow the spaces after them. A model
+    without `TOKENS_OF_PHI3` it does not even load by that name.
+    """
+    swallows = any(token.rstrip for token in tokenizer.added_tokens_decoder.values())
+    if swallows and tokenizer.get_vocab().keys() >= TOKENS_OF_PHI3:
+        return "phi3"
+    return model_type.replace("phi3", "phi")
 
 
 def _tokens(description: dict[str, Any], size: int, unknown: str) -> tuple[list[str], list[TokenType]]:

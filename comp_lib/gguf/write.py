@@ -2,11 +2,8 @@
 
 The tensors are converted one by one, so that little of a large model is in memory. `architectures` says
 which architecture of llama.cpp takes the model, `layout` which tensors the file then has. Some types cut each
-row into blocks of 32: they take multiples of 32 alone.
-
-Scaled rotary frequencies become a tensor of factors, rope_freqs_i = default_i / scaled_i, and where the
-scaling makes the turned vectors longer, a number for that. The config.json of the model goes with the file,
-under a key that llama.cpp skips: `read` makes the same model of it again.
+row into blocks of 32: they take multiples of 32 alone. The config.json of the model goes with the file, under
+a key that llama.cpp skips: `read` makes the same model of it again.
 """
 
 from __future__ import annotations
@@ -25,16 +22,17 @@ from gguf import GGMLQuantizationType
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, suggestion
-from ..families.find import rotary_embedding
+from ..families.table import TYPE_PREFIX
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..system.files import check_output, check_room, stage
 from ..system.tensors import EMBEDDING, HEAD, StoredTensors
-from .architectures import ARCHITECTURES, Architecture, architecture_of, rope_parameters, rotated_part
+from .architectures import choose_architecture
 from .layout import Layout, layouts_of
+from .metadata import add_fields, model_fields, scaled_rope
 from .read import CONFIG_KEY
-from .tokenizer import tokenizer_metadata
+from .tokenizer import name_for_llama_cpp, tokenizer_metadata
 
 TYPES = {
     "f32": GGMLQuantizationType.F32,
@@ -127,15 +125,13 @@ def write_gguf(
         name: _ExportedTensor(layout, tensor_type(layout.pieces[0].source, layout.shape, gguf_type))
         for name, layout in layouts_of(meta_model, architecture).items()
     }
-    rope_fields, factors = _scaled_rope(meta_model, architecture)
-    metadata = _metadata(meta_model, architecture, target.stem, gguf_type) | rope_fields
-    metadata |= tokenizer_metadata(tokenizer, config.vocab_size)
+    rope_fields, factors = scaled_rope(meta_model, architecture)
+    metadata = _general_fields(config, tokenizer, gguf_type) | model_fields(meta_model, architecture)
+    metadata |= rope_fields | tokenizer_metadata(tokenizer, config.vocab_size)
     needed_bytes = sum(tensor.n_bytes for tensor in tensors.values())
     check_room(target.parent, needed_bytes, target.name)
     with stage(target) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture.name)) as writer:
-        for field, value in metadata.items():
-            add_field = getattr(writer, f"add_{field}")
-            add_field(value)
+        add_fields(writer, metadata)
         writer.add_string(CONFIG_KEY, _config_text(config))
         for name, tensor in tensors.items():
             shape_in_file = tensor.layout.shape
@@ -164,43 +160,6 @@ def check_exportable(model: Model, shape: Shape, tokenizer: PreTrainedTokenizerB
     choose_architecture(model.config, shape)
     _check_widths(shape, gguf_type)
     tokenizer_metadata(tokenizer, model.config.vocab_size)
-
-
-def choose_architecture(config: Any, shape: Shape) -> Architecture:
-    """The architecture of llama.cpp for a model: that of its type, or the host of its type.
-
-    A host takes layers of several widths, and what the own architecture of the type cannot hold.
-
-    Raises InputError for a model that llama.cpp cannot compute.
-    """
-    own = architecture_of(config)
-    if own is None:
-        raise InputError(
-            expected=f"a model type that goes to GGUF ({', '.join(ARCHITECTURES)})",
-            got=config.model_type,
-            hint="use the folder",
-        )
-    heads_width = max(shape.kv_groups) * shape.group_heads * shape.head_dim
-    objection = own.objection(config, heads_width)
-    if objection is None and shape.uniform:
-        return own
-    host_objection = None if own.host is None else own.host.objection(config, heads_width)
-    if own.host is not None and host_objection is None:
-        return own.host
-    if objection is not None:
-        also = "" if host_objection in (None, objection) else f", and {host_objection}"
-        raise InputError(
-            expected="a model that llama.cpp runs",
-            got=f"{config.model_type} with {objection}{also}",
-            hint="use the folder itself",
-        )
-    reason = "" if host_objection is None else f" and {host_objection}"
-    hosted = ", ".join(name for name, architecture in ARCHITECTURES.items() if architecture.host)
-    raise InputError(
-        expected=f"one width for all layers, or a type that llama.cpp runs with several ({hosted})",
-        got=f"{config.model_type} with several widths{reason}",
-        hint="export it with --padded, and the padded folder with --gguf",
-    )
 
 
 def _check_widths(shape: Shape, gguf_type: str) -> None:
@@ -242,84 +201,18 @@ def as_stored(name: str, weight: torch.Tensor, gguf_type: str) -> torch.Tensor:
     return torch.from_numpy(gguf.quants.dequantize(blocks, stored_as)).to(weight)
 
 
-def _metadata(meta_model: Model, architecture: Architecture, name: str, gguf_type: str) -> dict[str, Any]:
-    """The metadata of the model called `name`: NAME -> value, for `add_NAME` of GGUFWriter."""
-    config = meta_model.config
-    shape = Shape.of(meta_model)
-    extra_fields = architecture.extra_fields(config)
-
-    def per_layer(widths: tuple[int, ...]) -> int | list[int]:
-        """One number if all layers have the same width, else one number for each layer."""
-        return widths[0] if shape.uniform else list(widths)
-
+def _general_fields(config: Any, tokenizer: PreTrainedTokenizerBase, gguf_type: str) -> dict[str, Any]:
+    """What the file says of itself: NAME -> value, for `add_NAME` of GGUFWriter."""
     precision = "ALL" if gguf_type == "f32" else "MOSTLY"
-    fields = {
+    return {
         "type": gguf.GGUFType.MODEL,
-        "name": name,
+        "name": name_for_llama_cpp(config.model_type.removeprefix(TYPE_PREFIX), tokenizer),
         "file_type": gguf.LlamaFileType[f"{precision}_{gguf_type.upper()}"],
         "quantization_version": gguf.GGML_QUANT_VERSION,
-        "context_length": _context(config, has_windows="sliding_window" in extra_fields),
-        "vocab_size": config.vocab_size,
-        "embedding_length": shape.hidden,
-        "block_count": shape.layers,
-        "feed_forward_length": per_layer(shape.neurons),
-        "head_count": per_layer(tuple(groups * shape.group_heads for groups in shape.kv_groups)),
-        "head_count_kv": per_layer(shape.kv_groups),
-        "key_length": shape.head_dim,
-        "value_length": shape.head_dim,
-        "layer_norm_rms_eps": config.rms_norm_eps,
-        "rope_dimension_count": int(shape.head_dim * rotated_part(config)),
-        "rope_freq_base": rope_parameters(config)["rope_theta"],
     }
-    return fields | extra_fields
-
-
-def _context(config: Any, has_windows: bool) -> int:
-    """The longest text for which llama.cpp computes what transformers computes, in tokens.
-
-    has_windows: whether the architecture has windows; most have none.
-    """
-    context: int = config.max_position_embeddings
-    window = getattr(config, "sliding_window", None)
-    windowed = "sliding_attention" in getattr(config, "layer_types", ("sliding_attention",))
-    if window and windowed and not has_windows:
-        context = min(window, context)
-    rope = rope_parameters(config)
-    if rope.get("rope_type") == "longrope":  # longer texts have other frequencies
-        context = min(rope["original_max_position_embeddings"], context)
-    return context
 
 
 def _config_text(config: Any) -> str:
     """The config.json of the model, as text."""
     fields = json.loads(config.to_json_string())
     return json.dumps({name: value for name, value in fields.items() if name not in FIELDS_OF_A_FOLDER})
-
-
-def _scaled_rope(
-    meta_model: Model, architecture: Architecture
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What a file says of scaled rotary positions: metadata, as `_metadata`, and tensors by their names.
-
-    Both are {} where positions are not scaled.
-    """
-    config = meta_model.config
-    parameters = rope_parameters(config)
-    rope_type = parameters.get("rope_type", "default")
-    if rope_type == "default":
-        return {}, {}
-    fields: dict[str, Any]
-    if architecture.rope_by_name:
-        fields = {
-            "rope_scaling_type": gguf.RopeScalingType[rope_type.upper()],
-            "rope_scaling_factor": parameters["factor"],
-        }
-        if rope_type == "yarn":
-            fields["rope_scaling_orig_ctx_len"] = parameters["original_max_position_embeddings"]
-        return fields, {}
-    scaled = rotary_embedding(meta_model)
-    turned = 2 * len(scaled.inv_freq)
-    exponents = torch.arange(0, turned, 2, dtype=torch.float32) / turned
-    factors = (parameters["rope_theta"] ** -exponents / scaled.inv_freq).numpy()
-    fields = {} if scaled.attention_scaling == 1 else {"rope_scaling_attn_factors": scaled.attention_scaling}
-    return fields, dict.fromkeys(architecture.rope_tensors, factors)
