@@ -12,18 +12,19 @@ import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from math import exp
+from math import exp, prod
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 from after import healing
 from common import HERE, ROOT, between, markdown, preset, read_json
+from serving import serving
 
 from comp_lib.calibration.shares import MIXTURES
 from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
 from comp_lib.evaluation.zero_shot import SETS
-from comp_lib.models.load import INCLUDED_MODEL
+from comp_lib.models.load import INCLUDED_MODEL, open_model
 from comp_lib.settings import USUAL_PRESET
 
 SECOND = "gemma3-270m"
@@ -119,6 +120,24 @@ def short() -> str:
         f"{loss:.2f} nats multiply the perplexity by {exp(loss):.1f}."
     )
     return f"{introduction}\n\n{markdown(['', *COLUMNS.values()], table)}"
+
+
+def before_and_after() -> str:
+    """Size and perplexity of the included model and of what COMP and LLM-Pruner leave, a fifth gone."""
+    _, files, _ = open_model(INCLUDED_MODEL)
+    shapes = files.shapes
+    parameters = sum(map(prod, shapes.values()))
+    in_decoder = sum(prod(shape) for name, shape in shapes.items() if ".layers." in name)
+    table = [["as it comes", f"{2 * parameters / 1e6:.0f} MB", "x 1"]]
+    groups = by_method()
+    for name, label in (("comp", USUAL_PRESET), "by COMP, the default"), (("llm-pruner", ""), "by LLM-Pruner"):
+        rows = groups[name]
+        left = parameters - fmean(row["removed"] for row in rows) * in_decoder
+        low, high = (exp(mean_of(rows) + sign * half_width(rows)) for sign in (-1, 1))
+        factor = f"x {exp(mean_of(rows)):.2f} ({low:.2f} to {high:.2f})"
+        table.append([label, f"{2 * left / 1e6:.0f} MB", factor])
+    head = [f"{INCLUDED_MODEL}, a fifth of its decoder removed", "weights in bfloat16", "perplexity"]
+    return markdown(head, table)
 
 
 def label_of(settings: dict) -> str:
@@ -361,10 +380,10 @@ def quantised_files(rows: list[dict]) -> Iterator[dict]:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> its marks, and what stands between them
-    "README.md": {"the short table": short},
+    "README.md": {"before and after": before_and_after, "the short table": short},
     "benchmarks/RESULTS.md": {model: partial(losses, model) for model in MODELS}
     | {"what starves": starving, "the tasks": tasks, "time and memory": cost, "the files": files}
-    | {"the candidates": candidates},
+    | {"the candidates": candidates, "the runtimes": serving},
     "docs/heal.md": {"what healing brings": healing},
 }
 
