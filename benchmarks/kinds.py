@@ -205,6 +205,8 @@ def figure(path: Path) -> None:
 
 def leads(rows: RowsByMethod) -> bool:
     """Whether intervals separate the first of NAMES from the others, below them."""
+    if next(iter(NAMES)) not in rows:
+        return False
     first, *others = (rows[name] for name in NAMES if name in rows)
     return all(mean_of(first) < mean_of(other) and not overlap(first, other) for other in others)
 

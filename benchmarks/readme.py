@@ -130,7 +130,8 @@ def before_and_after() -> str:
     in_decoder = sum(prod(shape) for name, shape in shapes.items() if ".layers." in name)
     table = [["as it comes", f"{2 * parameters / 1e6:.0f} MB", "x 1"]]
     groups = by_method()
-    for name, label in (("comp", USUAL_PRESET), "by COMP, the default"), (("llm-pruner", ""), "by LLM-Pruner"):
+    labels = {("comp", USUAL_PRESET): "by COMP, the default", ("llm-pruner", ""): "by LLM-Pruner"}
+    for name, label in labels.items():
         rows = groups[name]
         left = parameters - fmean(row["removed"] for row in rows) * in_decoder
         low, high = (exp(mean_of(rows) + sign * half_width(rows)) for sign in (-1, 1))
