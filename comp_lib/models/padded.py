@@ -15,15 +15,8 @@ from ..system.tensors import weight_shapes
 from .load import open_model
 from .meta_model import config_with_widths, fill, make_meta_model
 from .modelling_file import file_name
-from .save import (
-    CARD_FILE,
-    OWN_WIDTHS_NOTE,
-    PLAN_FILE,
-    TRUST,
-    WITH_COMP_LIB_NOTE,
-    check_destination,
-    write_weights,
-)
+from .own_texts import CARD_FILE, write_card
+from .save import OWN_WIDTHS_NOTE, PLAN_FILE, TRUST, WITH_COMP_LIB_NOTE, check_destination, write_weights
 
 PADDED_NOTE = (
     "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which "
@@ -67,14 +60,12 @@ def _copy_metadata(source: Path, target: Path, model_type: str) -> None:
 
     The new card does not say that the folder brings a file of Python.
     """
-    own_widths_note = OWN_WIDTHS_NOTE.format(file=file_name(model_type))
-    for name in (PLAN_FILE, CARD_FILE):
-        if (source / name).is_file():
-            text = (source / name).read_text("utf-8")
-            text = (
-                text.replace(own_widths_note, PADDED_NOTE).replace(TRUST, "").replace(WITH_COMP_LIB_NOTE, "")
-            )
-            (target / name).write_text(text, "utf-8")
+    if (source / PLAN_FILE).is_file():
+        (target / PLAN_FILE).write_bytes((source / PLAN_FILE).read_bytes())
+    if (source / CARD_FILE).is_file():
+        text = (source / CARD_FILE).read_text("utf-8", errors="replace")
+        text = text.replace(OWN_WIDTHS_NOTE.format(file=file_name(model_type)), PADDED_NOTE)
+        write_card(target, text.replace(TRUST, "").replace(WITH_COMP_LIB_NOTE, ""))
 
 
 def padded_shape(shape: Shape) -> Shape:

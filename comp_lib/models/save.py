@@ -14,7 +14,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,17 +30,17 @@ from ..system.tensors import LARGEST_FILE_BYTES
 from .load import silence_transformers
 from .meta_model import with_true_config
 from .modelling_file import file_name
+from .own_texts import CARD_FILE, TEMPLATE_FOLDER, edited_texts, write_card
 from .wheels import WHEELS
 
-CARD_FILE = "README.md"
 PLAN_FILE = "comp_plan.json"
-# the names of all files that comp_lib, transformers or the Hub put into a model's folder: any other file is
+# the names of all files that comp_lib, transformers or the Hub put into a model's folder: anything else is
 # somebody's own
 MODEL_FILE = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
     r"|comp_plan\.json|modeling_comp_\w+\.py"
     r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
-    r"|tokenizer\.model|merges\.txt|chat_template\.jinja|additional_chat_templates|README\.md"
+    r"|tokenizer\.model|merges\.txt|chat_template\.jinja|additional_chat_templates/[^/]+\.jinja|README\.md"
 )
 CALIBRATED_ON = "calibrated_on: "  # beginning of the line of a card that holds `text_hashes`
 SMALL_FILES_BYTES = 16 << 20  # a generous size of all files without weights; most of it is the tokenizer
@@ -121,7 +120,7 @@ def save_metadata(
     shared_plan = replace(plan, parent=hide_folders(plan.parent))
     (folder / PLAN_FILE).write_text(shared_plan.to_json(), encoding="utf-8")
     model_type = read_object(folder / "config.json")["model_type"].removeprefix(TYPE_PREFIX)
-    (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
+    write_card(folder, model_card(name, shape, plan, card, model_type))
 
 
 def check_destination(
@@ -146,9 +145,8 @@ def check_destination(
         check_room(existing, needed_bytes + SMALL_FILES_BYTES, folder)
     if not target.exists():
         return
-    content = sorted(path.name for path in target.iterdir())
-    if content:
-        _check_replaceable(folder, content, overwrite)
+    if any(target.iterdir()):
+        _check_replaceable(folder, target, overwrite)
     for source in (Path.cwd(), *map(resolve, sources)):
         if source.exists() and source.samefile(target):
             raise InputError(
@@ -158,8 +156,8 @@ def check_destination(
             )
 
 
-def _check_replaceable(folder: str | Path, content: list[str], overwrite: bool) -> None:
-    """Check that `content`, the names in `folder`, is a pruned model that is to be replaced.
+def _check_replaceable(folder: str | Path, target: Path, overwrite: bool) -> None:
+    """Check that all that is in `target`, which the caller calls `folder`, is a pruned model to be replaced.
 
     Raises InputError where it is something else, or is to stay.
     """
@@ -169,14 +167,28 @@ def _check_replaceable(folder: str | Path, content: list[str], overwrite: bool) 
             got=f"{folder} with files in it",
             hint="choose another name, or overwrite it",
         )
-    foreign_names = [name for name in content if not MODEL_FILE.fullmatch(name)]
-    if foreign_names or PLAN_FILE not in content:
+    foreign_names = _foreign_names(target) or edited_texts(target)
+    if foreign_names or not (target / PLAN_FILE).exists():
         examples = ", ".join(foreign_names[:3]) or f"no {PLAN_FILE}"
         raise InputError(
             expected="a pruned model to overwrite, and nothing beside it",
             got=f"{folder} with {examples} in it",
             hint="choose another name",
         )
+
+
+def _foreign_names(folder: Path) -> list[str]:
+    """The names of all in `folder` that no model has, and of what is no ordinary file."""
+    paths = []
+    for path in sorted(folder.iterdir()):
+        is_template_folder = path.name == TEMPLATE_FOLDER and path.is_dir() and not path.is_symlink()
+        paths += sorted(path.iterdir()) if is_template_folder else [path]
+    names = []
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        if not MODEL_FILE.fullmatch(name) or path.is_symlink() or not path.is_file():
+            names.append(name)
+    return names
 
 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type: str) -> str:
@@ -257,9 +269,7 @@ def calibration_hashes(folder: str | Path) -> tuple[str, ...]:
         return ()
     for line in card.read_text("utf-8", errors="replace").splitlines():
         if line.startswith(CALIBRATED_ON):
-            with suppress(ValueError, TypeError):  # somebody may have edited the card
-                return tuple(json.loads(line.removeprefix(CALIBRATED_ON)))
-            return ()
+            return tuple(re.findall(r'"([0-9a-f]{16})"', line))
     return ()
 
 

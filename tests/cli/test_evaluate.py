@@ -108,8 +108,10 @@ def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_
     assert "calibrated" not in ran("evaluate", small, *SMALL, "--text", "evaluation").stderr
     assert "calibrated" not in ran("evaluate", parent, *SMALL, "--text", "calibration").stderr
     card = small / "README.md"
-    card.write_text(card.read_text("utf-8").replace("calibrated_on: [", "calibrated_on: 5 ["), "utf-8")
-    ran("evaluate", small, *SMALL, "--text", "calibration")
+    for wrong in ("5", "[[[]]]", "[" * 100_000):
+        text = re.sub(r"calibrated_on: .*", f"calibrated_on: {wrong}", card.read_text("utf-8"))
+        card.write_text(text, "utf-8")
+        ran("evaluate", small, *SMALL, "--text", "calibration")
 
 
 @pytest.mark.parametrize(

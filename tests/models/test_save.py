@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from comp_lib.errors import InputError
 from comp_lib.families.find import has_inseparable_groups
 from comp_lib.models import save as checkpoint
 from comp_lib.models.load import INCLUDED_MODEL, load_model
+from comp_lib.models.padded import export_padded
 from comp_lib.models.save import Provenance, check_destination, model_card, save_checkpoint
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
@@ -367,6 +369,109 @@ def test_overwrite_never_deletes_what_is_no_model(name, small, uneven, tmp_path)
         save_checkpoint(folder, *uneven, overwrite=True)
     assert (folder / "model.safetensors").read_bytes() == before
     assert (folder / name).exists()
+
+
+def edit(path):
+    path.write_text(path.read_text("utf-8") + "A line of theirs.\n", "utf-8")
+
+
+def in_place_of(path, make):
+    path.unlink(missing_ok=True)
+    make(path)
+
+
+THEIR_WORK = {  # what somebody did in a folder of ours -> the name that is refused, and how it was done
+    "an edited card": ("README.md", edit),
+    "a licence": (
+        "README.md",
+        lambda path: path.write_text(path.read_text("utf-8").replace("unknown", "mit"), "utf-8"),
+    ),
+    "another card": ("README.md", lambda path: path.write_text("# Theirs\n", "utf-8")),
+    "a card in Latin-1": ("README.md", lambda path: path.write_bytes(b"caf\xe9")),
+    "a folder as card": ("README.md", lambda path: in_place_of(path, Path.mkdir)),
+    "a link as card": ("README.md", lambda path: in_place_of(path, lambda it: it.symlink_to("config.json"))),
+    "an edited template": ("chat_template.jinja", edit),
+    "an edited second template": ("additional_chat_templates/tools.jinja", edit),
+    "a third template": ("additional_chat_templates/theirs.jinja", lambda path: path.write_text("theirs")),
+    "a file of theirs": ("additional_chat_templates/notes.txt", lambda path: path.write_text("theirs")),
+    "a folder below": ("additional_chat_templates/theirs.jinja", Path.mkdir),
+    "a folder as config": ("config.json", lambda path: in_place_of(path, Path.mkdir)),
+    "a folder as tokenizer": ("vocab.json", Path.mkdir),
+}
+
+
+@pytest.fixture
+def with_templates(small, tmp_path):
+    """A folder of ours, with two chat templates."""
+    model, tokenizer, plan, card = small
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}"}
+    return save_checkpoint(tmp_path / "out", model, tokenizer, plan, card)
+
+
+def without_checksums(folder):
+    """Make of a folder what an earlier version saved."""
+    card = folder / "README.md"
+    text, record, _ = card.read_text("utf-8").partition("\n<!-- checksums: ")
+    assert record
+    card.write_text(text, "utf-8")
+
+
+@pytest.mark.parametrize("work", THEIR_WORK)
+def test_overwrite_never_deletes_what_somebody_else_wrote(work, with_templates):
+    name, make = THEIR_WORK[work]
+    make(with_templates / name)
+    assert_refused(f"nothing beside it, got .*with {name} in it", with_templates, overwrite=True)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_card_and_templates_of_ours_are_overwritten(is_old, with_templates, uneven):
+    assert len(list((with_templates / "additional_chat_templates").iterdir())) == 1
+    if is_old:
+        without_checksums(with_templates)
+    check_destination(with_templates, overwrite=True)
+    save_checkpoint(with_templates, *uneven, overwrite=True)
+    assert not (with_templates / "additional_chat_templates").exists()
+    check_destination(with_templates, overwrite=True)
+
+
+@pytest.mark.parametrize("work", ["an edited card", "another card", "a file of theirs", "a folder below"])
+def test_work_in_a_folder_of_an_earlier_version_is_not_deleted(work, with_templates):
+    without_checksums(with_templates)
+    name, make = THEIR_WORK[work]
+    make(with_templates / name)
+    assert_refused(f"with {name} in it", with_templates, overwrite=True)
+
+
+def test_templates_without_their_card_are_somebodys(with_templates):
+    (with_templates / "README.md").unlink()
+    assert_refused(
+        "with chat_template.jinja, additional_chat_templates/tools.jinja in it", with_templates, True
+    )
+
+
+@pytest.mark.parametrize("wrong", ["5", "[" * 100_000])
+def test_checksums_that_make_no_sense_are_an_edited_card(wrong, with_templates):
+    card = with_templates / "README.md"
+    card.write_text(card.read_text("utf-8").replace("checksums: {", f"checksums: {wrong} {{"), "utf-8")
+    assert_refused("with README.md", with_templates, overwrite=True)
+
+
+def test_a_padded_folder_is_overwritten_and_its_edited_card_is_not(uneven, tmp_path):
+    folder = save_checkpoint(tmp_path / "uneven", *uneven)
+    padded = export_padded(folder, tmp_path / "padded")
+    export_padded(folder, padded, overwrite=True)
+    edit(padded / "README.md")
+    with pytest.raises(InputError, match=r"with README\.md in it"):
+        export_padded(folder, padded, overwrite=True)
+
+
+def test_a_card_that_is_no_text_is_padded_all_the_same(uneven, tmp_path):
+    folder = save_checkpoint(tmp_path / "uneven", *uneven)
+    (folder / "README.md").write_bytes(b"caf\xe9")
+    (folder / "comp_plan.json").write_bytes(b"caf\xe9")
+    padded = export_padded(folder, tmp_path / "padded")
+    assert "caf" in (padded / "README.md").read_text("utf-8")
 
 
 def test_an_interruption_leaves_the_old_folder_or_none(monkeypatch, small, uneven, tmp_path):
