@@ -28,6 +28,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
 from ..system.files import check_output, fsync, resolve, take_name
-from ..system.hashes import hash_of_value
+from ..system.hashes import checksum_of_file, hash_of_value
 from ..system.tensors import EMBEDDING, HEAD, TensorFiles
 from ..walk import sequence_losses, walk
 from .gguf_file import check_file_out
@@ -70,6 +71,7 @@ from .run_state import StreamsState
 from .work_folder import JOURNAL, Journal, StatesFile, lay_out, read_state, write_rows
 
 LOCK = "lock"
+TEMPLATES = "additional_chat_templates"  # name of the one folder in a model's folder
 # What a disk refuses: it is full or broken, its user may not write, or there can be no such folder.
 DISK_ERRORS = (
     errno.ENOSPC,
@@ -165,7 +167,7 @@ def prune_to(
     with _lock(work):
         journal = Journal(work, _identity(model, ids, settings, plan, options))
         if journal.state.exported and _exported_file(work, target) is None:  # somebody took it away
-            journal.record(layers=(), exported=False)
+            journal.record(layers=(), exported=False, checksums={})
         plan = _settle_plan(journal, model, ids, settings, plan, options.name, progress)
         dense_losses = _measure(journal, "dense", model, options.windows, settings.device, progress)
         meta_model = planned_meta_model(model, plan, settings, options.dtype or model.dtype)
@@ -216,10 +218,13 @@ def _export(
         for path in work.glob(f"{target.name}.partial-*"):  # of an export that was cut off
             path.unlink()
         tokenizer.save_pretrained(work)
-        export_gguf(work, work / target.name, gguf_type, overwrite=True, progress=progress)
-        journal.record(exported=True)
+        exported = export_gguf(work, work / target.name, gguf_type, overwrite=True, progress=progress)
+        journal.record(exported=True, checksums={target.name: checksum_of_file(exported)})
+    else:
+        exported = _exported_file(work, target) or target
+        journal.check(target.name, exported)
     names = {known_dtype: name for name, known_dtype in DTYPES.items()}
-    meta_model, files, _ = open_model(_exported_file(work, target) or target, names[dtype])
+    meta_model, files, _ = open_model(exported, names[dtype])
     return ModelOnDisk(meta_model, files)
 
 
@@ -274,16 +279,14 @@ def check_out(out: str | Path, model: ModelOnDisk, tokens: int, options: SaveOpt
     """
     target = resolve(out)
     work = target.parent / f"{target.name}.partial"
+    has_its_name = False
     if options.gguf_type is None:
         has_its_name = all((target / name).is_file() for name in (JOURNAL, PLAN_FILE))
         work = target if has_its_name else work
-    else:
-        exported = (work / JOURNAL).is_file() and read_state(work / JOURNAL).exported
-        has_its_name = bool(exported) and _exported_file(work, target) == target
-    if work.exists() and not work.is_dir():
+    if work.is_symlink() or (work.exists() and not work.is_dir()):
         raise InputError(
             expected=f"a folder or nothing as {work}",
-            got="a file",
+            got="a file or a link",
             hint="move it away or choose another name",
         )
     taken_bytes = _disk_usage(work) if work.is_dir() else {}
@@ -293,6 +296,9 @@ def check_out(out: str | Path, model: ModelOnDisk, tokens: int, options: SaveOpt
             got=f"{work} with other files",
             hint="move it away or choose another name",
         )
+    if options.gguf_type is not None and JOURNAL in taken_bytes:
+        exported = read_state(work / JOURNAL).exported
+        has_its_name = exported and _exported_file(work, target) == target
     if not has_its_name:
         state_bytes = STATES_FILES * tokens * model.shape.hidden * model.dtype.itemsize
         weight_bytes = model.shape.total_parameters * (options.dtype or model.dtype).itemsize
@@ -307,13 +313,25 @@ def check_out(out: str | Path, model: ModelOnDisk, tokens: int, options: SaveOpt
 
 
 def _disk_usage(folder: Path) -> dict[str, int]:
-    """File name -> the bytes that the file takes on the disk.
+    """Name in the folder of a run -> the bytes that the file takes on the disk.
 
     A file with holes takes less than its size.
+
+    Raises InputError for what a run does not make, such as a link, which may lead to somebody's file.
     """
     usage = {}
-    for path in folder.iterdir():
-        status = path.stat()
+    for path in folder.rglob("*"):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:  # another process works here, as the lock will say
+            continue
+        is_file = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
+        if not is_file and not (stat.S_ISDIR(status.st_mode) and path == folder / TEMPLATES):
+            raise InputError(
+                expected=f"nothing but ordinary files in {folder}",
+                got=f"{path.name}, which is a link, a folder or of another kind",
+                hint="move that folder away or choose another name",
+            )
         blocks = getattr(status, "st_blocks", None)  # Windows has none
         usage[path.name] = status.st_size
         if blocks is not None:
@@ -451,7 +469,7 @@ class DiskSink(Sink):
     def __init__(
         self, journal: Journal, model: ModelOnDisk, plan: Plan, meta_model: Model, sequences: int
     ) -> None:
-        """Lay out the files of the new model.
+        """Lay out the files of the new model, and check what is finished.
 
         Args:
             journal: says what is finished.
@@ -459,6 +477,8 @@ class DiskSink(Sink):
             plan: how much of each layer stays.
             meta_model: the new model without its numbers, in the dtype of its files.
             sequences: how many sequences calibrate.
+
+        Raises InputError where something that is finished is gone or damaged.
         """
         self.journal = journal
         self.model = model
@@ -467,6 +487,15 @@ class DiskSink(Sink):
         self.sequences = sequences
         # tensor name -> where its bytes are; a tied head has no entry of its own
         self.slots = lay_out(journal.work, dict(meta_model.named_parameters()))
+        # tensor name -> the checksum of its bytes, for those that are finished
+        self.checksums = {
+            name: checksum for name, checksum in journal.state.checksums.items() if name in self.slots
+        }
+        for name in self.checksums:
+            slot = self.slots[name]
+            journal.check(name, slot.path, slot.start, slot.size)
+        for name in sorted(journal.state.states_files):
+            journal.check(name, journal.work / name)
 
     @property
     def finished_layers(self) -> int:
@@ -501,20 +530,24 @@ class DiskSink(Sink):
         return resumed, self.reports()
 
     def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
-        state = _state_of(streams)
-        changed_files = {_path_of(streams.pruned_stream)}
+        state_paths = {_path_of(streams.pruned_stream)}
         if streams.dense_stream is not None:
-            changed_files.add(_path_of(streams.dense_stream))
+            state_paths.add(_path_of(streams.dense_stream))
+        written_names = []
         if report is not None:
             position = self.plan.layers.index(index)
             for name, weight in layer.state_dict().items():
-                saved_name = f"model.layers.{position}.{name}"
-                saved_weight = self._convert(f"model.layers.{index}.{name}", weight)
-                changed_files.add(self._write(saved_name, saved_weight))
-        for path in sorted(changed_files):
-            fsync(path)
-        is_last = index + 1 == self.model.shape.layers  # nothing needs the streams after the last layer
-        self.journal.record(layers=(*self.journal.state.layers, report), streams=None if is_last else state)
+                written_names.append(f"model.layers.{position}.{name}")
+                self._write(written_names[-1], self._convert(f"model.layers.{index}.{name}", weight))
+        self._settle(written_names)
+        state = None
+        checksums = dict(self.checksums)
+        if index + 1 < self.model.shape.layers:  # nothing needs the streams after the last layer
+            state = _state_of(streams)
+            for path in sorted(state_paths):
+                fsync(path)
+                checksums[path.name] = checksum_of_file(path)
+        self.journal.record(layers=(*self.journal.state.layers, report), streams=state, checksums=checksums)
 
     def _convert(self, name: str, weight: Tensor) -> Tensor:
         """A weight of the pruned layer in the dtype of the files.
@@ -540,17 +573,22 @@ class DiskSink(Sink):
                     self._write(name, files.read(name, self.dtype, rows), int(rows[0]))
             elif ".layers." not in name:
                 self._write(name, files.read(name, self.dtype))
-        for path in {slot.path for slot in self.slots.values()}:
-            fsync(path)
+        self._settle([name for name in self.slots if ".layers." not in name])
 
-    def _write(self, name: str, rows: Tensor, first_row: int = 0) -> Path:
-        """Write rows of a tensor to their file, and return its path.
+    def _write(self, name: str, rows: Tensor, first_row: int = 0) -> None:
+        """Write rows of a tensor to its file.
 
         The disk may not have them yet.
         """
-        slot = self.slots[name]
-        write_rows(slot, rows, first_row)
-        return slot.path
+        write_rows(self.slots[name], rows, first_row)
+
+    def _settle(self, names: Sequence[str]) -> None:
+        """Let written tensors reach the disk, and note their checksums."""
+        for path in sorted({self.slots[name].path for name in names}):
+            fsync(path)
+        for name in names:
+            slot = self.slots[name]
+            self.checksums[name] = checksum_of_file(slot.path, slot.start, slot.size)
 
 
 def _state_of(streams: Streams) -> StreamsState:

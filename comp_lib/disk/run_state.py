@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
 from ..families.types import Step
-from ..plan import as_tuples
 from ..report import LayerReport
+from ..system.hashes import hash_of_value
 
 EXPECTED = "the progress of a run of this version"
 HINT = "delete that folder to begin anew"
+CHECKSUM = "checksum"  # name of the field with the hash of all others
+STATES_PREFIX = "states-"  # how the names of files with hidden states begin
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class RunState:
     """The losses of the pruned model in each window; None: they are not measured yet."""
     exported: bool = False
     """Whether the new model is written as a GGUF file, for a run that makes one."""
+    checksums: dict[str, int] = field(default_factory=dict)
+    """CRC-32 of what is finished and still needed, by the name of the tensor, or of the file."""
 
     @property
     def states_files(self) -> set[str]:
@@ -54,8 +61,9 @@ class RunState:
         return {name for name in names if name is not None}
 
     def to_json(self) -> str:
-        """The state as JSON."""
-        return json.dumps(asdict(self))
+        """The state as JSON, with a hash of itself."""
+        fields = asdict(self)
+        return json.dumps({CHECKSUM: hash_of_value(fields)} | fields)
 
     @classmethod
     def from_json(cls, values: Any, source: object) -> RunState:
@@ -63,32 +71,42 @@ class RunState:
 
         source: where the text is from, for the refusal.
 
-        Raises InputError for what another version wrote, and for any other value.
+        Raises InputError for what another version or somebody else wrote, and for any other value.
         """
         refusal = InputError(expected=EXPECTED, got=f"something else in {source}", hint=HINT)
-        if not isinstance(values, dict) or values.keys() != cls.__dataclass_fields__.keys():
+        if not isinstance(values, dict):
+            raise refusal
+        fields = {name: value for name, value in values.items() if name != CHECKSUM}
+        if values.get(CHECKSUM) != hash_of_value(fields):
             raise refusal
         try:
-            return cls._of_values(values)
-        except (AttributeError, KeyError, TypeError) as error:
+            state = cast(RunState, as_typed(cls, fields))
+        except TypeError as error:
             raise refusal from error
+        if not all(re.fullmatch(rf"{STATES_PREFIX}\d+", name) for name in state.states_files):
+            raise refusal
+        return state
 
-    @classmethod
-    def _of_values(cls, values: dict[str, Any]) -> RunState:
-        """The state of a value that `to_json` wrote.
 
-        Raises AttributeError, KeyError or TypeError for fields that are missing, new or of another kind.
-        """
-        state = cls(**values)
-        layers = tuple(None if row is None else LayerReport(**as_tuples(row)) for row in state.layers)
-        streams = None
-        if values["streams"] is not None:
-            positions = values["streams"]["ridge_positions"]
-            streams = StreamsState(**as_tuples(values["streams"]) | {"ridge_positions": positions})
-        return replace(
-            state,
-            layers=layers,
-            streams=streams,
-            dense_losses=as_tuples(values["dense_losses"]),
-            pruned_losses=as_tuples(values["pruned_losses"]),
-        )
+def as_typed(kind: Any, value: Any) -> Any:
+    """A value that JSON held as one of the type `kind`: an object as a dataclass, a list as a tuple.
+
+    Raises TypeError for a value of another type.
+    """
+    parts = get_args(kind)
+    origin = get_origin(kind)
+    if kind is Any or type(value) is kind or (kind is float and type(value) is int):
+        return value
+    if origin in (Union, UnionType) and NoneType in parts:
+        return None if value is None else as_typed(parts[0], value)
+    if origin is Literal and value in parts:
+        return value
+    if origin in (tuple, Sequence) and isinstance(value, list):
+        return tuple(as_typed(parts[0], item) for item in value)
+    if origin is dict and isinstance(value, dict):
+        return {as_typed(parts[0], key): as_typed(parts[1], item) for key, item in value.items()}
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
+        kinds = get_type_hints(kind)
+        if value.keys() == kinds.keys():
+            return kind(**{name: as_typed(kinds[name], item) for name, item in value.items()})
+    raise TypeError(f"expected {kind}, got {value!r:.60}")

@@ -27,12 +27,11 @@ from torch import Tensor
 
 from ..errors import InputError, refusing
 from ..system.files import fsync, take_name
-from ..system.hashes import as_bytes
+from ..system.hashes import as_bytes, checksum_of_file
 from ..system.tensors import INDEX, LARGEST_FILE_BYTES, stored_type
-from .run_state import EXPECTED, HINT, RunState
+from .run_state import EXPECTED, HINT, STATES_PREFIX, RunState
 
 JOURNAL = "progress.json"  # name of the journal's file
-STATES_PREFIX = "states-"  # how the names of files with hidden states begin
 LENGTH_BYTES = 8  # bytes at the start of a safetensors file that hold the length of its header
 ALIGNMENT = 8  # bytes of which the length of a header is a multiple
 
@@ -79,6 +78,7 @@ class Slot(NamedTuple):
 
     path: Path  # of the file that has them
     start: int  # position of the first byte in the file
+    size: int  # bytes of the tensor
     row_bytes: int  # bytes of one row
 
 
@@ -110,7 +110,8 @@ def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Slot]:
             file.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
             file.truncate(data_start + end)
         for name, start in starts.items():
-            slots[name] = Slot(path, data_start + start, tensors[name][0].nbytes)
+            tensor = tensors[name]
+            slots[name] = Slot(path, data_start + start, tensor.nbytes, tensor[0].nbytes)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
@@ -158,6 +159,22 @@ class Journal:
                 hint="delete that folder to begin anew",
             )
 
+    def check(self, name: str, path: Path, start: int = 0, size: int | None = None) -> None:
+        """Check that something that is finished has the bytes that it had then.
+
+        name: its name in `RunState.checksums`.
+
+        The other arguments say where its bytes are, as for `checksum_of_file`.
+
+        Raises InputError where others are there, or none.
+        """
+        if not path.is_file() or checksum_of_file(path, start, size) != self.state.checksums.get(name):
+            raise InputError(
+                expected=f"{name} as a run that was cut off left it in {self.work}",
+                got="a file that is gone or damaged",
+                hint=HINT,
+            )
+
     def record(self, **finished: Any) -> None:
         """Write down what is finished, in one step, and delete hidden states that are no longer named.
 
@@ -179,5 +196,4 @@ def read_state(path: Path) -> RunState:
     Raises InputError unless it is the progress of a run of this version.
     """
     with refusing(EXPECTED, str(path), HINT):
-        values: Any = json.loads(path.read_text("utf-8"))
-    return RunState.from_json(values, path)
+        return RunState.from_json(json.loads(path.read_text("utf-8")), path)
