@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import Protocol
 
 from .errors import InputError
+
+SECONDS_BETWEEN_LINES = 8.0  # seconds in which `log_lines` writes one line at most
 
 
 class Progress(Protocol):
@@ -23,6 +27,31 @@ class Progress(Protocol):
 
 def no_progress(label: str, finished: int, total: int, report: object = None, /) -> None:
     """The silent `Progress`."""
+
+
+def log_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Progress:
+    """A `Progress` that writes a line to stderr when so many seconds have passed since its last one."""
+    started = time.monotonic()
+    written = started
+
+    def write_line(label: str, finished: int, total: int, report: object = None, /) -> None:
+        nonlocal written
+        now = time.monotonic()
+        if now - written >= seconds:
+            written = now
+            sys.stderr.write(f"{label}: {finished} of {total}, {now - started:.0f} s\n")
+            sys.stderr.flush()
+
+    return write_line
+
+
+def with_label(prefix: str, progress: Progress) -> Progress:
+    """A `Progress` that tells `progress` the same, with `prefix` before each label."""
+
+    def tell(label: str, finished: int, total: int, report: object = None, /) -> object:
+        return progress(f"{prefix}: {label}", finished, total, report)
+
+    return tell
 
 
 def check_progress(progress: object) -> None:

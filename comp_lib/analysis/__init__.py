@@ -13,9 +13,10 @@ Each function returns one row an observation; `COLUMNS` says what the columns me
 """
 
 from .columns import COLUMNS, Sample, draw
-from .cost_frame import costs
+from .cost_frame import costs, dense_quality
 from .differences import changed_kinds, changed_layers, pair
+from .fewer_bits import fewer_bits
 from .frames import curves, groups, layers, neurons
 
-__all__ = ["COLUMNS", "Sample", "changed_kinds", "changed_layers", "costs", "curves", "draw"]
-__all__ += ["groups", "layers", "neurons", "pair"]
+__all__ = ["COLUMNS", "Sample", "changed_kinds", "changed_layers", "costs", "curves", "dense_quality", "draw"]
+__all__ += ["fewer_bits", "groups", "layers", "neurons", "pair"]

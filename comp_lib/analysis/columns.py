@@ -38,6 +38,9 @@ LOSSES = {
     "dense_loss": "loss of the parent, nats per token",
     "loss": "loss of the pruned model, nats per token",
     "increase": "loss - dense_loss, nats per token",
+}
+# columns that compare both token by token
+DIVERGENCES = {
     "kl": "KL divergence from the parent to the pruned model, nats per token",
     "top1_agreement": "share of positions with the same first choice, 0 to 1",
 }
@@ -98,7 +101,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "other_neurons": "those of the layer in the pruned model, 0 where it was dropped",
     }
     | WINDOWS,
-    "changed_kinds": LOSSES | WINDOWS,
+    "changed_kinds": LOSSES | DIVERGENCES | WINDOWS,
 }
 
 
@@ -128,9 +131,9 @@ class Sample:
         return self.kinds[0] if len(set(self.kinds)) == 1 else ALL_KINDS
 
 
-def load_or_compute(name: str, model: Model, sample: Sample, key: object, make: Callable[[], Any]) -> Any:
-    """The result of `make`, from the cache if it has that for the same model, text, code and `key`."""
-    key_parts = [hash_of_code(), hash_of_model(model), hash_of_tensor(sample.ids), key]
+def load_or_compute(name: str, model: Model, ids: Tensor, key: object, make: Callable[[], Any]) -> Any:
+    """The result of `make`, from the cache if it has that for the same model, text ids, code and `key`."""
+    key_parts = [hash_of_code(), hash_of_model(model), hash_of_tensor(ids), key]
     path = cache_folder() / "analysis" / f"{name}-{hash_of_value(key_parts)[:24]}.safetensors"
     return load_or_make(path, make)
 

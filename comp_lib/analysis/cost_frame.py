@@ -7,7 +7,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from ..checks import check_request
@@ -19,6 +21,7 @@ from ..evaluation.loss import Evaluation
 from ..families.table import family_of
 from ..families.types import Model
 from ..methods import METHODS, default_recovery
+from ..progress import Progress, no_progress, with_label
 from ..settings import PRESETS, USUAL_PRESET, Settings
 from ..shape import Shape
 from ..system.hashes import hash_of_tensor
@@ -46,6 +49,36 @@ def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed
     return settings
 
 
+def dense_quality(
+    model: Model, windows_by_text: Mapping[str, Tensor], progress: Progress = no_progress
+) -> EvaluationByText:
+    """The losses of a model on the windows (S, L) of each kind; cached, since `costs` needs them again."""
+    ids, shapes = cache_key(windows_by_text)
+
+    def measure() -> dict[str, list[float]]:
+        judged = judge(model, windows_by_text, progress=with_label("dense model", progress))
+        return {kind: list(evaluation.losses) for kind, evaluation in judged.texts.items()}
+
+    losses_by_kind = load_or_compute("dense", model, ids, shapes, measure)
+    texts = {}
+    for kind, losses in losses_by_kind.items():
+        texts[kind] = _evaluation_of(windows_by_text[kind], {"loss": losses})
+    return EvaluationByText(texts)
+
+
+def cache_key(windows_by_text: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, list[int]]]:
+    """All tokens of the windows (S, L) of each kind, and the sizes of the windows: a key for the cache."""
+    ids = torch.cat([windows.flatten() for windows in windows_by_text.values()])
+    return ids, {kind: list(windows.shape) for kind, windows in windows_by_text.items()}
+
+
+def _evaluation_of(ids: Tensor, by_sequence: Mapping[str, Sequence[float]]) -> Evaluation:
+    """The evaluation on windows ids (S, L) with these values of each measure for each window."""
+    means = {measure: float(np.mean(values)) for measure, values in by_sequence.items()}
+    columns = {measure: tuple(values) for measure, values in by_sequence.items()}
+    return Evaluation(columns, ids[:, 1:].numel(), **means)
+
+
 def costs(
     model: Model,
     sample: Sample,
@@ -53,10 +86,14 @@ def costs(
     ratios: Sequence[float] = (0.1, 0.2, 0.3),
     ways: Sequence[str] = (USUAL_PRESET,),
     device: str = "cpu",
+    progress: Progress = no_progress,
 ) -> pd.DataFrame:
     """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
-    windows_by_text: the windows (S, L) of each kind that judge, as `windows_of` of `calibration` gives them.
+    Args:
+        windows_by_text: the windows (S, L) of each kind that judge, as `windows_of` of `calibration` gives
+            them. The dense model is judged on them once.
+        progress: called as `prune` and `judge` call it, with the way and the ratio in the label.
 
     Raises InputError, before any work, for an unknown way, or a ratio that no plan reaches.
     """
@@ -68,25 +105,47 @@ def costs(
     rows: list[dict[str, Any]] = []
     for way, ratio, settings in requests:
         key = [text_hashes, asdict(settings)]
-        measure = partial(_measure, model, sample, windows_by_text, settings)
-        rows_of_plan = load_or_compute("costs", model, sample, key, measure)
+        label = with_label(f"{way} {ratio:.0%}", progress)
+        measure = partial(_measure, model, sample, windows_by_text, settings, label)
+        rows_of_plan = load_or_compute("costs", model, sample.ids, key, measure)
         rows += [{"way": way, "ratio": ratio} | row for row in rows_of_plan]
     return tidy("costs", rows, model, sample.seed)
 
 
 def _measure(
-    model: Model, sample: Sample, windows_by_text: Mapping[str, Tensor], settings: Settings
+    model: Model,
+    sample: Sample,
+    windows_by_text: Mapping[str, Tensor],
+    settings: Settings,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Prune and judge: a row for each kind, and a row for their mean where there are several kinds."""
-    small = prune(model, sample.ids, settings).model
+    small = prune(model, sample.ids, settings, progress=progress).model
     small_shape = Shape.of(small)
     removed = 1 - small_shape.decoder_parameters / Shape.of(model).decoder_parameters
     sizes = {"removed": removed, "parameters": small_shape.total_parameters}
-    return [sizes | row for row in rows_of(judge(small, windows_by_text, model))]
+    judged = compare_with_dense(small, model, windows_by_text, progress)
+    return [sizes | row for row in rows_of(judged)]
+
+
+def compare_with_dense(
+    model: Model, parent: Model, windows_by_text: Mapping[str, Tensor], progress: Progress = no_progress
+) -> EvaluationByText:
+    """The losses of a model and of its parent on each kind; the parent is judged once for all models."""
+    dense = dense_quality(parent, windows_by_text, progress)
+    judged = judge(model, windows_by_text, progress=progress)
+    texts = {}
+    for kind, ids in windows_by_text.items():
+        dense_losses = dense.texts[kind].losses
+        losses = judged.texts[kind].losses
+        increases = [loss - dense_loss for loss, dense_loss in zip(losses, dense_losses, strict=True)]
+        by_sequence = {"dense_loss": dense_losses, "loss": losses, "increase": increases}
+        texts[kind] = _evaluation_of(ids, by_sequence)
+    return EvaluationByText(texts)
 
 
 def rows_of(judged: EvaluationByText) -> list[dict[str, Any]]:
-    """The columns LOSSES and WINDOWS of each kind, and of their mean where there are several kinds."""
+    """The measures and the columns WINDOWS of each kind, and of their mean where there are several kinds."""
     rows: list[dict[str, Any]] = []
     for kind, row in judged.make_rows().items():
         rows.append(_columns_of(kind, row, [judged.texts[kind]]))
@@ -98,7 +157,7 @@ def rows_of(judged: EvaluationByText) -> list[dict[str, Any]]:
 
 
 def _columns_of(kind: str, row: Row, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    """The columns LOSSES and WINDOWS of a row, which is about these evaluations."""
+    """The measures and the columns WINDOWS of a row, which is about these evaluations."""
     values, intervals = row
     low, high = intervals["increase"] or NO_INTERVAL
     columns = {

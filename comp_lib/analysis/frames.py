@@ -23,6 +23,7 @@ from ..families.types import STEPS, Device, Layer, Model, Step
 from ..importance.layers import cosine_distance, sequence_loss_increase
 from ..importance.matrix_condition import scores_of, sweep
 from ..importance.neurons import METRICS, Problem
+from ..progress import Progress, no_progress
 from ..prune_layer import problem_of
 from ..statistics.few_tokens import empty_statistics
 from ..statistics.solve import Inverse, penalty
@@ -42,26 +43,34 @@ RIVALS = ("wanda-sp", "activation", "magnitude")  # metrics that stand beside ou
 
 
 def layers(
-    model: Model, sample: Sample, judged: Sample | None = None, device: Device = "cpu"
+    model: Model,
+    sample: Sample,
+    judged: Sample | None = None,
+    device: Device = "cpu",
+    progress: Progress = no_progress,
 ) -> pd.DataFrame:
     """Every layer by block influence on `sample`, and by harm on `judged`; columns: COLUMNS["layers"].
 
-    judged: None measures no harm, which takes about layers / 2 passes over it.
+    Args:
+        judged: None measures no harm, which takes about layers / 2 passes over it.
+        progress: called after each layer.
     """
-    tables_of_layers = _examine_layers(model, sample, list(range(len(layers_of(model)))), device)
+    tables_of_layers = _examine_layers(model, sample, list(range(len(layers_of(model)))), device, progress)
     rows: list[dict[str, Any]] = []
     for part in PARTS:
         distances = torch.stack([tables["layers"][part] for tables in tables_of_layers])
         rows += _rows_of_layers(sample, distances, part, "block influence")
     if judged is not None:
-        rows += _rows_of_layers(judged, layer_harm(model, judged, device), "layer", "harm")
+        rows += _rows_of_layers(judged, layer_harm(model, judged, device, progress), "layer", "harm")
     return tidy("layers", rows, model, sample.seed)
 
 
-def layer_harm(model: Model, sample: Sample, device: Device = "cpu") -> Tensor:
+def layer_harm(
+    model: Model, sample: Sample, device: Device = "cpu", progress: Progress = no_progress
+) -> Tensor:
     """`importance.layers.sequence_loss_increase`, cached: (layers, S), nats per token."""
-    measure = partial(sequence_loss_increase, model, sample.ids, device)
-    harm: Tensor = load_or_compute("harm", model, sample, [], measure)
+    measure = partial(sequence_loss_increase, model, sample.ids, device, progress)
+    harm: Tensor = load_or_compute("harm", model, sample.ids, [], measure)
     return harm
 
 
@@ -130,7 +139,13 @@ def _frame(name: str, model: Model, sample: Sample, indices: LayerNumbers, devic
     return tidy(name, pd.concat(frames, ignore_index=True), model, sample.seed)
 
 
-def _examine_layers(model: Model, sample: Sample, indices: list[int], device: Device) -> list[Tables]:
+def _examine_layers(
+    model: Model,
+    sample: Sample,
+    indices: list[int],
+    device: Device,
+    progress: Progress = no_progress,
+) -> list[Tables]:
     """The tables of the layers with these indices, in order, on the CPU; cached.
 
     Memory: the hidden states of the sample, the sums of a layer, and three matrices of their size.
@@ -143,9 +158,10 @@ def _examine_layers(model: Model, sample: Sample, indices: list[int], device: De
                 break
             if visit.index in indices:
                 tables.append(_examine_layer(visit))
+                progress("looking at layers", len(tables), len(indices))
         return tables
 
-    tables_of_layers: list[Tables] = load_or_compute("layers", model, sample, indices, compute)
+    tables_of_layers: list[Tables] = load_or_compute("layers", model, sample.ids, indices, compute)
     return tables_of_layers
 
 

@@ -28,7 +28,8 @@ NOTEBOOK = "checkup.ipynb"
 # a wheel carries the notebook beside this file, a source checkout in its folder of notebooks
 NOTEBOOK_FOLDERS = (Path(__file__).parent, Path(__file__).parents[2] / "notebooks")
 WINDOW_LENGTH = 128  # tokens of a window on which the layers are examined
-# where no terminal is, papermill's progress is one line for each cell
+JUDGED_LENGTH = 64  # tokens of a window that judges: many short windows, since windows are what varies
+# papermill's progress is one line for each cell, between the lines that cells write
 PROGRESS_LINES = {
     "bar_format": "cells: {n_fmt} of {total_fmt}, {elapsed}\n",
     "mininterval": 0,
@@ -79,6 +80,8 @@ def execute(parameters: Mapping[str, Any]) -> tuple[Any, str | None]:
 
     parameters: values for the notebook's cell of parameters, by their names.
 
+    What cells write to stderr, such as progress, goes to that of this process, and not into the notebook.
+
     Returns the notebook (nbformat's), and why it stopped: None where it ran to its end.
     """
     import nbformat
@@ -90,8 +93,10 @@ def execute(parameters: Mapping[str, Any]) -> tuple[Any, str | None]:
         "name": parameters["model"],
         "length": USUAL_LENGTH,
         "window_count": MIN_VALUES,
+        "judged_length": JUDGED_LENGTH,
         "layer_window_count": windows_of_each_kind(parameters["kinds"]),
         "harm": True,
+        "show_progress": True,
     }
     values |= parameters
     values["model"] = _absolute_path(parameters["model"])
@@ -108,7 +113,8 @@ def execute(parameters: Mapping[str, Any]) -> tuple[Any, str | None]:
                 values,
                 cwd=folder,
                 kernel_name="python3",
-                progress_bar=sys.stderr.isatty() or PROGRESS_LINES,
+                progress_bar=PROGRESS_LINES,
+                stderr_file=sys.stderr,
                 extra_arguments=["--log-level=ERROR"],
             )
         except PapermillExecutionError as error:
@@ -116,6 +122,9 @@ def execute(parameters: Mapping[str, Any]) -> tuple[Any, str | None]:
         except DeadKernelError:
             stopped = "the kernel died: as a rule there was too little memory"
         notebook = nbformat.read(file, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     notebook.metadata["title"] = f"Check-up of {Path(values['model']).name}"
     return notebook, stopped
 

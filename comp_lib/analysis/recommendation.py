@@ -17,6 +17,7 @@ import pandas as pd
 from ..plan import Plan
 from ..settings import DEFAULTS, PRESETS, USUAL_PRESET
 from .columns import ALL_KINDS, rows_of_mean
+from .fewer_bits import FEW_BITS, MANY_BITS, ON_THE_GRID, FewerBits
 
 # A model reads by chance where its loss is above this part of log(vocabulary), the loss of guessing. To know
 # how often each token comes is enough for a lower loss.
@@ -96,6 +97,18 @@ def _longer_check_up(name: str, row: pd.Series, allowed: float, sequences: int, 
     return [f"{name}: {row.removed:.0%} of the decoder cost {price(row)} nats per token.", reason, command]
 
 
+def describe_bits(bits: FewerBits) -> list[str]:
+    """A further line of the box: what fewer bits cost, and how much would have to go for the same size."""
+    sentences = [
+        f"Ask first whether 4 bits are enough: in {FEW_BITS} the whole model takes {bits.megabytes:.0f} MB, "
+        f"in {MANY_BITS} {bits.megabytes_before:.0f}. The price is {price(bits)} nats per token.",
+        f"To be as small in {MANY_BITS}, {bits.equal_ratio:.0%} of the decoder would have to go.",
+    ]
+    if bits.moved < ON_THE_GRID:
+        sentences.append("(These weights were in 4 bits before; weights of 16 bits pay more.)")
+    return [" ".join(sentences)]
+
+
 def describe_history(name: str, plan: Plan, against: str) -> list[str]:
     """Further lines of the box for a model that `plan` pruned.
 
@@ -112,8 +125,8 @@ def describe_history(name: str, plan: Plan, against: str) -> list[str]:
     ]
 
 
-def price(row: pd.Series) -> str:
-    """The loss that a row of `costs` adds, nats per token, with its 95% interval where it has one."""
+def price(row: pd.Series | FewerBits) -> str:
+    """The loss that `row` adds, nats per token, with its 95% interval where it has one."""
     if math.isnan(row.low):
         return _two_digits(row.increase)
     return f"{_two_digits(row.increase)} ({_two_digits(row.low)} to {_two_digits(row.high)})"

@@ -113,7 +113,7 @@ def report(
     kinds: Annotated[str | None, Option(help=KINDS_HELP)] = None,
     ratios: Annotated[str, Option(help=RATIOS_HELP)] = "0.1,0.2,0.3",
     ways: Annotated[str, Option(help=WAYS_HELP)] = USUAL_PRESET,
-    at_most: Annotated[str, Option(help="How much the loss may rise.")] = "0.5nats",
+    at_most: Annotated[str, Option(help="How much the loss may rise.")] = "0.2nats",
     calibration: CalibrationText = "general",
     sequences: Annotated[int, Option(min=1, max=100_000, help=SEQUENCES_HELP)] = 64,
     seed: Seed = 0,

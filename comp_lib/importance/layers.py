@@ -64,8 +64,11 @@ def sequence_loss_increase(
         without.append(visit.before)
         hidden = visit.after
         progress("loss increase", visit.index + 1, layer_count)
-    losses = torch.stack([sequence_losses(model, stream, ids) for stream in without])
-    return (losses - sequence_losses(model, hidden, ids)).cpu()
+    losses = []
+    for stream in without:
+        losses.append(sequence_losses(model, stream, ids))
+        progress("loss without a layer", len(losses), layer_count)
+    return (torch.stack(losses) - sequence_losses(model, hidden, ids)).cpu()
 
 
 def loss_increase(

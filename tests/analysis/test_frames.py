@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from comp_lib.analysis import Sample, columns, costs, curves, draw, groups, layers, neurons
+from comp_lib.analysis import Sample, columns, cost_frame, costs, curves, draw, groups, layers, neurons
 from comp_lib.analysis import frames as walking
 from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.comp import prune
@@ -197,8 +197,7 @@ def test_costs_equal_the_library(model, sample, windows_by_text):
         [row] = frame.loc[(slice(None), slice(None), kind), :].itertuples()
         assert row.increase == pytest.approx(values["increase"], abs=1e-6)
         assert (row.low, row.high) == pytest.approx(bounds["increase"], abs=1e-6)
-        assert row.kl == pytest.approx(values["kl"], abs=1e-6)
-        assert row.top1_agreement == pytest.approx(values["top1_agreement"], abs=1e-6)
+        assert row.dense_loss == pytest.approx(values["dense_loss"], abs=1e-6)
     assert set(frame.parameters) == {sum(p.numel() for p in small.parameters())}
 
 
@@ -215,6 +214,28 @@ def test_costs_equal_the_library(model, sample, windows_by_text):
 def test_what_cannot_be_had_is_refused(model, sample, call, message):
     with pytest.raises(InputError, match=message):
         call(model, sample)
+
+
+def test_the_dense_model_is_judged_once_for_all_ratios(model, sample, windows_by_text, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
+    judged = []
+    labels = set()
+
+    def count(judged_model, windows, parent=None, **options):
+        judged.append(judged_model is model)
+        return judge(judged_model, windows, parent, **options)
+
+    monkeypatch.setattr(cost_frame, "judge", count)
+    costs(
+        model,
+        sample,
+        windows_by_text,
+        (0.1, 0.2),
+        ("magnitude",),
+        progress=lambda label, *_: labels.add(label),
+    )
+    assert sorted(judged) == [False, False, True]
+    assert {"magnitude 10%: pruning", "magnitude 20%: one", "magnitude 10%: dense model: two"} <= labels
 
 
 def test_what_was_looked_at_is_not_looked_at_again(model, sample, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from comp_lib.analysis import page
 from comp_lib.analysis.page import check_page_request, execute, render
 from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.cli.use import report
 from comp_lib.errors import InputError
 from comp_lib.settings import USUAL_PRESET
 
@@ -25,14 +27,15 @@ PARAMETERS = {
     "kinds": ["prose", "code"],
     "ratios": [0.2],
     "ways": ["stock"],
-    "allowed": 0.5,
+    "allowed": 0.2,
     "seed": 0,
     "calibration": "general",
     "sequences": 64,
     "dtype": "float32",
     "device": "cpu",
 }
-SET_BY_EXECUTE = {"model", "name", "length", "window_count", "layer_window_count", "harm"}
+SET_BY_EXECUTE = {"model", "name", "length", "window_count", "judged_length", "layer_window_count", "harm"}
+SET_BY_EXECUTE |= {"show_progress"}
 SOURCE = next(
     folder / page.NOTEBOOK for folder in page.NOTEBOOK_FOLDERS if (folder / page.NOTEBOOK).is_file()
 )
@@ -103,6 +106,9 @@ def test_the_notebook_asks_for_what_the_command_line_does():
     values = {}
     exec(cell_of_parameters(nbformat.read(SOURCE, 4)).source, values)
     assert values["ways"] == [USUAL_PRESET]
+    assert values["judged_length"] == page.JUDGED_LENGTH
+    options = inspect.signature(report).parameters
+    assert options["at_most"].default == f"{values['allowed']:g}nats"
 
 
 def printed(notebook):
@@ -130,6 +136,15 @@ def test_the_page_begins_with_the_recommendation(executed):
     assert "comp-lib prune parent" in first.data["text/html"]
     text = render(executed[0])[1]
     assert text.index("comp-lib prune parent") < text.index("<h2") < text.index("<img ")
+
+
+def test_what_a_cell_writes_to_stderr_is_seen_at_once_and_is_not_on_the_page(short, capsys):
+    cell = "progress = log_lines(0)\nprogress('pruning', 3, 4)\nprint('a line', show_progress)"
+    notebook, stopped = short(f"from comp_lib.progress import log_lines\n{cell}")
+    assert not stopped
+    assert "pruning: 3 of 4, 0 s\n" in capsys.readouterr().err
+    assert "pruning: 3 of 4" not in render(notebook)[1]
+    assert "a line True\n" in printed(notebook)
 
 
 def test_a_random_model_is_not_pruned_and_has_no_empty_parts(parent, own_cache, kernels):

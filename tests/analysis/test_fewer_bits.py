@@ -1,0 +1,83 @@
+"""The rival in fewer bits: rounded as a file holds it, judged on the same windows, and told in the box."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from comp_lib.analysis import dense_quality, fewer_bits
+from comp_lib.analysis.fewer_bits import FEW_BITS, ON_THE_GRID, FewerBits
+from comp_lib.analysis.recommendation import describe_bits
+from comp_lib.evaluation.by_kind import judge
+from comp_lib.gguf.write import as_stored
+from comp_lib.models.export import export_gguf
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return tiny_llama(intermediate_size=64)
+
+
+@pytest.fixture(scope="module")
+def windows_by_text():
+    generator = torch.Generator().manual_seed(0)
+    return {kind: torch.randint(512, (8, 12), generator=generator) for kind in ("one", "two")}
+
+
+@torch.no_grad()
+def rounded(model):
+    small = copy.deepcopy(model)
+    for name, weight in small.named_parameters():
+        weight.copy_(as_stored(name, weight, FEW_BITS))
+    return small
+
+
+def test_price_and_sizes_are_those_of_the_files(model, windows_by_text, own_cache, tokenizer, tmp_path):
+    bits = fewer_bits(model, windows_by_text)
+    expected = judge(rounded(model), windows_by_text, model)
+    assert bits.increase == pytest.approx(expected.mean["increase"], abs=1e-6)
+    assert (bits.low, bits.high) == pytest.approx(expected.compute_intervals()["increase"], abs=1e-6)
+    assert bits.moved > ON_THE_GRID
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    for kind, megabytes in (("q4_1", bits.megabytes), ("q8_0", bits.megabytes_before)):
+        file = export_gguf(tmp_path / "model", tmp_path / f"{kind}.gguf", kind)
+        names_and_words = file.stat().st_size / 1e6 - megabytes
+        assert 0 < names_and_words < 0.1
+    assert bits.equal_ratio == pytest.approx(1 - 20 / 34)  # bytes of a block of 32
+
+
+def test_weights_that_lie_on_the_grid_are_known(model, windows_by_text, own_cache):
+    bits = fewer_bits(rounded(model), windows_by_text)
+    assert bits.moved < ON_THE_GRID / 10
+    assert abs(bits.increase) < 1e-4
+
+
+def test_rows_that_are_no_complete_blocks_have_no_price(tiny_llama, windows_by_text, own_cache):
+    assert fewer_bits(tiny_llama(intermediate_size=48), windows_by_text) is None
+
+
+def test_the_dense_model_comes_from_the_cache(model, windows_by_text, own_cache, monkeypatch):
+    first = dense_quality(model, windows_by_text)
+    monkeypatch.setattr(model, "forward", None)
+    monkeypatch.setattr(model.model, "forward", None)
+    assert dense_quality(model, windows_by_text) == first
+    assert first.texts["one"].token_count == 8 * 11
+
+
+@pytest.mark.parametrize(
+    ("moved", "low", "words"),
+    [
+        (0.07, 0.08, "takes 97 MB, in q8_0 143. The price is 0.10 (0.08 to 0.12) nats per token."),
+        (0.07, math.nan, "The price is 0.10 nats per token. To be as small in q8_0, 41% of the decoder"),
+        (0.001, 0.08, "were in 4 bits before"),
+    ],
+)
+def test_the_box_tells_price_and_sizes(moved, low, words):
+    bits = FewerBits(0.1, low, 0.12, megabytes=97.2, megabytes_before=142.9, moved=moved)
+    [line] = describe_bits(bits)
+    assert words in line
+    assert ("before" in line) == (moved < ON_THE_GRID)
