@@ -6,6 +6,7 @@
 #   PYTEST_ARGS  more options for the unit tests                         make check PYTEST_ARGS="-k plan"
 #   MUTATE_ARGS  more options for the mutation test                      make mutate MUTATE_ARGS="--only gram --trust"
 #   ANSWERS      1 opens the stored lessons, with their outputs          make lab ANSWERS=1
+#   LAB_ARGS     more options for the lab, or for JupyterLab             make lab LAB_ARGS=--no-solutions
 #   KIT_ARGS     another system or Python for the kit                    make kit KIT_ARGS="--system windows --python 3.12"
 #   WORKERS      processes for the tests, each on one core               make test WORKERS=4 (3 GB of memory each)
 
@@ -13,6 +14,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 MUTATE_ARGS ?=
+LAB_ARGS ?=
 WORKERS ?= 2
 
 VENV_PYTHON := .venv/bin/python
@@ -36,7 +38,7 @@ STAMPS := .venv/stamps
 
 help:
 	@echo "make demo       prune a fifth of the real model's decoder: table, figures, texts before and after (in build/demo)"
-	@echo "make lab        the lessons without their answers, in JupyterLab (a copy in build/lab)"
+	@echo "make lab        the lessons, answers folded, in JupyterLab (a copy in build/lab)"
 	@echo "make check      format, lint, types, import contract and the fast unit tests: a minute and a half"
 	@echo "make test       lint, all unit tests, then every cell of every notebook"
 	@echo "make mutate     break formulas in a copy, one by one: which cell notices? Takes long; not part of the tests"
@@ -47,13 +49,13 @@ help:
 	@echo "make kit        one archive that installs all this without a network (in build/kit); any system, any Python"
 	@echo "make image      the same as a Docker image, comp-lib, for browsers"
 	@echo "make lint       ruff (format and lint), mypy, import-linter; actionlint where it is installed"
-	@echo "make clean      remove build with its models and reports, and caches; build/lab, where people write, and .venv stay"
+	@echo "make clean      remove build with its models and reports, and caches; .venv stays, and where people write: build/lab and build/graded"
 
 demo: $(STAMPS)/demo
 	$(VENV_PYTHON) -m comp_lib demo --out build/demo --overwrite
 
 lab: $(STAMPS)/notebooks
-	$(VENV_PYTHON) notebooks/teaching/lab.py $(if $(ANSWERS),--answers)
+	$(VENV_PYTHON) notebooks/teaching/lab.py $(if $(ANSWERS),--answers) $(LAB_ARGS)
 
 check: lint
 	$(PYTEST) -p no:nbval -q -m "not slow and not real" $(PYTEST_ARGS)
@@ -102,7 +104,7 @@ lint: $(STAMPS)/dev
 	@if command -v actionlint >/dev/null; then actionlint; else echo "no actionlint: workflows are checked by schema only"; fi
 
 clean:
-	if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name lab -exec rm -rf {} +; fi
+	if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name lab ! -name graded -exec rm -rf {} +; fi
 	rm -rf dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find comp_lib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

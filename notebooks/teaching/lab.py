@@ -1,10 +1,11 @@
-"""Open the lessons without their answers: `python notebooks/teaching/lab.py [--answers] [OPTION ...]`
+"""Open the lessons, answers folded: `python lab.py [--no-solutions | --answers] [OPTION ...]`
 
 JupyterLab opens the lessons, which are copied to build/lab without outputs, and the answer to each prediction
 is folded below the cell that shows it. The reader sees lessons and exercises alone; kernels find the rest by
 PYTHONPATH. A notebook that the reader changed in build/lab stays as it is, and one that was deleted there is
-made anew. With --answers the stored lessons are opened themselves, not a copy. All other options go to
-JupyterLab.
+made anew. With --no-solutions the copy, for graded work, is in build/graded, and has no answers and no
+solutions; hints and checks stay. With --answers the stored lessons are opened themselves, not a copy. All
+other options go to JupyterLab.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
+from comp_lib.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 LAB = ROOT / "build" / "lab"
+GRADED = ROOT / "build" / "graded"  # apart: a copy that somebody changed in LAB keeps its folded answers
 JUPYTER = LAB / "jupyter"  # what JupyterLab remembers of this project
 SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 # Lessons read these folders or link to them; the reader does not see them.
@@ -33,6 +37,13 @@ FOLDERS_BESIDE = ("benchmarks", "data", "docs")
 GLOSSARY = "notebooks/GLOSSARY.md"  # lessons link to it
 HIDDEN_PAGES = ("notebooks/TEACHING.md", "CONTRIBUTING.md")  # docs link to them; the reader does not see them
 MARK = "made"  # key in a copy's metadata: the hash of its sources when it was made
+SOLVED = re.compile(r"<details><summary>(?:Answer|Solution)</summary>.*?</details>\s*", re.DOTALL)
+# What the prose says of answers that are folded -> what it says where there are none.
+WITHOUT_SOLUTIONS = {
+    " The answer is below it.": "",
+    " Each task has hints and a solution.": " Each task has hints.",
+    " The folded plan is a start, not a solution.": "",
+}
 ANSWER = re.compile(r"<details><summary>Answer</summary>.*?</details>", re.DOTALL)
 WRITE = "*Double-click here and write down what you expect. Then run the next cell. The answer is below it.*"
 QUESTION = '"What do you see?"'  # as it stands in the code
@@ -65,6 +76,18 @@ def without_answers(lesson: NotebookNode) -> NotebookNode:
     return copied
 
 
+def without_solutions(lesson: NotebookNode) -> NotebookNode:
+    """A new notebook without folded answers and solutions; hints and checks stay."""
+    copied = nbformat.from_dict(lesson)
+    for cell in copied.cells:
+        if cell.cell_type == "markdown":
+            cell.source = SOLVED.sub("", cell.source).rstrip()
+            for sentence, instead in WITHOUT_SOLUTIONS.items():
+                cell.source = cell.source.replace(sentence, instead)
+    copied.cells = [cell for cell in copied.cells if cell.source]
+    return copied
+
+
 def with_questions(source: str) -> str:
     """The code with a question in place of what it says of a figure, as in `show(figure, "A is larger")`.
 
@@ -88,13 +111,15 @@ def hash_of_sources(notebook: str) -> str:
     return hashlib.sha256(sources.encode()).hexdigest()
 
 
-def copy(lesson: Path, target: Path) -> str:
-    """Write a lesson without its answers, unless the reader has changed the copy in `target`.
+def copy(lesson: Path, target: Path, solutions: bool = True) -> str:
+    """Write a lesson, answers folded or without any, unless the reader has changed the copy in `target`.
 
     Returns "made" where the copy was written, "kept" where the reader's copy stays, and "older" where it
     stays though the lesson has changed since that copy was made.
     """
     notebook = without_answers(nbformat.read(lesson, as_version=4))
+    if not solutions:
+        notebook = without_solutions(notebook)
     new_hash = hash_of_sources(nbformat.writes(notebook))
     notebook.metadata[MARK] = new_hash
     if target.exists():
@@ -113,12 +138,12 @@ def copy(lesson: Path, target: Path) -> str:
     return "made"
 
 
-def lay_out(folder: Path) -> str:
-    """Bring `folder` up to date; returns what was done, for the reader."""
+def lay_out(folder: Path, solutions: bool = True) -> str:
+    """Bring `folder` up to date, solutions folded or left out; returns what was done, for the reader."""
     names: dict[str, list[str]] = {"made": [], "kept": [], "older": []}
     for lesson in sorted([*NOTEBOOKS.glob("[0-9]*.ipynb"), *NOTEBOOKS.glob("exercises/*.ipynb")]):
         name = lesson.relative_to(NOTEBOOKS)
-        state = copy(lesson, folder / "notebooks" / name)
+        state = copy(lesson, folder / "notebooks" / name, solutions)
         names[state].append(name.as_posix())
     for page in (GLOSSARY, *HIDDEN_PAGES):
         shutil.copyfile(ROOT / page, folder / page)
@@ -134,17 +159,40 @@ def lay_out(folder: Path) -> str:
     return summary
 
 
+def check_user(jupyter_arguments: list[str]) -> None:
+    """Refuse root, for whom JupyterLab stops, unless an argument lets root in.
+
+    Raises InputError.
+    """
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0  # Windows has no such number
+    if is_root and not any("allow_root" in argument.replace("-", "_") for argument in jupyter_arguments):
+        raise InputError(
+            expected="a user without all rights",
+            got="root",
+            hint="in a container, or where nobody else reaches this machine, type make lab "
+            "LAB_ARGS=--allow-root, or add --allow-root to the line that you typed",
+        )
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Open the lessons in JupyterLab.", allow_abbrev=False)
-    parser.add_argument("--answers", action="store_true", help="the stored lessons, with their outputs")
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--answers", action="store_true", help="the stored lessons, with their outputs")
+    ways.add_argument(
+        "--no-solutions",
+        dest="solutions",
+        action="store_false",
+        help="for graded work: no answers and no solutions, also not folded",
+    )
     options, jupyter_arguments = parser.parse_known_args(arguments)
+    check_user(jupyter_arguments)
     if options.answers:
         folder = ROOT
         hidden: list[str] = []
     else:
-        folder = LAB
+        folder = LAB if options.solutions else GRADED
         hidden = [*FOLDERS_BESIDE, JUPYTER.name, *(Path(page).name for page in HIDDEN_PAGES)]
-        print(lay_out(LAB), flush=True)
+        print(lay_out(folder, options.solutions), flush=True)
     paths = [str(NOTEBOOKS), str(NOTEBOOKS / "exercises"), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     (JUPYTER / "settings").mkdir(parents=True, exist_ok=True)
@@ -162,4 +210,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(str(error))

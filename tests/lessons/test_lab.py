@@ -14,6 +14,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from teaching import lab
 
+from comp_lib.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -68,6 +70,65 @@ def test_every_prediction_of_a_lesson_is_found(path):
     predictions = sum("**Predict.**" in cell.source for cell in stored.cells)
     assert sum(cell.id.endswith("-answer") for cell in copied.cells) == predictions > 0
     nbformat.validate(copied)
+
+
+EXERCISE = """\
+<details><summary>Hint 1</summary>
+
+Think.
+
+</details>
+
+<details><summary>Solution</summary>
+
+```python
+A
+```
+
+</details>"""
+
+
+def test_graded_work_has_hints_and_checks_and_no_folded_answers():
+    exercise = new_notebook(
+        cells=[
+            new_markdown_cell("# 01\n\nEach check says what is wrong. Each task has hints and a solution."),
+            new_code_cell("checks.check_a(a)"),
+            new_markdown_cell(EXERCISE),
+            new_markdown_cell("<details><summary>Solution</summary>\n\nA.\n\n</details>"),
+        ]
+    )
+    before = copy.deepcopy(exercise)
+    cells = lab.without_solutions(exercise).cells
+    assert [cell.source for cell in cells] == [
+        "# 01\n\nEach check says what is wrong. Each task has hints.",
+        "checks.check_a(a)",
+        "<details><summary>Hint 1</summary>\n\nThink.\n\n</details>",
+    ]
+    assert exercise == before
+    cells = lab.without_solutions(lab.without_answers(lesson())).cells
+    assert [cell.get("id") for cell in cells[:4]] == ["prediction", "figures", "check", "on"]
+    assert cells[0].source.startswith("**Predict.** Which is larger?")
+    assert cells[0].source.endswith("Then run the next cell.*")
+    assert cells[-1].source == "## Quiz\n\n1. Why?"
+
+
+def test_nothing_in_graded_work_is_or_names_a_folded_answer(tmp_path):
+    lab.lay_out(tmp_path, solutions=False)
+    paths = sorted(tmp_path.glob("notebooks/**/*.ipynb"))
+    assert [path.name for path in paths if "solutions" in path.parts] == []
+    assert len(paths) == len([*NOTEBOOKS.glob("[0-9]*.ipynb"), *NOTEBOOKS.glob("exercises/*.ipynb")])
+    found = []
+    checks = 0
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        for cell in notebook.cells:
+            checks += cell.source.startswith("checks.check_")
+            if cell.cell_type == "markdown":
+                pattern = r"<summary>(?!Hint \d).*|.*\bsolutions?\b.*|.*folded plan.*|.*answer is below.*"
+                found += [f"{path.name}: {line}" for line in re.findall(pattern, cell.source)]
+    assert checks > 20
+    assert [line for line in found if "least-squares solution" not in line] == []
 
 
 @pytest.fixture
@@ -144,8 +205,10 @@ def jupyterlab(tmp_path, monkeypatch):
     module.main = arguments.extend
     monkeypatch.setitem(sys.modules, "jupyterlab.labapp", module)
     monkeypatch.setattr(lab, "LAB", tmp_path)
+    monkeypatch.setattr(lab, "GRADED", tmp_path / "graded")
     monkeypatch.setattr(lab, "JUPYTER", tmp_path / "jupyter")
     monkeypatch.setenv("PYTHONPATH", "theirs")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000, raising=False)
     return arguments
 
 
@@ -174,3 +237,24 @@ def test_a_reader_sees_lessons_alone_and_their_kernels_find_the_rest(tmp_path, j
 
     lab.main(["--answers"])
     assert f"--ServerApp.root_dir={ROOT}" in jupyterlab
+
+
+def test_graded_work_lies_in_a_folder_of_its_own(tmp_path, jupyterlab):
+    lab.main(["--no-solutions", "--no-browser"])
+    assert f"--ServerApp.root_dir={tmp_path / 'graded'}" in jupyterlab
+    assert jupyterlab[-1] == "--no-browser"
+    assert "<summary>Solution" not in "".join(
+        path.read_text("utf-8") for path in (tmp_path / "graded").glob("notebooks/exercises/*.ipynb")
+    )
+    with pytest.raises(SystemExit):
+        lab.main(["--no-solutions", "--answers"])
+
+
+@pytest.mark.parametrize("option", ["--allow-root", "--ServerApp.allow_root=True"])
+def test_root_is_told_what_to_type_before_any_work(tmp_path, jupyterlab, monkeypatch, option):
+    monkeypatch.setattr(os, "geteuid", lambda: 0, raising=False)
+    with pytest.raises(InputError, match="got root: .*LAB_ARGS=--allow-root, or add --allow-root"):
+        lab.main(["--no-browser"])
+    assert jupyterlab == [*tmp_path.iterdir()] == []
+    lab.main([option])
+    assert jupyterlab[-1] == option
