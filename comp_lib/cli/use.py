@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, echo
 
-from ..calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
+from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_SEQUENCES
 from ..errors import InputError, check_package
 from ..settings import USUAL_PRESET
 from .console import complain, progress_bars, split_values
@@ -115,7 +115,7 @@ def report(
     ways: Annotated[str, Option(help=WAYS_HELP)] = USUAL_PRESET,
     at_most: Annotated[str, Option(help="How much the loss may rise.")] = "0.2nats",
     calibration: CalibrationText = "general",
-    sequences: Annotated[int, Option(min=1, max=100_000, help=SEQUENCES_HELP)] = 64,
+    sequences: Annotated[int, Option(min=1, max=100_000, help=SEQUENCES_HELP)] = COMPARED_SEQUENCES,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",

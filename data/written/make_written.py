@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python data/written/make_written.py
 
-For each number of sequences that a preset asks for, the file has the token ids that
+For each number of sequences that a preset or `comp-lib report` asks for, the file has the token ids that
 `comp_lib.calibration.written` would otherwise sample: some minutes of work, which nobody has to repeat.
 """
 
@@ -18,6 +18,7 @@ import torch
 import transformers
 from transformers import PreTrainedTokenizerBase
 
+from comp_lib.calibration.defaults import COMPARED_SEQUENCES
 from comp_lib.calibration.shares import WRITTEN, allot, limits_of, load_apart_from, shares_of
 from comp_lib.calibration.texts import encode, opening_tokens
 from comp_lib.calibration.written import draw_prefixes, key_of_text, sample
@@ -75,14 +76,14 @@ def write_file(
 
 if __name__ == "__main__":
     included_model, its_tokenizer = load_model(INCLUDED_MODEL)
-    preset_counts = sorted({preset.sequences for preset in PRESET_TABLE.values()})
+    sequence_counts = {COMPARED_SEQUENCES} | {preset.sequences for preset in PRESET_TABLE.values()}
     write_file(
         FOLDER,
         INCLUDED_MODEL,
         included_model,
         its_tokenizer,
         DEFAULTS["calibration"],
-        preset_counts,
+        sorted(sequence_counts),
         DEFAULTS["length"],
         DEFAULTS["seed"],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from comp_lib.calibration.written import (
     sample,
     write_texts,
 )
+from comp_lib.cli.use import report
 from comp_lib.errors import InputError
 from comp_lib.settings import PRESET_TABLE
 from comp_lib.system.hashes import hash_of_model
@@ -223,11 +225,12 @@ def test_a_text_that_ships_serves_its_model_and_seed_alone(
 
 
 @pytest.mark.real
-def test_the_included_model_writes_nothing_for_a_preset(real_model, monkeypatch):
+def test_the_included_model_writes_nothing_for_a_preset_or_a_check_up(real_model, monkeypatch):
     model, tokenizer = real_model
     monkeypatch.setattr(model, "forward", never_called)
-    for preset in PRESET_TABLE.values():
-        calibration_tokens("general", tokenizer, model=model, sequences=preset.sequences)
+    check_up_count = inspect.signature(report).parameters["sequences"].default
+    for count in {check_up_count} | {preset.sequences for preset in PRESET_TABLE.values()}:
+        calibration_tokens("general", tokenizer, model=model, sequences=count)
     with pytest.raises(pytest.fail.Exception):
         calibration_tokens("general", tokenizer, model=model, seed=1)
 

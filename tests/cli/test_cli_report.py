@@ -68,6 +68,7 @@ def test_page_and_notebook_are_written_also_after_a_failure(parent, tmp_path, re
     assert requests[0]["ways"] == ["best", "flap"]
     assert requests[0]["ratios"] == [0.1, 0.2, 0.3]
     assert requests[0]["allowed"] == 0.2
+    assert requests[0]["sequences"] == 32
     refused(run("report", parent, "--out", out), ["or overwrite it"])
     result = run("report", parent, "--out", out, "--overwrite")
     assert result.exit_code == 1
