@@ -153,6 +153,8 @@ def _gemma3_refusal(config: Any) -> str | None:
     for index, layer_type in enumerate(config.layer_types):
         if layer_type != ("full_attention" if (index + 1) % 6 == 0 else "sliding_attention"):
             return "windows in other layers than five of six"
+    if not config.sliding_window or config.sliding_window < 1:
+        return f"a window of {config.sliding_window}"
     if config.rope_parameters["sliding_attention"]["rope_theta"] != GEMMA3_LOCAL_THETA:
         return "another rotary base than 10,000 in its windowed layers"
     scalar: float = config.head_dim

@@ -264,7 +264,7 @@ class GgufTensors(StoredTensors):
         if stated != architecture.name:
             raise InputError(
                 expected=f"the architecture {architecture.name}, which the model in it has",
-                got=f"{str(stated)[:60]!r} in {file.path}",
+                got=f"{str(stated)[:60]!r} as general.architecture of {file.path}",
                 hint=SAFETENSORS_HINT,
             )
         check_metadata(file.metadata, meta_model, architecture, file.path)
