@@ -31,7 +31,6 @@ from transformers import PreTrainedTokenizerFast
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
 from ..errors import InputError, refusing
-from ..families.table import TYPE_PREFIX
 from ..families.types import Model
 from ..shape import Shape
 from ..system.hashes import hash_of_file
@@ -137,13 +136,6 @@ class GgufFile:
             )
         return fields
 
-    def _has_words_of_phi3(self) -> bool:
-        """Whether the tokenizer puts a space before a text that begins with one, too."""
-        if CONFIG_KEY not in self.metadata or self.metadata.get("tokenizer.ggml.model") != "llama":
-            return False
-        model_type = str(self._own_fields().get("model_type"))
-        return model_type.removeprefix(TYPE_PREFIX) == "phi3"
-
     def tokenizer(self) -> Any:
         """The tokenizer in the file."""
         tokenizer: Any = PreTrainedTokenizerFast(gguf_file=self.path.name, name_or_path=str(self.path.parent))
@@ -151,8 +143,10 @@ class GgufFile:
             digits = pre_tokenizers.Digits(individual_digits=True)
             byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
             tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
-        if self._has_words_of_phi3():  # transformers knows them by the architecture, which is a host here
-            spaces = [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
+        if self.metadata.get("tokenizer.ggml.model") == "llama":  # a space before a text, or none, as it says
+            spaces: list[Any] = [normalizers.Replace(" ", SPACE)]
+            if self.metadata.get("tokenizer.ggml.add_space_prefix", True):
+                spaces.insert(0, normalizers.Prepend(SPACE))
             tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(spaces)
             tokenizer.backend_tokenizer.pre_tokenizer = None
         return tokenizer

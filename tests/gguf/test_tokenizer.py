@@ -10,7 +10,17 @@ import gguf
 import pytest
 import torch
 from conftest import DATA, TINY_CONFIG
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX as QWEN2
@@ -142,13 +152,14 @@ def test_byte_level(export, rule, bos):
 
 
 @pytest.mark.parametrize("prefix", [True, False])
-def test_sentencepiece(export, prefix):
+def test_sentencepiece(export, own_cache, prefix):
     tokenizer = sentencepiece(prefix)
     file = export(tokenizer)
     fields = gguf.GGUFReader(file).fields
     assert fields["tokenizer.ggml.model"].contents() == "llama"
     assert fields["tokenizer.ggml.token_type"].contents()[:5] == [2, 3, 3, 6, 6]  # unknown, control, bytes
     assert_same_tokens(file, tokenizer)
+    assert_same_tokens(file, load_model(file)[1])
 
 
 def test_the_rule_survives_a_conversion_and_a_save(export, tmp_path, monkeypatch):
@@ -220,3 +231,20 @@ def test_phi3_s_sentencepiece_comes_back_from_a_host(tmp_path, monkeypatch):
     _, back = load_model(file)
     for text in (*TEXTS, " hi there", "  two"):
         assert back(text)["input_ids"] == tokenizer(text)["input_ids"], text
+
+
+@pytest.mark.parametrize("swallows", [True, False])
+def test_phi3_s_tokens_swallow_the_spaces_after_them(tmp_path, swallows):
+    """llama.cpp tells it by the name of the model, which no name of a file or folder may change."""
+    tokenizer = sentencepiece(prefix=True)
+    added = [AddedToken(text, special=True, rstrip=swallows) for text in ("<|end|>", "<|user|>")]
+    tokenizer.add_tokens([AddedToken("<|endoftext|>", special=True), *added])
+    if swallows:
+        tokenizer.add_tokens([AddedToken("</s>", special=True, rstrip=True)])
+    build("phi3", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "folder")
+    tokenizer.save_pretrained(tmp_path / "folder")
+    file = export_gguf(tmp_path / "folder", tmp_path / ("small.gguf" if swallows else "phi3.gguf"))
+    assert gguf.GGUFReader(file).fields["general.name"].contents() == ("phi3" if swallows else "phi")
+    server = llama_cpp.start(file, 64, threads=1)
+    for text in ("<|user|>\nhi there<|end|>\n  you", "a<|endoftext|> b"):
+        assert llama_tokens(server, text) == tokenizer(text)["input_ids"], text
