@@ -22,6 +22,7 @@ TEXT_SETS = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
 # a wheel carries the texts beside the code, a source checkout has them one folder further up
 DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
+SHOWN_LENGTH = 100  # characters of a wrong text that are shown
 WIKITEXT = "wikitext2"
 EVERY_KIND = "kinds"  # the evaluation texts of all kinds
 TEXTS = (*TEXT_SETS, EVERY_KIND, *(f"{name}:{kind}" for name in TEXT_SETS for kind in KINDS), WIKITEXT)
@@ -36,10 +37,12 @@ def load_text(name_or_path: str | Path) -> str:
     file: write `./calibration` for the file.
 
     Raises InputError for what is no string or path, a name or file that does not exist, a file that is empty,
-    not readable or not UTF-8, and a text that cannot be fetched.
+    not readable or not UTF-8, and a text that cannot be fetched. A name that UTF-8 cannot hold is refused,
+    too, since a model's card has the names of its texts.
     """
     check_words("a text", name_or_path, "the name or the path of one", example="evaluation:code")
     text_name = str(name_or_path)
+    check_text("the name of a text", text_name)
     if text_name == EVERY_KIND:
         return "\n\n\n".join(load_text(kind_text) for kind_text in judging_texts(EVERY_KIND).values())
     if text_name.split(":")[0] == WIKITEXT:
@@ -52,8 +55,8 @@ def load_text(name_or_path: str | Path) -> str:
     if text is None:
         raise InputError(
             expected="a text file or the name of a text",
-            got=f"{str(path)!r}, no such file",
-            hint=suggestion(str(path), TEXTS),
+            got=f"{text_name!r}, no such file",
+            hint=suggestion(text_name, TEXTS),
         )
     if not text.strip():
         raise InputError(expected="some text", got=f"the empty file {str(path)!r}", hint="choose another")
@@ -111,12 +114,25 @@ def _load_wikitext(split: str) -> str:
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     """Token ids of a long text, (N,), without special tokens: windows are cut out of its middle.
 
-    Raises InputError for what is no tokenizer.
+    Raises InputError for what is no tokenizer, and for what is no text.
     """
     check_tokenizer(tokenizer)
+    check_text("text", text)
     # verbose=False: the text may well be longer than the model's context, but no window of it will be
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)
+
+
+def check_text(name: str, text: object) -> None:
+    """Raises InputError, which says what `text` is, for what is no text, or has a part of a character.
+
+    Python has such parts where the system or a terminal gave bytes that are no text.
+    """
+    if not isinstance(text, str):
+        raise InputError(expected=name, got=type(text).__name__, hint="write it in quotes")
+    shown = text[:SHOWN_LENGTH]
+    with refusing(f"{name} that can be written as UTF-8", shown, "look at the bytes of these letters"):
+        text.encode()
 
 
 def check_tokenizer(tokenizer: object) -> None:

@@ -115,7 +115,7 @@ def calibration_tokens(
     check_whole_number("sequences", sequences, 1)
     check_whole_number("length", length, 2)
     shares = shares_of(source)
-    _check_writer(model, shares)
+    _check_writer(model, shares, source)
     texts = load_apart_from(judged_on, shares)
     ids = {text_name: encode(tokenizer, text) for text_name, text in texts.items()}
     opening = opening_tokens(tokenizer)
@@ -224,9 +224,11 @@ def _put_start_tokens(tokens: Tensor, rows_of_texts: Sequence[Sequence[int]], st
         tokens[chosen, 0] = start
 
 
-def _check_writer(model: Model | None, shares: Mapping[str, float]) -> None:
-    """Raises InputError where some of the text is to be written, and no model is there to write it."""
-    for text_name in shares:
-        if model is None and text_name in WRITTEN:
-            expected = f"a model for calibration source {text_name!r}"
-            raise InputError(expected=expected, got="none", hint="pass model=")
+def _check_writer(model: Model | None, shares: Mapping[str, float], source: str | Path) -> None:
+    """Raises InputError where some text of `source` is to be written, and no model is there to write it."""
+    if model is None and not WRITTEN.keys().isdisjoint(shares):
+        raise InputError(
+            expected=f"a model for the calibration {str(source)!r}, since it writes some of that text",
+            got="none",
+            hint="pass model=, or choose text that is there, such as 'shipped'",
+        )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from ..calibration.texts import check_text
 from ..errors import InputError
 from ..families.run import check_ids, evaluation_mode
 from ..families.types import CausalLM, Model
@@ -20,8 +21,10 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
 
     Each token is the most likely one, so the text is the same every time.
 
-    Raises InputError for a prompt without text, and for more tokens than the model's context holds.
+    Raises InputError for a prompt that is no text or an empty one, and for more tokens than the model's
+    context holds.
     """
+    check_text("a prompt", prompt)
     if not prompt.strip():
         raise InputError(
             expected="a prompt with some text",

@@ -102,6 +102,28 @@ def test_bad_files(tmp_path, make, parts):
     assert "\n" not in message
 
 
+def test_a_name_that_is_no_text_is_refused_since_no_card_could_hold_it(tmp_path):
+    path = tmp_path / "caf\udce9.txt"
+    path.write_text("some text", "utf-8")
+    with pytest.raises(
+        InputError, match=r"name of a text that can be written as UTF-8, got .*caf\\udce9"
+    ) as raised:
+        load_text(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_text_with_half_a_character_is_refused_before_it_is_encoded(tokenizer):
+    with pytest.raises(InputError, match=r"text that can be written as UTF-8, got 'some caf\\udce9"):
+        encode(tokenizer, "some caf\udce9" + " and more" * 1000)
+    with pytest.raises(InputError, match="expected text, got NoneType"):
+        encode(tokenizer, None)
+
+
+def test_no_name_is_shown_as_it_was_given():
+    with pytest.raises(InputError, match="name of a text, got '', no such file"):
+        load_text("")
+
+
 def test_every_kind_judges_under_one_name():
     texts = judging_texts("kinds")
     assert list(texts) == list(KINDS)

@@ -96,9 +96,12 @@ def test_the_evaluated_text_is_refused_under_any_name(tokenizer, tmp_path, monke
 # --- mixtures -----------------------------------------------------------------------------------------------
 
 
-def test_self_needs_a_model(tokenizer):
-    with pytest.raises(InputError, match="expected a model"):
-        calibration_tokens("self", tokenizer, sequences=2, length=8)
+@pytest.mark.parametrize("source", ["self", "general", "calibration+self:random"])
+def test_text_that_a_model_writes_needs_one_and_is_called_as_it_was_asked_for(source, tokenizer):
+    with pytest.raises(InputError, match="expected a model") as raised:
+        calibration_tokens(source, tokenizer, sequences=2, length=8)
+    assert f"for the calibration {source!r}" in str(raised.value)
+    assert str(raised.value).count("'self'") == (source == "self")
 
 
 def test_a_mixture_takes_turns(tokenizer, model, short_file, own_cache):

@@ -60,6 +60,13 @@ def test_what_a_folder_says_of_generation_changes_no_continuation(tiny_llama, to
         (PROMPT, 0, "another number"),
         (PROMPT, 1000, "within 128 tokens"),
         ("sea " * 200, 5, "shorten"),
+        (
+            "caf\udce9",
+            5,
+            r"prompt that can be written as UTF-8, got 'caf\\udce9': UnicodeEncodeError.*position 3",
+        ),
+        (None, 5, "expected a prompt, got NoneType"),
+        (b"sea", 5, "expected a prompt, got bytes"),
     ],
 )
 def test_what_cannot_be_continued(models, tokenizer, prompt, tokens, message):
