@@ -69,6 +69,13 @@ class OutOfReach(InputError):
     """
 
 
+class NoNumber(InputError):
+    """A measured value that is NaN or infinite, which is shown and saved nowhere.
+
+    The input passed each check, and what came of it makes no sense. The command line ends with exit code 1.
+    """
+
+
 def as_printable(text: str) -> str:
     """`text` as one line.
 

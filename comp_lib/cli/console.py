@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from typer import Exit, echo, secho
 from typer.core import TyperGroup
 
-from ..errors import OUT_OF_MEMORY, InputError, as_printable, in_debug_mode
+from ..errors import OUT_OF_MEMORY, InputError, NoNumber, as_printable, in_debug_mode
 
 SECONDS_BETWEEN_LINES = 2  # seconds between two lines of progress in a log
 DEBUG_FLAG = "--debug"  # flag of `app.set_up`
@@ -63,11 +63,14 @@ class Commands(TyperGroup):
 
 
 def _refusal(error: Exception, sentence: str) -> Exit:
-    """The exit of a refused command, after its line on stderr; with --debug the traceback comes first."""
+    """The exit of a command that ends in `error`, after its line on stderr.
+
+    With --debug the traceback comes first. The exit code is 2, and 1 for a measured value that is no number.
+    """
     if in_debug_mode():
         traceback.print_exception(error)
     complain(sentence)
-    return Exit(2)
+    return Exit(1 if isinstance(error, NoNumber) else 2)
 
 
 @contextmanager

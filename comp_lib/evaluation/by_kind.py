@@ -97,13 +97,15 @@ def evaluate(
         print(quality.mean["increase"])  # nats per token
         print(quality.compute_intervals()["increase"])  # its 95% interval
     """
-    _check_models(model, parent)
+    check_model(model)
+    if parent is not None:
+        check_model(parent)
     check_tokenizer(tokenizer)
     check_progress(progress)
     if window_length is None:
         window_length = usual_window_length(model, parent)
     windows_by_text = windows_of(judged_on, tokenizer, window_length, window_count)
-    return _measure(model, windows_by_text, parent, progress)
+    return judge(model, windows_by_text, parent, progress=progress)
 
 
 def usual_window_length(model: Model, parent: Model | None = None) -> int:
@@ -128,21 +130,6 @@ def judge(
 
     Raises InputError as `loss.compare_losses` does.
     """
-    _check_models(model, parent)
-    return _measure(model, windows_by_text, parent, progress)
-
-
-def _check_models(model: Model, parent: Model | None) -> None:
-    """Raises InputError for what is no model."""
-    check_model(model)
-    if parent is not None:
-        check_model(parent)
-
-
-def _measure(
-    model: Model, windows_by_text: Mapping[str, Tensor], parent: Model | None, progress: Progress
-) -> EvaluationByText:
-    """`judge` of models that are checked."""
     texts = {}
     for name, ids in windows_by_text.items():
         if parent is None:

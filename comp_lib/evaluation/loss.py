@@ -28,6 +28,7 @@ hundred positions at a time and the whole (B, L, V) never exists.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +36,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..divergence import divergence_terms
-from ..errors import InputError
-from ..families.run import check_ids, check_length, evaluation_mode, head
+from ..errors import InputError, NoNumber, refusing
+from ..families.find import check_model
+from ..families.run import check_length, checked_tokens, evaluation_mode, head
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
@@ -95,7 +97,8 @@ def measure_loss(
 ) -> Evaluation:
     """Loss and perplexity of `model` on `ids` (S, L); `label` names the work to `progress`.
 
-    Raises InputError for sequences that are longer than the model's context.
+    Raises InputError for what is no model or no tokens, and for sequences that are longer than the model's
+    context; NoNumber for a loss that is NaN or infinite.
     """
     return _evaluation([model], ids, progress, label)
 
@@ -107,6 +110,8 @@ def compare_losses(
 
     Raises InputError when the two have different vocabularies, and as `measure_loss` does.
     """
+    for either in (model, parent):
+        check_model(either)
     vocabulary = model.get_output_embeddings().out_features
     parent_vocabulary = parent.get_output_embeddings().out_features
     if vocabulary != parent_vocabulary:
@@ -121,21 +126,37 @@ def compare_losses(
 @torch.inference_mode()
 def _evaluation(models: list[Model], ids: Tensor, progress: Progress, label: str) -> Evaluation:
     """Evaluation of the first of `models`, compared with its parent, the second, where there is one."""
-    check_ids(ids, models[0].config.vocab_size)
     for model in models:
+        check_model(model)
+        ids = checked_tokens(ids, model.config.vocab_size)
         check_length(ids.shape[1], model.config.max_position_embeddings)
     measures = MEASURES if len(models) > 1 else ("loss",)
     chunks = []
     sequences = 0
     with evaluation_mode(*models):
         for batch in ids.split(BATCH):
-            chunks.append(_measures_by_sequence(models, batch))
+            chunks.append(_check_numbers(measures, _measures_by_sequence(models, batch)))
             sequences += len(batch)
             progress(label, sequences, len(ids))
     columns = dict(zip(measures, torch.cat(chunks).T, strict=True))  # (S,) each
     by_sequence = {measure: tuple(column.tolist()) for measure, column in columns.items()}
     means = {measure: column.mean().item() for measure, column in columns.items()}
     return Evaluation(by_sequence, ids[:, 1:].numel(), **means)
+
+
+def _check_numbers(measures: Sequence[str], rows: Tensor) -> Tensor:
+    """Return rows (B, measures).
+
+    Raises NoNumber, which names the first measure that is NaN or infinite in one of them.
+    """
+    for measure, column in zip(measures, rows.T, strict=True):
+        if not column.isfinite().all():
+            raise NoNumber(
+                expected=f"{measure} as a finite number",
+                got=f"{column.sum().item()}",
+                hint="look at the numbers in config.json and the weights, or take dtype float32",
+            )
+    return rows
 
 
 def _measures_by_sequence(models: list[Model], ids: Tensor) -> Tensor:
@@ -155,7 +176,8 @@ def _measures_by_sequence(models: list[Model], ids: Tensor) -> Tensor:
 def _states(model: Model, ids: Tensor) -> Tensor:
     """Hidden states that predict all but the first token of each of ids (B, L): (B (L-1), d)."""
     ids = ids.to(next(model.parameters()).device)
-    hidden: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    with refusing("a model that runs on tokens", type(model).__name__, "load it anew, or choose another"):
+        hidden: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     return hidden[:, :-1].flatten(0, 1)
 
 

@@ -56,7 +56,7 @@ def backbone_of(model: nn.Module) -> Any:
     backbone = getattr(model, "model", None)
     children = dict(backbone.named_children()) if isinstance(backbone, nn.Module) else {}
     missing = [name for name in ("embed_tokens", "layers", "norm") if name not in children]
-    if not missing and not hasattr(model, "lm_head"):
+    if not missing and not isinstance(getattr(model, "lm_head", None), nn.Linear):
         missing = ["lm_head"]
     if missing:
         raise InputError(
@@ -171,18 +171,72 @@ def _are_whole_groups(queries: int, keys: int, head_dim: int) -> bool:
 
 
 def check_model(model: object) -> None:
-    """Raises InputError unless `model` is a model in memory, and not its name, say."""
-    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+    """Raises InputError unless `model` is a model in memory with numbers, and not its name, say.
+
+    A wrapper of torch.compile or peft is none: it would be left out where the library runs pieces of the
+    model, and so would a forward that somebody has put in the place of the model's own.
+    """
+    from transformers import PreTrainedConfig, PreTrainedModel  # see `types`
+
+    if not isinstance(model, PreTrainedModel) or not isinstance(model.config, PreTrainedConfig):
         raise InputError(
             expected="a model",
             got=type(model).__name__,
-            hint="load_model loads it, prune_model takes a name",
+            hint="load_model loads it, prune_model takes a name; take it out of what wraps it",
+        )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise InputError(
+                expected="a model with numbers", got=f"{name} on the device meta", hint="load_model loads one"
+            )
+    if not model.config.return_dict:
+        raise InputError(
+            expected="a model that names what it returns",
+            got="return_dict=False in its config",
+            hint="set model.config.return_dict to True",
+        )
+    check_forward("", model)
+    check_forward("model", backbone_of(model))
+
+
+def check_forward(name: str, module: nn.Module) -> None:
+    """Raises InputError, which says `name`, for a module whose forward is not that of its class."""
+    if "forward" in vars(module):
+        raise InputError(
+            expected="a model that runs as its classes say",
+            got=f"another forward in {name or 'the model'}",
+            hint="take it away, or load the model anew",
         )
 
 
+def check_linears(model: Model) -> None:
+    """Raises InputError, which names the module, for what a model would lose in silence by surgery.
+
+    Surgery puts plain linears in the place of those of the layers, and layers run without their wrappers.
+    So no module may have a forward of its own, and no linear of a layer a hook or a class of its own.
+    """
+    for name, module in model.named_modules():
+        check_forward(name, module)
+    for index, layer in enumerate(layers_of(model)):
+        for part in parts(layer).values():
+            for name in (*part.rows, part.output_name):
+                linear = getattr(part.module, name)
+                has_hooks = any(value for key, value in vars(linear).items() if key.endswith("_hooks"))
+                if has_hooks or type(linear) is not nn.Linear:
+                    extra = "hooks" if has_hooks else f"the class {type(linear).__name__}"
+                    raise InputError(
+                        expected="plain linears, since pruning makes new ones",
+                        got=f"{extra} on layers.{index}.{part.name}.{name}",
+                        hint="remove it first, and add it to the pruned model",
+                    )
+
+
 def check_layers(model: Model) -> None:
-    """Raises InputError, with the name of what does not fit, for a model with layers of another kind."""
-    for layer in backbone_of(model).layers:
+    """Raises InputError, with the name of what does not fit, for a model without layers, or with others."""
+    layers = backbone_of(model).layers
+    if not len(layers):
+        raise InputError(expected="a decoder with layers", got="none", hint="choose another model")
+    for layer in layers:
         parts(layer)
 
 
@@ -232,8 +286,9 @@ def refuse(layer: Layer, got: str) -> NoReturn:
 def with_parts(module: nn.Module, **replacements: nn.Module) -> Any:
     """A copy of `module` in which some children are replaced.
 
-    The two share all else.
+    The two share all else, except the code that torch has compiled for `module` with its own children.
     """
     second = copy.copy(module)
     vars(second)["_modules"] = module._modules | replacements
+    vars(second)["_compiled_call_impl"] = None
     return second

@@ -35,6 +35,30 @@ class LayerArguments:
     """Kinds of layers that passed `probe.check_two_steps`, each as the types of a layer and its children."""
 
 
+def checked_tokens(ids: object, vocabulary: int) -> Tensor:
+    """The tokens ids (S, L) as int64.
+
+    Raises InputError unless they are a plain tensor of whole numbers below `vocabulary`.
+    """
+    expected = "tokens, a tensor (S, L) with L of at least 2"
+    hint = "Calibration(...).tokens(tokenizer) draws them"
+    if not isinstance(ids, Tensor):
+        raise InputError(expected=expected, got=type(ids).__name__, hint=hint)
+    if ids.is_nested or ids.is_meta or ids.layout != torch.strided:
+        kind = "nested one" if ids.is_nested else f"tensor of {ids.layout} on {ids.device}"
+        raise InputError(expected=expected, got=f"a {kind}", hint=hint)
+    if ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
+        raise InputError(expected=expected, got=f"shape {tuple(ids.shape)}", hint=hint)
+    expected = f"tokens from 0 to {vocabulary - 1}"
+    hint = "use the tokenizer of this model"
+    if ids.is_floating_point() or ids.is_complex() or ids.is_quantized or ids.dtype == torch.bool:
+        raise InputError(expected=expected, got=str(ids.dtype), hint=hint)
+    tokens = ids.long()
+    if int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary:
+        raise InputError(expected=expected, got=f"{tokens.min():g} to {tokens.max():g}", hint=hint)
+    return tokens
+
+
 def check_ids(ids: Tensor, vocabulary: int) -> None:
     """Raises InputError for a token of which the model has no embedding."""
     if ids.numel() and int(ids.max()) >= vocabulary:

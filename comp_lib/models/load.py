@@ -8,6 +8,7 @@ Packages from PyPI bring some models where the Hub is out of reach (see `wheels`
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,6 +49,13 @@ OLD_FORM = (
     "{folder!r} has own widths in an older form, which comp-lib alone reads; "
     "comp_lib.models.load.open_model({folder!r})[0].config.save_pretrained({folder!r}) writes it anew"
 )
+# fields of a config.json that say how much a caller gets back, which the library chooses for itself
+FIELDS_NOT_READ = {"return_dict", "use_return_dict"}
+# names of the fields of a config.json that count layers, heads or columns of weights
+SIZE_FIELD = r"num_.*|.*_(size|dim|rank)"
+LAYER_OF_TENSOR = r"(?:model\.layers|blk)\.(\d+)\."  # of a folder, and of a GGUF file
+# the most layers, and the largest other size, of a model on the Hub whose weights are not fetched yet
+HUB_LIMITS = (1_000, 10_000_000)
 MEMORY_HINT = "choose a smaller model, or bfloat16"
 HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 # a text for a tokenizer to try: words, digits, signs, a line end, another script
@@ -149,7 +157,10 @@ def _open_gguf(path: Path, dtype: str | None) -> tuple[Model, StoredTensors, Cal
     from ..gguf.read import GgufFile, GgufTensors
 
     file = GgufFile(path)
-    meta_model = _build_meta_model(file.config_fields(), path, dtype)
+    fields = file.config_fields()
+    stock_type = _stock_type(fields)
+    limits = _limits({name: record.shape for name, record in file.tensors.items()})
+    meta_model = _build_meta_model(fields, stock_type, path, dtype, limits)
     return meta_model, GgufTensors(file, meta_model), file.tokenizer
 
 
@@ -166,7 +177,9 @@ def _open_folder(
             expected="a model folder with config.json", got=f"{str(folder)!r} without", hint="choose another"
         )
     fields = read_object(folder / "config.json")
-    meta_model = _build_meta_model(fields, folder, dtype)
+    stock_type = _stock_type(fields)
+    limits = HUB_LIMITS if hub_id is not None else _limits(TensorFiles(folder).shapes)
+    meta_model = _build_meta_model(fields, stock_type, folder, dtype, limits)
     if meta_model.config.model_type.startswith(TYPE_PREFIX):
         say_foreign_files(folder, meta_model.config.model_type.removeprefix(TYPE_PREFIX))
         if is_old(fields):
@@ -186,17 +199,14 @@ def _open_folder(
     return meta_model, files, read_tokenizer
 
 
-def _build_meta_model(fields: Mapping[str, Any], path: Path, dtype: str | None) -> Model:
-    """The model that the `fields` of a config.json describe, without its numbers.
+def _stock_type(fields: Mapping[str, Any]) -> str:
+    """The model type of transformers in the `fields` of a config.json, without the prefix of own widths.
 
-    No code that `path` brings is run. What the fields say of the way attention is computed is ignored.
-
-    Raises InputError, before any weight is read, for a family that is not known and for what cannot be
-    built.
+    Raises InputError for a family that is not known, and for quantised weights.
     """
     model_type = fields.get("model_type")
     stock_type = model_type.removeprefix(TYPE_PREFIX) if isinstance(model_type, str) else None
-    if stock_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if stock_type is None or stock_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise InputError(
             expected="a decoder that transformers has, such as llama, mistral or qwen3",
             got=f"model_type {str(model_type)[:60]!r}",
@@ -211,16 +221,67 @@ def _build_meta_model(fields: Mapping[str, Any], path: Path, dtype: str | None) 
             got=f"weights quantised with {method_name!r}",
             hint="choose the unquantised model, prune it, and quantise the result",
         )
+    return stock_type
+
+
+def _limits(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """How many layers the tensors of these shapes belong to, and the largest of all their sizes."""
+    matches = [re.match(LAYER_OF_TENSOR, name) for name in shapes]
+    layers = {match[1] for match in matches if match}
+    return len(layers), max((size for shape in shapes.values() for size in shape), default=0)
+
+
+def _check_fields(fields: Mapping[str, Any], limits: tuple[int, int]) -> None:
+    """Check the numbers in the `fields` of a config.json before anything is made of them.
+
+    limits: the most layers, and the largest other size, that the tensors of the model allow.
+
+    Raises InputError, which names the field, for NaN, infinity and a size above its limit.
+    """
+    layers, largest_size = limits
+    pending: list[tuple[str, Any]] = list(fields.items())
+    while pending:  # rather than a call in a call: a field can be very deep
+        field, value = pending.pop()
+        if isinstance(value, dict):
+            pending += [(f"{field}.{name}"[-60:], part) for name, part in value.items()]
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise InputError(expected=f"{field} as finite numbers", got=str(value)[:60], hint=SAVE_AGAIN_HINT)
+        name = field.rpartition(".")[2]
+        limit = layers if name == "num_hidden_layers" else largest_size
+        if type(value) is int and value > limit and re.fullmatch(SIZE_FIELD, name):
+            raise InputError(
+                expected=f"{field} of at most {limit}, as the tensors in the files have it",
+                got=str(value)[:60],
+                hint=SAVE_AGAIN_HINT,
+            )
+
+
+def _build_meta_model(
+    fields: Mapping[str, Any], stock_type: str, path: Path, dtype: str | None, limits: tuple[int, int]
+) -> Model:
+    """The model that the `fields` of a config.json describe, without its numbers.
+
+    No code that `path` brings is run. What the fields say of the way attention is computed, and of what a
+    call returns, is ignored.
+
+    Args:
+        stock_type: what `_stock_type` says of them.
+        limits: as for `_check_fields`.
+
+    Raises InputError, before any weight is read, for what cannot be built.
+    """
     config_fields = {
         name: value
         for name, value in fields.items()
-        if not name.startswith("_") and "implementation" not in name
+        if not name.startswith("_") and "implementation" not in name and name not in FIELDS_NOT_READ
     }
     config_fields["name_or_path"] = str(path)
     config_fields["model_type"] = _type_as_read(fields)
-    has_own_widths = model_type != stock_type
+    has_own_widths = fields["model_type"] != stock_type
     if has_own_widths:
-        config_fields = as_written_now(config_fields, str(stock_type))
+        config_fields = as_written_now(config_fields, stock_type)
+    _check_fields(config_fields, limits)
     with refusing("a config.json that can be built", str(path), SAVE_AGAIN_HINT), silence_transformers():
         if has_own_widths:
             register(stock_type)

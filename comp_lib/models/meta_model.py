@@ -11,11 +11,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..errors import refusing
+from ..errors import InputError, refusing
 from ..families.table import TYPE_PREFIX
 from ..families.types import Model
 from ..shape import Shape
-from ..system.tensors import weight_shapes
+from ..system.files import SAVE_AGAIN_HINT
+from ..system.tensors import check_finite, weight_shapes
 from .modelling_file import auto_map
 from .own_widths import register
 from .per_layer import FIELD, per_layer_fields, widest
@@ -39,6 +40,8 @@ def make_meta_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) 
 
     dtype: None is the dtype of the config.
 
+    Raises InputError where such a buffer is larger than any weight, or has NaN or infinity in it.
+
     >>> from transformers import LlamaConfig
     >>> make_meta_model(LlamaConfig(num_hidden_layers=2)).num_parameters()
     666914816
@@ -48,13 +51,32 @@ def make_meta_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **options)
     model.tie_weights()
+    largest_weight = max(weight.numel() for weight in model.parameters())
     for module in model.modules():
         if module._non_persistent_buffers_set:
-            for name in module._non_persistent_buffers_set:
-                module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
-            model._init_weights(module)
+            _compute_buffers(model, module, largest_weight)
     in_evaluation_mode: Model = model.eval()
     return in_evaluation_mode
+
+
+def _compute_buffers(model: Any, module: Any, largest_weight: int) -> None:
+    """Give the buffers of `module` that no file has their numbers, which follow from the config of `model`.
+
+    Raises InputError where one has more numbers than the largest weight of the model, NaN or infinity.
+    """
+    names = module._non_persistent_buffers_set
+    for name in names:
+        buffer = module._buffers[name]
+        if buffer.numel() > largest_weight:
+            raise InputError(
+                expected=f"a config by which {name} has at most {largest_weight} numbers, as a weight has",
+                got=buffer.numel(),
+                hint=SAVE_AGAIN_HINT,
+            )
+        module._buffers[name] = torch.empty_like(buffer, device="cpu")
+    model._init_weights(module)
+    for name in names:
+        check_finite(name, module._buffers[name])
 
 
 def fill(meta_model: Model, read: Callable[[str], Tensor]) -> Model:

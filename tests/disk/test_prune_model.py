@@ -188,7 +188,7 @@ def test_the_mixtures_have_as_many_tokens_as_wide_layers_get(real_model):
             lambda model, out: prune("smollm2-135m", None),
             "expected a model, got str: .*prune_model takes a name",
         ),
-        (lambda model, out: prune(model, None), "expected calibration tokens.*got NoneType"),
+        (lambda model, out: prune(model, None), "expected tokens, .*got NoneType"),
         (lambda model, out: prune_model(model, out), "name or the folder.*LlamaForCausalLM"),
         (lambda model, out: prune_model("no-such-model", out), "nothing of that name"),
         (lambda model, out: prune_model("smollm2-135m", out, preset="beast"), "did you mean 'best'"),

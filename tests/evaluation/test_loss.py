@@ -11,7 +11,7 @@ from variants import VARIANTS, build, tokens
 
 from comp_lib.calibration.texts import encode, load_text
 from comp_lib.calibration.windows import evaluation_tokens
-from comp_lib.errors import InputError
+from comp_lib.errors import InputError, NoNumber
 from comp_lib.evaluation import loss as evaluate
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import compare_losses, measure_loss
@@ -96,14 +96,19 @@ def test_half_precision_sums_in_single(tiny_llama, ids):
     assert not torch.equal(losses, losses.bfloat16().float())
 
 
-def test_a_ruined_model_gives_numbers_still(tiny_llama, ids):
+def test_a_ruined_model_gives_numbers_and_no_nan(tiny_llama, ids):
     model = tiny_llama()
     with torch.no_grad():
         model.lm_head.weight.mul_(1e4)
     assert measure_loss(model, ids).perplexity == math.inf
     with torch.no_grad():
         model.lm_head.weight[0, 0] = math.nan
-    assert math.isnan(measure_loss(model, ids).perplexity)
+    with pytest.raises(NoNumber, match=r"^expected loss as a finite number, got nan: "):
+        measure_loss(model, ids)
+    with pytest.raises(NoNumber, match=r"^expected loss as a finite number, got nan: "):
+        compare_losses(model, tiny_llama(), ids)
+    with pytest.raises(NoNumber, match=r"^expected dense_loss as a finite number, got nan: "):
+        compare_losses(tiny_llama(), model, ids)
 
 
 def test_two_vocabularies_cannot_be_compared(tiny_llama, ids):
