@@ -32,7 +32,7 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo lab check test mutate notebooks slides book report kit image lint clean
+.PHONY: help demo lab check test mutate notebooks slides book explore report kit image lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
@@ -45,6 +45,7 @@ help:
 	@echo "make notebooks  run every notebook and store its outputs"
 	@echo "make slides     lessons 01 to 04 as one page for a projector, which works offline (in build/slides)"
 	@echo "make book       lessons, how-to pages and reference as a site (in build/book)"
+	@echo "make explore    the page that prunes in the browser, one file: docs/explore.html"
 	@echo "make report     the check-up of the real model, as a page: build/report.html"
 	@echo "make kit        one archive that installs all this without a network (in build/kit); any system, any Python"
 	@echo "make image      the same as a Docker image, comp-lib, for browsers"
@@ -84,6 +85,10 @@ slides: $(STAMPS)/dev
 book: $(STAMPS)/book
 	$(VENV_PYTHON) docs/book.py build/book
 	@echo "open build/book/index.html"
+
+# docs/explore/measure.py takes its numbers, part by part.
+explore: $(STAMPS)/venv
+	$(VENV_PYTHON) docs/explore/explore.py docs/explore.html
 
 report: $(STAMPS)/dev
 	mkdir -p build

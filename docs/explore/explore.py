@@ -1,7 +1,7 @@
-"""Write docs/explore.html, a page that prunes in the browser: `python docs/explore/explore.py docs/explore.html`
+"""Write a page that prunes in the browser: `python docs/explore/explore.py docs/explore.html`
 
-The page is one file: the template, the styles, the modules and the numbers of this folder. The modules are written
-as they are, each as a function that returns what it exports, so that all of them run where a page has no server.
+The page is one file: the template, the styles, the modules and the numbers of this folder. The modules are
+written as they are, each as a function that returns what it exports, so that they run without a server.
 measure.py takes the numbers; a part without numbers says so.
 """
 
@@ -78,13 +78,16 @@ def source_of(name: str, numbers: dict[str, Any]) -> str:
         return "The numbers of this part were not taken yet."
     values = numbers[name]
     made = values["made"]
-    words = f"Numbers: {made['model']}; {made['text']}; seed {made['seed']}. Made by {made['command']} at {made['commit']}."
+    words = (
+        f"Numbers: {made['model']}; {made['text']}; seed {made['seed']}. "
+        f"Made by {made['command']} at {made['commit']}."
+    )
     if name == "layer":
         words += (
-            f" Layer {values['layer']}, ridge {values['ridge']}. The matrix is in half precision, and the outputs are the "
-            f"{values['outputs']} directions in which the layer writes most ({values['energy_share']:.1%} of its energy). "
-            f"With all outputs and in double precision {values['compared_width']:,} neurons by price lose "
-            f"{values['whole_error']:.2%}."
+            f" Layer {values['layer']}, ridge {values['ridge']}. The matrix is in half precision, and the "
+            f"outputs are the {values['outputs']} directions in which the layer writes most, with "
+            f"{values['energy_share']:.1%} of its energy. With all outputs and in double precision "
+            f"{values['compared_width']:,} neurons by price lose {values['whole_error']:.2%}."
         )
     return html.escape(words)
 

@@ -58,7 +58,7 @@ export function answerMessage(message, answer) {
     const conditions = energies.map((_, index) =>
       Math.sqrt((1 + layer.ridge) * layer.inverse[index * layer.size + index]),
     );
-    answer({ kind: "ready", energies, conditions, ...pricesAsShares([]) });
+    answer({ kind: "ready", energies, conditions, ...pricesByHand(layer, []) });
     const orders = { price: null, energy: energyOrder(layer), random: message.randomOrder };
     for (const [name, order] of Object.entries(orders)) {
       const curve = raceOne(layer, order, message.perRound, message.fewest, progress(`removing by ${name}`));
@@ -66,11 +66,12 @@ export function answerMessage(message, answer) {
     }
     answer({ kind: "done" });
   } else {
-    answer({ kind: "prices", removed: message.removed, ...pricesAsShares(message.removed) });
+    answer({ kind: "prices", removed: message.removed, ...pricesByHand(layer, message.removed) });
   }
 }
 
-function pricesAsShares(removed) {
-  const { prices, dataError } = pricesWithout({ ...layer, removed });
-  return { prices: prices.map((price) => price / layer.energy), error: dataError / layer.energy };
+/** The prices of all neurons without those of `removed`, and the error so far, as shares of the output's energy. */
+export function pricesByHand(loaded, removed) {
+  const { prices, dataError } = pricesWithout({ ...loaded, removed });
+  return { prices: prices.map((price) => price / loaded.energy), error: dataError / loaded.energy };
 }

@@ -5,8 +5,8 @@
     python docs/explore/measure.py tokens     part 5: attention, norms, losses without a layer (a minute)
     python docs/explore/measure.py costs      part 1: texts and losses at eleven ratios (hours, see --minutes)
 
-Each part keeps its numbers in docs/explore/numbers, from where `make explore` takes them. The part "costs" prunes
-twenty times: it keeps each result at once, and a later call goes on where the last one ended.
+Each part keeps its numbers in docs/explore/numbers, from where `make explore` takes them. The part "costs"
+prunes twenty times: it keeps each result at once, and a later call goes on where the last one ended.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ BUDGET_PLANS = {  # the page's name of a plan -> its name in benchmarks/hybrids.
 
 # Part 5.
 TEXTS = {
-    "prose": "The old lighthouse keeper climbed the stairs every evening. When the lamp was lit, he wrote the weather "
-    "into his book and waited for the ships to pass.",
-    "facts": "Paris is the capital of France, and Berlin is the capital of Germany. The capital of Italy is Rome, and "
-    "the capital of Spain is Madrid.",
+    "prose": "The old lighthouse keeper climbed the stairs every evening. When the lamp was lit, he wrote "
+    "the weather into his book and waited for the ships to pass.",
+    "facts": "Paris is the capital of France, and Berlin is the capital of Germany. The capital of Italy is "
+    "Rome, and the capital of Spain is Madrid.",
     "code": 'def add(a, b):\n    """Return the sum of a and b."""\n    return a + b\n\nprint(add(2, 3))\n',
 }
 SILENCED_LAYER = 11  # the layer whose MLP makes the first state long (lesson 01)
@@ -119,6 +119,12 @@ def made(part: str, text: str) -> dict[str, Any]:
     }
 
 
+def say(words: str) -> None:
+    """A line for the one who waits."""
+    sys.stdout.write(f"{words}\n")
+    sys.stdout.flush()
+
+
 def keep(name: str, values: dict[str, Any]) -> None:
     """Write the numbers of a part: a line for each of its fields."""
     lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
@@ -131,7 +137,7 @@ def rounded(values: Tensor | Sequence[float], digits: int = 6) -> list[float]:
     return [float(f"{float(value):.{digits}g}") for value in values]
 
 
-# ---------------------------------------------------------------------------------------------- part 1: costs
+# ---------------------------------------------------------------------- part 1: costs
 
 
 def quality(model: Model, tokenizer: Any, windows: dict[str, Tensor], removed: float) -> dict[str, Any]:
@@ -178,12 +184,12 @@ def measure_costs(minutes: float) -> None:
         stored["runs"][way][str(ratio)] = run | {"commit": commit()}
         keep("costs", stored)
         mean = np.mean([*run["losses"].values()])
-        print(f"{way} {ratio:.0%}: {mean:.3f} nats, {time.monotonic() - started:.0f} s", flush=True)
+        say(f"{way} {ratio:.0%}: {mean:.3f} nats, {time.monotonic() - started:.0f} s")
     left = sum(str(ratio) not in stored["runs"][way] for ratio in RATIOS for way in WAYS)
-    print(f"{left} of {len(RATIOS) * len(WAYS)} runs to go")
+    say(f"{left} of {len(RATIOS) * len(WAYS)} runs to go")
 
 
-# ---------------------------------------------------------------------------------------------- part 3: layer
+# ---------------------------------------------------------------------- part 3: layer
 
 
 def layer_sums(model: Model, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -197,7 +203,7 @@ def layer_sums(model: Model, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
 
 
 def packed_layer(xtx: Tensor, weight: Tensor, outputs: int) -> tuple[bytes, bytes, float]:
-    """R above its diagonal and W in `outputs` principal outputs, as half precision, and their share of the energy.
+    """R above its diagonal and W in `outputs` principal outputs, in half precision; their share of energy.
 
     R is C with each input divided by its length; W (n, outputs) is multiplied by that length, and its largest
     number is 1. The principal outputs are those directions of the output in which the layer writes most.
@@ -224,7 +230,7 @@ def price_sweep(xtx: Tensor, weight: Tensor, remove: int, per_round: int | None 
 
 
 def race(gram: Tensor, weight: Tensor, remove: int, per_round: int) -> dict[str, Any]:
-    """Errors, as shares of the output's energy, by price, by energy and at random, with and without the refit."""
+    """Errors, as shares of the output's energy, by price, by energy and at random, refitted and not."""
     size = len(gram)
     problem = Problem(MatrixStatistics.of(gram), weight, upstream=lambda: weight.new_zeros(size), ridge=RIDGE)
     energy = float((weight * (gram @ weight)).sum())
@@ -287,12 +293,11 @@ def measure_layer(minutes: float) -> None:
     }
     keep("layer", values)
     found = values["race"]["price"]["refitted"][removed // PER_ROUND - 1]
-    print(
-        f"error at {COMPARED_WIDTH}: {found:.4%} as packed, {values['whole_error']:.4%} of all outputs; {share:.1%}"
-    )
+    say(f"error at {COMPARED_WIDTH}: {found:.4%} as packed, {values['whole_error']:.4%} of all outputs")
+    say(f"the {OUTPUTS} principal outputs have {share:.1%} of the energy")
 
 
-# --------------------------------------------------------------------------------------------- part 4: budget
+# ---------------------------------------------------------------------- part 4: budget
 
 
 def stored_harms(record: dict[str, Any]) -> Sensitivity:
@@ -373,12 +378,12 @@ def measure_budget(minutes: float) -> None:
     keep("budget", values)
 
 
-# --------------------------------------------------------------------------------------------- part 5: tokens
+# ---------------------------------------------------------------------- part 5: tokens
 
 
 @torch.no_grad()
 def token_losses(model: Model, states: Tensor, ids: Tensor) -> Tensor:
-    """-log p of each token of ids (L,) but the first, (L - 1,), nats, from the last layer's states (1, L, d)."""
+    """-log p of each token of ids (L,) but the first, (L - 1,), from the last layer's states (1, L, d)."""
     decoder_logits = model.lm_head(model.model.norm(states))[0].float()  # (L, V)
     log_probabilities = decoder_logits[:-1].log_softmax(-1)
     return -log_probabilities[torch.arange(len(ids) - 1), ids[1:]]
@@ -429,7 +434,7 @@ def silent_first(visit: Any) -> Tensor:
 
 
 def attention_maps(model: Model, ids: Tensor) -> list[str]:
-    """For each layer the mean over its heads: a letter pair (hexadecimal, 255 is 100%) for each position looked at.
+    """For each layer the mean over its heads: two letters (hexadecimal, 255 is 100%) for each share.
 
     The positions that look come one after the other, and each looks at itself and at those before it.
     """

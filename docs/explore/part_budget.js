@@ -59,6 +59,32 @@ export function budgetVerdict(numbers, plan) {
   return sentences.join(" ");
 }
 
+/** The four plans of a ratio in a table: what goes, and what was predicted and measured. */
+export function budgetRows(numbers, ratio) {
+  return Object.keys(numbers.plans).map((name) => {
+    const plan = budgetPlan(numbers, name, ratio, []);
+    const predicts = plan.widths.every((width) => width > 0) && plan.kvGroups === numbers.kv_groups;
+    const predicted = predicts ? sumOf(predictedHarms(numbers, plan.widths)).toFixed(2) : "";
+    const measured = plan.increase ? `+${plan.increase[0].toFixed(2)}` : "not measured";
+    return [PLANS[name], `${(100 * plan.removed).toFixed(1)}%`, predicted, measured];
+  });
+}
+
+function makeTable() {
+  const head = ["plan", "removed", "predicted harm", "measured loss (nats)"].map((words) => element("th", { scope: "col" }, words));
+  const body = element("tbody", {});
+  const caption = element("caption", {}, "Predicted harm has no unit: compare it with the others of this table only.");
+  const root = element("table", { class: "numbers" }, caption, element("thead", {}, element("tr", {}, ...head)), body);
+  const show = (rows) => {
+    body.replaceChildren(
+      ...rows.map(([name, ...cells]) =>
+        element("tr", {}, element("th", { scope: "row" }, name), ...cells.map((cell) => element("td", {}, cell))),
+      ),
+    );
+  };
+  return { root, show };
+}
+
 export function startBudget(place, state, numbers) {
   const chart = element("div", { class: "chart" });
   const verdict = verdictLine();
@@ -97,7 +123,8 @@ export function startBudget(place, state, numbers) {
     { class: "hint" },
     "Drag a bar to give its layer another width, or move to it by the tab key: left and right choose a layer, up and down change its width.",
   );
-  place.replaceChildren(ratio.root, plans.root, chart, verdict, hint);
+  const table = makeTable();
+  place.replaceChildren(ratio.root, plans.root, chart, hint, verdict, table.root);
   const bars = makeBars(numbers, setWidth);
   drawAtEachWidth(chart, show);
 
@@ -120,6 +147,7 @@ export function startBudget(place, state, numbers) {
     const plan = current();
     bars.draw(chart, plan);
     verdict.textContent = budgetVerdict(numbers, plan);
+    table.show(budgetRows(numbers, state.get("budget.ratio")));
   }
 }
 

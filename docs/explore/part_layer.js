@@ -45,6 +45,7 @@ export function startLayer(place, state, numbers, packed, workerText) {
   const verdict = verdictLine();
   const hand = element("div", { class: "hand" });
   const race = {}; // name -> { counts, refitted, bare }
+  window.exploreRace = race; // for those who look at the page's own numbers in the console, and for its test
   const width = slider({
     name: "layer-width",
     label: "Neurons that stay",

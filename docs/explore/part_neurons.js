@@ -5,7 +5,8 @@ import { button, choice, verdictLine } from "./controls.js";
 import { change, drawAtEachWidth, element, lineThrough, linearScale, shape } from "./drawing.js";
 import { listSetting, wordSetting } from "./state.js";
 
-const REACH = 6; // the board goes from -REACH to REACH
+const LOW = -2; // the board goes from LOW to HIGH
+const HIGH = 5;
 const STEP = 0.1; // of an arrow, by key or by mouse
 const FOOLED_BY_ENERGY = [2, 0, 2, 1, 1]; // x and y of neurons 1 and 2, and what neuron 3 writes: lesson 02's toy
 const CASES = {
@@ -17,7 +18,7 @@ const CASES = {
 const GOING = { none: "none", energy: "by energy", condition: "by condition", price: "by price" };
 
 export const neuronsSettings = {
-  "neurons.arrows": listSetting(FOOLED_BY_ENERGY, -REACH, REACH, (length) => length === 5),
+  "neurons.arrows": listSetting(FOOLED_BY_ENERGY, LOW, HIGH, (length) => length === 5),
   "neurons.gone": wordSetting("none", Object.keys(GOING)),
 };
 
@@ -116,7 +117,7 @@ export function startNeurons(place, state) {
   function moveArrow(index, values) {
     const moved = [...numbers()];
     values.forEach((value, axis) => {
-      moved[2 * index + axis] = Number(Math.min(REACH, Math.max(-REACH, value)).toFixed(1));
+      moved[2 * index + axis] = Number(Math.min(HIGH, Math.max(LOW, value)).toFixed(1));
     });
     move(moved);
   }
@@ -150,8 +151,8 @@ function makeTable() {
     const inputs = axes.map((axis) =>
       element("input", {
         type: "number",
-        min: -REACH,
-        max: REACH,
+        min: LOW,
+        max: HIGH,
         step: STEP,
         "aria-label": `neuron ${index + 1} writes, ${axis}`,
       }),
@@ -240,15 +241,15 @@ function drawBoard(parts, board, numbers, { gone, refit }) {
   const side = Math.min(width - 76, 420);
   const top = 22;
   change(parts.svg, { width, height: side + top + 8, viewBox: `0 0 ${width} ${side + top + 8}` });
-  const across = linearScale([-REACH, REACH], [8, side]);
-  const up = linearScale([-REACH, REACH], [top + side, top]);
+  const across = linearScale([LOW, HIGH], [8, side]);
+  const up = linearScale([LOW, HIGH], [top + side, top]);
   const third = side + 40; // where the third output stands, in pixels from the left
   const place = {
     // the third arrow is drawn upright, so its second number is its length
     arrows: [numbers.slice(0, 2), numbers.slice(2, 4), [0, numbers[4]]],
     numbersAt: (x, y) => [
-      linearScale([8, side], [-REACH, REACH])(x),
-      linearScale([top + side, top], [-REACH, REACH])(y),
+      linearScale([8, side], [LOW, HIGH])(x),
+      linearScale([top + side, top], [LOW, HIGH])(y),
     ],
   };
   parts.place = place;
@@ -256,7 +257,7 @@ function drawBoard(parts, board, numbers, { gone, refit }) {
   const origin = (index) => pixel([0, 0], index);
   parts.picture.replaceChildren();
   const grid = shape("g", { class: "axis" });
-  for (let tick = -REACH; tick <= REACH; tick += 1) {
+  for (let tick = LOW; tick <= HIGH; tick += 1) {
     const kind = tick === 0 ? "zero" : "grid";
     grid.append(shape("line", { class: kind, x1: across(tick), x2: across(tick), y1: top, y2: top + side }));
     grid.append(shape("line", { class: kind, x1: 8, x2: side, y1: up(tick), y2: up(tick) }));
@@ -264,7 +265,7 @@ function drawBoard(parts, board, numbers, { gone, refit }) {
   grid.append(shape("line", { class: "zero", x1: third, x2: third, y1: top, y2: top + side }));
   grid.append(shape("line", { class: "zero", x1: third - 8, x2: third + 8, y1: up(0), y2: up(0) }));
   grid.append(shape("text", { x: 8, y: 14 }, "first two outputs"));
-  grid.append(shape("text", { x: width, y: 14, "text-anchor": "end" }, "third output"));
+  grid.append(shape("text", { x: Math.min(width, third + 40), y: 14, "text-anchor": "end" }, "third output"));
   parts.picture.append(grid);
   place.arrows.forEach((arrow, index) => {
     const line = [origin(index), pixel(arrow, index)];

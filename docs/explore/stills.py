@@ -1,4 +1,4 @@
-"""The still pictures of docs/explore.html, which stand where there is no JavaScript: SVG, and a sentence below it."""
+"""The still pictures of docs/explore.html, which stand where there is no JavaScript."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def neurons_still(numbers: None) -> str:
         text(third, origin[1] - scale - 12, "neuron 3: 1.00, 1.00", "middle"),
     ]
     words = (
-        "Energy would remove neuron 3, which is the smallest, and lose 1.00. The price removes neuron 1: neuron 2, turned "
-        "up to 1.8 times, takes over, and 0.80 is lost."
+        "Energy would remove neuron 3, which is the smallest, and lose 1.00. The price removes neuron 1: "
+        "neuron 2, turned up to 1.8 times, takes over, and 0.80 is lost."
     )
     return figure(content, "Three arrows; neuron 1 is removed and neuron 2 turned up", words, 270)
 
@@ -88,12 +88,14 @@ def layer_still(numbers: Mapping[str, Any]) -> str:
     content.append(text((LEFT + WIDTH) / 2, BOTTOM + 42, "neurons that stay", "middle"))
     for name in ("price", "energy", "random"):
         for kind in ("refitted", "bare"):
-            points = [(x(count), y(error)) for count, error in zip(race["counts"], race[name][kind], strict=True)]
+            points = [
+                (x(count), y(error)) for count, error in zip(race["counts"], race[name][kind], strict=True)
+            ]
             content.append(path(points, f"curve {name}{' bare' if kind == 'bare' else ''}"))
         content.append(text(points[-1][0] + 6, y(race[name]["refitted"][-1]) + 14 * len(name) - 60, name))
     place = race["counts"].index(size - numbers["compared_width"])
     found = "; ".join(
-        f"by {name} {race[name]['refitted'][place]:.2%} with the refit and {race[name]['bare'][place]:.2%} without"
+        f"by {name} {race[name]['refitted'][place]:.2%} with the refit and {race[name]['bare'][place]:.2%} not"
         for name in ("price", "energy", "random")
     )
     words = f"With {numbers['compared_width']:,} of {size:,} neurons layer {numbers['layer']} loses: {found}."
@@ -118,8 +120,8 @@ def budget_still(numbers: Mapping[str, Any]) -> str:
     content.append(text((LEFT + WIDTH) / 2, BOTTOM + 42, "layer", "middle"))
     words = (
         f"Layers of their own widths, {min(widths):,} to {max(widths):,} neurons: the loss rises by "
-        f"{plan['increase'][0]:.2f} nats per token. With one width for all, {max(uniform['widths']):,}, it rises by "
-        f"{uniform['increase'][0]:.2f}. Both were measured."
+        f"{plan['increase'][0]:.2f} nats per token. With one width for all, {max(uniform['widths']):,}, it rises "
+        f"by {uniform['increase'][0]:.2f}. Both were measured."
     )
     return figure(content, "Bars: the first and the last layers keep most of their neurons", words)
 
@@ -133,7 +135,9 @@ def costs_still(numbers: Mapping[str, Any]) -> str:
     ratio = "0.2" if "0.2" in runs[ways[0]] else min(runs[ways[0]])
     run = runs[ways[0]][ratio]
     models = {"dense": numbers["dense"], "pruned": run}
-    content = [text(LEFT, 16, f"loss, nats per token (upper bar: dense; lower bar: {float(ratio):.0%} removed)")]
+    content = [
+        text(LEFT, 16, f"loss, nats per token (upper bar: dense; lower bar: {float(ratio):.0%} removed)")
+    ]
     for index, kind in enumerate(numbers["kinds"]):
         y = TOP + 32 * index
         content.append(text(118, y + 16, kind, "end"))
@@ -143,10 +147,12 @@ def costs_still(numbers: Mapping[str, Any]) -> str:
             content.append(text(132 + 60 * loss, y + 10 + 13 * place, f"{loss:.2f}"))
     prompt = numbers["prompts"][0]
     words = (
-        f"After “{prompt}” the dense model writes: “{numbers['dense']['texts'][0].strip()}” With {run['removed']:.1%} of "
-        f"the decoder removed it writes: “{run['texts'][0].strip()}”"
+        f"After “{prompt}” the dense model writes: “{numbers['dense']['texts'][0].strip()}” With "
+        f"{run['removed']:.1%} of the decoder removed it writes: “{run['texts'][0].strip()}”"
     )
-    return figure(content, "Bars of the loss on eight kinds of text, dense and pruned", words, TOP + 32 * 8 + 10)
+    return figure(
+        content, "Bars of the loss on eight kinds of text, dense and pruned", words, TOP + 32 * 8 + 10
+    )
 
 
 def tokens_still(numbers: Mapping[str, Any]) -> str:
@@ -168,10 +174,12 @@ def tokens_still(numbers: Mapping[str, Any]) -> str:
     silenced = numbers["silenced_layer"]
     silent = sum(values["silenced"]) / len(values["silenced"])
     words = (
-        f"Without layer {silenced} the loss rises by {rises[silenced]:.2f} nats per token. If only its MLP writes nothing at "
-        f"the first token, it rises by {silent - dense:.2f}."
+        f"Without layer {silenced} the loss rises by {rises[silenced]:.2f} nats per token. If only its MLP "
+        f"writes nothing at the first token, it rises by {silent - dense:.2f}."
     )
-    return figure(content, "Bars: the first layers and a few others do most harm when they are skipped", words)
+    return figure(
+        content, "Bars: the first layers and a few others do most harm when they are skipped", words
+    )
 
 
 STILLS: dict[str, Callable[[Any], str]] = {

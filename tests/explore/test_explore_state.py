@@ -1,0 +1,119 @@
+"""The state in the address of the page, and the page as it is written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import explore
+import measure
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "explore.html"
+
+SETTINGS = """
+const settings = {
+  "costs.ratio": m.numberSetting(0.2, 0, 0.5),
+  "costs.way": m.wordSetting("tailored", ["stock", "tailored"]),
+  "neurons.arrows": m.listSetting([2, 0], -2, 5, (length) => length === 2),
+};
+const parts = ["costs", "neurons"];
+"""
+
+
+def read(javascript, fragment):
+    return javascript("state.js", f"{SETTINGS} return m.readFragment(data, settings, parts);", fragment)
+
+
+def test_an_address_without_a_state_is_the_default(javascript):
+    for fragment in ("", "#"):
+        found = read(javascript, fragment)
+        assert found == {
+            "part": "",
+            "values": {"costs.ratio": 0.2, "costs.way": "tailored", "neurons.arrows": [2, 0]},
+            "damaged": [],
+        }
+
+
+def test_a_state_comes_back_as_it_was_written(javascript):
+    body = f"""{SETTINGS}
+    const values = {{ "costs.ratio": 0.35, "costs.way": "stock", "neurons.arrows": [1.5, -0.3] }};
+    const fragment = m.writeFragment("neurons", values, settings);
+    return [fragment, m.readFragment(fragment, settings, parts)];
+    """
+    fragment, found = javascript("state.js", body)
+    assert fragment == "#neurons&costs.ratio=0.35&costs.way=stock&neurons.arrows=1.5,-0.3"
+    assert found["part"] == "neurons"
+    assert found["values"] == {"costs.ratio": 0.35, "costs.way": "stock", "neurons.arrows": [1.5, -0.3]}
+    assert found["damaged"] == []
+
+
+def test_what_is_as_at_first_is_not_written(javascript):
+    body = (
+        f'{SETTINGS} return m.writeFragment("costs", m.readFragment("", settings, parts).values, settings);'
+    )
+    assert javascript("state.js", body) == "#costs"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "costs.ratio=2",
+        "costs.ratio=",
+        "costs.ratio=NaN",
+        "costs.ratio",
+        "costs.way=fast",
+        "neurons.arrows=1",
+        "neurons.arrows=1,9",
+        "unknown=1",
+        "__proto__=1",
+        "costs.ratio=%E0%A4%A",
+    ],
+)
+def test_a_damaged_piece_is_named_and_the_rest_holds(javascript, piece):
+    found = read(javascript, f"#costs&{piece}&costs.way=stock" if "way" not in piece else f"#costs&{piece}")
+    assert found["damaged"] == [piece]
+    assert found["values"]["costs.ratio"] == 0.2
+    assert found["values"]["neurons.arrows"] == [2, 0]
+    if "way" not in piece:
+        assert found["values"]["costs.way"] == "stock"
+
+
+def test_an_unknown_part_is_damaged(javascript):
+    assert read(javascript, "#elsewhere&costs.ratio=0.3")["damaged"] == ["elsewhere"]
+
+
+def test_the_page_is_up_to_date():
+    assert PAGE.read_text("utf-8") == explore.page(), "run make explore"
+
+
+def test_the_page_is_small_and_asks_for_nothing():
+    text = PAGE.read_text("utf-8")
+    assert len(text.encode()) < 5_000_000
+    without_names = text.replace("http://www.w3.org/2000/svg", "")
+    assert re.findall(r"https?://", without_names) == []
+    assert "default-src 'none'" in text
+
+
+def test_the_page_works_without_numbers(tmp_path):
+    text = explore.page(tmp_path)
+    assert text.count("The numbers of this part were not taken yet.") == 2 * len(explore.MEASURED)
+    assert "{{" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+
+
+def test_a_module_becomes_a_function_of_what_it_imports():
+    source = 'import {\n  a,\n  b,\n} from "./other.js";\n\nexport const C = 1;\nexport function d() {}\nfunction e() {}'
+    found = explore.as_function("this.js", source)
+    assert 'const {\n  a,\n  b,\n} = modules["other.js"];' in found
+    assert "return { C, d };" in found
+    assert "export" not in found and "import" not in found
+
+
+def test_a_text_cannot_end_the_script(tmp_path):
+    scripts = explore.number_scripts({"costs": {"texts": ["</script><b>"]}}, tmp_path)
+    assert scripts.count("</script>") == 1
+
+
+def test_all_that_is_measured_is_in_the_page():
+    assert set(explore.MEASURED) == set(measure.PARTS)
