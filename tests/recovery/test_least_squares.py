@@ -12,18 +12,22 @@ from comp_lib.recovery import least_squares
 from comp_lib.recovery.least_squares import LAMBDAS, choose_ridge
 from comp_lib.settings import Settings
 from comp_lib.statistics.few_tokens import TokenStatistics
+from comp_lib.statistics.solve import ridge_solve, spd_factor
 from comp_lib.statistics.sums import MatrixStatistics
 
 
-def problem(tokens, n=12, m=5, noise=0.0, seed=0):
-    """Two halves (X, Y*, MatrixStatistics) of a text whose target is not the layer's own output, and W."""
+def problem(*tokens, n=12, m=5, noise=0.0, seed=0):
+    """Two halves (X, Y*, MatrixStatistics) of a text whose target is not the layer's own output, and W.
+
+    tokens: of both halves, or of each.
+    """
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn(n, m, generator=generator, dtype=torch.float64)
     mix = torch.randn(n, n, generator=generator)
     halves = []
-    for _ in range(2):
-        x = torch.randn(tokens, n, generator=generator) @ mix
-        y = x @ w.float() + noise * torch.randn(tokens, m, generator=generator)
+    for count in (tokens[0], tokens[-1]):
+        x = torch.randn(count, n, generator=generator) @ mix
+        y = x @ w.float() + noise * torch.randn(count, m, generator=generator)
         statistics = MatrixStatistics.zeros(n, m)
         statistics.add(x, y)
         halves.append((x.double(), y.double(), statistics))
@@ -58,6 +62,26 @@ def test_the_search_takes_the_best_of_the_grid_and_walks_beside_it():
     plenty, w = problem(4000)
     smaller, _ = choose_ridge(plenty[0][2], plenty[1][2], w, kept, previous=position)
     assert smaller * 2 == pytest.approx(LAMBDAS[LAMBDAS.index(best) - 1])  # one step at a time
+
+
+@pytest.mark.parametrize("tokens", [(10, 30), (30, 10)])
+def test_the_whole_text_gets_the_pull_of_the_half_that_was_fitted(tokens):
+    """Lambda counts per token, so that of the whole is as much smaller as the whole has more tokens."""
+    kept = torch.arange(8)
+    halves, w = problem(*tokens, noise=20.0)
+    best = min(LAMBDAS, key=lambda ridge: brute_force(halves, w, kept, ridge))
+    ridge, _ = choose_ridge(halves[0][2], halves[1][2], w, kept)
+    assert ridge == pytest.approx(best * tokens[0] / 40)
+
+
+def test_a_direction_that_no_token_has_keeps_its_old_weights():
+    """Nothing fits an input that is always 0, and without a penalty its matrix has no factor of its own."""
+    inner = torch.diag(torch.tensor([2.0, 0.0], dtype=torch.float64))
+    weight = torch.tensor([[3.0], [5.0]], dtype=torch.float64)
+    _, added = spd_factor(inner.clone())
+    assert added > 0
+    fitted = ridge_solve(inner.clone(), torch.zeros(2, dtype=torch.float64), inner @ weight, weight)
+    torch.testing.assert_close(fitted, weight)
 
 
 def test_few_tokens_want_more_ridge_than_many():
