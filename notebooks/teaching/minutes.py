@@ -5,7 +5,8 @@ minutes for each table and each prediction. What the machine computes comes on t
 says how long that takes. The first cell also claims the minutes of the lesson, and a test compares this claim
 with the count.
 
-This script writes the claims into docs/lessons.md, and the two timetables into TEACHING. With --check it
+This script writes the claims into docs/lessons.md, and the two timetables and the minutes of the teacher's
+preparation into TEACHING. With --check it
 writes nothing: it prints what is out of date, and the exit code is 1 if anything is.
 """
 
@@ -245,6 +246,15 @@ SHORT = (
     Part("the honest box of 00, and what to take home", fixed=5),
 )
 TIMETABLES = {"half a day": (240, HALF_DAY), "ninety minutes": (90, SHORT)}  # minutes at most
+CORE_LESSONS = tuple(part.lesson for part in HALF_DAY if part.lesson)
+PREPARATION = (
+    *(Part(f"read and run {lesson[:2]}, with the folded answers", lesson) for lesson in CORE_LESSONS),
+    Part("the worksheet, and exercise 1 of 01, 03 and 05", fixed=40),
+    Part("ask for the systems, choose the Python, send the invitation", fixed=30),
+    Part("for each system: build the kit, install it offline, run 00", fixed=30),
+    Part("copy the kits to two sticks, print the worksheet, look through the slides", fixed=30),
+    Part("on the day, before it begins", fixed=15),
+)
 OPTIONAL = (
     "02b_metrics_on_trial",
     "06_your_own_model",
@@ -289,6 +299,15 @@ def timetable(name: str) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def preparation() -> str:
+    """What the teacher of the half day does before it, as a Markdown table with its sum."""
+    rows = [["minutes", "what"], ["---:", "---"]]
+    rows += [[f"{part.minutes():.0f}", part.title] for part in PREPARATION]
+    hours = sum(part.minutes() for part in PREPARATION) / 60
+    rows.append([f"{hours:.1f} hours", "all of it, the first time, with one system"])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def optional_lessons() -> str:
     """The sentence on the lessons that are in neither timetable, with their minutes."""
     links = []
@@ -321,6 +340,7 @@ def updated_pages() -> dict[Path, str]:
     for name in TIMETABLES:
         teaching = between_marks(teaching, name, timetable(name))
     teaching = between_marks(teaching, "optional lessons", optional_lessons())
+    teaching = between_marks(teaching, "preparation", preparation())
     return {LESSON_LIST: with_minutes(LESSON_LIST.read_text("utf-8")), TEACHING: teaching}
 
 
