@@ -164,3 +164,25 @@ def test_what_is_finished_is_the_same_or_refused(damage, prune_into, cut_off, tm
     assert of_states < refused_names
     header_only = isinstance(damage, partial)  # which is written anew
     assert ("model.safetensors" in refused_names) == (not header_only)
+
+
+def test_an_exported_file_is_the_same_or_refused(prune_into, tmp_path):
+    def killed_after_the_export(stage, count, total, report=None):
+        if stage == "measuring pruned":
+            raise Killed
+
+    for place in ("undisturbed", "cut-off"):
+        (tmp_path / place).mkdir()
+    prune_into(tmp_path / "undisturbed" / "small.gguf")
+    expected = everything(tmp_path / "undisturbed" / "small.gguf")
+    with pytest.raises(Killed):
+        prune_into(tmp_path / "cut-off" / "small.gguf", killed_after_the_export)
+    for damage, name, refused_count in (
+        (flip, "small.gguf", 2),
+        (truncate, "small.gguf", 2),
+        (delete, "small.gguf", 0),  # it is made anew
+        (delete, "model.safetensors", 0),  # it is not needed any more
+    ):
+        place = shutil.copytree(tmp_path / "cut-off", tmp_path / f"{damage.__name__} {name}")
+        damage(place / "small.gguf.partial" / name)
+        assert len(refusals(prune_into, expected, place / "small.gguf")) == refused_count
