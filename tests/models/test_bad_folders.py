@@ -6,20 +6,38 @@ A row is (name, how a good folder is spoilt, fragments of the refusal). The next
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from command import run
 from safetensors.torch import load_file, save_file
 from variants import build
 
 from comp_lib.errors import InputError
+from comp_lib.gguf.read import GgufFile
+from comp_lib.models import load
+from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model
 from comp_lib.system.tensors import INDEX, SINGLE, TensorFiles
 
 NONE = object()  # the field is to be taken out
 DEEP = "[" * 100_000 + "]" * 100_000
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+LONG_ROPE = ROPE | {"rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 8}
+# fields that say how much is built -> the most that the files allow
+SIZES = {
+    "num_hidden_layers": 3,
+    "intermediate_size": 512,
+    "hidden_size": 512,
+    "vocab_size": 512,
+    "head_dim": 512,
+    "num_attention_heads": 512,
+    "num_key_value_heads": 512,
+    "num_labels": 512,
+}
 
 
 def settings(file, **fields):
@@ -41,6 +59,17 @@ def config(**fields):
 def text(file, content):
     """Write other content into a file."""
     return lambda folder: (folder / file).write_text(content)
+
+
+def text_of_config(field, number):
+    """Write a number into config.json as JSON has it, which Python may not."""
+
+    def spoil(folder):
+        path = folder / "config.json"
+        fields = json.loads(path.read_text()) | {field: "NUMBER"}
+        path.write_text(json.dumps(fields).replace('"NUMBER"', number))
+
+    return spoil
 
 
 def weights(change):
@@ -88,6 +117,34 @@ FOLDERS = [
     ("act-unknown", config(hidden_act="system"), ["'system'"]),
     ("rope-unknown", config(rope_parameters={"rope_type": "spiral"}), ["spiral"]),
     ("layer-types-short", config(model_type="qwen2", layer_types=["full_attention"]), ["layer_types"]),
+    *(
+        (f"huge-{field}", config(**{field: 10**9}), [f"{field} of at most {limit}, as the tensors"])
+        for field, limit in SIZES.items()
+    ),
+    ("no-layers", config(num_hidden_layers=0), ["a decoder with layers, got none"]),
+    (
+        "huge-buffer",
+        config(model_type="phi3", rope_parameters=ROPE | {"partial_rotary_factor": 1e9}),
+        ["a config by which", "inv_freq has at most", "got 4000000000"],
+    ),
+    ("epsilon-nan", config(rms_norm_eps=math.nan), ["rms_norm_eps as finite numbers, got nan"]),
+    ("epsilon-large", text_of_config("rms_norm_eps", "1e400"), ["rms_norm_eps as finite numbers, got inf"]),
+    (
+        "theta-infinite",
+        config(rope_parameters=ROPE | {"rope_theta": -math.inf}),
+        ["rope_parameters.rope_theta as finite numbers, got -inf"],
+    ),
+    ("theta-0", config(rope_parameters=ROPE | {"rope_theta": 0.0}), ["NaN or infinity in", "inv_freq"]),
+    (
+        "factors-nan",
+        config(rope_parameters=LONG_ROPE | {"short_factor": [1.0] * 4, "long_factor": [1.0, math.nan]}),
+        ["rope_parameters.long_factor as finite numbers, got [1.0, nan]"],
+    ),
+    (
+        "multiplier-nan",
+        config(model_type="granite", logits_scaling=math.nan),
+        ["logits_scaling as finite numbers, got nan"],
+    ),
     ("no-widths", config(model_type="comp_llama"), ["config.json that can be built"]),
     # weights
     ("index-no-json", index("{"), ["JSON", INDEX]),
@@ -104,6 +161,7 @@ FOLDERS = [
 ]
 GOOD = [  # folders that look odd and are in use
     ("no-generation", lambda folder: (folder / "generation_config.json").unlink()),
+    ("returns-tuples", config(return_dict=False, use_return_dict=False)),
     ("attention-of-the-hub", config(attn_implementation="kernels-community/x", _attn_implementation="a/b")),
     ("another-file", config(transformers_weights="../a.safetensors", auto_map={"AutoConfig": "own.Config"})),
     (
@@ -150,10 +208,52 @@ def test_odd_folders_load(folder, tmp_path, name, spoil):
     spoil(folder)
     model, _ = load_model(folder)
     assert model.config._attn_implementation == "sdpa"
+    assert model.config.return_dict
     assert torch.equal(model.lm_head.weight, build().lm_head.weight)
     model.config.save_pretrained(tmp_path / "again")
     assert "kernels-community" not in (tmp_path / "again" / "config.json").read_text()
     assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize("field", ["num_hidden_layers", "intermediate_size"])
+@pytest.mark.parametrize("kind", ["folder", "gguf", "hub"])
+def test_sizes_are_compared_before_anything_is_built(folder, tmp_path, monkeypatch, kind, field):
+    name = folder
+    if kind == "gguf":
+        name = tmp_path / "model.gguf"
+        export_gguf(folder, name)
+        read_fields = GgufFile.config_fields
+        monkeypatch.setattr(GgufFile, "config_fields", lambda file: read_fields(file) | {field: 10**9})
+    else:
+        config(**{field: 10**9})(folder)
+    if kind == "hub":
+        name = "someone/some-model"
+        monkeypatch.setattr(load, "snapshot_download", lambda *_, **__: str(folder))
+        monkeypatch.setattr(load, "TensorFiles", lambda _: pytest.fail("weights fetched"))
+    monkeypatch.setattr(load, "make_meta_model", lambda *_: pytest.fail("built"))
+    limits = dict(zip(("num_hidden_layers", "intermediate_size"), load.HUB_LIMITS, strict=True))
+    if kind != "hub":
+        limits = {"num_hidden_layers": 3, "intermediate_size": 512}
+    with pytest.raises(InputError, match=f"^expected {field} of at most {limits[field]}, .* got 1000000000"):
+        load_model(name)
+
+
+def test_a_field_may_be_deep(folder):
+    deep = 900 * '{"a":' + "1" + 900 * "}"
+    text_of_config("deep", deep)(folder)
+    with pytest.raises(InputError):  # by transformers, which walks through all fields
+        load_model(folder)
+
+
+def test_a_loss_that_is_no_number_ends_a_command_with_exit_code_1(folder):
+    config(rms_norm_eps=-1.0)(folder)
+    options = ("--text", "evaluation", "--window", "16", "--windows", "2")
+    for more in ([], ["--against", folder]):
+        result = run("evaluate", folder, *options, *more)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert result.stderr.splitlines()[-1].startswith("comp-lib: expected ")
+        assert "loss as a finite number, got nan" in result.stderr
 
 
 def test_mistral_with_a_list_of_layers_is_read_as_transformers_does(folder):
