@@ -50,7 +50,7 @@ def settings_of(text: str, **defaults: Any) -> Settings:
         **defaults,
         **json.loads(text),
     }
-    return Settings(**changes)
+    return Settings(**changes).settled()
 
 
 @torch.inference_mode()

@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .decoder import Decoder, as_decoder
 from .errors import InputError
-from .families.find import check_layers, check_model, has_inseparable_groups
-from .families.run import check_length
+from .families.find import check_layers, check_linears, check_model, has_inseparable_groups
+from .families.run import check_length, checked_tokens
 from .families.types import Model
 from .methods import method_of
 from .plan import Plan
-from .planning import planner_of
+from .planning import planner_of, settled_for
 from .settings import Settings
 from .shape import Shape
 from .surgery import check_biases
@@ -27,6 +26,7 @@ from .system.machine import available_device
 
 def check_request(model: Model | Decoder, settings: Settings) -> None:
     """Raises InputError for settings that no plan for `model` can meet, before any text is read."""
+    settings = settled_for(model, settings)
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
     fewer_groups = settings.kv_groups is not None and settings.kv_groups < min(shape.kv_groups)
@@ -35,8 +35,8 @@ def check_request(model: Model | Decoder, settings: Settings) -> None:
             count = settings.kv_groups or "fewer"
             raise InputError(
                 expected=f"all KV groups of {decoder.config.model_type} to stay, which cannot go one by one",
-                got=f"{settings.method} with {count}",
-                hint="leave kv_groups out, choose another method",
+                got=f"{settings.method} with {count} KV groups",
+                hint="leave kv_groups out, or choose another method",
             )
     if settings.recovery == "bias":
         check_biases(decoder.structure)
@@ -52,7 +52,7 @@ def check_plan(plan: Plan, model: Model | Decoder, settings: Settings) -> None:
     if unnamed and method_of(settings.method).names_what_stays:
         raise InputError(
             expected=f"a plan that names what stays, as those of the method {settings.method} do",
-            got="one of widths",
+            got="a plan that has widths only",
             hint="leave the plan out, or choose another method",
         )
     if plan.parent_layers != shape.layers:
@@ -105,15 +105,17 @@ def check_device(device: str) -> None:
     """Raises InputError unless this machine has the `device` of some settings, with float64."""
     if device == "auto":
         raise InputError(
-            expected="device to be the name of one",
+            expected="the name of a device",
             got="'auto'",
             hint="such as cpu or cuda; system.machine.available_device says which is there",
         )
     available_device(device, double=True)
 
 
-def check_call(model: Any, ids: object, settings: object, plan: Plan | None = None) -> Tensor:
-    """Check what a run was given, and return the tokens ids (S, L) as int64.
+def checked_call(
+    model: Any, ids: object, settings: object, plan: Plan | None = None
+) -> tuple[Tensor, Settings]:
+    """Check what a run was given. Returns the tokens ids (S, L) as int64, and the settings for this model.
 
     Raises InputError for all that can be refused before any work.
     """
@@ -128,8 +130,10 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
         raise InputError(expected="a Plan", got=type(plan).__name__, hint="Plan.load reads one from a file")
     decoder = as_decoder(model)
     check_layers(decoder.structure)
-    tokens = _check_tokens(ids, decoder.config.vocab_size)
+    check_linears(decoder.structure)
+    tokens = checked_tokens(ids, decoder.config.vocab_size)
     check_length(tokens.shape[1], decoder.config.max_position_embeddings)
+    settings = settled_for(decoder, settings)
     if plan is None:
         check_request(decoder, settings)
         if settings.widths in ("estimated", "measured") and len(tokens) < 2:
@@ -142,24 +146,4 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
         check_plan(plan, decoder, settings)
         if settings.recovery == "bias":
             check_biases(decoder.structure)
-    return tokens
-
-
-def _check_tokens(ids: object, vocabulary: int) -> Tensor:
-    """The tokens ids (S, L) as int64.
-
-    Raises InputError unless they are numbers below `vocabulary`.
-    """
-    expected = "calibration tokens, a tensor (S, L) with L of at least 2"
-    hint = "Calibration(...).tokens(tokenizer) draws them"
-    if not isinstance(ids, Tensor):
-        raise InputError(expected=expected, got=type(ids).__name__, hint=hint)
-    if ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
-        raise InputError(expected=expected, got=f"shape {tuple(ids.shape)}", hint=hint)
-    expected = f"tokens from 0 to {vocabulary - 1}"
-    hint = "use the tokenizer of this model"
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise InputError(expected=expected, got=str(ids.dtype), hint=hint)
-    if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
-        raise InputError(expected=expected, got=f"{ids.min():g} to {ids.max():g}", hint=hint)
-    return ids.long()
+    return tokens, settings

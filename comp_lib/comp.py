@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from torch import Tensor
 
-from .checks import check_call
+from .checks import checked_call
 from .decoder import Decoder, ModelInMemory, as_decoder
 from .errors import check_switch, check_words
 from .families.find import layers_of
@@ -145,10 +145,10 @@ def prune(
     """Prune `model` on calibration tokens ids (S, L).
 
     With one width for all layers, pruning takes the time of about two forward passes of the dense model and
-    of the solves. The aim "dense" adds a walk through the dense model, estimated widths one over at most
-    1,536 tokens, and measured widths may take as long as the rest. Pruning takes memory for the hidden states
-    of all tokens, one layer and a few n x n matrices. The recovery "bias" adds parameters, which the
-    `removed` of the plan counts.
+    of the solves. The aim "dense" adds a walk of the same text through the dense model. Estimated widths add
+    about half a pass over 8,192 tokens, and measured widths may take as long as all the rest. Pruning takes
+    memory for the hidden states of all tokens, one layer and a few n x n matrices. The recovery "bias" adds
+    parameters, which the `removed` of the plan counts.
 
     Args:
         settings: all that decides the outcome, besides the model and the tokens; None: `Settings()`, which
@@ -176,7 +176,7 @@ def prune(
     started = time.perf_counter()
     if settings is None:
         settings = Settings()
-    ids = check_call(model, ids, settings, plan)
+    ids, settings = checked_call(model, ids, settings, plan)
     check_words("name", name, "that of the model", example="smollm2-135m")
     check_progress(progress)
     check_switch("inplace", inplace)

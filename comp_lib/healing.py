@@ -261,6 +261,6 @@ def _check_parent(pruned: Model, parent: Model, plan: Plan) -> None:
         description = "the parent, with {:,} tokens, a stream {} numbers wide and {} layers"
         raise InputError(
             expected=description.format(*expected_sizes),
-            got="{:,}, {} and {}".format(*sizes),
+            got="{:,} tokens, {} numbers and {} layers".format(*sizes),
             hint="name the model that was pruned",
         )

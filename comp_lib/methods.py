@@ -30,7 +30,7 @@ class Method:
     "stock" (one width) for published baselines, "tailored" for COMP.
     """
     recovery_without_biases: RecoveryName | None = None
-    """The same where the model's family has no room for biases; None: the same."""
+    """The recovery in a family without room for biases; None: `recovery`."""
     neuron_metric: str | None = None
     """The metric that chooses the neurons, "condition" for COMP's; None: the one with the method's name."""
     planner: str = "comp"

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import comp_planner
 from .baselines import flap, llm_pruner, shortgpt, slimgpt
 from .decoder import Decoder, as_decoder
+from .families.table import family_of
 from .families.types import Model
 from .hybrid_granularity.uniform import GGUF_BLOCK
 from .methods import method_of
@@ -55,7 +56,13 @@ def make_plan(
 
     Raises InputError when they cannot be met.
     """
+    settings = settled_for(model, settings)
     return planner_of(settings).make_plan(as_decoder(model), ids, settings, name, progress)
+
+
+def settled_for(model: Model | Decoder, settings: Settings) -> Settings:
+    """The settings with the method's own recovery and widths in place of None, for the family of `model`."""
+    return settings.settled(biases=bool(family_of(as_decoder(model).config).bias_fields))
 
 
 def planner_of(settings: Settings) -> Planner:

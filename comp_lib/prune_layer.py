@@ -208,7 +208,7 @@ def prune_step(
         if gathered.ridge_position is not None:
             streams.ridge_positions[task.step] = gathered.ridge_position
         selection = choose(run, gathered.problem, task, streams.generator)
-        recover = RECOVERIES[str(run.settings.recovery)]  # no longer None once the settings are made
+        recover = RECOVERIES[str(run.settings.recovery)]
         refit = recover(gathered.problem, selection)
         del gathered, selection  # they have matrices of the size of the layer
         shrink(layer, task.step, refit.kept, refit.weight, refit.bias)

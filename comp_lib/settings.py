@@ -172,14 +172,14 @@ class Settings:
     """How much each layer keeps: one of WIDTHS.
 
     None: as the preset of the method has it, or "uniform" if the recovery is not least squares, for which
-    alone widths are estimated. Its name is here once the settings are made.
+    alone widths are estimated.
     """
     kv_groups: int | None = None
     """KV groups to keep in each layer; None: all."""
     recovery: RecoveryName | None = None
     """One of RECOVERY_NAMES, for any method.
 
-    None: the method's own, `methods.default_recovery`, whose name is here once the settings are made.
+    None: that of the makers of the method, see `methods.default_recovery`.
     """
     aim: Aim = "auto"
     """What the least squares aim at: the layer's output ("self") or the dense model's stream ("dense").
@@ -220,19 +220,27 @@ class Settings:
         return cls(**values)
 
     def __post_init__(self) -> None:
-        method = str(self.method)
-        if self.recovery is None:
-            self._fill_in("recovery", default_recovery(method))
-        if self.widths is None:
-            refit = self.recovery == "least-squares"
-            self._fill_in("widths", PRESETS[usual_preset(method)]["widths"] if refit else "uniform")
         self._check_numbers()
         self._check_names()
         self._check_ranges()
-        self._check_combinations()
+        if self.recovery is None or self.widths is None:
+            self.settled()  # checks what the method decides together with the rest
+        else:
+            self._check_combinations()
 
-    def _fill_in(self, name: str, value: str) -> None:
-        object.__setattr__(self, name, value)  # the value is frozen for all others
+    def settled(self, biases: bool = True) -> Settings:
+        """The same settings, with the method's own recovery and widths in place of None.
+
+        biases: whether the family of the model has room for biases, see `methods.default_recovery`.
+        """
+        recovery = self.recovery
+        if recovery is None:
+            recovery = default_recovery(self.method, biases)
+        widths = self.widths
+        if widths is None:
+            refit = recovery == "least-squares"
+            widths = PRESETS[usual_preset(self.method)]["widths"] if refit else "uniform"
+        return replace(self, recovery=recovery, widths=widths)
 
     def _check_numbers(self) -> None:
         for name, (types, description, example) in NUMBERS.items():
@@ -260,6 +268,8 @@ class Settings:
             ("widths", self.widths, WIDTHS),
             ("layer_metric", self.layer_metric, LAYER_METRIC_NAMES),
         ):
+            if value is None and name in ("recovery", "widths"):
+                continue  # the method decides
             if value not in options:
                 raise InputError(
                     expected=f"{name} to be one of {', '.join(options)}",
@@ -326,7 +336,7 @@ class Settings:
         metric = method_of(self.method).neuron_metric or self.method
         if metric != "condition":
             return metric
-        return "full-condition" if self.recovery == "least-squares" else "mask-condition"
+        return "full-condition" if self.settled().recovery == "least-squares" else "mask-condition"
 
     def aims_at_dense(self, plan: Plan, shape: Shape) -> bool:
         """Whether the fit aims at the dense model's stream, at the price of a second walk.
@@ -335,7 +345,7 @@ class Settings:
         little more. If the plan does not remove what it says (somebody has changed its widths), "auto" goes
         by what it does remove. shape: of the parent.
         """
-        if self.recovery != "least-squares":
+        if self.settled().recovery != "least-squares":
             return False
         if self.aim != "auto":
             return self.aim == "dense"
@@ -354,7 +364,7 @@ class Settings:
             ratio=self.ratio,
             kv_groups=self.kv_groups,
             parent=name,
-            biased=self.recovery == "bias",
+            biased=self.settled().recovery == "bias",
         )
         multiple = self.multiple
         if multiple is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -31,14 +31,15 @@ def test_a_method_names_what_there_is(name):
     if not method.names_what_stays:
         assert Settings(method=name).neuron_metric in METRICS
     own = METHODS[name].recovery
-    assert Settings(method=name).recovery == Settings(method=name, recovery=None).recovery == own
-    assert Settings.preset(method=name).recovery == asdict(Settings(method=name))["recovery"] == own
-    assert Settings(method=name) == Settings.preset(usual_preset(name), method=name)
+    settled = Settings(method=name).settled()
+    assert settled.recovery == own
+    assert settled == Settings.preset(usual_preset(name), method=name).settled() == settled.settled()
+    assert replace(Settings(), method=name) == Settings(method=name)
 
 
 @pytest.mark.parametrize("recovery", [name for name in RECOVERY_NAMES if name != "least-squares"])
 def test_widths_are_estimated_only_for_least_squares(recovery):
-    assert Settings().widths == Settings(widths=None).widths == "estimated"
-    assert Settings(recovery=recovery).widths == "uniform"
+    assert Settings().settled().widths == "estimated"
+    assert Settings(recovery=recovery).settled().widths == "uniform"
     with pytest.raises(InputError, match="recovery to be least-squares with widths estimated"):
         Settings.preset("tailored", recovery=recovery)

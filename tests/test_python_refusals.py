@@ -13,7 +13,7 @@ import typing
 
 import pytest
 import torch
-from tools import SETTINGS, plan_of_everything
+from tools import SETTINGS, hash_of_weights, plan_of_everything
 from variants import build, tokens
 
 import comp_lib
@@ -30,7 +30,76 @@ from comp_lib.settings import PRESETS, MethodChanges, PresetName, Settings, Sett
 
 LONG = "sequences of at most 128 tokens, the model's, got 200"
 LONG_IDS = tokens(2, 200)
+
+
+def model_with(change):
+    """A tiny model that `change` has spoilt."""
+    model = build()
+    change(model)
+    return model
+
+
+def patch(module):
+    """Put another forward in the place of the module's own, which it calls."""
+    original = module.forward
+    module.forward = lambda *args, **kwargs: original(*args, **kwargs)
+
+
+def jagged():
+    return torch.nested.nested_tensor([torch.arange(5), torch.arange(7)], layout=torch.jagged)
+
+
+WORKED_ON = {"prune": prune, "measure": lambda model, ids, _: measure_loss(model, ids)}
+MODELS = [  # what makes the model, words of the refusal
+    (lambda: build().to("meta"), "a model with numbers, got model.embed_tokens.weight on the device meta:"),
+    (
+        lambda: model_with(lambda m: m.model.layers[1].to("meta")),
+        "got model.layers.1.self_attn.q_proj.weight",
+    ),
+    (lambda: torch.compile(build()), "a model, got OptimizedModule: "),
+    (lambda: torch.nn.DataParallel(build()), "a model, got DataParallel: "),
+    (lambda: build().model, "got LlamaModel without embed_tokens"),
+    (lambda: model_with(lambda m: setattr(m, "lm_head", torch.nn.Identity())), "without lm_head"),
+    (lambda: model_with(lambda m: setattr(m, "config", None)), "a model, got LlamaForCausalLM: "),
+    (lambda: build(return_dict=False), "names what it returns, got return_dict=False in its config:"),
+    (lambda: model_with(patch), "as its classes say, got another forward in the model:"),
+    (lambda: model_with(lambda m: patch(m.model)), "as its classes say, got another forward in model:"),
+]
+IDS = [  # what makes the tokens, words of the refusal
+    (lambda: tokens().to_sparse(), "got a tensor of torch.sparse_coo on cpu:"),
+    (lambda: tokens().to_sparse_csr(), "got a tensor of torch.sparse_csr on cpu:"),
+    (jagged, "got a nested one:"),
+    (lambda: torch.nested.nested_tensor([torch.arange(5), torch.arange(7)]), "got a nested one:"),
+    (lambda: tokens().to("meta"), "got a tensor of torch.strided on meta:"),
+    (lambda: tokens().tolist(), "got list:"),
+    (lambda: None, "got NoneType:"),
+    (lambda: tokens()[0], "got shape (24,):"),
+    (lambda: tokens()[None], "got shape (1, 4, 24):"),
+    (lambda: tokens()[:, :1], "got shape (4, 1):"),
+    (lambda: tokens()[:0], "got shape (0, 24):"),
+    (lambda: -1 - tokens(), "tokens from 0 to 511, got -5"),
+    (lambda: tokens().float(), "tokens from 0 to 511, got torch.float32:"),
+    (lambda: tokens() > 3, "tokens from 0 to 511, got torch.bool:"),
+    (lambda: tokens().to(torch.complex64), "tokens from 0 to 511, got torch.complex64:"),
+    (lambda: torch.full((2, 8), 2**64 - 1, dtype=torch.uint64), "tokens from 0 to 511, got -1"),
+]
 ROWS = [
+    # --- what is no model, or one that cannot be run piece by piece
+    *(
+        (lambda _, call=call, make=make: call(make(), tokens(), SETTINGS), words)
+        for call in WORKED_ON.values()
+        for make, words in MODELS
+    ),
+    (
+        lambda _: prune(build(num_hidden_layers=0), tokens(), SETTINGS),
+        "a decoder with layers, got none:",
+    ),
+    # --- what is no plain tensor of tokens
+    *(
+        (lambda model, call=call, make=make: call(model, make(), SETTINGS), words)
+        for call in WORKED_ON.values()
+        for make, words in IDS
+    ),
     # --- sequences beyond the context
     (lambda model: prune(model, LONG_IDS, SETTINGS), LONG),
     (lambda model: measure_loss(model, LONG_IDS), LONG),
@@ -83,6 +152,63 @@ def test_a_bad_call_is_refused_in_one_line(call, words):
     assert message.startswith("expected ")
     assert words in message
     assert "\n" not in message
+
+
+LINEARS = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "self_attn.q_proj", "self_attn.o_proj")
+
+
+@pytest.mark.parametrize("name", LINEARS)
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook"])
+def test_hooks_on_a_linear_that_surgery_replaces_are_refused(name, kind):
+    model = build()
+    linear = model.model.layers[1].get_submodule(name)
+    hook = getattr(linear, f"register_{kind}")(lambda *_: None)
+    with pytest.raises(InputError, match=f"^expected plain linears, .*got hooks on layers.1.{name}: remove"):
+        prune(model, tokens(), SETTINGS)
+    hook.remove()
+    prune(model, tokens(), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "name", ["layers.1", "layers.1.mlp", "layers.1.mlp.act_fn", "norm", "layers.0.mlp.up_proj"]
+)
+def test_a_forward_that_pruning_would_lose_is_refused(name):
+    model = build()
+    patch(model.model.get_submodule(name))
+    assert measure_loss(model, tokens()) == measure_loss(build(), tokens())
+    with pytest.raises(InputError, match=f"got another forward in model.{name}: "):
+        prune(model, tokens(), SETTINGS)
+
+
+def test_a_linear_of_another_class_is_refused():
+    model = build()
+    torch.nn.utils.parametrize.register_parametrization(
+        model.model.layers[2].mlp.up_proj, "weight", torch.nn.Tanh()
+    )
+    with pytest.raises(InputError, match="got the class ParametrizedLinear on layers.2.mlp.up_proj: "):
+        prune(model, tokens(), SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["", "model", "model.layers.1", "model.layers.1.mlp"])
+def test_what_torch_compiles_in_place_is_pruned_and_measured_as_it_is(name):
+    model = build()
+    compiled = model.get_submodule(name)
+    compiled._compiled_call_impl = lambda *args, **kwargs: type(compiled).__call__(
+        build().get_submodule(name), *args, **kwargs
+    )
+    assert measure_loss(model, tokens()) == measure_loss(build(), tokens())
+    assert hash_of_weights(prune(model, tokens(), SETTINGS).model) == hash_of_weights(
+        prune(build(), tokens(), SETTINGS).model
+    )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64", "int16", "int32"])
+def test_tokens_of_any_whole_numbers_are_taken(dtype):
+    ids = tokens() % 200
+    as_dtype = ids.to(getattr(torch, dtype))
+    assert measure_loss(build(), as_dtype) == measure_loss(build(), ids)
+    assert compare_losses(build(), build(seed=1), as_dtype) == compare_losses(build(), build(seed=1), ids)
+    assert prune(build(), as_dtype, SETTINGS).plan == prune(build(), ids, SETTINGS).plan
 
 
 class Thing:
@@ -190,8 +316,9 @@ def test_nobody_can_change_a_preset(preset):
 
 def test_a_preset_takes_changes_and_the_recovery_of_a_method():
     assert Settings.preset("stock", ratio=0.3) == Settings(ratio=0.3, widths="uniform", aim="auto")
-    assert Settings.preset(ratio=0.3) == Settings(ratio=0.3) == Settings.preset("tailored", ratio=0.3)
-    assert Settings.preset("stock", method="wanda-sp").recovery == "none"
+    tailored = Settings.preset("tailored", ratio=0.3).settled()
+    assert tailored == Settings.preset(ratio=0.3).settled() == Settings(ratio=0.3).settled()
+    assert Settings.preset("stock", method="wanda-sp").settled().recovery == "none"
     assert Settings.preset("stock", method="wanda-sp", recovery="mask").recovery == "mask"
     assert Settings.preset("paper").recovery == "mask"
     assert Settings.preset("best", aim="self").aim == "self"

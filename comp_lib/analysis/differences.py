@@ -72,7 +72,7 @@ def match_layers(model: Model, parent: Model, plan: Plan | None = None) -> dict[
                 f"another model with a stream of {parent_hidden} numbers and {parent_vocabulary:,} tokens "
                 "in its vocabulary"
             ),
-            got=f"{hidden} and {vocabulary:,}",
+            got=f"{hidden} numbers and {vocabulary:,} tokens",
             hint="compare relatives only",
         )
     shape = Shape.of(model)

@@ -15,7 +15,7 @@ from ..decoder import Decoder
 from ..errors import OutOfReach
 from ..families.types import Model
 from ..importance.layers import layers_to_drop
-from ..plan import Plan
+from ..plan import Plan, PlanRequest
 from ..progress import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
@@ -33,16 +33,33 @@ def make_plan(
     full_request = settings.request(shape, name)
     for count in range(1, shape.layers):
         request = replace(full_request, drop=order[:count])
-        neurons = [shape.neurons[layer] for layer in request.layers]
-        groups = [shape.kv_groups[layer] for layer in request.layers]
+        neurons, groups = _whole_widths(request)
         if request.removed_share(neurons, groups) >= settings.ratio:
             return request.exact_plan([range(width) for width in neurons], [range(width) for width in groups])
-    raise OutOfReach(
+    raise _out_of_reach(shape, settings)
+
+
+def check_settings(shape: Shape, settings: Settings) -> None:
+    """Raises OutOfReach where even dropping all layers but the smallest does not reach the ratio."""
+    request = settings.request(shape)
+    largest_share = 0.0
+    for kept in range(shape.layers):
+        alone = replace(request, drop=tuple(layer for layer in range(shape.layers) if layer != kept))
+        largest_share = max(largest_share, alone.removed_share(*_whole_widths(alone)))
+    if largest_share < settings.ratio:
+        raise _out_of_reach(shape, settings)
+
+
+def _whole_widths(request: PlanRequest) -> tuple[list[int], list[int]]:
+    """Neurons and KV groups of each layer that stays, all of them."""
+    neurons = [request.shape.neurons[layer] for layer in request.layers]
+    groups = [request.shape.kv_groups[layer] for layer in request.layers]
+    return neurons, groups
+
+
+def _out_of_reach(shape: Shape, settings: Settings) -> OutOfReach:
+    return OutOfReach(
         expected="a ratio that whole layers can reach",
         got=f"{settings.ratio:g} with {shape.layers} layers, one of which must stay",
         hint="ask for less",
     )
-
-
-def check_settings(shape: Shape, settings: Settings) -> None:
-    """Refuse nothing: which ratios can be reached is known only when the layers have been judged."""

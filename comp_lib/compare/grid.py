@@ -27,10 +27,10 @@ from ..calibration.windows import calibration_tokens, windows_of
 from ..checks import check_request
 from ..errors import InputError, refusing
 from ..families.run import check_length
-from ..families.table import family_of
-from ..methods import METHODS, default_recovery
+from ..methods import METHODS
 from ..models.load import load_model
 from ..models.save import hide_folders
+from ..planning import settled_for
 from ..progress import Progress, no_progress
 from ..settings import Settings, SettingsChanges
 from ..system.files import write_atomically
@@ -97,14 +97,12 @@ def runs_of(grid: Grid) -> dict[str, dict[str, Any]]:
         texts,
     ]
     shared = {name: getattr(grid, name) for name in SHARED_FIELDS}
-    has_biases = bool(family_of(model).bias_fields)
     runs = {}
     for seed, sequences, ratio, method in product(
         range(grid.seeds), grid.sequences, grid.ratios, grid.methods
     ):
-        recovery = default_recovery(method, has_biases)
-        own: SettingsChanges = {"ratio": ratio, "method": method, "recovery": recovery, "seed": seed}
-        settings = Settings(**(grid.changes | own))
+        own: SettingsChanges = {"ratio": ratio, "method": method, "seed": seed}
+        settings = settled_for(model, Settings(**(grid.changes | own)))
         check_request(model, settings)
         request = shared | {"sequences": sequences, "settings": asdict(settings)}
         key = hash_of_value([contents, _columns_of(request) | {"model": None}])[:16]

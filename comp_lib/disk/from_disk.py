@@ -42,7 +42,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
-from ..checks import check_call
+from ..checks import checked_call
 from ..comp import Sink, prune_layers
 from ..errors import InputError
 from ..families.find import layers_of
@@ -155,7 +155,7 @@ def prune_to(
     started = time.perf_counter()
     if settings is None:
         settings = Settings()
-    ids = check_call(model, ids, settings, plan)
+    ids, settings = checked_call(model, ids, settings, plan)
     if method_of(settings.method).needs_gradients and plan is None:
         raise InputError(
             expected="what looks at one layer at a time, or a plan",

@@ -29,12 +29,11 @@ from ..calibration.windows import Calibration, windows_of
 from ..checks import check_request
 from ..errors import InputError, check_switch, check_words, say
 from ..families.run import check_length
-from ..families.table import family_of
-from ..methods import default_recovery, method_of
+from ..methods import method_of
 from ..models.load import DtypeName, load_with_room, open_model
 from ..models.save import Provenance, hide_folders
 from ..plan import Plan
-from ..planning import make_plan
+from ..planning import make_plan, settled_for
 from ..progress import Progress, check_progress, no_progress
 from ..settings import (
     DEFAULTS,
@@ -70,7 +69,6 @@ WINDOWS = 12  # windows of USUAL_WINDOW tokens in which the losses on one text a
 # Windows of each kind of text, where all kinds judge: a first look, which may not outlast the pruning.
 WINDOWS_OF_A_KIND = 2
 WINDOW_LENGTH_OF_A_KIND = 256  # tokens in each of them
-USUAL_RATIO = 0.2  # part of the decoder that goes where nobody says it
 PRUNING_MEMORY_HINT = (
     "choose a smaller model, bfloat16 if you can, or the calibration shipped, which needs no model"
 )
@@ -266,13 +264,11 @@ def _check_options(
                 hint="name a text, or let every kind of text judge",
             )
         ratio = SMALLEST_RATIO
-    settings = Settings.preset(
-        preset,
-        ratio=USUAL_RATIO if ratio is None else ratio,
-        seed=calibration.seed,
-        device=str(available_device(device, double=True)),
-        **changes,
-    )
+    wanted: dict[str, Any] = {**changes, "seed": calibration.seed}
+    wanted["device"] = str(available_device(device, double=True))
+    if ratio is not None:
+        wanted["ratio"] = ratio
+    settings = Settings.preset(preset, **wanted)
     preset = preset or usual_preset(settings.method)
     return RunOptions(settings, calibration, preset, judged_on, dtype, nats, changes)
 
@@ -339,17 +335,14 @@ def _with_multiple(settings: Settings, parent: _Parent) -> Settings:
 def _fit_to_model(options: RunOptions, parent: _Parent) -> RunOptions:
     """Fit the options to this model.
 
-    It gets a number of sequences, no recovery "bias" of its own where the model's family has no room, and for
-    a GGUF file a multiple that its matrices can have.
+    They get a number of sequences, the recovery and widths of the method where none is named, and for a GGUF
+    file a multiple that its matrices can have.
 
     Raises InputError, before any text is read, for what no plan for the model can meet, and for what a GGUF
     file cannot hold.
     """
     source = parent.model
-    settings = options.settings
-    if settings.recovery == "bias" and "recovery" not in options.changes:
-        if not family_of(source.config).bias_fields:
-            settings = replace(settings, recovery=default_recovery(settings.method, biases=False))
+    settings = settled_for(source, options.settings)
     if options.gguf_type is not None:
         settings = with_fitting_multiple(settings, source.shape, options.gguf_type)
     check_request(source, settings)

@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_call
+from ..checks import checked_call
 from ..comp import prune
-from ..errors import InputError, OutOfReach
+from ..errors import InputError, NoNumber, OutOfReach
 from ..evaluation.by_kind import judge
 from ..families.types import Model
 from ..gguf.write import as_stored
@@ -43,9 +43,13 @@ def ratio_within(
     model is pruned in memory on ids (S, L) with these settings. It is judged with the numbers that files in
     `saved_dtype` will hold, or that a GGUF file of the type `gguf_type` will, which is made of them.
 
-    Raises InputError when even the smallest step costs more.
+    A ratio whose loss is no number is never one of them: weights can be finite in memory, and infinite in the
+    dtype of the files.
+
+    Raises InputError when even the smallest step costs more; NoNumber for a loss of `model` itself that is
+    none.
     """
-    ids = check_call(model, ids, settings)
+    ids, settings = checked_call(model, ids, settings)
     dense_loss = judge(model, windows_by_text).mean["loss"]
     outcome = ""  # of the last ratio, in words
     hint = ""
@@ -61,9 +65,14 @@ def ratio_within(
             return None
         small = prune(model, ids, tried, plan=plan, progress=progress)
         round_weights(small.model, saved_dtype, gguf_type)
-        cost = judge(small.model, windows_by_text).mean["loss"] - dense_loss
+        try:
+            cost = judge(small.model, windows_by_text).mean["loss"] - dense_loss
+        except NoNumber:
+            outcome = f"the loss without {small.plan.removed:.1%} of the decoder is no number"
+            hint = "choose other settings"
+            return None
         outcome = f"{small.plan.removed:.1%} of the decoder costs {cost:.3f} already"
-        hint = "allow more" if math.isfinite(cost) else "choose other settings"
+        hint = "allow more"
         return cost
 
     ratio = largest_ratio(at_most, cost_of, progress)

@@ -143,7 +143,7 @@ def energy(problem: Problem, keep: int, generator: torch.Generator) -> Selection
 
 @metric("random")
 def random(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
-    """Every block is worth the same: the floor for all others."""
+    """Random scores: a metric that is no better than this one is worth nothing."""
     scores = torch.rand(problem.blocks, generator=generator, dtype=torch.float64)
     return keep_highest(scores.to(problem.weight.device), keep)
 

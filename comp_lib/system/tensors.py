@@ -69,7 +69,7 @@ class StoredTensors(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A short name for the content of the model: with other content it is another one."""
+        """A short name for the content of the model, which changes with the content."""
 
 
 class TensorFiles(StoredTensors):

@@ -557,10 +557,9 @@ def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, tokenizer):
     (tmp_path / "full" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="a new or an empty folder"):
         prune_to(tmp_path / "full", opened(parent), tokenizer, tokens(), SETTINGS)
-    assert {path.name for path in tmp_path.iterdir()} == {"parent", "full"}
     with pytest.raises(InputError, match="whole layers can reach"):
         prune_to(tmp_path / "a", opened(parent), tokenizer, tokens(), Settings(ratio=0.9, method="shortgpt"))
-    assert not (tmp_path / "a.partial" / "progress.json").exists()  # with it another request would be refused
+    assert {path.name for path in tmp_path.iterdir()} == {"parent", "full"}
 
 
 def test_not_a_number_is_refused_by_name(tmp_path, tokenizer):

@@ -11,7 +11,7 @@ import torch
 from command import QUICK_FLAGS, ran
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from variants import build
+from variants import build, tokens
 
 from comp_lib import Calibration, prune_model
 from comp_lib.calibration.texts import DATA_FOLDERS, KINDS, load_text
@@ -21,7 +21,7 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.importance.neurons import METRICS
 from comp_lib.models.export import export_gguf
-from comp_lib.settings import MAX_TOKENS
+from comp_lib.settings import MAX_TOKENS, Settings
 
 QUICK_OPTIONS = {"calibration": Calibration("calibration", sequences=8, length=24), "multiple": 4}
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -174,6 +174,9 @@ def test_flap_goes_without_biases_where_the_family_has_none(tokenizer, tmp_path)
         tmp_path / "qwen", tmp_path / "small", method="flap", judged_on=None, **QUICK_OPTIONS
     )
     assert verdict.report.settings.recovery == "none"
+    model = build("qwen2", vocab_size=len(tokenizer))
+    in_memory = prune(model, tokens(), Settings(method="flap", multiple=4))
+    assert in_memory.report.settings.recovery == "none"
 
 
 def test_the_mixtures_have_as_many_tokens_as_wide_layers_get(real_model):
