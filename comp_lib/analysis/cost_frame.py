@@ -18,9 +18,8 @@ from ..errors import InputError, suggestion
 from ..evaluation.by_kind import EvaluationByText, Row, judge
 from ..evaluation.confidence import NO_INTERVAL
 from ..evaluation.loss import Evaluation
-from ..families.table import family_of
 from ..families.types import Model
-from ..methods import METHODS, default_recovery
+from ..methods import METHODS
 from ..progress import Progress, no_progress, with_label
 from ..settings import PRESETS, USUAL_PRESET, Settings
 from ..shape import Shape
@@ -43,8 +42,7 @@ def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed
     if way in PRESETS:
         settings = Settings(ratio=ratio, device=device, seed=seed, **PRESETS[way])
     else:
-        recovery = default_recovery(way, biases=bool(family_of(model).bias_fields))
-        settings = Settings(ratio=ratio, device=device, seed=seed, method=way, recovery=recovery)
+        settings = Settings(ratio=ratio, device=device, seed=seed, method=way)
     check_request(model, settings)
     return settings
 
