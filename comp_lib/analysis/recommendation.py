@@ -17,7 +17,7 @@ import pandas as pd
 from ..plan import Plan
 from ..settings import DEFAULTS, PRESETS, USUAL_PRESET
 from .columns import ALL_KINDS, rows_of_mean
-from .fewer_bits import FEW_BITS, MANY_BITS, ON_THE_GRID, FewerBits
+from .fewer_bits import FEW_BITS, MANY_BITS, FewerBits
 
 # A model reads by chance where its loss is above this part of log(vocabulary), the loss of guessing. To know
 # how often each token comes is enough for a lower loss.
@@ -104,8 +104,8 @@ def describe_bits(bits: FewerBits) -> list[str]:
         f"in {MANY_BITS} {bits.megabytes_before:.0f}. The price is {price(bits)} nats per token.",
         f"To be as small in {MANY_BITS}, {bits.equal_ratio:.0%} of the decoder would have to go.",
     ]
-    if bits.moved < ON_THE_GRID:
-        sentences.append("(These weights were in 4 bits before; weights of 16 bits pay more.)")
+    if bits.was_rounded:
+        sentences.append("(These weights are in 4 bits already and do not pay it; weights of 16 bits would.)")
     return [" ".join(sentences)]
 
 
