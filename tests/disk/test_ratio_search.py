@@ -20,7 +20,7 @@ from comp_lib.disk.ratio_search import (
     largest_ratio,
     ratio_within,
 )
-from comp_lib.errors import InputError, OutOfReach
+from comp_lib.errors import InputError, NoNumber, OutOfReach
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -157,6 +157,49 @@ def test_at_most_judges_the_numbers_that_the_files_will_hold(parent, monkeypatch
         assert all(torch.equal(weight, weight.bfloat16().float()) for weight in weights)
     for name, weight in model.named_parameters():
         assert torch.equal(weight, original[name])
+
+
+@pytest.mark.parametrize(("dtype", "is_found"), [(torch.float16, False), (torch.float32, True)])
+def test_a_ratio_whose_file_holds_no_number_is_never_promised(dtype, is_found, parent):
+    """Numbers beyond 65,504 are infinite in float16: in memory all is well, in the file nothing."""
+    model = AutoModelForCausalLM.from_pretrained(parent).eval()
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(1e7)
+        model.model.layers[0].mlp.down_proj.weight.mul_(1e-7)
+    ids = torch.arange(64).view(4, 16)
+    settings = Settings(method="random", recovery="none", multiple=1)
+    if is_found:
+        assert ratio_within(9.0, model, ids, {"text": ids}, settings, saved_dtype=dtype) > SMALLEST_RATIO
+        return
+    message = r"got 9, where the loss without 1\.\d% of the decoder is no number: choose other settings$"
+    with pytest.raises(InputError, match=message) as raised:
+        ratio_within(9.0, model, ids, {"text": ids}, settings, saved_dtype=dtype)
+    assert not isinstance(raised.value, NoNumber)
+
+
+def test_the_search_goes_on_below_a_ratio_whose_loss_is_no_number(parent, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(parent).eval()
+    dense = Shape.of(model).decoder_parameters
+
+    def stand_in(model, windows_by_text):
+        if 1 - Shape.of(model).decoder_parameters / dense > 0.1:
+            raise NoNumber(expected="loss as a finite number", got="nan")
+        return SimpleNamespace(mean={"loss": 3.0})
+
+    monkeypatch.setattr("comp_lib.disk.ratio_search.judge", stand_in)
+    ids = torch.arange(64).view(4, 16)
+    settings = Settings(method="random", recovery="none", multiple=1)
+    assert 0.04 < ratio_within(0.1, model, ids, {}, settings, saved_dtype=torch.float32) <= 0.1
+
+
+def test_a_parent_whose_loss_is_no_number_is_told_before_anything_is_pruned(parent, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(parent).eval()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.nan)
+    monkeypatch.setattr("comp_lib.disk.ratio_search.make_plan", lambda *_, **__: pytest.fail("this is work"))
+    ids = torch.arange(64).view(4, 16)
+    with pytest.raises(NoNumber):
+        ratio_within(0.1, model, ids, {"text": ids}, Settings(), saved_dtype=torch.float32)
 
 
 @pytest.mark.parametrize("kind", [OutOfReach, InputError])
