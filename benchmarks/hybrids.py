@@ -43,7 +43,7 @@ from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import sequence_loss_increase
-from comp_lib.importance.widths import JUDGING_SEQUENCES, Sensitivity, sensitivity
+from comp_lib.importance.measured_harm import JUDGING_SEQUENCES, MeasuredHarm, measured_harm
 from comp_lib.models.load import INCLUDED_MODEL
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.settings import Settings
@@ -52,7 +52,7 @@ from comp_lib.surgery import keep_layers, shallow_copy
 from comp_lib.system.files import write_atomically
 
 sys.path.insert(0, str(ROOT / "notebooks"))
-from course.hybrid_granularity import named_plan, stored_sensitivity, water_filling_plan  # noqa: E402
+from course.hybrid_granularity import named_plan, stored_harm, water_filling_plan  # noqa: E402
 
 MULTIPLE = 32
 RATIOS = (0.2, 0.3, 0.5)
@@ -116,7 +116,7 @@ def look(model: Model, name: str, ids: Tensor, windows: Tensor) -> dict[str, Any
     """What all plans rest on."""
     shape = Shape.of(model)
     removed = shape.neurons[0] - uniform_plan(PlanRequest(shape, RATIOS[0], multiple=MULTIPLE)).neurons[0]
-    measured = sensitivity(model, ids, removed)
+    measured = measured_harm(model, ids, removed)
     counts = list(range(0, measured.sweeps[0].counts.max().item() + 1, MULTIPLE))
     fitted = (len(ids) - JUDGING_SEQUENCES) * ids.shape[
         1
@@ -199,7 +199,7 @@ def line(shape: Shape) -> SpeedLine:
 
 def cases(shape: Shape, stored: dict[str, Any]) -> Iterator[Case]:
     """All plans, the more important ratios first."""
-    measured = stored_sensitivity(stored)
+    measured = stored_harm(stored)
     at_fifth, *at_rest = (list(by_parameters(shape, stored, ratio, measured)) for ratio in (0.2, 0.5, 0.3))
     yield from at_fifth
     for plans in at_rest:
@@ -238,7 +238,7 @@ def as_plan(shape: Shape, drop: Sequence[int], width: int, ratio: float = 0.0001
 
 
 def by_parameters(
-    shape: Shape, stored: dict[str, Any], ratio: float, measured: Sensitivity
+    shape: Shape, stored: dict[str, Any], ratio: float, measured: MeasuredHarm
 ) -> Iterator[Case]:
     """The plans for one share of the decoder's parameters."""
     request = partial(PlanRequest, shape, ratio, multiple=MULTIPLE)

@@ -5,7 +5,7 @@
     uniform      one width for all layers
     spared       LLM-Pruner's widths: the first layers and the last ones stay whole
     estimated    by the harm that a short measurement finds (importance/estimated_harm.py)
-    measured     by the harm that a long one finds (importance/widths.py)
+    measured     by the harm that a long one finds (importance/measured_harm.py)
     llm-pruner   for comparison: LLM-Pruner as its makers have it, without a fine-tuning
 
 A fifth of the decoder goes. What stays is refitted to the layer's own output. `shipped` calibrates, with

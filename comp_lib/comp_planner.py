@@ -15,7 +15,7 @@ from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import drop_count, uniform_plan
 from .importance.estimated_harm import estimated_harm
 from .importance.layers import layers_to_drop
-from .importance.widths import reference_removals, sensitivity
+from .importance.measured_harm import measured_harm, reference_removals
 from .plan import Plan, PlanRequest
 from .progress import Progress
 from .settings import Settings
@@ -51,7 +51,7 @@ def _plan_by_measurement(
     removals = reference_removals(request.shape, plan)
     if not removals:  # no neuron has to go
         return plan
-    measure = estimated_harm if settings.widths == "estimated" else sensitivity
+    measure = estimated_harm if settings.widths == "estimated" else measured_harm
     measured = measure(
         model,
         ids,

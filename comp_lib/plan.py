@@ -20,7 +20,7 @@ from .errors import InputError, refusing
 from .shape import Shape
 
 # Smallest share of its neurons that COMP's planners leave a layer, which is better dropped than starved.
-# `hybrid_granularity.uniform` ends widths here, and `importance.widths` ends error curves here.
+# `hybrid_granularity.uniform` ends widths here, and `importance.measured_harm` ends error curves here.
 FLOOR_SHARE = 0.1
 CORRECT_PLAN_HINT = "correct the plan"  # what to do about a plan that is refused
 

@@ -8,8 +8,8 @@ from tools import curve_of
 from variants import build, tokens
 
 from comp_lib.hybrid_granularity.measured import measured_plan
+from comp_lib.importance.measured_harm import MeasuredHarm, interpolate, measured_harm
 from comp_lib.importance.neurons import METRICS, Problem
-from comp_lib.importance.widths import Sensitivity, interpolate, sensitivity
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
@@ -82,7 +82,7 @@ def test_32_neurons_go_in_a_round_and_the_others_are_judged_anew(name, problem):
 
 
 def test_the_curve_of_a_layer_has_a_point_for_each_round_down_to_the_narrowest_width(model, ids):
-    for swept in sensitivity(model, ids, 96).sweeps:
+    for swept in measured_harm(model, ids, 96).sweeps:
         assert swept.counts.tolist() == ROUNDS
 
 
@@ -95,7 +95,7 @@ def test_a_layer_that_minds_16_times_as_much_loses_an_eighth_of_the_neurons(mode
     request = PlanRequest(Shape.of(model), 0.25, multiple=1)
     quadratic = curve_of([float(gone**2) for gone in range(1, NEURONS - NARROWEST + 1)])
     harm = torch.tensor([16.0, 1.0, 16.0], dtype=torch.float64)
-    plan = measured_plan(request, Sensitivity((96,) * 3, harm, (quadratic,) * 3))
+    plan = measured_plan(request, MeasuredHarm((96,) * 3, harm, (quadratic,) * 3))
     removed = [NEURONS - width for width in plan.neurons]
     assert removed[0] > 20
     assert removed[1] == pytest.approx(8 * removed[0], abs=8)

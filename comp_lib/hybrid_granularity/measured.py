@@ -1,6 +1,6 @@
 """Measured widths: a layer whose narrowing harms the model less loses more.
 
-The harm of narrowing each layer alone is measured (`importance.widths`) or, for less time, estimated
+The harm of narrowing each layer alone is measured (`importance.measured_harm`) or, for less time, estimated
 (`importance.estimated_harm`). The error curve e_l of the layer extends it to all other widths:
 
     predicted harm of removing g neurons from layer l = harm_l^HARM_EXPONENT * e_l(g) / e_l(reference),
@@ -27,7 +27,7 @@ SMALLEST_ERROR = 1e-300  # divisor of a curve of zeros
 
 
 class LayerHarms(Protocol):
-    """What a plan reads: `importance.widths.Sensitivity`, `importance.estimated_harm.EstimatedHarm`."""
+    """What a plan reads, of `importance`: a `MeasuredHarm` or an `EstimatedHarm`."""
 
     @property
     def removed(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The harm of narrowing a layer, estimated for a fraction of a dense pass.
 
-`widths.sensitivity` sweeps each layer over much text, which costs as much as the pruning itself. Widths need
+`measured_harm` sweeps each layer over much text, which costs as much as the pruning itself. Widths need
 less: which layers mind more than others, and roughly by how much. The estimate asks the same question,
 
     harm_l = mean_t KL(p_t || p_t without some neurons of layer l)              nats per token,
@@ -29,8 +29,8 @@ from ..shape import Shape
 from ..statistics.few_tokens import TokenStatistics
 from ..statistics.sums import token_weight
 from ..walk import LayerVisit, walk
+from .measured_harm import check_sequences, divergences, smallest_width, times_gain, with_weights
 from .neurons import RIDGE
-from .widths import check_sequences, divergences, smallest_width, times_gain, with_weights
 
 # Sequences to which a narrowed layer is refitted, and those that judge: these shares of all, so that a small
 # text has a small price, and no more than these numbers.
@@ -106,7 +106,7 @@ def estimated_harm(
             weight = _refitted(visit.layer, statistics, kept, RIDGE if ridge is None else ridge)
             judging = visit.before[fitted_count:]
             streams[visit.index] = with_weights(visit.layer, judging, visit.arguments, weight)[1]
-        progress("sensitivity", visit.index + 1, layer_count)
+        progress("harm of layers", visit.index + 1, layer_count)
         dense = visit.after[fitted_count:]
     tried = divergences(decoder, dense, [*streams.values()], COMPARED_POSITIONS, progress)
     harm = np.interp(range(layer_count), [*streams], tried.numpy())

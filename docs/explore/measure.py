@@ -39,7 +39,7 @@ from comp_lib.hybrid_granularity.measured import HARM_EXPONENT, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep, sweep
 from comp_lib.importance.neurons import METRICS, RIDGE, Problem
-from comp_lib.importance.widths import Sensitivity, gather_and_pass, smallest_width
+from comp_lib.importance.measured_harm import MeasuredHarm, gather_and_pass, smallest_width
 from comp_lib.models.load import INCLUDED_MODEL, load_model
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.settings import Settings
@@ -76,7 +76,7 @@ PROMPTS = (
 # Part 3.
 LAYER = 15
 LAYER_SEQUENCES = 64
-OUTPUTS = 32
+OUTPUTS = 128
 PER_ROUND = 32
 FEWEST = 160  # the narrowest width of the page: a tenth, as plans have it, and a multiple of PER_ROUND
 COMPARED_WIDTH = 1120  # the width of a fifth off the decoder
@@ -300,7 +300,7 @@ def measure_layer(minutes: float) -> None:
 # ---------------------------------------------------------------------- part 4: budget
 
 
-def stored_harms(record: dict[str, Any]) -> Sensitivity:
+def stored_harms(record: dict[str, Any]) -> MeasuredHarm:
     """The harm of narrowing each layer alone and its error curve, from benchmarks/hybrids.json."""
     empty = torch.empty(0)
     sweeps = []
@@ -309,7 +309,7 @@ def stored_harms(record: dict[str, Any]) -> Sensitivity:
         errors = torch.tensor(row[1:], dtype=torch.float64)
         sweeps.append(Sweep(empty, empty, errors, counts, torch.zeros(len(counts)), empty, empty))
     harm = torch.tensor(record["kl"], dtype=torch.float64)
-    return Sensitivity((int(record["gone"]),) * len(harm), harm, tuple(sweeps))
+    return MeasuredHarm((int(record["gone"]),) * len(harm), harm, tuple(sweeps))
 
 
 def budget_plans(shape: Shape, record: dict[str, Any], ratio: float) -> dict[str, Plan]:

@@ -17,8 +17,8 @@ from comp_lib.families.types import Model
 from comp_lib.hybrid_granularity.measured import allocate_widths
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
+from comp_lib.importance.measured_harm import MeasuredHarm, gather_and_pass, narrow
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.importance.widths import Sensitivity, gather_and_pass, narrow
 from comp_lib.plan import FLOOR_SHARE, Plan, PlanRequest
 from comp_lib.shape import Shape
 from comp_lib.walk import walk
@@ -28,7 +28,7 @@ from .dense_stream import weight_of
 STEP = 32  # neurons between two points of a stored curve
 
 
-def stored_sensitivity(record: Mapping[str, Any]) -> Sensitivity:
+def stored_harm(record: Mapping[str, Any]) -> MeasuredHarm:
     """The harm of narrowing each layer alone, and its error curve.
 
     record: of a model in `benchmarks/hybrids.json`. A point of a curve is the error per token, as a share of
@@ -41,7 +41,7 @@ def stored_sensitivity(record: Mapping[str, Any]) -> Sensitivity:
     sweeps = [Sweep(empty, empty, row[1:], counts, zeros, empty, empty) for row in errors]
     harm = torch.tensor(record["kl"], dtype=torch.float64)
     removed = (int(record["gone"]),) * len(harm)
-    return Sensitivity(removed, harm, tuple(sweeps))
+    return MeasuredHarm(removed, harm, tuple(sweeps))
 
 
 def narrowed_alone(
@@ -78,7 +78,7 @@ def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan
     return replace(plan, kept_neurons=tuple(kept))
 
 
-def layer_errors(measured: Sensitivity, shape: Shape, plan: Plan) -> Tensor:
+def layer_errors(measured: MeasuredHarm, shape: Shape, plan: Plan) -> Tensor:
     """Predicted error that each narrowed MLP puts into the stream: (parent layers,), float64.
 
     Errors are shares of the stream's energy. NaN stands for a dropped layer, whose error is not known.
@@ -90,7 +90,7 @@ def layer_errors(measured: Sensitivity, shape: Shape, plan: Plan) -> Tensor:
     return errors
 
 
-def water_filling_plan(request: PlanRequest, measured: Sensitivity) -> Plan:
+def water_filling_plan(request: PlanRequest, measured: MeasuredHarm) -> Plan:
     """A plan that always narrows next the layer that puts least error into the stream.
 
     It looks like the best plan, and is not. No layer falls under a tenth of its neurons. Raises InputError as

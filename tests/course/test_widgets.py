@@ -19,7 +19,7 @@ from comp_lib.plan import PlanRequest
 from comp_lib.plots import base
 from comp_lib.shape import Shape
 from course.figures.layer_importance import plot_layer
-from course.hybrid_granularity import layer_errors, stored_sensitivity, water_filling_plan
+from course.hybrid_granularity import layer_errors, stored_harm, water_filling_plan
 from course.widgets import explorers
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ SHAPE = Shape(  # SmolLM2-135M's
 FINAL_ERRORS = torch.linspace(0.05, 0.5, LAYERS, dtype=torch.float64)
 CURVES = (FINAL_ERRORS[:, None] * (torch.arange(44) / 44.0) ** 3).tolist()
 HARM = [0.01 + ((7 * layer) % LAYERS) / 100 for layer in range(LAYERS)]
-SENSITIVITY = stored_sensitivity({"gone": 416, "kl": HARM, "curves": CURVES})
+MEASURED = stored_harm({"gone": 416, "kl": HARM, "curves": CURVES})
 IMPORTANCE = [1.0 + (7 * layer) % LAYERS for layer in range(LAYERS)]
 
 
@@ -49,9 +49,7 @@ def width_spread(plan):
 
 
 def planner(**options):
-    return explorers.Planner(
-        SHAPE, SENSITIVITY, IMPORTANCE, multiple=32, **{"measure": width_spread} | options
-    )
+    return explorers.Planner(SHAPE, MEASURED, IMPORTANCE, multiple=32, **{"measure": width_spread} | options)
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +176,7 @@ def test_the_planner_opens_with_a_plan_that_can_be_read_and_used():
     left = SHAPE.with_widths(box.plan.neurons, box.plan.kv_groups).total_parameters
     assert f"{left:,} of 134,515,008" in box.facts.value
     assert f"{left * 4 / 1e6:,.1f} of 538.1" in box.facts.value
-    assert f"{float(layer_errors(SENSITIVITY, SHAPE, box.plan).nansum()):.2%}" in box.facts.value
+    assert f"{float(layer_errors(MEASURED, SHAPE, box.plan).nansum()):.2%}" in box.facts.value
     assert "time" not in box.facts.value
     assert "not measured yet" in box.facts.value
     assert isinstance(box.children[0], HTML)
@@ -190,9 +188,9 @@ def test_widths_are_those_of_the_library():
     box.dropped.value = (5,)
     request = PlanRequest(SHAPE, 0.2, drop=[5], multiple=32)
     plans = {
-        explorers.WATER: water_filling_plan(request, SENSITIVITY),
+        explorers.WATER: water_filling_plan(request, MEASURED),
         explorers.PER_LAYER: paper_plan(request, IMPORTANCE),
-        explorers.MEASURED: measured_plan(request, SENSITIVITY),
+        explorers.MEASURED: measured_plan(request, MEASURED),
     }
     for rule, plan in plans.items():
         box.widths.value = rule

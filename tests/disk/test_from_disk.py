@@ -28,7 +28,7 @@ from comp_lib.disk.work_folder import StatesFile
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.importance.layers import block_influence, sequence_loss_increase
-from comp_lib.importance.widths import sensitivity
+from comp_lib.importance.measured_harm import measured_harm
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model, open_model
 from comp_lib.models.meta_model import make_meta_model
@@ -147,7 +147,7 @@ def test_own_widths_from_files_are_those_of_memory(name, widths, tmp_path, token
     )
     assert from_files.plan == in_memory.plan
     assert len(set(from_files.plan.neurons)) > 1
-    assert calls[:3] == [("sensitivity", count, 3) for count in (1, 2, 3)]
+    assert calls[:3] == [("harm of layers", count, 3) for count in (1, 2, 3)]
     assert calls[3][0] == "comparing answers"
     small = load_file(tmp_path / "small" / "model.safetensors")
     expected = in_memory.model.state_dict()
@@ -156,7 +156,7 @@ def test_own_widths_from_files_are_those_of_memory(name, widths, tmp_path, token
 
 
 @pytest.mark.parametrize("name", ["gqa", "tied"])
-def test_sensitivity_reads_each_layer_once(name, tmp_path, monkeypatch):
+def test_measured_harm_reads_each_layer_once(name, tmp_path, monkeypatch):
     parent, model = saved(tmp_path / "parent", name)
     source = opened(parent)
     names_read = []
@@ -167,11 +167,11 @@ def test_sensitivity_reads_each_layer_once(name, tmp_path, monkeypatch):
         return read_tensor(name, dtype, rows)
 
     monkeypatch.setattr(source.files, "read", watched_read)
-    measured = sensitivity(source, tokens(8), 12)
+    measured = measured_harm(source, tokens(8), 12)
     of_layers = [name for name in names_read if ".layers." in name]
     assert len(of_layers) == len(set(of_layers)) == 27
     assert names_read[-1] == (EMBEDDING if name == "tied" else HEAD)
-    assert torch.equal(measured.harm, sensitivity(model, tokens(8), 12).harm)
+    assert torch.equal(measured.harm, measured_harm(model, tokens(8), 12).harm)
 
 
 @pytest.fixture
@@ -203,10 +203,10 @@ def weights_in_memory(monkeypatch):
 
 @pytest.mark.parametrize("name", ["gqa", "tied"])
 def test_each_layer_is_let_go_before_the_next(name, tmp_path, tokenizer, weights_in_memory):
-    """`weights_in_memory` asserts it, where sensitivity is measured and in a run."""
+    """`weights_in_memory` asserts it, where harm is measured and in a run."""
     parent, _ = saved(tmp_path / "parent", name)
     source = opened(parent)
-    sensitivity(source, tokens(8), 12)
+    measured_harm(source, tokens(8), 12)
     assert weights_in_memory["layer"]
     prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
 
@@ -215,7 +215,7 @@ def test_each_layer_is_let_go_before_the_next(name, tmp_path, tokenizer, weights
 def test_the_head_is_kept_from_the_first_answer_until_a_layer_is_asked_for(name, tmp_path, weights_in_memory):
     parent, _ = saved(tmp_path / "parent", name)
     source = opened(parent)
-    sensitivity(source, tokens(8), 12)
+    measured_harm(source, tokens(8), 12)
     assert weights_in_memory["head"][-1]() is not None
     source.layer(0, "cpu")
     assert weights_in_memory["head"][-1]() is None
@@ -440,7 +440,7 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(parent, tmp_path,
 
     def counted(*arguments, **options):
         measurements.append(arguments)
-        return sensitivity(*arguments, **options)
+        return measured_harm(*arguments, **options)
 
     def observe(stage, count, total, report=None):
         if (stage, count) == stop:
@@ -449,7 +449,7 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(parent, tmp_path,
     def run(out, **options):
         return prune_to(out, opened(parent), tokenizer, tokens(8), OWN_WIDTHS, **options)
 
-    monkeypatch.setattr("comp_lib.comp_planner.sensitivity", counted)
+    monkeypatch.setattr("comp_lib.comp_planner.measured_harm", counted)
     plan = run(tmp_path / "undisturbed" / "small").plan
     for stop, expected in ((("comparing answers", 64), 2), (("pruning", 1), 1)):
         out = tmp_path / stop[0] / "small"

@@ -12,8 +12,8 @@ from packing import as_base64
 
 from comp_lib.families.find import layers_of
 from comp_lib.importance import matrix_condition
+from comp_lib.importance.measured_harm import MeasuredHarm
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.importance.widths import Sensitivity
 from comp_lib.plan import PlanRequest
 from comp_lib.shape import Shape
 from comp_lib.statistics.solve import spd_inverse, with_ridge
@@ -114,7 +114,7 @@ def test_sweep_equals_comp_libs(javascript, packed, per_round):
 
 
 def test_race_equals_comp_libs(javascript, packed):
-    """Energy's order, a random order, and errors without a refit, against least squares and the definition."""
+    """Energy's order, a random order, and errors without a refit, against least squares."""
     gram, weight = packed["matrices"]
     expected = measure.race(gram, weight, REMOVE, PER_ROUND)
     for name in ("price", "energy", "random"):
@@ -170,7 +170,7 @@ def test_two_neurons_against_brute_force(javascript, arrows):
     body = """
     const gram = m.gramOfArrows(data);
     const worth = m.worthOf(gram);
-    return { gram, worth, refits: data.map((_, gone) => m.refitOf(gram, [gone])), choices: m.choicesOf(worth) };
+    return { gram, worth, refits: data.map((_, gone) => m.refitOf(gram, [gone])) };
     """
     found = javascript("arrows.js", body, arrows)
     matrix = torch.tensor(arrows, dtype=torch.float64)
@@ -228,7 +228,7 @@ def test_the_prediction_of_widths_is_the_planners(javascript, record, tiny_llama
     body = "return m.predictedHarms(data.numbers, data.widths);"
     found = javascript("widths.js", body, {"numbers": numbers, "widths": widths})
     assert found == pytest.approx(measure.predicted_harms(record, removed), rel=1e-12)
-    assert isinstance(measure.stored_harms(record), Sensitivity)
+    assert isinstance(measure.stored_harms(record), MeasuredHarm)
 
 
 def test_the_share_that_is_removed_is_the_plans(javascript, tiny_llama):

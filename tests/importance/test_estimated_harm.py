@@ -11,8 +11,8 @@ from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.importance import estimated_harm as module
 from comp_lib.importance.estimated_harm import estimated_harm
+from comp_lib.importance.measured_harm import smallest_width
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.importance.widths import smallest_width
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools import inputs_and_weights, normal
 
-from comp_lib.importance import neurons
 from comp_lib.importance.matrix_condition import condition_numbers
 from comp_lib.importance.neurons import METRICS, Problem, full_condition, keep_highest, mask_condition
 from comp_lib.recovery.mask_tuning import solve_mask
@@ -71,18 +66,6 @@ def test_scores_of_the_metrics_that_only_look(size):
     }
     for name, scores in brute.items():
         torch.testing.assert_close(METRICS[name](problem, 2, rng()).scores, torch.stack(scores), **CLOSE)
-
-
-def test_the_metric_that_contributing_shows_is_one(monkeypatch):
-    monkeypatch.setitem(METRICS, "loudest", None)  # it goes with the test
-    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text("utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(textwrap.dedent(code), dict(vars(neurons)))
-    x, problem = layer(1, 5)
-    selection = METRICS["loudest"](problem, 2, rng())
-    scores = [x[:, i].square().sum() * problem.weight[i].abs().max() for i in range(5)]
-    torch.testing.assert_close(selection.scores, torch.stack(scores), **CLOSE)
-    assert selection.kept.tolist() == sorted(sorted(range(5), key=scores.__getitem__)[-2:])
 
 
 def test_magnitude_is_blind_to_the_data_and_activation_to_the_weights():

@@ -14,7 +14,7 @@ from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
-from comp_lib.importance.widths import Sensitivity
+from comp_lib.importance.measured_harm import MeasuredHarm
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.shape import Shape
 from course import hybrid_granularity as planning
@@ -30,18 +30,18 @@ REAL = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 3 * 576, 8 * 64 * 576, (2 * 57
 STORED = Path(__file__).parents[2] / "benchmarks" / "hybrids.json"
 
 
-def sensitivity_of(*errors) -> Sensitivity:
-    """A sensitivity in which each layer has such errors after 2, 4, 6 removed neurons."""
+def harm_of(*errors) -> MeasuredHarm:
+    """Harms with which each layer has such errors after 2, 4, 6 removed neurons."""
     empty = torch.empty(0)
     counts = torch.tensor([2, 4, 6])
     sweeps = []
     for errors_of_layer in errors:
         curve = torch.tensor(errors_of_layer).double()
         sweeps.append(Sweep(empty, empty, curve, counts, torch.zeros(3), empty, empty))
-    return Sensitivity((4,) * len(errors), torch.ones(len(errors)), tuple(sweeps))
+    return MeasuredHarm((4,) * len(errors), torch.ones(len(errors)), tuple(sweeps))
 
 
-CONVEX = sensitivity_of([0.01, 0.05, 0.20], [0.03, 0.07, 0.12], [0.02, 0.05, 0.50])
+CONVEX = harm_of([0.01, 0.05, 0.20], [0.03, 0.07, 0.12], [0.02, 0.05, 0.50])
 
 
 def plan_of(layers, widths) -> Plan:
@@ -54,7 +54,7 @@ def plan_of(layers, widths) -> Plan:
 
 def test_stored_curves_go_through_their_points():
     record = {"gone": 32, "kl": [0.5, 0.25], "curves": [[0.0, 0.1, 0.3], [0.0, 0.2, 0.8]]}
-    measured = planning.stored_sensitivity(record)
+    measured = planning.stored_harm(record)
     assert measured.removed == (32, 32)
     assert measured.harm.tolist() == [0.5, 0.25]
     errors = measured.errors(0, 100)[[0, 16, 32, 48, 64]].tolist()
@@ -76,7 +76,7 @@ def test_stored_rows_reach_their_budget(stored):
 
 
 def test_stored_plans_are_those_of_the_planners(stored):
-    measured = planning.stored_sensitivity(stored)
+    measured = planning.stored_harm(stored)
     planners = {
         "uniform": uniform_plan,
         "paper": lambda request: paper_plan(request, stored["harm"]),

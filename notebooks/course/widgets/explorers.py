@@ -34,7 +34,7 @@ from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.importance.widths import Sensitivity
+from comp_lib.importance.measured_harm import MeasuredHarm
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.plots.base import Picture, mime_bundle
 from comp_lib.shape import Shape
@@ -229,7 +229,7 @@ class Planner(Explorer):
     `measure_button` carries the plan out and shows what the model loses, which takes a while; `measured`
     keeps the answers.
 
-    shape: of the dense model; sensitivity: of its layers; importance: one number for each layer, for the
+    shape: of the dense model; harm: of narrowing each layer; importance: one number for each layer, for the
     paper's widths; line: (fixed, layer, neuron) of the time of a token in ms; measure: loss of a plan over
     the dense model with its interval, (mean, low, high); task: what to look for; options: of `PlanRequest`.
     `plan` is the plan shown, None while the request cannot be met.
@@ -238,7 +238,7 @@ class Planner(Explorer):
     def __init__(
         self,
         shape: Shape,
-        sensitivity: Sensitivity,
+        harm: MeasuredHarm,
         importance: Sequence[float],
         line: Line | None = None,
         measure: Measure | None = None,
@@ -246,7 +246,7 @@ class Planner(Explorer):
         **options: Any,
     ) -> None:
         self.shape = shape
-        self.sensitivity = sensitivity
+        self.harm = harm
         self.line = line
         self.measure = measure
         self.options = options
@@ -281,9 +281,9 @@ class Planner(Explorer):
         if self.widths.value == PER_LAYER:
             return paper_plan(request, self.importance)
         if self.widths.value == MEASURED:
-            return measured_plan(request, self.sensitivity)
+            return measured_plan(request, self.harm)
         if self.widths.value == WATER:
-            return water_filling_plan(request, self.sensitivity)
+            return water_filling_plan(request, self.harm)
         return uniform_plan(request)
 
     def _by_hand(self, request: PlanRequest) -> Plan:
@@ -323,7 +323,7 @@ class Planner(Explorer):
             self.image.value = ""
             raise
         self.plan = plan
-        errors = layer_errors(self.sensitivity, self.shape, plan)
+        errors = layer_errors(self.harm, self.shape, plan)
         before = self.shape
         after = before.with_widths(plan.neurons, plan.kv_groups)
         old_megabytes = before.total_parameters * BYTES / 1e6

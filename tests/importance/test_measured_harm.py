@@ -1,4 +1,4 @@
-"""Measured sensitivity: each harm against a changed model, and widths against every other choice."""
+"""Measured harm: each against a changed model, and widths against every other choice."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from tools import curve_of
 from variants import LAYOUTS, build, tokens
 
+import comp_lib.importance.measured_harm as harm_module
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.families.run import embed, head, layer_arguments
 from comp_lib.hybrid_granularity.measured import HARM_EXPONENT, allocate_widths, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.importance import widths
-from comp_lib.importance.neurons import RIDGE
-from comp_lib.importance.widths import (
-    Sensitivity,
+from comp_lib.importance.measured_harm import (
+    MeasuredHarm,
     gather_and_pass,
     interpolate,
+    measured_harm,
     narrow,
-    sensitivity,
     with_weights,
 )
+from comp_lib.importance.neurons import RIDGE
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
@@ -46,7 +46,7 @@ def ids():
 
 @pytest.fixture(scope="module")
 def measured(model, ids):
-    return sensitivity(model, ids, GONE)
+    return measured_harm(model, ids, GONE)
 
 
 def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, ids, measured):
@@ -94,9 +94,10 @@ def layer_by_layer(model, fitted_ids, judging_ids, removed):
         for layer in layers[first:]:
             hidden = through(layer, hidden, judging_arguments, "cpu")
         states = hidden.flatten(0, 1)
-        states = model.model.norm(states[:: -(-len(states) // widths.COMPARED_POSITIONS)])
+        states = model.model.norm(states[:: -(-len(states) // harm_module.COMPARED_POSITIONS)])
         return [
-            head(model, rows).float().log_softmax(-1) for rows in states.split(widths.POSITIONS_PER_BATCH)
+            head(model, rows).float().log_softmax(-1)
+            for rows in states.split(harm_module.POSITIONS_PER_BATCH)
         ]
 
     stream = embed(model, fitted_ids)
@@ -117,7 +118,7 @@ def test_one_walk_gives_the_harms_of_many_to_the_bit(name):
     model = build(name)
     ids = tokens(10, 24)
     expected = layer_by_layer(model, ids[:-4], ids[-4:], GONE)
-    assert torch.equal(sensitivity(model, ids, GONE).harm, expected)
+    assert torch.equal(measured_harm(model, ids, GONE).harm, expected)
     assert bool((expected > 1e-4).all())
 
 
@@ -129,7 +130,7 @@ def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
     ids = tokens(10, 24)
     fitted_ids = ids[:-4]
     judging_ids = ids[-4:]
-    measured = sensitivity(model, ids, GONE)
+    measured = measured_harm(model, ids, GONE)
     stream = embed(model, fitted_ids)
     arguments = layer_arguments(model, ids.shape[1], "cpu", torch.float32)
     p = model(judging_ids).logits.log_softmax(-1)
@@ -153,9 +154,9 @@ def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
 )
 def test_the_walk_keeps_to_its_limits(limits, model, ids, monkeypatch):
     for name, value in limits.items():
-        monkeypatch.setattr(widths, name, value)
+        monkeypatch.setattr(harm_module, name, value)
     expected = layer_by_layer(model, ids[:-4], ids[-4:, : limits.get("JUDGED_LENGTH")], GONE)
-    assert torch.equal(sensitivity(model, ids, GONE).harm, expected)
+    assert torch.equal(measured_harm(model, ids, GONE).harm, expected)
 
 
 def test_no_weights_of_a_curve_stay_in_memory(measured):
@@ -165,15 +166,15 @@ def test_no_weights_of_a_curve_stay_in_memory(measured):
 
 def test_the_model_stays_as_it_was(model, ids):
     before = copy.deepcopy(model.state_dict())
-    sensitivity(model, ids[:2], 1)
+    measured_harm(model, ids[:2], 1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_sequences_that_judge_are_not_fitted(model, ids):
     """Another judge changes the harms, not the curves."""
     other_ids = torch.cat([ids[:-4], ids[-4:].flip(1)])
-    measured = sensitivity(model, ids, GONE)
-    measured_on_others = sensitivity(model, other_ids, GONE)
+    measured = measured_harm(model, ids, GONE)
+    measured_on_others = measured_harm(model, other_ids, GONE)
     assert torch.equal(measured.sweeps[0].errors, measured_on_others.sweeps[0].errors)
     assert not torch.allclose(measured.harm, measured_on_others.harm)
 
@@ -188,7 +189,7 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     shape = Shape.of(model)
     harm = torch.tensor([0.4, 0.05, 0.1], dtype=torch.float64)
     errors = [[(removed / 43) ** power for removed in range(1, 44)] for power in (2.0, 1.5, 3.0)]
-    measured = Sensitivity((12,) * 3, harm, tuple(map(curve_of, errors)))
+    measured = MeasuredHarm((12,) * 3, harm, tuple(map(curve_of, errors)))
     ratio = PlanRequest(shape, 0.5).removed_share((36, 36, 36))
     plan = measured_plan(PlanRequest(shape, ratio, multiple=4), measured)
     assert sum(plan.neurons) == 3 * 36
@@ -209,7 +210,7 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
 def test_a_single_sequence_is_refused(model, ids):
     """It would judge what was fitted to it."""
     with pytest.raises(InputError, match="ids of 2 or more sequences, got 1: one of them judges"):
-        sensitivity(model, ids[:1], GONE)
+        measured_harm(model, ids[:1], GONE)
 
 
 def test_widths_are_none_where_there_is_no_room_for_a_step():
@@ -242,16 +243,17 @@ def test_measured_widths_obey_ridge_token_weights_and_device(model, ids, monkeyp
 
     def recorded(*arguments, **options):
         calls.append(options)
-        return sensitivity(*arguments, **options)
+        return measured_harm(*arguments, **options)
 
-    monkeypatch.setattr("comp_lib.comp_planner.sensitivity", recorded)
+    monkeypatch.setattr("comp_lib.comp_planner.measured_harm", recorded)
     for ridge, weighted in ((2.0, True), (0.1, False), ("auto", True)):
         make_plan(model, ids, Settings(widths="measured", multiple=4, ridge=ridge, token_weights=weighted))
     assert [options["ridge"] for options in calls] == [2.0, 0.1, None]
     assert [options["weighted"] for options in calls] == [True, False, True]
     assert {options["device"] for options in calls} == {"cpu"}
     default, with_large_ridge, without_token_weights = (
-        sensitivity(model, ids, GONE, **options).harm for options in ({}, {"ridge": 2.0}, {"weighted": False})
+        measured_harm(model, ids, GONE, **options).harm
+        for options in ({}, {"ridge": 2.0}, {"weighted": False})
     )
     assert not torch.allclose(default, with_large_ridge)
     assert not torch.allclose(default, without_token_weights)

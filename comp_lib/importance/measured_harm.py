@@ -43,7 +43,7 @@ POSITIONS_PER_BATCH = 64  # positions that are compared at a time, since a vocab
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class MeasuredHarm:
     """The effect on the model if one layer of the parent loses some MLP neurons and no other changes."""
 
     removed: tuple[int, ...]  # number of neurons that go (layers,)
@@ -88,7 +88,7 @@ def reference_removals(shape: Shape, plan: Plan) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def sensitivity(
+def measured_harm(
     model: Model | Decoder,
     ids: Tensor,
     removals: int | Sequence[int],
@@ -97,7 +97,7 @@ def sensitivity(
     weighted: bool = True,
     device: str = "cpu",
     progress: Progress = no_progress,
-) -> Sensitivity:
+) -> MeasuredHarm:
     """The harm to the model, measured on ids (S, L), when each layer alone loses so many neurons.
 
     The last JUDGING_SEQUENCES sequences judge, or half of all sequences if that is fewer. Only their first
@@ -143,9 +143,9 @@ def sensitivity(
         dense_stream = visit.after
         sweeps.append(replace(swept, weights=torch.empty(0)))  # all weights would be as large as half a model
         del swept, statistics, weight  # before the next layer is read
-        progress("sensitivity", visit.index + 1, shape.layers)
+        progress("harm of layers", visit.index + 1, shape.layers)
     harm = divergences(decoder, dense_stream, narrowed_streams, COMPARED_POSITIONS, progress)
-    return Sensitivity(tuple(removals), harm, tuple(sweeps))
+    return MeasuredHarm(tuple(removals), harm, tuple(sweeps))
 
 
 def check_sequences(ids: Tensor) -> None:
