@@ -24,7 +24,7 @@ RATIOS_HELP = "Parts of the decoder to remove, at least, with commas."
 METHODS_HELP = "Names as for prune --method, with commas (default: all)."
 SEQUENCES_HELP = "Calibration sequences, one number or several."
 SEEDS_HELP = "How many: each draws other calibration windows."
-SCHEDULER_HELP = "Of a Dask cluster, in its place: tcp://host:8786."
+SCHEDULER_HELP = "Address of a Dask cluster that makes the runs: tcp://host:8786."
 
 
 def inspect(model: ModelName, dtype: Dtype = "float32", device: Device = "cpu") -> None:

@@ -67,11 +67,11 @@ def heal(
     model: Annotated[str, Argument(help="The pruned folder.")],
     parent: Annotated[str, Option(help="The model that was pruned.")],
     folder: Annotated[Path, Option("--out", help="Folder for the healed model.")],
-    steps: Annotated[int, Option(min=1, max=100_000, help="Of training.")] = 100,
+    steps: Annotated[int, Option(min=1, max=100_000, help="Training steps.")] = 100,
     rate: Annotated[float, Option(min=0, max=1, help="Learning rate, at its highest.")] = 1e-3,
     text: Annotated[str, Option(help=TEXT_HELP)] = "written",
     sequences: Annotated[
-        int, Option(min=12, max=100_000, help="Of that text; 8 do not teach.")
+        int, Option(min=12, max=100_000, help="Sequences of that text; the last 8 judge.")
     ] = USUAL_SEQUENCES,
     length: Length = USUAL_LENGTH,
     seed: Seed = 0,
