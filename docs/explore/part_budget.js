@@ -74,7 +74,7 @@ function makeTable() {
   const head = ["plan", "removed", "predicted harm", "measured loss (nats)"].map((words) => element("th", { scope: "col" }, words));
   const body = element("tbody", {});
   const caption = element("caption", {}, "Predicted harm has no unit: compare it with the others of this table only.");
-  const root = element("table", { class: "numbers" }, caption, element("thead", {}, element("tr", {}, ...head)), body);
+  const root = element("table", { class: "numbers narrow plain" }, caption, element("thead", {}, element("tr", {}, ...head)), body);
   const show = (rows) => {
     body.replaceChildren(
       ...rows.map(([name, ...cells]) =>
@@ -207,7 +207,7 @@ function makeBars(numbers, setWidth) {
     const harms = predictedHarms(numbers, plan.widths);
     const highest = Math.max(0.01, ...harms.filter((harm) => !Number.isNaN(harm)));
     const harmUp = linearScale([0, highest], [lower.bottom, lower.top]);
-    drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: lower.top - 10 }, "predicted harm of each layer (to compare, without a unit)"));
+    drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: lower.top - 10 }, "predicted harm of each layer (no unit)"));
     bars.forEach((bar, layer) => {
       const width = plan.widths[layer];
       const x = across(layer) + 1;

@@ -60,9 +60,9 @@ export function startLayer(place, state, numbers, packed, workerText) {
     },
   });
   place.replaceChildren(width.root, chart, verdict, progress, hand);
+  let cursor = null; // moves the upright line
   drawAtEachWidth(chart, draw);
 
-  let cursor = null;
   function draw() {
     cursor = drawRace(chart, numbers, race);
     showWidth();
@@ -148,9 +148,9 @@ function whenSeen(place, start) {
 /** Draws the curves; returns a function that moves the upright line to a width. */
 function drawRace(chart, numbers, race) {
   const drawing = drawingIn(chart, {
-    height: 320,
+    height: 340,
     label: "Error of the layer's output against the number of neurons that stay, for three orders of removal",
-    margins: { left: 58, top: 46 },
+    margins: { left: 58, top: 64 },
   });
   const across = linearScale([numbers.size, numbers.fewest], [drawing.left, drawing.right]);
   const decades = linearScale([Math.log10(LOWEST_ERROR), Math.log10(HIGHEST_ERROR)], [drawing.bottom, drawing.top]);
@@ -166,10 +166,9 @@ function drawRace(chart, numbers, race) {
       const points = (errors) => errors.map((error, index) => [across(numbers.size - counts[index]), up(error)]);
       drawing.svg.append(lineThrough(points(bare), { class: `curve ${name} bare` }));
       drawing.svg.append(lineThrough(points(refitted), { class: `curve ${name}` }));
-      const label = points(refitted)[Math.floor({ price: 0.35, energy: 0.55, random: 0.12 }[name] * counts.length)];
-      const at = { x: label[0] + 4, y: label[1] + { price: 20, energy: 18, random: -26 }[name] };
-      drawing.svg.append(shape("text", { class: `curve-word ${name}`, ...at }, words));
     }
+    const at = { x: 2 + 70 * Object.keys(RACERS).indexOf(name), y: 50 };
+    drawing.svg.append(shape("text", { class: `curve-word ${name}`, ...at }, words));
   }
   const line = shape("line", { class: "cursor", y1: drawing.top, y2: drawing.bottom });
   drawing.svg.append(line);
@@ -188,7 +187,7 @@ export function raceVerdict(numbers, race, width) {
       const { counts, refitted, bare } = race[name];
       const fitted = percentOf(errorAtWidth(counts, refitted, numbers.size, width));
       const lost = percentOf(errorAtWidth(counts, bare, numbers.size, width));
-      return `by ${words} ${fitted} with the refit and ${lost} without it`;
+      return `${name === "random" ? "at random" : `by ${words}`} ${fitted} with the refit and ${lost} without it`;
     });
   if (found.length === 0) {
     return "";
@@ -248,7 +247,7 @@ function makeHand(hand, state, worker) {
       const gone = removed.includes(neuron);
       const rise = prices[neuron] / first[neuron];
       made.setAttribute("aria-pressed", String(gone));
-      const price = gone ? "removed" : `${(1e6 * prices[neuron]).toPrecision(3)}`;
+      const price = gone ? "removed" : (1e6 * prices[neuron]).toLocaleString("en", { maximumSignificantDigits: 3 });
       const risen = !gone && rise > 1.005 ? `×${rise.toFixed(2)}` : "";
       made.replaceChildren(
         element("span", { class: "neuron" }, `neuron ${neuron}`),

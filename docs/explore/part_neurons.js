@@ -13,7 +13,7 @@ const CASES = {
   "Energy is fooled": FOOLED_BY_ENERGY,
   "The condition is fooled": [4, 0, 4, 2, 0.3],
   "A near copy": [4, 4.3, 4.3, 4, 3],
-  "A right angle": [4, 0, 0, 5, 3],
+  "A right angle": [3, 0, 0, 5, 4],
 };
 const GOING = { none: "none", energy: "by energy", condition: "by condition", price: "by price" };
 
@@ -139,7 +139,7 @@ function makeTable() {
   const body = element("tbody", {});
   const root = element(
     "table",
-    { class: "numbers" },
+    { class: "numbers narrow" },
     element("caption", {}, "Energy and price are squared lengths. Price = energy / condition²."),
     element("thead", {}, head),
     body,

@@ -10,7 +10,7 @@ export function tokensSettings(numbers) {
     "tokens.text": wordSetting("facts", Object.keys(numbers.texts)),
     "tokens.layer": numberSetting(numbers.silenced_layer, 0, numbers.layers - 1),
     "tokens.change": wordSetting("skip", ["none", "skip", "silence"]),
-    "tokens.position": numberSetting(4, 0, longest - 1),
+    "tokens.position": numberSetting(0, 0, longest - 1),
   };
 }
 
@@ -104,7 +104,7 @@ export function startTokens(place, state, numbers) {
       show();
     },
   });
-  const hint = element("p", { class: "hint" }, "The darker a token, the more its own loss rises. Point at a token, or press it, to see what it does.");
+  const hint = element("p", { class: "hint" }, "The stronger a token's colour, the more its own loss rises. Point at a token, or press it, to see what it does.");
   place.replaceChildren(textChoice.root, layer.root, changeChoice.root, strip, hint, verdict, charts);
   fillStrip();
   drawAtEachWidth(map, show);

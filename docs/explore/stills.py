@@ -95,7 +95,7 @@ def layer_still(numbers: Mapping[str, Any]) -> str:
         content.append(text(points[-1][0] + 6, y(race[name]["refitted"][-1]) + 14 * len(name) - 60, name))
     place = race["counts"].index(size - numbers["compared_width"])
     found = "; ".join(
-        f"by {name} {race[name]['refitted'][place]:.2%} with the refit and {race[name]['bare'][place]:.2%} not"
+        f"by {name} {race[name]['refitted'][place]:.2%} with a refit and {race[name]['bare'][place]:.2%} not"
         for name in ("price", "energy", "random")
     )
     words = f"With {numbers['compared_width']:,} of {size:,} neurons layer {numbers['layer']} loses: {found}."
@@ -120,8 +120,8 @@ def budget_still(numbers: Mapping[str, Any]) -> str:
     content.append(text((LEFT + WIDTH) / 2, BOTTOM + 42, "layer", "middle"))
     words = (
         f"Layers of their own widths, {min(widths):,} to {max(widths):,} neurons: the loss rises by "
-        f"{plan['increase'][0]:.2f} nats per token. With one width for all, {max(uniform['widths']):,}, it rises "
-        f"by {uniform['increase'][0]:.2f}. Both were measured."
+        f"{plan['increase'][0]:.2f} nats per token. With one width for all, {max(uniform['widths']):,}, "
+        f"it rises by {uniform['increase'][0]:.2f}. Both were measured."
     )
     return figure(content, "Bars: the first and the last layers keep most of their neurons", words)
 

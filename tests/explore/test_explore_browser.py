@@ -1,4 +1,4 @@
-"""docs/explore.html in Chromium, by file:// and without a network: each part is driven, and says Python's numbers.
+"""docs/explore.html in Chromium, by file:// and without a network: each part says Python's numbers.
 
 Skipped with a reason where no browser is found. Screenshots stay in build/explore, to be looked at.
 """
@@ -29,6 +29,7 @@ playwright_api = pytest.importorskip(
     "playwright.sync_api", reason="no playwright: pip install 'comp-lib[browser]'"
 )
 expect = playwright_api.expect
+expect.set_options(timeout=60_000)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -54,7 +55,7 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium):
-    """`open_page(fragment)`: the page. At the end there were no requests but the file's own, and no errors."""
+    """`open_page(fragment)`: the page. There were no requests but the file's own, and no errors."""
     contexts = []
     asked = []
     said = []
@@ -180,7 +181,7 @@ def test_the_sweep_of_the_page_is_comp_libs(open_page):
 def significant(percent):
     """As the page writes a share: three digits from 10% on, and two below."""
     digits = 2 if percent < 10 else 3
-    return f"{percent:.{digits}g}"
+    return f"{percent:#.{digits}g}"
 
 
 def test_without_workers_the_stored_race_is_shown(open_page):

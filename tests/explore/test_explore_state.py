@@ -103,7 +103,8 @@ def test_the_page_works_without_numbers(tmp_path):
 
 
 def test_a_module_becomes_a_function_of_what_it_imports():
-    source = 'import {\n  a,\n  b,\n} from "./other.js";\n\nexport const C = 1;\nexport function d() {}\nfunction e() {}'
+    imports = 'import {\n  a,\n  b,\n} from "./other.js";\n\n'
+    source = imports + "export const C = 1;\nexport function d() {}\nfunction e() {}"
     found = explore.as_function("this.js", source)
     assert 'const {\n  a,\n  b,\n} = modules["other.js"];' in found
     assert "return { C, d };" in found
@@ -117,3 +118,25 @@ def test_a_text_cannot_end_the_script(tmp_path):
 
 def test_all_that_is_measured_is_in_the_page():
     assert set(explore.MEASURED) == set(measure.PARTS)
+
+
+def test_what_the_page_says_of_the_race_holds():
+    """The answer and the message of part 3, whose words no number in the page holds."""
+    race = explore.read_numbers(explore.NUMBERS)["layer"]["race"]
+    half, fifth = (race["counts"].index(count) for count in (768, 416))
+    assert race["random"]["bare"][half] > race["random"]["refitted"][half] > race["price"]["bare"][half]
+    assert race["price"]["bare"][half] > 1.5 * race["price"]["refitted"][half]
+    assert race["price"]["refitted"][fifth] < race["energy"]["refitted"][fifth]
+    assert race["energy"]["bare"][fifth] < race["price"]["bare"][fifth]
+    for racer in ("price", "energy", "random"):
+        assert 1.7 < race[racer]["bare"][half] / race[racer]["refitted"][half] < 2.5
+
+
+def test_what_the_page_says_of_one_token_holds():
+    """The answer of part 5: layer 11 does more harm than its neighbours, and one write does about as much."""
+    numbers = explore.read_numbers(explore.NUMBERS)["tokens"]
+    for text in numbers["texts"].values():
+        dense = sum(text["loss"])
+        harms = [sum(row) - dense for row in text["without"]]
+        assert harms[11] > 3 * max(harms[10], harms[12])
+        assert (sum(text["silenced"]) - dense) / harms[11] == pytest.approx(1, abs=0.2)
