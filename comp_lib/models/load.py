@@ -401,7 +401,7 @@ def _locate(name: str) -> tuple[Path, bool]:
     # expanduser and is_dir refuse a home that is not there, and a name of 5,000 letters
     with refusing("the name of a model", name[:100], "check the spelling"):
         path = Path(name).expanduser()
-        is_folder = path.is_dir()
+        is_folder = name != "" and path.is_dir()  # Path("") is the current folder
         is_file = path.is_file()
     is_gguf = path.suffix == ".gguf"
     if is_folder or (is_file and is_gguf):

@@ -186,6 +186,12 @@ def test_what_cannot_be_on_the_hub_is_not_sought_there(name, monkeypatch):
     assert_refused(name, repr(str(name)), "nothing of that name")
 
 
+def test_no_name_is_not_the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder())
+    load_model(".")
+    assert_refused("", "got ''", "nothing of that name")
+
+
 @pytest.mark.parametrize("name", ["~no-such-user/x", "~no-such-user/x.gguf", "x" * 5000])
 def test_names_that_no_file_system_takes(name):
     assert_refused(name, "the name of a model")
