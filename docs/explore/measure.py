@@ -38,8 +38,8 @@ from comp_lib.families.types import Model
 from comp_lib.hybrid_granularity.measured import HARM_EXPONENT, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep, sweep
-from comp_lib.importance.neurons import METRICS, RIDGE, Problem
 from comp_lib.importance.measured_harm import MeasuredHarm, gather_and_pass, smallest_width
+from comp_lib.importance.neurons import METRICS, RIDGE, Problem
 from comp_lib.models.load import INCLUDED_MODEL, load_model
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.settings import Settings

@@ -159,7 +159,7 @@ def test_the_sweep_of_the_page_is_comp_libs(open_page):
         assert found[name]["counts"] == race["counts"]
         assert found[name]["refitted"][place] == pytest.approx(race[name]["refitted"][place], rel=1e-3)
         assert found[name]["bare"][place] == pytest.approx(race[name]["bare"][place], rel=1e-3)
-    slider = part.get_by_label("Neurons that stay")
+    slider = part.get_by_label("Neurons that stay", exact=True)
     slider.focus()
     page.keyboard.press("ArrowLeft")
     address_ends(page, f"layer.width={numbers['compared_width'] - numbers['per_round']}")
