@@ -38,6 +38,7 @@ TINY_CONFIG = {
 LONG_FILES = (
     "test_real.py",
     "test_kit.py",
+    "test_contributing.py",
     "test_browser.py",
     "compare/",
     "lessons/",
