@@ -286,9 +286,8 @@ def refuse(layer: Layer, got: str) -> NoReturn:
 def with_parts(module: nn.Module, **replacements: nn.Module) -> Any:
     """A copy of `module` in which some children are replaced.
 
-    The two share all else, except the code that torch has compiled for `module` with its own children.
+    The two share all else.
     """
     second = copy.copy(module)
     vars(second)["_modules"] = module._modules | replacements
-    vars(second)["_compiled_call_impl"] = None
     return second

@@ -169,8 +169,9 @@ def nearly_equal(values: Tensor, reference: Tensor) -> bool:
 def check_two_steps(layer: Layer, hidden: Tensor, call: CallArguments) -> None:
     """Check on `hidden` (1, L, d) that the layer is its two steps, and that each is as we expect.
 
-    Three things are checked:
+    Four things are checked:
 
+    - the layer puts out finite numbers;
     - the two steps, one after the other, give the layer's own output;
     - a step adds what its output linear puts out, in a way that `output_scale` knows;
     - where all rows that produce some blocks of the output linear's inputs are silent, just these inputs are
@@ -182,6 +183,8 @@ def check_two_steps(layer: Layer, hidden: Tensor, call: CallArguments) -> None:
     mlp = partial(run_layer, layer, call=None, attention=0.0)
     with refusing("a layer that can be run by itself", type(layer).__name__, "choose another model"):
         full_output, _ = run_layer(layer, hidden, call)
+        if not full_output.isfinite().all():
+            refuse(layer, "outputs that are NaN or infinite")
         stream = _check_step(layer, "attention", attention, hidden)
         stream = _check_step(layer, "mlp", mlp, stream)
     if not nearly_equal(stream, full_output):
