@@ -22,7 +22,7 @@ TEXT_SETS = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
 # a wheel carries the texts beside the code, a source checkout has them one folder further up
 DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
-SHOWN_LENGTH = 100  # characters of a wrong text that are shown
+SHOWN_LETTERS = 20  # letters that are shown of a text, before one that is none
 WIKITEXT = "wikitext2"
 EVERY_KIND = "kinds"  # the evaluation texts of all kinds
 TEXTS = (*TEXT_SETS, EVERY_KIND, *(f"{name}:{kind}" for name in TEXT_SETS for kind in KINDS), WIKITEXT)
@@ -130,9 +130,15 @@ def check_text(name: str, text: object) -> None:
     """
     if not isinstance(text, str):
         raise InputError(expected=name, got=type(text).__name__, hint="write it in quotes")
-    shown = text[:SHOWN_LENGTH]
-    with refusing(f"{name} that can be written as UTF-8", shown, "look at the bytes of these letters"):
+    try:
         text.encode()
+    except UnicodeEncodeError as error:
+        letters = text[max(0, error.start - SHOWN_LETTERS) : error.end]
+        raise InputError(
+            expected=f"{name} that can be written as UTF-8",
+            got=f"{letters!r} in it",
+            hint="type it anew, or convert it with iconv -t utf-8",
+        ) from error
 
 
 def check_tokenizer(tokenizer: object) -> None:

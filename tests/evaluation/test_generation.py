@@ -63,7 +63,7 @@ def test_what_a_folder_says_of_generation_changes_no_continuation(tiny_llama, to
         (
             "caf\udce9",
             5,
-            r"prompt that can be written as UTF-8, got 'caf\\udce9': UnicodeEncodeError.*position 3",
+            r"prompt that can be written as UTF-8, got 'caf\\udce9' in it",
         ),
         (None, 5, "expected a prompt, got NoneType"),
         (b"sea", 5, "expected a prompt, got bytes"),
