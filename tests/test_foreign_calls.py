@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
-from variants import build
+from variants import build, tokens
 
 from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.written import draw_prefixes
@@ -29,6 +29,7 @@ from comp_lib.compare.cluster import executor
 from comp_lib.compare.grid import read_rows
 from comp_lib.disk.work_folder import JOURNAL, Journal
 from comp_lib.errors import PACKAGE, InputError
+from comp_lib.evaluation.loss import measure_loss
 from comp_lib.evaluation.zero_shot import load_tasks
 from comp_lib.families.find import layers_of
 from comp_lib.families.probe import check_two_steps
@@ -189,6 +190,12 @@ def read_plan(patch, planted, folder):
     Plan.load(folder / "comp_plan.json")
 
 
+def run_a_judged_model(patch, planted, folder):
+    model = build()
+    patch.setattr(LlamaModel, "forward", planted)
+    measure_loss(model, tokens())
+
+
 def write_plan(patch, planted, folder):
     plan = Plan("", 1, layers=(0,), neurons=(8,), kv_groups=(1,), ratio=0.1, removed=0.1)
     patch.setattr(Path, "write_text", planted)
@@ -202,6 +209,7 @@ BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("compare/cluster.py", "executor"): find_scheduler,
     ("compare/grid.py", "read_rows"): read_comparison,
     ("disk/work_folder.py", "read_state"): read_journal,
+    ("evaluation/loss.py", "_states"): run_a_judged_model,
     ("evaluation/zero_shot.py", "load_tasks"): load_zero_shot_tasks,
     ("families/probe.py", "check_two_steps"): run_layer_by_itself,
     ("families/run.py", "layer_arguments"): run_decoder,
