@@ -90,9 +90,9 @@ def test_what_did_not_help_is_saved_only_by_force(parent, small, tmp_path, monke
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vocab_size": 600}, "got 600, 32 and 3"),
-        ({"hidden_size": 64, "head_dim": 8}, "got 512, 64 and 3"),
-        ({"num_hidden_layers": 2}, "got 512, 32 and 2"),
+        ({"vocab_size": 600}, "got 600 tokens, 32 numbers and 3 layers"),
+        ({"hidden_size": 64, "head_dim": 8}, "got 512 tokens, 64 numbers and 3 layers"),
+        ({"num_hidden_layers": 2}, "got 512 tokens, 32 numbers and 2 layers"),
     ],
 )
 def test_a_parent_of_another_shape_is_refused_before_a_model_is_loaded(
