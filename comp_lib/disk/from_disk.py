@@ -16,8 +16,9 @@ The work is done in the folder `NAME.partial`, which becomes the folder NAME in 
     model.safetensors the new model, of which progress.json says how many layers are there
     states-N          hidden states (`work_folder.StatesFile`)
 
-What progress.json names is on the disk before it is named. What it does not name is made again. So a run
-that was cut off at any point ends with the bytes of an undisturbed one.
+What progress.json names is on the disk before it is named, with a checksum. What it does not name is made
+again. So a run that was cut off at any point ends with the bytes of an undisturbed one, or is refused where
+somebody damaged what was finished. Anything but ordinary files in the folder is refused, too.
 
 A run that makes a GGUF file NAME.gguf works in `NAME.gguf.partial` in the same way. Its last step exports
 what is there as the file, which then takes its name, and deletes the folder.
