@@ -32,7 +32,7 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo lab check test mutate notebooks slides book explore report kit image lint clean
+.PHONY: help demo lab check test hostile mutate notebooks slides book explore report kit image lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
@@ -41,6 +41,7 @@ help:
 	@echo "make lab        the lessons, answers folded, in JupyterLab (a copy in build/lab)"
 	@echo "make check      format, lint, types, import contract and the fast unit tests: a minute and a half"
 	@echo "make test       lint, all unit tests, then every cell of every notebook"
+	@echo "make hostile    2,000 hostile cases of flags, files and arguments, and a table of how they end"
 	@echo "make mutate     break formulas in a copy, one by one: which cell notices? Takes long; not part of the tests"
 	@echo "make notebooks  run every notebook and store its outputs"
 	@echo "make slides     lessons 01 to 04 as one page for a projector, which works offline (in build/slides)"
@@ -67,6 +68,9 @@ ifneq ($(NOTEBOOKS),)
 	@echo "The notebooks: each cell counts as one test."
 	HF_HUB_OFFLINE=1 $(PYTEST) --nbval-lax --nbval-current-env --durations 40 $(NOTEBOOKS)
 endif
+
+hostile: $(STAMPS)/dev
+	HOSTILE_CASES=2000 $(PYTEST) -n 0 -p no:nbval -q tests/hostile/test_sweep.py $(PYTEST_ARGS)
 
 mutate: $(STAMPS)/dev
 	HF_HUB_OFFLINE=1 COMP_LIB_CACHE=$(CURDIR)/build/mutate $(VENV_PYTHON) notebooks/teaching/mutate.py .ci/formulas.toml \

@@ -270,7 +270,7 @@ class Settings:
         ):
             if value is None and name in ("recovery", "widths"):
                 continue  # the method decides
-            if value not in options:
+            if not isinstance(value, str) or value not in options:
                 raise InputError(
                     expected=f"{name} to be one of {', '.join(options)}",
                     got=repr(value),

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from ..errors import InputError, refusing, say, suggestion
+from ..errors import LARGEST_INTEGER, InputError, refusing, say, suggestion
 from ..families.find import check_layers
 from ..families.table import TYPE_PREFIX
 from ..families.types import CausalLM, Model
@@ -148,6 +148,7 @@ def open_model(
     tokenizer = _load_tokenizer(read_tokenizer, files.path, meta_model.config.vocab_size)
     if (files.path / "generation_config.json").exists():  # how text is written, which is to be saved again
         meta_model.generation_config = _generation_config(files.path)
+    _check_special_tokens(meta_model.generation_config, files.path)
     _check_weights(meta_model, files)
     return meta_model, files, tokenizer
 
@@ -312,6 +313,22 @@ def _generation_config(folder: Path) -> GenerationConfig:
         generation_config.validate()
         generation_config.to_json_string()
     return generation_config
+
+
+def _check_special_tokens(config: GenerationConfig, path: Path) -> None:
+    """Check the tokens that end and fill a text, from a generation_config.json, else from the config.
+
+    Raises InputError, which names the field, unless they are whole numbers.
+    """
+    for name in ("eos_token_id", "pad_token_id"):
+        value = getattr(config, name)
+        for token in value if isinstance(value, list) else [value]:
+            if token is not None and (type(token) is not int or abs(token) > LARGEST_INTEGER):
+                raise InputError(
+                    expected=f"{name} as whole numbers",
+                    got=f"{str(value)[:60]!r} in {path}",
+                    hint=SAVE_AGAIN_HINT,
+                )
 
 
 def _check_weights(meta_model: Model, files: StoredTensors) -> None:
