@@ -17,6 +17,7 @@ from pathlib import Path
 import forks
 import pytest
 import torch
+from explore_page import javascript  # noqa: F401  a fixture
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

@@ -15,7 +15,7 @@ from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.walk import through
 
-SETTINGS = Settings(ratio=0.25, multiple=4, widths="uniform", aim="self")
+SETTINGS = Settings(ratio=0.25, multiple=4, widths="uniform", recovery="least-squares", aim="self")
 """Settings with which a tiny model can be pruned, the quickest ones."""
 
 
