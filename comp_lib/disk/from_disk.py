@@ -45,7 +45,7 @@ from transformers import PreTrainedTokenizerBase
 from .. import __version__
 from ..checks import checked_call
 from ..comp import Sink, prune_layers
-from ..errors import InputError
+from ..errors import InputError, refusing
 from ..families.find import layers_of
 from ..families.types import Layer, Model
 from ..gguf.write import check_exportable
@@ -68,7 +68,7 @@ from ..system.tensors import EMBEDDING, HEAD, TensorFiles
 from ..walk import sequence_losses, walk
 from .gguf_file import check_file_out
 from .model_on_disk import TOKENS_OF_A_PIECE, ModelOnDisk
-from .run_state import StreamsState
+from .run_state import EXPECTED, HINT, StreamsState
 from .work_folder import JOURNAL, Journal, StatesFile, lay_out, read_state, write_rows
 
 LOCK = "lock"
@@ -433,6 +433,8 @@ def _measure(
     Losses that the journal has are not measured again.
 
     label: which of the two models it is, "dense" or "pruned".
+
+    Raises InputError where the journal has losses of other windows.
     """
     if windows is None:
         return []
@@ -443,7 +445,11 @@ def _measure(
             hidden = visit.after
             progress(f"measuring {label}", visit.index + 1, model.shape.layers)
         journal.record(**{field: tuple(sequence_losses(model, hidden, windows).tolist())})
-    return list(getattr(journal.state, field))
+    losses = list(getattr(journal.state, field))
+    if len(losses) != len(windows):
+        got = f"{len(losses)} as {field} in {journal.work}"
+        raise InputError(expected=f"{EXPECTED}, with {len(windows)} losses", got=got, hint=HINT)
+    return losses
 
 
 def planned_meta_model(model: ModelOnDisk, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
@@ -520,7 +526,8 @@ class DiskSink(Sink):
         if state.dense_stream is not None:
             dense_stream = StatesFile(self.journal.work / state.dense_stream, shape, self.model.dtype)
         generator = torch.Generator()
-        generator.set_state(torch.tensor(state.generator, dtype=torch.uint8))
+        with refusing(EXPECTED, f"{self.journal.work}: generator", HINT):
+            generator.set_state(torch.tensor(state.generator, dtype=torch.uint8))
         resumed = Streams(
             pruned_stream=StatesFile(self.journal.work / state.pruned_stream, shape, self.model.dtype),
             dense_stream=dense_stream,

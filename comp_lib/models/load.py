@@ -237,7 +237,8 @@ def _check_fields(fields: Mapping[str, Any], limits: tuple[int, int]) -> None:
 
     limits: the most layers, and the largest other size, that the tensors of the model allow.
 
-    Raises InputError, which names the field, for NaN, infinity and a size above its limit.
+    Raises InputError, which names the field, for NaN, infinity, a size above its limit, and a window that is
+    no number of tokens, which not every family checks.
     """
     layers, largest_size = limits
     pending: list[tuple[str, Any]] = list(fields.items())
@@ -249,6 +250,10 @@ def _check_fields(fields: Mapping[str, Any], limits: tuple[int, int]) -> None:
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise InputError(expected=f"{field} as finite numbers", got=str(value)[:60], hint=SAVE_AGAIN_HINT)
         name = field.rpartition(".")[2]
+        whole = type(value) is int and 0 <= value <= LARGEST_INTEGER
+        if name == "sliding_window" and value is not None and not whole:
+            expected = f"{field} as a whole number of tokens"
+            raise InputError(expected=expected, got=str(value)[:60], hint=SAVE_AGAIN_HINT)
         limit = layers if name == "num_hidden_layers" else largest_size
         if type(value) is int and value > limit and re.fullmatch(SIZE_FIELD, name):
             raise InputError(
