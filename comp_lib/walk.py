@@ -16,6 +16,7 @@ from .decoder import Decoder, as_decoder
 from .families.find import layers_of
 from .families.run import LayerArguments, attention_step, head, layer_arguments, mlp_step
 from .families.types import Device, Layer, Model
+from .system.tensors import check_numbers
 
 BATCH_TOKENS = 2048  # tokens that pass at once: enough for the processor, few beside the hidden states
 LOGITS_AT_ONCE = 1 << 22  # numbers in memory at once: tokens times vocabulary
@@ -98,6 +99,8 @@ def sequence_losses(model: Model | Decoder, hidden: Tensor, ids: Tensor) -> Tens
 
     The loss of a token x is -log p(x) = log sum_v exp(z_v) - z_x. The vocabulary is wide. So logits z exist
     only for some tokens and one piece of the head at a time, and both terms are gathered piece by piece.
+
+    Raises NoNumber for a loss that is NaN or infinite.
     """
     decoder = as_decoder(model)
     states = hidden[:, :-1].flatten(0, 1)
@@ -113,4 +116,4 @@ def sequence_losses(model: Model | Decoder, hidden: Tensor, ids: Tensor) -> Tens
             columns = next_tokens[rows] - first_token
             inside = (columns >= 0) & (columns < logits.shape[1])
             next_logits[rows[inside]] = logits[inside, columns[inside]]
-    return (log_sums - next_logits).view(len(ids), -1).mean(1)
+    return check_numbers("loss", (log_sums - next_logits).view(len(ids), -1).mean(1))

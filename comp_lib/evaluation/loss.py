@@ -28,7 +28,6 @@ hundred positions at a time and the whole (B, L, V) never exists.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,11 +35,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..divergence import divergence_terms
-from ..errors import InputError, NoNumber, refusing
+from ..errors import InputError, refusing
 from ..families.find import check_model
 from ..families.run import check_length, checked_tokens, evaluation_mode, head
 from ..families.types import Model
 from ..progress import Progress, no_progress
+from ..system.tensors import check_numbers
 from .confidence import Interval, intervals
 
 MEASURES = ("dense_loss", "loss", "increase", "kl", "top1_agreement")
@@ -135,28 +135,16 @@ def _evaluation(models: list[Model], ids: Tensor, progress: Progress, label: str
     sequences = 0
     with evaluation_mode(*models):
         for batch in ids.split(BATCH):
-            chunks.append(_check_numbers(measures, _measures_by_sequence(models, batch)))
+            rows = _measures_by_sequence(models, batch)
+            for measure, column in zip(measures, rows.T, strict=True):
+                check_numbers(measure, column)
+            chunks.append(rows)
             sequences += len(batch)
             progress(label, sequences, len(ids))
     columns = dict(zip(measures, torch.cat(chunks).T, strict=True))  # (S,) each
     by_sequence = {measure: tuple(column.tolist()) for measure, column in columns.items()}
     means = {measure: column.mean().item() for measure, column in columns.items()}
     return Evaluation(by_sequence, ids[:, 1:].numel(), **means)
-
-
-def _check_numbers(measures: Sequence[str], rows: Tensor) -> Tensor:
-    """Return rows (B, measures).
-
-    Raises NoNumber, which names the first measure that is NaN or infinite in one of them.
-    """
-    for measure, column in zip(measures, rows.T, strict=True):
-        if not column.isfinite().all():
-            raise NoNumber(
-                expected=f"{measure} as a finite number",
-                got=f"{column.sum().item()}",
-                hint="look at the numbers in config.json and the weights, or take dtype float32",
-            )
-    return rows
 
 
 def _measures_by_sequence(models: list[Model], ids: Tensor) -> Tensor:

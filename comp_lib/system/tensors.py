@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import InputError, refusing
+from ..errors import InputError, NoNumber, refusing
 from .files import SAVE_AGAIN_HINT, read_object
 from .hashes import hash_of_file, hash_of_value
 
@@ -188,3 +188,17 @@ def check_finite(name: str, tensor: Tensor) -> Tensor:
             hint=f"{SAVE_AGAIN_HINT}, or take dtype float32",
         )
     return tensor
+
+
+def check_numbers(measure: str, values: Tensor) -> Tensor:
+    """Return the values of a measure.
+
+    Raises NoNumber, which says `measure`, when one of them is NaN or infinite.
+    """
+    if not values.isfinite().all():
+        raise NoNumber(
+            expected=f"{measure} as a finite number",
+            got=values[~values.isfinite()][0].item(),
+            hint="look at the numbers in config.json and the weights, or take dtype float32",
+        )
+    return values

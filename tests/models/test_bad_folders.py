@@ -16,7 +16,9 @@ from command import run
 from safetensors.torch import load_file, save_file
 from variants import build
 
-from comp_lib.errors import InputError
+from comp_lib.calibration.windows import Calibration
+from comp_lib.disk.prune_model import prune_model
+from comp_lib.errors import InputError, NoNumber
 from comp_lib.gguf.read import GgufFile
 from comp_lib.models import load
 from comp_lib.models.export import export_gguf
@@ -254,6 +256,25 @@ def test_a_loss_that_is_no_number_ends_a_command_with_exit_code_1(folder):
         assert result.stdout == ""
         assert result.stderr.splitlines()[-1].startswith("comp-lib: expected ")
         assert "loss as a finite number, got nan" in result.stderr
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_loss_that_is_no_number_is_no_verdict(tmp_path, tokenizer):
+    """Granite divides its logits by a field of its config."""
+    build("granite").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    config(logits_scaling=0.0)(tmp_path / "model")
+    text = Calibration("shipped", sequences=2, length=16)
+    with pytest.raises(NoNumber, match="^expected loss as a finite number, got nan: "):
+        prune_model(
+            tmp_path / "model",
+            tmp_path / "out",
+            calibration=text,
+            judged_on="evaluation:code",
+            preset="stock",
+            multiple=4,
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_mistral_with_a_list_of_layers_is_read_as_transformers_does(folder):
