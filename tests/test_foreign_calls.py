@@ -27,6 +27,8 @@ from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.written import draw_prefixes
 from comp_lib.compare.cluster import executor
 from comp_lib.compare.grid import read_rows
+from comp_lib.disk.from_disk import DiskSink
+from comp_lib.disk.run_state import RunState, StreamsState
 from comp_lib.disk.work_folder import JOURNAL, Journal
 from comp_lib.errors import PACKAGE, InputError
 from comp_lib.evaluation.loss import measure_loss
@@ -39,6 +41,8 @@ from comp_lib.models import load
 from comp_lib.models.export import export_gguf
 from comp_lib.models.meta_model import with_true_config
 from comp_lib.plan import Plan
+from comp_lib.settings import Settings
+from comp_lib.shape import Shape
 from comp_lib.system import files, tensors
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -162,6 +166,15 @@ def read_journal(patch, planted, folder):
     Journal(folder, {})
 
 
+def go_on_with_a_generator(patch, planted, folder):
+    streams = StreamsState("states-0", None, False, {}, (1, 255))
+    journal = SimpleNamespace(state=RunState({}, streams=streams), work=folder)
+    model = SimpleNamespace(shape=Shape.of(build()))
+    sink = SimpleNamespace(journal=journal, model=model, sequences=1)
+    patch.setattr(torch, "Generator", lambda: SimpleNamespace(set_state=planted))
+    DiskSink.resume(sink, Settings(), 8)
+
+
 def load_zero_shot_tasks(patch, planted, folder):
     manager = SimpleNamespace(all_tasks=["comp_cloze"], load=planted)
     patch.setitem(sys.modules, "lm_eval.tasks", SimpleNamespace(TaskManager=lambda **_: manager))
@@ -208,6 +221,7 @@ BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("calibration/written.py", "_encode_request"): apply_chat_template,
     ("compare/cluster.py", "executor"): find_scheduler,
     ("compare/grid.py", "read_rows"): read_comparison,
+    ("disk/from_disk.py", "resume"): go_on_with_a_generator,
     ("disk/work_folder.py", "read_state"): read_journal,
     ("evaluation/loss.py", "_states"): run_a_judged_model,
     ("evaluation/zero_shot.py", "load_tasks"): load_zero_shot_tasks,
