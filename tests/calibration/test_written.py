@@ -243,7 +243,7 @@ def test_the_shipped_windows_are_what_the_included_model_writes(script, real_mod
     """
     model, tokenizer = real_model
     shipped = load_shipped_texts(hash_of_model(model)).values()
-    for sequences, ids in zip((128, 256), sorted(shipped, key=len), strict=True):
+    for sequences, ids in zip((32, 128, 256), sorted(shipped, key=len), strict=True):
         writers = script.writers_of("general", tokenizer, sequences, length=256)
         prefixes = draw_prefixes(tokenizer, writers, model.config.vocab_size, length=256)
         assert ids.shape == (len(writers), 256)
