@@ -7,7 +7,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -60,7 +59,8 @@ def dense_quality(
     losses_by_kind = load_or_compute("dense", model, ids, shapes, measure)
     texts = {}
     for kind, losses in losses_by_kind.items():
-        texts[kind] = _evaluation_of(windows_by_text[kind], {"loss": losses})
+        columns = {"loss": torch.tensor(losses, dtype=torch.float64)}
+        texts[kind] = Evaluation.of(columns, windows_by_text[kind])
     return EvaluationByText(texts)
 
 
@@ -68,13 +68,6 @@ def cache_key(windows_by_text: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, 
     """All tokens of the windows (S, L) of each kind, and the sizes of the windows: a key for the cache."""
     ids = torch.cat([windows.flatten() for windows in windows_by_text.values()])
     return ids, {kind: list(windows.shape) for kind, windows in windows_by_text.items()}
-
-
-def _evaluation_of(ids: Tensor, by_sequence: Mapping[str, Sequence[float]]) -> Evaluation:
-    """The evaluation on windows ids (S, L) with these values of each measure for each window."""
-    means = {measure: float(np.mean(values)) for measure, values in by_sequence.items()}
-    columns = {measure: tuple(values) for measure, values in by_sequence.items()}
-    return Evaluation(columns, ids[:, 1:].numel(), **means)
 
 
 def costs(
@@ -134,11 +127,10 @@ def compare_with_dense(
     judged = judge(model, windows_by_text, progress=progress)
     texts = {}
     for kind, ids in windows_by_text.items():
-        dense_losses = dense.texts[kind].losses
-        losses = judged.texts[kind].losses
-        increases = [loss - dense_loss for loss, dense_loss in zip(losses, dense_losses, strict=True)]
-        by_sequence = {"dense_loss": dense_losses, "loss": losses, "increase": increases}
-        texts[kind] = _evaluation_of(ids, by_sequence)
+        dense_losses = torch.tensor(dense.texts[kind].losses, dtype=torch.float64)
+        losses = torch.tensor(judged.texts[kind].losses, dtype=torch.float64)
+        columns = {"dense_loss": dense_losses, "loss": losses, "increase": losses - dense_losses}
+        texts[kind] = Evaluation.of(columns, ids)
     return EvaluationByText(texts)
 
 

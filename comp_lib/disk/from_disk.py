@@ -53,6 +53,7 @@ from ..methods import method_of
 from ..models.export import export_gguf
 from ..models.load import DTYPES, open_model
 from ..models.meta_model import make_meta_model, with_true_config
+from ..models.own_texts import TEMPLATE_FOLDER
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
 from ..plan import Plan
 from ..planning import make_plan
@@ -72,7 +73,6 @@ from .run_state import EXPECTED, HINT, StreamsState
 from .work_folder import JOURNAL, Journal, StatesFile, lay_out, read_state, write_rows
 
 LOCK = "lock"
-TEMPLATES = "additional_chat_templates"  # name of the one folder in a model's folder
 # What a disk refuses: it is full or broken, its user may not write, or there can be no such folder.
 DISK_ERRORS = (
     errno.ENOSPC,
@@ -327,7 +327,7 @@ def _disk_usage(folder: Path) -> dict[str, int]:
         except FileNotFoundError:  # another process works here, as the lock will say
             continue
         is_file = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
-        if not is_file and not (stat.S_ISDIR(status.st_mode) and path == folder / TEMPLATES):
+        if not is_file and not (stat.S_ISDIR(status.st_mode) and path == folder / TEMPLATE_FOLDER):
             raise InputError(
                 expected=f"nothing but ordinary files in {folder}",
                 got=f"{path.name}, which is a link, a folder or of another kind",

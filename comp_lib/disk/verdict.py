@@ -126,8 +126,5 @@ def quality_of(saved: SavedModel, windows_by_text: Mapping[str, Tensor]) -> Eval
         losses = torch.tensor(saved.losses[start : start + len(ids)], dtype=torch.float64)  # (windows, 2)
         start += len(ids)
         dense, small = losses.T
-        columns = {"dense_loss": dense, "loss": small, "increase": small - dense}
-        by_sequence = {measure: tuple(column.tolist()) for measure, column in columns.items()}
-        means = {measure: column.mean().item() for measure, column in columns.items()}
-        texts[name] = Evaluation(by_sequence, ids[:, 1:].numel(), **means)
+        texts[name] = Evaluation.of({"dense_loss": dense, "loss": small, "increase": small - dense}, ids)
     return EvaluationByText(texts)

@@ -156,7 +156,7 @@ class Journal:
             raise InputError(
                 expected="the request that began this run",
                 got=f"another one in {self.work} (different: {', '.join(different)})",
-                hint="delete that folder to begin anew",
+                hint=HINT,
             )
 
     def check(self, name: str, path: Path, start: int = 0, size: int | None = None) -> None:

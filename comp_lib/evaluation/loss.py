@@ -28,6 +28,7 @@ hundred positions at a time and the whole (B, L, V) never exists.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +68,13 @@ class Evaluation:
     top1_agreement: float | None = None
     """Share of positions at which both put the same token first, 0 to 1."""
 
+    @classmethod
+    def of(cls, columns: Mapping[str, Tensor], ids: Tensor) -> Evaluation:
+        """The evaluation on ids (S, L) with these values (S,) of each measure."""
+        by_sequence = {measure: tuple(column.tolist()) for measure, column in columns.items()}
+        means = {measure: column.mean().item() for measure, column in columns.items()}
+        return cls(by_sequence, ids[:, 1:].numel(), **means)
+
     @property
     def losses(self) -> tuple[float, ...]:
         """Loss of each sequence, nats per token."""
@@ -100,6 +108,7 @@ def measure_loss(
     Raises InputError for what is no model or no tokens, and for sequences that are longer than the model's
     context; NoNumber for a loss that is NaN or infinite.
     """
+    check_model(model)
     return _evaluation([model], ids, progress, label)
 
 
@@ -125,9 +134,8 @@ def compare_losses(
 
 @torch.inference_mode()
 def _evaluation(models: list[Model], ids: Tensor, progress: Progress, label: str) -> Evaluation:
-    """Evaluation of the first of `models`, compared with its parent, the second, where there is one."""
+    """Evaluation of the first of some checked `models`, compared with its parent, the second, if any."""
     for model in models:
-        check_model(model)
         ids = checked_tokens(ids, model.config.vocab_size)
         check_length(ids.shape[1], model.config.max_position_embeddings)
     measures = MEASURES if len(models) > 1 else ("loss",)
@@ -141,10 +149,7 @@ def _evaluation(models: list[Model], ids: Tensor, progress: Progress, label: str
             chunks.append(rows)
             sequences += len(batch)
             progress(label, sequences, len(ids))
-    columns = dict(zip(measures, torch.cat(chunks).T, strict=True))  # (S,) each
-    by_sequence = {measure: tuple(column.tolist()) for measure, column in columns.items()}
-    means = {measure: column.mean().item() for measure, column in columns.items()}
-    return Evaluation(by_sequence, ids[:, 1:].numel(), **means)
+    return Evaluation.of(dict(zip(measures, torch.cat(chunks).T, strict=True)), ids)
 
 
 def _measures_by_sequence(models: list[Model], ids: Tensor) -> Tensor:

@@ -195,8 +195,8 @@ def _granite_fields(config: Any) -> dict[str, Any]:
 def _granite_factors(config: Any) -> dict[str, float]:
     return {
         "embed_tokens": config.embedding_multiplier,
-        QUERIES: config.attention_multiplier
-        * math.sqrt(_head_dim(config)),  # deci divides scores by that root
+        # deci divides scores by that root
+        QUERIES: config.attention_multiplier * math.sqrt(_head_dim(config)),
         "o_proj": config.residual_multiplier,
         "down_proj": config.residual_multiplier,
         OUTPUT_HEAD: 1 / config.logits_scaling,

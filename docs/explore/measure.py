@@ -38,7 +38,7 @@ from comp_lib.families.types import Model
 from comp_lib.hybrid_granularity.measured import HARM_EXPONENT, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep, sweep
-from comp_lib.importance.measured_harm import MeasuredHarm, gather_and_pass, smallest_width
+from comp_lib.importance.measured_harm import gather_and_pass, smallest_width
 from comp_lib.importance.neurons import METRICS, RIDGE, Problem
 from comp_lib.models.load import INCLUDED_MODEL, load_model
 from comp_lib.plan import Plan, PlanRequest
@@ -51,6 +51,9 @@ from comp_lib.walk import walk
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path.append(str(ROOT / "notebooks"))
+from course.hybrid_granularity import stored_harm  # noqa: E402
+
 NUMBERS = HERE / "numbers"
 SEED = 0
 
@@ -300,18 +303,6 @@ def measure_layer(minutes: float) -> None:
 # ---------------------------------------------------------------------- part 4: budget
 
 
-def stored_harms(record: dict[str, Any]) -> MeasuredHarm:
-    """The harm of narrowing each layer alone and its error curve, from benchmarks/hybrids.json."""
-    empty = torch.empty(0)
-    sweeps = []
-    for row in record["curves"]:
-        counts = record["multiple"] * torch.arange(1, len(row))
-        errors = torch.tensor(row[1:], dtype=torch.float64)
-        sweeps.append(Sweep(empty, empty, errors, counts, torch.zeros(len(counts)), empty, empty))
-    harm = torch.tensor(record["kl"], dtype=torch.float64)
-    return MeasuredHarm((int(record["gone"]),) * len(harm), harm, tuple(sweeps))
-
-
 def budget_plans(shape: Shape, record: dict[str, Any], ratio: float) -> dict[str, Plan]:
     """The four ways to spend a budget, by the page's names."""
     multiple = record["multiple"]
@@ -321,7 +312,7 @@ def budget_plans(shape: Shape, record: dict[str, Any], ratio: float) -> dict[str
     fewer_groups = PlanRequest(shape, ratio, kv_groups=shape.kv_groups[0] - 1, multiple=multiple)
     return {
         "uniform": uniform_plan(request),
-        "measured": measured_plan(request, stored_harms(record)),
+        "measured": measured_plan(request, stored_harm(record)),
         "layers": layers.plan_with((shape.neurons[0],) * len(layers.layers)),
         "groups": uniform_plan(fewer_groups),
     }
@@ -329,7 +320,7 @@ def budget_plans(shape: Shape, record: dict[str, Any], ratio: float) -> dict[str
 
 def predicted_harms(record: dict[str, Any], removed: Sequence[int]) -> list[float]:
     """The predicted harm of each layer that loses so many neurons, as `measured_plan` adds it up."""
-    harms = stored_harms(record)
+    harms = stored_harm(record)
     found = []
     for layer, count in enumerate(removed):
         errors = harms.errors(layer, record["multiple"] * (len(record["curves"][layer]) - 1))

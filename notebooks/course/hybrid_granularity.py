@@ -32,10 +32,10 @@ def stored_harm(record: Mapping[str, Any]) -> MeasuredHarm:
     """The harm of narrowing each layer alone, and its error curve.
 
     record: of a model in `benchmarks/hybrids.json`. A point of a curve is the error per token, as a share of
-    the stream's energy.
+    the stream's energy; there is one for each "multiple" of neurons, or for each STEP.
     """
     errors = torch.tensor(record["curves"], dtype=torch.float64)  # (layers, K + 1)
-    counts = STEP * torch.arange(1, errors.shape[1])
+    counts = record.get("multiple", STEP) * torch.arange(1, errors.shape[1])
     empty = torch.empty(0)  # the file keeps the curves alone
     zeros = torch.zeros(len(counts))
     sweeps = [Sweep(empty, empty, row[1:], counts, zeros, empty, empty) for row in errors]

@@ -228,7 +228,7 @@ def test_the_prediction_of_widths_is_the_planners(javascript, record, tiny_llama
     body = "return m.predictedHarms(data.numbers, data.widths);"
     found = javascript("widths.js", body, {"numbers": numbers, "widths": widths})
     assert found == pytest.approx(measure.predicted_harms(record, removed), rel=1e-12)
-    assert isinstance(measure.stored_harms(record), MeasuredHarm)
+    assert isinstance(measure.stored_harm(record), MeasuredHarm)
 
 
 def test_the_share_that_is_removed_is_the_plans(javascript, tiny_llama):
