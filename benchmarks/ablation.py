@@ -1,12 +1,14 @@
 """The ablations of notebook 05: what each part of COMP is worth, on the real model.
 
-    python benchmarks/ablation.py [--model gemma3-270m] [--out benchmarks/ablation.jsonl] [--seconds 3600]
+    python benchmarks/ablation.py [--model gemma3-270m] [--parts "COMP" "metric: energy" ...]
+        [--out benchmarks/ablation.jsonl] [--seconds 3600]
 
-Each run becomes one line of JSON, written as it ends; a second call skips the runs that are stored. The
-project's own two texts calibrate and evaluate; a row's seed draws the calibration windows. `increases` are
-the extra losses over the dense model on each evaluation window, nats per token, and `increase` is their mean.
-`error` is the share of its output's energy that an MLP lost on the calibration text, mean over the layers.
-Another model than the included one gets one seed, the parts that apply to it, and a file of its own.
+With --parts only these of PARTS are measured, with a fifth removed; without it the whole grid is. Each run
+becomes one line of JSON, written as it ends; a second call skips the runs that are stored. The project's own
+two texts calibrate and evaluate; a row's seed draws the calibration windows. `increases` are the extra losses
+over the dense model on each evaluation window, nats per token, and `increase` is their mean. `error` is the
+share of its output's energy that an MLP lost on the calibration text, mean over the layers. Another model
+than the included one gets one seed, the parts that apply to it, and a file of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -51,6 +54,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "Wanda-sp, no recovery": WANDA,
     "energy, no recovery": {"method": "energy", "recovery": "none"},
     "ridge: 0.1 in every layer": {"ridge": 0.1},
+    "widths: estimated": {"widths": "estimated"},
     "aim: dense": {"aim": "dense"},
     "layers only": {"layers": 6},
     "2 layers + neurons": {"layers": 2},
@@ -71,16 +75,19 @@ GRID: list[Run] = [
 ]
 
 
-def grid(model: Model, name: str) -> list[Run]:
+def grid(model: Model, name: str, parts: Sequence[str] = ()) -> list[Run]:
     """GRID for the included model; for another model the runs that apply to it, under one seed.
 
     These keep fewer KV groups than the model has, and drop layers in proportion to its number of layers.
+
+    parts: names in PARTS; if there are any, the runs of these alone.
     """
+    asked = [run for run in GRID if not parts or (run[0] in parts and "ratio" not in run[1])]
     if name == INCLUDED_MODEL:
-        return GRID
+        return asked
     shape = Shape.of(model)
     runs = []
-    for part, changes, seed in GRID:
+    for part, changes, seed in asked:
         if seed != SEEDS[0] or changes.get("kv_groups", 0) >= shape.kv_groups[0]:
             continue
         layers = changes.get("layers", 0)
@@ -125,6 +132,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="default: benchmarks/ablation.jsonl, of another model ablation-MODEL"
     )
+    parser.add_argument(
+        "--parts", nargs="+", default=(), choices=PARTS, metavar="NAME", help="names in PARTS"
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no row after so long")
     arguments = parser.parse_args()
     stem = "ablation" if arguments.model == INCLUDED_MODEL else f"ablation-{arguments.model}"
@@ -134,7 +144,7 @@ def main() -> None:
     finished = [(row["name"], row["changes"], row["seed"]) for row in rows]
     started = time.perf_counter()
     model, tokenizer = models.load(arguments.model)
-    missing = [run for run in grid(model, arguments.model) if run not in finished]
+    missing = [run for run in grid(model, arguments.model, arguments.parts) if run not in finished]
     if not missing:
         return
     windows = evaluation_windows(tokenizer)

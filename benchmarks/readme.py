@@ -16,6 +16,7 @@ from math import exp, prod
 from pathlib import Path
 from statistics import fmean
 
+import first_hour
 import numpy as np
 from after import healing
 from common import HERE, ROOT, between, markdown, preset, read_json
@@ -384,7 +385,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> its marks, and wha
     "README.md": {"before and after": before_and_after, "the short table": short},
     "benchmarks/RESULTS.md": {model: partial(losses, model) for model in MODELS}
     | {"what starves": starving, "the tasks": tasks, "time and memory": cost, "the files": files}
-    | {"the candidates": candidates, "the runtimes": serving},
+    | {"the candidates": candidates, "the runtimes": serving, "the first hour": first_hour.stored_table},
     "docs/heal.md": {"what healing brings": healing},
 }
 
