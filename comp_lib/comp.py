@@ -30,7 +30,7 @@ from torch import Tensor
 
 from .checks import checked_call
 from .decoder import Decoder, ModelInMemory, as_decoder
-from .errors import check_switch, check_words
+from .errors import check_switch, check_words, known_keywords
 from .families.find import layers_of
 from .families.run import layer_arguments
 from .families.types import CausalLM, Layer, Model
@@ -39,7 +39,7 @@ from .planning import make_plan
 from .progress import Progress, check_progress, no_progress
 from .prune_layer import RunContext, States, Streams, prune_layer
 from .report import LayerReport, Report, finished_plan_and_report
-from .settings import Settings
+from .settings import Settings, SettingsChanges
 from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config
 from .system.tensors import check_finite
@@ -61,6 +61,16 @@ class Pruned:
     """Says what happened to each layer."""
     parent_shape: Shape
     """The shape of the parent."""
+
+    def __str__(self) -> str:
+        """A line about what was removed, and the report as a table."""
+        before = self.parent_shape
+        after = Shape.of(self.model)
+        line = (
+            f"{self.plan.removed:.1%} of the decoder removed: {after.total_parameters:,} parameters of "
+            f"{before.total_parameters:,}, {after.layers} layers of {before.layers}"
+        )
+        return f"{line}\n{self.report}"
 
     def save(self, out: str | Path, tokenizer: PreTrainedTokenizerBase, *, overwrite: bool = False) -> Path:
         """Write the smaller model to the folder `out`, with its plan and a model card, and return the folder.
@@ -131,6 +141,7 @@ class MemorySink(Sink):
             layers[index] = layer.to(next(original.parameters()).device).train(original.training)
 
 
+@known_keywords(elsewhere=dict.fromkeys(SettingsChanges.__annotations__, "Settings(...) has it"))
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
 def prune(
     model: Model,
@@ -162,6 +173,9 @@ def prune(
         inplace: whether the layers of `model` are given up one by one, which halves the memory. Otherwise
             `model` stays as it is, and the result shares the tensors that do not change.
 
+    The model that comes back is of transformers' class and config for its widths, so its `save_pretrained`
+    writes a folder that can be loaded; `Pruned.save` adds the plan, a card and the tokenizer.
+
     Raises InputError before any work when the settings or the plan cannot be met, or when a weight is NaN or
     infinite.
 
@@ -173,6 +187,8 @@ def prune(
         pruned.plan.removed  # 0.2 or a little more
         pruned.save("build/small", tokenizer)
     """
+    from .models.meta_model import give_true_config
+
     started = time.perf_counter()
     if settings is None:
         settings = Settings()
@@ -189,6 +205,7 @@ def prune(
     reports = prune_layers(decoder, ids, settings, plan, MemorySink(small), progress)
     keep_layers(small, plan.layers)
     update_config(small)
+    give_true_config(small)
     finished_plan, report = finished_plan_and_report(plan, reports, settings, ids, before, Shape.of(small))
     report = replace(report, seconds=time.perf_counter() - started)
     return Pruned(cast("CausalLM", small), finished_plan, report, before)

@@ -9,13 +9,15 @@ on the command line, an InputError keeps its traceback too, with the error that 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
+import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
@@ -25,6 +27,11 @@ RUST_PANIC = "PanicException"
 OUT_OF_MEMORY = "OutOfMemoryError"  # name of torch's error, since importing torch takes seconds
 FOREIGN_MESSAGE_LENGTH = 500  # characters of a foreign error that are shown
 LARGEST_INTEGER = 2**63 - 1  # the largest seed that torch takes; the limit of other whole numbers, too
+LONGEST_WORD = 100  # letters of an unknown word that are compared
+LEAST_LIKENESS = 0.5  # of an option to an unknown word, 0 to 1, for which it is offered
+# the kinds of parameters that have names for a caller
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+Called = TypeVar("Called", bound=Callable[..., Any])
 # Errors that only a mistake in a program raises.
 BUGS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
 
@@ -51,7 +58,7 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple[Callable[[], InputError], tuple[()]]:
         """How it passes from one process to another: by its three parts (pickle's protocol)."""
-        return partial(type(self), expected=self.expected, got=self.got, hint=self.hint), ()
+        return functools.partial(type(self), expected=self.expected, got=self.got, hint=self.hint), ()
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows instead of a traceback: the sentence (IPython's protocol)."""
@@ -87,7 +94,7 @@ def as_printable(text: str) -> str:
     )
 
 
-@cache
+@functools.cache
 def say(line: str) -> None:
     """Write `line` to the log, which shows it on stderr; once in a process."""
     log.warning("%s", as_printable(line))
@@ -131,17 +138,56 @@ def is_bug_of_ours(error: BaseException) -> bool:
     return Path(trace.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
 
 
-def suggestion(word: str, options: Iterable[str]) -> str:
-    """A hint for an unknown name: the closest of `options`, else all of them.
+def suggestion(word: str, options: Iterable[str], otherwise: str = "") -> str:
+    """A hint for an unknown word: the nearest of `options`, and of equally near ones each, in their order.
+
+    otherwise: the hint where none is near; "": all of them.
 
     >>> suggestion("wandasp", ["wanda-sp", "random"])
     "did you mean 'wanda-sp'?"
     """
     options = list(options)
-    close = difflib.get_close_matches(word.lower(), options, n=2, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(repr(name) for name in close)}?"
-    return f"choose one of {', '.join(options)}"
+    matcher = difflib.SequenceMatcher(None, b=word[:LONGEST_WORD].lower())
+    likeness: dict[str, float] = {}  # 0 to 1
+    for option in options:
+        matcher.set_seq1(option.lower())
+        likeness[option] = matcher.ratio()
+    highest = max(likeness.values(), default=0.0)
+    if highest >= LEAST_LIKENESS:
+        nearest = [option for option in likeness if likeness[option] == highest]
+        return f"did you mean {' or '.join(map(repr, nearest))}?"
+    return otherwise or f"choose one of {', '.join(options)}"
+
+
+def known_keywords(*names: str, elsewhere: Mapping[str, str] | None = None) -> Callable[[Called], Called]:
+    """A decorator for a function or a class: an unknown keyword is refused, and the nearest is offered.
+
+    Args:
+        names: keywords that it takes beside its parameters.
+        elsewhere: keywords that belong to something else -> the hint that says to what.
+    """
+    hints = elsewhere or {}
+
+    def decorate(called: Called) -> Called:
+        if isinstance(called, type):
+            called.__init__ = decorate(called.__init__)  # type: ignore[misc]
+            return called
+        parameters = inspect.signature(called).parameters.values()
+        own_names = [one.name for one in parameters if one.kind in NAMED and one.name not in ("self", "cls")]
+        options = (*own_names, *names)
+
+        @functools.wraps(called)
+        def checked(*arguments: Any, **keywords: Any) -> Any:
+            for keyword in keywords:
+                if keyword not in options:
+                    name = called.__qualname__.removesuffix(".__init__")
+                    hint = hints.get(keyword) or suggestion(keyword, options)
+                    raise InputError(expected=f"keywords that {name} has", got=repr(keyword), hint=hint)
+            return called(*arguments, **keywords)
+
+        return checked  # type: ignore[return-value]  # which is called as `called` is
+
+    return decorate
 
 
 def check_whole_number(name: str, value: object, minimum: int) -> None:

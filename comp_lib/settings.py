@@ -19,6 +19,7 @@ from .errors import (
     check_switch,
     check_whole_number,
     check_words,
+    known_keywords,
     suggestion,
 )
 from .importance import LAYER_METRIC_NAMES, LayerMetricName
@@ -142,6 +143,7 @@ class SettingsChanges(MethodChanges, total=False):
     device: str
 
 
+@known_keywords()
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens.
@@ -153,54 +155,53 @@ class Settings:
     What is left out follows the method: COMP gets the preset "tailored", and the methods of others one width
     for all layers and the recovery of their makers.
 
+    Args:
+        ratio: part of the parameters of the decoder to remove, at least; above 0 and below 1. 0.2 is a fifth.
+        method: who chooses: one of METHODS, or any name in importance.neurons.METRICS.
+        layers: whole layers to drop: a number of them (2), or a share of all below 1 (0.1). "auto": the
+            fewest that leave the other layers a quarter of their neurons.
+        layer_metric: what whole layers are judged by, where some go: "loss", how much the loss rises without
+            one, or "block-influence", the paper's, which some layers fool.
+        widths: how much each layer keeps: "uniform", the same for all, which any runtime loads; "per-layer",
+            by layer importance, the paper's way; "estimated" or "measured", by a short or a long measurement
+            of the harm. None: as the preset of the method has it, or "uniform" if the recovery is not least
+            squares, for which alone widths are estimated.
+        kv_groups: KV groups to keep in each layer, a number above 0. None: all.
+        recovery: what follows the cut, for any method: "least-squares" refits the weights that stay, "mask"
+            scales them, "bias" adds a mean, "none" leaves them. None: that of the makers of the method, see
+            `methods.default_recovery`.
+        aim: what the least squares aim at: "self", the layer's output, or "dense", the dense model's stream,
+            which costs a second walk of the text. "auto": the dense model's stream where the ratio is above
+            LARGE_RATIO (0.2).
+        ridge: lambda of the solves, relative to the energy of each input: a number above 0. "auto": chosen by
+            held-out text.
+        token_weights: whether each token is divided by the norm of its residual stream.
+        multiple: widths are multiples of this number of neurons. None: of 64, which is halved until it is
+            fine enough for the ratio. Most GGUF types need 32.
+        seed: what metrics that draw at random begin with.
+        device: where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1". Whether this
+            machine has it is checked when work is to begin.
+
     Raises InputError for a value that a setting cannot have, by its name, and for two values that exclude
     each other.
     """
 
     ratio: float = 0.2
-    """Part of the decoder's parameters to remove, at least."""
     method: str = "comp"
-    """One of METHODS, or any name in importance.neurons.METRICS."""
     layers: float | Literal["auto"] = "auto"
-    """Whole layers to drop, or their share.
-
-    "auto": the fewest that leave the other layers a quarter of their neurons.
-    """
     layer_metric: LayerMetricName = "loss"
-    """What whole layers are judged by: "loss", or "block-influence", the paper's, which some layers fool."""
     widths: Widths | None = None
-    """How much each layer keeps: one of WIDTHS.
-
-    None: as the preset of the method has it, or "uniform" if the recovery is not least squares, for which
-    alone widths are estimated.
-    """
     kv_groups: int | None = None
-    """KV groups to keep in each layer; None: all."""
     recovery: RecoveryName | None = None
-    """One of RECOVERY_NAMES, for any method.
-
-    None: that of the makers of the method, see `methods.default_recovery`.
-    """
     aim: Aim = "auto"
-    """What the least squares aim at: the layer's output ("self") or the dense model's stream ("dense").
-
-    "auto": the dense model's stream where the ratio is above LARGE_RATIO.
-    """
     ridge: float | Literal["auto"] = "auto"
-    """lambda of the solves, relative to each input's energy; "auto": chosen by held-out text."""
     token_weights: bool = True
-    """Whether each token is divided by the norm of its residual stream."""
     multiple: int | None = None
-    """Widths are multiples of this; None: of 64, which is halved until it is fine enough."""
     seed: int = 0
-    """What metrics that draw at random begin with."""
     device: str = "cpu"
-    """Where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1".
-
-    Whether this machine has it is checked when work is to begin.
-    """
 
     @classmethod
+    @known_keywords(*SettingsChanges.__annotations__)
     def preset(cls, name: PresetName | None = None, **changes: Unpack[SettingsChanges]) -> Settings:
         """The settings of a preset with these changes, each of which wins over the preset.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -59,6 +60,39 @@ def test_models_of_the_benchmarks_are_no_names_of_the_library(script, monkeypatc
         assert model["version"] in model["install"]
 
 
+# --- first_hour.py ----------------------------------------------------------------------------------------
+
+SPEAKS_TWICE = "import time; print('begin', flush=True); time.sleep(0.4); print('end')"
+
+
+def test_a_command_is_timed_with_its_longest_silence_(script, tmp_path):
+    row = script("first_hour").timed([sys.executable, "-c", SPEAKS_TWICE], tmp_path)
+    assert 0.4 <= row["longest_silence"] <= row["seconds"]
+
+
+def test_a_home_without_a_cache_is_what_a_failing_command_saw(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COMP_LIB_CACHE", "elsewhere")
+    failing = "import os, sys; sys.exit(os.environ['HOME'] + str('COMP_LIB_CACHE' in os.environ))"
+    with pytest.raises(subprocess.CalledProcessError):
+        script("first_hour").timed([sys.executable, "-c", failing], tmp_path)
+    assert f"{tmp_path}False" in capsys.readouterr().err
+
+
+def test_the_table_of_the_first_hour_is_in_seconds_and_dense_passes(script):
+    row = {"seconds": 90.0, "cpu_seconds": 150.0, "longest_silence": 4.2}
+    content = {
+        "model": "tiny",
+        "machine": {"cpu": "a processor", "cores": 2, "load": 0.1},
+        "dense_pass": [10.0, 9.0],
+        "commands": {"demo": row, "prune": row},
+    }
+    lines = script("first_hour").table(content).splitlines()
+    assert lines[2:4] == ["| `demo` | 90 | 180 | 150 | 4 | 10 |", "| `prune` | 90 | - | 150 | 4 | 10 |"]
+    assert lines[-1].startswith(
+        "tiny, 2 cores (a processor), load 0.1 before. One dense pass over 8,192 tokens"
+    )
+
+
 # --- limit.py ---------------------------------------------------------------------------------------------
 
 
@@ -100,3 +134,12 @@ def test_no_run_multiplies_less(script, size):
     ids = tokens(*size)
     work = run_of(script("limit"), model, ids).work()  # factors, inverses and solves are not in torch's count
     assert 0 < work.model + work.single < counted(lambda: prune(model, ids, SETTINGS))
+
+
+@pytest.mark.parametrize("name, seeds", [("smollm2-135m", 3), ("another", 1)])
+def test_only_the_parts_that_are_asked_for_are_measured(script, name, seeds, tiny_llama):
+    ablation = script("ablation")
+    runs = ablation.grid(tiny_llama(), name, ["COMP", "metric: energy"])
+    assert [run[0] for run in runs] == seeds * ["COMP", "metric: energy"]
+    assert all("ratio" not in changes for _, changes, _ in runs)
+    assert len(ablation.grid(tiny_llama(), name)) > 4 * seeds

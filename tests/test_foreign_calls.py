@@ -216,7 +216,7 @@ def write_plan(patch, planted, folder):
 
 
 BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
-    ("calibration/texts.py", "load_text"): read_text_file,
+    ("calibration/texts.py", "read_text"): read_text_file,
     ("calibration/texts.py", "_load_wikitext"): fetch_wikitext,
     ("calibration/written.py", "_encode_request"): apply_chat_template,
     ("compare/cluster.py", "executor"): find_scheduler,

@@ -1,15 +1,25 @@
-"""`Pruned.save`: the folder of a model that was pruned in memory, and what it never writes over."""
+"""The folder of a model that was pruned in memory: by `Pruned.save`, and by transformers itself."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
-from tools import SETTINGS, hash_of_weights
+import torch
+from tools import SETTINGS, hash_of_weights, logits, plan_of_everything
+from transformers import LlamaForCausalLM
 from variants import build, tokens
 
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.models.load import load_model
+from comp_lib.models.meta_model import with_true_config
 from comp_lib.plan import Plan
+from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
 
@@ -81,3 +91,92 @@ def test_a_wrong_type_is_refused(pruned, tokenizer, tmp_path, monkeypatch, out, 
     with pytest.raises(InputError, match=message):
         pruned.save(out, tokenizer if is_there else "smollm2-135m", overwrite=overwrite)
     assert not list(tmp_path.iterdir())
+
+
+# --- as transformers saves it -------------------------------------------------------------------------------
+
+UNEVEN = Settings(ratio=0.2, widths="estimated", multiple=4)
+PLAIN_TRANSFORMERS = """
+import sys
+import torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("small", trust_remote_code=True)
+with torch.inference_mode():
+    torch.save(model(torch.load("ids.pt")).logits, "logits.pt")
+print([name for name in sys.modules if name.startswith("comp_lib")])
+"""
+
+
+def configs_of(model):
+    """What the config of each module says, but the names of classes, by the name of the module."""
+    configs = {name: module.config for name, module in model.named_modules() if hasattr(module, "config")}
+    unsaid = {"architectures", "dtype"}
+    fields = {name: {**config.to_dict()} for name, config in configs.items()}
+    return {
+        name: {field: said[field] for field in said.keys() - unsaid}
+        | {"attention": configs[name]._attn_implementation}
+        for name, said in fields.items()
+    }
+
+
+@pytest.mark.slow
+def test_a_model_of_own_widths_is_saved_for_plain_transformers(tmp_path):
+    small = prune(build(), tokens(), UNEVEN).model
+    assert not Shape.of(small).uniform
+    small.save_pretrained(tmp_path / "small")
+    torch.save(tokens(), tmp_path / "ids.pt")
+    environment = os.environ | {"HF_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-I", "-c", PLAIN_TRANSFORMERS]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert torch.equal(torch.load(tmp_path / "logits.pt"), logits(small, tokens()))
+
+
+@pytest.mark.parametrize(
+    ("name", "inplace"), [("gqa", True), ("phi3", False), ("gemma3", False), ("rope-longrope", False)]
+)
+def test_class_and_configs_are_those_of_a_model_that_was_loaded(name, inplace, tmp_path):
+    parent = build(name)
+    small = prune(parent, tokens(), UNEVEN, inplace=inplace).model
+    assert (small is parent) == inplace
+    true = with_true_config(small)
+    assert type(small) is type(true)
+    assert isinstance(small, type(build(name)))
+    assert configs_of(small) == configs_of(true)
+    small.save_pretrained(tmp_path)
+    loaded, read = type(small).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(read.values())
+    assert torch.equal(logits(loaded, tokens()), logits(small, tokens()))
+    small.set_attn_implementation("eager")
+    assert {said["attention"] for said in configs_of(small).values()} == {"eager"}
+
+
+def test_the_parent_keeps_its_class_and_config():
+    parent = build()
+    before = parent.config.to_json_string()
+    prune(parent, tokens(), UNEVEN)
+    assert type(parent) is LlamaForCausalLM
+    assert parent.config.to_json_string() == before
+
+
+def test_a_model_of_own_widths_that_got_one_width_is_stock_again(tmp_path):
+    parent = prune(build(), tokens(), UNEVEN).model
+    narrowest = min(Shape.of(parent).neurons)
+    plan = replace(plan_of_everything(parent), neurons=(narrowest,) * 3, kept_neurons=None)
+    small = prune(parent, tokens(), SETTINGS, plan=plan).model
+    assert type(small) is LlamaForCausalLM
+    small.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    assert config["model_type"] == "llama"
+    assert "per_layer_config" not in config
+    assert torch.equal(logits(LlamaForCausalLM.from_pretrained(tmp_path), tokens()), logits(small, tokens()))
+
+
+def test_a_class_of_ones_own_stays():
+    class Mine(LlamaForCausalLM):
+        pass
+
+    model = Mine(build().config)
+    model.load_state_dict(build().state_dict())
+    assert type(prune(model, tokens(), UNEVEN).model) is Mine

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..calibration.texts import KINDS
 from ..calibration.windows import calibration_tokens
-from ..errors import InputError
+from ..errors import InputError, suggestion
 from ..families.types import Model
 from ..system.cache import load_or_make
 from ..system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
@@ -158,6 +158,10 @@ def draw(
             got=", ".join(kinds) or "none",
             hint=f"such as {', '.join(KINDS[:2])}",
         )
+    for kind in kinds:
+        if kind not in KINDS:
+            expected = f"kinds of text among {', '.join(KINDS)}"
+            raise InputError(expected=expected, got=repr(kind), hint=suggestion(kind, KINDS))
     windows_by_kind = [
         calibration_tokens(
             f"calibration:{kind}", tokenizer, sequences=window_count, length=window_length, seed=seed

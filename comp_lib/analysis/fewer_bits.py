@@ -13,13 +13,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 
 import gguf
 from torch import Tensor
 
 from ..families.types import Model
-from ..gguf.write import TYPES, as_stored, tensor_type
+from ..gguf.write import TYPES, as_stored, size_of_tensors, tensor_type
 from ..progress import Progress, no_progress, with_label
 from .columns import load_or_compute
 from .cost_frame import cache_key, compare_with_dense, rows_of
@@ -81,7 +80,7 @@ def fewer_bits(
         return {"moved": moved} | {name: row[name] for name in ("increase", "low", "high")}
 
     measured = load_or_compute("fewer-bits", model, ids, [FEW_BITS, window_shapes], measure)
-    sizes = [_megabytes(shapes, kind) for kind in (FEW_BITS, MANY_BITS)]
+    sizes = [size_of_tensors(shapes, kind) / 1e6 for kind in (FEW_BITS, MANY_BITS)]
     return FewerBits(**measured, megabytes=sizes[0], megabytes_before=sizes[1])
 
 
@@ -103,15 +102,6 @@ def _round(model: Model, progress: Progress, turned_by: int = 0) -> tuple[Model,
         weight.data = stored
         progress(f"rounding to {FEW_BITS}", count, len(parameters))
     return rounded, (moved / size) ** 0.5
-
-
-def _megabytes(shapes: Mapping[str, tuple[int, ...]], kind: str) -> float:
-    """Size of tensors of these shapes in a GGUF file of the type `kind`."""
-    total = 0
-    for name, shape in shapes.items():
-        block_values, block_bytes = gguf.GGML_QUANT_SIZES[tensor_type(name, shape, kind)]
-        total += prod(shape) // block_values * block_bytes
-    return total / 1e6
 
 
 def _bytes_per_weight(kind: str) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from IPython.display import Markdown, display
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -63,41 +62,6 @@ def plot_layers(frame: pd.DataFrame) -> Picture:
     layer_axis(axes[-1])
     intervals = "" if frame.low.isna().all() else " with 95% intervals"
     return figure.with_alt_text(f"Points{intervals} for each layer: ", items)
-
-
-def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
-    """Error of each layer's MLP against the neurons gone, a line for each layer.
-
-    share: part of the neurons gone at which the alt text gives the errors.
-    """
-    rows = frame[frame.gone > 0]
-    figure, axes = figure_with_axes((WIDTH, 3.6))
-    sns.lineplot(
-        rows,
-        x="share_gone",
-        y="error",
-        hue="layer",
-        units="layer",
-        estimator=None,
-        palette="flare",
-        linewidth=0.9,
-        ax=axes,
-    )
-    xlabel = f"neurons gone (% of the layer), from {_tokens(frame)}"
-    axes.set(xlabel=xlabel, ylabel="error left after the refit\n(% of the layer's energy)")
-    log_y(axes, percent=True, max_ticks=6)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    errors = {
-        layer: np.interp(share, rows_of_layer.share_gone, rows_of_layer.error)
-        for layer, rows_of_layer in rows.groupby("layer")
-    }
-    lowest = min(errors, key=errors.__getitem__)
-    highest = max(errors, key=errors.__getitem__)
-    return figure.with_alt_text(
-        "Lines of the error against the neurons gone, one a layer, from light to dark: "
-        f"with {share:.0%} gone the error is least in layer {lowest}, {100 * errors[lowest]:.2g}%, "
-        f"and largest in layer {highest}, {100 * errors[highest]:.2g}%."
-    )
 
 
 def plot_costs(frame: pd.DataFrame) -> Picture:

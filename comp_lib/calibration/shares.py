@@ -2,7 +2,8 @@
 
 A source is a text (`texts.load_text`), "self" for what the model writes by itself (`written`), one of
 MIXTURES, or several of them with "+" between: "mine.txt+general" draws half of the sequences from the file.
-The texts take turns, so that any part of the sequences holds every text.
+The texts take turns, so that any part of the sequences holds every text. Or it is texts in memory (`given`),
+which count as one.
 
 A fit to one kind of text spoils the others: calibrated on prose alone SmolLM2 loses 0.93 nats a token on
 code, on every kind 0.37 (benchmarks/RESULTS.md). So the mixture "general" takes some of every kind that
@@ -18,7 +19,8 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..system.hashes import hash_of_value
-from .texts import KINDS, judging_texts, load_text
+from .given import GivenTexts, Source
+from .texts import KINDS, TEXTS, judging_texts, load_text, read_text
 from .written import WRITERS
 
 # text -> how many sequences it has, relative to the others of the mixture
@@ -27,9 +29,10 @@ SHIPPED |= {f"calibration:{kind}": 1.0 for kind in KINDS[1:]}
 SHIPPED["calibration:questions"] = 2.0
 WRITTEN = dict.fromkeys(WRITERS, 1.0)
 MIXTURES = {"general": SHIPPED | WRITTEN, "shipped": SHIPPED, "written": WRITTEN}
+SOURCES = (*MIXTURES, *WRITTEN, *TEXTS)  # all names of sources
 
 
-def shares_of(source: str | Path) -> dict[str, float]:
+def shares_of(source: Source) -> dict[str, float]:
     """The texts of a source, and the share of each; the shares add up to 1.
 
     Where there is a file of that name, it is one text, even with "+" in its name. The name of a mixture wins
@@ -40,7 +43,9 @@ def shares_of(source: str | Path) -> dict[str, float]:
     >>> shares_of("notes.txt+self")
     {'notes.txt': 0.5, 'self': 0.5}
     """
-    names = [str(source)] if os.path.exists(source) else str(source).split("+")
+    if isinstance(source, GivenTexts):
+        return {str(source): 1.0}
+    names = [str(source)] if os.path.exists(str(source)) else str(source).split("+")
     if len(names) > 1 and "" in names:
         raise InputError(
             expected='the name of a text on each side of a "+"',
@@ -56,19 +61,29 @@ def shares_of(source: str | Path) -> dict[str, float]:
     return {text_name: weight / total for text_name, weight in weights.items()}
 
 
-def text_hashes(source: str | Path) -> tuple[str, ...]:
+def texts_of(source: Source) -> dict[str, str]:
+    """The texts of a source that can be read, by name: all but what the model writes.
+
+    Raises InputError for a text that cannot be read.
+    """
+    if isinstance(source, GivenTexts):
+        return {str(source): source.joined}
+    names = [name for name in shares_of(source) if name not in WRITTEN]
+    return {name: read_text(name, SOURCES) for name in names}
+
+
+def text_hashes(source: Source) -> tuple[str, ...]:
     """16 hex digits for each text of a source, by which it is recognised under any name.
 
     Text that the model writes has no such digits.
 
     Raises InputError for a text that cannot be read.
     """
-    text_names = [text_name for text_name in shares_of(source) if text_name not in WRITTEN]
-    return tuple(hash_of_value(load_text(text_name))[:16] for text_name in text_names)
+    return tuple(hash_of_value(text)[:16] for text in texts_of(source).values())
 
 
-def load_apart_from(judged_on: str | Path | None, shares: Mapping[str, float]) -> dict[str, str]:
-    """The texts of `shares` that can be read, by name: all but what the model writes.
+def load_apart_from(judged_on: str | Path | None, source: Source) -> dict[str, str]:
+    """The texts of a source that can be read, by name.
 
     judged_on: name or path of the text that judges; None: no text judges.
 
@@ -77,18 +92,14 @@ def load_apart_from(judged_on: str | Path | None, shares: Mapping[str, float]) -
     judging: list[str] = []
     if judged_on is not None:
         judging = [load_text(name).strip() for name in judging_texts(judged_on).values()]
-    texts: dict[str, str] = {}
-    for text_name in shares:
-        if text_name in WRITTEN:
-            continue
-        text = load_text(text_name)
+    texts = texts_of(source)
+    for text_name, text in texts.items():
         if any(judge and (judge in text or text.strip() in judge) for judge in judging):
             raise InputError(
                 expected="calibration text apart from the text that judges",
                 got=f"{text_name!r} and {str(judged_on)!r}, which are the same",
                 hint="calibrate on another text, or 'self'",
             )
-        texts[text_name] = text
     return texts
 
 
@@ -114,7 +125,7 @@ def limits_of(shares: Mapping[str, float], window_counts: Mapping[str, int]) -> 
 
 
 def allot(
-    shares: Mapping[str, float], sequences: int, limits: Mapping[str, int], source: str | Path
+    shares: Mapping[str, float], sequences: int, limits: Mapping[str, int], source: Source
 ) -> list[str]:
     """The text of each of the `sequences`: by the shares of the texts, and within the limits of some of them.
 

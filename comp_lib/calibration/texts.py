@@ -40,6 +40,11 @@ def load_text(name_or_path: str | Path) -> str:
     not readable or not UTF-8, and a text that cannot be fetched. A name that UTF-8 cannot hold is refused,
     too, since a model's card has the names of its texts.
     """
+    return read_text(name_or_path, TEXTS)
+
+
+def read_text(name_or_path: str | Path, names: Iterable[str]) -> str:
+    """`load_text`, for a caller who takes these `names`, of which a refusal offers the nearest."""
     check_words("a text", name_or_path, "the name or the path of one", example="evaluation:code")
     text_name = str(name_or_path)
     check_text("the name of a text", text_name)
@@ -56,7 +61,7 @@ def load_text(name_or_path: str | Path) -> str:
         raise InputError(
             expected="a text file or the name of a text",
             got=f"{text_name!r}, no such file",
-            hint=suggestion(text_name, TEXTS),
+            hint=suggestion(text_name, names),
         )
     if not text.strip():
         raise InputError(expected="some text", got=f"the empty file {str(path)!r}", hint="choose another")

@@ -16,20 +16,30 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, check_seed, check_whole_number, check_words
+from ..errors import InputError, check_seed, check_whole_number, known_keywords
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from .defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_SEQUENCES, USUAL_WINDOW
+from .given import Source, as_source
 from .shares import WRITTEN, allot, limits_of, load_apart_from, shares_of
 from .texts import TEXTS, encode, judging_texts, load_text, opening_tokens, start_token
 from .written import write_texts
 
 
+@known_keywords()
 @dataclass(frozen=True)
 class Calibration:
     """Which text calibrates, and how much of it.
 
     The value only describes the text; `tokens` draws it.
+
+    Args:
+        source: a text, "self", a mixture, or several of these with "+" between: see `shares`. Or texts in
+            memory: a list of strings, or a column of a data set.
+        sequences: how many sequences. None: `prune_model` takes its preset's number, `tokens` takes
+            USUAL_SEQUENCES.
+        length: tokens in each sequence, at least 2.
+        seed: it decides which windows are drawn, in which order, and what the model writes.
 
     Raises InputError for a value of the wrong type or size. A text that cannot be read is refused when it is
     drawn.
@@ -45,22 +55,19 @@ class Calibration:
     comp_lib.errors.InputError: expected length as a whole number above 1, got 1: the smallest is 2
     """
 
-    source: str | Path = "general"
-    """A text, "self", a mixture, or several of these with "+" between: see `shares`."""
+    source: Source = "general"
     sequences: int | None = None
-    """How many sequences; None: `prune_model` takes its preset's number, `tokens` takes USUAL_SEQUENCES."""
     length: int = USUAL_LENGTH
-    """Tokens in each sequence."""
     seed: int = 0
-    """It decides which windows are drawn, in which order, and what the model writes."""
 
     def __post_init__(self) -> None:
-        check_words("calibration", self.source, "the name or the path of a text", example="shipped")
+        object.__setattr__(self, "source", as_source("calibration", self.source))
         if self.sequences is not None:
             check_whole_number("sequences", self.sequences, 1)
         check_whole_number("length", self.length, 2)
         check_seed(self.seed)
 
+    @known_keywords()
     def tokens(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -85,8 +92,9 @@ class Calibration:
         )
 
 
+@known_keywords()
 def calibration_tokens(
-    source: str | Path,
+    source: Source,
     tokenizer: PreTrainedTokenizerBase,
     *,
     model: Model | None = None,
@@ -103,7 +111,8 @@ def calibration_tokens(
     consists of TEXTS alone, and a source with text that the model wrote after a start token.
 
     Args:
-        source: name or path of a text, "self", a mixture, or several with "+" between (see `shares`).
+        source: name or path of a text, "self", a mixture, or several with "+" between (see `shares`). Or
+            texts in memory: a list of strings, or a column of a data set.
         model: writes the text where the source asks for it (WRITTEN); None: no model is there to do so.
         seed: decides which windows are drawn, in which order, and what the model writes.
         judged_on: name or path of the text that will judge the result. It may not be a calibration text.
@@ -112,11 +121,12 @@ def calibration_tokens(
     Raises InputError for too little text, for the text that judges among the calibration texts, and where a
     model has to write and none is given.
     """
+    source = as_source("source", source)
     check_whole_number("sequences", sequences, 1)
     check_whole_number("length", length, 2)
     shares = shares_of(source)
     _check_writer(model, shares, source)
-    texts = load_apart_from(judged_on, shares)
+    texts = load_apart_from(judged_on, source)
     ids = {text_name: encode(tokenizer, text) for text_name, text in texts.items()}
     opening = opening_tokens(tokenizer)
     window_counts = {text_name: len(values) // (length - len(opening)) for text_name, values in ids.items()}
@@ -150,14 +160,19 @@ def windows_of(
     Args:
         judged_on: name or path of the text.
         window_length: tokens of each window.
-        window_count: how many windows of each text; None: all that are full.
+        window_count: how many windows of each text; None: all that are full, but of the longest of several
+            texts no more than the second longest has, since it weighs no more than that in their mean.
 
     Raises InputError as `load_text` and `evaluation_tokens` do.
     """
-    return {
+    windows_by_text = {
         label: evaluation_tokens(tokenizer, load_text(text_name), window_length, window_count)
         for label, text_name in judging_texts(judged_on).items()
     }
+    if window_count is None and len(windows_by_text) > 1:
+        *_, most, _ = sorted(map(len, windows_by_text.values()))
+        windows_by_text = {label: ids[:most] for label, ids in windows_by_text.items()}
+    return windows_by_text
 
 
 def evaluation_tokens(
@@ -204,8 +219,8 @@ def _draw_windows(windows: Tensor, count: int, seed: int) -> Tensor:
     return windows[order[:count]]
 
 
-def _is_bare(source: str | Path) -> bool:
-    """Whether a source consists of TEXTS alone: no mixture, no file, nothing written."""
+def _is_bare(source: Source) -> bool:
+    """Whether a source consists of TEXTS alone: no mixture, no file, nothing written or in memory."""
     return set(str(source).split("+")) <= set(TEXTS)
 
 
@@ -224,7 +239,7 @@ def _put_start_tokens(tokens: Tensor, rows_of_texts: Sequence[Sequence[int]], st
         tokens[chosen, 0] = start
 
 
-def _check_writer(model: Model | None, shares: Mapping[str, float], source: str | Path) -> None:
+def _check_writer(model: Model | None, shares: Mapping[str, float], source: Source) -> None:
     """Raises InputError where some text of `source` is to be written, and no model is there to write it."""
     if model is None and not WRITTEN.keys().isdisjoint(shares):
         raise InputError(

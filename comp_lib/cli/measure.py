@@ -1,6 +1,8 @@
 """The commands that measure: `inspect` (layers), `evaluate` (quality), `compare` (methods side by side)."""
 
+import shlex
 from inspect import signature
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,21 +11,34 @@ from typer import Exit, Option, echo
 
 from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_WINDOW
 from ..errors import InputError, check_package
-from .console import complain, make_table, output, progress_bars, split_values
+from .console import as_typed_here, complain, make_table, output, progress_bars, split_values
 from .options import LENGTH_HELP, QUALITY, CalibrationText, Device, Dtype, Length, ModelName, Multiple
 
 if TYPE_CHECKING:  # slow to import
     from ..evaluation.by_kind import EvaluationByText
+    from ..evaluation.task_differences import TaskDifference
 
 TEXT_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
 WINDOW_HELP = f"Tokens in each window (default: {USUAL_WINDOW}, or what MODEL reads; papers: 2048)."
-WINDOWS_HELP = "Windows to measure, of each kind (default: all)."
-AGAINST_HELP = "Its parent: loss added, KL divergence, agreement."
+WINDOWS_HELP = "Windows to measure, of each kind (default: all; of prose as many as of another kind)."
+AGAINST_HELP = "Its parent: loss added, KL divergence, agreement; with --tasks its answers."
 TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."
 RATIOS_HELP = "Parts of the decoder to remove, at least, with commas."
 METHODS_HELP = "Names as for prune --method, with commas (default: all)."
 SEQUENCES_HELP = "Calibration sequences, one number or several."
 SEEDS_HELP = "How many: each draws other calibration windows."
+COLUMN_WORDS = {  # column of a table of losses -> what it means
+    "dense": "dense: loss of the parent.",
+    "loss": "loss: of this model, lower is better.",
+    "perplexity": "perplexity: exp(loss).",
+    "increase": "increase: loss - dense.",
+    "kl": "kl: divergence from the parent, 0 if nothing changed.",
+    "agreement": "agreement: share of places where both put the same token first.",
+}
+TASKS_EXPLANATION = (
+    "acc: share of items answered rightly; acc_norm: the same, answers weighed by their length. "
+    "difference: of the same items, pruned - dense."
+)
 SCHEDULER_HELP = "Address of a Dask cluster that makes the runs: tcp://host:8786."
 
 
@@ -68,16 +83,11 @@ def evaluate(
 
     if tasks is not None:
         parameters = signature(evaluate).parameters
-        values = {
-            "judged_on": judged_on,
-            "window_length": window_length,
-            "window_count": window_count,
-            "parent": parent,
-        }
+        values = {"judged_on": judged_on, "window_length": window_length, "window_count": window_count}
         if any(value != parameters[name].default for name, value in values.items()):
-            expected = "--tasks without --text, --window, --windows or --against"
+            expected = "--tasks without --text, --window or --windows"
             raise InputError(expected=expected, got="both", hint="leave one out: tasks bring their own text")
-        _evaluate_tasks(model, tasks, dtype, device)
+        _evaluate_tasks(model, parent, tasks, dtype, device)
         return
     load_text(judged_on)  # raises for a wrong text before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
@@ -92,19 +102,87 @@ def evaluate(
     with progress_bars() as bars:
         judged = judge(loaded, windows_by_text, loaded_parent, progress=bars)
     output.print(kinds_table(judged))
+    if parent is None:
+        echo(f"{model}: {_perplexity_in_words(judged)}")
+        echo("what pruning cost, if it was pruned: the same with --against PARENT")
+    else:
+        echo(f"{model} against {parent}: {cost_in_words(judged)}")
+        arguments = [model, "--against", parent, "--tasks", "offline"]
+        echo(f"next: {as_typed_here(shlex.join(['comp-lib', 'evaluate', *arguments]))}")
 
 
-def _evaluate_tasks(model: str, tasks: str, dtype: Dtype, device: str) -> None:
-    """Print the accuracy of a model in tasks of lm-eval."""
+def _perplexity_in_words(judged: "EvaluationByText") -> str:
+    """The perplexity of a model, with its 95% interval."""
+    from ..evaluation.loss import perplexity_of
+    from ..evaluation.words import perplexity_range
+
+    interval = judged.compute_intervals()["loss"]
+    perplexity = perplexity_of(judged.mean["loss"])
+    return f"perplexity {perplexity:.1f}{perplexity_range(interval, '.1f')} on {judged.mean_name}"
+
+
+def cost_in_words(judged: "EvaluationByText") -> str:
+    """What multiplied the perplexity of the parent, and on which kinds of text least and most."""
+    from ..evaluation.loss import perplexity_of
+    from ..evaluation.words import factor_of_mean
+
+    sentence = f"perplexity times {factor_of_mean(judged)} on {judged.mean_name}"
+    if len(judged.texts) == 1:
+        return sentence
+    factors = {
+        kind: perplexity_of(evaluation.values["increase"]) for kind, evaluation in judged.texts.items()
+    }
+    least, *_, most = sorted(factors, key=factors.__getitem__)
+    return f"{sentence}; least on {least} ({factors[least]:.1f}), most on {most} ({factors[most]:.1f})"
+
+
+def _evaluate_tasks(model: str, parent: str | None, tasks: str, dtype: Dtype, device: str) -> None:
+    """Print the accuracy of a model in tasks of lm-eval, beside that of its parent where it is given."""
     check_package("lm_eval", "evaluate")
     from lm_eval import utils
 
+    from ..evaluation.task_differences import task_differences
     from ..evaluation.zero_shot import load_tasks, zero_shot
     from ..models.load import load_model
 
     suite = load_tasks(tasks)  # raises for a wrong name before the model is loaded
-    loaded, tokenizer = load_model(model, dtype, device)
-    echo(utils.make_table(zero_shot(loaded, tokenizer, suite)))
+    results = zero_shot(*load_model(model, dtype, device), suite)
+    differences = []
+    if parent is not None:
+        parent_results = zero_shot(*load_model(parent, dtype, device), suite)
+        differences = task_differences(results, parent_results)
+    if not differences:  # no parent, or tasks that are scored otherwise
+        echo(utils.make_table(results))
+        if parent is not None:
+            echo(f"{parent}:\n{utils.make_table(parent_results)}")
+        return
+    output.print(_tasks_table(differences))
+    echo(f"{model} against {parent}: {_differences_in_words(differences)}")
+    arguments = [model, "--prompt", "The water cycle begins when the sun"]
+    echo(f"next: {as_typed_here(shlex.join(['comp-lib', 'generate', *arguments]))}")
+
+
+def _tasks_table(differences: "list[TaskDifference]") -> Table:
+    """A table with a row for each task and measure, the parent's beside the model's."""
+    rows = []
+    for row in differences:
+        numbers = f"{row.parent_accuracy:.3f}", f"{row.accuracy:.3f}"
+        low, high = row.interval
+        interval = "" if isnan(low) else f" ({low:+.3f} to {high:+.3f})"
+        rows.append((row.task, row.measure, *numbers, f"{row.difference:+.3f}{interval}"))
+    columns = ("task", "measure", "dense", "pruned", "difference")
+    return make_table(columns, rows, "accuracy, 0 to 1, with 95% intervals", TASKS_EXPLANATION)
+
+
+def _differences_in_words(differences: "list[TaskDifference]") -> str:
+    """In which tasks the accuracy differs by more than chance."""
+    rows = [row for row in differences if row.measure == "acc"]
+    tasks = [row for row in rows if row.differs]
+    count = len(rows)
+    if not tasks:
+        return f"no difference in {count} tasks that is more than chance"
+    names = ", ".join(f"{row.task} {row.difference:+.3f}" for row in tasks)
+    return f"{len(tasks)} of {count} tasks differ by more than chance: {names}"
 
 
 def _warn_of_calibration_text(model: str, judged_on: str) -> None:
@@ -122,8 +200,12 @@ def _warn_of_calibration_text(model: str, judged_on: str) -> None:
 
 
 def kinds_table(judged: "EvaluationByText") -> Table:
-    """A table with a row for each text, and one for their mean where there are several."""
+    """A table with a row for each text, and one for their mean where there are several.
+
+    Numbers from too few windows for an interval have two decimals.
+    """
     from ..evaluation.loss import perplexity_of
+    from ..evaluation.words import number_format, with_interval
 
     rows = judged.make_rows()
     mean_row = judged.make_mean_row()
@@ -135,15 +217,16 @@ def kinds_table(judged: "EvaluationByText") -> Table:
         main_measure = "increase" if "increase" in measures else "loss"
         if main_measure == "loss":
             measures = measures | {"perplexity": perplexity_of(measures["loss"])}
-        row = {"text": text} | {name: f"{value:.3f}" for name, value in measures.items()}
-        bounds = intervals[main_measure]
-        if bounds is not None:
-            low, high = bounds
-            row[main_measure] += f" ({low:.3f} to {high:.3f})"
+        interval = intervals[main_measure]
+        row = {"text": text} | {
+            name: f"{value:{number_format(interval)}}" for name, value in measures.items()
+        }
+        row[main_measure] = with_interval(measures[main_measure], interval)
         cells.append(row)
     columns = [name.removesuffix("_loss").removeprefix("top1_") for name in cells[0]]
     title = "loss by kind of text, nats per token, with 95% intervals"
-    return make_table(columns, [row.values() for row in cells], title)
+    explanation = " ".join(COLUMN_WORDS[name] for name in columns if name in COLUMN_WORDS)
+    return make_table(columns, [row.values() for row in cells], title, explanation)
 
 
 def compare(

@@ -1,6 +1,8 @@
 """The commands `prune`, which makes a smaller model, and `demo`, all of COMP on the included model."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,7 @@ from ..calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
 from ..errors import check_package
 from ..methods import METHODS
 from ..settings import PRESET_TABLE, MethodChanges
-from .console import make_table, output, progress_bars
+from .console import as_typed_here, make_table, output, progress_bars
 from .options import (
     QUALITY,
     RESEARCH,
@@ -36,6 +38,7 @@ DEMO_PROMPTS = (
     "def is_prime(n):",
     "Question: what is the capital of France? Answer:",
 )
+DEMO_ANSWER = "Paris"  # what a model that knows it writes after the last of them
 
 RATIO_HELP = "Part of the decoder's parameters to remove, at least (default: 0.2)."
 AT_MOST_HELP = (
@@ -96,7 +99,10 @@ def prune(
             progress=bars,
             **changes,
         )
-    echo(json.dumps(verdict.as_dict()) if as_json else verdict)
+    if as_json:
+        echo(json.dumps(verdict.as_dict()))
+    else:
+        echo(replace(verdict, next_command=as_typed_here(verdict.next_command)))
 
 
 def demo(
@@ -105,15 +111,14 @@ def demo(
 ) -> None:
     """COMP on the included model, without a fifth of its decoder: pictures, losses, texts of both."""
     check_package("matplotlib", "plots")
-    from ..calibration.windows import Calibration, calibration_tokens, windows_of
+    from ..calibration.windows import Calibration, windows_of
     from ..disk.prune_model import prune_model
     from ..evaluation.by_kind import judge
     from ..evaluation.generation import continuation
-    from ..importance.layers import block_influence
     from ..models.load import INCLUDED_MODEL, load_model
     from ..plots import plot_kinds, plot_pruned, png
     from ..system.files import check_output, write_atomically
-    from .measure import kinds_table
+    from .measure import cost_in_words, kinds_table
 
     pruned_folder = folder / "model"
     pruned_picture = folder / "pruned.png"
@@ -131,18 +136,16 @@ def demo(
             overwrite=overwrite,
             progress=bars,
         )
-    echo(verdict)
+    echo("\n".join(verdict.describe()))
 
     parent, tokenizer = load_model(INCLUDED_MODEL)
     pruned_model, _ = load_model(pruned_folder)
-    ids = calibration_tokens("calibration", tokenizer, sequences=8)
     windows_by_text = windows_of("kinds", tokenizer, DEMO_WINDOW_LENGTH, DEMO_WINDOWS)
     with progress_bars() as bars:
-        importance = block_influence(parent, ids, progress=bars).tolist()
         judged = judge(pruned_model, windows_by_text, parent, progress=bars)
     shape = verdict.parent_shape
     errors = [layer.error for layer in verdict.report.layers]
-    figure = plot_pruned(importance, verdict.plan, shape.neurons, shape.kv_groups, errors)
+    figure = plot_pruned(None, verdict.plan, shape.neurons, shape.kv_groups, errors)
     write_atomically(pruned_picture, png(figure))
     write_atomically(kinds_picture, png(plot_kinds(judged.make_rows(), judged.make_mean_row())))
     texts = []
@@ -152,3 +155,18 @@ def demo(
         texts.append((prompt, parent_text, pruned_text))
     output.print(kinds_table(judged), make_table(("prompt", "dense", "pruned"), texts))
     echo(f"pictures: {pruned_picture}, {kinds_picture}")
+    sentences = [f"{verdict.plan.removed:.0%} of the decoder is gone", cost_in_words(judged)]
+    _, *answers = texts[-1]
+    sentences += _fate_of_the_fact(answers)
+    echo(f"{'; '.join(sentences)}.\nnext: {as_typed_here(verdict.next_command)}")
+
+
+def _fate_of_the_fact(answers: Sequence[str]) -> list[str]:
+    """Whether the pruned model still knows the capital of France; nothing where its parent did not.
+
+    answers: of the parent and of the pruned model to the last prompt.
+    """
+    parent_knows, pruned_knows = (DEMO_ANSWER in answer for answer in answers)
+    if not parent_knows:
+        return []
+    return ["the capital of France is still there" if pruned_knows else "the capital of France is lost"]

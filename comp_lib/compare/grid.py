@@ -21,8 +21,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_WINDOW
-from ..calibration.shares import WRITTEN, shares_of
-from ..calibration.texts import load_text
+from ..calibration.shares import shares_of, texts_of
 from ..calibration.windows import calibration_tokens, windows_of
 from ..checks import check_request
 from ..errors import InputError, refusing
@@ -115,9 +114,9 @@ def _calibration_texts(grid: Grid, tokenizer: PreTrainedTokenizerBase) -> list[s
 
     Raises InputError for too little text.
     """
-    names = shares_of(grid.calibration)
-    texts = [load_text(name) for name in names if name not in WRITTEN]
-    if len(texts) == len(names):  # else a model has to write, which takes too long for a check
+    texts = list(texts_of(grid.calibration).values())
+    nothing_to_write = len(texts) == len(shares_of(grid.calibration))
+    if nothing_to_write:  # else a model has to write, which takes too long for a check
         for sequences in grid.sequences:
             calibration_tokens(
                 grid.calibration,

@@ -23,12 +23,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..calibration.defaults import USUAL_WINDOW
+from ..calibration.given import GivenTexts, Source
 from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration, windows_of
 from ..checks import check_request
-from ..errors import InputError, check_switch, check_words, say
+from ..errors import InputError, check_switch, check_words, known_keywords, say
 from ..families.run import check_length
+from ..gguf.write import size_of_tensors
 from ..methods import method_of
 from ..models.load import DtypeName, load_with_room, open_model
 from ..models.save import Provenance, hide_folders
@@ -147,6 +149,10 @@ class _Decisions:
     plan: Plan | None  # of a method that needs gradients; None: it is made from the files
 
 
+@known_keywords(
+    *MethodChanges.__annotations__,
+    elsewhere=dict.fromkeys(("sequences", "length", "seed"), "calibration=Calibration(...) has it"),
+)
 def prune_model(
     model: str | Path,
     out: str | Path,
@@ -154,7 +160,7 @@ def prune_model(
     *,
     at_most: float | str | None = None,
     preset: PresetName | None = None,
-    calibration: Calibration | str | Path = Calibration(),  # noqa: B008  a frozen value
+    calibration: Calibration | Source = Calibration(),  # noqa: B008  a frozen value
     judged_on: str | Path | None = EVERY_KIND,
     device: str = "cpu",
     dtype: DtypeName = "float32",
@@ -175,7 +181,8 @@ def prune_model(
             `ratio_search.ratio_within`.
         preset: one of PRESETS; None: what `Settings` does where nothing is said, which is "tailored" for
             COMP.
-        calibration: text that decides, or its name or path. Its seed is also that of metrics that draw.
+        calibration: text that decides: its name or path, a list of texts, or a `Calibration`, which says how
+            much of it, too. Its seed is also that of metrics that draw.
         judged_on: text that judges. None: nothing is measured.
         device: where it computes, in float64 too: "cpu", "cuda", "cuda:1", or "auto" for the best.
         dtype: to compute in: "float32", "bfloat16" or "float16".
@@ -411,6 +418,8 @@ def _command(name: str, out: str | Path, options: RunOptions) -> str:
     if options.changes.get("layers") == "auto" and "layers" in PRESETS[options.preset]:
         return ""  # without the flag the preset's number counts, and the flag takes no "auto"
     calibration = options.calibration
+    if isinstance(calibration.source, GivenTexts):
+        return ""
     flags: dict[str, object] = {
         "ratio": options.settings.ratio,
         "preset": options.preset,
@@ -443,15 +452,21 @@ def _verdict(
 
     gguf_type: the type of the matrices of the GGUF file; None: it is a folder.
     """
-    new_files = [saved.path]
-    stored = (parent.matrix_type, str(gguf_type).upper())
     if gguf_type is None:
         new_files = list(resolve(saved.path).glob("*.safetensors"))
-        stored = (parent.stored_type, stored_type(parent.saved_dtype(gguf_type)))
+        dtype = parent.saved_dtype(gguf_type)
+        stored = (parent.stored_type, stored_type(dtype))
+        parent_bytes = parent.model.shape.total_parameters * dtype.itemsize
+    else:
+        new_files = [saved.path]
+        stored = (parent.matrix_type, gguf_type.upper())
+        parent_bytes = size_of_tensors(parent.model.files.shapes, gguf_type)
+    megabytes = (_megabytes(parent.model.files.files), _megabytes(new_files))
     return Verdict(
         **vars(saved),
         parent=parent.name,
-        megabytes=(_megabytes(parent.model.files.files), _megabytes(new_files)),
+        megabytes=megabytes,
+        parent_megabytes=megabytes[0] if stored[0] == stored[1] else parent_bytes / 1e6,
         stored=stored,
         quality=quality_of(saved, windows_by_text),
         seconds=time.perf_counter() - started,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -11,13 +12,12 @@ import torch
 from torch import Tensor
 
 from ..evaluation.by_kind import EvaluationByText
-from ..evaluation.loss import Evaluation
+from ..evaluation.loss import Evaluation, perplexity_of
+from ..evaluation.words import number_format, perplexity_factor, with_interval
 from ..hybrid_granularity.uniform import RATIO_TOLERANCE
 from ..planning import why_more_was_removed
 from ..shape import span
-from ..system.tensors import STORED_TYPES
 from .from_disk import SavedModel
-from .gguf_file import is_gguf_name
 
 COLUMNS = 80  # columns of a terminal
 
@@ -29,7 +29,9 @@ class Verdict(SavedModel):
     parent: str
     """Name of the parent, as the user knows it."""
     megabytes: tuple[float, float]
-    """Size of the files of weights, of the parent and of the model."""
+    """Size of the files of weights, of the parent and of the model, which may be of different types."""
+    parent_megabytes: float
+    """Size of the weights of the parent in the type of the model's, which alone compares with the model's."""
     stored: tuple[str, str]
     """Type of most numbers in these files, such as "BF16" or "Q8_0", of the parent and of the model.
 
@@ -52,7 +54,11 @@ class Verdict(SavedModel):
                 "before": self.parent_shape.total_parameters,
                 "after": self.shape.total_parameters,
             },
-            "megabytes": {"before": self.megabytes[0], "after": self.megabytes[1]},
+            "megabytes": {
+                "before": self.megabytes[0],
+                "before_in_the_new_type": self.parent_megabytes,
+                "after": self.megabytes[1],
+            },
             "decoder_parameters": {
                 "before": self.parent_shape.decoder_parameters,
                 "after": self.shape.decoder_parameters,
@@ -73,47 +79,71 @@ class Verdict(SavedModel):
 
     def __str__(self) -> str:
         """At most 12 lines, and one more if clearly more went than was asked for."""
+        return "\n".join([*self.describe(), f"next: {self.next_command}"])
+
+    def describe(self) -> list[str]:
+        """The lines of the verdict without its last, the next command."""
         settings = self.report.settings
         removal = f"{self.plan.removed:.1%} of the decoder removed by {settings.method}"
         lines = [f"{removal}, in {self.seconds:.0f} s on {self.report.token_count:,} tokens"]
         if self.plan.removed > self.plan.ratio + RATIO_TOLERANCE:
             lines.append(why_more_was_removed(self.plan, settings))
         lines += self._table()
-        if self.quality is not None and len(self.quality.texts) > 1:
-            increases = ", ".join(
-                f"{kind} {evaluation.increase:+.3f}" for kind, evaluation in self.quality.texts.items()
-            )
-            lines += wrap(f"by kind: {increases}", COLUMNS, subsequent_indent="  ")
-        return "\n".join([*lines, f"saved: {self.path}", f"next: {self.next_command}"])
+        if self.quality is not None:
+            lines += _quality_lines(self.quality)
+        return [*lines, f"saved: {self.path}"]
 
     def _table(self) -> list[str]:
-        """The lines of a table: one for each thing that is counted, before and after."""
+        """The lines of a table: sizes, and each number of the shape that has changed, before and after."""
         before = self.parent_shape
         after = self.shape
         old_type, new_type = self.stored
-        note = new_type
-        if is_gguf_name(self.path):
-            note = new_type if old_type == new_type else f"{old_type}, {new_type}"
-        elif old_type not in STORED_TYPES:  # the parent is quantised
-            megabytes = before.total_parameters * 2 / 1e6
-            note = f"{old_type}, {new_type}; the parent as {new_type}: {megabytes:.1f} MB"
-        rows = [
-            ("", "before", "after", ""),
-            ("parameters", f"{before.total_parameters:,}", f"{after.total_parameters:,}", ""),
-            ("weights", f"{self.megabytes[0]:.1f} MB", f"{self.megabytes[1]:.1f} MB", note),
+        remark = ""
+        if old_type != new_type:
+            remark = f"{Path(self.parent).name} itself: {self.megabytes[0]:.1f} MB, {old_type}"
+        old_size = f"{self.parent_megabytes:.1f} MB"
+        new_size = f"{self.megabytes[1]:.1f} MB"
+        shapes = [
             ("layers", str(before.layers), str(after.layers), ""),
             ("neurons a layer", span(before.neurons), span(after.neurons), ""),
             ("KV groups a layer", span(before.kv_groups), span(after.kv_groups), ""),
         ]
-        if self.quality is not None:
-            losses = self.quality.mean
-            change = f"{losses['increase']:+.3f}, {self.quality.mean_name}"
-            rows.append(("loss, nats/token", f"{losses['dense_loss']:.3f}", f"{losses['loss']:.3f}", change))
+        rows = [
+            ("", "before", "after", ""),
+            ("parameters", f"{before.total_parameters:,}", f"{after.total_parameters:,}", ""),
+            (f"weights, {new_type}", old_size, new_size, remark),
+            *(row for row in shapes if row[1] != row[2]),
+        ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return [
             f"{label:{widths[0]}} {old:>{widths[1]}}  {new:>{widths[2]}}  {remark}".rstrip()
             for label, old, new, remark in rows
         ]
+
+
+def _quality_lines(quality: EvaluationByText) -> list[str]:
+    """What the model lost: on the mean of the texts with its interval, and by kind of text."""
+    losses = quality.mean
+    interval = quality.compute_intervals()["increase"]
+    increase = with_interval(losses["increase"], interval, "+")
+    factor = perplexity_factor(losses["increase"], interval)
+    before, after = (perplexity_of(losses[name]) for name in ("dense_loss", "loss"))
+    lines = [
+        f"perplexity, {quality.mean_name}: {before:.1f} to {after:.1f}, times {factor}",
+        f"loss, nats/token: {losses['dense_loss']:.3f} to {losses['loss']:.3f}, {increase}",
+    ]
+    if len(quality.texts) > 1:
+        rows = quality.make_rows()
+        window_counts = [len(evaluation.losses) for evaluation in quality.texts.values()]
+        label = "by kind"
+        if any(intervals["increase"] is None for _, intervals in rows.values()):
+            label = f"by kind, rough ({min(window_counts)} windows each)"
+        increases = ", ".join(
+            f"{kind} {values['increase']:+{number_format(intervals['increase'])}}"
+            for kind, (values, intervals) in rows.items()
+        )
+        lines += wrap(f"{label}: {increases}", COLUMNS, subsequent_indent="  ")
+    return lines
 
 
 def quality_of(saved: SavedModel, windows_by_text: Mapping[str, Tensor]) -> EvaluationByText | None:

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..calibration.defaults import USUAL_WINDOW
 from ..calibration.texts import EVERY_KIND, check_tokenizer
 from ..calibration.windows import windows_of
+from ..errors import InputError, known_keywords
 from ..families.find import check_model
 from ..families.types import Model
 from ..progress import Progress, check_progress, no_progress
@@ -69,6 +70,7 @@ class EvaluationByText:
         return self.mean_name, (self.mean, self.compute_intervals())
 
 
+@known_keywords()
 def evaluate(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
@@ -83,8 +85,10 @@ def evaluate(
 
     Args:
         judged_on: text that judges, as for `load_text`; the default is a text of each kind that ships.
+        parent: the model that was pruned, for what was lost; None: `model` is measured alone.
         window_length: tokens of each window; None: USUAL_WINDOW, or as many as both models read.
-        window_count: how many windows of each text; None: all that are full.
+        window_count: how many windows of each text; None: see `windows_of`.
+        progress: called after each batch of windows.
 
     Raises InputError for arguments of the wrong type, for a text that cannot be read or is too short, and as
     `loss.compare_losses` does.
@@ -101,7 +105,6 @@ def evaluate(
     if parent is not None:
         check_model(parent)
     check_tokenizer(tokenizer)
-    check_progress(progress)
     if window_length is None:
         window_length = usual_window_length(model, parent)
     windows_by_text = windows_of(judged_on, tokenizer, window_length, window_count)
@@ -128,8 +131,15 @@ def judge(
 
     `progress` is called with the name of the text and with its sequences.
 
-    Raises InputError as `loss.compare_losses` does.
+    Raises InputError for what is no such windows, and as `loss.compare_losses` does.
     """
+    check_progress(progress)
+    if not isinstance(windows_by_text, Mapping) or not windows_by_text:
+        raise InputError(
+            expected="the windows of each text, as windows_of gives them",
+            got=repr(windows_by_text)[:40],
+            hint="evaluate takes the name of a text",
+        )
     texts = {}
     for name, ids in windows_by_text.items():
         if parent is None:

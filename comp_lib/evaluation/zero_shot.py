@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..calibration.texts import DATA_FOLDERS, find_shipped
-from ..errors import InputError, refusing
+from ..errors import InputError, refusing, suggestion
 from ..families.types import Model
 
 SETS = {
@@ -39,7 +39,7 @@ def load_tasks(text: str) -> list[Any]:
     A name is "offline", "literature", or one that lm-eval knows.
 
     Raises InputError for what lm-eval cannot load: a name that it does not know, such as a path, a task that
-    is there twice or cannot be fetched.
+    is there twice or cannot be fetched. A task that lm-eval calls unsafe is refused, too.
     """
     from lm_eval.tasks import TaskManager
 
@@ -56,10 +56,16 @@ def load_tasks(text: str) -> list[Any]:
     advice = f"choose {', '.join(SETS)} or what `lm-eval ls tasks` names, each once, and go online once"
     for name in names:
         if name not in manager.all_tasks:  # lm-eval would take it for a path
-            raise InputError(expected="names of tasks that lm-eval knows", got=repr(name), hint=advice)
+            hint = suggestion(name, (*SETS, *manager.all_tasks), otherwise=advice)
+            raise InputError(expected="names of tasks that lm-eval knows", got=repr(name), hint=hint)
     with refusing("tasks that lm-eval can load", text, advice), _in_an_empty_folder():
         loaded = manager.load(names)
     members = {name for group in loaded["group_map"].values() for name in group}
+    for name, task in loaded["tasks"].items():
+        if getattr(task, "UNSAFE_CODE", False):  # they run what the model writes
+            raise InputError(
+                expected="tasks that run no code", got=f"{name}, which lm-eval calls unsafe", hint=advice
+            )
     loaded_by_name = loaded["groups"] | loaded["tasks"]
     return [task for name, task in loaded_by_name.items() if name not in members]
 

@@ -38,7 +38,15 @@ from ..system.tensors import StoredTensors, check_finite, weight_shapes
 from .architectures import choose_architecture
 from .layout import Layout, Piece, layouts_of
 from .metadata import SAFETENSORS_HINT, check_metadata, scaled_rope
-from .tokenizer import SPACE
+from .tokenizer import (
+    KIND_KEY,
+    RULE_KEY,
+    SENTENCEPIECE,
+    SPACE,
+    begins_texts,
+    check_tokenizer_metadata,
+    has_whole_words,
+)
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -137,13 +145,23 @@ class GgufFile:
         return fields
 
     def tokenizer(self) -> Any:
-        """The tokenizer in the file."""
-        tokenizer: Any = PreTrainedTokenizerFast(gguf_file=self.path.name, name_or_path=str(self.path.parent))
-        if self.metadata.get("tokenizer.ggml.pre") == "smollm":  # transformers does not separate the digits
+        """The tokenizer in the file.
+
+        Raises InputError for one that llama.cpp reads otherwise.
+        """
+        check_tokenizer_metadata(self.metadata, self.path)
+        tokenizer: Any = PreTrainedTokenizerFast(
+            gguf_file=self.path.name,
+            name_or_path=str(self.path.parent),
+            add_bos_token=begins_texts(self.metadata),
+        )
+        if has_whole_words(self.metadata):
+            tokenizer.backend_tokenizer.model.ignore_merges = True
+        if self.metadata.get(RULE_KEY) == "smollm":  # transformers does not separate the digits
             digits = pre_tokenizers.Digits(individual_digits=True)
             byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
             tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
-        if self.metadata.get("tokenizer.ggml.model") == "llama":  # a space before a text, or none, as it says
+        if self.metadata.get(KIND_KEY) == SENTENCEPIECE:  # a space before a text, or none, as it says
             spaces: list[Any] = [normalizers.Replace(" ", SPACE)]
             if self.metadata.get("tokenizer.ggml.add_space_prefix", True):
                 spaces.insert(0, normalizers.Prepend(SPACE))

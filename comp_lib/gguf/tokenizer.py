@@ -8,18 +8,23 @@ llama.cpp has tokenizers of its own, in two kinds that LLaMA-class models use:
 Both are read from the tokenizer's own JSON. A rule has only a name in GGUF, so it is recognised by what it
 does to a probe. `read.GgufFile.tokenizer` gives a rule that is recognised again. A tokenizer of another kind
 is refused by name: llama.cpp would run it, but would cut a text into other tokens than the model was trained
-on.
+on. The same holds for a file that is read: its rule has to be one that both cut alike, and what it leaves
+out means what llama.cpp takes for granted.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from gguf import TokenType
 from tokenizers import decoders
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 from ..errors import InputError
+from .metadata import SAFETENSORS_HINT
 
 # a text of words, digits, signs, line ends, scripts and cases, which no two rules cut the same way
 PRE_TOKENIZER_PROBE = "I'll DON'T 12345 x=3.14;\n\n  ab\tcd  日本 'é' !!\r\nu٣²_v iPad e\u0301t"
@@ -34,6 +39,17 @@ RULES = {
     "qwen2": "I|'ll| DON|'T| |1|2|3|4|5| x|=|3|.|1|4|;\n\n| | ab|\tcd| | 日本| '|é|'| !!\r\n"
     "|u|٣|²|_v| iPad| e|\u0301t",
 }
+KNOWN_RULES = tuple(dict.fromkeys((*RULES, *GGUF_PRE_TOKENIZER_SPLITS)))  # names that a file may have
+# rules with which llama.cpp takes each word that is a token as it is, whatever the merges, and begins a text
+# with a token where the file does not say whether to
+RULES_OF_WHOLE_WORDS = (
+    *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    *("jina-v5-nano", "tekken"),
+)
+KIND_KEY = "tokenizer.ggml.model"
+RULE_KEY = "tokenizer.ggml.pre"
+BYTE_LEVEL = "gpt2"  # llama.cpp's names of the two kinds
+SENTENCEPIECE = "llama"
 SPECIAL = ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id")  # fields of a tokenizer
 # tokens that llama.cpp looks for in a model that is called phi3
 TOKENS_OF_PHI3 = {"<unk>", "<s>", "</s>", "<|endoftext|>"}
@@ -66,20 +82,61 @@ def tokenizer_metadata(tokenizer: Any, size: int) -> dict[str, Any]:
     fields: dict[str, Any]
     if model["byte_fallback"]:
         fields = {
-            "tokenizer_model": "llama",
+            "tokenizer_model": SENTENCEPIECE,
             "tokenizer_pre": "default",
             "token_scores": _scores(texts, types, merges),
             "add_space_prefix": tokenizer.tokenize("x")[0].startswith(SPACE),
         }
     else:
         fields = {
-            "tokenizer_model": "gpt2",
+            "tokenizer_model": BYTE_LEVEL,
             "tokenizer_pre": _rule(tokenizer.backend_tokenizer.pre_tokenizer),
             "token_merges": [f"{left} {right}" for left, right in merges],
             "add_space_prefix": False,
         }
     fields |= {"token_list": texts, "token_types": types}
     return fields | _special_tokens(tokenizer, size)
+
+
+def has_whole_words(metadata: Mapping[str, Any]) -> bool:
+    """Whether the rule of a file with these `metadata` is one of RULES_OF_WHOLE_WORDS."""
+    return metadata.get(KIND_KEY) == BYTE_LEVEL and metadata.get(RULE_KEY) in RULES_OF_WHOLE_WORDS
+
+
+def begins_texts(metadata: Mapping[str, Any]) -> bool:
+    """Whether llama.cpp puts a token before each text, by the `metadata` of a file."""
+    taken_for_granted = metadata.get(KIND_KEY) == SENTENCEPIECE or has_whole_words(metadata)
+    return bool(metadata.get("tokenizer.ggml.add_bos_token", taken_for_granted))
+
+
+def check_tokenizer_metadata(metadata: Mapping[str, Any], path: Path) -> None:
+    """Check that transformers makes the tokenizer that llama.cpp makes of the `metadata` of a file.
+
+    path: the file, for the message.
+
+    Raises InputError, which names the key, where it does not.
+    """
+    needed = [KIND_KEY, "tokenizer.ggml.token_type"]
+    known: dict[str, tuple[str, ...]] = {KIND_KEY: (BYTE_LEVEL, SENTENCEPIECE)}
+    if metadata.get(KIND_KEY) == BYTE_LEVEL:  # llama.cpp has a rule of its own for a file without one
+        needed.append(RULE_KEY)
+        known[RULE_KEY] = KNOWN_RULES
+    if begins_texts(metadata):
+        needed.append("tokenizer.ggml.bos_token_id")
+    if metadata.get("tokenizer.ggml.add_eos_token"):
+        needed.append("tokenizer.ggml.eos_token_id")
+    for key in needed:
+        if key not in metadata:
+            problem = f"no {key}"
+        elif key in known and metadata[key] not in known[key]:
+            problem = f"{key} = {str(metadata[key])[:40]!r}"
+        else:
+            continue
+        raise InputError(
+            expected="a tokenizer that transformers has as llama.cpp has it",
+            got=f"{path} with {problem}",
+            hint=SAFETENSORS_HINT,
+        )
 
 
 def name_for_llama_cpp(model_type: str, tokenizer: Any) -> str:

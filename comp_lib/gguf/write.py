@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -88,7 +89,7 @@ def check_gguf_output(file: str | Path, gguf_type: str, overwrite: bool = False)
     there already unless it is to `overwrite`, and a folder that cannot be written to.
     """
     if gguf_type not in TYPES:
-        hint = suggestion(gguf_type, TYPES)
+        hint = suggestion(str(gguf_type), TYPES)
         raise InputError(expected=f"a type among {', '.join(TYPES)}", got=repr(gguf_type), hint=hint)
     target = check_output(file, overwrite)
     if target.suffix != ".gguf":
@@ -190,6 +191,15 @@ def tensor_type(name: str, size: tuple[int, ...], gguf_type: str) -> GGMLQuantiz
     if name in (EMBEDDING, HEAD) and gguf_type.startswith("q4"):
         return GGMLQuantizationType.Q8_0
     return TYPES[gguf_type]
+
+
+def size_of_tensors(shapes: Mapping[str, tuple[int, ...]], gguf_type: str) -> int:
+    """Bytes of tensors of these shapes, by their names in transformers, in a file of type `gguf_type`."""
+    total = 0
+    for name, shape in shapes.items():
+        block_values, block_bytes = gguf.GGML_QUANT_SIZES[tensor_type(name, shape, gguf_type)]
+        total += prod(shape) // block_values * block_bytes
+    return total
 
 
 def as_stored(name: str, weight: torch.Tensor, gguf_type: str) -> torch.Tensor:

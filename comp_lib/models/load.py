@@ -18,19 +18,21 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from ..errors import LARGEST_INTEGER, InputError, refusing, say, suggestion
+from ..errors import LARGEST_INTEGER, InputError, known_keywords, refusing, say, suggestion
 from ..families.find import check_layers
 from ..families.table import TYPE_PREFIX
 from ..families.types import CausalLM, Model
-from ..system.files import SAVE_AGAIN_HINT, read_object
+from ..system.files import SAVE_AGAIN_HINT, check_link, read_object
 from ..system.machine import available_device, free_card_memory, free_memory
 from ..system.tensors import EMBEDDING, HEAD, StoredTensors, TensorFiles, weight_shapes
 from .meta_model import fill, make_meta_model
 from .modelling_file import say_foreign_files
+from .own_texts import TEMPLATE_FILE, TEMPLATE_FOLDER
 from .own_widths import as_written_now, register
 from .per_layer import is_old
 from .wheels import WHEELS, wheel_gguf
@@ -53,15 +55,18 @@ OLD_FORM = (
 FIELDS_NOT_READ = {"return_dict", "use_return_dict"}
 # names of the fields of a config.json that count layers, heads or columns of weights
 SIZE_FIELD = r"num_.*|.*_(size|dim|rank)"
+EPSILON_FIELD = r".*(eps|epsilon)"  # what is added to a mean of squares before its root is taken
 LAYER_OF_TENSOR = r"(?:model\.layers|blk)\.(\d+)\."  # of a folder, and of a GGUF file
 # the most layers, and the largest other size, of a model on the Hub whose weights are not fetched yet
 HUB_LIMITS = (1_000, 10_000_000)
 MEMORY_HINT = "choose a smaller model, or bfloat16"
 HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
+OUT_OF_REACH = (HfHubHTTPError, LocalEntryNotFoundError)  # the Hub's answer, and no answer and no copy here
 # a text for a tokenizer to try: words, digits, signs, a line end, another script
 TOKENIZER_PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"
 
 
+@known_keywords()
 def load_model(
     name: str | Path, dtype: DtypeName = "float32", device: str = "cpu"
 ) -> tuple[CausalLM, PreTrainedTokenizerBase]:
@@ -194,6 +199,8 @@ def _open_folder(
             got="none",
             hint="save it there with tokenizer.save_pretrained",
         )
+    for path in (folder / TEMPLATE_FILE, *(folder / TEMPLATE_FOLDER).glob("*")):
+        check_link(folder, path)  # it is copied to each folder that is made of this one
     read_tokenizer = partial(
         AutoTokenizer.from_pretrained, str(folder), config=meta_model.config, trust_remote_code=False
     )
@@ -237,8 +244,8 @@ def _check_fields(fields: Mapping[str, Any], limits: tuple[int, int]) -> None:
 
     limits: the most layers, and the largest other size, that the tensors of the model allow.
 
-    Raises InputError, which names the field, for NaN, infinity, a size above its limit, and a window that is
-    no number of tokens, which not every family checks.
+    Raises InputError, which names the field, for NaN, infinity, a negative epsilon, a size above its limit,
+    and a window that is no number of tokens, which not every family checks.
     """
     layers, largest_size = limits
     pending: list[tuple[str, Any]] = list(fields.items())
@@ -250,6 +257,9 @@ def _check_fields(fields: Mapping[str, Any], limits: tuple[int, int]) -> None:
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise InputError(expected=f"{field} as finite numbers", got=str(value)[:60], hint=SAVE_AGAIN_HINT)
         name = field.rpartition(".")[2]
+        if re.fullmatch(EPSILON_FIELD, name) and isinstance(value, int | float) and value < 0:
+            expected = f"{field} as a number that is not negative"
+            raise InputError(expected=expected, got=str(value)[:60], hint=SAVE_AGAIN_HINT)
         whole = type(value) is int and 0 <= value <= LARGEST_INTEGER
         if name == "sliding_window" and value is not None and not whole:
             expected = f"{field} as a whole number of tokens"
@@ -430,13 +440,27 @@ def _locate(name: str) -> tuple[Path, bool]:
         return path, False
     if is_file or is_gguf or not re.fullmatch(HUB_ID, name):
         wheel_names = " or ".join(map(repr, WHEELS))
-        problem = "a file whose name ends otherwise" if is_file else "nothing of that name"
+        problem = f"{name!r}, nothing of that name"
+        if is_file:
+            problem = f"{name!r}, a file whose name ends otherwise, and no folder"
+        elif "/" in name and not is_gguf:
+            problem = f"no folder {name}"
         raise InputError(
             expected=f"{wheel_names}, a folder, a .gguf file or a Hub id (owner/name)",
-            got=f"{name!r}, {problem}",
-            hint="check the spelling",
+            got=problem,
+            hint=suggestion(name, WHEELS, otherwise="check the spelling"),
         )
-    return _snapshot(name, "config.json"), True
+    try:
+        return _snapshot(name, "config.json"), True
+    except InputError as error:
+        if not isinstance(error.__cause__, OUT_OF_REACH):
+            raise
+        kind = type(error.__cause__).__name__
+        raise InputError(
+            expected=error.expected,
+            got=f"no folder {name}, and no such model within reach of the Hub ({kind})",
+            hint=error.hint,
+        ) from error.__cause__
 
 
 def _snapshot(hub_id: str, *patterns: str) -> Path:
@@ -447,7 +471,7 @@ def _snapshot(hub_id: str, *patterns: str) -> Path:
     with refusing(
         f"{INCLUDED_MODEL!r}, a folder, a .gguf file or a reachable Hub id",
         hub_id,
-        "check the spelling and the connection, or use a local folder",
+        "check the spelling, or the connection, if it is a Hub id (owner/name)",
     ):
         folder = snapshot_download(
             hub_id, allow_patterns=list(patterns), ignore_patterns=list(FILES_NOT_FETCHED)

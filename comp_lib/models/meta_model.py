@@ -7,11 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..errors import InputError, refusing
+from ..families.find import layers_of
 from ..families.table import TYPE_PREFIX
 from ..families.types import Model
 from ..shape import Shape
@@ -133,3 +136,37 @@ def with_true_config(model: Model) -> Model:
     child.generation_config = model.generation_config
     result: Model = child.train(model.training).to(model.device)
     return result
+
+
+def give_true_config(model: Model) -> None:
+    """Give `model`, whose tensors surgery has shrunk, a config and a class that say so, in place.
+
+    Then `model.save_pretrained` writes a folder that can be loaded. Stock widths of a stock model need no
+    other config than `surgery.update_config` makes. A class that transformers does not have stays as it is.
+    """
+    shape = Shape.of(model)
+    stock_type = model.config.model_type.removeprefix(TYPE_PREFIX)
+    if shape.stock and not model.config.model_type.startswith(TYPE_PREFIX):
+        return
+    stock_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(stock_type, ""), None)
+    if stock_class not in type(model).__mro__:
+        return
+    _, own_class = register(stock_type)
+    if type(model) not in (stock_class, own_class):
+        return
+    attention = model.config._attn_implementation
+    config: Any = config_with_widths(model.config, shape)
+    config.name_or_path = model.config.name_or_path
+    layer_configs = [config] * shape.layers if shape.stock else list(config.per_layer_config)
+    for module in model.modules():
+        if hasattr(module, "config"):  # as the rotary embedding, which asks for one number of heads
+            vars(module)["config"] = layer_configs[0]
+    for layer, layer_config in zip(layers_of(model), layer_configs, strict=True):
+        layer_config._attn_implementation = attention
+        for module in layer.modules():
+            if hasattr(module, "config"):
+                vars(module)["config"] = layer_config
+    config._attn_implementation = attention
+    for module in (model, model.base_model):
+        vars(module)["config"] = config
+    model.__class__ = stock_class if shape.stock else own_class

@@ -17,9 +17,6 @@ TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_FOLDER = "additional_chat_templates"
 RECORD = "\n<!-- checksums: "  # beginning of the record, which ends a card
 RECORD_END = " -->\n"
-# how a card begins and ends without its record, which cards of earlier versions do not have
-CARD_BEGINNING = "---\nlicense: "
-LAST_LINE = "The licence of the parent model ("
 
 
 def write_card(folder: Path, text: str) -> None:
@@ -36,16 +33,12 @@ def write_card(folder: Path, text: str) -> None:
 def edited_texts(folder: Path) -> list[str]:
     """The names of the card and of the chat templates in `folder` that are not as `write_card` left them.
 
-    A card of an earlier version has no record. It need only begin and end as they do, and the templates
-    beside it count as ours.
+    A card of an earlier version has no record, so that nobody can tell who wrote it.
     """
     checksums = _checksums(folder)
     record: dict[str, Any] = {}
     if CARD_FILE in checksums:
-        body, _, end = _read(folder / CARD_FILE).partition(RECORD)
-        if not end and _is_of_an_earlier_version(body):
-            return []
-        record = _parse(end)
+        record = _parse(_read(folder / CARD_FILE).partition(RECORD)[2])
         if record.get(CARD_FILE) != checksums[CARD_FILE]:
             return [CARD_FILE]  # such a card says nothing of the templates
     return [name for name, checksum in checksums.items() if record.get(name) != checksum]
@@ -69,11 +62,6 @@ def _parse(record: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return checksums if isinstance(checksums, dict) else {}
-
-
-def _is_of_an_earlier_version(card: str) -> bool:
-    """Whether a card without a record begins and ends as those that earlier versions wrote."""
-    return card.startswith(CARD_BEGINNING) and card.splitlines()[-1].startswith(LAST_LINE)
 
 
 def _read(path: Path) -> str:

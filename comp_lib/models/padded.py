@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..families.find import layers_of, parts
 from ..families.types import Layer
 from ..shape import Shape
-from ..system.files import resolve, stage
+from ..system.files import check_link, resolve, stage
 from ..system.tensors import weight_shapes
 from .load import open_model
 from .meta_model import config_with_widths, fill, make_meta_model
@@ -30,8 +30,8 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
 
     Returns the folder. All of the padded model is in memory.
 
-    Raises InputError, before anything is written, for a model that is stock already, and for a folder that
-    cannot be written.
+    Raises InputError, before anything is written, for a model that is stock already, for a plan or a card
+    that is a link to somewhere else, and for a folder that cannot be written.
     """
     narrow, files, tokenizer = open_model(model)
     shape = Shape.of(narrow)
@@ -41,6 +41,8 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
             got=f"{narrow.config.model_type} with one for all",
             hint="every runtime takes it as it is",
         )
+    for name in (PLAN_FILE, CARD_FILE):
+        check_link(files.path, files.path / name)
     wide = make_meta_model(config_with_widths(narrow.config, padded_shape(shape)), narrow.dtype)
     wide.generation_config = narrow.generation_config
     check_destination(out, overwrite, Shape.of(wide).total_parameters * narrow.dtype.itemsize, files.path)

@@ -167,13 +167,18 @@ def _check_replaceable(folder: str | Path, target: Path, overwrite: bool) -> Non
             got=f"{folder} with files in it",
             hint="choose another name, or overwrite it",
         )
-    foreign_names = _foreign_names(target) or edited_texts(target)
+    foreign_names = _foreign_names(target)
+    hint = "choose another name"
+    if not foreign_names:
+        foreign_names = edited_texts(target)
+        if CARD_FILE in foreign_names:
+            hint += f"; a {CARD_FILE} without its checksums, as of earlier versions, counts as somebody's"
     if foreign_names or not (target / PLAN_FILE).exists():
         examples = ", ".join(foreign_names[:3]) or f"no {PLAN_FILE}"
         raise InputError(
             expected="a pruned model to overwrite, and nothing beside it",
             got=f"{folder} with {examples} in it",
-            hint="choose another name",
+            hint=hint,
         )
 
 

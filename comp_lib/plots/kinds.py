@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from ..evaluation.by_kind import Row
 from ..evaluation.confidence import NO_INTERVAL
@@ -102,25 +103,32 @@ def _words(values: Mapping[str, float], low: float, high: float) -> str:
 
 
 def plot_pruned(
-    importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers
+    importance: Numbers | None, plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers
 ) -> Picture:
-    """Charts of a pruning: block influence above, widths kept in the middle, errors of the layers below.
+    """Charts of a pruning: block influence, if given, then the widths kept, then the errors of the layers.
 
     Args:
-        importance: block influence of each layer of the parent.
+        importance: block influence of each layer of the parent; None: there is no chart of it.
+        plan: what was removed.
         neurons: MLP neurons of each layer of the parent.
         groups: KV groups of each layer of the parent.
         errors: relative error left in each layer of the plan.
     """
-    labels = ["block influence", "MLP neurons\n(green: kept)", "error left after\nrecovery (% of energy)"]
-    figure, (top, middle, bottom) = panels(3, 1, (9.0, 7.5), "x", ylabel=labels)
+    labels = ["MLP neurons\n(green: kept)", "error left after\nrecovery (% of energy)"]
+    words = []
+    if importance is not None:
+        labels.insert(0, "block influence")
+        words.append(
+            f"Block influence is highest in layer {np.argmax(importance)} and lowest in layer "
+            f"{np.argmin(importance)}."
+        )
+    charts = len(labels)
+    figure, all_axes = panels(charts, 1, (9.0, 2.5 * charts), "x", ylabel=labels)
+    if importance is not None:
+        _draw_importance(all_axes[0], importance, plan)
+    middle, bottom = all_axes[-2:]
+    all_axes[0].set_title(f"What COMP removed: {plan.removed:.1%} of the decoder's parameters")
     layers = range(plan.parent_layers)
-    colours = [RED if layer in plan.dropped else BLUE for layer in layers]
-    top.scatter(layers, importance, c=colours, zorder=2)
-    if min(importance) > 0:  # a logarithm shows all layers where one dwarfs the others
-        top.set_ylabel("block influence,\nlog scale")
-        log_y(top, max_ticks=6)
-    top.set_title(f"What COMP removed: {plan.removed:.1%} of the decoder's parameters")
     middle.bar(layers, neurons, color="lightgrey")
     middle.bar(plan.layers, plan.neurons, color=GREEN)
     kept_groups = dict(zip(plan.layers, plan.kv_groups, strict=True))
@@ -132,9 +140,23 @@ def plot_pruned(
     bottom.bar(plan.layers, [100 * error for error in errors], color=ORANGE)
     layer_axis(bottom, label="decoder layer")
     worst = int(np.argmax(errors))
+    words += [
+        f"{len(plan.dropped)} layers were dropped; the others keep {span(plan.neurons)} of {max(neurons):,} "
+        "neurons.",
+        f"The error left is largest in layer {plan.layers[worst]}, {errors[worst]:.1%} of the layer's "
+        "energy.",
+    ]
+    count_in_words = {2: "Two", 3: "Three"}[charts]
     return figure.with_alt_text(
-        f"Three charts over {plan.parent_layers} decoder layers. Block influence is highest in layer "
-        f"{np.argmax(importance)} and lowest in layer {np.argmin(importance)}. {len(plan.dropped)} layers "
-        f"were dropped; the others keep {span(plan.neurons)} of {max(neurons):,} neurons. The "
-        f"error left is largest in layer {plan.layers[worst]}, {errors[worst]:.1%} of the layer's energy."
+        f"{count_in_words} charts over {plan.parent_layers} decoder layers. {' '.join(words)}"
     )
+
+
+def _draw_importance(axes: Axes, importance: Numbers, plan: Plan) -> None:
+    """Draw the block influence of each layer of the parent as a dot, red where `plan` drops the layer."""
+    layers = range(plan.parent_layers)
+    colours = [RED if layer in plan.dropped else BLUE for layer in layers]
+    axes.scatter(layers, importance, c=colours, zorder=2)
+    if min(importance) > 0:  # a logarithm shows all layers where one dwarfs the others
+        axes.set_ylabel("block influence,\nlog scale")
+        log_y(axes, max_ticks=6)

@@ -33,6 +33,24 @@ def resolve(path: str | Path) -> Path:
         return Path(path).expanduser().resolve()
 
 
+def check_link(folder: Path, path: Path) -> None:
+    """Check that the text `path` of a model's `folder` is no link to a file of somebody else.
+
+    What comp-lib copies from a folder is to be of that folder. In the Hub's cache each file is a link into
+    `blobs`, beside the folder `snapshots` that has the model's.
+
+    Raises InputError where it leads anywhere else.
+    """
+    home = folder.resolve()
+    places = (home, home.parents[1] / "blobs") if home.parent.name == "snapshots" else (home,)
+    if not any(path.resolve().is_relative_to(place) for place in places):
+        raise InputError(
+            expected="texts that lie in the model's folder",
+            got=f"{str(path)!r}, a link to somewhere else",
+            hint="delete the link",
+        )
+
+
 def check_room(folder: Path, needed_bytes: int, purpose: object) -> None:
     """Check that the disk of `folder` has room for the bytes that `purpose` needs.
 

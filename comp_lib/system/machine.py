@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, suggestion
 from .files import resolve
 
 # folder where Linux, with control groups v2, says what a container may use; the files of v1 are not read
@@ -44,7 +44,7 @@ def available_device(name: str, double: bool = False) -> torch.device:
         raise InputError(
             expected=f"an available device{precision} ({', '.join(available)}) or auto",
             got=repr(name),
-            hint="choose one",
+            hint=suggestion(str(name), [*available, "auto"], otherwise="choose one"),
         )
     return torch.device(name)
 

@@ -98,11 +98,15 @@ class TensorFiles(StoredTensors):
             types = {name: part.get_dtype() for name, part in slices.items()}
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
         for name in slices:
-            if name in self.file_of or types[name] not in STORED_TYPES:
+            if types[name] not in STORED_TYPES:
                 raise InputError(
-                    expected=COMPLETE_SAFETENSORS,
-                    got=f"{str(path)!r}: {name} twice, or in {types[name]}",
-                    hint=SAVE_AGAIN_HINT,
+                    expected=f"weights as {', '.join(STORED_TYPES)}",
+                    got=f"{name} as {types[name]} in {str(path)!r}",
+                    hint="choose the model in its original type, or save it in one of these",
+                )
+            if name in self.file_of:
+                raise InputError(
+                    expected=COMPLETE_SAFETENSORS, got=f"{str(path)!r}: {name} twice", hint=SAVE_AGAIN_HINT
                 )
             self.file_of[name] = path
         self.stored_types |= types

@@ -34,7 +34,7 @@ def writers_of(source: str, tokenizer: PreTrainedTokenizerBase, sequences: int, 
     """The writers of the windows that the model writes, in the order in which `calibration_tokens` asks."""
     shares = shares_of(source)
     span = length - len(opening_tokens(tokenizer))
-    texts = load_apart_from(None, shares)
+    texts = load_apart_from(None, source)
     window_counts = {name: len(encode(tokenizer, text)) // span for name, text in texts.items()}
     text_of_window = allot(shares, sequences, limits_of(shares, window_counts), source)
     writers: list[str] = []

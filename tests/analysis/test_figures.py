@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from comp_lib.analysis import changed_layers, costs, curves, draw, figures, layers
+from comp_lib.analysis import changed_layers, costs, draw, figures, layers
 from course.figures import overlapping_texts
 
 
@@ -19,13 +19,12 @@ def frames(tokenizer, tiny_llama, tmp_path_factory):
         patch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))
         return {
             "layers": layers(model, sample, judged=sample),
-            "curves": curves(model, sample),
             "costs": costs(model, sample, judging, (0.1, 0.3), ("stock", "magnitude")),
             "changed_layers": changed_layers(tiny_llama(seed=1), model, sample),
         }
 
 
-@pytest.mark.parametrize("name", ["layers", "curves", "costs", "changed_layers"])
+@pytest.mark.parametrize("name", ["layers", "costs", "changed_layers"])
 def test_each_can_be_read(frames, name):
     figure = getattr(figures, f"plot_{name}")(frames[name])
     assert overlapping_texts(figure) == []

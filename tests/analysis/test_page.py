@@ -122,7 +122,7 @@ def test_all_cells_run_and_each_figure_has_its_summary(executed):
     assert not [output for output in outputs if output.output_type == "error"]
     assert not [output for output in outputs if output.get("name") == "stderr"]
     figures = [index for index, output in enumerate(outputs) if "image/png" in output.get("data", {})]
-    assert len(figures) == 4  # layers, curves, costs, and what changed
+    assert len(figures) == 3  # layers, costs, and what changed
     for index in figures:
         alt_text = outputs[index].data["text/plain"]
         assert outputs[index + 1].data["text/markdown"] == alt_text
@@ -155,7 +155,7 @@ def test_a_random_model_is_not_pruned_and_has_no_empty_parts(parent, own_cache, 
     assert "comp-lib generate" in text
     assert "What it costs" not in text
     assert "Against another" not in text
-    assert text.count("<img ") == 2
+    assert text.count("<img ") == 1
 
 
 def test_the_page_asks_nobody_and_describes_its_figures(executed):
@@ -164,7 +164,7 @@ def test_the_page_asks_nobody_and_describes_its_figures(executed):
     assert "Content-Security-Policy" in text
     assert "default-src 'none'" in text
     alts = re.findall(r"<img alt=\"([^\"]*)\"", text)
-    assert len(alts) == text.count("<img ") == 4
+    assert len(alts) == text.count("<img ") == 3
     assert all(len(alt.split()) > 4 for alt in alts)
     for heading in ("What it is", "Where it is redundant", "What it costs", "Against another checkpoint"):
         assert f"{heading}</h2>" in text

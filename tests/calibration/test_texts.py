@@ -55,6 +55,11 @@ def test_no_eight_words_in_a_row_stand_on_both_sides():
 
 def test_prose_is_the_text_without_a_kind_and_an_unknown_kind_is_named():
     assert load_text("calibration:prose") == load_text("calibration")
+    assert (
+        load_text("evaluation:prose")
+        == load_text("evaluation")
+        == (DATA / "evaluation.txt").read_text("utf-8")
+    )
     assert load_text("evaluation:code") == (DATA / "evaluation" / "code.txt").read_text("utf-8")
     with pytest.raises(InputError, match="calibration:cod'.*did you mean 'calibration:code'"):
         load_text("calibration:cod")

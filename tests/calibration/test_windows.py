@@ -147,8 +147,8 @@ def test_a_calibration_draws_what_calibration_tokens_draws(tokenizer, model, sho
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"source": 5}, "calibration to be the name or the path of a text, got 5: such as 'shipped'"),
-        ({"source": None}, "calibration to be the name or the path of a text, got None: such as 'shipped'"),
+        ({"source": 5}, "calibration to be the name or the path of a text, or a list of texts, got 5:"),
+        ({"source": None}, "calibration to be the name or the path of a text, or a list of texts, got None:"),
         ({"sequences": 0}, "sequences as a whole number above 0, got 0"),
         ({"sequences": "8"}, "sequences as a whole number above 0, got '8'"),
         ({"sequences": True}, "sequences as a whole number above 0, got True"),

@@ -12,10 +12,13 @@ from command import QUICK_FLAGS, content, ran, refused, run
 from transformers import AutoModelForCausalLM
 from typer.models import OptionInfo
 
+from comp_lib import plots
 from comp_lib.calibration import windows
 from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.cli.app import app
+from comp_lib.cli.console import as_typed_here
+from comp_lib.cli.prune import _fate_of_the_fact
 from comp_lib.disk import prune_model
 from comp_lib.evaluation.loss import compare_losses
 from comp_lib.importance.layers import block_influence
@@ -269,6 +272,9 @@ def test_a_demo_judges_every_kind_and_lets_both_models_speak(included, tmp_path,
         return f" [i]word{len(calls)}"  # what rich would take for its own markup
 
     monkeypatch.setattr("comp_lib.evaluation.generation.continuation", continuation)
+    pictures = []
+    draw = plots.plot_pruned
+    monkeypatch.setattr(plots, "plot_pruned", lambda *values: pictures.append(draw(*values)) or pictures[-1])
     output = ran("demo", "--out", tmp_path / "demo").stdout
     for picture in ("pruned.png", "kinds.png"):
         assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
@@ -287,3 +293,38 @@ def test_a_demo_judges_every_kind_and_lets_both_models_speak(included, tmp_path,
     row = next(line for line in output.splitlines() if line.startswith("│ code "))
     assert f"│ {code.dense_loss:.3f} │ {code.loss:.3f}" in row
     assert f"│ {code.increase:.3f}" in row
+    assert "increase: loss - dense." in " ".join(output.split())
+    assert "influence" not in pictures[0].alt_text, "the preset does not look at it"
+    *_, sentence, advice = output.splitlines()
+    removed = 1 - sizes[1] / sizes[0]
+    assert sentence.startswith(f"{removed:.0%} of the decoder is gone; perplexity times ")
+    assert "France" not in sentence, "neither model knew it"
+    assert advice.startswith("next: ")
+    assert advice.endswith(f"comp-lib evaluate {tmp_path / 'demo' / 'model'} --against smollm2-135m")
+    assert output.count("next: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "fate"),
+    [
+        ((" Paris.", " Lyon."), ["the capital of France is lost"]),
+        ((" Paris.", " It is Paris."), ["the capital of France is still there"]),
+        ((" Lyon.", " Paris."), []),
+    ],
+)
+def test_the_demo_says_of_a_fact_what_both_texts_show(answers, fate):
+    assert _fate_of_the_fact(answers) == fate
+
+
+def test_the_next_command_has_the_path_of_a_program_that_the_shell_does_not_find(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    command = "comp-lib evaluate m"
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    assert as_typed_here(command) == command  # it is nowhere
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "comp-lib"
+    program.touch(0o755)
+    assert as_typed_here(command) == "bin/comp-lib evaluate m"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert as_typed_here(command) == command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import exp
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.calibration.windows import evaluation_tokens
+from comp_lib.evaluation.by_kind import EvaluationByText
 from comp_lib.evaluation.loss import compare_losses, measure_loss
+from comp_lib.evaluation.zero_shot import load_tasks, zero_shot
+from comp_lib.models.load import load_model
 
 pytestmark = pytest.mark.slow
 
@@ -58,9 +62,9 @@ def test_the_default_is_a_table_of_all_kinds_and_their_mean(parent, damaged, exp
     assert table["text"] == ["dense", "loss", "increase", "kl", "agreement"]
     assert list(table)[1:] == [*KINDS, "mean of 8"]
     for kind, evaluation in expected.items():
-        assert table[kind][:2] == [f"{evaluation.dense_loss:.3f}", f"{evaluation.loss:.3f}"]
-        assert table[kind][2].startswith(f"{evaluation.increase:.3f}")
-        assert table[kind][3:] == [f"{evaluation.kl:.3f}", f"{evaluation.top1_agreement:.3f}"]
+        # three windows have no interval, and are not worth three decimals
+        measures = (evaluation.dense_loss, evaluation.loss, evaluation.increase, evaluation.kl)
+        assert table[kind] == [f"{value:.2f}" for value in (*measures, evaluation.top1_agreement)]
     mean = sum(evaluation.loss for evaluation in expected.values()) / 8
     assert float(table["mean of 8"][1]) == pytest.approx(mean, abs=6e-4)
 
@@ -69,15 +73,49 @@ def test_one_text_without_a_dense_model_is_its_loss_and_perplexity(damaged, expe
     table = cells(ran("evaluate", damaged, *SMALL, "--text", "evaluation:code").stdout)
     assert table["text"] == ["loss", "perplexity"]
     loss, perplexity = table["evaluation:code"]
-    assert loss.startswith(f"{expected['code'].loss:.3f}")
-    assert perplexity == f"{expected['code'].perplexity:.3f}"
+    assert loss == f"{expected['code'].loss:.2f}"
+    assert perplexity == f"{expected['code'].perplexity:.2f}"
+
+
+def test_it_ends_with_what_multiplies_the_perplexity_and_with_the_next_command(parent, damaged, expected):
+    lines = ran("evaluate", damaged, *SMALL, "--against", parent).stdout.splitlines()
+    judged = EvaluationByText(expected)
+    low, high = judged.compute_intervals()["increase"]
+    factor = f"{exp(judged.mean['increase']):.2f} ({exp(low):.2f} to {exp(high):.2f})"
+    sentence = f"{damaged} against {parent}: perplexity times {factor} on mean of 8; least on "
+    assert lines[-2].startswith(sentence)
+    most = max(expected, key=lambda kind: expected[kind].increase)
+    assert lines[-2].endswith(f"most on {most} ({exp(expected[most].increase):.1f})")
+    assert lines[-1].startswith("next: ")
+    assert lines[-1].endswith(f"comp-lib evaluate {damaged} --against {parent} --tasks offline")
+    alone = ran("evaluate", damaged, "--text", "evaluation:code", "--window", "32", "--windows", "9").stdout
+    *_, sentence, advice = alone.splitlines()
+    assert re.fullmatch(r".*: perplexity [\d.]+ \([\d.]+ to [\d.]+\) on evaluation:code", sentence)
+    assert "--against PARENT" in advice
+
+
+def test_tasks_show_the_parent_beside_the_model(parent, damaged):
+    output = ran("evaluate", damaged, "--against", parent, "--tasks", "comp_grammar_polarity").stdout
+    (line,) = (line for line in output.splitlines() if re.match("│ comp_grammar_polarity +│ acc +│", line))
+    row = [cell.strip() for cell in line.split("│")[2:-1]]
+    suite = load_tasks("comp_grammar_polarity")
+    accuracies = [
+        zero_shot(*load_model(folder), suite)["results"]["comp_grammar_polarity"]["acc,none"]
+        for folder in (parent, damaged)
+    ]
+    assert row[:3] == ["acc", *(f"{accuracy:.3f}" for accuracy in accuracies)]
+    assert row[3].startswith(f"{accuracies[1] - accuracies[0]:+.3f} (")
+    *_, sentence, advice = output.splitlines()
+    assert sentence.startswith(f"{damaged} against {parent}: ")
+    assert "more than chance" in sentence
+    assert f"comp-lib generate {damaged} --prompt" in advice
 
 
 def test_windows_are_as_long_as_the_model_reads(parent, damaged, tokenizer):
     row = cells(ran("evaluate", damaged, "--text", "evaluation:code", "--windows", "2").stdout)
     model = AutoModelForCausalLM.from_pretrained(damaged).eval()
     ids = evaluation_tokens(tokenizer, load_text("evaluation:code"), 128, 2)  # the context is 128 tokens
-    assert row["evaluation:code"][0] == f"{measure_loss(model, ids).loss:.3f}"
+    assert row["evaluation:code"][0] == f"{measure_loss(model, ids).loss:.2f}"
 
 
 def test_a_model_against_itself_has_no_increase_for_certain(parent):
@@ -118,7 +156,7 @@ def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_
     ("options", "phrases"),
     [
         (["--text", "kind"], ["kind", "no such file"]),
-        (["--tasks", "comp_gramar"], ["comp_gramar", "offline"]),
+        (["--tasks", "comp_gramar"], ["'comp_gramar': did you mean 'comp_grammar'?"]),
     ],
 )
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(parent, monkeypatch, options, phrases):

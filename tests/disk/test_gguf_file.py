@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def test_the_type_stays_and_what_pruning_does_not_touch_keeps_its_bytes(kind, pa
     assert verdict.stored == (kind.upper(), kind.upper())
     sizes = tuple(file.stat().st_size / 1e6 for file in (parent, verdict.path))
     assert verdict.megabytes == sizes
+    assert verdict.parent_megabytes == sizes[0]
     assert sizes[1] < sizes[0]
     assert not caplog.messages
     norms = [] if kind == "f16" else ["output_norm.weight", "blk.0.attn_norm.weight"]  # these become f16 too
@@ -164,7 +166,8 @@ def test_a_type_that_is_not_written_becomes_the_nearest_above(stored, written, p
     parent = rewritten(source, tmp_path / "parent.gguf", gguf.GGMLQuantizationType[stored])
     result = ran("prune", parent, "--out", tmp_path / "small.gguf", *QUICK_FLAGS[:4], *QUICK_FLAGS[6:])
     assert types_in(tmp_path / "small.gguf") == {written.upper()}
-    assert f"MB  {stored}, {written.upper()}" in result.stdout
+    row = rf"weights, {written.upper()} .* MB .* MB  parent\.gguf itself: [0-9.]+ MB, {stored}\n"
+    assert re.search(row, result.stdout), result.stdout
 
 
 def test_a_type_that_is_not_written_is_said_before_any_work(parent_of, tmp_path, monkeypatch, caplog):
@@ -241,6 +244,9 @@ def test_a_folder_becomes_a_file_too(tokenizer, tmp_path):
     verdict = json.loads(result.stdout)
     assert verdict["saved"] == str(tmp_path / "small.gguf")
     assert verdict["stored"] == {"before": "BF16", "after": "F16"}
+    sizes = verdict["megabytes"]
+    assert sizes["after"] < sizes["before_in_the_new_type"]
+    assert sizes["before_in_the_new_type"] == pytest.approx(sizes["before"], rel=0.05)  # norms take 4 bytes
     assert types_in(tmp_path / "small.gguf") == {"F16"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from math import exp
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,13 @@ def test_a_gguf_file_becomes_16_bits(kind, stored, saved_llama, tmp_path):
     verdict = prune_model(file, tmp_path / "small", judged_on=None, **QUICK_OPTIONS)
     assert verdict.stored == (kind.upper(), stored)
     assert verdict.megabytes[0] == file.stat().st_size / 1e6
-    assert ("the parent as BF16" in str(verdict)) == (kind == "q8_0")
+    assert (f"m.gguf itself: {verdict.megabytes[0]:.1f} MB, Q8_0" in str(verdict)) == (kind == "q8_0")
+    (line,) = (line for line in str(verdict).splitlines() if line.startswith(f"weights, {stored} "))
+    assert re.findall(r"([\d.]+) MB  ", f"{line}  ")[0] == f"{verdict.parent_megabytes:.1f}"
+    # what the parent would take in the same type, so that nothing seems to grow
+    in_16_bits = verdict.parent_shape.total_parameters * 2 / 1e6
+    assert verdict.parent_megabytes == pytest.approx(in_16_bits, rel=0.1)
+    assert verdict.megabytes[1] < verdict.parent_megabytes
 
 
 def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_llama, tokenizer, tmp_path):
@@ -94,8 +101,16 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
     lines = str(verdict).splitlines()
     assert len(lines) <= 13
     assert lines[-1] == f"next: comp-lib evaluate {tmp_path / 'small'} --against {parent}"
-    assert f"{verdict.quality.mean['increase']:+.3f}, mean of 8" in str(verdict)
-    assert "BF16" in lines[4]
+    increase = verdict.quality.mean["increase"]
+    low, high = verdict.quality.compute_intervals()["increase"]
+    assert f"{increase:+.3f} ({low:.3f} to {high:.3f})" in str(verdict)
+    assert f"times {exp(increase):.2f} ({exp(low):.2f} to {exp(high):.2f})" in str(verdict)
+    # two windows of each kind are too few for an interval, and for three decimals
+    assert "by kind, rough (2 windows each): prose " in str(verdict)
+    assert f"code {verdict.quality.texts['code'].increase:+.2f}," in " ".join(str(verdict).split())
+    assert lines[4].startswith("weights, BF16")
+    assert "itself" not in str(verdict)
+    assert not any(line.startswith(("layers", "KV groups")) for line in lines), "they have not changed"
     flags = [*QUICK_FLAGS[:-4], "--calibration", "calibration", "--out"]
     of_command = json.loads(ran("prune", parent, *flags, tmp_path / "other", "--json").stdout)
     of_function = json.loads(json.dumps(verdict.as_dict()))

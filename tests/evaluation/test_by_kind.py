@@ -51,9 +51,13 @@ def test_the_windows_are_those_of_each_text(tokenizer, windows_by_text):
         )
     assert windows_by_text["prose"].equal(windows_of("evaluation", tokenizer, 32, 3)["evaluation"])
     every = windows_of("kinds", tokenizer, 128)
-    # without a number: all full windows of each kind
-    assert len(every["prose"]) > 3
-    assert len({len(ids) for ids in every.values()}) > 1
+    # without a number: all full windows of each kind, of the much longer prose as many as of another kind
+    counts = {kind: len(ids) for kind, ids in every.items()}
+    prose = windows_of("evaluation", tokenizer, 128)["evaluation"]
+    assert len(prose) > 2 * counts.pop("prose") == 2 * max(counts.values())
+    assert every["prose"].equal(prose[: len(every["prose"])])
+    assert len(set(counts.values())) > 1
+    assert every["code"].equal(windows_of("evaluation:code", tokenizer, 128)["evaluation:code"])
     with pytest.raises(InputError, match="expected at least"):
         windows_of("kinds", tokenizer, 128, 10_000)
 
@@ -102,6 +106,21 @@ DENSE = {"a": [0.8, 1.1, 0.8, 0.9], "b": [4.0, 4.6, 3.0, 4.2, 5.1, 4.1], "c": [1
 @pytest.fixture(scope="module")
 def judged():
     return EvaluationByText({name: made_up(losses, DENSE[name]) for name, losses in GROUPS.items()})
+
+
+@pytest.mark.parametrize("wrong", [None, {}, ["prose"], "prose", torch.zeros(2, 8, dtype=torch.long)])
+def test_windows_that_are_none_are_refused(pair, wrong):
+    with pytest.raises(
+        InputError, match=r"^expected the windows of each text, as windows_of gives them, got "
+    ):
+        judge(pair[0], wrong)
+
+
+def test_windows_of_no_tokens_and_a_progress_that_is_none_are_refused(pair, windows_by_text):
+    with pytest.raises(InputError, match="expected tokens, a tensor"):
+        judge(pair[0], {"prose": None})
+    with pytest.raises(InputError, match="progress"):
+        judge(pair[0], windows_by_text, progress=3)
 
 
 def test_kinds_weigh_alike_however_many_sequences_they_have(judged):

@@ -229,9 +229,16 @@ def test_what_lm_eval_cannot_load_is_refused(monkeypatch, names, why):
         load_tasks(names)
 
 
-@pytest.mark.parametrize("name", ["", "comp_clozee", "/no/such/file.yaml"])
-def test_a_task_that_lm_eval_does_not_know_is_refused_by_its_name(name):
-    with pytest.raises(InputError, match=f"names of tasks that lm-eval knows, got '{name}': choose offline"):
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("", "choose offline"),
+        ("comp_clozee", "did you mean 'comp_cloze'"),
+        ("/no/such/file.yaml", "choose offline"),
+    ],
+)
+def test_a_task_that_lm_eval_does_not_know_is_refused_by_its_name(name, hint):
+    with pytest.raises(InputError, match=f"names of tasks that lm-eval knows, got '{name}': {hint}"):
         load_tasks(f"comp_cloze,{name}")
 
 
@@ -288,6 +295,18 @@ def test_a_metric_is_not_taken_from_the_current_folder(tmp_path, monkeypatch):
     load_tasks("comp_foreign")
     assert not (tmp_path / "ran").exists()
     assert Path.cwd() == tmp_path / "here"
+
+
+@pytest.mark.parametrize("as_group", [False, True])
+def test_a_task_that_runs_code_is_refused_in_one_line(tmp_path, monkeypatch, parent, as_group):
+    """lm-eval would raise an error of its own, once the model is loaded."""
+    shutil.copytree(TASKS, tmp_path / "tasks")
+    task = TASK.format(reader="reader", metric="acc", is_foreign="false") + "unsafe_code: true\n"
+    (tmp_path / "tasks" / "foreign.yaml").write_text(task)
+    (tmp_path / "tasks" / "group.yaml").write_text("group: comp_group\ntask: [comp_cloze, comp_foreign]\n")
+    monkeypatch.setattr(zero_shot_module, "DATA_FOLDERS", (tmp_path,))
+    result = run("evaluate", parent, "--tasks", "comp_group" if as_group else "comp_foreign")
+    refused(result, ["tasks that run no code", "comp_foreign, which lm-eval calls unsafe"])
 
 
 def test_without_lm_eval(monkeypatch, parent):

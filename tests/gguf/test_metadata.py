@@ -12,6 +12,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
+from gguf_rewriting import rewrite
 from tools import torch_losses
 from variants import PATTERNS, build, tokens
 
@@ -70,34 +71,8 @@ UNKNOWN = {
 }
 # keys that say what llama.cpp takes for granted, or that it does not read
 HARMLESS = {"attention.causal": True, "rope.freq_base_swa": 10_000.0, "tensor_data_layout": "any"}
-TYPES = {
-    bool: gguf.GGUFValueType.BOOL,
-    int: gguf.GGUFValueType.UINT32,
-    float: gguf.GGUFValueType.FLOAT32,
-    str: gguf.GGUFValueType.STRING,
-}
 # what makes the file of another maker of ours; Phi-3's config counts on a token that no tiny model has
 THEIRS = {CONFIG_KEY: None, "tokenizer.ggml.padding_token_id": 0}
-
-
-def rewrite(file: Path, target: Path, changes: dict[str, Any]) -> Path:
-    """Write `file` again with other metadata: key -> value; None: without the key."""
-    reader = gguf.GGUFReader(file)
-    fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
-    architecture = changes.get("general.architecture", fields["general.architecture"].contents())
-    writer = gguf.GGUFWriter(target, architecture or "")  # "" writes none
-    for name in [name for name in fields | changes if name != "general.architecture"]:
-        value = changes[name] if name in changes else fields[name].contents()
-        if value is not None:
-            kind = fields[name].types[0] if name in fields else TYPES[type(value)]
-            writer.add_key_value(name, value, kind)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
 
 
 def other_values(key: str, value: Any) -> list[Any]:

@@ -39,6 +39,7 @@ def write_gguf(
         (writer.add_bool if isinstance(value, bool) else writer.add_float32)(key, value)
     vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(sorted(vocabulary["vocab"], key=vocabulary["vocab"].get))
     writer.add_token_types([3, 3] + [1] * (config.vocab_size - 2))
     writer.add_token_merges([" ".join(pair) for pair in vocabulary["merges"]])

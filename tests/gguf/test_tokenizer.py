@@ -10,6 +10,7 @@ import gguf
 import pytest
 import torch
 from conftest import DATA, TINY_CONFIG
+from gguf_rewriting import rewrite
 from tokenizers import (
     AddedToken,
     Regex,
@@ -28,7 +29,8 @@ from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.gguf import llama_cpp
-from comp_lib.gguf.tokenizer import RULES, SPACE
+from comp_lib.gguf.read import CONFIG_KEY, GgufFile
+from comp_lib.gguf.tokenizer import KNOWN_RULES, RULES, SPACE
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model
 from comp_lib.models.meta_model import with_true_config
@@ -43,6 +45,7 @@ TEXTS = [
     "I'll DON'T they'RE 1234567 3.14 x=2;\n\n\n  ab\t\tcd  \n",
     "Ünïcödé, 日本語, \u0928\u092e\u0938\u094d\u0924\u0947, e\u0301, ½ ² ٣, 🦙🦙 \u200b.",
     "<s>special</s> <not> <extra> _snake_case CamelCase\r\n\r\n",
+    "<?/\n//n/a He'LL iPhoneX ABCdef 1234",
     " leading and trailing ",
 ]
 
@@ -248,3 +251,68 @@ def test_phi3_s_tokens_swallow_the_spaces_after_them(tmp_path, swallows):
     server = llama_cpp.start(file, 64, threads=1)
     for text in ("<|user|>\nhi there<|end|>\n  you", "a<|endoftext|> b"):
         assert llama_tokens(server, text) == tokenizer(text)["input_ids"], text
+
+
+# --- files of other makers ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def theirs(export, tmp_path):
+    """A file as others write it: `theirs(tokenizer)(key=value)`, with keys of the tokenizer; None: no key."""
+
+    def of(tokenizer):
+        file = export(tokenizer)
+
+        def write(**keys):
+            changes = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+            return rewrite(file, tmp_path / "theirs.gguf", {CONFIG_KEY: None} | changes)
+
+        return write
+
+    return of
+
+
+@pytest.mark.parametrize("rule", KNOWN_RULES)
+def test_every_known_rule_is_read_as_llama_cpp_reads_it(theirs, rule):
+    """With and without the key that says whether a text begins with a token; some words need no merges."""
+    write = theirs(byte_level_bpe(byte_level()))
+    merges = GgufFile(write()).metadata["tokenizer.ggml.merges"]
+    for keys in ({}, {"add_bos_token": None, "merges": merges[: len(merges) // 2]}):
+        file = write(pre=rule, **keys)
+        assert_same_tokens(file, GgufFile(file).tokenizer())
+
+
+def test_sentencepiece_has_no_rule_and_begins_each_text(theirs):
+    write = theirs(sentencepiece(prefix=True))
+    for keys in ({"pre": "nobody's"}, {"pre": None, "add_bos_token": None}, {"add_eos_token": True}):
+        file = write(**keys)
+        assert_same_tokens(file, GgufFile(file).tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("make", "keys", "why"),
+    [
+        ("bytes", {"pre": "nobody's"}, 'tokenizer.ggml.pre = "nobody\'s"'),
+        ("bytes", {"pre": "default"}, "tokenizer.ggml.pre = 'default'"),
+        ("bytes", {"pre": None}, "no tokenizer.ggml.pre"),
+        ("bytes", {"model": "t5"}, "tokenizer.ggml.model = 't5'"),
+        ("bytes", {"model": None}, "no tokenizer.ggml.model"),
+        ("bytes", {"token_type": None}, "no tokenizer.ggml.token_type"),
+        ("bytes", {"add_bos_token": True, "bos_token_id": None}, "no tokenizer.ggml.bos_token_id"),
+        ("bytes", {"pre": "tekken", "add_bos_token": None, "bos_token_id": None}, "no tokenizer.ggml.bos_"),
+        ("bytes", {"add_eos_token": True, "eos_token_id": None}, "no tokenizer.ggml.eos_token_id"),
+        ("signs", {"bos_token_id": None}, "no tokenizer.ggml.bos_token_id"),
+        ("signs", {"add_bos_token": None, "bos_token_id": None}, "no tokenizer.ggml.bos_token_id"),
+    ],
+)
+def test_what_llama_cpp_takes_for_granted_otherwise_is_refused(theirs, make, keys, why):
+    """llama.cpp runs all of these but the first and two of no tokenizer, and cuts a text otherwise."""
+    tokenizer = byte_level_bpe(byte_level()) if make == "bytes" else sentencepiece(prefix=True)
+    with pytest.raises(InputError, match=f"as llama.cpp has it, got .*theirs.gguf with {why}") as refusal:
+        load_model(theirs(tokenizer)(**keys))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_token_that_is_never_added_need_not_be_there(theirs):
+    file = theirs(byte_level_bpe(byte_level()))(bos_token_id=None, add_bos_token=None)
+    assert_same_tokens(file, GgufFile(file).tokenizer())

@@ -29,6 +29,9 @@ NONE = object()  # the field is to be taken out
 DEEP = "[" * 100_000 + "]" * 100_000
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 LONG_ROPE = ROPE | {"rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 8}
+WEIGHT = "model.layers.1.mlp.up_proj.weight"
+OTHER_TYPES = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64}
+OTHER_TYPES |= {"I8": torch.int8, "BOOL": torch.bool}
 # fields that say how much is built -> the most that the files allow
 SIZES = {
     "num_hidden_layers": 3,
@@ -130,6 +133,11 @@ FOLDERS = [
         ["a config by which", "inv_freq has at most", "got 4000000000"],
     ),
     ("epsilon-nan", config(rms_norm_eps=math.nan), ["rms_norm_eps as finite numbers, got nan"]),
+    (
+        "epsilon-negative",
+        config(rms_norm_eps=-1.0),
+        ["rms_norm_eps as a number that is not negative, got -1"],
+    ),
     ("epsilon-large", text_of_config("rms_norm_eps", "1e400"), ["rms_norm_eps as finite numbers, got inf"]),
     (
         "theta-infinite",
@@ -154,6 +162,14 @@ FOLDERS = [
     ("index-numbers", shards(7), ["weight_map", INDEX]),
     ("index-pickle", shards("a.bin"), ["weight_map", "beside"]),
     ("index-missing-shard", shards("b.safetensors"), ["weight_map", "beside"]),
+    *(
+        (
+            f"weights-{name}",
+            weights(lambda t, dtype=dtype: t.update({WEIGHT: t[WEIGHT].to(dtype)})),
+            ["weights as F64, F32, BF16, F16, got", f"{WEIGHT} as {name} in"],
+        )
+        for name, dtype in OTHER_TYPES.items()
+    ),
     # tokenizer, and how text is written
     ("tokenizer-no-json", text("tokenizer.json", "{"), ["tokenizer"]),
     ("tokenizer-class", settings("tokenizer_config.json", tokenizer_class=7), ["tokenizer"]),
@@ -247,8 +263,12 @@ def test_a_field_may_be_deep(folder):
         load_model(folder)
 
 
-def test_a_loss_that_is_no_number_ends_a_command_with_exit_code_1(folder):
-    config(rms_norm_eps=-1.0)(folder)
+def test_a_loss_that_is_no_number_ends_a_command_with_exit_code_1(tmp_path, tokenizer):
+    """Granite divides its logits by a field of its config."""
+    folder = tmp_path / "model"
+    build("granite").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    config(logits_scaling=0.0)(folder)
     options = ("--text", "evaluation", "--window", "16", "--windows", "2")
     for more in ([], ["--against", folder]):
         result = run("evaluate", folder, *options, *more)

@@ -7,10 +7,12 @@ import math
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import TINY_CONFIG, randomise
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from tools import logits
 from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
@@ -175,9 +177,13 @@ def test_dtype_and_device(tmp_path):
     assert_refused(tmp_path, "cpu", "'tpu'", "auto", device="tpu")
 
 
-@pytest.mark.parametrize("name", ["smollm2", "no/such/folder", "/nowhere/at/all", "./a/b", "a b/c"])
-def test_names_that_are_nothing(name):
-    assert_refused(name, INCLUDED_MODEL, "folder", ".gguf", "owner/name", repr(name), "nothing of that name")
+@pytest.mark.parametrize("name", ["no/such/folder", "/nowhere/at/all", "./a/b", "a b/c", "owner/"])
+def test_folders_that_are_nowhere(name):
+    assert_refused(name, INCLUDED_MODEL, "folder", ".gguf", "owner/name", f"got no folder {name}: check the")
+
+
+def test_a_name_that_is_nothing():
+    assert_refused("smollm2", "got 'smollm2', nothing of that name: did you mean 'smollm2-135m'?")
 
 
 @pytest.mark.parametrize("name", ["missing.gguf", "owner/missing.gguf", 3, None])
@@ -199,13 +205,44 @@ def test_names_that_no_file_system_takes(name):
 
 def test_another_kind_of_file(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert_refused(tmp_path / "model.safetensors", "whose name ends otherwise")
+    assert_refused(tmp_path / "model.safetensors", "whose name ends otherwise, and no folder")
 
 
-def test_the_hub_out_of_reach():
+@pytest.mark.parametrize("name", ["someone/some-model", "build/nothere"])
+def test_a_folder_that_is_nowhere_and_a_hub_out_of_reach(name):
+    """They look alike, and what the Hub's library says is not for somebody who meant a folder."""
     assert_refused(
-        "someone/some-model", "reachable Hub id", "'someone/some-model'", "connection", "local folder"
+        name,
+        "reachable Hub id",
+        f"got no folder {name}, and no such model within reach of the Hub (LocalEntryNotFoundError):",
+        "check the spelling, or the connection, if it is a Hub id (owner/name)",
     )
+    with pytest.raises(InputError) as error:
+        load_model(name)
+    assert "HF_HUB_OFFLINE" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RepositoryNotFoundError("planted", response=SimpleNamespace(headers={}, request=None)),
+            "no folder owner/name, and no such model within reach of the Hub (RepositoryNotFoundError):",
+        ),
+        (HFValidationError("planted"), "'owner/name': HFValidationError: planted"),
+        (PermissionError("planted"), "'owner/name': PermissionError: planted"),
+        (TypeError("planted"), "'owner/name': TypeError: planted"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_what_the_hub_has_not_is_called_out_of_reach(monkeypatch, error, said):
+    """Any other cause is said, for who has the right name and no right to write into the cache."""
+
+    def snapshot(*_, **__):
+        raise error
+
+    monkeypatch.setattr(load, "snapshot_download", snapshot)
+    assert_refused("owner/name", "reachable Hub id", f"got {said}")
 
 
 def test_a_model_of_the_hub_is_a_folder_once_it_is_fetched(folder, monkeypatch):
@@ -312,7 +349,7 @@ def test_weights_are_floats_in_files_beside_the_index(folder):
     edit_weights(
         path, lambda weights: weights.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)})
     )
-    assert_refused(path, "complete safetensors", "model.norm.weight", "I8")
+    assert_refused(path, "weights as F64, F32", "model.norm.weight as I8")
     (path / "model.safetensors").rename(path.parent / "other.safetensors")
     (path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../other.safetensors"}}')
     assert_refused(path, "a weight_map that names files", "something else than files beside it")

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import namedtuple
@@ -424,18 +425,32 @@ def test_overwrite_never_deletes_what_somebody_else_wrote(work, with_templates):
     assert_refused(f"nothing beside it, got .*with {name} in it", with_templates, overwrite=True)
 
 
-@pytest.mark.parametrize("is_old", [False, True])
-def test_a_card_and_templates_of_ours_are_overwritten(is_old, with_templates, uneven):
+def test_a_card_and_templates_of_ours_are_overwritten(with_templates, uneven):
     assert len(list((with_templates / "additional_chat_templates").iterdir())) == 1
-    if is_old:
-        without_checksums(with_templates)
     check_destination(with_templates, overwrite=True)
     save_checkpoint(with_templates, *uneven, overwrite=True)
     assert not (with_templates / "additional_chat_templates").exists()
     check_destination(with_templates, overwrite=True)
 
 
-@pytest.mark.parametrize("work", ["an edited card", "another card", "a file of theirs", "a folder below"])
+def insert(path):
+    text = path.read_text("utf-8")
+    path.write_text(text.replace("## How to load", "A line of theirs.\n\n## How to load"), "utf-8")
+
+
+@pytest.mark.parametrize("edit_it", [insert, edit, lambda path: None])
+def test_a_card_of_an_earlier_version_is_somebodys(edit_it, with_templates):
+    """It has no checksum, so a line that somebody put in its middle cannot be told from ours."""
+    without_checksums(with_templates)
+    edit_it(with_templates / "README.md")
+    assert_refused(
+        r"with README.md in it: .*a README.md without its checksums, as of earlier versions, counts as some",
+        with_templates,
+        overwrite=True,
+    )
+
+
+@pytest.mark.parametrize("work", ["a file of theirs", "a folder below"])
 def test_work_in_a_folder_of_an_earlier_version_is_not_deleted(work, with_templates):
     without_checksums(with_templates)
     name, make = THEIR_WORK[work]
@@ -472,6 +487,52 @@ def test_a_card_that_is_no_text_is_padded_all_the_same(uneven, tmp_path):
     (folder / "comp_plan.json").write_bytes(b"caf\xe9")
     padded = export_padded(folder, tmp_path / "padded")
     assert "caf" in (padded / "README.md").read_text("utf-8")
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A file that is nobody else's business, outside of the model's folder."""
+    path = tmp_path / "home" / "key"
+    path.parent.mkdir()
+    path.write_text("a secret", "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["README.md", "comp_plan.json", "chat_template.jinja"])
+def test_a_link_to_somebody_s_file_is_not_copied(uneven, tmp_path, secret, name):
+    folder = save_checkpoint(tmp_path / "uneven", *uneven)
+    in_place_of(folder / name, lambda path: path.symlink_to(secret))
+    with pytest.raises(InputError, match=f"lie in the model's folder, got .*{name}', a link to somewhere"):
+        export_padded(folder, tmp_path / "padded")
+    assert siblings(tmp_path / "padded") == ["home", "uneven"]
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_template_that_is_a_link_is_not_read(with_templates, secret, is_folder):
+    templates = with_templates / "additional_chat_templates"
+    if is_folder:
+        shutil.rmtree(templates)
+        (secret.parent / "a.jinja").write_text("a secret", "utf-8")
+        templates.symlink_to(secret.parent)
+    else:
+        in_place_of(templates / "tools.jinja", lambda path: path.symlink_to(secret))
+    with pytest.raises(InputError, match="a link to somewhere else"):
+        load_model(with_templates)
+
+
+def test_links_of_the_hub_s_cache_are_followed(uneven, tmp_path):
+    """There each file of a snapshot is a link into `blobs`; another link out of it is none of these."""
+    folder = save_checkpoint(tmp_path / "hub" / "snapshots" / "abc", *uneven)
+    (tmp_path / "hub" / "blobs").mkdir()
+    for path in list(folder.iterdir()):
+        path.rename(tmp_path / "hub" / "blobs" / path.name)
+        path.symlink_to(f"../../blobs/{path.name}")
+    padded = export_padded(folder, tmp_path / "padded")
+    assert (padded / "comp_plan.json").read_bytes() == (folder / "comp_plan.json").read_bytes()
+    (tmp_path / "hub" / "theirs").write_text("a secret", "utf-8")
+    in_place_of(folder / "README.md", lambda path: path.symlink_to("../../theirs"))
+    with pytest.raises(InputError, match="a link to somewhere else"):
+        export_padded(folder, tmp_path / "other")
 
 
 def test_an_interruption_leaves_the_old_folder_or_none(monkeypatch, small, uneven, tmp_path):

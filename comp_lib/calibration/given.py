@@ -1,0 +1,57 @@
+"""Texts that a caller has in memory, as a source of calibration text: a list, or a column of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError, check_words
+from .texts import check_text
+
+Source = str | Path | Sequence[str]
+"""What calibrates: a name or a path (see `shares`), or texts in memory."""
+
+
+class GivenTexts(tuple[str, ...]):
+    """Texts in memory, which count as one text. `str` says how many, as a card and a refusal do."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        plural = "" if len(self) == 1 else "s"
+        return f"{len(self):,} text{plural} in memory"
+
+    __repr__ = __str__
+
+    @property
+    def joined(self) -> str:
+        """All texts, with an empty line between two of them."""
+        return "\n\n".join(self)
+
+
+def as_source(name: str, value: object) -> Source:
+    """`value`, with a sequence of texts as `GivenTexts`.
+
+    Raises InputError, which calls the argument `name`, for what is no source: no texts, empty ones, or things
+    of another type among them.
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        check_words(name, value, "the name or the path of a text, or a list of texts", example="shipped")
+        path: Source = value  # type: ignore[assignment]  # `check_words` lets nothing else pass
+        return path
+    for number, text in enumerate(value):
+        if not isinstance(text, str):
+            raise InputError(
+                expected=f"{name} to be a list of texts",
+                got=f"{type(text).__name__} as {name}[{number}]",
+                hint="take the column that has the texts, such as data['text']",
+            )
+        check_text(f"{name}[{number}]", text)
+    texts = GivenTexts(value)
+    if not texts.joined.strip():
+        raise InputError(
+            expected=f"{name} to be a list of texts with words in it",
+            got="an empty list" if len(texts) == 0 else f"{len(texts)} empty ones",
+            hint="choose others",
+        )
+    return texts

@@ -1,0 +1,41 @@
+"""What `print` shows of what `prune` returns: lines and a table, and no dataclass."""
+
+from __future__ import annotations
+
+import pytest
+from tools import SETTINGS
+from variants import build, tokens
+
+from comp_lib.comp import prune
+from comp_lib.shape import Shape
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    return prune(build(), tokens(), SETTINGS)
+
+
+def test_a_report_prints_as_a_table_with_a_row_for_each_layer(pruned):
+    first, heading, *rows = str(pruned.report).splitlines()
+    assert first.startswith(f"comp on {tokens().numel():,} tokens, ")
+    assert heading.split("  ")[-1] == "of attention"
+    assert {len(line) for line in [heading, *rows]} == {len(heading)}, "columns stand below each other"
+    for layer, row in zip(pruned.report.layers, rows, strict=True):
+        assert row.split() == [
+            str(layer.layer),
+            str(len(layer.kept_neurons)),
+            str(len(layer.kept_groups)),
+            f"{layer.error:.4f}",
+            f"{layer.attention_error:.4f}",
+        ]
+
+
+def test_what_prune_returns_prints_what_went_and_the_report(pruned):
+    first, *rest = str(pruned).splitlines()
+    before = Shape.of(build()).total_parameters
+    after = sum(weight.numel() for weight in pruned.model.parameters())
+    assert first == (
+        f"{pruned.plan.removed:.1%} of the decoder removed: {after:,} parameters of {before:,}, 3 layers of 3"
+    )
+    assert rest == str(pruned.report).splitlines()
+    assert all(len(line) < 110 for line in rest)
