@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 CONFTEST = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 CELL_TIMEOUT = CONFTEST["CELL_TIMEOUT"]  # seconds
 WIDGET = "application/vnd.jupyter.widget-view+json"
-NO_WIDGET = "An interactive view: run this notebook to use it."  # is stored in its place
+NO_WIDGET = "An interactive view: run this notebook to use it."  # is stored in its place, below a still
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {
     "file_extension": ".py",
@@ -64,14 +64,18 @@ def tidy(notebook: NotebookNode, exercise: bool = False) -> NotebookNode:
 def _tidy_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """The outputs of a cell in the form that is stored.
 
-    Widget views go, since their models died with the kernel; neighbouring pieces of a stream become one.
+    Widget views go, since their models died with the kernel: a still of the widget stays if it has one.
+    Neighbouring pieces of a stream become one.
     """
     tidied: list[NotebookNode] = []
     for output in outputs:
         if output.output_type in ("display_data", "execute_result"):
             output.metadata = NotebookNode()
             if WIDGET in output.data:
+                still = output.data.get("text/html")
                 output.data = NotebookNode({"text/plain": NO_WIDGET})
+                if still:
+                    output.data["text/html"] = f"{still}<p><i>{NO_WIDGET}</i></p>"
         if tidied and output.output_type == "stream" and tidied[-1].get("name") == output.name:
             tidied[-1].text += output.text
         else:

@@ -22,7 +22,7 @@ from comp_lib.plan import Plan, PlanRequest
 
 EXERCISES = Path(__file__).parents[1] / "notebooks" / "exercises"
 sys.path.insert(0, str(EXERCISES))
-from checking import Wrong as Wrong  # noqa: E402
+from course.checking import Wrong as Wrong  # noqa: E402
 
 
 def code_sources(path: Path) -> list[str]:

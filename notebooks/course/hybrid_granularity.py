@@ -1,23 +1,28 @@
 """What lesson 03 needs besides its cells, which hold the lesson's own ideas.
 
-This module reads `benchmarks/hybrids.json` into objects of the library, narrows single layers alone, and
-makes the plan that the lesson shows to fail: water-filling by error curves.
+This module narrows single layers alone and asks the model, reads `benchmarks/hybrids.json` into objects of
+the library, and makes the plan that looks like the best and is not: water-filling by error curves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from comp_lib.decoder import as_decoder
+from comp_lib.families.find import layers_of
+from comp_lib.families.run import layer_arguments
 from comp_lib.families.types import Model
 from comp_lib.hybrid_granularity.measured import allocate_widths
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
-from comp_lib.importance.measured_harm import MeasuredHarm, gather_and_pass, narrow
+from comp_lib.importance.measured_harm import MeasuredHarm, gather_and_pass, with_weights
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.plan import FLOOR_SHARE, Plan, PlanRequest
 from comp_lib.shape import Shape
@@ -44,24 +49,55 @@ def stored_harm(record: Mapping[str, Any]) -> MeasuredHarm:
     return MeasuredHarm(removed, harm, tuple(sweeps))
 
 
-def narrowed_alone(
-    model: Model, ids: Tensor, layers: Collection[int], removed: int
-) -> Iterator[tuple[int, float, Tensor]]:
-    """Removes the `removed` cheapest neurons of each of `layers`, and refits the rest on ids (S, L).
+class NarrowedAlone(NamedTuple):
+    """The effect on the model if one layer loses some MLP neurons and is refitted, and no other changes."""
 
-    Each layer is narrowed alone: all others are dense. Yields the number of the layer, the error that this
-    puts into the stream (a share of its energy), and the refitted weight V (n, d).
+    tried: list[int]  # the layers that were narrowed
+    errors: NDArray[np.float64]  # that this puts into the stream, a share of its energy (tried,)
+    harms: NDArray[np.float64]  # divergence of the answers on each judging sequence, nats (tried, S)
+    energies: tuple[Tensor, ...]  # of the neurons of each layer of the model, ascending (layers,)
+
+
+@torch.no_grad()
+def narrowed_alone(
+    model: Model,
+    fitted: Tensor,
+    judging: Tensor,
+    removed: int,
+    divergence: Callable[[Tensor, Tensor], Tensor],
+    layer_step: int = 2,
+) -> NarrowedAlone:
+    """Narrows every `layer_step`-th layer and the last one, each alone, and asks the model.
+
+    The `removed` neurons of the least energy go, and the rest is refitted on fitted (S, L). Then
+    `divergence(dense logits, logits)` of judging (S, L) gives a number for each sequence (S,).
     """
-    for visit in walk(model, ids):
-        if visit.index not in layers:
-            continue
+    decoder = as_decoder(model)
+    stream = decoder.embed(fitted)
+    arguments = layer_arguments(decoder.structure, fitted.shape[1], model.device, stream.dtype)
+    judged: dict[int, Tensor] = {}  # the judging stream so far, for each layer that was narrowed
+    dense = torch.empty(0)
+    errors = []
+    energies = []
+    for visit in walk(decoder, judging):
+        judged = {index: visit.through(states) for index, states in judged.items()}
+        statistics = gather_and_pass(visit.layer, stream, arguments)
         weight = weight_of(visit.layer)
-        fewest = len(weight) - removed
-        stream = visit.before
-        statistics = gather_and_pass(visit.layer, stream, visit.arguments)
-        visit.after = stream  # `gather_and_pass` has written the states behind the layer over it
-        _, fitted = narrow(visit.layer, statistics, removed, RIDGE, fewest)
-        yield visit.index, float(statistics.energy(weight - fitted) / statistics.tokens), fitted
+        energy = statistics.diagonal() * weight.square().sum(1) / statistics.tokens
+        energies.append(energy.sort().values)
+        if visit.index % layer_step == 0 or visit.index == len(layers_of(model)) - 1:
+            kept = energy.argsort()[removed:].sort().values
+            refitted = statistics.refit(weight, kept, RIDGE)
+            errors.append(float(statistics.energy(weight - refitted) / statistics.tokens))
+            visit.after, judged[visit.index] = with_weights(
+                visit.layer, visit.before, visit.arguments, refitted
+            )
+        dense = visit.after
+    answers = decoder.logits(decoder.norm(dense))
+    harms = []
+    for states in judged.values():
+        harms.append(divergence(answers, decoder.logits(decoder.norm(states))).double().numpy())
+    return NarrowedAlone([*judged], np.array(errors), np.stack(harms), tuple(energies))
 
 
 def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan:

@@ -68,6 +68,17 @@ def stream_statistics(model: Model, ids: Tensor) -> Tensors:
     return {"influence": 1.0 - cosine.mean((1, 2)), "cosine": cosine, "norms": torch.stack(norms)}
 
 
+def attention_maps(model: Model, ids: Tensor) -> Tensor:
+    """Mean over heads, (n, S, L, L): layer, text, position that looks, position that is looked at."""
+    usual = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the one that returns its maps
+    try:
+        maps = model(input_ids=ids, output_attentions=True, use_cache=False).attentions
+    finally:
+        model.set_attn_implementation(usual)
+    return torch.stack([each_layer.mean(1) for each_layer in maps])
+
+
 def ranks(values: Tensor) -> Tensor:
     """The rank of each of the values (n,): 0 for the smallest, n - 1 for the largest."""
     return torch.argsort(torch.argsort(values, stable=True), stable=True)

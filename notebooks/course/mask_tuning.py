@@ -6,7 +6,7 @@ solves, the guards and the experiment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,6 +29,11 @@ class LayerSums(NamedTuple):
     plain: Tensor  # G, of the tokens as they are
     problem: Problem  # of tokens divided by the norm of their stream
 
+    @property
+    def weighted(self) -> Tensor:
+        """G (n, n) of tokens divided by the norm of their stream."""
+        return contributions(self.problem.xtx, self.problem.weight)
+
 
 def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[LayerSums]:
     """The sums of each layer of the dense model, on ids (S, L)."""
@@ -38,6 +43,30 @@ def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[L
         plain = contributions(statistics["plain"].xtx, weight_of(visit.layer))
         layer = layer_of(model, visit.index)  # the problem outlives the visit
         yield LayerSums(plain, problem_from_statistics(layer, "mlp", statistics["weighted"], ridge))
+
+
+def random_neurons(model: Model, keep: int, seed: int) -> Tensor:
+    """Which `keep` neurons stay in each layer, drawn at random: (layers, keep), ascending."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for layer in layers_of(model):
+        drawn = torch.rand(len(weight_of(layer)), generator=generator, dtype=torch.float64)
+        chosen.append(drawn.topk(keep).indices.sort().values)
+    return torch.stack(chosen)
+
+
+def tune(
+    model: Model,
+    ids: Tensor,
+    draws: Mapping[str, Tensor],
+    way: Callable[[LayerSums, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """A mask of each layer of each draw (layers, k), by `way(sums of the layer, its neurons)`, ids (S, L)."""
+    masks: dict[str, list[Tensor]] = {name: [] for name in draws}
+    for layer, sums in enumerate(sums_of_layers(model, ids)):
+        for name, kept in draws.items():
+            masks[name].append(way(sums, kept[layer]))
+    return {name: torch.stack(each) for name, each in masks.items()}
 
 
 def with_masks(model: Model, kept: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> Model:

@@ -82,13 +82,32 @@ def show(figure: Picture, reading: str = "") -> None:
     display(mime_bundle(figure), raw=True)
 
 
-def drawing(name: str) -> None:
-    """Display an SVG of the folder `drawings`, with the words in its <desc> for those who cannot see it."""
-    svg = (Path(__file__).parent / "drawings" / f"{name}.svg").read_bytes()
+def drawing(name: str, lit: str = "") -> None:
+    """Display an SVG of the folder `drawings`, with the words in its <desc> for those who cannot see it.
+
+    lit: of its parts (groups of the class `part`), the one of which the lesson speaks; the others are dimmed.
+    Raises ValueError if the drawing has no such part.
+    """
+    svg = (Path(__file__).parent / "drawings" / f"{name}.svg").read_text("utf-8")
     alt_text = ElementTree.fromstring(svg).findtext("{http://www.w3.org/2000/svg}desc", "")
-    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
+    if lit:
+        svg = _light(svg, lit)
+        alt_text += f" Lit is the part on trial: {lit}."
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode('ascii')}"
     image = f'<img alt="{html.escape(alt_text)}" src="{source}"/>'
     display({"text/html": image, "text/plain": alt_text}, raw=True)
+
+
+def _light(svg: str, lit: str) -> str:
+    """The drawing with one part in the class `lit`, the others in `dim`; its style sheet has their looks."""
+    parts = re.findall(r'class="part" id="(.*?)"', svg)
+    if lit not in parts:
+        raise ValueError(f"expected a part of the drawing ({', '.join(parts)}), got {lit}")
+    return re.sub(
+        r'class="part" id="(.*?)"',
+        lambda part: f'class="part {"lit" if part[1] == lit else "dim"}" id="{part[1]}"',
+        svg,
+    )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:

@@ -7,8 +7,9 @@ from functools import partial
 from statistics import mean, median
 
 import torch
-from checking import Wrong, accept, alike, call, check_shape, real_model
 from torch import Tensor, nn
+
+from course.checking import Wrong, accept, alike, call, check_shape, real_model
 
 # Tokens per second of two models in five rounds, on a machine that others used too.
 DENSE_SPEEDS = (29.0, 30.0, 8.0, 31.0, 33.0)

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Callable
 
 import torch
-from checking import Wrong, accept, call, check_shape, real_model
 from torch import Tensor
+
+from course.checking import Wrong, accept, call, check_shape, real_model
 
 Harm = Callable[[list[int]], float]  # layers that are left out -> increase of the loss
 QUESTIONS = 45  # that may be asked of the model in exercise 3

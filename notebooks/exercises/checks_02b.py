@@ -1,19 +1,14 @@
-"""Checks for the exercises of lesson 2b: on made-up layers, on which a mistake never gives the right answer.
-
-The last check also asks the real model, on text that the answer has not seen.
-"""
+"""Checks for the exercises of lesson 2b: on made-up layers, brute force decides."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Callable
+from functools import partial
 
 import torch
-from checking import Wrong, accept, call, check_shape, real_model
 from torch import Tensor
 
-RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
-Loss = Callable[[float], tuple[float, float]]  # ridge -> shares lost: on the tokens of the fit, on others
+from course.checking import Wrong, accept, call, check_shape
 
 
 def check_units(fooling_units: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -47,35 +42,77 @@ def check_units(fooling_units: Callable[[Tensor, Tensor], Tensor]) -> None:
     accept("the layer is the same, and activation would remove its most valuable neurons first")
 
 
-def check_ridge(choose_ridge: Callable[[Loss, Sequence[float]], float], real: bool = True) -> None:
+# (C (n, n), W (n, d)) -> the score of each neuron (n,); the lowest is removed first
+Score = Callable[[Tensor, Tensor], Tensor]
+
+SCORES: dict[str, Score] = {
+    "energy": lambda c, w: c.diagonal() * w.square().sum(1),
+    "energy times the mean weight": lambda c, w: c.diagonal() * w.square().sum(1) * w.abs().mean(),
+    "price": lambda c, w: w.square().sum(1) / torch.linalg.inv(c).diagonal(),
+    "activation": lambda c, w: c.diagonal().sqrt(),
+    "Wanda-sp": lambda c, w: c.diagonal().sqrt() * w.abs().sum(1),
+    "magnitude": lambda c, w: w.abs().sum(1),
+}
+MOVES = {  # by other units of the inputs, by turned outputs
+    "energy": (False, False),
+    "energy times the mean weight": (False, False),
+    "price": (False, False),
+    "activation": (True, False),
+    "Wanda-sp": (False, True),
+    "magnitude": (True, True),
+}
+
+
+def check_what_moves(what_moves: Callable[[Score, Tensor, Tensor], tuple[bool, bool]]) -> None:
     """Exercise 2."""
-    errors = [_errors(*_few_tokens(seed)) for seed in range(3)]
-    chosen = [float(call(choose_ridge, error, list(RIDGES))) for error in errors]
-    for answer, error in zip(chosen, errors, strict=True):
-        best = min(RIDGES, key=lambda ridge: error(ridge)[1])
-        if answer not in RIDGES:
-            raise Wrong(f"expected one of the ridges {RIDGES}, got {answer:g}")
-        if answer == best:
-            continue
-        if set(chosen) == {min(RIDGES)}:  # once it may be another mistake
-            raise Wrong(
-                "this is the best on the tokens of the fit itself, always the smallest: judge on the others"
-            )
-        raise Wrong(
-            f"on the held-out tokens {answer:g} leaves {error(answer)[1]:.1%}, "
-            f"and {best:g} leaves {error(best)[1]:.1%}"
-        )
-    if real:
-        fit_inputs, heldout_inputs, evaluation_inputs, weight, kept = _real_layer()
-        error = _errors(fit_inputs, heldout_inputs, weight, kept)
-        answer = float(call(choose_ridge, error, list(RIDGES)))
-        evaluation_error = _errors(fit_inputs, evaluation_inputs, weight, kept)
-        shares = {ridge: evaluation_error(ridge)[1] for ridge in RIDGES}
+    xtx, weight = _even_layer()
+    found = {}
+    for name, score in SCORES.items():
+        answer = call(what_moves, score, xtx.clone(), weight.clone())
+        if not isinstance(answer, tuple | list) or len(answer) != 2:
+            raise Wrong("expected two answers, `(by_units, by_turning)`, each True or False")
+        if not all(isinstance(moved, bool) for moved in answer):
+            raise Wrong(f"expected True or False twice, got {tuple(answer)!r}")
+        found[name] = tuple(answer)
+    if found == MOVES:
         accept(
-            f"layer 15 takes a ridge of {answer:g} with 512 tokens; on four windows of a third text, with no "
-            f"interval, it leaves {shares[answer]:.1%}, the lesson's 0.1 leaves {shares[0.1]:.1%}, "
-            f"and the best of all {min(shares.values()):.1%}"
+            "energy and price depend on what the layer computes; each other score on how it is written down"
         )
+        return
+    if found == {name: moves[::-1] for name, moves in MOVES.items()}:
+        raise Wrong("the two answers are swapped: that for the units comes first")
+    if len(set(found.values())) == 1:
+        raise Wrong(
+            f"each score gets the same answer, {found['energy']}: does the changed layer reach the score?"
+        )
+    by_units, by_turning = found["energy"]
+    if by_units:
+        raise Wrong(
+            "energy is said to move with the units: the layer must compute what it did before, so where an "
+            "input grows its weights shrink, and C has two inputs in each entry"
+        )
+    if by_turning:
+        raise Wrong(
+            "energy is said to move when the outputs are turned: turn every row of W by one *orthogonal* "
+            "matrix, which keeps all lengths"
+        )
+    if found["energy times the mean weight"] != (False, False):
+        raise Wrong(
+            "all scores of a layer times one number remove the same neurons: compare orders, not values"
+        )
+    for name, moves in MOVES.items():
+        for place, change in enumerate(("in other units", "with turned outputs")):
+            if found[name][place] != moves[place]:
+                does = "removes other neurons" if moves[place] else "removes the same neurons"
+                raise Wrong(f"{name} {does} {change}: your answer says the opposite")
+
+
+def _even_layer(n: int = 12) -> tuple[Tensor, Tensor]:
+    """C (n, n) and W (n, 6) of a layer whose neurons are about equally loud."""
+    generator = torch.Generator().manual_seed(8)
+    draw = partial(torch.randn, generator=generator, dtype=torch.float64)
+    x = draw(80, n)
+    return x.T @ x, draw(n, 6)
 
 
 def _layer(seed: int, n: int = 9) -> tuple[Tensor, Tensor]:
@@ -85,59 +122,3 @@ def _layer(seed: int, n: int = 9) -> tuple[Tensor, Tensor]:
     x = draw(40, n) * torch.linspace(1, 3, n, dtype=torch.float64)
     weight = draw(n, 4) * torch.linspace(4, 1, n)[:, None]
     return x.T @ x, weight
-
-
-def _few_tokens(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A layer with few tokens to fit to.
-
-    Inputs of the fit (30, 24) and held-out ones (200, 24), weights (24, 6), the inputs that stay (16,).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.eye(24) + 0.25 * torch.randn(24, 24, generator=generator)
-    x = (torch.randn(230, 24, generator=generator) @ mixing).double()
-    weight = torch.randn(24, 6, generator=generator).double()
-    return x[:30], x[30:], weight, torch.arange(16)
-
-
-def _errors(fit_inputs: Tensor, heldout_inputs: Tensor, weight: Tensor, kept: Tensor) -> Loss:
-    """ridge -> share of the output's energy that the inputs `kept` lose when their weights are fitted.
-
-    The shares are of the tokens of the fit, and of the held-out tokens.
-    """
-    xtx = fit_inputs.T @ fit_inputs
-
-    def error(ridge: float) -> tuple[float, float]:
-        penalties = ridge * xtx.diagonal()[kept]
-        fitted = torch.zeros_like(weight)
-        target = (xtx @ weight)[kept] + penalties[:, None] * weight[kept]
-        fitted[kept] = torch.linalg.solve(xtx[kept][:, kept] + torch.diag(penalties), target)
-        return _share_lost(fit_inputs, weight, fitted), _share_lost(heldout_inputs, weight, fitted)
-
-    return cache(error)
-
-
-def _share_lost(x: Tensor, weight: Tensor, fitted: Tensor) -> float:
-    """The energy of X W - X V as a share of that of X W."""
-    return float((x @ (weight - fitted)).square().sum() / (x @ weight).square().sum())
-
-
-def _real_layer() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Layer 15 of the included model, as `_few_tokens` describes one.
-
-    Inputs to fit to, to judge by, and of the evaluation text; W; the four fifths of the inputs that have the
-    most energy.
-    """
-    from comp_lib.calibration.texts import load_text
-    from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
-    from course.dense_stream import layer_of, layer_tokens, weight_of
-
-    model, tokenizer = real_model()
-    ids = calibration_tokens("calibration", tokenizer, sequences=8, length=128, judged_on="evaluation")
-    unseen = evaluation_tokens(tokenizer, load_text("evaluation"), window_length=128, window_count=4)
-    inputs = []
-    for text in (ids[:4], ids[4:], unseen):
-        tokens = layer_tokens(model, text, 15)
-        inputs.append((tokens["x"] / tokens["norms"][:, None]).double())
-    weight = weight_of(layer_of(model, 15))
-    energy = inputs[0].square().sum(0) * weight.square().sum(1)
-    return *inputs, weight, energy.argsort()[len(weight) // 5 :].sort().values

@@ -1,68 +1,117 @@
-"""Checks for the exercises of lesson 3: widths that ask the model, on a toy, and a task on the real model.
+"""Checks for the exercises of lesson 3: arithmetic on shapes, and a task on the real model.
 
 The real model is loaded when it is first needed; its `Blocks` can be given, as the tests do with a small one.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from checking import Wrong, accept, call, real_model
 from torch import nn
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-MEASURED_STEPS = 4  # after which the harm was measured
-TOTAL_STEPS = 14  # that are to be taken in all layers together
-STEPS = np.arange(9.0)  # that can be taken in one layer
-HARM = np.array([0.30, 0.05, 0.02, 0.20])
-CURVES = np.array([[0.0005], [0.002], [0.004], [0.0003]]) * STEPS ** np.array([[3.0], [1.2], [2.0], [1.6]])
+from course.checking import Wrong, accept, call, check_number, real_model
+
+HIDDEN, HEAD_DIM, GROUP_HEADS = 576, 64, 3  # of SmolLM2: the stream, a head, query heads of a KV group
+MULTIPLE = 8  # of which a width is a multiple
 
 
-def check_widths(widths: Callable[[np.ndarray, np.ndarray, int, int], list[int]]) -> None:
-    """Exercise 1: four layers, and all ways to take the steps."""
-    layers = range(len(HARM))
-    harm = HARM[:, None]
-    answer = call(widths, HARM.copy(), CURVES.copy(), MEASURED_STEPS, TOTAL_STEPS)
-    is_sequence = isinstance(answer, list | tuple) and len(answer) == len(HARM)
-    if not is_sequence or not all(isinstance(steps, int) for steps in answer):
-        raise Wrong(f"expected the steps of each of {len(HARM)} layers, got {answer!r}")
-    combinations = itertools.product(range(len(STEPS)), repeat=len(HARM))
-    choices = [steps for steps in combinations if sum(steps) == TOTAL_STEPS]
-    if tuple(answer) not in choices:
-        raise Wrong(
-            f"expected {TOTAL_STEPS} steps in all, from 0 to {len(STEPS) - 1} in each layer, "
-            f"got {list(answer)}"
-        )
-    relative_curves = CURVES / CURVES[:, [MEASURED_STEPS]]
-    expected_harm = harm * CURVES / CURVES[:, [MEASURED_STEPS]]
+def check_width_for(width_for: Callable[[Sequence[int], int], int]) -> None:
+    """Exercise 1: transformers builds the layers, without numbers, and their parameters are counted."""
+    budgets = (  # KV groups of the layers that stay, a width, parameters more than it needs
+        ([3] * 30, 1120, 0),
+        ([3] * 28, 1248, -1),
+        ([2] * 30, 1312, 5),
+        ([3, 2, 1, 3, 2], 640, -1),
+        ([1, 3, 3], 96, 3 * HIDDEN * 3 * MULTIPLE - 1),
+    )
+    for groups, width, spare in budgets:
+        budget = _parameters(groups, width) + spare
+        answer = call(width_for, list(groups), budget)
+        check_number("the width", answer)
+        plan = f"{len(groups)} layers with {_in_words(groups)} KV groups and {budget:,} parameters"
+        expected = width - MULTIPLE if spare < 0 else width
+        mistakes = _mistaken_widths(groups, budget)
+        if answer == expected:
+            continue
+        if abs(answer - expected) < MULTIPLE and _parameters(groups, int(answer)) <= budget:
+            raise Wrong(f"{answer:g} is no multiple of {MULTIPLE}: round down")
+        for sentence, mistake in mistakes.items():
+            if answer == mistake != expected:
+                raise Wrong(f"{plan}: {sentence}")
+        needed = _parameters(groups, max(0, int(answer)))
+        if needed > budget:
+            raise Wrong(f"{plan}: the width {answer:g} needs {needed:,}")
+        raise Wrong(f"{plan}: the width {answer:g} needs {needed:,}, there is room for a larger one")
+    plans = (("all whole", [3] * 30), ("two layers dropped", [3] * 28), ("a group less in each", [2] * 30))
+    budget = _parameters([3] * 30, 1120)
+    widths = [f"{name}: {_mistaken_widths(groups, budget)[RIGHT]:,}" for name, groups in plans]
+    accept(f"with {budget:,} parameters SmolLM2 has these widths: {', '.join(widths)}")
 
-    def cheapest(costs: np.ndarray) -> tuple[int, ...]:
-        """The choice of least total cost, by the cost (layers, steps) of each number of steps."""
-        return min(choices, key=lambda steps: costs[layers, steps].sum())
 
-    def harm_of(steps: Sequence[int]) -> float:
-        return float(expected_harm[layers, list(steps)].sum())
+def _in_words(groups: Sequence[int]) -> str:
+    """How many KV groups the layers have."""
+    return str(groups[0]) if len(set(groups)) == 1 else ", ".join(map(str, groups))
 
-    best = cheapest(expected_harm)
-    by_curves = cheapest(CURVES)
-    harm_ratio = harm_of(by_curves) / harm_of(best)
-    sentences = {
-        by_curves: f"this asks the curves alone: the model is harmed {harm_ratio:.1f} times as much",
-        cheapest(harm * CURVES): (
-            f"harm times curve is not the harm after {MEASURED_STEPS} steps: divide by the curve there"
+
+@cache
+def _layer_parameters(groups: int, width: int) -> int:
+    """Parameters of one decoder layer, as transformers builds it without numbers."""
+    config = LlamaConfig(
+        hidden_size=HIDDEN,
+        head_dim=HEAD_DIM,
+        num_attention_heads=groups * GROUP_HEADS,
+        num_key_value_heads=groups,
+        intermediate_size=width,
+    )
+    with torch.device("meta"):
+        layer = LlamaDecoderLayer(config, 0)
+    return sum(parameter.numel() for parameter in layer.parameters())
+
+
+def _parameters(groups: Sequence[int], width: int) -> int:
+    """Parameters of the layers that stay, by their KV groups, all of one width."""
+    return sum(_layer_parameters(count, width) for count in groups)
+
+
+RIGHT = "right"
+
+
+def _mistaken_widths(groups: Sequence[int], budget: int) -> dict[str, int]:
+    """Sentence -> the width by that mistake, and the right one under RIGHT."""
+    layers = len(groups)
+    query = 2 * HIDDEN * HEAD_DIM * GROUP_HEADS  # of q and o, one group
+    key = 2 * HIDDEN * HEAD_DIM  # of k and v
+    norms = 2 * HIDDEN * layers
+    left = budget - sum(groups) * (query + key) - norms
+    neuron = 3 * HIDDEN
+
+    def floor(parameters: int, each: int = neuron * layers) -> int:
+        return parameters // each // MULTIPLE * MULTIPLE
+
+    return {
+        RIGHT: floor(left),
+        "the norms are missing: each layer that stays keeps two, one number for each place of the stream": (
+            floor(left + norms)
         ),
-        cheapest(relative_curves): "the harm is missing: all layers count as equally harmful",
-        cheapest(CURVES / harm): "turned round: where the harm is large, a step should look expensive",
+        "rounded up: that needs more than there is": floor(left) + MULTIPLE,
+        "a KV group has more than k and v: its query heads and their part of o go with it": (
+            floor(left + sum(groups) * query)
+        ),
+        "one query head was counted for a group, and three share it": (
+            floor(left + sum(groups) * (query - 2 * HIDDEN * HEAD_DIM))
+        ),
+        "a neuron is three vectors, one in each of gate, up and down": floor(left, 2 * HIDDEN * layers),
+        "this is the width if one layer had them all: divide by the layers": floor(left, neuron),
+        "the attention is missing: it takes its part of the budget first": floor(budget - norms),
+        "the KV groups of all layers count, and not those of the first alone": (
+            floor(budget - layers * groups[0] * (query + key) - norms)
+        ),
     }
-    if harm_of(answer) > harm_of(best) * (1 + 1e-9):
-        comparison = (
-            f"a harm of {harm_of(answer):.3f} is expected, and {list(best)} would do {harm_of(best):.3f}"
-        )
-        raise Wrong(sentences.get(tuple(answer), comparison))
-    accept(f"no other steps do less harm; by the curves alone it would be {harm_ratio:.1f} times as much")
 
 
 class Blocks(NamedTuple):

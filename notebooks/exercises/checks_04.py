@@ -5,14 +5,27 @@ For the small layers nothing of comp_lib is used: the right answers come from th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import torch
-from checking import Wrong, accept, alike, call, check_shape, dense_layer, real_model, spot
 from torch import Tensor
 
+from course.checking import (
+    Wrong,
+    accept,
+    alike,
+    call,
+    check_shape,
+    contributions_of,
+    dense_layer,
+    real_model,
+    spot,
+)
+
 Sums = dict[str, Tensor]
+RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+Loss = Callable[[float], tuple[float, float]]  # ridge -> shares lost: on the tokens of the fit, on others
 
 
 @cache
@@ -45,53 +58,78 @@ def loud_layer(seed: int = 0) -> Sums:
     return {"plain": (x.T @ x) * (w @ w.T), "weighted": (scaled.T @ scaled) * (w @ w.T)}
 
 
-def check_mask(mask_from_gram: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+def check_weighted_mask(weighted_mask: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
     """Exercise 1."""
     x, w = dense_layer(7)
+    x[3] *= 6  # one loud token
     kept = torch.tensor([0, 2, 3, 6])
     removed = torch.tensor([1, 4, 5])
-    a = _contributions(x, w)  # (T * m, n)
-    gram = a.T @ a
-    energy = gram.diagonal()[kept]
-    kept_gram = gram[kept][:, kept]
-    row_sums = gram[kept].sum(1)
-    solve = torch.linalg.solve
-    for ridge in (0.0, 0.3):
-        answer = call(mask_from_gram, gram.clone(), kept, ridge)
+    a = contributions_of(x, w).T  # (T * m, n)
+    outputs = w.shape[1]
+    length_weights = 1 / (x @ w).square().sum(1)
+    uneven_weights = torch.linspace(0.2, 3.0, len(x), dtype=torch.float64)
+    plain = _best_mask(a, kept, torch.ones_like(length_weights), outputs)
+    largest_move = 0.0
+    for weights in (uneven_weights, length_weights):
+        answer = call(weighted_mask, x.clone(), w.clone(), kept.clone(), weights.clone())
         check_shape("the mask", answer, (4,))
-        if alike(answer, _anchored(a, kept, ridge)):
+        expected = _best_mask(a, kept, weights, outputs)
+        largest_move = max(largest_move, float((expected - plain).abs().max()))
+        if alike(answer, expected):
             continue
-        penalty = torch.diag(ridge * energy)
+        gram = _weighted_gram(x, w, weights)
+        kept_gram = gram[kept][:, kept]
+        solve = torch.linalg.solve
+        spot(answer, plain, "the weights do nothing yet: each token still counts alike")
         spot(
             answer,
-            solve(kept_gram + penalty, kept_gram.sum(1) + ridge * energy),
-            "it imitates the neurons that stay, all ones: "
-            "the right side needs row sums over *all* columns of G",
+            _best_mask(a, kept, weights.square(), outputs),
+            "the weights are squared: they multiply the *squared* error, once",
         )
         spot(
             answer,
-            solve(kept_gram + penalty, gram[kept][:, removed].sum(1) + ridge * energy),
-            "it imitates only what went: the right side needs row sums over *all* columns of G",
+            _best_mask(a, kept, weights.sqrt(), outputs),
+            "the root of the weights is in G: G has products of two inputs, so there each weight stands once",
         )
-        if ridge:
-            spot(answer, solve(kept_gram, row_sums), "lambda does nothing yet: add it on both sides")
-            spot(
-                answer,
-                solve(kept_gram + penalty, row_sums),
-                "the penalty draws the factors to 0: (m - 1)² puts lambda G_ii on the right side too",
-            )
-            mean_penalty = ridge * gram.diagonal().mean()
-            for anchor in (0.0, mean_penalty):
-                spot(
-                    answer,
-                    solve(kept_gram + mean_penalty * torch.eye(4, dtype=gram.dtype), row_sums + anchor),
-                    "this is one penalty for all, by the mean energy: "
-                    "each neuron's penalty goes by its *own* G_ii",
-                )
-        raise Wrong(
-            f"not the least error for lambda = {ridge:g}: set the derivative by m_K to zero; the rest stays 0"
+        spot(
+            answer,
+            solve(kept_gram, _weighted_gram(x, w, torch.ones_like(weights))[kept].sum(1)),
+            "the right side has no weights yet: the dense output is weighted too",
         )
-    accept("for any lambda the mask is the one that least squares on the tokens finds")
+        spot(
+            answer,
+            torch.ones_like(answer),
+            "all ones: the kept neurons imitate themselves, but the right side needs all columns of G",
+        )
+        spot(
+            answer,
+            solve(kept_gram, gram[kept][:, removed].sum(1)),
+            "it imitates only what went: the right side needs all columns of G",
+        )
+        error = _weighted_error(a, kept, answer, weights, outputs)
+        least_error = _weighted_error(a, kept, expected, weights, outputs)
+        raise Wrong(f"the weighted error left is {error:.4g}, and the least is {least_error:.4g}")
+    accept(
+        f"by these weights a factor differs by up to {largest_move:.2f} from the mask in which all tokens "
+        "count alike. Each of the two masks is the best by its own weights"
+    )
+
+
+def _weighted_gram(x: Tensor, w: Tensor, weights: Tensor) -> Tensor:
+    """G (n, n) of X (T, n) and W (n, m), in which the products of token t count `weights`[t] times."""
+    return (x.T @ (weights[:, None] * x)) * (w @ w.T)
+
+
+def _best_mask(a: Tensor, kept: Tensor, weights: Tensor, outputs: int) -> Tensor:
+    """The mask (k,) by least squares on the tokens, from contributions (T m, n) and weights (T,)."""
+    roots = weights.sqrt().repeat_interleave(outputs)
+    return torch.linalg.lstsq(roots[:, None] * a[:, kept], (roots * a.sum(1))[:, None]).solution[:, 0]
+
+
+def _weighted_error(a: Tensor, kept: Tensor, mask: Tensor, weights: Tensor, outputs: int) -> float:
+    """The weighted sum of squares between the dense output and that of the kept neurons with the mask."""
+    left = (a.sum(1) - a[:, kept] @ mask).square()
+    return float((weights.repeat_interleave(outputs) * left).sum())
 
 
 def check_trap(two_to_remove: Callable[[Tensor], Tensor]) -> None:
@@ -131,8 +169,39 @@ def check_trap(two_to_remove: Callable[[Tensor], Tensor]) -> None:
     )
 
 
+def check_ridge(choose_ridge: Callable[[Loss, Sequence[float]], float], real: bool = True) -> None:
+    """Exercise 3."""
+    errors = [_errors(*_few_tokens(seed)) for seed in range(3)]
+    chosen = [float(call(choose_ridge, error, list(RIDGES))) for error in errors]
+    for answer, error in zip(chosen, errors, strict=True):
+        best = min(RIDGES, key=lambda ridge: error(ridge)[1])
+        if answer not in RIDGES:
+            raise Wrong(f"expected one of the ridges {RIDGES}, got {answer:g}")
+        if answer == best:
+            continue
+        if set(chosen) == {min(RIDGES)}:  # once it may be another mistake
+            raise Wrong(
+                "this is the best on the tokens of the fit itself, always the smallest: judge on the others"
+            )
+        raise Wrong(
+            f"on the held-out tokens {answer:g} leaves {error(answer)[1]:.1%}, "
+            f"and {best:g} leaves {error(best)[1]:.1%}"
+        )
+    if real:
+        fit_inputs, heldout_inputs, evaluation_inputs, weight, kept = _real_texts()
+        error = _errors(fit_inputs, heldout_inputs, weight, kept)
+        answer = float(call(choose_ridge, error, list(RIDGES)))
+        evaluation_error = _errors(fit_inputs, evaluation_inputs, weight, kept)
+        shares = {ridge: evaluation_error(ridge)[1] for ridge in RIDGES}
+        accept(
+            f"layer 15 takes a ridge of {answer:g} with 512 tokens; on four windows of a third text, with no "
+            f"interval, it leaves {shares[answer]:.1%}, the lesson's 0.1 leaves {shares[0.1]:.1%}, "
+            f"and the best of all {min(shares.values()):.1%}"
+        )
+
+
 def _penalised(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    """The mask of exercise 1."""
+    """The mask of lesson 4, with a pull to 1."""
     penalties = ridge * gram.diagonal()[kept]
     return torch.linalg.solve(gram[kept][:, kept] + torch.diag(penalties), gram.sum(1)[kept] + penalties)
 
@@ -144,13 +213,57 @@ def _error(gram: Tensor, kept: Tensor, mask: Tensor) -> float:
     return float(gap @ gram @ gap / gram.sum())
 
 
-def _contributions(x: Tensor, w: Tensor) -> Tensor:
-    """The contribution of each neuron: (T m, n)."""
-    return torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(len(w))], dim=1)
+def _few_tokens(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A layer with few tokens to fit to.
+
+    Inputs of the fit (30, 24) and held-out ones (200, 24), weights (24, 6), the inputs that stay (16,).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.eye(24) + 0.25 * torch.randn(24, 24, generator=generator)
+    x = (torch.randn(230, 24, generator=generator) @ mixing).double()
+    weight = torch.randn(24, 6, generator=generator).double()
+    return x[:30], x[30:], weight, torch.arange(16)
 
 
-def _anchored(a: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    """The mask by least squares on the tokens: below the contributions, rows sqrt(lambda G_ii) (m_i - 1)."""
-    root = (ridge * a.square().sum(0)[kept]).sqrt()
-    rows = torch.cat([a[:, kept], torch.diag(root)])
-    return torch.linalg.lstsq(rows, torch.cat([a.sum(1), root])[:, None]).solution[:, 0]
+def _errors(fit_inputs: Tensor, heldout_inputs: Tensor, weight: Tensor, kept: Tensor) -> Loss:
+    """ridge -> share of the output's energy that the inputs `kept` lose when their weights are fitted.
+
+    The shares are of the tokens of the fit, and of the held-out tokens.
+    """
+    xtx = fit_inputs.T @ fit_inputs
+
+    def error(ridge: float) -> tuple[float, float]:
+        penalties = ridge * xtx.diagonal()[kept]
+        fitted = torch.zeros_like(weight)
+        target = (xtx @ weight)[kept] + penalties[:, None] * weight[kept]
+        fitted[kept] = torch.linalg.solve(xtx[kept][:, kept] + torch.diag(penalties), target)
+        return _share_lost(fit_inputs, weight, fitted), _share_lost(heldout_inputs, weight, fitted)
+
+    return cache(error)
+
+
+def _share_lost(x: Tensor, weight: Tensor, fitted: Tensor) -> float:
+    """The energy of X W - X V as a share of that of X W."""
+    return float((x @ (weight - fitted)).square().sum() / (x @ weight).square().sum())
+
+
+def _real_texts() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Layer 15 of the included model, as `_few_tokens` describes one.
+
+    Inputs to fit to, to judge by, and of the evaluation text; W; the four fifths of the inputs that have the
+    most energy.
+    """
+    from comp_lib.calibration.texts import load_text
+    from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
+    from course.dense_stream import layer_of, layer_tokens, weight_of
+
+    model, tokenizer = real_model()
+    ids = calibration_tokens("calibration", tokenizer, sequences=8, length=128, judged_on="evaluation")
+    unseen = evaluation_tokens(tokenizer, load_text("evaluation"), window_length=128, window_count=4)
+    inputs = []
+    for text in (ids[:4], ids[4:], unseen):
+        tokens = layer_tokens(model, text, 15)
+        inputs.append((tokens["x"] / tokens["norms"][:, None]).double())
+    weight = weight_of(layer_of(model, 15))
+    energy = inputs[0].square().sum(0) * weight.square().sum(1)
+    return *inputs, weight, energy.argsort()[len(weight) // 5 :].sort().values

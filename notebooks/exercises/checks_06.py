@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from checking import Wrong, accept, call, real_outline
+
+from course.checking import Wrong, accept, call, real_outline
 
 MEGABYTES = (230.0, 200.0, 150.0)  # of the included model in 16 bits, which has 269
 

@@ -10,8 +10,10 @@ from functools import cache
 
 import numpy as np
 import torch
-from checking import Wrong, accept, call, check_shape, dense_layer, real_model
+from scipy import stats
 from torch import Tensor
+
+from course.checking import Wrong, accept, call, check_number, check_shape, dense_layer, real_model
 
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
 LENGTH = 128  # tokens of a sequence
@@ -22,47 +24,83 @@ RIDGE = 0.3  # of exercise 3
 Errors = Callable[[int, str], tuple[np.ndarray, np.ndarray]]
 
 
-def check_interval(paired_interval: Callable[[np.ndarray, np.ndarray], tuple[float, float]]) -> None:
+def check_chance(chance_to_show: Callable[[np.ndarray, np.ndarray, float, int], float]) -> None:
     """Exercise 1."""
-    random = np.random.default_rng(5)
-    texts = random.normal(3.0, 1.0, 40)  # how hard each window is, for every model
-    ours = texts + random.normal(0.10, 0.05, 40)
-    theirs = texts + random.normal(0.16, 0.05, 40)
-    answer = call(paired_interval, ours.copy(), theirs.copy())
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise Wrong("expected two numbers, (low, high): end with `return low, high`")
-    low, high = map(float, answer)
-    if not low < high:
-        raise Wrong(f"expected low < high, got {low:.3f} and {high:.3f}: the lower end comes first")
-    gap = ours - theirs
-    middle = gap.mean()
-    error = gap.std() / len(gap) ** 0.5
-    width = (high - low) / (2 * 1.96 * error)  # 1 for a 95% interval of the mean
-    unpaired_width = (ours.var() + theirs.var()) ** 0.5 / gap.std()
-    if abs(width - unpaired_width) < 0.25 * unpaired_width:
-        raise Wrong(
-            "it is as wide as if the two had read different texts: draw places of windows once, "
-            "and use them for both"
-        )
-    if abs(width - len(gap) ** 0.5) < 0.5 * len(gap) ** 0.5:
-        raise Wrong(
-            "this is where single windows lie: the interval is that of the *mean* of windows drawn anew"
-        )
-    if abs(width - 1.645 / 1.96) < 0.05:
-        raise Wrong("this is a 90% interval: cut off 2.5% at each end, not 5%")
-    if abs(width - 1) > 0.1:
-        raise Wrong(
-            f"it is {width:.2f} times as wide as it should be: 2.5% and 97.5% of the means of many draws"
-        )
-    if low < -middle < high and not low < middle < high:
-        raise Wrong(
-            "the sign is turned: it should be ours minus theirs, so that below 0 means that we lose less"
-        )
-    if not low < middle < high:
-        raise Wrong(f"the interval, {low:.3f} to {high:.3f}, does not hold the mean difference, {middle:.3f}")
-    if abs((low + high) / 2 - middle) > 0.2 * error:
-        raise Wrong("the interval is shifted: cut off 2.5% at each end")
-    accept("draw windows, not models: what makes a text hard for both cancels")
+    ours, theirs = _losses()
+    size = 0.05
+    chances = {}
+    for windows in (8, 16, 32):
+        right = _chance(ours, theirs, size, windows)
+        chances[windows] = right
+        answer = call(chance_to_show, ours.copy(), theirs.copy(), size, windows)
+        check_number("the chance", answer)
+        if not 0 <= answer <= 1:
+            raise Wrong(
+                f"expected a share of the trials, from 0 to 1, got {answer:g}: divide by their number"
+            )
+        if abs(answer - right) < 0.04:
+            continue
+        measured = float((ours - theirs).mean())
+        mistakes = {
+            "the other way round: this is how often the interval holds 0": 1 - right,
+            "the pairs are broken: draw places of windows, and take both losses there": _chance(
+                ours, theirs, size, windows, paired=False
+            ),
+            "these trials have the difference that was measured: shift it, so that the true one is `size`": (
+                _chance(ours, theirs, measured, windows)
+            ),
+            "`size` came on top of the measured difference: take its mean away first": (
+                _chance(ours, theirs, measured + size, windows)
+            ),
+            "this asks where single windows lie: a mean of many varies less, by the root of their number": (
+                _chance(ours, theirs, size, windows, of_mean=False)
+            ),
+            f"each trial has {len(ours)} windows: draw as many as are asked for": (
+                _chance(ours, theirs, size, len(ours))
+            ),
+            "1.96 is for many windows: with few the interval is wider, by Student's t": (
+                _chance(ours, theirs, size, windows, factor=1.96)
+            ),
+        }
+        nearest = min(mistakes, key=lambda sentence: abs(mistakes[sentence] - answer))
+        if abs(mistakes[nearest] - answer) < 0.03:
+            raise Wrong(nearest)
+        raise Wrong(f"with {windows} windows it shows in {right:.0%} of the trials, got {answer:.0%}")
+    in_words = ", ".join(f"{chance:.0%} with {windows}" for windows, chance in chances.items())
+    accept(
+        f"a true difference of {size} nats shows in {in_words} windows. So a 'no difference found' from 8 "
+        "windows says little of it"
+    )
+
+
+def _losses() -> tuple[np.ndarray, np.ndarray]:
+    """Losses (24,) of two models in the same windows: -0.155 apart, by 0.08 from window to window."""
+    places = np.arange(24)
+    bell = stats.norm.ppf((places + 0.5) / 24)
+    bell /= bell.std(ddof=1)
+    texts, noise = bell[places * 5 % 24], bell[places * 7 % 24]
+    theirs = 3.0 + 0.12 * texts  # how hard each window is, for every model
+    return theirs - 0.155 + 0.08 * noise, theirs
+
+
+def _chance(
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    size: float,
+    windows: int,
+    factor: float | None = None,
+    of_mean: bool = True,
+    paired: bool = True,
+) -> float:
+    """How often the interval of the mean difference leaves out 0, in windows where it is truly `size`."""
+    random = np.random.default_rng(2)
+    places = random.integers(len(ours), size=(2, 8000, windows))
+    gap = ours[places[0]] - theirs[places[0 if paired else 1]]
+    gap += size - float((ours - theirs).mean())
+    half = gap.std(1, ddof=1) * (stats.t.ppf(0.975, windows - 1) if factor is None else factor)
+    if of_mean:
+        half = half / windows**0.5
+    return float((np.abs(gap.mean(1)) > half).mean())
 
 
 def check_fool(fool_wanda: Callable[[Tensor, Tensor, int, int], Tensor]) -> None:

@@ -10,8 +10,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from checking import Wrong, accept, call, check_shape, real_model
 from torch import Tensor
+
+from course.checking import Wrong, accept, call, check_shape, real_model
 
 # Of SmolLM2-135M in 16 bits: what a plan changes, and what it leaves (see the exercise).
 LAYERS = 30

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from checking import Wrong, accept, alike, call, check_shape, spot
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from course.checking import Wrong, accept, alike, call, check_shape, spot
 
 MIB = 2**20
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from checking import Wrong, accept, alike, call, check_shape, spot
 from torch import Tensor
+
+from course.checking import Wrong, accept, alike, call, check_shape, spot
 
 TOKENS = 5
 VOCABULARY = 12

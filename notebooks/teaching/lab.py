@@ -1,11 +1,13 @@
 """Open the lessons, answers folded: `python lab.py [--no-solutions | --answers] [OPTION ...]`
 
 JupyterLab opens the lessons, which are copied to build/lab without outputs, and the answer to each prediction
-is folded below the cell that shows it. The reader sees lessons and exercises alone; kernels find the rest by
-PYTHONPATH. A notebook that the reader changed in build/lab stays as it is, and one that was deleted there is
-made anew. With --no-solutions the copy, for graded work, is in build/graded, and has no answers and no
-solutions; hints and checks stay. With --answers the stored lessons are opened themselves, not a copy. All
-other options go to JupyterLab.
+is folded below the cell that shows it. A function that the reader is to write (a cell with the tag `write`)
+is a stub there; a folded cell below its check has ours, with which the lesson goes on if hers has not passed.
+The reader sees lessons and exercises alone; kernels find the rest by PYTHONPATH. A notebook that the reader
+changed in build/lab stays as it is, and one that was deleted there is made anew. With --no-solutions the
+copy, for graded work, is in build/graded, and has no answers, no solutions, and nothing of ours where the
+reader writes; hints and checks stay. With --answers the stored lessons are opened themselves, not a copy.
+All other options go to JupyterLab.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from comp_lib.errors import InputError
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # a script and a test find the module beside this
+from stubs import with_stubs
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -117,7 +122,7 @@ def copy(lesson: Path, target: Path, solutions: bool = True) -> str:
     Returns "made" where the copy was written, "kept" where the reader's copy stays, and "older" where it
     stays though the lesson has changed since that copy was made.
     """
-    notebook = without_answers(nbformat.read(lesson, as_version=4))
+    notebook = with_stubs(without_answers(nbformat.read(lesson, as_version=4)), with_ours=solutions)
     if not solutions:
         notebook = without_solutions(notebook)
     new_hash = hash_of_sources(nbformat.writes(notebook))

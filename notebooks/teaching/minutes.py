@@ -1,13 +1,14 @@
 """Minutes that add up: `python notebooks/teaching/minutes.py [--check]`
 
-The count is that of a slow reader: one minute for 150 words, one for 10 visible lines of code, and two
-minutes for each table and each prediction. What the machine computes comes on top; the first cell of a lesson
-says how long that takes. The first cell also claims the minutes of the lesson, and a test compares this claim
-with the count.
+The count is that of a slow reader: one minute for 150 words, one for 10 visible lines of code, 40 seconds for
+a displayed formula, 5 for one in a line, and one minute for each figure, each table and each prediction. A
+function that she writes takes the minutes that the text above it says, the quiz 5, and "Your turn" 10. What
+the machine computes comes on top; the first cell of a lesson says how long that takes. The first cell also
+claims the minutes of the lesson, and a test compares this claim with the count.
 
 This script writes the claims into docs/lessons.md, and the two timetables and the minutes of the teacher's
-preparation into TEACHING. With --check it
-writes nothing: it prints what is out of date, and the exit code is 1 if anything is.
+preparation into TEACHING. With --check it writes nothing: it prints what is out of date, and the exit code is
+1 if anything is.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ LESSON_LIST = ROOT / "docs" / "lessons.md"
 TEACHING = ROOT / "notebooks" / "TEACHING.md"
 WORDS_PER_MINUTE = 150
 LINES_PER_MINUTE = 10
-MINUTES_TO_THINK = 2  # for each table and each prediction
+SECONDS_TO_LOOK = 60  # at each figure and each table
+SECONDS_TO_PREDICT = 60
+SECONDS_OF_DISPLAYED_FORMULA = 40
+SECONDS_OF_INLINE_FORMULA = 5
+FIXED_MINUTES = {"Quiz": 5, "Your turn": 10}  # of the sections with these headings
+MINUTES_OF_TALK = 10  # of the room, for each lesson that is taught together
 ROUNDING = 5  # minutes: nobody reads the clock of a classroom more finely
 FOLDED_TAGS = {"check", "hide-input"}  # cells with such a tag show no code
 Cell = Mapping[str, Any]
@@ -54,15 +60,15 @@ def lines_of(cell: Cell) -> int:
 def words_of(text: str) -> int:
     """Number of words in Markdown.
 
-    Blocks of code, formulas on lines of their own, comments and tables do not count; `x` and $x$ are one word
-    each.
+    Blocks of code, formulas, comments and tables do not count; `x` is one word.
 
     >>> words_of("The **price** of `w_i` is $s_i$.")
-    6
+    5
     """
     text = re.sub(r"```.*?```|\$\$.*?\$\$|<!--.*?-->", " ", text, flags=re.DOTALL)
     text = "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("|"))
-    text = re.sub(r"\$[^$]*\$|`[^`]*`|<[^>]+>|!\[[^\]]*\]\([^)]*\)", " x ", text)
+    text = re.sub(r"\$[^$]*\$", " ", text)
+    text = re.sub(r"`[^`]*`|<[^>]+>|!\[[^\]]*\]\([^)]*\)", " x ", text)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     return len(re.findall(r"[A-Za-z][A-Za-z'-]*", text))
 
@@ -73,7 +79,37 @@ def word_count(cells: Sequence[Cell]) -> int:
 
 
 def code_lines(cells: Sequence[Cell]) -> int:
-    return sum(lines_of(cell) for cell in cells if is_visible_code(cell))
+    """Visible lines of code that are read; a function that she writes has minutes of its own."""
+    return sum(lines_of(cell) for cell in cells if is_visible_code(cell) and not is_to_write(cell))
+
+
+def is_to_write(cell: Cell) -> bool:
+    return "write" in cell["metadata"].get("tags", [])
+
+
+def formula_seconds(text: str) -> float:
+    """Seconds for the formulas of Markdown: those on lines of their own, and those in a line.
+
+    >>> formula_seconds("Energy $G_{ii}$, and $$G = C$$")
+    45
+    """
+    text = re.sub(r"```.*?```|`[^`]*`", " ", text, flags=re.DOTALL)
+    displayed = len(re.findall(r"\$\$.+?\$\$", text, re.DOTALL))
+    text = re.sub(r"\$\$.+?\$\$", " ", text, flags=re.DOTALL)
+    in_lines = len(re.findall(r"\$[^$]+\$", text))
+    return displayed * SECONDS_OF_DISPLAYED_FORMULA + in_lines * SECONDS_OF_INLINE_FORMULA
+
+
+def figure_count(cells: Sequence[Cell]) -> int:
+    """Number of figures that the code cells show: drawings, animations and views to explore are some, too."""
+    pattern = r"\b(?:show|play|drawing|[A-Z]\w*(?:Explorer|Planner|Box)|Planner)\("
+    return sum(len(re.findall(pattern, source(cell))) for cell in cells if cell["cell_type"] == "code")
+
+
+def writing_minutes(cells: Sequence[Cell]) -> int:
+    """Minutes for the functions that she writes, as the text above each says: "**Write** (4 minutes)."."""
+    text = "\n".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
+    return sum(map(int, re.findall(r"\*\*Write\*\* \((\d+) minutes?\)", text)))
 
 
 def table_count(cells: Sequence[Cell]) -> int:
@@ -88,16 +124,23 @@ def is_prediction(cell: Cell) -> bool:
 
 
 def prediction_count(cells: Sequence[Cell]) -> int:
-    """Number of predictions that come right before the code cell that settles them."""
-    return sum(
-        is_prediction(cell) and following["cell_type"] == "code" for cell, following in pairwise(cells)
-    )
+    return sum(map(is_prediction, cells))
 
 
 def reading_minutes(cells: Sequence[Cell]) -> float:
-    """Minutes of a slow reader, without what the machine computes."""
-    thinking = MINUTES_TO_THINK * (table_count(cells) + prediction_count(cells))
-    return word_count(cells) / WORDS_PER_MINUTE + code_lines(cells) / LINES_PER_MINUTE + thinking
+    """Minutes of a slow reader, without what the machine computes; some sections take fixed minutes."""
+    minutes: float = 0
+    for heading, section in sections(cells).items():
+        minutes += FIXED_MINUTES.get(heading) or _minutes_of_section(section)
+    return minutes
+
+
+def _minutes_of_section(cells: Sequence[Cell]) -> float:
+    seconds = SECONDS_TO_LOOK * (figure_count(cells) + table_count(cells))
+    seconds += SECONDS_TO_PREDICT * prediction_count(cells)
+    seconds += sum(formula_seconds(source(cell)) for cell in cells if cell["cell_type"] == "markdown")
+    reading = word_count(cells) / WORDS_PER_MINUTE + code_lines(cells) / LINES_PER_MINUTE
+    return reading + seconds / 60 + writing_minutes(cells)
 
 
 def number_in_first_cell(cells: Sequence[Cell], pattern: str) -> int | None:
@@ -166,6 +209,7 @@ class Part:
     fixed: int = 0
     only: tuple[str, ...] = ()  # headings that are taken; where there are none, all are
     without: tuple[str, ...] = ()  # headings that are left out
+    talk: bool = False  # whether the room talks about it, for MINUTES_OF_TALK
     when_late: str = "keep"  # what the teacher does with this part when time is short
 
     def minutes(self) -> float:
@@ -178,7 +222,7 @@ class Part:
         if unknown:
             names = ", ".join(sorted(unknown))
             sys.exit(f"expected headings of {self.lesson}.ipynb, got {names}: look them up there")
-        minutes: float = machine_minutes(cells)
+        minutes: float = machine_minutes(cells) + (MINUTES_OF_TALK if self.talk else 0)
         for heading, section in cells_by_heading.items():
             if self._takes(heading):
                 minutes += reading_minutes(section)
@@ -192,35 +236,50 @@ class Part:
 
 
 AT_HOME = ("Your turn", "Quiz")
-HALF_DAY = (
-    Part("00 together", "00_start_here", without=AT_HOME, when_late='leave out "Is the sum right?"'),
+HALF_DAY = (  # what a part leaves out does not fit into the day: it is optional, and named in the table
+    Part(
+        "00 together",
+        "00_start_here",
+        without=("Is the error right?", "Size and speed", "Which COMP?", "The first trial", *AT_HOME),
+        talk=True,
+        when_late="leave out the figure of the layers",
+    ),
     Part(
         "01 together",
         "01_layer_importance",
-        without=("Explore", *AT_HOME),
-        when_late="leave out the repairs of the proxy",
+        without=("Where the harm arises", "Does it pay to ask the model?", *AT_HOME),
+        talk=True,
+        when_late='leave out the attention in "Why layer 11?"',
     ),
-    Part("exercise 1 of 01, in pairs", fixed=5, when_late="take home"),
-    Part("the three-neuron toy on paper (worksheet)", fixed=15),
     Part(
-        'run "Three neurons, by hand" and "Why neither half is enough" of 02, read the rest',
+        "02 together: the toy by hand first",
         "02_matrix_condition",
-        without=("Three neurons, by hand", "Why neither half is enough", *AT_HOME),
-        when_late="leave out the ridge and the token weights",
+        without=("Which neuron does each rule remove?", "The trial: on unseen text", *AT_HOME),
+        talk=True,
+        when_late='leave out "A real `down_proj`"',
     ),
     Part("break", fixed=10),
-    Part("03 together", "03_hybrid_granularity", without=AT_HOME, when_late='leave out "What a unit weighs"'),
-    Part("exercise 1 of 03, in pairs", fixed=10, when_late="take home"),
+    Part(
+        "03 together",
+        "03_hybrid_granularity",
+        without=("The honest box: another model", *AT_HOME),
+        talk=True,
+        when_late="use ours of the greedy allocation",
+    ),
     Part(
         "04 together: let the fit fail before you explain the guard",
         "04_mask_tuning",
-        without=AT_HOME,
-        when_late='leave out "Free all weights"',
+        without=("Token weights", "The ridge", *AT_HOME),
+        talk=True,
+        when_late='leave out "Which layer, which neurons"',
     ),
     Part(
-        "05 together", "05_comp_end_to_end", without=AT_HOME, when_late="show the loop and the ablation alone"
+        "05 together",
+        "05_comp_end_to_end",
+        without=("The same for KV groups", "Quiz"),
+        talk=True,
+        when_late="show the loop and the verdict alone",
     ),
-    Part("exercise 1 of 05, in pairs", fixed=10, when_late="take home"),
 )
 SHORT = (
     Part(
@@ -232,7 +291,7 @@ SHORT = (
     Part(
         "01 up to the proof",
         "01_layer_importance",
-        without=("Can the proxy be repaired?", "Explore", *AT_HOME),
+        without=("Does it pay to ask the model?", *AT_HOME),
         when_late="leave out the attention maps",
     ),
     Part("the three-neuron toy on paper (worksheet)", fixed=15),
@@ -240,16 +299,20 @@ SHORT = (
         "02: a real layer, and the refit",
         "02_matrix_condition",
         only=("A real `down_proj`", "The refit"),
-        when_late="show the figure with and without the refit alone",
+        when_late="leave out the brute force",
     ),
-    Part("04: the trap, and who did it", "04_mask_tuning", only=("The trap", "Who did it")),
+    Part(
+        "04: the trap, and who did it",
+        "04_mask_tuning",
+        only=("Two random draws", "Which layer, which neurons"),
+    ),
     Part("the honest box of 00, and what to take home", fixed=5),
 )
 TIMETABLES = {"half a day": (240, HALF_DAY), "ninety minutes": (90, SHORT)}  # minutes at most
 CORE_LESSONS = tuple(part.lesson for part in HALF_DAY if part.lesson)
 PREPARATION = (
     *(Part(f"read and run {lesson[:2]}, with the folded answers", lesson) for lesson in CORE_LESSONS),
-    Part("the worksheet, and exercise 1 of 01, 03 and 05", fixed=40),
+    Part("the worksheet", fixed=15),
     Part("ask for the systems, choose the Python, send the invitation", fixed=30),
     Part("for each system: build the kit, install it offline, run 00", fixed=30),
     Part("copy the kits to two sticks, print the worksheet, look through the slides", fixed=30),

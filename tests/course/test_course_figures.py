@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import math
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,10 +22,11 @@ from comp_lib.gguf.speed import Timing
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.plots import figure_with_axes
-from comp_lib.plots.base import GREEN, RED, note
+from comp_lib.plots.base import GREEN, note
 from comp_lib.shape import Shape
 from course.figures import (
     after_pruning,
+    comp_end_to_end,
     differences,
     mask_tuning,
     on_device,
@@ -46,7 +48,6 @@ N = 60
 ENERGY = np.exp(RNG.normal(-8, 1.5, N))
 CONDITION = 1 + np.exp(RNG.normal(-0.5, 0.6, N))
 REMOVED = np.arange(N) % 5 == 0
-TOKENS = np.exp(RNG.normal(size=(3, 9)))
 SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, (64,) * 4, 16_032)
 UNIFORM_PLAN = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
 MIXED_PLAN = PlanRequest(SHAPE, 0.2, drop=[1], multiple=8).plan_with((16, 48, 40))
@@ -55,25 +56,23 @@ SMALL_LOSS = (0.4, 0.3, 0.5)
 LARGE_LOSS = (0.6, 0.55, 0.7)
 GAIN = (-0.05, -0.06, -0.04)
 ROWS = {"one": (0.3, 0.2, 0.35), "two": (0.4, 0.39, 0.41), "three": (0.7, 0.5, 0.8)}
-SPREADS = {"bare": {"layer 2": ROWS}, "re-tuned": {"layer 2": ROWS, "layer 5": dict(reversed(ROWS.items()))}}
+SPREADS = {"bare": {"layer 2": ROWS}, "refitted": {"layer 2": ROWS, "layer 5": dict(reversed(ROWS.items()))}}
 UNSEEN = [(0.3, 0.25, 0.35), (0.2, 0.18, 0.22), (0.25, 0.2, 0.3)]
 STUDY = study_of()
 GIB = scale.GIB
-ON_UNSEEN = {
-    "mask": [(0.16, 0.15, 0.17), (0.15, 0.14, 0.16)],
-    "least squares": [(0.94, 0.9, 1.0), (0.12, 0.1, 0.14)],
-}
-ON_FIT = {"mask": [0.10, 0.12], "least squares": [0.0, 0.06]}
 SPEEDS = [
     Timing(name, size, (1.0,), (1.0,), decode)
     for name, size, decode in (("dense", 150, (10.0, 20.0, 5.0)), ("small", 100, (14.0, 28.0, 8.0)))
 ]
-POINTS = {"layers 10%": (1.1, 0.2), "neurons 20%": (1.2, 0.1), "3 layers, neurons": (1.5, 0.9)}
 
 FIGURES = {  # name: the function that draws it, phrases of its alt text
     "comparison": (
         lambda: start_here.plot_comparison({"parameters": 0.8}, {"decode": (1.2, 1.1, 1.4)}),
         ["parameters 80%", "decode 120% (from 110% to 140%)"],
+    ),
+    "error of each layer": (
+        lambda: start_here.plot_layers([1.0, 0.01, 0.1], [0.01, 0.02, 0.06]),
+        ["highest in layer 0", "largest in layer 2, 6.0% of its output's energy; in layer 0 it is 1.0%"],
     ),
     "variants": (
         lambda: start_here.plot_variants(
@@ -81,9 +80,10 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
         ),
         ["COMP 0.400 (0.300 to 0.500, 3 seeds), Gemma 3 0.200; random 0.800, Gemma 3 1.000."],
     ),
-    "importance": (lambda: layers.plot_layer_importance(STUDY, 2), ["the 2 that go first are 1 and 4."]),
-    "proxy": (lambda: layers.plot_proxy(STUDY, 0.5, 3), ["Layer 3 is marked", "2.00 nats per token"]),
-    "turns": (lambda: layers.plot_turns(STUDY, 1, layer=3), ["stands out most in layer 3"]),
+    "hidden harm": (
+        lambda: layers.plot_hidden_harm(study_of(sequences=8), 3),
+        ["Layer 3 is marked: at place 5 its harm is 2.00", "promises 2.00"],
+    ),
     "sink": (
         lambda: layers.plot_sink(
             torch.eye(9), 2, {"as it is": torch.full((6,), 0.5), "without": torch.zeros(6)}, 3
@@ -102,29 +102,17 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
         lambda: neurons.plot_energy_condition(ENERGY, CONDITION, REMOVED, "Layer 3", picked=7),
         ["12 neurons are marked as removed", "Neuron 7 has energy"],
     ),
-    "choices": (
-        lambda: neurons.plot_choices(ENERGY, CONDITION, {"energy": REMOVED, "cost": ~REMOVED}),
-        ["by energy, by cost"],
-    ),
     "agreement": (
         lambda: trial.plot_spreads(SPREADS, "Spearman's correlation"),
         ["bare, layer 2: one 0.300"],
     ),
     "errors": (
         lambda: trial.plot_spreads(SPREADS, "error left (%)", percent=True, log=True),
-        ["re-tuned, layer 5: one 30.0%, two 40.0%, three 70.0%"],
+        ["refitted, layer 5: one 30.0%, two 40.0%, three 70.0%"],
     ),
     "rise": (
         lambda: trial.plot_spreads({"": SPREADS["bare"]}, "rise of the loss", reference=0.0),
         ["one 0.300"],
-    ),
-    "ridges": (
-        lambda: trial.plot_ridges([0.01, 0.1, 1.0], {"few": ([0.1, 0.12, 0.2], UNSEEN)}, [3, 2, 1.1], 0.2),
-        ["is lowest at 20.0% with a ridge of 0.1, and ends at 25.0%"],
-    ),
-    "token energy": (
-        lambda: neurons.plot_token_energy(TOKENS, TOKENS**2, np.sqrt(TOKENS), "Norms"),
-        ["of 27 tokens, the 3 loudest hold"],
     ),
     "widths": (
         lambda: plans.plot_widths(MIXED_PLAN, SHAPE.neurons, [0.02, math.nan, 0.0, 0.01]),
@@ -134,15 +122,13 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
         lambda: plans.plot_plans({"even": UNIFORM_PLAN, "odd": MIXED_PLAN}, SHAPE.neurons),
         ["2 plans", "even: no layer dropped", "odd: layer 1 dropped"],
     ),
-    "curves": (
-        lambda: plans.plot_curves(1e-4 * np.array([[0.0, 1, 3, 9], [0.0, 2, 4, 8]]), 32, (1,)),
-        ["Error curves of 2 layers, up to 96 neurons removed: layer 1 from 0.0200% to 0.08%."],
-    ),
     "harm": (
         lambda: plans.plot_harm(
-            1e-3 * np.array([1.0, 1, 0.2, 2]), np.array([0.08, 0.01, 0.2, 0.02]), (0, 1), 2
+            {0: 1e-3, 2: 1e-3, 3: 2e-4},
+            {layer: np.linspace(0.9, 1.1, 8) * mean for layer, mean in ((0, 0.08), (2, 0.01), (3, 0.2))},
+            (0, 2),
         ),
-        ["layer 0 0.100% and 0.0800 nats; layer 1 0.100% and 0.0100 nats; layer 2 0.020%"],
+        ["layer 0 0.100% and 0.0800 nats (0.0753 to 0.0847); layer 2 0.100% and 0.0100 nats"],
     ),
     "differences": (
         lambda: differences.plot_differences(
@@ -154,6 +140,14 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
         [
             "Two models. Loss minus that of COMP",
             "small, b: +0.600 (+0.550 to +0.700); large, a: +0.100 (-0.100",
+        ],
+    ),
+    "lambdas": (
+        lambda: comp_end_to_end.plot_lambdas([0.1, 1.0, 10.0], [0.1, 0.2, 0.3], [0.4, 0.35, 0.38], 0.37),
+        [
+            "with the old rows the other half loses 37.0%",
+            "The other half chooses λ 1.00.",
+            "λ 10.00: 30.0% and 38.0%",
         ],
     ),
     "variances": (
@@ -168,12 +162,6 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
         ),
         ["not: none 0.60 (0.55 to 0.70)", "dense: 0.10"],
     ),
-    "token curve": (
-        lambda: mask_tuning.plot_token_curve(
-            [256, 512], 400, ON_FIT, ON_UNSEEN, (0.17, 0.16, 0.18), "Layer 3"
-        ),
-        ["at worst 94.0% with 256, 12.0% with the most", "it is 17.0% on unseen tokens"],
-    ),
     "reach": (
         lambda: your_own_model.plot_reach(SHAPE, SHAPE.with_widths((24,) * 4, (2,) * 4)),
         ["of which 50% stay"],
@@ -181,6 +169,10 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
     "sweep": (
         lambda: your_own_model.plot_sweep([(0.3, *LARGE_LOSS), (0.1, *SMALL_LOSS)], 0.5),
         ["a limit at 0.5 nats: 10% removed 0.40 nats (0.30 to 0.50); 30% removed 0.60"],
+    ),
+    "kinds": (
+        lambda: your_own_model.plot_kinds({"prose": SMALL_LOSS, "code": GAIN}, 0.45, "Two kinds"),
+        ["a limit at 0.45: prose +0.40 (+0.30 to +0.50); code -0.05"],
     ),
     "windows": (
         lambda: baselines.plot_windows({"COMP": [3.0, 1.0, 2.0], "FLAP": [3.1, 1.1, 1.9]}),
@@ -190,17 +182,6 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
         lambda: baselines.plot_intervals({"first": SMALL_LOSS, "second": GAIN}, "nats per token", "Two"),
         ["first +0.40 (+0.30 to +0.50); second -0.05 (-0.06 to -0.04)"],
     ),
-    "ratios": (
-        lambda: baselines.plot_ratios(
-            {
-                "small": {
-                    "COMP": {0.2: LARGE_LOSS, 0.1: SMALL_LOSS},
-                    "FLAP": {0.1: SMALL_LOSS, 0.2: LARGE_LOSS},
-                }
-            }
-        ),
-        ["small, COMP: 0.40 at 10%, 0.60 at 20%; small, FLAP: 0.40 at 10%"],
-    ),
     "reads": (
         lambda: on_device.plot_reads(
             {"dense": SHAPE, "half": SHAPE.with_widths((48,) * 2, (2,) * 2)}, 1000, 16
@@ -208,10 +189,6 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
         ["of 2 layers"],
     ),
     "speedup": (lambda: on_device.plot_speedup(SPEEDS), ["small, 1.40 beside a byte ratio of 1.50"]),
-    "quality": (
-        lambda: on_device.plot_quality(POINTS),
-        ["3 layers, neurons 1.50 times as fast, +0.90 nats."],
-    ),
     "parts of a token": (
         lambda: on_device.plot_parts({"dense": (1, 2, 3), "half": (1, 1, 1)}, {"dense": 6.5, "half": 3.0}),
         ["dense 6.0 fitted, 6.5 measured; half 3.0 fitted, 3.0 measured"],
@@ -233,6 +210,13 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
             ["sea", "north"], {"parent": [0.5, 0.1], "pruned": [0.2, 0.3]}, "To the"
         ),
         ["parent: sea 0.50, north 0.10; pruned: sea 0.20, north 0.30"],
+    ),
+    "gains and duels": (
+        lambda: after_pruning.plot_gains_and_duels({"healed": GAIN}, {"one\nminus two": SMALL_LOSS}, "Both"),
+        [
+            "before it: healed -0.050 (-0.060 to -0.040); duels",
+            "loses less: one minus two +0.400 (+0.300 to +0.500)",
+        ],
     ),
     "low rank": (lambda: after_pruning.plot_low_rank(100, 60, 5), ["W 100 × 60; B 100 × 5; A 5 × 60"]),
     "divergence": (
@@ -291,25 +275,54 @@ def test_each_drawing_has_words_and_a_lesson():
     lessons = [nbformat.read(path, 4) for path in NOTEBOOKS.glob("*.ipynb")]
     sources = "\n".join(cell.source for lesson in lessons for cell in lesson.cells)
     drawings = sorted((NOTEBOOKS / "course" / "drawings").glob("*.svg"))
-    assert len(drawings) == sources.count('drawing("') > 5
+    assert len(drawings) == len(set(re.findall(r'drawing\("(\w+)"', sources))) > 5
     for path in drawings:
         description = ElementTree.parse(path).getroot().findtext("{http://www.w3.org/2000/svg}desc")
         assert len(description.split()) > 20, path.name
-        assert f'drawing("{path.stem}")' in sources, path.name
+        assert f'drawing("{path.stem}"' in sources, path.name
 
 
 # --- what is drawn is what was given ------------------------------------------------------------------------
 
 
-def test_bars_and_intervals_of_layers():
+def test_the_ridge_that_the_other_half_chooses_is_marked():
+    figure = draw("lambdas")
+    fitted, held_out, chosen, old_rows = figure.axes[0].lines
+    assert fitted.get_ydata().tolist() == [0.1, 0.2, 0.3]
+    assert held_out.get_ydata().tolist() == [0.4, 0.35, 0.38]
+    assert chosen.get_xdata().tolist() == [1.0]
+    assert list(old_rows.get_ydata()) == [0.37, 0.37]
+
+
+def test_a_comparison_without_a_title_leaves_the_word_to_the_lesson():
+    figure = differences.plot_differences({"small": {"a": GAIN}}, "COMP")
+    assert figure.get_suptitle() == ""
+    assert figure.alt_text.startswith("Loss minus that of COMP")
+
+
+def test_a_comparison_can_keep_the_order_of_its_variants():
+    rows = {"first": LARGE_LOSS, "second": GAIN}
+    for by_size, downwards in ((True, ["second", "first"]), (False, ["first", "second"])):
+        figure = differences.plot_differences({"small": rows}, "COMP", by_size=by_size)
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert labels[::-1] == downwards
+
+
+def test_harms_stand_at_their_places_beside_what_the_places_promise():
     study = study_of(sequences=8)
-    top, bottom = layers.plot_layer_importance(study, 2).axes
-    assert [bar.get_height() for bar in top.patches] == pytest.approx(study.influence.tolist())
-    assert [bar.get_height() for bar in bottom.patches] == pytest.approx(study.mean_harm.tolist())
-    colours = [bar.get_facecolor()[:3] for bar in bottom.patches]
-    assert [layer for layer, colour in enumerate(colours) if colour == pytest.approx(to_rgb(RED))] == [1, 4]
-    spans = [ends[:, 1].tolist() for ends in bottom.collections[0].get_segments()]
-    assert spans == [pytest.approx(row) for row in study.harm_interval.tolist()]
+    axes = layers.plot_hidden_harm(study, 3).axes[0]
+    line, *_ = axes.lines
+    np.testing.assert_allclose(line.get_ydata(), sorted(study.mean_harm.tolist()))
+    (dots,) = (each for each in axes.collections if len(each.get_offsets()) == len(study.influence))
+    places = dots.get_offsets()[:, 0].astype(int) - 1  # from 0
+    np.testing.assert_allclose(np.sort(study.influence.numpy())[places], study.influence.numpy())
+    np.testing.assert_allclose(dots.get_offsets()[:, 1], study.mean_harm.numpy())
+    whiskers_drawn, hidden = (each.get_segments() for each in axes.collections if each is not dots)
+    assert [ends[:, 1].tolist() for ends in whiskers_drawn] == [
+        pytest.approx(row) for row in study.harm_interval.tolist()
+    ]
+    promised = sorted(study.mean_harm.tolist())[places[3]]
+    assert hidden[0][:, 1].tolist() == pytest.approx([promised, float(study.mean_harm[3])])
 
 
 @pytest.mark.parametrize(
@@ -317,7 +330,6 @@ def test_bars_and_intervals_of_layers():
     [
         (lambda: layers.plot_layer(STUDY, 6), "expected a layer from 0 to 5, got 6"),
         (lambda: layers.plot_layer(STUDY, 0, "los increase"), "did you mean 'loss increase'"),
-        (lambda: layers.plot_turns(STUDY, 2), "expected a sequence from 0 to 1, got 2"),
     ],
 )
 def test_wrong_input_is_a_sentence(call, message):
@@ -367,10 +379,11 @@ def test_dots_and_whiskers_are_the_numbers():
     (sweep,) = draw("sweep").axes[0].containers
     assert sweep[0].get_xdata().tolist() == [0.1, 0.3]
     assert whiskers(sweep)[0] == pytest.approx([0.3, 0.5])
-    np.testing.assert_allclose(draw("token curve").axes[0].lines[0].get_ydata(), [16, 15])
-    dots = [line.get_xydata().tolist() for line in draw("quality").axes[0].lines]
-    drawn = [*POINTS.values(), POINTS["neurons 20%"]]  # the line, here of one point, comes last
-    assert dots == [[list(point)] for point in drawn]
+    (layer_0, *_) = draw("harm").axes[0].containers
+    assert layer_0[0].get_xydata().tolist() == [pytest.approx([0.1, 0.08])]
+    kinds = draw("kinds").axes[0]
+    assert whiskers(kinds.containers[0])[0] == pytest.approx([0.3, 0.5])
+    assert [line.get_xdata()[0] for line in kinds.lines[-2:]] == [0.0, 0.45]  # the dense model, the limit
 
 
 def test_drawings_to_scale():

@@ -66,3 +66,9 @@ def test_the_button_waits_while_the_models_write(box, monkeypatch):
     monkeypatch.setattr("course.widgets.generation.continuation", record_state)
     box.run()
     assert states == [(True, "Both models are writing ...")] * 2
+
+
+def test_a_still_has_both_texts(box):
+    box.run()
+    still = box._repr_mimebundle_()["text/html"]
+    assert all(text.value in still for text in box.texts)

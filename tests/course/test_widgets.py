@@ -163,7 +163,7 @@ def test_it_says_whether_energy_and_cost_agree_on_the_neuron(frames):
     for cost_rank in range(1, 49, 5):
         explorer.place.value = cost_rank
         neuron = cheapest_first[cost_rank - 1]
-        fates = ["goes" if removed[neuron] else "stays" for removed in (by_energy, by_cost)]
+        fates = ["is removed" if removed[neuron] else "stays" for removed in (by_energy, by_cost)]
         assert f"it {fates[0]} by energy and {fates[1]} by full-condition, one look." in explorer.facts.value
 
 
@@ -258,3 +258,15 @@ def test_a_refusal_of_the_planner_is_a_sentence():
     assert "expected fewer than 30 layers to drop" in box.facts.value
     box.measure_button.click()
     assert not box.measured  # there is nothing to measure
+
+
+# --- stills -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_explorer_brings_a_still_of_what_it_shows(frames, name):
+    explorer = MAKERS[name](frames)
+    bundle = explorer._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert explorer.image.value in bundle["text/html"]
+    assert explorer.facts.value in bundle["text/html"]

@@ -2,71 +2,80 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import torch
 
 inv = torch.linalg.inv
 
 
-def rounds(price):
-    """Removal in rounds by another price.
+def price_after(c, w, gone, asked, leave_out=True, refitted=True):
+    """The right price, unless an argument makes it wrong.
 
-    `price` takes four arguments on the kept neurons: diagonal of C (k,), W (k, d), diagonal of C^-1 (k,), and
-    the refitted rows V (k, d).
+    Args:
+        leave_out: whether the neuron that has left is left out of the inverse.
+        refitted: whether the others have new rows.
     """
-
-    def removed_in_rounds(c, w, k):
-        kept = list(range(len(c)))
-        for _ in range(k):
-            c_kept = c[kept][:, kept]
-            v = torch.linalg.solve(c_kept, c[kept] @ w)
-            prices = price(c_kept.diagonal(), w[kept], inv(c_kept).diagonal(), v)
-            kept.pop(int(prices.argmin()))
-        return [i for i in range(len(c)) if i not in kept]
-
-    return removed_in_rounds
+    kept = [i for i in range(len(c)) if i != gone]
+    v = w.clone()
+    if refitted:
+        v[kept] = torch.linalg.solve(c[kept][:, kept], c[kept] @ w)
+    p = inv(c)[asked, asked]
+    if leave_out:
+        p = inv(c[kept][:, kept])[kept.index(asked), kept.index(asked)]
+    return v[asked].square().sum() / p
 
 
-def one_look(c, w, k):
-    """Removes the k cheapest neurons at once, without rounds."""
-    return (w.square().sum(1) / inv(c).diagonal()).argsort()[:k].tolist()
+def both(c, w, gone, asked):
+    """The price of the two together."""
+    r = [gone, asked]
+    return (w[r] * torch.linalg.solve(inv(c)[r][:, r], w[r])).sum()
 
 
-def loudest_first(c, w, k):
-    return (-c.diagonal()).argsort()[:k].tolist()
+def prices(p, w):
+    return w.square().sum(1) / p.diagonal()
 
 
-def refit_to(c, w, kept, right_side):
-    """New rows for the kept neurons, with another right side of the normal equations."""
-    v = torch.zeros_like(w)
-    v[kept] = torch.linalg.solve(c[kept][:, kept], right_side)
-    return v
+def block_price(p, w, pair):
+    r = list(pair)
+    return (w[r] * torch.linalg.solve(p[r][:, r], w[r])).sum()
+
+
+def cheapest(price):
+    """The pair of lowest `price` (a function of P, W and the pair)."""
+    return lambda p, w: min(combinations(range(len(w)), 2), key=lambda pair: float(price(p, w, pair)))
+
+
+def one_after_the_other(p, w):
+    first = int(prices(p, w).argmin())
+    others = [i for i in range(len(w)) if i != first]
+    return first, min(others, key=lambda other: float(block_price(p, w, (first, other))))
+
+
+def wrong_sign(p, w, pair):
+    """The price of a pair in which one neuron writes the opposite."""
+    turned = w.clone()
+    turned[pair[0]] *= -1
+    return block_price(p, turned, pair)
 
 
 # (function that the learner writes, a wrong answer, pattern that the check's sentence matches)
 MISTAKES = [
-    ("gram", lambda c, w: c.clone(), "the weights are missing"),
-    ("gram", lambda c, w: w @ w.T, "the inputs are missing"),
-    ("gram", lambda c, w: c @ (w @ w.T), "element by element"),
-    ("gram", lambda c, w: c * (w @ w.T).abs(), "not the inner products"),
-    ("gram", lambda c, w: w.T @ c @ w, r"expected G of shape \(5, 5\), got \(4, 4\)"),
-    ("condition", lambda g: g.diagonal() * inv(g).diagonal(), "take the root"),
-    ("condition", lambda g: 1 / inv(g).diagonal(), "this is the price"),
-    ("condition", lambda g: g.diagonal().clone(), "this is the energy"),
-    ("condition", lambda g: inv(g).diagonal().clone(), "twice as loud"),
-    ("condition", lambda g: (g.diagonal() * inv(g).diagonal()).rsqrt(), "upside down"),
-    ("condition", lambda g: torch.ones_like(g[0]), "by brute force"),
-    ("refit", lambda c, w, kept: torch.zeros_like(w).index_copy(0, kept, w[kept]), "nothing is refitted"),
-    ("refit", lambda c, w, kept: refit_to(c, w, kept, 2 * c[kept] @ w), "the least is"),
-    ("refit", lambda c, w, kept: refit_to(c, w, kept, c[kept] @ w) + 1, "is zero"),
-    ("removed_in_rounds", one_look, "one look"),
-    ("removed_in_rounds", rounds(lambda c, w, p, v: w.square().sum(1) / p), "the old rows"),
-    ("removed_in_rounds", rounds(lambda c, w, p, v: 1 / p), "the rows are missing"),
-    ("removed_in_rounds", rounds(lambda c, w, p, v: v.square().sum(1) * c), "this is the energy"),
-    ("removed_in_rounds", rounds(lambda c, w, p, v: v.square().sum(1) * p), "divide by it"),
+    ("price_after", lambda c, w, g, a: price_after(c, w, g, a, False, False), "still there"),
+    ("price_after", lambda c, w, g, a: price_after(c, w, g, a, refitted=False), "the row is the old one"),
+    ("price_after", lambda c, w, g, a: price_after(c, w, g, a, leave_out=False), "still in this inverse"),
+    ("price_after", both, "the price of both"),
+    ("price_after", lambda c, w, g, a: 0.0, "brute force loses"),
+    ("price_after", lambda c, w, g, a: prices(inv(c), w), "as one number"),
+    ("cheapest_pair", lambda p, w: prices(p, w).argsort()[:2].tolist(), "one by one"),
+    ("cheapest_pair", one_after_the_other, "its best partner"),
+    ("cheapest_pair", cheapest(wrong_sign), "the wrong sign"),
     (
-        "removed_in_rounds",
-        rounds(lambda c, w, p, v: v.square().sum(1) / p.sqrt()),
-        "the root is one too many",
+        "cheapest_pair",
+        cheapest(lambda p, w, r: (w[list(r)] * (p[list(r)][:, list(r)] @ w[list(r)])).sum()),
+        "multiplied by the block",
     ),
-    ("removed_in_rounds", loudest_first, "removing one at a time leaves"),
+    ("cheapest_pair", cheapest(lambda *arguments: -block_price(*arguments)), "costs most"),
+    ("cheapest_pair", lambda p, w: (3, 3), "two different neurons"),
+    ("cheapest_pair", lambda p, w: 3, "end with `return i, j`"),
 ]

@@ -5,47 +5,40 @@ Those to `missed_least` are in test_exercises_on_models.py, on a small model.
 
 from __future__ import annotations
 
-import numpy as np
+
+def width(
+    groups,
+    budget,
+    query_heads=3,
+    norms=2,
+    vectors=3,
+    layers=None,
+    counted_groups=None,
+    multiple=8,
+    extra=0,
+):
+    """The right width, unless an argument makes it wrong."""
+    hidden, head = 576, 64
+    counted_groups = sum(groups) if counted_groups is None else counted_groups
+    left = budget - counted_groups * head * hidden * (2 + 2 * query_heads) - norms * hidden * len(groups)
+    return left // (vectors * hidden * (layers or len(groups))) // multiple * multiple + extra
 
 
-def rise(row, step):
-    """How much the harm grows with the next step; infinite after the last one."""
-    if step + 1 == len(row):
-        return np.inf
-    return row[step + 1] - row[step]
-
-
-def steps(expectation):
-    """The greedy loop with another expectation of the harm.
-
-    `expectation` takes the harm (L, 1), the curves (L, S + 1) and their values at `at` (L, 1), and returns
-    the harm after each number of steps (L, S + 1).
-    """
-
-    def widths(harm, curves, at, total):
-        rows = expectation(harm[:, None], curves, curves[:, [at]])
-        counts = [0] * len(harm)
-        for _ in range(total):
-            rises = [rise(row, count) for row, count in zip(rows, counts, strict=True)]
-            counts[int(np.argmin(rises))] += 1
-        return counts
-
-    return widths
-
-
-def measured_one_step_later(harm, curves, at, total):
-    """Divides by the curve at the step after `at`."""
-    return steps(lambda h, c, _: h * c / c[:, [at + 1]])(harm, curves, at, total)
+def wrong(**arguments):
+    return lambda groups, budget: width(groups, budget, **arguments)
 
 
 # (function that the learner writes, a wrong answer, pattern that the check's sentence matches)
 MISTAKES = [
-    ("widths", steps(lambda harm, curves, at: curves), "asks the curves alone"),
-    ("widths", steps(lambda harm, curves, at: harm * curves), "divide by the curve there"),
-    ("widths", steps(lambda harm, curves, at: curves / at), "the harm is missing"),
-    ("widths", steps(lambda harm, curves, at: curves / harm), "turned round"),
-    ("widths", lambda *_: [4, 4, 3, 3], r"would do 0\.\d+"),
-    ("widths", lambda *_: [4, 4, 4, 3], "expected 14 steps in all"),
-    ("widths", measured_one_step_later, "would do"),
-    ("widths", lambda *_: [4, 4, 4], "expected the steps of each of 4 layers"),
+    ("width_for", wrong(norms=0), "the norms are missing"),
+    ("width_for", wrong(extra=8), "rounded up"),
+    ("width_for", wrong(query_heads=0), "more than k and v"),
+    ("width_for", wrong(query_heads=1), "one query head was counted"),
+    ("width_for", wrong(vectors=2), "three vectors"),
+    ("width_for", wrong(layers=1), "divide by the layers"),
+    ("width_for", wrong(counted_groups=0), "the attention is missing"),
+    ("width_for", lambda g, b: width(g, b, counted_groups=len(g) * g[0]), "those of the first alone"),
+    ("width_for", wrong(multiple=1), "no multiple of 8"),
+    ("width_for", wrong(extra=-8), "room for a larger one"),
+    ("width_for", lambda groups, budget: [1120] * 30, "as one number"),
 ]

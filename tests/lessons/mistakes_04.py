@@ -8,58 +8,61 @@ from lessons import checks_module
 checks_04 = checks_module("04")
 
 
-def mask(gram, kept, ridge, target=None, penalty=None, anchor=1.0):
+def gram(x, w, weights):
+    return (x.T @ (weights[:, None] * x)) * (w @ w.T)
+
+
+def weighted_mask(x, w, kept, weights, power=1.0, target_weights=None, target_columns=None):
     """The right mask, unless an argument makes it wrong.
 
     Args:
-        target: right side of the equations (k,); by default the sums over all neurons.
-        penalty: of each factor (k,); by default `ridge` times its own energy.
-        anchor: the factor to which the penalty draws.
+        power: of the weights in G.
+        target_weights: the weights in the right side; by default those of G.
+        target_columns: the columns of G in the sums of the right side; by default all.
     """
-    if penalty is None:
-        penalty = ridge * gram.diagonal()[kept]
-    if target is None:
-        target = gram[kept].sum(1)
-    return torch.linalg.solve(gram[kept][:, kept] + torch.diag(penalty), target + anchor * penalty)
+    weights = weights**power
+    g = gram(x, w, weights)
+    g_target = g if target_weights is None else gram(x, w, target_weights)
+    columns = range(len(g)) if target_columns is None else target_columns
+    return torch.linalg.solve(g[kept][:, kept], g_target[kept][:, list(columns)].sum(1))
 
 
-def sums_over_removed(gram, kept):
-    removed = [i for i in range(len(gram)) if i not in kept.tolist()]
-    return gram[kept][:, removed].sum(1)
-
-
-def sums_over_kept(gram, kept):
-    return gram[kept][:, kept].sum(1)
-
-
-def mean_penalty(gram, kept, ridge):
-    """The same penalty for every factor: `ridge` times the mean energy."""
-    return (ridge * gram.diagonal().mean()).expand(len(kept))
-
-
-def mean_penalty_to_zero(gram, kept, ridge):
-    return mask(gram, kept, ridge, penalty=mean_penalty(gram, kept, ridge), anchor=0.0)
+def removed(x, kept):
+    return [i for i in range(x.shape[1]) if i not in kept.tolist()]
 
 
 # (function that the learner writes, a wrong answer, pattern that the check's sentence matches)
 MISTAKES = [
+    ("weighted_mask", lambda x, w, k, u: weighted_mask(x, w, k, u, power=0.0), "do nothing yet"),
+    ("weighted_mask", lambda x, w, k, u: weighted_mask(x, w, k, u, power=2.0), "are squared"),
+    ("weighted_mask", lambda x, w, k, u: weighted_mask(x, w, k, u, power=0.5), "each weight stands once"),
     (
-        "mask_from_gram",
-        lambda g, k, lam: mask(g, k, lam, target=sums_over_kept(g, k)),
-        "imitates the neurons that stay",
+        "weighted_mask",
+        lambda x, w, k, u: weighted_mask(x, w, k, u, target_weights=torch.ones_like(u)),
+        "no weights yet",
     ),
-    ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, target=sums_over_removed(g, k)), "only what went"),
-    ("mask_from_gram", lambda g, k, lam: mask(g, k, 0.0), "lambda does nothing"),
-    ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, anchor=0.0), "draws the factors to 0"),
     (
-        "mask_from_gram",
-        lambda g, k, lam: mask(g, k, lam, penalty=mean_penalty(g, k, lam)),
-        r"its \*own\* G_ii",
+        "weighted_mask",
+        lambda x, w, k, u: weighted_mask(x, w, k, u, target_columns=k.tolist()),
+        "imitate themselves",
     ),
-    ("mask_from_gram", mean_penalty_to_zero, r"its \*own\* G_ii"),
+    (
+        "weighted_mask",
+        lambda x, w, k, u: weighted_mask(x, w, k, u, target_columns=removed(x, k)),
+        "only what went",
+    ),
+    ("weighted_mask", lambda x, w, k, u: 2 * weighted_mask(x, w, k, u), "the least is"),
+    ("weighted_mask", lambda x, w, k, u: torch.ones(7), r"shape \(4,\), got \(7,\)"),
     ("two_to_remove", lambda g: g.diagonal().argsort()[:2], "least energy"),
     ("two_to_remove", lambda g: g.diagonal().argsort()[[-1, -3]], "not the third"),
     ("two_to_remove", lambda g: g.diagonal().argsort()[-4:-2], "the mask stays calm"),
+    ("choose_ridge", lambda error, ridges: min(ridges, key=lambda r: error(r)[0]), "always the smallest"),
+    (
+        "choose_ridge",
+        lambda error, ridges: sorted(ridges, key=lambda r: error(r)[1])[1],
+        "on the held-out tokens",
+    ),
+    ("choose_ridge", lambda error, ridges: 0.5, "expected one of the ridges"),
 ]
 
 # Name in checks_04 -> what stands there during the test: a small layer in the place of the real one.

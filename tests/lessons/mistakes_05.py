@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
+import torch
 
-def walk(
-    layers,
-    h,
-    smaller,
-    stream_to_tune=lambda dense, h, start: h,
-    layer_to_pass=lambda dense, small: small,
-):
-    """The right loop, unless an argument makes it wrong.
+
+def price(v, p):
+    """The price of a group: its rows V (size, d), P of its columns (size, size)."""
+    return (v * torch.linalg.solve(p, v)).sum()
+
+
+def rounds(price_of_group, new_rows=True, fresh=True):
+    """Removal in rounds, unless an argument makes it wrong.
 
     Args:
-        stream_to_tune: chooses the stream on which a layer is tuned.
-        layer_to_pass: chooses the layer through which the stream moves on.
+        price_of_group: of rows (size, d) and a block of P (size, size).
+        new_rows: whether the price takes the refitted rows.
+        fresh: whether the groups that went are left out of P.
     """
-    start = h
-    small_layers = []
-    for dense in layers:
-        small = smaller(dense, stream_to_tune(dense, h, start))
-        small_layers.append(small)
-        h = layer_to_pass(dense, small)(h)
-    return small_layers, h
+
+    def removed_groups(c, w, size, remove):
+        blocks = torch.arange(len(w)).split(size)
+        gone = []
+        for _ in range(remove):
+            left = [i for i in range(len(blocks)) if i not in gone]
+            kept = torch.cat([blocks[i] for i in left])
+            p = torch.zeros_like(c)
+            p[kept[:, None], kept] = torch.linalg.inv(c[kept][:, kept])
+            v = w.clone()
+            if new_rows:
+                v = p @ c @ w
+            if not fresh:
+                p = torch.linalg.inv(c)
+            gone.append(min(left, key=lambda i: price_of_group(v[blocks[i]], p[blocks[i]][:, blocks[i]])))
+        return gone
+
+    return removed_groups
 
 
-def on_dense_stream(layers, h, smaller):
-    return walk(layers, h, smaller, layer_to_pass=lambda dense, small: dense)
-
-
-def on_output_of_layer(layers, h, smaller):
-    return walk(layers, h, smaller, stream_to_tune=lambda dense, h, start: dense(h))
-
-
-def on_start(layers, h, smaller):
-    return walk(layers, h, smaller, stream_to_tune=lambda dense, h, start: start)
-
-
-def stream_of_start(layers, h, smaller):
-    """Returns the right layers, but the stream before the first."""
-    small_layers, _ = walk(layers, h, smaller)
-    return small_layers, h
+def one_look(c, w, size, remove):
+    p = torch.linalg.inv(c)
+    blocks = torch.arange(len(w)).split(size)
+    return torch.stack([price(w[b], p[b][:, b]) for b in blocks]).argsort()[:remove].tolist()
 
 
 # (function that the learner writes, a wrong answer, pattern that the check's sentence matches)
 MISTAKES = [
-    ("walk", on_dense_stream, r"tuned on the \*dense\* stream"),
-    ("walk", on_output_of_layer, "what goes in"),
-    ("walk", on_start, "never moved on"),
-    ("walk", stream_of_start, "the stream is 21, got 0"),
+    ("removed_groups", one_look, "one look"),
+    ("removed_groups", rounds(price, new_rows=False), "the old rows W"),
+    ("removed_groups", rounds(price, fresh=False), "still in P"),
+    ("removed_groups", rounds(lambda v, p: (v.square().sum(1) / p.diagonal()).sum()), "single columns"),
+    ("removed_groups", rounds(lambda v, p: (v * (p @ v)).sum()), "multiplied by the block"),
+    ("removed_groups", rounds(lambda v, p: torch.linalg.inv(p).trace()), "the rows are missing"),
+    ("removed_groups", lambda *given: rounds(price)(*given)[::-1], "in the wrong order"),
+    ("removed_groups", lambda *given: [0, 0, 0], "3 different groups from 0 to 5"),
     ("my_plan", lambda request: request.plan_with([1536] * 30), "got 0.0%: change the widths"),
     ("my_plan", lambda request: request.plan_with([1120] * 29 + [1128]), "expected one width for all layers"),
     ("my_plan", lambda request: request.plan_with([1600] * 30), "expected at most 1536 neurons in layer 0"),

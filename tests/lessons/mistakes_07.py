@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import stats
 
 
-def interval(ours, theirs, level=0.95, paired=True, means=True, sign=1):
-    """The right bootstrap interval, unless an argument makes it wrong."""
+def chance(ours, theirs, size, windows, paired=True, shift=None, of_mean=True, factor=None, trials=6000):
+    """The right chance, unless an argument makes it wrong.
+
+    Args:
+        paired: whether both losses of a trial come from the same windows.
+        shift: what is added to the differences; by default what makes `size` of their mean.
+        of_mean: whether the interval is that of the mean.
+        factor: standard errors on each side; by default Student's t.
+    """
     random = np.random.default_rng(1)
-    count = len(ours)
-    our_windows = random.integers(count, size=(4000, count))
-    their_windows = our_windows if paired else random.integers(count, size=(4000, count))
-    differences = sign * (ours[our_windows] - theirs[their_windows])
-    if means:
-        differences = differences.mean(1)
-    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
-    return low, high
-
-
-def shifted_interval(ours, theirs):
-    return tuple(np.add(interval(ours, theirs), (ours - theirs).std() / 5))
+    places = random.integers(len(ours), size=(2, trials, windows))
+    gap = ours[places[0]] - theirs[places[0 if paired else 1]]
+    gap = gap + (size - (ours - theirs).mean() if shift is None else shift)
+    spread = gap.std(1, ddof=1) / (windows**0.5 if of_mean else 1)
+    factor = factor or stats.t.ppf(0.975, windows - 1)
+    return float((abs(gap.mean(1)) > factor * spread).mean())
 
 
 def one_twin(x, w, first, second, leads=True):
@@ -42,13 +44,15 @@ def one_twin(x, w, first, second, leads=True):
 
 # (function that the learner writes, a wrong answer, pattern that the check's sentence matches)
 MISTAKES = [
-    ("paired_interval", lambda a, b: interval(a, b, paired=False), "read different texts"),
-    ("paired_interval", lambda a, b: interval(a, b, means=False), r"\*mean\* of windows"),
-    ("paired_interval", lambda a, b: interval(a, b, level=0.9), "90% interval"),
-    ("paired_interval", lambda a, b: interval(a, b, level=0.5), "times as wide as it should be"),
-    ("paired_interval", lambda a, b: interval(a, b, sign=-1), "the sign is turned"),
-    ("paired_interval", shifted_interval, "the interval is shifted"),
-    ("paired_interval", lambda a, b: interval(a, b)[::-1], "the lower end comes first"),
+    ("chance_to_show", lambda *given: 1 - chance(*given), "the other way round"),
+    ("chance_to_show", lambda *given: chance(*given, paired=False), "the pairs are broken"),
+    ("chance_to_show", lambda *given: chance(*given, shift=0.0), "that was measured"),
+    ("chance_to_show", lambda a, b, size, n: chance(a, b, size, n, shift=size), "on top of the measured"),
+    ("chance_to_show", lambda *given: chance(*given, of_mean=False), "where single windows lie"),
+    ("chance_to_show", lambda a, b, size, n: chance(a, b, size, len(a)), "as many as are asked for"),
+    ("chance_to_show", lambda *given: chance(*given, factor=1.96), "1.96 is for many windows"),
+    ("chance_to_show", lambda *given: 2000 * chance(*given), "divide by their number"),
+    ("chance_to_show", lambda *given: 0.25, "of the trials, got 25%"),
     ("fool_wanda", lambda x, w, i, j: w.clone(), "nothing has changed yet"),
     ("fool_wanda", lambda x, w, i, j: 100 * w, "output has changed"),
     ("fool_wanda", lambda x, w, i, j: one_twin(x, w, i, j, leads=False), "still ranks neuron"),

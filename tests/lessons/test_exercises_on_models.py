@@ -1,4 +1,4 @@
-"""Checks of exercises that ask a model, on small ones: lessons 3 and 8."""
+"""Checks of exercises that ask a model: lessons 3 and 8 on small ones, the wrap-up on Gemma 3."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from lessons import LESSONS, Wrong, checks_module, functions
 from variants import build, tokens
 
+from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import measure_loss
 
 # --- lesson 3 -----------------------------------------------------------------------------------------------
@@ -117,3 +118,30 @@ def test_other_layers_are_refused(model_and_losses):
         check_worst_layer(rounds_in_place)
     for parameter, before in zip(model.parameters(), weights_before, strict=True):
         assert torch.equal(parameter, before)
+
+
+# --- the wrap-up --------------------------------------------------------------------------------------------
+
+checks_11 = checks_module("11")
+
+
+def no_package(name):
+    """Loads no model: the package is not installed."""
+    raise InputError(expected="the package", got="none installed", hint="pip install it")
+
+
+@pytest.mark.parametrize("name", LESSONS["11"].checks)
+def test_without_the_model_one_line_says_what_to_install(name, monkeypatch, capsys):
+    checks_11._loaded.cache_clear()
+    monkeypatch.setattr(checks_11, "load_model", no_package)
+    LESSONS["11"].checks[name](functions(LESSONS["11"].solutions)[name])
+    assert capsys.readouterr().out == "Not graded: expected the package, got none installed: pip install it\n"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", LESSONS["11"].checks)
+def test_the_answers_to_the_wrap_up_are_those_of_gemma(name, capsys):
+    if checks_11.gemma() is None:
+        pytest.skip("gemma3-270m is not installed")
+    LESSONS["11"].checks[name](functions(LESSONS["11"].solutions)[name])
+    assert capsys.readouterr().out.startswith("Right: ")

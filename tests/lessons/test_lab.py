@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import os
 import re
@@ -13,6 +14,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from teaching import lab
+from teaching.stubs import with_stubs
 
 from comp_lib.errors import InputError
 
@@ -232,7 +234,7 @@ def test_a_reader_sees_lessons_alone_and_their_kernels_find_the_rest(tmp_path, j
     assert "fetchNews" in (tmp_path / "jupyter" / "settings" / "overrides.json").read_text("utf-8")
     course, checks, theirs = map(Path, os.environ["PYTHONPATH"].split(os.pathsep))
     assert (course / "course").is_dir()
-    assert (checks / "checking.py").is_file()
+    assert (checks / "checks_02.py").is_file()
     assert theirs == Path("theirs")
 
     lab.main(["--answers"])
@@ -258,3 +260,63 @@ def test_root_is_told_what_to_type_before_any_work(tmp_path, jupyterlab, monkeyp
     assert jupyterlab == [*tmp_path.iterdir()] == []
     lab.main([option])
     assert jupyterlab[-1] == option
+
+
+# --- leaks --------------------------------------------------------------------------------------------------
+
+NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?%?(?!\w)")
+BOLD = re.compile(r"\*\*([^*]+)\*\*")
+
+
+def tells(answer: str) -> set[str]:
+    """What gives a folded answer away: its numbers, but for small whole ones, and its words in bold."""
+    numbers = {number for number in NUMBER.findall(answer) if not re.fullmatch(r"\d", number)}
+    return numbers | set(BOLD.findall(answer))
+
+
+def strings(source: str) -> str:
+    """All that the code of a cell can print or draw as it stands: its strings, those of f-strings too."""
+    constants = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    return "\n".join(constant for constant in constants if isinstance(constant, str))
+
+
+def leaks(notebook) -> list[str]:
+    """Numbers and bold words of a folded answer that stand in a string of the visible code above it.
+
+    What the question itself says gives nothing away.
+    """
+    found = []
+    said = ""
+    question = ""
+    for cell in notebook.cells:
+        folded = {"check", "hide-input", "ours"} & set(cell.metadata.get("tags", []))
+        if cell.get("id", "").endswith("-answer"):
+            for tell in sorted(tells(cell.source) - tells(question)):
+                if re.search(rf"(?<![\w.]){re.escape(tell)}(?![\w.]*\w)", said):
+                    found.append(f"{cell.id}: {tell}")
+        elif "**Predict.**" in cell.source:
+            question = cell.source
+        elif cell.cell_type == "code" and not folded:
+            said += "\n" + strings(cell.source)
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_no_title_print_or_stub_gives_an_answer_away(path):
+    assert leaks(with_stubs(lab.without_answers(nbformat.read(path, as_version=4)))) == []
+
+
+@pytest.mark.parametrize(
+    "leak", ['show(f(x), "Half: 0.82", y)', 'print(f"it is 0.82 {x}")', 'title = "0.82"']
+)
+def test_a_leak_is_found(leak):
+    prediction = "**Predict.** How much?\n\n<details><summary>Answer</summary>\n\nIt is 0.82.\n\n</details>"
+    cells = [
+        new_code_cell(leak),
+        new_markdown_cell(prediction),
+        new_code_cell("run()"),
+        new_markdown_cell("On."),
+    ]
+    assert leaks(lab.without_answers(new_notebook(cells=cells))) != []
+    cells[0] = new_code_cell(leak.replace("0.82", "0.5"))
+    assert leaks(lab.without_answers(new_notebook(cells=cells))) == []

@@ -29,17 +29,18 @@ MIN_PREDICTIONS = 3
 QUIZ_ANSWERS = 5
 # What each lesson is about is defined in its cells, and asserted equal to comp_lib's.
 IN_THE_CELLS = {
-    "01_layer_importance": ("block_influence", "loss_without", "hidden_harm"),
+    "00_start_here": ("layer_error",),
+    "01_layer_importance": ("block_influence", "run_without", "loss_without", "hidden_harm"),
     "02_matrix_condition": ("contributions", "condition_numbers", "prices", "refit"),
     "02b_metrics_on_trial": ("wanda_sp", "flap", "spearman", "one_round"),
-    "03_hybrid_granularity": ("width_for_budget", "kl", "measured_widths"),
-    "04_mask_tuning": ("solve_mask", "least_squares", "guarded_mask"),
-    "05_comp_end_to_end": ("watch", "choose", "refit", "cut", "pass_on", "comp"),
+    "03_hybrid_granularity": ("neurons_worth", "kl", "narrow_greedily"),
+    "04_mask_tuning": ("solve_mask", "guarded_mask", "refit"),
+    "05_comp_end_to_end": ("watch", "choose", "refit", "cut", "pass_on", "comp", "group_prices"),
     "06_your_own_model": ("recommend",),
     "07_comp_vs_baselines": ("wanda_sp", "flap", "taylor", "verdict"),
     "08_on_device": ("bytes_for_a_token", "q4_0", "fit_costs", "milliseconds"),
-    "09_scale": ("walk", "bytes_held", "dual_inverse", "dual_prices"),
-    "10_after_pruning": ("kl", "kl_gradient", "from_tokens", "train"),
+    "09_scale": ("walk", "layer_bytes", "bytes_held", "dual_diagonal"),
+    "10_after_pruning": ("kl", "kl_gradient", "low_rank", "from_tokens", "train"),
 }
 
 RULES = {}  # name -> function of a notebook and of the lesson's name
@@ -216,7 +217,7 @@ def output_of(markdown):
 
 # (name of a rule, change of the good lesson that this rule has to notice)
 BAD = [
-    ("claims_honest_minutes", change(0, source=FIRST.format(13))),
+    ("claims_honest_minutes", change(0, source=FIRST.format(40))),
     ("claims_honest_minutes", change(0, source="# 01")),
     ("has_short_cells", change(1, source="x = 1\n" * (MAX_CELL_LINES + 1))),
     ("has_few_figures", change(1, outputs=[PICTURE] * (MAX_FIGURES + 1))),

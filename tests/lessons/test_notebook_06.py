@@ -88,7 +88,7 @@ def test_it_adapts_to_the_model(variant, kernel, tmp_path, tokenizer):
     saved = AutoModelForCausalLM.from_pretrained(target)
     assert type(saved) is type(model)
     after = Shape.of(saved)
-    assert 1 - after.decoder_parameters / before.decoder_parameters >= 0.2
+    assert 1 - after.decoder_parameters / before.decoder_parameters >= 0.05  # the smallest ratio
     assert after.neurons == Plan.load(target / "comp_plan.json").neurons
     assert (
         sum(parameter.numel() for parameter in saved.parameters())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from pathlib import Path
 
 import nbformat
@@ -10,7 +12,7 @@ import torch
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-from course.start import sizes_for, start, table
+from course.start import drawing, sizes_for, start, table
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +132,37 @@ def test_a_model_that_is_not_there_is_a_sentence_in_a_notebook(run_cells_and_res
 
 
 # --- what notebooks show ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """A function that draws, and returns the SVG and its alt text."""
+
+    def draw(*arguments):
+        shown = []
+        monkeypatch.setattr("course.start.display", lambda data, raw: shown.append(data))
+        drawing(*arguments)
+        encoded = re.search('base64,(.*?)"', shown[0]["text/html"])[1]
+        return base64.b64decode(encoded).decode(), shown[0]["text/plain"]
+
+    return draw
+
+
+@pytest.mark.parametrize("lit", ["plan", "watch", "choose", "refit", "cut", "pass on"])
+def test_the_part_of_the_loop_on_trial_is_lit_and_the_others_are_dimmed(lit, drawn):
+    whole, words = drawn("loop")
+    svg, words_of_lit = drawn("loop", lit)
+    classes = {part: looks for looks, part in re.findall('class="part ?(.*?)" id="(.*?)"', svg)}
+    assert classes == dict.fromkeys(re.findall('class="part" id="(.*?)"', whole), "dim") | {lit: "lit"}
+    assert len(classes) == 6
+    for selector in (".lit rect", ".dim rect", ".dim text"):
+        assert f"{selector} {{" in svg
+    assert words_of_lit == f"{words} Lit is the part on trial: {lit}."
+
+
+def test_a_drawing_without_that_part_says_which_it_has():
+    with pytest.raises(ValueError, match="choose, refit, cut, pass on"):
+        drawing("loop", lit="re-tune")
 
 
 def test_a_table():

@@ -39,6 +39,8 @@ TAGS = {
     "nbval-check-output",
     "nbval-ignore-output",
     "check",
+    "write",  # a function that the reader writes
+    "written",  # its check
     "hide-input",
     "solution",
     "only-solutions",
@@ -183,13 +185,16 @@ def shows_a_page(cell):
 
 
 @guard
-def shows_a_still_before_each_widget(notebook, path):
-    """A page without a kernel, a PDF and a screen reader get the same as the widget's first view."""
+def shows_a_still_of_each_widget(notebook, path):
+    """A page without a kernel, a PDF and a screen reader get the same as the widget's first view.
+
+    It is stored with the widget, or in the cell before it.
+    """
     problems = []
     before = None
     for cell in code_cells(notebook):
-        if shows_a_widget(cell) and not (before and shows_a_page(before)):
-            problems.append(f"no picture or texts in the cell before {start_of(cell)}")
+        if shows_a_widget(cell) and not (shows_a_page(cell) or (before and shows_a_page(before))):
+            problems.append(f"no picture or texts with {start_of(cell)}, or before it")
         before = cell
     return problems
 
@@ -200,7 +205,7 @@ def uses_known_tags_only(notebook, path):
     for cell in notebook.cells:
         tags = set(cell.metadata.get("tags", []))
         problems += [f"unknown tag {tag!r} in {start_of(cell)}" for tag in sorted(tags - TAGS)]
-        if len(tags) > 1:
+        if len(tags - {"hide-input"}) > 1 or {"check", "hide-input"} <= tags:
             problems.append(f"contradicting tags in {start_of(cell)}")
     for cell in code_cells(notebook):
         if re.search(r"^\s*#\s*(NBVAL|PYTEST_VALIDATE)_", cell.source, re.MULTILINE):
@@ -397,7 +402,7 @@ BAD = {
         emit("stream", name="stdout", text="saved to /home/ada/x\n"),
     ),
     "path of this folder": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text=f"in {ROOT}")),
-    "no still": ("shows_a_still_before_each_widget", change(2, outputs=[])),
+    "no still": ("shows_a_still_of_each_widget", change(2, outputs=[])),
     "misspelt tag": ("uses_known_tags_only", change(2, metadata={"tags": ["nbval-check-outputs"]})),
     "two tags": ("uses_known_tags_only", change(2, metadata={"tags": sorted(TAGS)})),
     "comment for nbval": ("uses_known_tags_only", change(2, source="# NBVAL_SKIP\nassert True")),
@@ -436,7 +441,7 @@ def test_the_guards_can_fail(case):
     assert GUARDS[guard_name](notebook, PATH) != []
     failing = {problem.split(":")[0] for problem in problems_of(notebook, PATH)}
     also_failing = failing - {guard_name}
-    assert also_failing <= {"is_valid_and_stored_in_tidy_form", "shows_a_still_before_each_widget"}
+    assert also_failing <= {"is_valid_and_stored_in_tidy_form", "shows_a_still_of_each_widget"}
 
 
 # --- storing and checking -----------------------------------------------------------------------------------
@@ -457,6 +462,13 @@ PRINTS_IN_TWO_PIECES = """\
 import sys, time
 print(open('beside.txt').read())
 sys.stdout.flush(); time.sleep(0.3); print('more')"""
+
+
+def test_the_still_of_a_widget_is_stored_with_a_sentence():
+    view = {store.WIDGET: {"model_id": "1"}, "text/plain": "NeuronExplorer(...)", "text/html": "<img/>"}
+    notebook = new_notebook(cells=[new_code_cell("x", outputs=[new_output("display_data", view)])])
+    data = store.tidy(notebook).cells[0].outputs[0].data
+    assert data == {"text/plain": store.NO_WIDGET, "text/html": f"<img/><p><i>{store.NO_WIDGET}</i></p>"}
 
 
 @pytest.mark.usefixtures("kernels")

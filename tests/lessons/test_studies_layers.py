@@ -10,7 +10,7 @@ from variants import build, tokens
 from comp_lib.analysis import frames
 from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
 from course import layer_importance as studies
-from course.layer_importance import layer_study, rank_gap, ranks, stream_statistics
+from course.layer_importance import attention_maps, layer_study, rank_gap, ranks, stream_statistics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -69,6 +69,18 @@ def test_the_interval_over_sequences(model):
     torch.testing.assert_close(study.harm_interval, torch.tensor(intervals, dtype=torch.float64))
     assert layer_study(model, tokens(1)).harm_interval.isnan().all()
     assert confidence_intervals(torch.ones(3, 8).numpy()) == pytest.approx(torch.ones(3, 2).numpy())
+
+
+def test_each_position_spreads_its_attention_over_what_it_sees(model):
+    ids = tokens(2)
+    usual = model.config._attn_implementation
+    with torch.no_grad():
+        maps = attention_maps(model, ids)
+    length = ids.shape[1]
+    assert maps.shape == (LAYERS, 2, length, length)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(LAYERS, 2, length))
+    assert maps.triu(1).abs().max() == 0  # later positions are not seen
+    assert model.config._attn_implementation == usual
 
 
 def test_ranks_and_gaps():

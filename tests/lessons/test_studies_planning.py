@@ -15,9 +15,11 @@ from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.measured_harm import MeasuredHarm
+from comp_lib.importance.neurons import RIDGE
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.shape import Shape
 from course import hybrid_granularity as planning
+from course.dense_stream import dense_problem
 
 COSTS = {
     "neuron_parameters": 96,
@@ -95,6 +97,43 @@ def test_stored_plans_are_those_of_the_planners(stored):
 def test_the_neurons_that_would_go_last_stay():
     plan = planning.named_plan(plan_of((0, 2), (6, 8)), [[3, 1, 0, 2], [], [7, 5]], SHAPE)
     assert plan.kept_neurons == ((0, 2, 4, 5, 6, 7), tuple(range(8)))
+
+
+# --- narrowed alone ---------------------------------------------------------------------------------------
+
+
+def squared_gap(dense, narrowed):
+    return (dense - narrowed).square().sum(-1).mean(-1)
+
+
+def test_each_layer_alone_is_narrowed_and_the_model_is_asked(tiny_llama, ids):
+    model = tiny_llama()
+    fitted, judging = ids[:1], ids[1:]
+    found = planning.narrowed_alone(model, fitted, judging, 20, squared_gap)
+    assert found.tried == [0, 2]
+    with torch.no_grad():
+        dense = model(judging).logits
+        for place, layer in enumerate(found.tried):
+            # the problem of the dense stream: tokens divided by the norm of their state
+            problem = dense_problem(model, fitted, layer)
+            energy = problem.statistics.diagonal() * problem.weight.square().sum(1)
+            kept = energy.argsort()[20:].sort().values
+            refitted = problem.statistics.refit(problem.weight, kept, RIDGE)
+            down = model.model.layers[layer].mlp.down_proj
+            before = down.weight.data
+            down.weight.data = refitted.T.float()
+            expected = squared_gap(dense, model(judging).logits)
+            down.weight.data = before
+            torch.testing.assert_close(
+                torch.from_numpy(found.harms[place]).float(), expected, rtol=1e-3, atol=1e-5
+            )
+            tokens = fitted.numel()
+            torch.testing.assert_close(
+                found.energies[layer], energy.sort().values / tokens, rtol=1e-4, atol=1e-9
+            )
+            gap = problem.weight - refitted
+            error = float((gap * (problem.xtx @ gap)).sum() / tokens)
+            assert found.errors[place] == pytest.approx(error, rel=1e-4)
 
 
 # --- prediction ---------------------------------------------------------------------------------------------

@@ -51,6 +51,24 @@ def test_the_sums_of_each_layer_are_those_of_an_ordinary_pass(tiny_llama, ids):
         gram = contributions(x.T @ x, weight_of(model, layer))
         torch.testing.assert_close(sums[layer].plain, gram, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(sums[layer].problem.xtx, weighted.T @ weighted, rtol=1e-3, atol=1e-4)
+        weighted_gram = contributions(weighted.T @ weighted, weight_of(model, layer))
+        torch.testing.assert_close(sums[layer].weighted, weighted_gram, rtol=1e-3, atol=1e-4)
+
+
+def test_a_mask_for_each_layer_of_each_draw(tiny_llama, ids):
+    model = tiny_llama()
+    draws = {str(seed): study.random_neurons(model, WIDTH, seed) for seed in (0, 1)}
+    again = study.random_neurons(model, WIDTH, 0)
+    assert torch.equal(draws["0"], again) and not torch.equal(draws["0"], draws["1"])
+    for kept in draws.values():
+        assert kept.shape == (3, WIDTH)
+        assert all(len(set(layer.tolist())) == WIDTH and layer.tolist() == sorted(layer) for layer in kept)
+    masks = study.tune(model, ids, draws, lambda sums, kept: sums.plain.diagonal()[kept])
+    sums = list(study.sums_of_layers(model, ids))
+    for name, kept in draws.items():
+        for layer in range(3):
+            expected = sums[layer].plain.diagonal()[kept[layer]]
+            torch.testing.assert_close(masks[name][layer], expected)
 
 
 def masked_logits(model, ids, kept, masks):

@@ -90,14 +90,36 @@ CELLS = [  # as they stand in the file of a notebook
 
 
 def test_the_count_by_hand():
-    """Words, lines, a table in the prose and one by a cell, one prediction, two minutes of the machine."""
+    """Words, lines, a table in the prose, one by a cell, a prediction, a formula, the machine's minutes."""
     assert minutes.word_count(CELLS) == 20
     assert minutes.code_lines(CELLS) == 4
     assert minutes.table_count(CELLS) == 2
     assert minutes.prediction_count(CELLS) == 1
     assert minutes.claimed_minutes(CELLS) == 9
-    assert minutes.counted_minutes(CELLS) == pytest.approx(20 / 150 + 4 / 10 + 3 * 2 + 2)
+    assert minutes.counted_minutes(CELLS) == pytest.approx(20 / 150 + 4 / 10 + 3 * 1 + 40 / 60 + 2)
     assert list(minutes.sections(CELLS)) == ["", "One", "Two", "Three"]
+
+
+def test_a_figure_a_formula_in_a_line_and_a_function_to_write_take_time():
+    prose = {"cell_type": "markdown", "source": "**Write** (4 minutes). Give $x$.", "metadata": {}}
+    written = {"cell_type": "code", "source": "def f(x):\n    return x", "metadata": {"tags": ["write"]}}
+    figures = {"cell_type": "code", "source": "show(plot(a))\nplay(b)", "metadata": {"tags": ["check"]}}
+    assert minutes.formula_seconds(prose["source"]) == 5
+    assert minutes.reading_minutes([prose]) == pytest.approx(3 / 150 + 4 + 5 / 60)
+    assert minutes.reading_minutes([written]) == 0
+    assert minutes.reading_minutes([figures]) == 2
+
+
+@pytest.mark.parametrize(("heading", "expected"), [("Quiz", 5), ("Your turn", 10)])
+def test_quiz_and_your_turn_take_fixed_minutes(heading, expected):
+    cells = [{"cell_type": "markdown", "source": f"## {heading}\n\nWhy? Because.", "metadata": {}}]
+    assert minutes.reading_minutes(cells) == expected
+
+
+def test_talk_comes_on_top():
+    name = "00_start_here"
+    silent, loud = (minutes.Part("00", name, talk=talk).minutes() for talk in (False, True))
+    assert loud - silent == pytest.approx(minutes.MINUTES_OF_TALK)
 
 
 def test_sections_lose_no_words_and_no_lines():

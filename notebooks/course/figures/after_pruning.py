@@ -8,12 +8,28 @@ from itertools import cycle
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from comp_lib.plots.base import BLUE, GREY, LEGEND_ABOVE, Picture, figure_with_axes, style
+from comp_lib.plots.base import (
+    BLUE,
+    DASHED_LINE,
+    GREY,
+    LEGEND_ABOVE,
+    Picture,
+    figure_with_axes,
+    panels,
+    style,
+)
+
+from . import Interval, spans
 
 Line = Sequence[tuple[int, float]]  # (step, divergence from the parent in nats per token)
 
 
-def plot_answers(tokens: Sequence[str], answers: Mapping[str, Sequence[float]], prompt: str) -> Picture:
+def plot_answers(
+    tokens: Sequence[str],
+    answers: Mapping[str, Sequence[float]],
+    prompt: str,
+    title: str = "Pruning has moved the probabilities",
+) -> Picture:
     """Bars of the probabilities of some next tokens.
 
     answers: name of the model -> a probability for each of `tokens`. The parent comes first.
@@ -28,7 +44,7 @@ def plot_answers(tokens: Sequence[str], answers: Mapping[str, Sequence[float]], 
         phrases.append(f"{name}: {', '.join(numbers)}")
     axes.set_xticks(positions, tokens)
     axes.grid(axis="x", visible=False)
-    axes.set_title("Pruning has moved the probabilities")
+    axes.set_title(title)
     axes.legend()
     return figure.with_alt_text("Bars of the probabilities of the next token. ", phrases)
 
@@ -68,3 +84,31 @@ def plot_low_rank(outputs: int, inputs: int, rank: int) -> Picture:
     axes.set_title(f"A matrix W, and a change of rank {rank}")
     sizes = [f"{name} {height:,} × {width:,}" for name, (_, height, width) in boxes.items()]
     return figure.with_alt_text("Three rectangles to scale, B a thin column and A a thin row: ", sizes)
+
+
+def plot_gains_and_duels(gains: Mapping[str, Interval], duels: Mapping[str, Interval], title: str) -> Picture:
+    """Two panels of differences with their 95% intervals, a row for each, in nats per token.
+
+    gains: a model after the training minus the same model before it; duels: one model minus another one.
+    """
+    size = (8.0, 0.4 * (len(gains) + len(duels)) + 2.0)
+    figure, (upper, lower) = panels(2, 1, size, share="x")
+    phrases = []
+    for axes, name, rows in (
+        (upper, "gains: after the training minus before it", gains),
+        (lower, "duels: below 0 the first one loses less", duels),
+    ):
+        middles, whiskers = spans(list(rows.values()))
+        axes.errorbar(middles, range(len(rows)), xerr=whiskers, fmt="o", color=BLUE, capsize=3)
+        axes.axvline(0.0, **DASHED_LINE)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_title(name, fontsize=10)
+        numbers = [
+            f"{' '.join(row.split())} {mean:+.3f} ({low:+.3f} to {high:+.3f})"
+            for row, (mean, low, high) in rows.items()
+        ]
+        phrases.append(f"{name}: {', '.join(numbers)}")
+    lower.set_xlabel("difference of the loss (nats per token), paired by window")
+    figure.suptitle(title)
+    return figure.with_alt_text("Marks with 95% intervals in two panels. ", phrases)

@@ -1,4 +1,4 @@
-"""Figures of lesson 07: two models window by window, paired differences, and stored losses by ratio."""
+"""Figures of lesson 07: two models window by window, and values with their intervals."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ from comp_lib.plots.base import (
     DASHED_LINE,
     GREEN,
     GREY,
-    LOSS_LABEL,
     ORANGE,
     Picture,
     figure_with_axes,
-    panels,
-    plain_ticks,
-    style,
 )
 
 from . import Interval, spans
@@ -78,30 +74,3 @@ def plot_intervals(
         f"{name} {middle:+.2f} ({low:+.2f} to {high:+.2f})" for name, (middle, low, high) in rows.items()
     ]
     return figure.with_alt_text(f"Marks with 95% intervals, {xlabel}: ", phrases)
-
-
-def plot_ratios(models: Mapping[str, Mapping[str, Mapping[float, Interval]]]) -> Picture:
-    """Loss increase against the ratio removed, a panel for each model.
-
-    models: model -> method -> ratio -> (mean, low, high).
-    """
-    size = (3.2 * len(models) + 0.6, 3.6)
-    labels = {"xlabel": "removed (% of the decoder)", "yscale": "log"}
-    figure, axes_of_models = panels(1, len(models), size, share="xy", **labels)
-    phrases = []
-    for axes, (model, methods) in zip(axes_of_models, models.items(), strict=True):
-        axes.set_title(model)
-        for method, interval_of_ratio in methods.items():
-            ratios, intervals = zip(*sorted(interval_of_ratio.items()), strict=True)
-            percents = [100 * ratio for ratio in ratios]
-            losses, whiskers = spans(intervals)
-            looks = style(METHODS.index(method)) | {"linewidth": 1, "capsize": 3}
-            axes.errorbar(percents, losses, yerr=whiskers, label=method, **looks)
-            ends = f"{losses[0]:.2f} at {ratios[0]:.0%}, {losses[-1]:.2f} at {ratios[-1]:.0%}"
-            phrases.append(f"{model}, {method}: {ends}")
-        axes.set_xticks(percents)
-    left_axes = axes_of_models[0]
-    left_axes.set_ylabel(LOSS_LABEL)
-    plain_ticks(left_axes.yaxis, left_axes.get_ylim())
-    left_axes.legend()
-    return figure.with_alt_text("Lines of the mean loss increase against the ratio removed. ", phrases)

@@ -15,18 +15,21 @@ DifferencesOfSeeds = Mapping[str, Mapping[str, Numbers]]  # model -> variant -> 
 def plot_differences(
     differences: Mapping[str, Mapping[str, Interval]],
     reference: str,
-    title: str,
+    title: str = "",
     seeds: DifferencesOfSeeds | None = None,
+    by_size: bool = True,
 ) -> Picture:
     """How much more each variant loses than the reference, in a panel for each model.
 
-    The variants stand in the order of the first model, its best on top.
+    The variants stand in the order of the first model: its best on top, or as they come (by_size=False).
     differences[model][variant] is (mean, low, high) of the paired difference, nats per token; it is grey
     where the interval holds 0. seeds[model][variant] has the same difference under each seed, drawn as small
-    dots.
+    dots. title: what the reader should see; "": `show` is told it.
     """
     of_first_model = next(iter(differences.values()))
-    names = sorted(of_first_model, key=lambda name: -of_first_model[name][0])
+    names = list(of_first_model)[::-1]  # row 0 is the lowest
+    if by_size:
+        names.sort(key=lambda name: -of_first_model[name][0])
     figure, axes = panels(
         1, len(differences), (9.5, 0.36 * len(names) + 1.7), "xy", ylim=(-0.6, len(names) - 0.4)
     )
@@ -45,12 +48,14 @@ def plot_differences(
         panel.set_title(model, fontsize=11)
         panel.locator_params(axis="x", nbins=6)
     axes[0].set_yticks(range(len(names)), names)
-    figure.suptitle(title)
+    if title:
+        figure.suptitle(title)
     key = "blue: less; grey: no difference found; orange: more"
     if seeds:
         key += "; small dots: seeds"
     figure.supxlabel(f"loss minus that of {reference} (nats per token; 95%, paired). {key}", fontsize=9)
-    return figure.with_alt_text(f"{title}. Loss minus that of {reference}, with 95% intervals: ", phrases)
+    what = f"{title}. " if title else ""
+    return figure.with_alt_text(f"{what}Loss minus that of {reference}, with 95% intervals: ", phrases)
 
 
 def _colour(low: float, high: float) -> Any:

@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.plan import Plan
-from comp_lib.plots.base import BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, log_y, note, panels
-
-from . import TIGHT_OFFSETS, name_points
+from comp_lib.plots.base import GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, note, panels
 
 
 def plot_widths(plan: Plan, neurons: Sequence[int], errors: Sequence[float]) -> Picture:
@@ -66,49 +65,33 @@ def _widths(axes: Axes, plan: Plan, neurons: Sequence[int]) -> str:
     return f"{dropped} dropped, {narrowest} to {max(plan.neurons)} of {max(neurons)} neurons stay in a layer."
 
 
-def plot_curves(curves: NDArray[np.float64], step: int, named: Sequence[int]) -> Picture:
-    """Error curves (layers, K + 1) of all layers, `step` neurons between two points; some are `named`."""
-    labels = {
-        "xlabel": "neurons removed from the layer",
-        "ylabel": "error in the stream\n(% of its energy, log scale)",
-    }
-    figure, axes = figure_with_axes((7.5, 3.6), **labels)
-    removed = step * np.arange(curves.shape[1])
-    axes.plot(removed[1:], 100 * curves[:, 1:].T, color="lightgrey", linewidth=0.8)
-    phrases = []
-    for layer, colour in zip(named, (BLUE, ORANGE, GREEN, RED), strict=False):
-        axes.plot(removed[1:], 100 * curves[layer, 1:], color=colour)
-        end = (removed[-1], 100 * curves[layer, -1])
-        note(axes, f"layer {layer}", end, (5, 0), va="center", color=colour, fontsize=9)
-        phrases.append(f"layer {layer} from {curves[layer, 1]:.4%} to {curves[layer, -1]:.2%}")
-    axes.set_xlim(0, removed[-1])
-    axes.set_title("Removing neurons costs some layers less than others")
-    log_y(axes, max_ticks=6)
-    opening = f"Error curves of {len(curves)} layers, up to {removed[-1]:,} neurons removed: "
-    return figure.with_alt_text(opening, phrases)
-
-
 def plot_harm(
-    errors: NDArray[np.float64], harms: NDArray[np.float64], pair: tuple[int, int], last: int
+    errors: Mapping[int, float], harms: Mapping[int, NDArray[np.float64]], named: Sequence[int]
 ) -> Picture:
-    """The harm of narrowing one layer, against the error that this puts into the stream: both (layers,).
+    """The harm of narrowing one layer alone, against the error that this puts into the stream.
 
-    A line joins the `pair` of layers with the same error; the layer `last` is named too.
+    errors: of each layer that was tried, a share of the stream's energy; harms: layer -> (texts,), nats, of
+    which the mean is drawn, with a whisker for its 95% interval. The layers `named` bear their numbers.
     """
     labels = {
         "xlabel": "error in the stream (% of its energy)",
-        "ylabel": "harm: divergence (nats, log scale)",
+        "ylabel": "harm: divergence (nats per token)",
     }
-    title = "Equal errors do not mean equal harm"
-    figure, axes = figure_with_axes((7.5, 4.2), title=title, yscale="log", **labels)
-    axes.plot(100 * errors, harms, "o", color=GREY, markersize=5)
-    axes.plot(100 * errors[list(pair)], harms[list(pair)], "o-", color=ORANGE)
-    axes.plot(100 * errors[last], harms[last], "o", color=RED)
-    log_y(axes, max_ticks=6)
-    points = {}
+    figure, axes = figure_with_axes((7.5, 4.2), **labels)
     phrases = []
-    for layer in (*pair, last):
-        points[f"layer {layer}"] = (100 * errors[layer], harms[layer])
-        phrases.append(f"layer {layer} {errors[layer]:.3%} and {harms[layer]:.4f} nats")
-    name_points(axes, points, 10, TIGHT_OFFSETS)
-    return figure.with_alt_text(f"Error and harm of {len(errors)} layers, each narrowed alone: ", phrases)
+    for layer, error in errors.items():
+        mean = float(harms[layer].mean())
+        low, high = confidence_interval(harms[layer])
+        colour = ORANGE if layer in named else GREY
+        whisker = [[mean - low], [high - mean]]
+        axes.errorbar(
+            [100 * error], [mean], yerr=whisker, fmt="o", color=colour, markersize=5, capsize=2, lw=1
+        )
+        if layer in named:
+            note(axes, f"layer {layer}", (100 * error, high), (0, 3), ha="center", va="bottom", fontsize=10)
+            phrases.append(f"layer {layer} {error:.3%} and {mean:.4f} nats ({low:.4f} to {high:.4f})")
+    axes.set_ylim(bottom=0)
+    return figure.with_alt_text(
+        f"Error and harm of {len(errors)} layers, each narrowed alone, with 95% intervals over texts: ",
+        phrases,
+    )

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
 from comp_lib.errors import InputError, suggestion
 from comp_lib.plots.base import (
     BLUE,
-    GREEN,
     GREY,
     ORANGE,
     RED,
@@ -33,7 +31,6 @@ METRICS = {
     "block influence": "block influence\n(1 - mean cosine)",
     "loss increase": "harm: loss increase\n(nats per token)",
 }
-SMALLEST_TURN = 1e-5  # float32 cosines of nearly parallel states are noise below this
 
 
 def values_of(study: LayerStudy, metric: str) -> Tensor:
@@ -44,91 +41,46 @@ def values_of(study: LayerStudy, metric: str) -> Tensor:
     return study.influence if metric == "block influence" else study.mean_harm
 
 
-def plot_layer_importance(study: LayerStudy, count: int) -> Picture:
-    """Block influence above, the loss increase with 95% intervals below.
+def plot_hidden_harm(study: LayerStudy, marked: int) -> Picture:
+    """The harm of each layer at its place by block influence, and the harm that this place promises.
 
-    The `count` layers that each would drop first are red.
+    The line is the harms in order: where a right proxy would have all layers. A red bar shows by how much the
+    `marked` layer lies above it.
     """
     layers = len(study.influence)
-    figure, axes = panels(2, 1, (9.0, 5.2), "x")
-    sentences = []
-    for axis, metric in zip(axes, ("block influence", "loss increase"), strict=True):
-        removed_first = values_of(study, metric).argsort(stable=True)[:count].tolist()
-        _bars(axis, study, metric, removed_first)
-        sentences.append(f"By {metric}, the {count} that go first are {_list(removed_first)}.")
-    axes[0].set_title(f"Two readings of one model; orange: the {count} layers that would be removed first")
-    _all_layers(axes[-1], layers)
-    return figure.with_alt_text(f"Two bar charts over {layers} layers. {' '.join(sentences)}")
-
-
-def plot_proxy(study: LayerStudy, correlation: float, marked: int) -> Picture:
-    """Block influence against the loss increase, as values and as ranks.
-
-    `correlation` is Spearman's, of the ranks. One layer is marked; the diagonal of the ranks is where a right
-    proxy would have all layers.
-    """
-    layers = len(study.influence)
-    influence = study.influence.numpy()
+    places = (ranks(study.influence) + 1).numpy()
     harm = study.mean_harm.numpy()
-    influence_ranks = (ranks(study.influence) + 1).numpy()
-    harm_ranks = (ranks(study.mean_harm) + 1).numpy()
-    xlabels = ["block influence (no unit), log scale", "place by block influence (1: goes first)"]
-    ylabels = ["harm (nats per token)", "place by harm (dashed: the same place)"]
-    titles = ["values, with 95% intervals", f"ranks of {layers} layers: Spearman {correlation:.2f}"]
-    figure, (left, right) = panels(1, 2, (9.5, 4.4), title=titles, xlabel=xlabels, ylabel=ylabels)
-    for axis, x, y in ((left, influence, harm), (right, influence_ranks, harm_ranks)):
-        axis.scatter(x, y, s=22, color=BLUE)
-        axis.scatter(x[marked], y[marked], s=70, color=RED, marker="D")
-    errors = np.abs(study.harm_interval.numpy().T - harm)
-    left.errorbar(influence, harm, errors, fmt="none", ecolor=GREY, elinewidth=1, zorder=0)
-    left.set_xscale("log")
-    left.xaxis.set_major_formatter("{x:g}")
-    _bend(left, study.mean_harm, ylabels[0])
-    left.set_ylim(min(0.0, 1.5 * harm.min()), 2.0 * harm.max())
-    note(left, f"layer {marked}", (influence[marked], harm[marked]), (8, 6), fontsize=9)
-    right.plot([1, layers], [1, layers], color=GREY, linewidth=1, linestyle="--")
-    points = zip(influence_ranks, harm_ranks, strict=True)
-    point_of_name = {str(layer): point for layer, point in enumerate(points)}
-    name_points(right, point_of_name, fontsize=7, offsets=TIGHT_OFFSETS)
+    promised = np.sort(harm)
+    figure, axes = figure_with_axes((9.0, 4.6), xlabel="place by block influence (1: is removed first)")
+    axes.plot(range(1, layers + 1), promised, color=GREY, linewidth=1.5, zorder=1)
+    whiskers = np.abs(study.harm_interval.numpy().T - harm)
+    axes.errorbar(places, harm, whiskers, fmt="none", ecolor=GREY, elinewidth=1, zorder=1)
+    axes.scatter(places, harm, s=22, color=BLUE, zorder=2)
+    place = int(places[marked])
+    at_place = promised[place - 1]
+    axes.vlines(place, at_place, harm[marked], color=RED, linewidth=4, zorder=3)
+    hidden = harm[marked] - at_place
+    _bend(axes, study.mean_harm, METRICS["loss increase"])
+    axes.set_ylim(min(0.0, 1.5 * harm.min()), 2.0 * harm.max())
+    middle = (place, (at_place + harm[marked]) / 2)
+    note(axes, f"hidden: {hidden:.2f}", middle, (-8, 0), ha="right", va="center", color=RED, fontsize=9)
+    note(
+        axes, "what the place promises", (layers, promised[-1]), (-12, 0), ha="right", va="center", color=GREY
+    )
+    point_of_name = {str(layer): point for layer, point in enumerate(zip(places, harm, strict=True))}
+    name_points(axes, point_of_name, fontsize=7, offsets=TIGHT_OFFSETS)
     return figure.with_alt_text(
-        f"Two scatter plots of {layers} layers, block influence against loss increase. Spearman's rank "
-        f"correlation is {correlation:.2f}. Layer {marked} is marked: place {influence_ranks[marked]} by "
-        f"block influence, place {harm_ranks[marked]} by loss increase, {harm[marked]:.2f} nats per token."
+        f"Harm of {layers} layers by their place in the order of block influence, and a line of the harms in "
+        f"order. Layer {marked} is marked: at place {place} its harm is {harm[marked]:.2f} nats per token, "
+        f"and this place promises {at_place:.2f}."
     )
 
 
-def plot_turns(study: LayerStudy, sequence: int = 0, layer: int | None = None) -> Picture:
-    """Heat map of one sequence, layers x positions: how far the state of each token is turned.
-
-    The colour is 1 - cosine, on a log scale. Given a `layer`, its row is marked.
-    """
-    turn = 1.0 - _of_sequence(study.cosine, sequence)  # (n, L)
-    title = f"How far each layer turns each token of text {sequence}: dark means hardly"
-    labels = {"xlabel": "position in the sequence (tokens)", "ylabel": "decoder layer"}
-    figure, axis = figure_with_axes((9.5, 4.6), title=title, **labels)
-    axis.grid(False)
-    style = {"aspect": "auto", "origin": "lower", "interpolation": "nearest", "cmap": "cividis"}
-    image = axis.imshow(turn.clamp(min=SMALLEST_TURN).numpy(), norm=LogNorm(1e-3, 1.0), **style)
-    figure.colorbar(image, ax=axis, label="1 - cosine (no unit), log scale", extend="both")
-    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    if layer is not None:
-        for edge in (layer - 0.5, layer + 0.5):
-            axis.axhline(edge, color=RED, linewidth=1)
-    turners = turn.mean(1).argsort(descending=True)[:3].tolist()
-    ratio = turn[:, 0] / turn.median(dim=1).values  # (n,)
-    return figure.with_alt_text(
-        f"Heat map of 1 - cosine over {turn.shape[0]} layers and {turn.shape[1]} positions of sequence "
-        f"{sequence}. Layers {_list(turners)} turn the tokens most on average. Position 0 is turned less "
-        f"than the median token in {(ratio < 1).sum()} layers; it stands out most in layer {ratio.argmax()}, "
-        f"with {ratio.max():.1f} times the median."
-    )
-
-
-def passing(study: LayerStudy, writer: int, early: Sequence[int] = (), sequence: int = 0) -> list[Frame]:
+def passing(study: LayerStudy, writer: int, sequence: int = 0) -> list[Frame]:
     """Frames of a sequence that passes the layers: how far each layer turns a state, and its length then.
 
-    They show position 0, made huge by layer `writer`, beside the median token, and the lengths of the `early`
-    positions.
+    They show position 0, made huge by layer `writer`, beside the median token. The last frame, which is the
+    still, has the whole lines and the arrows of the writer.
     """
     angles = _of_sequence(study.cosine, sequence).clamp(-1.0, 1.0).arccos().rad2deg()  # (n, L)
     norms = _of_sequence(study.norms, sequence)  # (n + 1, L)
@@ -142,17 +94,21 @@ def passing(study: LayerStudy, writer: int, early: Sequence[int] = (), sequence:
     alt_text = (
         f"{title}. In layer {writer} its length grows from {before:.0f} to {after:.0f}; there the median "
         f"token has {median_after:.0f}. The layers turn the median token by {turns[1].min():.0f} to "
-        f"{turns[1].max():.0f} degrees. Long in the early layers only: {_list(early)}."
+        f"{turns[1].max():.0f} degrees."
     )
     turns = np.c_[[0.0, 0.0], turns]  # nothing is turned before layer 0
+    pictures = [
+        *((passed, passed) for passed in range(len(norms))),
+        (len(norms) - 1, writer + 1),  # all lines, and the arrows of the writer: the still
+    ]
     frames = []
-    for passed in range(len(norms)):
+    for passed, arrows_at in pictures:
         ylabels = ["", "angle (degrees)", "length, log scale"]
         figure, (arrows, above, below) = panels(1, 3, (7.2, 4.2), ylabel=ylabels)
         figure.set_layout_engine("none")  # all parts stand still from frame to frame
         figure.suptitle(title)
-        log_lengths = np.log(lengths[:, passed]) / np.log(lengths.max())
-        _arrows(arrows, turns[:, passed], log_lengths, passed - 1)
+        log_lengths = np.log(lengths[:, arrows_at]) / np.log(lengths.max())
+        _arrows(arrows, turns[:, arrows_at], log_lengths, arrows_at - 1)
         for axis, values, bottom in ((above, turns, 0.56), (below, lengths, 0.12)):
             axis.set_position((0.5, bottom, 0.48, 0.33))
             for track, colour in zip(values, (RED, BLUE), strict=True):
@@ -160,11 +116,6 @@ def passing(study: LayerStudy, writer: int, early: Sequence[int] = (), sequence:
             if passed > writer:
                 axis.axvspan(writer - 0.5, writer + 0.5, color=ORANGE, alpha=0.25)
             layer_axis(axis, len(angles), "decoder layer" if axis is below else "")
-        for position in early:
-            below.plot(norms[1 : passed + 1, position], color=GREEN, linewidth=1, zorder=1)
-        if early:
-            looks = {"ha": "right", "color": GREEN, "transform": below.transAxes}
-            below.text(0.98, 0.06, f"positions {_list(early)}", **looks)
         above.set_ylim(-4, 1.1 * turns.max())
         below.set(yscale="log", ylim=(0.7 * lengths[:, 1:].min(), 4.0 * lengths.max()))
         seconds = 1.2 if passed in (0, writer, writer + 1) else 0.3
@@ -204,7 +155,8 @@ def plot_sink(attention: Tensor, layer: int, shares: Mapping[str, Tensor], since
     with_write, without_write = (share[since:].mean() for share in shares.values())
     titles = [
         f"Layer {layer}: {sink_share:.0%} of the attention on position 0",
-        f"From layer {since} on: {with_write:.0%}, without the write {without_write:.0%}",
+        f"Attention on position 0 from layer {since} on:\n"
+        f"{with_write:.0%}, and {without_write:.0%} with that MLP silent",
     ]
     xlabels = ["position looked at", "decoder layer"]
     ylabels = ["position that looks", "share on position 0, positions from 8 on"]
@@ -298,17 +250,3 @@ def _bend(axis: Axes, values: Tensor, label: str) -> None:
         axis.set_ylabel(f"{label}\nlog scale above {middle:.2g}")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _all_layers(axes: Axes, layers: int) -> None:
-    """An x axis of layers that names each of them, if they are few enough to be read."""
-    layer_axis(axes, layers)
-    if layers <= 40:
-        axes.xaxis.set_major_locator(MultipleLocator(1))
-        axes.tick_params(axis="x", labelsize=8)
-
-
-def _list(numbers: Sequence[object]) -> str:
-    """The numbers as words: [3, 1, 2] -> '3, 1 and 2', [] -> 'none'."""
-    *head, last = map(str, numbers or ["none"])
-    return f"{', '.join(head)} and {last}" if head else last

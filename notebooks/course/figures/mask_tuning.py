@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
 from comp_lib.plots.base import (
@@ -16,9 +15,7 @@ from comp_lib.plots.base import (
     Picture,
     figure_with_axes,
     layer_axis,
-    log_y,
     note,
-    style,
 )
 
 from . import TITLE, Interval, spans
@@ -71,54 +68,3 @@ def plot_losses(
     axis.set_yticks(range(len(rows)), rows)
     axis.set_xlabel("loss (nats per token, lower is better); bars: 95% interval over windows")
     return figure.with_alt_text(f"{title}. Losses with 95% intervals. ", phrases)
-
-
-def plot_token_curve(
-    tokens: Sequence[int],
-    inputs: int,
-    fitted: Arrays,
-    unseen: Mapping[str, Sequence[Interval]],
-    untuned: Interval,
-    title: str,
-) -> Picture:
-    """Error on the tokens of each fit (dashed) and on unseen ones (solid) against the number of tokens.
-
-    fitted: error on the tokens of the fit, fit -> (sizes,); unseen: fit -> (mean, low, high) for each size;
-    untuned: on unseen tokens without recovery; inputs: how many inputs the fitted layer has.
-    """
-    labels = {"title": title, "xscale": "log", "xlabel": "calibration tokens of the fit"}
-    figure, axis = figure_with_axes((8.5, 4.4), **labels)
-    phrases = []
-    for number, (name, intervals) in enumerate(unseen.items()):
-        means, whiskers = (100 * errors for errors in spans(intervals))
-        axis.errorbar(tokens, means, yerr=whiskers, capsize=3, **style(number))
-        colour = COLOURS[number]
-        peak = int(means.argmax())
-        if number == 0:  # the first line is named at its peak, the others at their ends
-            note(axis, name, (tokens[peak], means[peak]), (8, 8), ha="left", color=colour)
-        else:
-            up = -14 if means[-1] < 0.9 * means[0] else 8
-            note(axis, name, (tokens[-1], means[-1]), (0, up), ha="right", color=colour)
-        on_fit = 100 * np.asarray(fitted[name], dtype=float)
-        axis.plot(tokens, on_fit, "--", color=colour, alpha=0.6)
-        worst = f"at worst {means[peak]:.1f}% with {tokens[peak]:,}"
-        on_unseen = f"{means[0]:.1f}% with the fewest, {worst}, {means[-1]:.1f}% with the most"
-        on_own = f"on its own tokens {on_fit[0]:.1f}% and {on_fit[-1]:.1f}%"
-        phrases.append(f"{name}: on unseen tokens {on_unseen}; {on_own}")
-    axis.axhline(100 * untuned[0], color="black", ls=":", lw=1.5, label="no recovery")
-    axis.axvline(inputs, color="grey", lw=1, label="as many tokens as kept neurons")
-    axis.plot([], [], "k-", label="on unseen tokens (95%)")
-    axis.plot([], [], "k--", alpha=0.6, label="on the fit's own tokens;\nbelow the axis: hardly any")
-    axis.set_xticks(tokens, [f"{count:,}" for count in tokens], minor=False)
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    highest = max(high for intervals in unseen.values() for _, _, high in intervals)
-    # the line of a fit that reproduces its tokens leaves the panel at the bottom
-    limits = (100 * untuned[0] / 12, 130 * max(highest, untuned[2]))
-    axis.set(ylim=limits, ylabel="error left (% of the layer's energy)")
-    log_y(axis)
-    axis.legend(fontsize=8, **LEGEND_BESIDE)
-    opening = (
-        f"{title}. Error left against {tokens[0]:,} to {tokens[-1]:,} calibration tokens. Without recovery "
-        f"it is {untuned[0]:.1%} on unseen tokens. "
-    )
-    return figure.with_alt_text(opening, phrases)

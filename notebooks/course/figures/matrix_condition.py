@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +13,6 @@ from comp_lib.plots.base import BLUE, GREY, RED, Picture, figure_with_axes, note
 from .animation import Frame
 
 Values = NDArray[np.floating]
-Arrays = Mapping[str, ArrayLike]
 KEPT = BLUE
 REMOVED = RED
 
@@ -50,14 +48,12 @@ def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
     axes[0].set_ylabel("across a₂ (units of y)")
     opening = (
         "Two arrows for two contributions; the dashed line from the tip of the first down to the second is "
-        "what is lost when the first is removed and the second refitted. "
+        "what is lost when the first is removed and the second turned up or down. "
     )
     return figure.with_alt_text(opening, phrases)
 
 
-def _scatter(
-    axis: Axes, energy: Values, condition: Values, removed: NDArray[np.bool_], max_ticks: int = 8
-) -> None:
+def _scatter(axis: Axes, energy: Values, condition: Values, removed: NDArray[np.bool_]) -> None:
     """Energy (n,), as a share, against condition (n,), with lines of equal cost; removed (n,) of bool."""
     energy = energy.clip(0.1 * energy[energy > 0.0].min(initial=1.0))  # an energy of 0 has no logarithm
     dots = {"label": f"kept ({(~removed).sum():,})", "color": KEPT, "marker": "o", "linewidths": 0.0}
@@ -81,7 +77,7 @@ def _scatter(
             looks = {"fontsize": 7, "color": "dimgrey", "ha": "right", "va": "top"}
             note(axis, f"price {100 * cost:g}%", (x, y), (-3, -3), **looks)
     axis.set(xlim=(left, right), ylim=(low, high))
-    plain_ticks(axis.xaxis, (left, right), percent=True, max_ticks=max_ticks)
+    plain_ticks(axis.xaxis, (left, right), percent=True, max_ticks=8)
     plain_ticks(axis.yaxis, (low, high))
 
 
@@ -115,67 +111,6 @@ def plot_energy_condition(
         f"{costs[removed].sum():.3g}, those of the kept ones to "
         f"{costs[~removed].sum():.3g}.{sentence_on_picked}"
     )
-
-
-def plot_choices(energy: ArrayLike, condition: ArrayLike, removed: Arrays) -> Picture:
-    """The same neurons once for each way to choose: energy (n,) as a share, removed[name] (n,) of bool."""
-    energy = np.asarray(energy)
-    condition = np.asarray(condition)
-    figure, axes = panels(1, len(removed), (3.7 * len(removed), 3.6), "xy", xlabel="energy (% of ‖Y‖²)")
-    for axis, (name, removed_by_name) in zip(axes, removed.items(), strict=True):
-        _scatter(axis, energy, condition, np.asarray(removed_by_name), max_ticks=5)
-        axis.set_title(f"orange: removed by {name}", fontsize=11)
-    axes[0].set_ylabel("condition κ")
-    count = np.asarray(next(iter(removed.values()))).sum()
-    return figure.with_alt_text(
-        f"Scatter plots of energy against condition, the same {len(energy):,} neurons in each; {count:,} are "
-        f"removed by {', by '.join(removed)}. Energy removes what is on the left, condition what is on top, "
-        "the cost what lies above a slanted line."
-    )
-
-
-def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, title: str) -> Picture:
-    """Which tokens rule the statistics; all arguments are (S, L).
-
-    norms: of the stream; plain and weighted: each token's part of tr C as it is, and divided by its norm.
-    """
-    norms = np.asarray(norms)
-    sequences, length = norms.shape
-    plain_shares = _running_share(plain)
-    weighted_shares = _running_share(weighted)
-    loudest_plain = plain_shares[sequences - 1]  # as many tokens as there are first ones
-    loudest_weighted = weighted_shares[sequences - 1]
-    labels: dict[str, Any] = {
-        "title": [title, f"The loudest {sequences} tokens hold {loudest_plain:.1%} of C"],
-        "xlabel": ["position in the sequence (first = 1)", "tokens, loudest first"],
-        "ylabel": ["length of a token's state", "share of tr C (%)"],
-    }
-    figure, (left, right) = panels(1, 2, (10.0, 3.6), xscale="log", **labels)
-    left.plot(np.arange(1, length + 1), norms.T, color=BLUE, alpha=0.35, lw=1)
-    left.set_yscale("log")
-    counts = np.arange(1, norms.size + 1)
-    right.plot(counts, 100 * plain_shares, "-", color=RED)
-    right.plot(counts, 100 * weighted_shares, "--", color=BLUE)
-    right.set_ylim(0, 103)
-    note(right, "as they are", (sequences, 100 * loudest_plain), (8, -14), color=RED)
-    count = norms.size // 6  # where the second line is named
-    point = (count, 100 * weighted_shares[count - 1])
-    note(right, "divided by\nthat length", point, (-8, 6), ha="right", color=BLUE)
-    first_norm = np.median(norms[:, 0])
-    later_norm = np.median(norms[:, 1:])
-    return figure.with_alt_text(
-        f"Left: norm of the residual stream by position; the first token's is {first_norm:.3g}, the median "
-        f"of the others {later_norm:.3g}. Right: of {norms.size:,} tokens, the {sequences} loudest hold "
-        f"{loudest_plain:.1%} of the Gram matrix's trace as they are, and {loudest_weighted:.1%} when "
-        "divided by their norms."
-    )
-
-
-def _running_share(values: ArrayLike) -> Values:
-    """Share of the sum that the largest 1, 2, 3, ... of the values hold: (number of values,)."""
-    values = np.asarray(values)
-    shares: Values = np.sort(values.flatten())[::-1].cumsum() / values.sum()
-    return shares
 
 
 def leaving(steps: Sequence[tuple[ArrayLike, ArrayLike, float]]) -> list[Frame]:

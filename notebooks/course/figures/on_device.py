@@ -12,7 +12,6 @@ from comp_lib.plots.base import (
     GREEN,
     GREY,
     LEGEND_ABOVE,
-    LOSS_LABEL,
     ORANGE,
     Picture,
     figure_with_axes,
@@ -20,7 +19,7 @@ from comp_lib.plots.base import (
 )
 from comp_lib.shape import Shape
 
-from . import TITLE, name_points
+from . import TITLE
 
 
 def plot_reads(shapes: Mapping[str, Shape], vocabulary: int, bits: float) -> Picture:
@@ -49,7 +48,7 @@ def plot_reads(shapes: Mapping[str, Shape], vocabulary: int, bits: float) -> Pic
     axes.set_yticks(range(len(shapes)), list(shapes))
     axes.set(ylim=(len(shapes) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
-    axes.set_title("Both cuts leave the head whole", pad=TITLE)
+    axes.set_title(f"What decode reads for one token, in {bits:g} bits", pad=TITLE)
     axes.legend(ncols=3, **LEGEND_ABOVE)
     return figure.with_alt_text("Strips to scale of the bytes that are read for one token. ", phrases)
 
@@ -75,7 +74,7 @@ def plot_speedup(measured: Sequence[Timing]) -> Picture:
     axes.set_yticks(range(len(pruned)), [model.name for model in pruned])
     axes.set_ylim(len(pruned) - 0.5, -0.5)
     axes.axvline(1.0, **DASHED_LINE)
-    axes.set_title("Speed follows the bytes; at 40% dropped layers gain more", pad=TITLE)
+    axes.set_title("In 16 bits speed follows the bytes; at 40% dropped layers gain more", pad=TITLE)
     axes.legend(ncols=2, fontsize=9, **LEGEND_ABOVE)
     opening = "Measured speed-up of decoding, with the ratio of the bytes read for a token: "
     return figure.with_alt_text(opening, phrases)
@@ -98,7 +97,7 @@ def plot_parts(parts: Mapping[str, tuple[float, float, float]], measured: Mappin
     axes.set_yticks(range(len(parts)), list(parts))
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-    axes.set_title("Three terms fit the clock", pad=TITLE)
+    axes.set_title("Three fitted terms beside the measured times, in 16 bits", pad=TITLE)
     axes.legend(ncols=4, fontsize=9, **LEGEND_ABOVE)
     phrases = [
         f"{name} {sum(terms):.1f} fitted, {measured[name]:.1f} measured" for name, terms in parts.items()
@@ -106,28 +105,3 @@ def plot_parts(parts: Mapping[str, tuple[float, float, float]], measured: Mappin
     return figure.with_alt_text(
         "Stacked bars of the milliseconds of a token, with what was measured: ", phrases
     )
-
-
-def plot_quality(points: Mapping[str, tuple[float, float]]) -> Picture:
-    """A named dot for each plan: (speed over the dense model's, loss increase in nats per token).
-
-    Names begin with what is removed. A line joins the plans that remove neurons alone.
-    """
-    figure, axes = figure_with_axes((8.0, 4.2), xlabel="speed of decode (dense model = 1)", ylabel=LOSS_LABEL)
-    narrowed = []
-    for name, point in points.items():
-        looks = style(2)
-        if name.startswith("neurons"):
-            looks = style(0)
-            narrowed.append(point)
-        elif name.startswith("layers"):
-            looks = style(1)
-        axes.plot(*point, linestyle="none", zorder=3, **looks)
-    axes.plot(*zip(*narrowed, strict=True), **(DASHED_LINE | {"color": GREY}))
-    axes.margins(0.15)  # for the names
-    axes.set_title("One run each: at each ratio, dropping layers lost more")
-    name_points(axes, points)
-    phrases = [
-        f"{name} {speed:.2f} times as fast, {loss:+.2f} nats" for name, (speed, loss) in points.items()
-    ]
-    return figure.with_alt_text("Dots of the loss increase against the speed of decode: ", phrases)

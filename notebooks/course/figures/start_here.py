@@ -7,9 +7,39 @@ from typing import Any
 
 import numpy as np
 
-from comp_lib.plots.base import BLUE, DASHED_LINE, GREEN, ORANGE, Numbers, Picture, figure_with_axes, note
+from comp_lib.plots.base import (
+    BLUE,
+    DASHED_LINE,
+    GREEN,
+    ORANGE,
+    Numbers,
+    Picture,
+    figure_with_axes,
+    layer_axis,
+    log_y,
+    note,
+    panels,
+)
 
-Spread = tuple[float, float, float]  # median, smallest, largest
+Spread = tuple[float, float, float]  # the value, and the ends of its whisker
+
+
+def plot_layers(influence: Numbers, errors: Numbers) -> Picture:
+    """Panels over the layers: how far each turns the states; the share of its MLP's output that is lost."""
+    ylabels = ["block influence (no unit)\nlog scale", "error of the MLP\n(% of its output's energy)"]
+    figure, (top, bottom) = panels(2, 1, (9.0, 4.6), "x", ylabel=ylabels)
+    layers = range(len(influence))
+    top.scatter(layers, influence, color=BLUE, zorder=2)
+    log_y(top, max_ticks=6)
+    bottom.bar(layers, [100 * error for error in errors], color=ORANGE)
+    layer_axis(bottom, len(influence))
+    most = int(np.argmax(influence))
+    worst = int(np.argmax(errors))
+    return figure.with_alt_text(
+        f"Two charts over {len(influence)} decoder layers. Above, block influence is highest in layer "
+        f"{most}. Below, the error of the pruned MLP is largest in layer {worst}, {errors[worst]:.1%} of its "
+        f"output's energy; in layer {most} it is {errors[most]:.1%}."
+    )
 
 
 def plot_comparison(
@@ -80,5 +110,5 @@ def plot_variants(
         note(axes, "Gemma 3, one run", (first, 0), (-8, 0), ha="right", va="center")
     axes.set_yticks(range(len(runs)), list(runs))
     axes.set_xlim(min(0.0, 1.1 * min(map(min, runs.values()))))
-    axes.invert_yaxis()
+    axes.set_ylim(len(runs) - 0.5, -0.5)  # the first on top
     return figure.with_alt_text("Dots of the increase of the loss, nats per token: ", phrases)

@@ -1,16 +1,18 @@
-"""Figures of lesson 06: the parts of a model that pruning reaches, and the loss at each ratio."""
+"""Figures of lesson 06: what pruning reaches of a model, its loss at each ratio and on each kind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.patches import Rectangle
 
 from comp_lib.plots.base import (
+    BLUE,
     DASHED_LINE,
     GREEN,
     GREY,
+    LEGEND_ABOVE,
     LOSS_LABEL,
     ORANGE,
     Picture,
@@ -20,7 +22,7 @@ from comp_lib.plots.base import (
 )
 from comp_lib.shape import Shape
 
-from . import spans
+from . import TITLE, Interval, spans
 
 # share of the decoder that is removed, loss increase (nats per token), and the ends of its interval
 Point = tuple[float, float, float, float]
@@ -62,7 +64,7 @@ def plot_reach(before: Shape, after: Shape) -> Picture:
     return figure.with_alt_text("Drawing of the parameters of the model, to scale: ", phrases)
 
 
-def plot_sweep(sweep: Sequence[Point], limit: float) -> Picture:
+def plot_sweep(sweep: Sequence[Point], limit: float, title: str = "") -> Picture:
     """Loss increase against the share removed, with 95% intervals, and the limit of the loss (dashed)."""
     xlabel = "removed, part of the decoder's parameters"
     figure, axes = figure_with_axes((7.5, 3.8), xlabel=xlabel, ylabel=LOSS_LABEL)
@@ -70,16 +72,30 @@ def plot_sweep(sweep: Sequence[Point], limit: float) -> Picture:
     removed = [share for share, *_ in sweep]
     means, whiskers = spans([interval for _, *interval in sweep])
     axes.errorbar(removed, means, yerr=whiskers, capsize=4, **style(0) | {"linestyle": "none"})
-    axes.set_xticks(removed, [f"{share:.0%}" for share in removed])
+    axes.set_xticks(removed, [f"{share:.1%}" for share in removed])
     axes.axhline(limit, **DASHED_LINE)
     note(axes, f"your limit, {limit:g} nats", (removed[0], limit), (0, 4), va="bottom", fontsize=9)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
-    within_limit = [share for share, _, _, high in sweep if high < limit]
-    title = "No whole interval keeps the limit"
-    if within_limit:
-        title = f"{max(within_limit):.1%} removed keeps the limit"
     axes.set_title(title)
     phrases = [
         f"{share:.0%} removed {mean:.2f} nats ({low:.2f} to {high:.2f})" for share, mean, low, high in sweep
     ]
     return figure.with_alt_text(f"Loss increase with 95% intervals, and a limit at {limit:g} nats: ", phrases)
+
+
+def plot_kinds(rises: Mapping[str, Interval], limit: float, title: str = "") -> Picture:
+    """Rise of the loss on each kind of text, with 95% intervals, beside the limit and the dense model."""
+    xlabel = "rise of the loss over the dense model (nats per token)"
+    figure, axes = figure_with_axes((8.0, 0.4 * len(rises) + 1.7), xlabel=xlabel)
+    means, whiskers = spans(list(rises.values()))
+    axes.errorbar(
+        means, range(len(rises)), xerr=whiskers, fmt="o", color=BLUE, capsize=3, label="95% interval"
+    )
+    axes.axvline(0.0, color=GREY, linestyle=":", label="the dense model")
+    axes.axvline(limit, **DASHED_LINE | {"label": f"your limit, {limit:g} nats"})
+    axes.set_yticks(range(len(rises)), list(rises))
+    axes.set_ylim(len(rises) - 0.5, -0.5)
+    axes.set_title(title, pad=TITLE)
+    axes.legend(ncols=3, fontsize=9, **LEGEND_ABOVE)
+    phrases = [f"{kind} {mean:+.2f} ({low:+.2f} to {high:+.2f})" for kind, (mean, low, high) in rises.items()]
+    return figure.with_alt_text(f"Rise of the loss, with 95% intervals and a limit at {limit:g}: ", phrases)

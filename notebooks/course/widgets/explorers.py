@@ -44,7 +44,7 @@ from ..figures.hybrid_granularity import plot_widths
 from ..figures.layer_importance import METRICS, plot_layer
 from ..figures.matrix_condition import plot_energy_condition
 from ..hybrid_granularity import layer_errors, water_filling_plan
-from . import alert
+from . import WithStill, alert
 
 # ways to choose neurons, as a control shows them
 IN_ROUNDS = "full-condition, in rounds"
@@ -63,7 +63,7 @@ Loss = tuple[float, float, float]  # increase over the dense model, nats per tok
 Measure = Callable[[Plan], Loss]
 
 
-class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
+class Explorer(WithStill, VBox):  # type: ignore[misc]  # ipywidgets brings no types
     """Rows of controls, then `image` and `facts`; heights are fixed, so that the page does not jump."""
 
     def __init__(self, rows: Sequence[Sequence[Widget]], image_height: int, height: int) -> None:
@@ -76,6 +76,9 @@ class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
                 control.continuous_update = False
             control.observe(self._draw, "value")
         self._draw()
+
+    def still(self) -> str:
+        return f"{self.image.value}{self.facts.value}"
 
     @abstractmethod
     def answer(self) -> tuple[Picture, str]:
@@ -159,7 +162,7 @@ class NeuronExplorer(Explorer):
         self.layer = SelectionSlider(options=sorted(self._neurons), value=layer, **shared("layer"))
         self.metric = Dropdown(options=CHOICES, **shared("choose by"))
         self.share = IntSlider(20, 0, int(100 * SWEPT_SHARE), **shared("remove (%)"))
-        self.place = IntSlider(1, 1, len(self._neurons[layer]), **shared("place by cost"))
+        self.place = IntSlider(1, 1, len(self._neurons[layer]), **shared("place by price"))
         super().__init__([(self.layer, self.metric), (self.share, self.place)], image_height=450, height=620)
 
     def removed(self, metric: str | None = None) -> NDArray[np.bool_]:
@@ -193,22 +196,22 @@ class NeuronExplorer(Explorer):
         self.place.max = len(frame)  # a narrow layer has fewer
         cost_rank = self.place.value
         picked = int(np.argsort(cost, kind="stable")[cost_rank - 1])
-        title = f"Layer {layer}: {removed.sum():,} of {len(frame):,} neurons go by {metric}"
+        title = f"Layer {layer}: {removed.sum():,} of {len(frame):,} neurons are removed by {metric}"
         sentences = [
-            f"What goes holds {energy[removed].sum() / energy.sum():.1%} of the neurons' energy; its costs, "
-            f"one at a time, add up to {cost[removed].sum():.2%} of ‖Y‖²."
+            f"The removed neurons hold {energy[removed].sum() / energy.sum():.1%} of all energy. "
+            f"Their prices, one at a time, add up to {cost[removed].sum():.2%} of ‖Y‖²."
         ]
         if metric == IN_ROUNDS:
             curve = self._curves[layer]
             error = np.interp(removed.sum(), curve.gone, curve.error)
             sentences.append(
-                f"Gone together, with the rest re-tuned, they leave an error of {error:.2%} of ‖Y‖²."
+                f"Removed together, with the others refitted, they leave an error of {error:.2%} of ‖Y‖²."
             )
         by_energy = _fate(self.removed("energy")[picked])
         by_cost = _fate(self.removed(ONE_LOOK)[picked])
         sentences.append(
             f"Neuron {picked}: energy {energy[picked]:.3%}, condition {condition[picked]:.2f} (median "
-            f"{np.median(condition):.2f}), cost {cost[picked]:.4%} of ‖Y‖², number {cost_rank} of "
+            f"{np.median(condition):.2f}), price {cost[picked]:.4%} of ‖Y‖², number {cost_rank} of "
             f"{len(cost)} from the cheapest. It {_fate(removed[picked])} here; it {by_energy} by energy and "
             f"{by_cost} by {ONE_LOOK}."
         )
@@ -218,7 +221,7 @@ class NeuronExplorer(Explorer):
 
 def _fate(removed: np.bool_) -> str:
     """What happens to a neuron, as the verb of a sentence."""
-    return "goes" if removed else "stays"
+    return "is removed" if removed else "stays"
 
 
 class Planner(Explorer):

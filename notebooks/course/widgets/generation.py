@@ -12,14 +12,14 @@ from comp_lib.evaluation.generation import continuation
 from comp_lib.families.types import Model
 from comp_lib.shape import Shape
 
-from . import alert
+from . import WithStill, alert
 
 TEXTS_HEIGHT = "220px"  # fixed, so that the page below does not jump
 STATUS_HEIGHT = "56px"  # two lines
 MOST_TOKENS = 200  # that can be asked for
 
 
-class GenerationBox(widgets.VBox):  # type: ignore[misc]  # ipywidgets brings no types
+class GenerationBox(WithStill, widgets.VBox):  # type: ignore[misc]  # ipywidgets brings no types
     """A prompt, a button, and the texts of both models.
 
     Display it, or drive it: set `prompt.value`, then call `run()`.
@@ -62,6 +62,13 @@ class GenerationBox(widgets.VBox):  # type: ignore[misc]  # ipywidgets brings no
             self.status.value = alert(error)
         finally:
             self.button.disabled = False
+
+    def still(self) -> str:
+        columns = "".join(
+            f'<td style="width: 50%; text-align: left; vertical-align: top">{box.value}</td>'
+            for box in self.texts
+        )
+        return f'<table style="width: 100%"><tr>{columns}</tr></table>'
 
     def _write(self, *texts: str) -> None:
         """Show the text of each model behind the prompt, or dots instead of an empty text."""
