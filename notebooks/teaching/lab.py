@@ -97,7 +97,7 @@ def with_questions(source: str) -> str:
     """The code with a question in place of what it says of a figure, as in `show(figure, "A is larger")`.
 
     The sentence is the last argument of `show`, or of the call that is this argument; it begins with a
-    capital.
+    capital or a digit.
     """
     changed = source
     for call in ast.walk(ast.parse(source)):
@@ -105,7 +105,8 @@ def with_questions(source: str) -> str:
             sentence = call.args[-1]
             if isinstance(sentence, ast.Call) and sentence.args:
                 sentence = sentence.args[-1]
-            if isinstance(sentence, ast.Constant) and str(sentence.value)[:1].isupper():
+            says = sentence.value if isinstance(sentence, ast.Constant) else None
+            if isinstance(says, str) and (says[:1].isupper() or says[:1].isdigit()):
                 changed = changed.replace(ast.get_source_segment(source, sentence) or "", QUESTION)
     return changed
 

@@ -26,10 +26,14 @@ QUIZ = "## Quiz\n\n1. Why?\n\n<details><summary>Answer</summary>\n\nSo.\n\n</det
 FIGURES = """\
 show(plot([1, 2], "length"), "A is larger")
 show(plot([1], "cost", "A costs more"))
+show(plot([1], "cost", "768 tokens: A costs more"))
+show(plot([1], 4), 12)
 show(f, f"{a}")"""
 FIGURES_WITH_QUESTIONS = """\
 show(plot([1, 2], "length"), "What do you see?")
 show(plot([1], "cost", "What do you see?"))
+show(plot([1], "cost", "What do you see?"))
+show(plot([1], 4), 12)
 show(f, f"{a}")"""
 
 
