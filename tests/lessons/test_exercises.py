@@ -75,7 +75,7 @@ def test_the_exercises_are_what_the_solutions_make(path, capsys):
         assert hints.count("<details>") >= 3
 
 
-HEADING = re.compile(r"^## (\d) · .+ · difficulty [1-5] of 5 · (\d+) minutes$", re.MULTILINE)
+HEADING = re.compile(r"^## (\d) · .+ · difficulty [1-5] of 5 · (\d+) minutes?$", re.MULTILINE)
 OPEN_TASK = re.compile(r"^## Open task: .+ · difficulty [1-5] of 5 · (\d+) minutes$", re.MULTILINE)
 HINT = re.compile(r"Hint \d</summary>(.*?)</details>", re.DOTALL)
 
