@@ -3,19 +3,16 @@
 The unit that varies is a sequence, since the tokens of one sequence are anything but independent. For n
 sequences,
 
-    n < 8          no interval: the deviation of so few numbers says next to nothing
-    8 <= n < 16    mean -+ t s / sqrt(n), t Student's with n - 1 degrees of freedom, s the sample's deviation
-    16 <= n        the bootstrap: n values are drawn anew with replacement, RESAMPLES times; the middle 95% of
-                   the means so drawn is the interval (Efron's percentile interval), which is too narrow for
-                   fewer values
+    n < 8     no interval: the deviation of so few numbers says next to nothing
+    8 <= n    mean -+ t s / sqrt(n), t Student's with n - 1 degrees of freedom, s the sample's deviation
 
 Two models judged on the same sequences are compared *paired*: the interval is that of the mean of the
 differences, sequence by sequence. Some texts are hard for every model; in the differences that cancels, and
 the interval is many times narrower than what the two models' own intervals suggest.
 
-The mean over several kinds of text weighs kinds alike, and only sequences vary, within each kind: a
-stratified bootstrap (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.2), or
-Student's t with n - 1 degrees of freedom for each kind where one of them has fewer than 16.
+The mean over several kinds of text weighs kinds alike, and only sequences vary, within each kind: Student's t
+with n - 1 degrees of freedom for each kind (Davison and Hinkley, Bootstrap Methods and their Application, 1997,
+section 3.2, on why what differs between kinds does not count).
 
 An interval tells what other sequences of the same texts would give, nothing about other texts or calibration
 samples.
@@ -30,17 +27,13 @@ import numpy as np
 from ..errors import InputError
 
 MIN_VALUES = 8  # fewest values that give an interval
-BOOTSTRAP_VALUES = 16  # fewest values that are bootstrapped
-TAILS = (0.025, 0.975)  # quantiles between which the interval lies
 NORMAL_QUANTILE = 1.959964  # 97.5% quantile of the normal distribution
-RESAMPLES = 10_000  # draws of the bootstrap
-CHUNK = 100  # draws that are in memory at once
 
 Interval = tuple[float, float]
 NO_INTERVAL: Interval = (np.nan, np.nan)  # what tables of numbers hold where there is no interval
 
 
-def confidence_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
+def confidence_interval(values: Sequence[float] | np.ndarray) -> Interval:
     """Bounds between which the mean of `values` (n,) lies with 95% confidence.
 
     Raises InputError for fewer than MIN_VALUES values, or values that are not finite.
@@ -50,7 +43,7 @@ def confidence_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> 
     (2.45, 6.55)
     """
     values = np.asarray(values, dtype=np.float64)
-    low, high = confidence_intervals(values[None], seed=seed)[0].tolist()
+    low, high = confidence_intervals(values[None])[0].tolist()
     if np.isnan(low):
         raise InputError(
             expected=f"at least {MIN_VALUES} finite values for an interval",
@@ -73,8 +66,8 @@ def intervals(kinds: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Inter
     }
 
 
-def confidence_intervals(*kinds: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Intervals of the mean over kinds of each row, all with the same draws: (k, n) of each kind -> (k, 2).
+def confidence_intervals(*kinds: np.ndarray) -> np.ndarray:
+    """Intervals of the mean over kinds of each row: (k, n) of each kind -> (k, 2).
 
     A row has NaN where it has no interval, since its values are too few or not finite.
     """
@@ -83,31 +76,11 @@ def confidence_intervals(*kinds: np.ndarray, seed: int = 0) -> np.ndarray:
     degrees = sum(counts) - len(counts)
     if min(counts) < 2 or degrees < MIN_VALUES - 1:
         return np.tile(NO_INTERVAL, (len(kinds[0]), 1))
-    if min(counts) < BOOTSTRAP_VALUES:
-        return _student_intervals(finite, degrees)
-    return _bootstrap_intervals(finite, seed)
-
-
-def _student_intervals(kinds: list[np.ndarray], degrees: int) -> np.ndarray:
-    """Student's intervals of the mean over kinds of each row: (k, n) of each kind -> (k, 2)."""
-    mean = np.mean([values.mean(1) for values in kinds], 0)
+    mean = np.mean([values.mean(1) for values in finite], 0)
     # the variance of the sum of the kinds' means
-    variance = sum(values.var(1, ddof=1) / values.shape[1] for values in kinds)
-    half_width = t_quantile(degrees) * np.sqrt(variance) / len(kinds)
+    variance = sum(values.var(1, ddof=1) / values.shape[1] for values in finite)
+    half_width = t_quantile(degrees) * np.sqrt(variance) / len(finite)
     return np.stack([mean - half_width, mean + half_width], 1)
-
-
-def _bootstrap_intervals(kinds: list[np.ndarray], seed: int) -> np.ndarray:
-    """Bootstrapped intervals of the mean over kinds of each row: (k, n) of each kind -> (k, 2)."""
-    random = np.random.default_rng(seed)
-    means = np.zeros((len(kinds[0]), RESAMPLES))
-    for values in kinds:
-        count = values.shape[1]
-        for start in range(0, RESAMPLES, CHUNK):
-            indices = random.integers(count, size=(CHUNK, count))
-            means[:, start : start + CHUNK] += values[:, indices].mean(2) / len(kinds)
-    bounds: np.ndarray = np.quantile(means, TAILS, axis=1).T
-    return bounds
 
 
 def t_quantile(degrees: int) -> float:

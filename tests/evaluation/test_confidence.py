@@ -9,9 +9,7 @@ import pytest
 from scipy import stats
 
 from comp_lib.errors import InputError
-from comp_lib.evaluation import confidence
 from comp_lib.evaluation.confidence import (
-    BOOTSTRAP_VALUES,
     MIN_VALUES,
     confidence_interval,
     confidence_intervals,
@@ -19,39 +17,21 @@ from comp_lib.evaluation.confidence import (
 )
 
 
-@pytest.mark.parametrize("count", range(MIN_VALUES, BOOTSTRAP_VALUES))
-def test_of_few_values_it_is_students_interval(count):
+@pytest.mark.parametrize("count", [*range(MIN_VALUES, 20), 400])
+def test_it_is_students_interval(count):
     values = np.random.default_rng(count).gamma(1.0, size=count)
     theirs = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
     assert confidence_interval(values) == pytest.approx(theirs, abs=2e-3)
 
 
-def test_of_many_values_it_is_scipys_percentile_interval():
-    # skewed values, of which the kinds of bootstrap intervals differ
-    values = np.random.default_rng(2).gamma(1.0, size=BOOTSTRAP_VALUES)
-    theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=20_000, method="percentile", random_state=np.random.default_rng(0)
-    ).confidence_interval
-    assert confidence_interval(values) == pytest.approx((theirs.low, theirs.high), abs=0.03)
-    assert values.mean() - theirs.low != pytest.approx(theirs.high - values.mean(), rel=0.1)
-
-
 @pytest.mark.parametrize("count", [MIN_VALUES, 40])
-def test_nineteen_of_twenty_intervals_hold_the_truth(monkeypatch, count):
-    monkeypatch.setattr(confidence, "RESAMPLES", 500)
+def test_nineteen_of_twenty_intervals_hold_the_truth(count):
     random = np.random.default_rng(3)
     hits = 0
     for _ in range(300):
         low, high = confidence_interval(random.normal(1.0, 1.0, size=count))
         hits += low <= 1.0 <= high
     assert 0.90 <= hits / 300 <= 0.98
-
-
-def test_a_seed_repeats_it_and_another_hardly_moves_it():
-    values = np.random.default_rng(4).normal(size=30)
-    assert confidence_interval(values, seed=1) == confidence_interval(values.tolist(), seed=1)
-    assert confidence_interval(values, seed=1) != confidence_interval(values, seed=2)
-    assert confidence_interval(values, seed=1) == pytest.approx(confidence_interval(values, seed=2), abs=0.03)
 
 
 @pytest.mark.parametrize("values", [[], [1.0] * 7, [1.0] * 8 + [math.nan], [1.0] * 20 + [math.inf]])
@@ -77,8 +57,8 @@ def test_rows_are_as_one_by_one_and_equal_values_leave_no_doubt():
 # --- several kinds ------------------------------------------------------------------------------------------
 
 
-def test_of_large_kinds_it_is_the_stratified_bootstrap():
-    """By the normal approximation of the variance within kinds; what differs between them does not count."""
+def test_of_large_kinds_what_differs_between_them_does_not_count():
+    """By the normal approximation of the variance within kinds."""
     random = np.random.default_rng(6)
     kinds = [random.normal(mean, 1.0, size=(1, 60)) for mean in (0.0, 10.0, 20.0)]
     error = sum(values.var() / 60 for values in kinds) ** 0.5 / 3
@@ -87,7 +67,7 @@ def test_of_large_kinds_it_is_the_stratified_bootstrap():
     assert bounds == pytest.approx((middle - 1.96 * error, middle + 1.96 * error), abs=0.02)
 
 
-def test_of_small_kinds_it_is_students_with_the_freedom_of_all():
+def test_of_kinds_it_is_students_with_the_freedom_of_all():
     kinds = [np.random.default_rng(number).normal(5.0 * number, 1.0, size=(2, 3)) for number in range(4)]
     error = sum(values.var(1, ddof=1) / 3 for values in kinds) ** 0.5 / 4
     middle = np.mean([values.mean(1) for values in kinds], 0)
