@@ -26,12 +26,17 @@ import torch
 from common import HERE, evaluation_windows, parser_of
 
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.comp import prune
+from comp_lib.comp import MemorySink, Pruned, prune, prune_layers
 from comp_lib.evaluation.loss import Evaluation, measure_loss
-from comp_lib.families.types import Model
+from comp_lib.families.types import Layer, Model
 from comp_lib.models.load import INCLUDED_MODEL
+from comp_lib.planning import make_plan, settled_for
+from comp_lib.prune_layer import Streams
+from comp_lib.report import LayerReport, finished_plan_and_report
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
+from comp_lib.surgery import shallow_copy, update_config
+from comp_lib.walk import walk
 
 SEQUENCES = 16
 LENGTH = 256
@@ -39,6 +44,8 @@ SEEDS = (0, 1, 2)
 INCLUDED_LAYERS = 30
 PAPER = {"recovery": "mask", "layers": 2, "layer_metric": "block-influence", "widths": "per-layer"}
 WANDA = {"method": "wanda-sp", "recovery": "none"}
+DENSE_STREAM = "dense stream"
+"""A variant: each layer is chosen and refitted by what it reads in the dense model."""
 # Without a refit COMP uses another metric (`Settings.neuron_metric`); "same price" keeps that of the refit.
 PARTS: dict[str, dict[str, Any]] = {
     "COMP": {},
@@ -56,6 +63,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "ridge: 0.1 in every layer": {"ridge": 0.1},
     "widths: estimated": {"widths": "estimated"},
     "aim: dense": {"aim": "dense"},
+    DENSE_STREAM: {},
     "layers only": {"layers": 6},
     "2 layers + neurons": {"layers": 2},
     "2 layers by block influence": {"layers": 2, "layer_metric": "block-influence"},
@@ -99,6 +107,31 @@ def grid(model: Model, name: str, parts: Sequence[str] = ()) -> list[Run]:
     return runs
 
 
+class DenseStreamSink(MemorySink):
+    """A sink that sends the text through the dense layer, in the place of the pruned one."""
+
+    def __init__(self, small: Model, model: Model, ids: torch.Tensor) -> None:
+        super().__init__(small)
+        self.dense_visits = walk(model, ids)
+
+    def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
+        super().put(index, layer, report, streams)
+        streams.pruned_stream[:] = next(self.dense_visits).after
+
+
+@torch.no_grad()
+def prune_by_dense_stream(model: Model, ids: torch.Tensor, settings: Settings) -> Pruned:
+    """Prune each layer of `model` by what it reads of the text ids (S, L) in the dense model."""
+    settings = settled_for(model, settings)
+    before = Shape.of(model)
+    plan = make_plan(model, ids, settings)
+    small = shallow_copy(model)
+    reports = prune_layers(model, ids, settings, plan, DenseStreamSink(small, model, ids))
+    update_config(small)
+    finished = finished_plan_and_report(plan, reports, settings, ids, before, Shape.of(small))
+    return Pruned(small, *finished, before)
+
+
 def measure(model: Model, dense: Evaluation, tokenizer: Any, windows: torch.Tensor, run: Run) -> dict:
     """The row of one run of the grid; `dense` judged the unpruned model on the same windows (S, L)."""
     name, changes, seed = run
@@ -109,7 +142,7 @@ def measure(model: Model, dense: Evaluation, tokenizer: Any, windows: torch.Tens
         "calibration", tokenizer, sequences=SEQUENCES, length=LENGTH, seed=seed, judged_on="evaluation"
     )
     start = time.perf_counter()
-    pruned = prune(model, ids, settings)
+    pruned = (prune_by_dense_stream if name == DENSE_STREAM else prune)(model, ids, settings)
     seconds = time.perf_counter() - start
     losses = measure_loss(pruned.model, windows).losses
     increases = [loss - dense_loss for loss, dense_loss in zip(losses, dense.losses, strict=True)]

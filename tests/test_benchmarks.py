@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def test_the_table_of_the_first_hour_is_in_seconds_and_dense_passes(script):
 
 
 def run_of(limit, model, ids, settings=SETTINGS):
-    plan = prune(model, ids, settings).plan
+    plan = prune(model, ids, SETTINGS).plan
     return limit.Run(Shape.of(model), plan, *ids.shape, stored=1000, saved=4)
 
 
@@ -143,3 +144,21 @@ def test_only_the_parts_that_are_asked_for_are_measured(script, name, seeds, tin
     assert [run[0] for run in runs] == seeds * ["COMP", "metric: energy"]
     assert all("ratio" not in changes for _, changes, _ in runs)
     assert len(ablation.grid(tiny_llama(), name)) > 4 * seeds
+
+
+def test_a_layer_pruned_by_the_dense_stream_is_as_where_no_layer_before_it_is_pruned(script):
+    model = build("gqa")
+    ids = tokens(8, 32)
+    pruned = script("ablation").prune_by_dense_stream(model, ids, SETTINGS)
+    full_width = Shape.of(model).neurons[0]
+    last = len(pruned.plan.neurons) - 1
+    alone = replace(
+        pruned.plan,
+        neurons=(full_width,) * last + pruned.plan.neurons[-1:],
+        kept_neurons=None,
+        kept_groups=None,
+    )
+    expected = prune(model, ids, SETTINGS, plan=alone).model.model.layers[last].mlp.down_proj.weight
+    torch.testing.assert_close(pruned.model.model.layers[last].mlp.down_proj.weight, expected)
+    behind_smaller_layers = prune(model, ids, SETTINGS).model.model.layers[last].mlp.down_proj.weight
+    assert not torch.allclose(behind_smaller_layers, expected, rtol=1e-2)
