@@ -26,7 +26,6 @@ from comp_lib.plots.base import GREEN, note
 from comp_lib.shape import Shape
 from course.figures import (
     after_pruning,
-    comp_end_to_end,
     differences,
     mask_tuning,
     on_device,
@@ -140,14 +139,6 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
         [
             "Two models. Loss minus that of COMP",
             "small, b: +0.600 (+0.550 to +0.700); large, a: +0.100 (-0.100",
-        ],
-    ),
-    "lambdas": (
-        lambda: comp_end_to_end.plot_lambdas([0.1, 1.0, 10.0], [0.1, 0.2, 0.3], [0.4, 0.35, 0.38], 0.37),
-        [
-            "with the old rows the other half loses 37.0%",
-            "The other half chooses λ 1.00.",
-            "λ 10.00: 30.0% and 38.0%",
         ],
     ),
     "variances": (
@@ -283,15 +274,6 @@ def test_each_drawing_has_words_and_a_lesson():
 
 
 # --- what is drawn is what was given ------------------------------------------------------------------------
-
-
-def test_the_ridge_that_the_other_half_chooses_is_marked():
-    figure = draw("lambdas")
-    fitted, held_out, chosen, old_rows = figure.axes[0].lines
-    assert fitted.get_ydata().tolist() == [0.1, 0.2, 0.3]
-    assert held_out.get_ydata().tolist() == [0.4, 0.35, 0.38]
-    assert chosen.get_xdata().tolist() == [1.0]
-    assert list(old_rows.get_ydata()) == [0.37, 0.37]
 
 
 def test_a_comparison_without_a_title_leaves_the_word_to_the_lesson():
