@@ -47,6 +47,7 @@ SOLVED = re.compile(r"<details><summary>(?:Answer|Solution)</summary>.*?</detail
 WITHOUT_SOLUTIONS = {
     " The answer is below it.": "",
     " Each task has hints and a solution.": " Each task has hints.",
+    " (`make lab LAB_ARGS=--no-solutions` opens a copy without solutions.)": "",
     " The folded plan is a start, not a solution.": "",
 }
 ANSWER = re.compile(r"<details><summary>Answer</summary>.*?</details>", re.DOTALL)
