@@ -99,13 +99,19 @@ def _longer_check_up(name: str, row: pd.Series, allowed: float, sequences: int, 
 
 def describe_bits(bits: FewerBits) -> list[str]:
     """A further line of the box: what fewer bits cost, and how much would have to go for the same size."""
+    weights = "weights of 16 bits" if bits.was_rounded else "its weights"
     sentences = [
-        f"Ask first whether 4 bits are enough: in {FEW_BITS} the whole model takes {bits.megabytes:.0f} MB, "
-        f"in {MANY_BITS} {bits.megabytes_before:.0f}. The price is {price(bits)} nats per token.",
-        f"To be as small in {MANY_BITS}, {bits.equal_ratio:.0%} of the decoder would have to go.",
+        "Ask first whether 4 bits are enough.",
+        f"The whole model takes {bits.megabytes:.0f} MB in {FEW_BITS}, "
+        f"and {bits.megabytes_before:.0f} MB in {MANY_BITS}.",
+        f"Rounding {weights} to {FEW_BITS} costs {price(bits)} nats per token.",
+        f"A {MANY_BITS} file of {bits.megabytes:.0f} MB would need {bits.equal_ratio:.0%} of the decoder "
+        "gone.",
     ]
     if bits.was_rounded:
-        sentences.append("(These weights are in 4 bits already and do not pay it; weights of 16 bits would.)")
+        sentences.append(
+            f"(The weights of this model have 4 bits already, so in {FEW_BITS} it pays nothing more.)"
+        )
     return [" ".join(sentences)]
 
 

@@ -86,9 +86,18 @@ def test_the_dense_model_comes_from_the_cache(model, windows_by_text, own_cache,
 @pytest.mark.parametrize(
     ("moved", "low", "words"),
     [
-        (0.07, 0.08, "takes 97 MB, in q8_0 143. The price is 0.10 (0.08 to 0.12) nats per token."),
-        (0.07, math.nan, "The price is 0.10 nats per token. To be as small in q8_0, 41% of the decoder"),
-        (0.001, 0.08, "are in 4 bits already"),
+        (
+            0.07,
+            0.08,
+            "97 MB in q4_1, and 143 MB in q8_0. Rounding its weights to q4_1 costs 0.10 (0.08",
+        ),
+        (
+            0.07,
+            math.nan,
+            "costs 0.10 nats per token. A q8_0 file of 97 MB would need 41% of the decoder gone.",
+        ),
+        (0.001, 0.08, "Rounding weights of 16 bits to q4_1 costs 0.10 (0.08 to 0.12) nats per token."),
+        (0.001, 0.08, "have 4 bits already, so in q4_1 it pays nothing more"),
     ],
 )
 def test_the_box_tells_price_and_sizes(moved, low, words):
