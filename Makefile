@@ -83,7 +83,7 @@ else
 	@echo "There are no notebooks yet."
 endif
 
-slides: $(STAMPS)/dev
+slides: $(STAMPS)/notebooks
 	$(VENV_PYTHON) notebooks/teaching/slides.py build/slides
 
 book: $(STAMPS)/book
@@ -98,7 +98,7 @@ report: $(STAMPS)/dev
 	mkdir -p build
 	$(VENV_PYTHON) -m comp_lib report smollm2-135m --out build/report.html
 
-kit: $(STAMPS)/dev
+kit: $(STAMPS)/notebooks
 	$(VENV_PYTHON) .ci/kit.py build/kit $(KIT_ARGS)
 
 image:

@@ -126,6 +126,7 @@ def demo(
     if folder.is_dir():
         check_output(pruned_picture, overwrite)
         check_output(kinds_picture, overwrite)
+    echo(f"reading {INCLUDED_MODEL}")
     with progress_bars() as bars:
         verdict = prune_model(
             INCLUDED_MODEL,
@@ -138,6 +139,7 @@ def demo(
         )
     echo("\n".join(verdict.describe()))
 
+    echo(f"reading {INCLUDED_MODEL} and {pruned_folder}, to compare them")
     parent, tokenizer = load_model(INCLUDED_MODEL)
     pruned_model, _ = load_model(pruned_folder)
     windows_by_text = windows_of("kinds", tokenizer, DEMO_WINDOW_LENGTH, DEMO_WINDOWS)
@@ -148,6 +150,7 @@ def demo(
     figure = plot_pruned(None, verdict.plan, shape.neurons, shape.kv_groups, errors)
     write_atomically(pruned_picture, png(figure))
     write_atomically(kinds_picture, png(plot_kinds(judged.make_rows(), judged.make_mean_row())))
+    echo(f"both models continue {len(DEMO_PROMPTS)} texts")
     texts = []
     for prompt in DEMO_PROMPTS:
         parent_text = continuation(parent, tokenizer, prompt, DEMO_NEW_TOKENS)

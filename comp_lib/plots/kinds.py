@@ -114,7 +114,7 @@ def plot_pruned(
         groups: KV groups of each layer of the parent.
         errors: relative error left in each layer of the plan.
     """
-    labels = ["MLP neurons\n(green: kept)", "error left after\nrecovery (% of energy)"]
+    labels = ["MLP neurons\n(green: kept)", "error left after\nthe refit (% of energy)"]
     words = []
     if importance is not None:
         labels.insert(0, "block influence")
