@@ -170,7 +170,9 @@ def this_system() -> str:
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Build the offline kit.")
     parser.add_argument("folder", type=Path, help="where the archive goes")
-    parser.add_argument("--system", type=str.lower, default=this_system(), help=f"{', '.join(SYSTEMS)} (this machine's)")
+    parser.add_argument(
+        "--system", type=str.lower, default=this_system(), help=f"{', '.join(SYSTEMS)} (this machine's)"
+    )
     parser.add_argument(
         "--python", default="{}.{}".format(*sys.version_info), help="3.10 or newer (this Python's)"
     )
