@@ -27,6 +27,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .errors import InputError
 from .families.find import parts
 from .families.probe import output_gain, output_target, stream_after
 from .families.run import LayerArguments, run_step
@@ -342,7 +343,29 @@ def choose(run: RunContext, problem: Problem, task: WidthTask, generator: torch.
     if task.kept_by_plan is not None:
         no_scores = torch.full((problem.blocks,), torch.nan)
         return Selection(torch.tensor(task.kept_by_plan), no_scores)
-    return METRICS[run.settings.neuron_metric](problem, task.keep, generator)
+    name = run.settings.neuron_metric
+    selection = METRICS[name](problem, task.keep, generator)
+    _check_selection(selection, problem.blocks, task.keep, name)
+    return selection
+
+
+def _check_selection(selection: Selection, blocks: int, keep: int, name: str) -> None:
+    """Raises InputError where a metric, perhaps a user's own, does not return `keep` of `blocks` blocks."""
+    hint = "return keep_highest(scores, keep)"
+    metric = f"from the metric {name!r}"
+    if not isinstance(selection, Selection):
+        raise InputError(expected=f"a Selection {metric}", got=type(selection).__name__, hint=hint)
+    kept = selection.kept.tolist()
+    if len(kept) != keep or kept != sorted(set(kept)) or not set(kept) <= set(range(blocks)):
+        raise InputError(
+            expected=f"{keep} ascending numbers of {blocks} blocks {metric}", got=f"{len(kept)}", hint=hint
+        )
+    if tuple(selection.scores.shape) != (blocks,) or selection.scores.isnan().any():
+        raise InputError(
+            expected=f"a score that is a number for each of {blocks} blocks {metric}",
+            got=f"{selection.scores.isnan().sum()} NaN among {selection.scores.numel()}",
+            hint=f"{hint}, with problem.per_block where blocks have several inputs",
+        )
 
 
 def pass_on(

@@ -25,7 +25,7 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import compare_losses, measure_loss
 from comp_lib.healing import HealingSettings
-from comp_lib.importance.neurons import METRICS, metric
+from comp_lib.importance.neurons import METRICS, Selection, keep_highest, metric
 from comp_lib.settings import PRESETS, MethodChanges, PresetName, Settings, SettingsChanges
 
 LONG = "sequences of at most 128 tokens, the model's, got 200"
@@ -142,6 +142,12 @@ ROWS = [
     ),
     (lambda model: Settings(ridge=0), "ridge to be a number above 0, at most 1e+06, or 'auto', got 0:"),
     (lambda model: metric("magnitude"), "a name that no metric of comp_lib has, got 'magnitude'"),
+    (
+        lambda model: metric("comp")(lambda problem, keep, generator: None),
+        "no method of comp_lib has, got 'comp'",
+    ),
+    (lambda model: metric("condition")(lambda *all: None), "no method of comp_lib has, got 'condition'"),
+    (lambda model: metric(lambda *all: None), "the name of a metric, got <function"),
     (lambda model: shares_of("general++self"), "each side of a \"+\", got 'general++self'"),
     (lambda model: shares_of("+general"), "each side of a \"+\", got '+general'"),
     (lambda model: Calibration("general+").tokens(None), "each side of a \"+\", got 'general+'"),
@@ -307,6 +313,32 @@ def test_a_metric_of_ones_own_may_be_registered_again(monkeypatch):
             return keep_first
 
         assert METRICS["loudest"] is loudest
+
+
+WRONG_ANSWERS = {
+    "a Selection from the metric 'mine', got NoneType": lambda blocks, keep: None,
+    "ascending numbers of 48 blocks": lambda blocks, keep: chosen(torch.arange(keep - 1), blocks),
+    "ascending numbers of": lambda blocks, keep: chosen(torch.arange(keep).flip(0), blocks),
+    "a score that is a number": lambda blocks, keep: keep_highest(torch.full((blocks,), torch.nan), keep),
+    "a score that is a number for each": lambda blocks, keep: Selection(
+        torch.arange(keep), torch.zeros(2 * blocks)
+    ),
+}
+
+
+def chosen(kept, blocks):
+    return Selection(kept, torch.zeros(blocks))
+
+
+@pytest.mark.parametrize("got", WRONG_ANSWERS)
+def test_what_a_metric_of_ones_own_returns_is_checked_at_the_first_layer(monkeypatch, got):
+    answer = WRONG_ANSWERS[got]
+    monkeypatch.setitem(METRICS, "mine", lambda problem, keep, generator: answer(problem.blocks, keep))
+    finished = []
+    settings = dataclasses.replace(SETTINGS, method="mine")
+    with pytest.raises(InputError, match=got):
+        prune(build(), tokens(4, 32), settings, progress=lambda *step: finished.append(step))
+    assert not finished
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..methods import METHODS
 from ..statistics.solve import penalty, spd_inverse, with_ridge
 from ..statistics.sums import Statistics, contributions
 from ..surgery import inputs_of_blocks
@@ -91,14 +92,20 @@ def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
 
     A name may be registered again, as a cell of a notebook does that runs twice.
 
-    Raises InputError for the name of a metric of comp_lib.
+    Raises InputError for the name of a metric or a method of comp_lib, and for what is no name.
     """
+    if not isinstance(name, str):
+        raise InputError(expected="the name of a metric", got=repr(name), hint="write @metric('loudest')")
     if getattr(METRICS.get(name), "__module__", "") == __name__:
         raise InputError(
             expected="a name that no metric of comp_lib has", got=repr(name), hint="choose another"
         )
 
     def add(function: NeuronMetric) -> NeuronMetric:
+        if function.__module__ != __name__ and name in {*METHODS, "condition"}:
+            raise InputError(
+                expected="a name that no method of comp_lib has", got=repr(name), hint="choose another"
+            )
         METRICS[name] = function
         return function
 

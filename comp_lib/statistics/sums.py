@@ -154,8 +154,14 @@ class Statistics(ABC):
 
     @property
     def mean(self) -> Tensor:
-        """Mean input (n,), each token once."""
+        """Mean input (n,), each token once: without the token weights of C."""
         return self.input_sum / max(self.tokens, 1)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each input (n,), with the token weights of C."""
+        mean = self.bias_products / self.bias_square
+        return (self.diagonal() / self.bias_square - mean.square()).clamp_min(0.0)
 
     def bias_energy(self, gap: Tensor, bias: Tensor) -> float:
         """||X D - 1 b^T||^2 - ||X D||^2 = (1^T 1) b.b - 2 (X^T 1).(D b), for gap D (n, m) and bias b (m,)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,8 +30,9 @@ def layer(seed: int, blocks: int, size: int = 1, m: int = 4, ridge: float = 1e-2
     n = blocks * size
     x, weight = inputs_and_weights(seed, n, m, spare=20)
     owned = normal(seed + 3, n // size).square()
-    problem = Problem(MatrixStatistics.of(x.T @ x), weight, lambda: owned, size, ridge)
-    return x, problem
+    sums = {"input_sum": x.sum(0), "bias_products": x.sum(0), "bias_square": torch.tensor(float(len(x)))}
+    statistics = replace(MatrixStatistics.of(x.T @ x), **sums, tokens=len(x))
+    return x, Problem(statistics, weight, lambda: owned, size, ridge)
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -169,3 +172,13 @@ def test_dead_neurons_break_no_metric(name, dead):
     if dead == "some" and name not in ("random", "magnitude"):
         assert selection.kept.tolist() == [0, 2, 4, 5]
     assert selection.refitted is None or selection.refitted.isfinite().all()
+
+
+def test_the_variance_of_an_input_has_the_weights_of_the_tokens():
+    x, _ = inputs_and_weights(3, 5, 4, spare=20)
+    weights = normal(4, len(x)).abs()
+    statistics = MatrixStatistics.zeros(5)
+    statistics.add(x, token_weight=weights)
+    shares = weights.square() / weights.square().sum()  # C has the squares of the weights
+    centred = x - shares @ x
+    torch.testing.assert_close(statistics.variance, shares @ centred.square(), rtol=1e-5, atol=1e-6)
