@@ -4,8 +4,8 @@ Each formula is broken in a copy of the folder in which the command runs. Then n
 copy, which has to fail. The table:
 
     [mean]                            # a name of your choice
-    in = "course/average.py"          # a module, or a notebook: then the formula stands in one of its code cells
-    right = 'sum(x) / len(x)'         # stands there exactly once; in three quotes if it has quotes or line ends
+    in = "course/average.py"   # a module, or a notebook: then the formula stands in one of its code cells
+    right = 'sum(x) / len(x)'   # stands there exactly once; in three quotes if it has quotes or line ends
     wrong = 'sum(x)'
     notebook = "lessons/mean.ipynb"   # has to notice; may be left out where `in` is a notebook
 
