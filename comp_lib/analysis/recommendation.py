@@ -99,19 +99,20 @@ def _longer_check_up(name: str, row: pd.Series, allowed: float, sequences: int, 
 
 def describe_bits(bits: FewerBits) -> list[str]:
     """A further line of the box: what fewer bits cost, and how much would have to go for the same size."""
-    weights = "weights of 16 bits" if bits.was_rounded else "its weights"
     sentences = [
-        "Ask first whether 4 bits are enough.",
-        f"The whole model takes {bits.megabytes:.0f} MB in {FEW_BITS}, "
-        f"and {bits.megabytes_before:.0f} MB in {MANY_BITS}.",
-        f"Rounding {weights} to {FEW_BITS} costs {price(bits)} nats per token.",
-        f"A {MANY_BITS} file of {bits.megabytes:.0f} MB would need {bits.equal_ratio:.0%} of the decoder "
-        "gone.",
+        f"Ask first whether 4 bits are enough. In 4 bits ({FEW_BITS}) the whole model takes "
+        f"{bits.megabytes:.0f} MB, in 8 bits ({MANY_BITS}) {bits.megabytes_before:.0f} MB."
     ]
     if bits.was_rounded:
         sentences.append(
-            f"(The weights of this model have 4 bits already, so in {FEW_BITS} it pays nothing more.)"
+            f"A model with weights of 16 bits would pay {price(bits)} nats per token for 4 bits. "
+            "This model's weights have 4 bits already, so it pays nothing."
         )
+    else:
+        sentences.append(f"Rounding its weights to 4 bits costs {price(bits)} nats per token.")
+    sentences.append(
+        f"To reach {bits.megabytes:.0f} MB in 8 bits, {bits.equal_ratio:.0%} of the decoder would have to go."
+    )
     return [" ".join(sentences)]
 
 

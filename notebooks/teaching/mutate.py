@@ -3,11 +3,11 @@
 Each formula is broken in a copy of the folder in which the command runs. Then nbval runs a notebook of the
 copy, which has to fail. The table:
 
-    [mean]                            # a name of your choice
-    in = "course/average.py"   # a module, or a notebook: then the formula stands in one of its code cells
-    right = 'sum(x) / len(x)'   # stands there exactly once; in three quotes if it has quotes or line ends
+    [mean]                           # a name of your choice
+    in = "course/average.py"         # a module, or a notebook: the formula stands in one of its code cells
+    right = 'sum(x) / len(x)'        # stands there exactly once; in three quotes if it has quotes or lines
     wrong = 'sum(x)'
-    notebook = "lessons/mean.ipynb"   # has to notice; may be left out where `in` is a notebook
+    notebook = "lessons/mean.ipynb"  # has to notice; may be left out where `in` is a notebook
 
 The exit code is 0 if all formulas were noticed; 1 if one was not, or if a notebook fails as it is; and 2 if
 the table is refused, before any work, or if nbval cannot run a notebook. The tool serves any course: this

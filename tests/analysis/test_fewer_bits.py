@@ -89,15 +89,19 @@ def test_the_dense_model_comes_from_the_cache(model, windows_by_text, own_cache,
         (
             0.07,
             0.08,
-            "97 MB in q4_1, and 143 MB in q8_0. Rounding its weights to q4_1 costs 0.10 (0.08",
+            "97 MB, in 8 bits (q8_0) 143 MB. Rounding its weights to 4 bits costs 0.10 (0.08",
         ),
         (
             0.07,
             math.nan,
-            "costs 0.10 nats per token. A q8_0 file of 97 MB would need 41% of the decoder gone.",
+            "costs 0.10 nats per token. To reach 97 MB in 8 bits, 41% of the decoder would have to go.",
         ),
-        (0.001, 0.08, "Rounding weights of 16 bits to q4_1 costs 0.10 (0.08 to 0.12) nats per token."),
-        (0.001, 0.08, "have 4 bits already, so in q4_1 it pays nothing more"),
+        (
+            0.001,
+            0.08,
+            "A model with weights of 16 bits would pay 0.10 (0.08 to 0.12) nats per token for 4 bits.",
+        ),
+        (0.001, 0.08, "weights have 4 bits already, so it pays nothing."),
     ],
 )
 def test_the_box_tells_price_and_sizes(moved, low, words):
