@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 import logging
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -212,7 +213,7 @@ def check_words(name: str, value: object, description: str, example: str) -> Non
     """
     if not isinstance(value, str | Path):
         expected = f"{name} to be {description}"
-        raise InputError(expected=expected, got=repr(value), hint=f"such as {example!r}")
+        raise InputError(expected=expected, got=reprlib.repr(value), hint=f"such as {example!r}")
 
 
 def check_seed(seed: object) -> None:

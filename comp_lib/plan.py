@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,9 @@ class Plan:
     """Part of the decoder's parameters to remove, from 0 to 1, as asked."""
     removed: float
     """The part that is removed, as reached; below 0 where added biases weigh more than what goes."""
-    kept_neurons: tuple[tuple[int, ...], ...] | None = None
+    kept_neurons: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
     """Indices of the neurons that stay in each layer; None: nothing has chosen them yet."""
-    kept_groups: tuple[tuple[int, ...], ...] | None = None
+    kept_groups: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
     """Indices of the KV groups that stay in each layer; None: nothing has chosen them yet."""
 
     @property

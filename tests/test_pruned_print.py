@@ -7,6 +7,7 @@ from tools import SETTINGS
 from variants import build, tokens
 
 from comp_lib.comp import prune
+from comp_lib.evaluation.by_kind import judge
 from comp_lib.shape import Shape
 
 
@@ -39,3 +40,19 @@ def test_what_prune_returns_prints_what_went_and_the_report(pruned):
     )
     assert rest == str(pruned.report).splitlines()
     assert all(len(line) < 110 for line in rest)
+
+
+def test_a_plan_prints_widths_and_not_each_neuron(pruned):
+    assert "neurons=" in str(pruned.plan)
+    assert "kept_neurons" not in str(pruned.plan)
+    assert len(str(pruned.plan)) < 400
+
+
+def test_an_evaluation_prints_a_line_for_each_text_and_one_for_the_mean(pruned):
+    windows = {"first": tokens(8, 32), "second text": tokens(9, 32)}
+    judged = judge(pruned.model, windows, build())
+    lines = str(judged).splitlines()
+    assert len(lines) == 3
+    low, high = judged.compute_intervals()["increase"]
+    assert lines[-1] == f"mean of 2    increase {judged.mean['increase']:.3f} ({low:.3f} to {high:.3f})"
+    assert str(judge(pruned.model, {"few": tokens(2, 32)})).startswith("few  loss ")

@@ -69,6 +69,25 @@ class EvaluationByText:
             return None
         return self.mean_name, (self.mean, self.compute_intervals())
 
+    def __str__(self) -> str:
+        """A line for each text, and one for their mean where there are several.
+
+        A line has the increase of the loss over a parent, or the loss, in nats per token, with its interval.
+        """
+        rows = self.make_rows()
+        mean_row = self.make_mean_row()
+        if mean_row is not None:
+            name, row_of_mean = mean_row
+            rows[name] = row_of_mean
+        width = max(map(len, rows))
+        lines = []
+        for text, (measures, bounds) in rows.items():
+            measure = "increase" if "increase" in measures else "loss"
+            interval = bounds[measure]
+            limits = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+            lines.append(f"{text:{width}}  {measure} {measures[measure]:.3f}{limits}")
+        return "\n".join(lines)
+
 
 @known_keywords()
 def evaluate(
