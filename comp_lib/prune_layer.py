@@ -18,6 +18,7 @@ dense model, its hidden states are there too. They are in a tensor, or in anythi
 from __future__ import annotations
 
 import math
+import reprlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -358,7 +359,9 @@ def _check_selection(selection: Selection, blocks: int, keep: int, name: str) ->
     kept = selection.kept.tolist()
     if len(kept) != keep or kept != sorted(set(kept)) or not set(kept) <= set(range(blocks)):
         raise InputError(
-            expected=f"{keep} ascending numbers of {blocks} blocks {metric}", got=f"{len(kept)}", hint=hint
+            expected=f"{keep} ascending numbers of {blocks} blocks {metric}",
+            got=f"{len(kept)}, {reprlib.repr(kept)}",
+            hint=hint,
         )
     if tuple(selection.scores.shape) != (blocks,) or selection.scores.isnan().any():
         raise InputError(

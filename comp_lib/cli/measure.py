@@ -207,13 +207,8 @@ def kinds_table(judged: "EvaluationByText") -> Table:
     from ..evaluation.loss import perplexity_of
     from ..evaluation.words import number_format, with_interval
 
-    rows = judged.make_rows()
-    mean_row = judged.make_mean_row()
-    if mean_row is not None:
-        name, row_of_mean = mean_row
-        rows[name] = row_of_mean
     cells: list[dict[str, str]] = []
-    for text, (measures, intervals) in rows.items():
+    for text, (measures, intervals) in judged.make_rows_and_mean().items():
         main_measure = "increase" if "increase" in measures else "loss"
         if main_measure == "loss":
             measures = measures | {"perplexity": perplexity_of(measures["loss"])}

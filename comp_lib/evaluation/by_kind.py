@@ -24,6 +24,7 @@ from ..families.types import Model
 from ..progress import Progress, check_progress, no_progress
 from .confidence import Interval, intervals
 from .loss import Evaluation, compare_losses, measure_loss
+from .words import with_interval
 
 Row = tuple[dict[str, float], dict[str, Interval | None]]
 """The value of each measure, and its 95% interval where it has one."""
@@ -69,23 +70,26 @@ class EvaluationByText:
             return None
         return self.mean_name, (self.mean, self.compute_intervals())
 
-    def __str__(self) -> str:
-        """A line for each text, and one for their mean where there are several.
-
-        A line has the increase of the loss over a parent, or the loss, in nats per token, with its interval.
-        """
+    def make_rows_and_mean(self) -> dict[str, Row]:
+        """The rows of a table: `make_rows`, and the row of the mean below them where there is one."""
         rows = self.make_rows()
         mean_row = self.make_mean_row()
         if mean_row is not None:
             name, row_of_mean = mean_row
             rows[name] = row_of_mean
+        return rows
+
+    def __str__(self) -> str:
+        """A line for each text, and one for their mean where there are several.
+
+        A line has the increase of the loss over a parent, or the loss, in nats per token, with its interval.
+        """
+        rows = self.make_rows_and_mean()
         width = max(map(len, rows))
         lines = []
         for text, (measures, bounds) in rows.items():
             measure = "increase" if "increase" in measures else "loss"
-            interval = bounds[measure]
-            limits = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-            lines.append(f"{text:{width}}  {measure} {measures[measure]:.3f}{limits}")
+            lines.append(f"{text:{width}}  {measure} {with_interval(measures[measure], bounds[measure])}")
         return "\n".join(lines)
 
 

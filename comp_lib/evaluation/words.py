@@ -6,9 +6,13 @@ before, and the ends of the interval of d give those of the factor.
 
 from __future__ import annotations
 
-from .by_kind import EvaluationByText
+from typing import TYPE_CHECKING
+
 from .confidence import Interval
 from .loss import perplexity_of
+
+if TYPE_CHECKING:  # which says its numbers in these words
+    from .by_kind import EvaluationByText
 
 PRECISE = ".3f"  # format of nats per token
 ROUGH = ".2f"  # the same where there are too few windows for an interval
