@@ -5,6 +5,7 @@ Settings check themselves when they are made (`settings`). Here they meet the mo
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,7 +122,9 @@ def checked_call(
     """
     if not isinstance(settings, Settings):
         raise InputError(
-            expected="settings as Settings(...)", got=type(settings).__name__, hint="import it from comp_lib"
+            expected="settings as Settings(...)",
+            got=reprlib.repr(settings),
+            hint="such as Settings(ratio=0.2), from comp_lib",
         )
     check_device(settings.device)
     if not isinstance(model, Decoder):

@@ -143,7 +143,7 @@ class SettingsChanges(MethodChanges, total=False):
     device: str
 
 
-@known_keywords()
+@known_keywords(elsewhere={"preset": "Settings.preset('stock', ratio=0.2) has it"})
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens.

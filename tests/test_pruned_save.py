@@ -71,7 +71,7 @@ def test_a_folder_with_files_of_others_stays_as_it_is(pruned, tokenizer, tmp_pat
 def test_an_earlier_result_is_replaced_only_where_that_is_said(pruned, tokenizer, tmp_path):
     folder = pruned.save(tmp_path / "small", tokenizer)
     (folder / "config.json").write_text("old", "utf-8")
-    with pytest.raises(InputError, match="or overwrite it"):
+    with pytest.raises(InputError, match="or set overwrite"):
         pruned.save(folder, tokenizer)
     assert (folder / "config.json").read_text("utf-8") == "old"
     pruned.save(folder, tokenizer, overwrite=True)

@@ -14,14 +14,12 @@ from html import escape
 
 import pandas as pd
 
+from ..evaluation.words import describe_chance
 from ..plan import Plan
 from ..settings import DEFAULTS, PRESETS, USUAL_PRESET
 from .columns import ALL_KINDS, rows_of_mean
 from .fewer_bits import FEW_BITS, MANY_BITS, FewerBits
 
-# A model reads by chance where its loss is above this part of log(vocabulary), the loss of guessing. To know
-# how often each token comes is enough for a lower loss.
-CHANCE_SHARE = 0.9
 LONGER_SEQUENCES = 256  # calibration sequences of a longer check-up: the shipped texts have as many
 PROMPT = "'The water cycle begins when the sun'"
 BOX_STYLE = "border: 2px solid #2a6f97; border-radius: 6px; padding: 0 1em; max-width: 44em"
@@ -32,22 +30,12 @@ CODE_STYLE = (
 )
 
 
-def is_by_chance(loss: float, vocabulary: int) -> bool:
-    """Whether a loss (nats per token) is NaN or hardly better than that of guessing among so many tokens."""
-    return not loss < CHANCE_SHARE * math.log(vocabulary)
-
-
 def describe_untrained(name: str, loss: float, vocabulary: int) -> list[str]:
-    """The lines of the box for a model whose loss is that of chance, see `is_by_chance`."""
-    loss_of_guessing = math.log(vocabulary)
-    comparison = "no better" if loss >= loss_of_guessing else "hardly better"
-    return [
-        f"{name} reads {comparison} than by chance: to prune it has no meaning yet.",
-        f"Its loss is {loss:.2f} nats per token. Guessing each of {vocabulary:,} tokens alike has "
-        f"{loss_of_guessing:.2f}. If it writes no language, load the trained weights, or train it first. "
-        "Look:",
-        f"comp-lib generate {shlex.quote(name)} --prompt {PROMPT}",
-    ]
+    """The lines of the box for a model whose loss is that of chance, see `describe_chance`; else none."""
+    sentences = describe_chance(name, loss, vocabulary)
+    if not sentences:
+        return []
+    return [*sentences, "Look:", f"comp-lib generate {shlex.quote(name)} --prompt {PROMPT}"]
 
 
 def recommend(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError, check_words
@@ -30,11 +30,19 @@ class GivenTexts(tuple[str, ...]):
 
 
 def as_source(name: str, value: object) -> Source:
-    """`value`, with a sequence of texts as `GivenTexts`.
+    """`value`, with a sequence of texts, or a column of a data frame, as `GivenTexts`.
 
     Raises InputError, which calls the argument `name`, for what is no source: no texts, empty ones, or things
     of another type among them.
     """
+    if isinstance(value, Mapping) or hasattr(value, "columns"):
+        raise InputError(
+            expected=f"{name} to be one column of texts",
+            got=f"a {type(value).__name__} of several",
+            hint="name the column that has the texts, such as data['text']",
+        )
+    if hasattr(value, "tolist"):  # a column of pandas
+        value = value.tolist()
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         check_words(name, value, "the name or the path of a text, or a list of texts", example="shipped")
         path: Source = value  # type: ignore[assignment]  # `check_words` lets nothing else pass

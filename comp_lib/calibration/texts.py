@@ -53,6 +53,8 @@ def read_text(name_or_path: str | Path, names: Iterable[str]) -> str:
     if text_name.split(":")[0] == WIKITEXT:
         return _load_wikitext(split=text_name.removeprefix(WIKITEXT).removeprefix(":") or "test")
     path = _shipped_file(text_name) if text_name in TEXTS else Path(name_or_path)
+    if text_name and path.is_dir():
+        raise InputError(expected="a text file", got=f"the folder {text_name!r}", hint="name a file in it")
     advice = "check its permissions, or convert it, for example with iconv -t utf-8"
     with refusing("readable text in UTF-8", str(path), advice):
         # utf-8-sig, since a byte order mark is no part of the text
@@ -61,11 +63,26 @@ def read_text(name_or_path: str | Path, names: Iterable[str]) -> str:
         raise InputError(
             expected="a text file or the name of a text",
             got=f"{text_name!r}, no such file",
-            hint=suggestion(text_name, names),
+            hint=_hint_for_no_text(path, names),
         )
     if not text.strip():
         raise InputError(expected="some text", got=f"the empty file {str(path)!r}", hint="choose another")
     return text
+
+
+def _hint_for_no_text(path: Path, names: Iterable[str]) -> str:
+    """What to do about a text that is neither one of `names` nor a file.
+
+    A path is compared with the files beside where it should be, and a name with `names`.
+    """
+    if "," in path.name:
+        return f"write + between two texts: {str(path).replace(', ', '+').replace(',', '+')!r}"
+    if path.suffix == "" and path == Path(path.name):
+        return suggestion(str(path), names)
+    folder = path.parent
+    with refusing("a folder that can be read", str(folder), "check its permissions"):
+        files = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+    return suggestion(path.name, files, otherwise=f"check the path; the current folder is {Path.cwd()}")
 
 
 def judging_texts(judged_on: str | Path) -> dict[str, str | Path]:

@@ -207,7 +207,7 @@ def cut_windows(ids: Tensor, opening: Tensor, length: int, minimum: int, name: s
         raise InputError(
             expected=f"at least {minimum * span} tokens of {name} for {minimum} x {length}",
             got=len(ids),
-            hint="take a longer text, or ask for less of it",
+            hint="take a longer text, or ask for fewer or shorter sequences",
         )
     spans = ids[: len(ids) // span * span].view(-1, span)
     return torch.cat([opening.expand(len(spans), -1), spans], 1)

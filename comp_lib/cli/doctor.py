@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from typer import Exit
+from typer import Exit, echo
 
 from .. import __version__
 from .console import make_table, output
@@ -46,9 +46,10 @@ def doctor() -> None:
             rows.append(("✗", finding.name, finding.value, finding.remedy))
     missing = [extra for extra, package in EXTRAS.items() if util.find_spec(package) is None]
     if missing:
-        command = f"pip install 'comp-lib[{','.join(missing)}]'"
-        rows.append(("·", "extras", f"missing: {', '.join(missing)}", command))
+        rows.append(("·", "extras", f"missing: {', '.join(missing)}", "see below"))
     output.print(make_table(("", "what", "found", "to do"), rows))
+    if missing:
+        echo(f"all extras: pip install 'comp-lib[{','.join(missing)}]'")
     if not all(finding.is_enough for finding in findings):
         raise Exit(1)
 

@@ -1,6 +1,7 @@
 """The commands that measure: `inspect` (layers), `evaluate` (quality), `compare` (methods side by side)."""
 
 import shlex
+from importlib.util import find_spec
 from inspect import signature
 from math import isnan
 from pathlib import Path
@@ -39,6 +40,7 @@ TASKS_EXPLANATION = (
     "acc: share of items answered rightly; acc_norm: the same, answers weighed by their length. "
     "difference: of the same items, pruned - dense."
 )
+PROMPT = "The water cycle begins when the sun"  # of the command that looks at what a model writes
 SCHEDULER_HELP = "Address of a Dask cluster that makes the runs: tcp://host:8786."
 
 
@@ -78,6 +80,7 @@ def evaluate(
     from ..calibration.texts import load_text
     from ..calibration.windows import windows_of
     from ..evaluation.by_kind import judge, usual_window_length
+    from ..evaluation.words import describe_chance
     from ..families.run import check_length
     from ..models.load import load_model
 
@@ -107,8 +110,14 @@ def evaluate(
         echo("what pruning cost, if it was pruned: the same with --against PARENT")
     else:
         echo(f"{model} against {parent}: {cost_in_words(judged)}")
-        arguments = [model, "--against", parent, "--tasks", "offline"]
-        echo(f"next: {as_typed_here(shlex.join(['comp-lib', 'evaluate', *arguments]))}")
+        arguments = ["evaluate", model, "--against", parent, "--tasks", "offline"]
+        if find_spec("lm_eval") is None:
+            arguments = ["generate", model, "--prompt", PROMPT]
+        echo(f"next: {as_typed_here(shlex.join(['comp-lib', *arguments]))}")
+    read_by = parent or model
+    loss = judged.mean["loss" if parent is None else "dense_loss"]
+    for sentence in describe_chance(read_by, loss, loaded.config.vocab_size):
+        complain(sentence)
 
 
 def _perplexity_in_words(judged: "EvaluationByText") -> str:
@@ -158,8 +167,7 @@ def _evaluate_tasks(model: str, parent: str | None, tasks: str, dtype: Dtype, de
         return
     output.print(_tasks_table(differences))
     echo(f"{model} against {parent}: {_differences_in_words(differences)}")
-    arguments = [model, "--prompt", "The water cycle begins when the sun"]
-    echo(f"next: {as_typed_here(shlex.join(['comp-lib', 'generate', *arguments]))}")
+    echo(f"next: {as_typed_here(shlex.join(['comp-lib', 'generate', model, '--prompt', PROMPT]))}")
 
 
 def _tasks_table(differences: "list[TaskDifference]") -> Table:

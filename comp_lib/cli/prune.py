@@ -152,10 +152,12 @@ def demo(
     write_atomically(kinds_picture, png(plot_kinds(judged.make_rows(), judged.make_mean_row())))
     echo(f"both models continue {len(DEMO_PROMPTS)} texts")
     texts = []
-    for prompt in DEMO_PROMPTS:
-        parent_text = continuation(parent, tokenizer, prompt, DEMO_NEW_TOKENS)
-        pruned_text = continuation(pruned_model, tokenizer, prompt, DEMO_NEW_TOKENS)
-        texts.append((prompt, parent_text, pruned_text))
+    with progress_bars() as bars:
+        for prompt in DEMO_PROMPTS:
+            parent_text = continuation(parent, tokenizer, prompt, DEMO_NEW_TOKENS)
+            pruned_text = continuation(pruned_model, tokenizer, prompt, DEMO_NEW_TOKENS)
+            texts.append((prompt, parent_text, pruned_text))
+            bars("texts", len(texts), len(DEMO_PROMPTS))
     output.print(kinds_table(judged), make_table(("prompt", "dense", "pruned"), texts))
     echo(f"pictures: {pruned_picture}, {kinds_picture}")
     sentences = [f"{verdict.plan.removed:.0%} of the decoder is gone", cost_in_words(judged)]

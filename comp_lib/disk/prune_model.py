@@ -29,6 +29,7 @@ from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration, windows_of
 from ..checks import check_request
 from ..errors import InputError, check_switch, check_words, known_keywords, say
+from ..evaluation.words import describe_chance
 from ..families.run import check_length
 from ..gguf.write import size_of_tensors
 from ..methods import method_of
@@ -67,7 +68,7 @@ from .verdict import Verdict, quality_of
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-WINDOWS = 12  # windows of USUAL_WINDOW tokens in which the losses on one text are measured
+WINDOWS = 12  # windows of USUAL_WINDOW tokens, at most, in which the losses on one text are measured
 # Windows of each kind of text, where all kinds judge: a first look, which may not outlast the pruning.
 WINDOWS_OF_A_KIND = 2
 WINDOW_LENGTH_OF_A_KIND = 256  # tokens in each of them
@@ -151,7 +152,11 @@ class _Decisions:
 
 @known_keywords(
     *MethodChanges.__annotations__,
-    elsewhere=dict.fromkeys(("sequences", "length", "seed"), "calibration=Calibration(...) has it"),
+    elsewhere={
+        **dict.fromkeys(("sequences", "length", "seed"), "calibration=Calibration(...) has it"),
+        "evaluate": "judged_on names the text that judges",
+        "settings": "pass its fields as keywords, such as method='wanda-sp'",
+    },
 )
 def prune_model(
     model: str | Path,
@@ -380,7 +385,8 @@ def _windows(judged_on: str | Path | None, tokenizer: Any, max_length: int) -> d
         return {}
     if str(judged_on) == EVERY_KIND:
         return windows_of(judged_on, tokenizer, min(WINDOW_LENGTH_OF_A_KIND, max_length), WINDOWS_OF_A_KIND)
-    return windows_of(judged_on, tokenizer, min(USUAL_WINDOW, max_length), WINDOWS)
+    windows_by_text = windows_of(judged_on, tokenizer, min(USUAL_WINDOW, max_length))
+    return {name: ids[:WINDOWS] for name, ids in windows_by_text.items()}
 
 
 def _usual_type(files: StoredTensors) -> str:
@@ -462,13 +468,19 @@ def _verdict(
         stored = (parent.matrix_type, gguf_type.upper())
         parent_bytes = size_of_tensors(parent.model.files.shapes, gguf_type)
     megabytes = (_megabytes(parent.model.files.files), _megabytes(new_files))
+    quality = quality_of(saved, windows_by_text)
+    warnings = []
+    if quality is not None:
+        vocabulary = parent.model.config.vocab_size
+        warnings = describe_chance(parent.name, quality.mean["dense_loss"], vocabulary)
     return Verdict(
         **vars(saved),
         parent=parent.name,
         megabytes=megabytes,
         parent_megabytes=megabytes[0] if stored[0] == stored[1] else parent_bytes / 1e6,
         stored=stored,
-        quality=quality_of(saved, windows_by_text),
+        quality=quality,
+        warnings=tuple(warnings),
         seconds=time.perf_counter() - started,
         next_command=shlex.join(["comp-lib", "evaluate", str(saved.path), "--against", parent.name]),
     )

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..checks import checked_call
 from ..comp import prune
-from ..errors import InputError, NoNumber, OutOfReach
+from ..errors import InputError, NoNumber, OutOfReach, say
 from ..evaluation.by_kind import judge
+from ..evaluation.words import describe_chance
 from ..families.types import Model
 from ..gguf.write import as_stored
 from ..planning import make_plan
@@ -51,6 +52,8 @@ def ratio_within(
     """
     ids, settings = checked_call(model, ids, settings)
     dense_loss = judge(model, windows_by_text).mean["loss"]
+    for sentence in describe_chance("the model", dense_loss, model.config.vocab_size):
+        say(sentence)
     outcome = ""  # of the last ratio, in words
     hint = ""
 

@@ -39,6 +39,8 @@ class Verdict(SavedModel):
     """
     quality: EvaluationByText | None
     """`loss`, `dense_loss` and `increase` on each text, nats per token; None where nothing was measured."""
+    warnings: tuple[str, ...]
+    """Sentences on what makes the result worthless: a parent that reads by chance. Mostly none."""
     seconds: float
     """Time that the call took; an earlier call that was stopped is not counted."""
     next_command: str
@@ -78,7 +80,7 @@ class Verdict(SavedModel):
         return losses | {self.quality.mean_name: self.quality.mean}
 
     def __str__(self) -> str:
-        """At most 12 lines, and one more if clearly more went than was asked for."""
+        """At most 12 lines, one more if clearly more went than was asked for, and the warnings."""
         return "\n".join([*self.describe(), f"next: {self.next_command}"])
 
     def describe(self) -> list[str]:
@@ -91,7 +93,7 @@ class Verdict(SavedModel):
         lines += self._table()
         if self.quality is not None:
             lines += _quality_lines(self.quality)
-        return [*lines, f"saved: {self.path}"]
+        return [*lines, *self.warnings, f"saved: {self.path}"]
 
     def _table(self) -> list[str]:
         """The lines of a table: sizes, and each number of the shape that has changed, before and after."""

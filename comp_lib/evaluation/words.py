@@ -6,6 +6,7 @@ before, and the ends of the interval of d give those of the factor.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from .confidence import Interval
@@ -16,6 +17,9 @@ if TYPE_CHECKING:  # which says its numbers in these words
 
 PRECISE = ".3f"  # format of nats per token
 ROUGH = ".2f"  # the same where there are too few windows for an interval
+# A model reads by chance where its loss is above this part of log(vocabulary), the loss of guessing. To know
+# how often each token comes is enough for a lower loss.
+CHANCE_SHARE = 0.9
 
 
 def number_format(interval: Interval | None) -> str:
@@ -59,3 +63,30 @@ def perplexity_range(interval: Interval | None, digits: str = ".2f") -> str:
 def factor_of_mean(judged: EvaluationByText) -> str:
     """What multiplied the perplexity of the parent on the mean of the texts, with its 95% interval."""
     return perplexity_factor(judged.mean["increase"], judged.compute_intervals()["increase"])
+
+
+def is_by_chance(loss: float, vocabulary: int) -> bool:
+    """Whether a loss (nats per token) is NaN or hardly better than that of guessing among so many tokens."""
+    return not loss < CHANCE_SHARE * math.log(vocabulary)
+
+
+def describe_chance(name: str, loss: float, vocabulary: int) -> list[str]:
+    """Two sentences on a model of that name whose loss is that of chance; nothing on any other.
+
+    loss: nats per token.
+    vocabulary: how many tokens it chooses among.
+
+    >>> describe_chance("own/model", 6.2, 500)[0]
+    'own/model reads no better than by chance: to prune it has no meaning yet.'
+    >>> describe_chance("own/model", 3.1, 500)
+    []
+    """
+    if not is_by_chance(loss, vocabulary):
+        return []
+    loss_of_guessing = math.log(vocabulary)
+    comparison = "hardly" if loss < loss_of_guessing else "no"
+    return [
+        f"{name} reads {comparison} better than by chance: to prune it has no meaning yet.",
+        f"Its loss is {loss:.2f} nats per token, and guessing among {vocabulary:,} tokens has "
+        f"{loss_of_guessing:.2f}. If it writes no language, load the trained weights, or train it first.",
+    ]

@@ -62,7 +62,7 @@ def backbone_of(model: nn.Module) -> Any:
         raise InputError(
             expected="a decoder with embed_tokens, layers and norm, and lm_head over it",
             got=f"{type(model).__name__} without {' and '.join(missing)}",
-            hint="choose another model",
+            hint="choose a model of a family that docs/families.md names, such as Llama or Qwen",
         )
     return backbone
 

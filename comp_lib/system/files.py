@@ -146,7 +146,7 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
         raise InputError(
             expected="a new file",
             got=f"{path}, which is there",
-            hint="choose another name, or overwrite it if it is a file",
+            hint="choose another name, or set overwrite if it is a file",
         )
     return target
 

@@ -41,10 +41,13 @@ def available_device(name: str, double: bool = False) -> torch.device:
         return torch.device(available[0])
     if name not in available:
         precision = " with float64" if double else ""
+        hint = suggestion(str(name), [*available, "auto"], otherwise="choose one")
+        if str(name).startswith(("gpu", "cuda")):
+            hint = "did you mean 'cuda'?" if "cuda" in available else "torch finds no GPU of NVIDIA's here"
         raise InputError(
             expected=f"an available device{precision} ({', '.join(available)}) or auto",
             got=repr(name),
-            hint=suggestion(str(name), [*available, "auto"], otherwise="choose one"),
+            hint=hint,
         )
     return torch.device(name)
 

@@ -104,10 +104,11 @@ def test_a_ratio_may_go_where_its_whole_interval_is_allowed(case):
 
 @pytest.mark.parametrize(("loss", "chance"), [(10.8, True), (9.8, True), (9.6, False), (math.nan, True)])
 def test_a_model_that_has_learned_nothing_is_known_by_its_loss(loss, chance):
-    assert recommendation.is_by_chance(loss, 49_152) is chance
     lines = recommendation.describe_untrained("<b>", loss, 49_152)
-    assert command(lines[-1]).startswith("generate --prompt ")
-    assert "10.80" in lines[1]
+    assert bool(lines) is chance
+    if chance:
+        assert command(lines[-1]).startswith("generate --prompt ")
+        assert "10.80" in lines[1]
 
 
 def test_a_pruned_model_is_sent_to_its_parent():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 
+import pandas
 import pytest
 import torch
 
@@ -31,7 +32,7 @@ class Column(Sequence):
         return self.texts[index]
 
 
-@pytest.mark.parametrize("kind", [list, tuple, Column])
+@pytest.mark.parametrize("kind", [list, tuple, Column, pandas.Series])
 def test_texts_in_memory_are_read_as_a_file_with_empty_lines_between_them(kind, tokenizer, tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("\n\n".join(TEXTS), "utf-8")
@@ -77,11 +78,26 @@ def test_a_model_is_pruned_on_texts_in_memory_and_its_card_says_so(parent, tmp_p
         (Column([{"text": "a"}]), "to be a list of texts, got dict as {name}[0]: take the column"),
         ([["a"]], "to be a list of texts, got list as {name}[0]: take the column"),
         (["half of \udc9f"], "{name}[0] that can be written as UTF-8"),
-        ({"text": ["a"]}, "to be the name or the path of a text, or a list of texts, got {{"),
+        ({"text": ["a"]}, "to be one column of texts, got a dict of several: name the column"),
+        (pandas.DataFrame({"text": ["a"]}), "to be one column of texts, got a DataFrame of several"),
+        (pandas.Series([1, 2]), "to be a list of texts, got int as {name}[0]: take the column"),
         (iter(TEXTS), "to be the name or the path of a text, or a list of texts, got <"),
         (b"text", "to be the name or the path of a text, or a list of texts, got b'text'"),
     ],
-    ids=["empty", "blank", "number", "none", "dicts", "lists", "surrogate", "mapping", "iterator", "bytes"],
+    ids=[
+        "empty",
+        "blank",
+        "number",
+        "none",
+        "dicts",
+        "lists",
+        "surrogate",
+        "mapping",
+        "frame",
+        "numbers",
+        "iterator",
+        "bytes",
+    ],
 )
 def test_what_is_no_list_of_texts_is_refused_by_the_name_of_the_argument(texts, words, tmp_path):
     calls = {

@@ -88,8 +88,8 @@ def test_a_file(tmp_path, content):
 @pytest.mark.parametrize(
     ("make", "parts"),
     [
-        (lambda path: None, ["no such file", "choose one of", "wikitext2"]),
-        (lambda path: path.mkdir(), ["no such file"]),
+        (lambda path: None, ["no such file", "check the path"]),
+        (lambda path: path.mkdir(), ["the folder", "name a file in it"]),
         (lambda path: path.write_text(""), ["empty"]),
         (lambda path: path.write_text(" \n\n"), ["empty"]),
         (lambda path: path.write_bytes(b"caf\xe9"), ["UTF-8", "0xe9", "position 3", "iconv"]),
@@ -122,6 +122,22 @@ def test_text_with_half_a_character_is_refused_before_it_is_encoded(tokenizer):
         encode(tokenizer, "some caf\udce9" + " and more" * 1000)
     with pytest.raises(InputError, match="expected text, got NoneType"):
         encode(tokenizer, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("notez.txt", "did you mean 'notes.txt'?"),
+        ("sub/note.txt", "check the path; the current folder is {tmp}"),
+        ("general, notes.txt", "write + between two texts: 'general+notes.txt'"),
+        ("nothing-like-it", "choose one of calibration, evaluation, kinds"),
+    ],
+)
+def test_a_missing_file_gets_the_files_beside_it_and_a_name_the_names(tmp_path, monkeypatch, name, hint):
+    (tmp_path / "notes.txt").write_text("some text", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=re.escape(hint.format(tmp=tmp_path))):
+        load_text(name)
 
 
 def test_no_name_is_shown_as_it_was_given():

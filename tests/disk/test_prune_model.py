@@ -99,7 +99,9 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
         assert losses["code"][name] == pytest.approx(getattr(judgement.texts["code"], name), abs=1e-4)
         assert losses["mean of 8"][name] == pytest.approx(judgement.mean[name], abs=1e-4)
     lines = str(verdict).splitlines()
-    assert len(lines) <= 13
+    assert len(verdict.warnings) == 2, "the numbers of this parent are random"
+    assert lines[-4:-2] == list(verdict.warnings)
+    assert len(lines) <= 13 + len(verdict.warnings)
     assert lines[-1] == f"next: comp-lib evaluate {tmp_path / 'small'} --against {parent}"
     increase = verdict.quality.mean["increase"]
     low, high = verdict.quality.compute_intervals()["increase"]
@@ -118,6 +120,14 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
     different = {name for name, value in of_command.items() if value != of_function[name]}
     assert different <= {"saved", "next", "seconds"}
     assert of_command["megabytes"]["after"] == (tmp_path / "other" / "model.safetensors").stat().st_size / 1e6
+
+
+def test_one_text_judges_with_the_windows_that_it_has(parent, tokenizer, tmp_path):
+    text = tmp_path / "short.txt"
+    text.write_text(load_text("evaluation:code")[:2000], "utf-8")
+    verdict = prune_model(parent, tmp_path / "small", **QUICK_OPTIONS, judged_on=text)
+    (evaluation,) = verdict.quality.texts.values()
+    assert len(evaluation.losses) == len(windows_of(text, tokenizer, 128)[str(text)]) < 12
 
 
 def test_a_verdict_on_one_text_has_no_kinds(parent, tmp_path):

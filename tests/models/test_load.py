@@ -143,6 +143,9 @@ def test_devices(monkeypatch, cuda, mps, best):
     for absent in {"cuda", "mps", "cuda:2"} - {best}:
         with pytest.raises(InputError, match=f"available device .*cpu.* got '{absent}'"):
             available_device(absent)
+    gpu_hint = "torch finds no GPU" if best in ("cpu", "mps") else "did you mean 'cuda'"
+    with pytest.raises(InputError, match=gpu_hint):
+        available_device("gpu")
     assert available_device("auto", double=True) == torch.device("cpu" if mps else best)
     with pytest.raises(InputError, match="with float64 .*cpu.* got 'mps'"):
         available_device("mps", double=True)

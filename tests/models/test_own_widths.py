@@ -196,7 +196,7 @@ def test_padding_is_refused_where_it_changes_nothing_or_the_place_is_taken(paren
     with pytest.raises(InputError, match="every runtime takes it as it is"):
         export_padded(parent, tmp_path / "out")
     folder = save(uneven(), tokenizer, tmp_path / "own")
-    with pytest.raises(InputError, match="or overwrite it"):
+    with pytest.raises(InputError, match="or set overwrite"):
         export_padded(folder, folder)
 
 

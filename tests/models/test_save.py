@@ -314,10 +314,10 @@ def test_only_a_pruned_model_is_overwritten(small, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "config.json").write_text("{}")  # as many a folder has that is no checkpoint
-    assert_refused("or overwrite it", folder)
+    assert_refused("or set overwrite", folder)
     assert_refused("no comp_plan.json", folder, overwrite=True)
     good = save_checkpoint(tmp_path / "good", *small)
-    assert_refused("or overwrite it", good)
+    assert_refused("or set overwrite", good)
     check_destination(good, overwrite=True)
     (good / "comp_plan.json").unlink()  # a model that somebody trained, say
     assert_refused("no comp_plan.json", good, overwrite=True)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
         ("new.json", False, None),
         ("old.json", True, None),
         ("link.json", True, None),
-        ("old.json", False, "or overwrite it"),
+        ("old.json", False, "or set overwrite"),
         ("folder", True, "which is there"),
         ("pipe", True, "which is there"),
         ("nowhere/new.png", True, "a folder that can be written to"),
