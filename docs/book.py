@@ -48,6 +48,9 @@ PARTS = {  # of the menu -> its pages
     "Reference": ("reference/index",),
     "The project": ("CONTRIBUTING", "CHANGELOG", "SECURITY"),
 }
+AS_THEY_ARE = "_as_they_are"  # folder of files that Sphinx copies
+PAGE_TO_TOUCH = "explore.html"
+PAGE_LINK = re.compile(rf"\[([^\[\]]+)\]\(([^()\s]*{re.escape(PAGE_TO_TOUCH)}[^()\s]*)\)")
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.cff", "data/README.md")
 
 
@@ -71,6 +74,7 @@ def lay_out(source: Path) -> None:
     menu = [toctree(caption, list(entries)) for caption, entries in PARTS.items()]
     (source / "index.md").write_text("\n".join([moved, *menu]), "utf-8")
     reference(source / "reference")
+    link_page_to_touch(source)
 
 
 def copy_pages(source: Path) -> None:
@@ -85,6 +89,17 @@ def copy_pages(source: Path) -> None:
     shutil.copytree(ROOT / "notebooks", source / "notebooks", ignore=ignored)
     for path in (source / "notebooks").rglob("*.ipynb"):
         fold_checks(path)
+
+
+def link_page_to_touch(source: Path) -> None:
+    """Keeps docs/explore.html a page: Sphinx makes a download of a link to a file that it does not write."""
+    for path in (*source.rglob("*.md"), *source.rglob("*.ipynb")):
+        text = path.read_text("utf-8")
+        quote = '"' if path.suffix == ".md" else '\\"'  # a notebook is JSON
+        path.write_text(PAGE_LINK.sub(rf"<a href={quote}\2{quote}>\1</a>", text), "utf-8")
+    target = source / AS_THEY_ARE / "docs" / PAGE_TO_TOUCH
+    target.parent.mkdir(parents=True)
+    (source / "docs" / PAGE_TO_TOUCH).rename(target)
 
 
 def link_exercises(source: Path) -> None:
@@ -168,6 +183,7 @@ def main(arguments: list[str]) -> int:
         source = Path(temporary) / "source"
         lay_out(source)
         command = ["-W", "--keep-going", "-q", "-b", "html", "-c", str(ROOT / "docs")]
+        command += ["-D", f"html_extra_path={source / AS_THEY_ARE}"]
         return sphinx([*command, str(source), str(options.folder)])
 
 
