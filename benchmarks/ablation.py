@@ -29,7 +29,7 @@ from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import MemorySink, Pruned, prune, prune_layers
 from comp_lib.evaluation.loss import Evaluation, measure_loss
 from comp_lib.families.types import Layer, Model
-from comp_lib.models.load import INCLUDED_MODEL
+from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.planning import make_plan, settled_for
 from comp_lib.prune_layer import Streams
 from comp_lib.report import LayerReport, finished_plan_and_report

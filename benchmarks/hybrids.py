@@ -44,7 +44,7 @@ from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import sequence_loss_increase
 from comp_lib.importance.measured_harm import JUDGING_SEQUENCES, MeasuredHarm, measured_harm
-from comp_lib.models.load import INCLUDED_MODEL
+from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape

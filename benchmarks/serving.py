@@ -42,8 +42,9 @@ from comp_lib.families.types import Model
 from comp_lib.gguf import llama_cpp
 from comp_lib.gguf.speed import gain, measure
 from comp_lib.models.export import export_gguf
-from comp_lib.models.load import INCLUDED_MODEL, load_model, open_model
+from comp_lib.models.load import load_model, open_model
 from comp_lib.models.meta_model import with_true_config
+from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.shape import Shape
 from comp_lib.surgery import shrink
 

@@ -8,6 +8,7 @@ compute device, used, and let go. (This is our reading of the paper's "layers lo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from .decoder import Decoder, as_decoder
 from .families.find import layers_of
 from .families.run import LayerArguments, attention_step, head, layer_arguments, mlp_step
-from .families.types import Device, Layer, Model
+from .families.types import Device, Layer, Model, Step
 from .system.tensors import check_numbers
 
 BATCH_TOKENS = 2048  # tokens that pass at once: enough for the processor, few beside the hidden states
@@ -32,12 +33,39 @@ def batches(count: int, length: int) -> Iterator[slice]:
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
+@dataclass(frozen=True)
+class PassedBatch:
+    """B sequences that have passed one layer, with all that can be measured of them, on its device."""
+
+    rows: slice
+    """Which of all sequences they are."""
+    before: Tensor
+    """States before the layer (B, L, d)."""
+    between: Tensor
+    """States between its two steps (B, L, d)."""
+    after: Tensor
+    """States after it (B, L, d)."""
+    inputs: dict[Step, Tensor]
+    """What the output linear of each step read (B, L, n)."""
+
+
+def pass_through(
+    layer: Layer, hidden: Tensor, arguments: LayerArguments, device: Device
+) -> Iterator[PassedBatch]:
+    """Send all sequences h (S, L, d) through one layer, which is on `device`, a batch at a time."""
+    for rows in batches(*hidden.shape[:2]):
+        before = hidden[rows].to(device)
+        between, attention_inputs = attention_step(layer, before, arguments)
+        after, mlp_inputs = mlp_step(layer, between)
+        inputs: dict[Step, Tensor] = {"attention": attention_inputs, "mlp": mlp_inputs}
+        yield PassedBatch(rows, before, between, after, inputs)
+
+
 def through(layer: Layer, hidden: Tensor, arguments: LayerArguments, device: Device) -> Tensor:
     """Send all sequences through one layer on `device`: h (S, L, d) -> h' (S, L, d), on the device of h."""
     out = torch.empty_like(hidden)
-    for rows in batches(*hidden.shape[:2]):
-        residual, _ = attention_step(layer, hidden[rows].to(device), arguments)
-        out[rows] = mlp_step(layer, residual)[0]
+    for batch in pass_through(layer, hidden, arguments, device):
+        out[batch.rows] = batch.after
     return out
 
 
@@ -61,6 +89,14 @@ class LayerVisit:
     def through(self, hidden: Tensor) -> Tensor:
         """Send another text of the same length through this layer: (S, L, d) -> (S, L, d)."""
         return through(self.layer, hidden, self.arguments, self.device)
+
+    def pass_batches(self) -> Iterator[PassedBatch]:
+        """Send the text of the walk through this layer, a batch at a time; at the end `after` is there."""
+        after = torch.empty_like(self.before)
+        for batch in pass_through(self.layer, self.before, self.arguments, self.device):
+            after[batch.rows] = batch.after
+            yield batch
+        self._after = after
 
     @property
     def after(self) -> Tensor:

@@ -196,7 +196,8 @@ def real_model():
     """SmolLM2-135M and its tokenizer, shared by all tests: none may change the model in place."""
     from tools import config_and_hash
 
-    from comp_lib.models.load import INCLUDED_MODEL, load_model
+    from comp_lib.models.load import load_model
+    from comp_lib.models.wheels import INCLUDED_MODEL
 
     model, tokenizer = load_model(INCLUDED_MODEL)
     before = config_and_hash(model)

@@ -28,7 +28,8 @@ from fingerprints import (
     real,
 )
 
-from comp_lib.models.load import INCLUDED_MODEL, load_model
+from comp_lib.models.load import load_model
+from comp_lib.models.wheels import INCLUDED_MODEL
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -27,8 +27,8 @@ from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.written import draw_prefixes
 from comp_lib.compare.cluster import executor
 from comp_lib.compare.grid import read_rows
-from comp_lib.disk.from_disk import DiskSink
 from comp_lib.disk.run_state import RunState, StreamsState
+from comp_lib.disk.sink import DiskSink
 from comp_lib.disk.work_folder import JOURNAL, Journal
 from comp_lib.errors import PACKAGE, InputError
 from comp_lib.evaluation.loss import measure_loss
@@ -37,7 +37,7 @@ from comp_lib.families.find import layers_of
 from comp_lib.families.probe import check_two_steps
 from comp_lib.families.run import layer_arguments
 from comp_lib.gguf.read import GgufFile, GgufTensors
-from comp_lib.models import load
+from comp_lib.models import load, locate
 from comp_lib.models.export import export_gguf
 from comp_lib.models.meta_model import with_true_config
 from comp_lib.plan import Plan
@@ -123,7 +123,7 @@ def find_a_name(patch, planted, folder):
 
 
 def fetch(patch, planted, folder):
-    patch.setattr(load, "snapshot_download", planted)
+    patch.setattr(locate, "snapshot_download", planted)
     load.open_model("owner/name")
 
 
@@ -221,7 +221,7 @@ BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("calibration/written.py", "_encode_request"): apply_chat_template,
     ("compare/cluster.py", "executor"): find_scheduler,
     ("compare/grid.py", "read_rows"): read_comparison,
-    ("disk/from_disk.py", "resume"): go_on_with_a_generator,
+    ("disk/sink.py", "resume"): go_on_with_a_generator,
     ("disk/work_folder.py", "read_state"): read_journal,
     ("evaluation/loss.py", "_states"): run_a_judged_model,
     ("evaluation/zero_shot.py", "load_tasks"): load_zero_shot_tasks,
@@ -232,9 +232,9 @@ BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("gguf/read.py", "_own_fields"): config_in_gguf,
     ("models/load.py", "_load_tokenizer"): read_tokenizer,
     ("models/load.py", "_generation_config"): read_generation_config,
-    ("models/load.py", "_locate"): find_a_name,
+    ("models/locate.py", "locate"): find_a_name,
     ("models/load.py", "_build_meta_model"): build_config,
-    ("models/load.py", "_snapshot"): fetch,
+    ("models/locate.py", "snapshot"): fetch,
     ("models/meta_model.py", "with_true_config"): load_shrunk_tensors,
     ("plan.py", "from_json"): parse_plan,
     ("plan.py", "load"): read_plan,

@@ -30,7 +30,7 @@ TENSOR_NAME = re.compile(
 )
 # Files outside of `families` that may: they read or write the tensors of a folder or a file by their names.
 MAY_NAME_TENSORS = {
-    "disk/from_disk.py",
+    "disk/sink.py",
     "disk/model_on_disk.py",
     "gguf/architectures.py",
     "models/load.py",

@@ -18,7 +18,6 @@ from torch import Tensor
 from ..errors import InputError
 from ..evaluation.confidence import confidence_intervals
 from ..families.find import layers_of, parts
-from ..families.run import attention_step, mlp_step
 from ..families.types import STEPS, Device, Layer, Model, Step
 from ..importance.layers import cosine_distance, sequence_loss_increase
 from ..importance.matrix_condition import scores_of, sweep
@@ -28,7 +27,7 @@ from ..prune_layer import problem_of
 from ..statistics.few_tokens import empty_statistics
 from ..statistics.solve import Inverse, penalty
 from ..statistics.sums import Statistics, token_weight
-from ..walk import LayerVisit, batches, walk
+from ..walk import LayerVisit, walk
 from .columns import Sample, load_or_compute, tidy
 
 LayerNumbers = Collection[int] | None
@@ -171,22 +170,15 @@ def _examine_layer(visit: LayerVisit) -> Tables:
     The table "layers" has the cosine distance between the states before and after each of PARTS, (S,).
     """
     layer = visit.layer
-    hidden = visit.before
-    sequences, length, _ = hidden.shape
+    sequences, length, _ = visit.before.shape
     statistics = {step: _empty_statistics(layer, step, sequences * length) for step in STEPS}
     distances: dict[str, list[Tensor]] = {part: [] for part in PARTS}
-    after = torch.empty_like(hidden)
-    for rows in batches(sequences, length):
-        first = hidden[rows].to(visit.device)
-        middle, attention_inputs = attention_step(layer, first, visit.arguments)
-        last, mlp_inputs = mlp_step(layer, middle)
-        statistics["attention"].add(attention_inputs, token_weight=token_weight(middle))
-        statistics["mlp"].add(mlp_inputs, token_weight=token_weight(last))
-        after[rows] = last
-        distances["layer"].append(cosine_distance(first, last))
-        distances["attention"].append(cosine_distance(first, middle))
-        distances["mlp"].append(cosine_distance(middle, last))
-    visit.after = after
+    for batch in visit.pass_batches():
+        statistics["attention"].add(batch.inputs["attention"], token_weight=token_weight(batch.between))
+        statistics["mlp"].add(batch.inputs["mlp"], token_weight=token_weight(batch.after))
+        distances["layer"].append(cosine_distance(batch.before, batch.after))
+        distances["attention"].append(cosine_distance(batch.before, batch.between))
+        distances["mlp"].append(cosine_distance(batch.between, batch.after))
     tables = {"layers": {part: torch.cat(values) for part, values in distances.items()}}
     tables["groups"] = _group_table(problem_of(layer, "attention", statistics.pop("attention")))
     problem = problem_of(layer, "mlp", statistics.pop("mlp"))

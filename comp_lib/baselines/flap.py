@@ -32,14 +32,13 @@ from torch import Tensor
 from ..decoder import Decoder
 from ..errors import OutOfReach
 from ..families.find import parts
-from ..families.run import run_step
-from ..families.types import Device, Model, Step
+from ..families.types import STEPS, Device, Model
 from ..hybrid_granularity.uniform import parameter_budget
 from ..plan import Plan, PlanRequest
 from ..progress import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
-from ..walk import LayerVisit, batches, walk
+from ..walk import walk
 
 
 @dataclass(frozen=True)
@@ -89,26 +88,28 @@ def fluctuations(
     layer_count = Shape.of(model).layers
     scores = []
     for visit in walk(model, ids, device):
-        between, attention_scores = _step_fluctuations(visit, "attention", visit.before)
-        visit.after, mlp_scores = _step_fluctuations(visit, "mlp", between)
-        scores.append((attention_scores, mlp_scores))
+        linears = {step: part.output_linear for step, part in parts(visit.layer).items()}
+        moments = {  # step -> sums of x and of x^2
+            step: torch.zeros(2, linear.in_features, dtype=torch.float64) for step, linear in linears.items()
+        }
+        for batch in visit.pass_batches():
+            for step, inputs in batch.inputs.items():
+                x = inputs.flatten(0, -2).double()
+                moments[step] += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
+        variances = {step: _variance(sums, ids.numel()) for step, sums in moments.items()}
+        attention, mlp = (
+            variances[step] * linears[step].weight.double().square().sum(0).cpu() for step in STEPS
+        )
+        scores.append((attention, mlp))
         progress("fluctuations", visit.index + 1, layer_count)
     return scores
 
 
-def _step_fluctuations(visit: LayerVisit, step: Step, stream: Tensor) -> tuple[Tensor, Tensor]:
-    """The stream (S, L, d) after a step of the visited layer, and WIFV of the output linear's inputs."""
-    linear = parts(visit.layer)[step].output_linear
-    after = torch.empty_like(stream)
-    moments = torch.zeros(2, linear.in_features, dtype=torch.float64)  # sums of x and of x^2
-    for rows in batches(*stream.shape[:2]):
-        after[rows], x = run_step(visit.layer, step, stream[rows].to(visit.device), visit.arguments)
-        x = x.flatten(0, -2).double()
-        moments += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
+def _variance(moments: Tensor, tokens: int) -> Tensor:
+    """Variance (n,) of each of n inputs over the tokens, from the sums of x and of x^2 (2, n)."""
     total, squares = moments
-    tokens = stream.shape[0] * stream.shape[1]
-    variance = (squares - total.square() / tokens).clamp_min(0.0) / max(tokens - 1, 1)
-    return after, variance * linear.weight.double().square().sum(0).cpu()
+    variance: Tensor = (squares - total.square() / tokens).clamp_min(0.0) / max(tokens - 1, 1)
+    return variance
 
 
 def standardise(scores: Tensor) -> Tensor:

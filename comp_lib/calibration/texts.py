@@ -8,6 +8,7 @@ through `datasets`. Anything else is a text file.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,8 @@ def _hint_for_no_text(path: Path, names: Iterable[str]) -> str:
     if path.suffix == "" and path == Path(path.name):
         return suggestion(str(path), names)
     folder = path.parent
-    with refusing("a folder that can be read", str(folder), "check its permissions"):
-        files = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+    can_be_read = folder.is_dir() and os.access(folder, os.R_OK)
+    files = sorted(file.name for file in folder.iterdir()) if can_be_read else []
     return suggestion(path.name, files, otherwise=f"check the path; the current folder is {Path.cwd()}")
 
 

@@ -56,8 +56,7 @@ def doctor() -> None:
 
 def _findings() -> list[Finding]:
     """Everything that the included model needs."""
-    from ..models.load import INCLUDED_MODEL
-    from ..models.wheels import WHEELS
+    from ..models.wheels import INCLUDED_MODEL, WHEELS
     from ..system.machine import available_device, cache_folder, cores, free_memory
 
     python = sys.version.split()[0]
@@ -67,7 +66,7 @@ def _findings() -> list[Finding]:
     disk = _free_disk(cache)
     larger_disk = "delete what is in that folder, or set COMP_LIB_CACHE to a larger disk"
     wheel = WHEELS[INCLUDED_MODEL]
-    is_installed = all(util.find_spec(package.replace("-", "_")) for package in wheel["packages"])
+    is_installed = all(util.find_spec(package.replace("-", "_")) for package in wheel.packages)
     return [
         Finding("versions", f"comp-lib {__version__}, {libraries}, Python {python}"),
         Finding("computes on", f"{cores()} cores, {available_device('auto')}"),
@@ -78,7 +77,7 @@ def _findings() -> list[Finding]:
             "close other programs: 2 GiB are wanted",
         ),
         Finding("room in the cache", f"{disk / 2**30:.1f} GiB in {cache}", disk >= MIN_DISK, larger_disk),
-        Finding(INCLUDED_MODEL, "here" if is_installed else "missing", is_installed, wheel["install"]),
+        Finding(INCLUDED_MODEL, "here" if is_installed else "missing", is_installed, wheel.install),
     ]
 
 

@@ -115,7 +115,8 @@ def demo(
     from ..disk.prune_model import prune_model
     from ..evaluation.by_kind import judge
     from ..evaluation.generation import continuation
-    from ..models.load import INCLUDED_MODEL, load_model
+    from ..models.load import load_model
+    from ..models.wheels import INCLUDED_MODEL
     from ..plots import plot_kinds, plot_pruned, png
     from ..system.files import check_output, write_atomically
     from .measure import cost_in_words, kinds_table

@@ -14,7 +14,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..calibration.defaults import USUAL_WINDOW
-from ..calibration.given import GivenTexts, Source
-from ..calibration.shares import MIXTURES, WRITTEN, shares_of, text_hashes
+from ..calibration.given import Source
+from ..calibration.shares import text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration, windows_of
 from ..checks import check_request
@@ -32,28 +32,19 @@ from ..errors import InputError, check_switch, check_words, known_keywords, say
 from ..evaluation.words import describe_chance
 from ..families.run import check_length
 from ..gguf.write import size_of_tensors
-from ..methods import method_of
 from ..models.load import DtypeName, load_with_room, open_model
-from ..models.save import Provenance, hide_folders
 from ..plan import Plan
 from ..planning import make_plan, settled_for
 from ..progress import Progress, check_progress, no_progress
 from ..settings import (
-    DEFAULTS,
-    MAX_TOKENS,
-    PRESET_TABLE,
-    PRESETS,
-    TOKENS_PER_NEURON,
     MethodChanges,
     PresetName,
     Settings,
-    usual_preset,
 )
-from ..shape import Shape
 from ..system.files import resolve
-from ..system.machine import available_device
 from ..system.tensors import STORED_TYPES, StoredTensors, stored_type
-from .from_disk import SavedModel, SaveOptions, check_out, prune_to
+from .destination import SaveOptions, check_out
+from .from_disk import SavedModel, prune_to
 from .gguf_file import (
     check_pruned_file,
     gguf_type_above,
@@ -63,6 +54,8 @@ from .gguf_file import (
     working_dtype,
 )
 from .model_on_disk import ModelOnDisk
+from .run_card import card_of_run
+from .run_options import RunOptions, check_options, usual_sequences
 from .verdict import Verdict, quality_of
 
 if TYPE_CHECKING:
@@ -75,39 +68,6 @@ WINDOW_LENGTH_OF_A_KIND = 256  # tokens in each of them
 PRUNING_MEMORY_HINT = (
     "choose a smaller model, bfloat16 if you can, or the calibration shipped, which needs no model"
 )
-SETTINGS_WITHOUT_FLAG = ("widths", "recovery", "aim", "ridge", "layer_metric", "token_weights")
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of a call of `prune_model`, checked."""
-
-    settings: Settings  # of the run
-    calibration: Calibration  # text that decides
-    preset: PresetName  # a key of PRESETS; the one of the method where none was given
-    judged_on: str | Path | None  # text that judges; None: nothing is measured
-    dtype: DtypeName  # dtype to compute in
-    at_most: float | None  # nats per token that the loss may rise
-    changes: MethodChanges  # the settings that the caller gave
-    gguf_type: str | None = None  # type of the matrices of a GGUF file; None: a folder is made
-
-    @property
-    def needs_model(self) -> bool:
-        """Whether the model must be in memory: to write text, for gradients, or while a ratio is sought."""
-        writes = not WRITTEN.keys().isdisjoint(shares_of(self.calibration.source))
-        return writes or self.at_most is not None or self.needs_gradients
-
-    @property
-    def needs_gradients(self) -> bool:
-        """Whether the method plans by gradients."""
-        return method_of(self.settings.method).needs_gradients
-
-    @property
-    def copies(self) -> int:
-        """The number of copies of the model that must fit in memory."""
-        if self.needs_gradients:
-            return 3
-        return 1 if self.at_most is None else 2
 
 
 @dataclass(frozen=True)
@@ -217,7 +177,7 @@ def prune_model(
     if judged_on is not None:
         check_words("judged_on", judged_on, "the name or the path of a text", example="evaluation:code")
     text = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
-    options = _check_options(ratio, at_most, preset, text, judged_on, changes, device, dtype)
+    options = check_options(ratio, at_most, preset, text, judged_on, changes, device, dtype)
     hashes = text_hashes(text.source)
     parent = _Parent.open(str(model), dtype)
     if is_gguf_name(out):
@@ -232,7 +192,14 @@ def prune_model(
             f"comp-lib does not write {parent.matrix_type}: the matrices of {out} will be {options.gguf_type}"
         )
     decisions = _decide(options, parent, windows_by_text, progress)
-    card = _card(out, parent, replace(options, settings=decisions.settings), decisions.ids, hashes)
+    card = card_of_run(
+        out,
+        parent.name,
+        parent.model.shape,
+        replace(options, settings=decisions.settings),
+        decisions.ids,
+        hashes,
+    )
     saved = prune_to(
         out,
         parent.model,
@@ -244,45 +211,6 @@ def prune_model(
         progress=progress,
     )
     return _verdict(saved, parent, options.gguf_type, windows_by_text, started)
-
-
-def _check_options(
-    ratio: float | None,
-    at_most: float | str | None,
-    preset: PresetName | None,
-    calibration: Calibration,
-    judged_on: str | Path | None,
-    changes: MethodChanges,
-    device: str,
-    dtype: DtypeName,
-) -> RunOptions:
-    """The options of a call, checked as far as that goes without the model.
-
-    Raises InputError for arguments that mean nothing, alone or together.
-    """
-    nats = None
-    if at_most is not None:
-        from .ratio_search import SMALLEST_RATIO, parse_nats
-
-        if ratio is not None:
-            raise InputError(
-                expected="ratio or at_most", got=f"{ratio} and {at_most}", hint="leave one of them out"
-            )
-        nats = parse_nats(at_most)
-        if judged_on is None:
-            raise InputError(
-                expected="a text that judges, for at_most",
-                got="none",
-                hint="name a text, or let every kind of text judge",
-            )
-        ratio = SMALLEST_RATIO
-    wanted: dict[str, Any] = {**changes, "seed": calibration.seed}
-    wanted["device"] = str(available_device(device, double=True))
-    if ratio is not None:
-        wanted["ratio"] = ratio
-    settings = Settings.preset(preset, **wanted)
-    preset = preset or usual_preset(settings.method)
-    return RunOptions(settings, calibration, preset, judged_on, dtype, nats, changes)
 
 
 def _save_options(
@@ -363,20 +291,8 @@ def _fit_to_model(options: RunOptions, parent: _Parent) -> RunOptions:
     text = options.calibration
     check_length(text.length, source.config.max_position_embeddings)
     if text.sequences is None:
-        text = replace(text, sequences=_usual_sequences(source.shape, options.preset, text))
+        text = replace(text, sequences=usual_sequences(source.shape, options.preset, text))
     return replace(options, settings=settings, calibration=text)
-
-
-def _usual_sequences(shape: Shape, preset: str, calibration: Calibration) -> int:
-    """The number of sequences that calibrate where nobody says it.
-
-    A mixture of texts gives TOKENS_PER_NEURON tokens for each neuron, where that is more.
-    """
-    usual = PRESET_TABLE[preset].sequences
-    if calibration.source not in MIXTURES:
-        return usual
-    tokens = max(TOKENS_PER_NEURON * max(shape.neurons), usual * calibration.length)
-    return math.ceil(min(tokens, MAX_TOKENS) / calibration.length)
 
 
 def _windows(judged_on: str | Path | None, tokenizer: Any, max_length: int) -> dict[str, Tensor]:
@@ -396,55 +312,6 @@ def _usual_type(files: StoredTensors) -> str:
         numbers[type_name] += math.prod(files.shapes[tensor])
     ((usual, _),) = numbers.most_common(1)
     return usual
-
-
-def _card(
-    out: str | Path, parent: _Parent, options: RunOptions, ids: Tensor, hashes: tuple[str, ...]
-) -> Provenance:
-    """The content of the model card of a run on ids (S, L).
-
-    hashes: of the calibration text.
-    """
-    calibration = options.calibration
-    source = calibration.source
-    shares = shares_of(source)
-    sequences, length = ids.shape
-    text = f"{sequences} x {length} tokens of {hide_folders(source)}, drawn with seed {calibration.seed}"
-    if len(shares) > 1:
-        text += f" ({', '.join(f'{hide_folders(part)} {share:.0%}' for part, share in shares.items())})"
-    settings = asdict(options.settings)
-    command = _command(parent.name, out, options)
-    return Provenance(parent.name, parent.model.shape, text, settings, command=command, hashes=hashes)
-
-
-def _command(name: str, out: str | Path, options: RunOptions) -> str:
-    """The command for the same run, or "" where no flag can say a setting that was given."""
-    if options.changes.keys() & set(SETTINGS_WITHOUT_FLAG):
-        return ""
-    if options.changes.get("layers") == "auto" and "layers" in PRESETS[options.preset]:
-        return ""  # without the flag the preset's number counts, and the flag takes no "auto"
-    calibration = options.calibration
-    if isinstance(calibration.source, GivenTexts):
-        return ""
-    flags: dict[str, object] = {
-        "ratio": options.settings.ratio,
-        "preset": options.preset,
-        "calibration": calibration.source,
-        "evaluate": options.judged_on or "none",
-        "sequences": calibration.sequences,
-        "length": calibration.length,
-    }
-    if calibration.seed != DEFAULTS["seed"]:
-        flags["seed"] = calibration.seed
-    flags |= {name: value for name, value in options.changes.items() if value not in ("auto", None)}
-    if options.settings.device != DEFAULTS["device"]:
-        flags["device"] = options.settings.device
-    if options.dtype != DEFAULTS["dtype"]:
-        flags["dtype"] = options.dtype
-    arguments = ["comp-lib", "prune", hide_folders(name), "--out", resolve(out).name]
-    for flag, value in flags.items():
-        arguments += [f"--{flag.replace('_', '-')}", hide_folders(value)]
-    return shlex.join(arguments)
 
 
 def _verdict(

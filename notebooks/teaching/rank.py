@@ -33,7 +33,8 @@ from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import Evaluation
 from comp_lib.families.types import Model
-from comp_lib.models.load import INCLUDED_MODEL, load_with_room
+from comp_lib.models.load import load_with_room
+from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plan import Plan
 from comp_lib.settings import PRESETS, Settings
 from comp_lib.shape import Shape, span

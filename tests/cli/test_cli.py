@@ -23,6 +23,7 @@ from comp_lib.disk import prune_model
 from comp_lib.evaluation.loss import compare_losses
 from comp_lib.importance.layers import block_influence
 from comp_lib.models import load
+from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 
@@ -247,7 +248,7 @@ def included(tmp_path, tiny_llama, tokenizer, monkeypatch):
 
     def instead(function):
         return lambda name, *options: function(
-            tmp_path / "included" if name == load.INCLUDED_MODEL else name, *options
+            tmp_path / "included" if name == INCLUDED_MODEL else name, *options
         )
 
     open_instead = instead(load.open_model)

@@ -24,7 +24,7 @@ def test_the_doctor_finds_what_is_here():
     assert "✗" not in output
 
 
-MISSING = {"packages": ["no-such-wheel"], "install": "pip install nothing"}
+MISSING = wheels.Wheel(packages=("no-such-wheel",), install="pip install nothing")
 
 
 @pytest.mark.parametrize(

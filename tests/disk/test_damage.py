@@ -11,7 +11,8 @@ from command import content
 from test_from_disk import Killed, opened, saved
 from variants import tokens
 
-from comp_lib.disk.from_disk import SaveOptions, prune_to
+from comp_lib.disk.destination import SaveOptions
+from comp_lib.disk.from_disk import prune_to
 from comp_lib.errors import InputError
 from comp_lib.settings import Settings
 

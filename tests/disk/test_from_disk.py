@@ -20,8 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from variants import LAYOUTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.comp import prune
-from comp_lib.disk import from_disk, model_on_disk, work_folder
-from comp_lib.disk.from_disk import SaveOptions, prune_to
+from comp_lib.disk import destination, from_disk, model_on_disk, sink, work_folder
+from comp_lib.disk.destination import SaveOptions
+from comp_lib.disk.from_disk import prune_to
 from comp_lib.disk.model_on_disk import ModelOnDisk
 from comp_lib.disk.run_state import RunState, StreamsState
 from comp_lib.disk.work_folder import StatesFile
@@ -248,7 +249,7 @@ class Points:
             (Path, "unlink"),
             (Path, "write_text"),
             (StatesFile, "__setitem__"),
-            (from_disk, "write_rows"),
+            (sink, "write_rows"),
             (from_disk, "save_metadata"),
         ):
             self.guard(monkeypatch, module, name)
@@ -320,14 +321,14 @@ def test_killed_in_each_function_or_near_the_end_it_ends_with_the_same_bytes(
         run(out)
         assert content(out) == expected, f"killed at moment {last} of {len(names)}, {names[last - 1]}"
         assert [path.name for path in out.parent.iterdir()] == ["small"]
-    assert names_of_states == {f"states-{number}" for number in range(from_disk.STATES_FILES)}
+    assert names_of_states == {f"states-{number}" for number in range(destination.STATES_FILES)}
 
 
 @pytest.mark.parametrize("name", ["write_rows", "fsync"])
 def test_a_full_disk_is_reported_and_the_same_call_goes_on(
     name, parent, undisturbed, tmp_path, tokenizer, monkeypatch
 ):
-    real = getattr(from_disk, name)
+    real = getattr(sink, name)
     calls = itertools.count()
 
     def quota(*arguments):
@@ -336,7 +337,7 @@ def test_a_full_disk_is_reported_and_the_same_call_goes_on(
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(from_disk, name, quota)
+        patch.setattr(sink, name, quota)
         with pytest.raises(InputError, match="No space left.*the same command goes on"):
             prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
     assert not (tmp_path / "small").exists()
@@ -359,7 +360,7 @@ def test_runs_that_are_cut_off_leave_no_more_states_than_one(parent, tmp_path, t
     counts = set()
     for _ in range(3):
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(from_disk, "write_rows", killed)
+            patch.setattr(sink, "write_rows", killed)
             prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
         counts.add(len(list((tmp_path / "small.partial").glob("states-*"))))
     assert len(counts) == 1

@@ -18,7 +18,7 @@ from variants import PATTERNS, build, tokens
 
 from comp_lib import Calibration, prune_model
 from comp_lib.calibration.windows import windows_of
-from comp_lib.disk import from_disk, gguf_file
+from comp_lib.disk import from_disk, gguf_file, sink
 from comp_lib.disk.ratio_search import round_weights
 from comp_lib.disk.work_folder import JOURNAL, StatesFile
 from comp_lib.errors import InputError
@@ -139,13 +139,13 @@ def test_it_is_the_file_that_export_makes_of_the_folder(kind, parent_of, tmp_pat
 def test_block_types_are_rounded_once(parent_of, tmp_path, monkeypatch):
     """From f32, where the folder of a quantised parent has bfloat16."""
     parent = parent_of("q4_1")
-    finish = from_disk._finish_file
+    finish = from_disk.finish_file
 
     def copy_and_finish(work, target, **options):
         shutil.copytree(work, tmp_path / "copy")
         finish(work, target, **options)
 
-    monkeypatch.setattr(from_disk, "_finish_file", copy_and_finish)
+    monkeypatch.setattr(from_disk, "finish_file", copy_and_finish)
     prune_model(parent, tmp_path / "small.gguf", **QUICK)
     in_floats, _ = load_model(tmp_path / "copy")
     assert in_floats.config.dtype == torch.float32
@@ -261,7 +261,7 @@ class Moments:
             (os, "fsync"),
             (Path, "unlink"),
             (StatesFile, "__setitem__"),
-            (from_disk, "write_rows"),
+            (sink, "write_rows"),
             (from_disk, "export_gguf"),
         ):
             self.guard(monkeypatch, module, name)

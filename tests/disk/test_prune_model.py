@@ -183,8 +183,8 @@ def test_layers_auto_is_said_by_no_command_where_the_preset_has_a_number(
     ],
 )
 def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, limit, options, sequences):
-    monkeypatch.setattr("comp_lib.disk.prune_model.TOKENS_PER_NEURON", 100)  # of 48 neurons
-    monkeypatch.setattr("comp_lib.disk.prune_model.MAX_TOKENS", limit)
+    monkeypatch.setattr("comp_lib.disk.run_options.TOKENS_PER_NEURON", 100)  # of 48 neurons
+    monkeypatch.setattr("comp_lib.disk.run_options.MAX_TOKENS", limit)
     text = Calibration(**{"source": "shipped", "length": 24} | options)
     verdict = prune_model(
         parent, tmp_path / "small", calibration=text, method="random", multiple=4, judged_on=None

@@ -28,7 +28,8 @@ from variants import build, tokens
 import comp_lib
 from comp_lib.calibration.windows import Calibration
 from comp_lib.cli.app import COMMANDS, app
-from comp_lib.disk.from_disk import SaveOptions, prune_to
+from comp_lib.disk.destination import SaveOptions
+from comp_lib.disk.from_disk import prune_to
 from comp_lib.disk.model_on_disk import ModelOnDisk
 from comp_lib.errors import InputError
 from comp_lib.evaluation.generation import continuation

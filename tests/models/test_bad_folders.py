@@ -20,7 +20,7 @@ from comp_lib.calibration.windows import Calibration
 from comp_lib.disk.prune_model import prune_model
 from comp_lib.errors import InputError, NoNumber
 from comp_lib.gguf.read import GgufFile
-from comp_lib.models import load
+from comp_lib.models import load, locate
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model
 from comp_lib.system.tensors import INDEX, SINGLE, TensorFiles
@@ -246,7 +246,7 @@ def test_sizes_are_compared_before_anything_is_built(folder, tmp_path, monkeypat
         config(**{field: 10**9})(folder)
     if kind == "hub":
         name = "someone/some-model"
-        monkeypatch.setattr(load, "snapshot_download", lambda *_, **__: str(folder))
+        monkeypatch.setattr(locate, "snapshot_download", lambda *_, **__: str(folder))
         monkeypatch.setattr(load, "TensorFiles", lambda _: pytest.fail("weights fetched"))
     monkeypatch.setattr(load, "make_meta_model", lambda *_: pytest.fail("built"))
     limits = dict(zip(("num_hidden_layers", "intermediate_size"), load.HUB_LIMITS, strict=True))

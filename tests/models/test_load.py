@@ -20,9 +20,10 @@ from transformers.utils import logging
 from variants import build
 
 from comp_lib.errors import InputError
-from comp_lib.models import load
-from comp_lib.models.load import INCLUDED_MODEL, load_model, load_with_room, open_model
+from comp_lib.models import load, locate
+from comp_lib.models.load import load_model, load_with_room, open_model
 from comp_lib.models.meta_model import make_meta_model
+from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.system.machine import available_device
 
 LLAMA3 = {
@@ -191,7 +192,7 @@ def test_a_name_that_is_nothing():
 
 @pytest.mark.parametrize("name", ["missing.gguf", "owner/missing.gguf", 3, None])
 def test_what_cannot_be_on_the_hub_is_not_sought_there(name, monkeypatch):
-    monkeypatch.setattr(load, "snapshot_download", lambda *_, **__: pytest.fail("sought"))
+    monkeypatch.setattr(locate, "snapshot_download", lambda *_, **__: pytest.fail("sought"))
     assert_refused(name, repr(str(name)), "nothing of that name")
 
 
@@ -244,7 +245,7 @@ def test_only_what_the_hub_has_not_is_called_out_of_reach(monkeypatch, error, sa
     def snapshot(*_, **__):
         raise error
 
-    monkeypatch.setattr(load, "snapshot_download", snapshot)
+    monkeypatch.setattr(locate, "snapshot_download", snapshot)
     assert_refused("owner/name", "reachable Hub id", f"got {said}")
 
 
@@ -256,7 +257,7 @@ def test_a_model_of_the_hub_is_a_folder_once_it_is_fetched(folder, monkeypatch):
         fetched.append(allow_patterns)
         return str(path)
 
-    monkeypatch.setattr(load, "snapshot_download", snapshot)
+    monkeypatch.setattr(locate, "snapshot_download", snapshot)
     model, _ = load_model("someone/some-model")
     assert torch.equal(logits(model, IDS), logits(load_model(path)[0], IDS))
     assert model.name_or_path == "someone/some-model"

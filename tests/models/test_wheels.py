@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from comp_lib.errors import InputError
 from comp_lib.models import wheels
-from comp_lib.models.wheels import WHEELS, wheel_gguf
+from comp_lib.models.wheels import WHEELS, Wheel, wheel_gguf
 
 CONTENT = b"GGUF" + bytes(range(200))
-MODEL = {
-    "source": "owner/model",
-    "licence": "a-licence",
-    "packages": ["part-a", "part-b"],
-    "install": "pip install parts (a-licence applies)",
-    "sha256": hashlib.sha256(CONTENT).hexdigest(),
-}
+MODEL = Wheel(
+    packages=("part-a", "part-b"),
+    install="pip install parts (a-licence applies)",
+    source="owner/model",
+    licence="a-licence",
+    sha256=hashlib.sha256(CONTENT).hexdigest(),
+)
 
 
 @pytest.fixture(params=["m.gguf.part0", "part0.bin"])
 def installed(request, tmp_path, monkeypatch):
     """Two packages with the halves of a file: package -> path of its half."""
     named = request.param.replace("0", "{}")
-    paths = {package: tmp_path / named.format(number) for number, package in enumerate(MODEL["packages"])}
-    mark = {"mark": ".bin"} if named.endswith(".bin") else {}
+    paths = {package: tmp_path / named.format(number) for number, package in enumerate(MODEL.packages)}
     for path, content in zip(paths.values(), (CONTENT[:99], CONTENT[99:]), strict=True):
         path.write_bytes(content)
 
@@ -39,7 +39,7 @@ def installed(request, tmp_path, monkeypatch):
 
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(importlib.metadata, "files", files)
-    monkeypatch.setitem(WHEELS, "parts", MODEL | mark)
+    monkeypatch.setitem(WHEELS, "parts", replace(MODEL, mark=".bin" if named.endswith(".bin") else ".gguf"))
     return paths
 
 

@@ -1,0 +1,75 @@
+"""What the model card of a run says: its calibration text, its settings, and the command that repeats it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
+
+from ..calibration.given import GivenTexts
+from ..calibration.shares import shares_of
+from ..models.save import Provenance, hide_folders
+from ..settings import DEFAULTS, PRESETS
+from ..shape import Shape
+from ..system.files import resolve
+from .run_options import RunOptions
+
+SETTINGS_WITHOUT_FLAG = ("widths", "recovery", "aim", "ridge", "layer_metric", "token_weights")
+
+
+def card_of_run(
+    out: str | Path,
+    parent: str,
+    parent_shape: Shape,
+    options: RunOptions,
+    ids: Tensor,
+    hashes: tuple[str, ...],
+) -> Provenance:
+    """The content of the model card of a run on ids (S, L).
+
+    Args:
+        parent: name of the model that was pruned, as the user knows it.
+        hashes: of the calibration text.
+    """
+    calibration = options.calibration
+    source = calibration.source
+    shares = shares_of(source)
+    sequences, length = ids.shape
+    text = f"{sequences} x {length} tokens of {hide_folders(source)}, drawn with seed {calibration.seed}"
+    if len(shares) > 1:
+        text += f" ({', '.join(f'{hide_folders(part)} {share:.0%}' for part, share in shares.items())})"
+    settings = asdict(options.settings)
+    command = command_of_run(parent, out, options)
+    return Provenance(parent, parent_shape, text, settings, command=command, hashes=hashes)
+
+
+def command_of_run(name: str, out: str | Path, options: RunOptions) -> str:
+    """The command for the same run, or "" where no flag can say a setting that was given."""
+    if options.changes.keys() & set(SETTINGS_WITHOUT_FLAG):
+        return ""
+    if options.changes.get("layers") == "auto" and "layers" in PRESETS[options.preset]:
+        return ""  # without the flag the preset's number counts, and the flag takes no "auto"
+    calibration = options.calibration
+    if isinstance(calibration.source, GivenTexts):
+        return ""
+    flags: dict[str, object] = {
+        "ratio": options.settings.ratio,
+        "preset": options.preset,
+        "calibration": calibration.source,
+        "evaluate": options.judged_on or "none",
+        "sequences": calibration.sequences,
+        "length": calibration.length,
+    }
+    if calibration.seed != DEFAULTS["seed"]:
+        flags["seed"] = calibration.seed
+    flags |= {name: value for name, value in options.changes.items() if value not in ("auto", None)}
+    if options.settings.device != DEFAULTS["device"]:
+        flags["device"] = options.settings.device
+    if options.dtype != DEFAULTS["dtype"]:
+        flags["dtype"] = options.dtype
+    arguments = ["comp-lib", "prune", hide_folders(name), "--out", resolve(out).name]
+    for flag, value in flags.items():
+        arguments += [f"--{flag.replace('_', '-')}", hide_folders(value)]
+    return shlex.join(arguments)

@@ -1,0 +1,108 @@
+"""The options of a call of `prune_model`, checked, and the amount of text where nobody says it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..calibration.shares import MIXTURES, WRITTEN, shares_of
+from ..calibration.windows import Calibration
+from ..errors import InputError
+from ..methods import method_of
+from ..models.load import DtypeName
+from ..settings import (
+    MAX_TOKENS,
+    PRESET_TABLE,
+    TOKENS_PER_NEURON,
+    MethodChanges,
+    PresetName,
+    Settings,
+    usual_preset,
+)
+from ..shape import Shape
+from ..system.machine import available_device
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of a call of `prune_model`, checked."""
+
+    settings: Settings  # of the run
+    calibration: Calibration  # text that decides
+    preset: PresetName  # a key of PRESETS; the one of the method where none was given
+    judged_on: str | Path | None  # text that judges; None: nothing is measured
+    dtype: DtypeName  # dtype to compute in
+    at_most: float | None  # nats per token that the loss may rise
+    changes: MethodChanges  # the settings that the caller gave
+    gguf_type: str | None = None  # type of the matrices of a GGUF file; None: a folder is made
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the model must be in memory: to write text, for gradients, or while a ratio is sought."""
+        writes = not WRITTEN.keys().isdisjoint(shares_of(self.calibration.source))
+        return writes or self.at_most is not None or self.needs_gradients
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the method plans by gradients."""
+        return method_of(self.settings.method).needs_gradients
+
+    @property
+    def copies(self) -> int:
+        """The number of copies of the model that must fit in memory."""
+        if self.needs_gradients:
+            return 3
+        return 1 if self.at_most is None else 2
+
+
+def check_options(
+    ratio: float | None,
+    at_most: float | str | None,
+    preset: PresetName | None,
+    calibration: Calibration,
+    judged_on: str | Path | None,
+    changes: MethodChanges,
+    device: str,
+    dtype: DtypeName,
+) -> RunOptions:
+    """The options of a call, checked as far as that goes without the model.
+
+    Raises InputError for arguments that mean nothing, alone or together.
+    """
+    nats = None
+    if at_most is not None:
+        from .ratio_search import SMALLEST_RATIO, parse_nats
+
+        if ratio is not None:
+            raise InputError(
+                expected="ratio or at_most", got=f"{ratio} and {at_most}", hint="leave one of them out"
+            )
+        nats = parse_nats(at_most)
+        if judged_on is None:
+            raise InputError(
+                expected="a text that judges, for at_most",
+                got="none",
+                hint="name a text, or let every kind of text judge",
+            )
+        ratio = SMALLEST_RATIO
+    wanted: dict[str, Any] = {**changes, "seed": calibration.seed}
+    wanted["device"] = str(available_device(device, double=True))
+    if ratio is not None:
+        wanted["ratio"] = ratio
+    settings = Settings.preset(preset, **wanted)
+    preset = preset or usual_preset(settings.method)
+    return RunOptions(settings, calibration, preset, judged_on, dtype, nats, changes)
+
+
+def usual_sequences(shape: Shape, preset: str, calibration: Calibration) -> int:
+    """The number of sequences that calibrate where nobody says it.
+
+    A mixture of texts gives TOKENS_PER_NEURON tokens for each neuron, where that is more.
+    """
+    usual = PRESET_TABLE[preset].sequences
+    if calibration.source not in MIXTURES:
+        return usual
+    tokens = max(TOKENS_PER_NEURON * max(shape.neurons), usual * calibration.length)
+    return math.ceil(min(tokens, MAX_TOKENS) / calibration.length)

@@ -1,0 +1,176 @@
+"""Finished layers and hidden states of a run on disk, in the files of the new model and beside them.
+
+What the journal of the run names is on the disk before it is named, with a checksum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..comp import Sink
+from ..errors import InputError, refusing
+from ..families.types import Layer, Model
+from ..plan import Plan
+from ..prune_layer import States, Streams
+from ..report import LayerReport
+from ..settings import Settings
+from ..system.files import fsync
+from ..system.hashes import checksum_of_file
+from ..system.tensors import EMBEDDING, HEAD
+from .model_on_disk import TOKENS_OF_A_PIECE, ModelOnDisk
+from .run_state import EXPECTED, HINT, StreamsState
+from .work_folder import Journal, StatesFile, lay_out, write_rows
+
+
+class DiskSink(Sink):
+    """A sink that writes layers to the files of the new model, and hidden states to other files."""
+
+    def __init__(
+        self, journal: Journal, model: ModelOnDisk, plan: Plan, meta_model: Model, sequences: int
+    ) -> None:
+        """Lay out the files of the new model, and check what is finished.
+
+        Args:
+            journal: says what is finished.
+            model: the parent.
+            plan: how much of each layer stays.
+            meta_model: the new model without its numbers, in the dtype of its files.
+            sequences: how many sequences calibrate.
+
+        Raises InputError where something that is finished is gone or damaged.
+        """
+        self.journal = journal
+        self.model = model
+        self.plan = plan
+        self.dtype = meta_model.dtype
+        self.sequences = sequences
+        # tensor name -> where its bytes are; a tied head has no entry of its own
+        self.slots = lay_out(journal.work, dict(meta_model.named_parameters()))
+        # tensor name -> the checksum of its bytes, for those that are finished
+        self.checksums = {
+            name: checksum for name, checksum in journal.state.checksums.items() if name in self.slots
+        }
+        for name in self.checksums:
+            slot = self.slots[name]
+            journal.check(name, slot.path, slot.start, slot.size)
+        for name in sorted(journal.state.states_files):
+            journal.check(name, journal.work / name)
+
+    @property
+    def finished_layers(self) -> int:
+        """How many layers of the parent are finished."""
+        return len(self.journal.state.layers)
+
+    def reports(self) -> list[LayerReport | None]:
+        """The reports of the finished layers, None for a layer that is dropped."""
+        return list(self.journal.state.layers)
+
+    def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> StatesFile:
+        return StatesFile.create(self.journal.work, shape, dtype)
+
+    def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
+        state = self.journal.state.streams
+        if state is None:
+            self._write_frame()
+            return None, []
+        shape = (self.sequences, length, self.model.shape.hidden)
+        dense_stream = None
+        if state.dense_stream is not None:
+            dense_stream = StatesFile(self.journal.work / state.dense_stream, shape, self.model.dtype)
+        generator = torch.Generator()
+        with refusing(EXPECTED, f"{self.journal.work}: generator", HINT):
+            generator.set_state(torch.tensor(state.generator, dtype=torch.uint8))
+        resumed = Streams(
+            pruned_stream=StatesFile(self.journal.work / state.pruned_stream, shape, self.model.dtype),
+            dense_stream=dense_stream,
+            may_differ=state.may_differ,
+            ridge_positions=dict(state.ridge_positions),
+            generator=generator,
+        )
+        return resumed, self.reports()
+
+    def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
+        state_paths = {_path_of(streams.pruned_stream)}
+        if streams.dense_stream is not None:
+            state_paths.add(_path_of(streams.dense_stream))
+        written_names = []
+        if report is not None:
+            position = self.plan.layers.index(index)
+            for name, weight in layer.state_dict().items():
+                written_names.append(f"model.layers.{position}.{name}")
+                self._write(written_names[-1], self._convert(f"model.layers.{index}.{name}", weight))
+        self._settle(written_names)
+        state = None
+        checksums = dict(self.checksums)
+        if index + 1 < self.model.shape.layers:  # nothing needs the streams after the last layer
+            state = _state_of(streams)
+            for path in sorted(state_paths):
+                fsync(path)
+                checksums[path.name] = checksum_of_file(path)
+        self.journal.record(layers=(*self.journal.state.layers, report), streams=state, checksums=checksums)
+
+    def _convert(self, name: str, weight: Tensor) -> Tensor:
+        """A weight of the pruned layer in the dtype of the files.
+
+        Raises InputError for a weight that is too large for that dtype, or not a number.
+        """
+        converted = weight.to(self.dtype)
+        if not converted.isfinite().all():
+            type_name = str(self.dtype).removeprefix("torch.")
+            raise InputError(
+                expected=f"refitted weights that {type_name}, the dtype of the files, can hold",
+                got=f"NaN or infinity in {name}",
+                hint="prune a parent that is stored in bfloat16 or float32, into a folder",
+            )
+        return converted
+
+    def _write_frame(self) -> None:
+        """Write the tensors that belong to no layer."""
+        files = self.model.files
+        for name in self.slots:
+            if name in (EMBEDDING, HEAD):
+                for rows in torch.arange(files.shapes[name][0]).split(TOKENS_OF_A_PIECE):
+                    self._write(name, files.read(name, self.dtype, rows), int(rows[0]))
+            elif ".layers." not in name:
+                self._write(name, files.read(name, self.dtype))
+        self._settle([name for name in self.slots if ".layers." not in name])
+
+    def _write(self, name: str, rows: Tensor, first_row: int = 0) -> None:
+        """Write rows of a tensor to its file.
+
+        The disk may not have them yet.
+        """
+        write_rows(self.slots[name], rows, first_row)
+
+    def _settle(self, names: Sequence[str]) -> None:
+        """Let written tensors reach the disk, and note their checksums."""
+        for path in sorted({self.slots[name].path for name in names}):
+            fsync(path)
+        for name in names:
+            slot = self.slots[name]
+            self.checksums[name] = checksum_of_file(slot.path, slot.start, slot.size)
+
+
+def _state_of(streams: Streams) -> StreamsState:
+    """The streams as the journal holds them."""
+    dense_name = None
+    if streams.dense_stream is not None:
+        dense_name = _path_of(streams.dense_stream).name
+    return StreamsState(
+        pruned_stream=_path_of(streams.pruned_stream).name,
+        dense_stream=dense_name,
+        may_differ=streams.may_differ,
+        ridge_positions=dict(streams.ridge_positions),
+        generator=tuple(streams.generator.get_state().tolist()),
+    )
+
+
+def _path_of(states: States) -> Path:
+    """The file that has these hidden states, as all states of a run on disk are in files."""
+    if not isinstance(states, StatesFile):
+        raise TypeError(f"expected hidden states in a file, got {type(states).__name__}")
+    return states.path
