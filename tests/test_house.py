@@ -33,7 +33,7 @@ MAY_NAME_TENSORS = {
     "disk/sink.py",
     "disk/model_on_disk.py",
     "gguf/architectures.py",
-    "models/load.py",
+    "models/file_checks.py",
     "models/padded.py",
     "system/tensors.py",
 }

@@ -76,7 +76,7 @@ def describe_chance(name: str, loss: float, vocabulary: int) -> list[str]:
     loss: nats per token.
     vocabulary: how many tokens it chooses among.
 
-    >>> describe_chance("own/model", 6.2, 500)[0]
+    >>> describe_chance("own/model", 6.3, 500)[0]
     'own/model reads no better than by chance: to prune it has no meaning yet.'
     >>> describe_chance("own/model", 3.1, 500)
     []

@@ -6,7 +6,8 @@ is a stub there; a folded cell below its check has ours, with which the lesson g
 The reader sees lessons and exercises alone; kernels find the rest by PYTHONPATH. A notebook that the reader
 changed in build/lab stays as it is, and one that was deleted there is made anew. With --no-solutions the
 copy, for graded work, is in build/graded, and has no answers, no solutions, and nothing of ours where the
-reader writes; hints and checks stay. With --answers the stored lessons are opened themselves, not a copy.
+reader writes; hints and checks stay. In the ordinary copy the solutions of the exercises are in notebooks of
+their own, in the folder `solutions`. With --answers the stored lessons are opened themselves, not a copy.
 All other options go to JupyterLab.
 """
 
@@ -43,10 +44,12 @@ GLOSSARY = "notebooks/GLOSSARY.md"  # lessons link to it
 HIDDEN_PAGES = ("notebooks/TEACHING.md", "CONTRIBUTING.md")  # docs link to them; the reader does not see them
 MARK = "made"  # key in a copy's metadata: the hash of its sources when it was made
 SOLVED = re.compile(r"<details><summary>(?:Answer|Solution)</summary>.*?</details>\s*", re.DOTALL)
+SOLUTION = re.compile(r"<details><summary>Solution</summary>.*?</details>\s*", re.DOTALL)
+HINTS_AND_SOLUTION = " Each task has hints and a solution."
 # What the prose says of answers that are folded -> what it says where there are none.
 WITHOUT_SOLUTIONS = {
     " The answer is below it.": "",
-    " Each task has hints and a solution.": " Each task has hints.",
+    HINTS_AND_SOLUTION: " Each task has hints.",
     " (`make lab LAB_ARGS=--no-solutions` opens a copy without solutions.)": "",
     " The folded plan is a start, not a solution.": "",
 }
@@ -94,6 +97,17 @@ def without_solutions(lesson: NotebookNode) -> NotebookNode:
     return copied
 
 
+def with_solutions_apart(exercise: NotebookNode, name: str) -> NotebookNode:
+    """A new notebook without folded solutions, which says where they are: in `solutions`, as `name`."""
+    copied = nbformat.from_dict(exercise)
+    elsewhere = f" Each task has hints. The solutions are in [a notebook of their own](solutions/{name})."
+    for cell in copied.cells:
+        if cell.cell_type == "markdown":
+            cell.source = SOLUTION.sub("", cell.source).replace(HINTS_AND_SOLUTION, elsewhere).rstrip()
+    copied.cells = [cell for cell in copied.cells if cell.source]
+    return copied
+
+
 def with_questions(source: str) -> str:
     """The code with a question in place of what it says of a figure, as in `show(figure, "A is larger")`.
 
@@ -127,6 +141,8 @@ def copy(lesson: Path, target: Path, solutions: bool = True) -> str:
     notebook = with_stubs(without_answers(nbformat.read(lesson, as_version=4)), with_ours=solutions)
     if not solutions:
         notebook = without_solutions(notebook)
+    elif lesson.parent.name == "exercises":
+        notebook = with_solutions_apart(notebook, lesson.name)
     new_hash = hash_of_sources(nbformat.writes(notebook))
     notebook.metadata[MARK] = new_hash
     if target.exists():
@@ -146,9 +162,12 @@ def copy(lesson: Path, target: Path, solutions: bool = True) -> str:
 
 
 def lay_out(folder: Path, solutions: bool = True) -> str:
-    """Bring `folder` up to date, solutions folded or left out; returns what was done, for the reader."""
+    """Bring `folder` up to date, with solutions or without; returns what was done, for the reader."""
     names: dict[str, list[str]] = {"made": [], "kept": [], "older": []}
-    for lesson in sorted([*NOTEBOOKS.glob("[0-9]*.ipynb"), *NOTEBOOKS.glob("exercises/*.ipynb")]):
+    lessons = [*NOTEBOOKS.glob("[0-9]*.ipynb"), *NOTEBOOKS.glob("exercises/*.ipynb")]
+    if solutions:
+        lessons += NOTEBOOKS.glob("exercises/solutions/*.ipynb")
+    for lesson in sorted(lessons):
         name = lesson.relative_to(NOTEBOOKS)
         state = copy(lesson, folder / "notebooks" / name, solutions)
         names[state].append(name.as_posix())

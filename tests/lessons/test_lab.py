@@ -118,6 +118,22 @@ def test_graded_work_has_hints_and_checks_and_no_folded_answers():
     assert cells[-1].source == "## Quiz\n\n1. Why?"
 
 
+def test_solutions_of_exercises_are_not_one_click_away(tmp_path):
+    lab.lay_out(tmp_path)
+    folder = tmp_path / "notebooks" / "exercises"
+    exercises = sorted(folder.glob("*.ipynb"))
+    assert [path.name for path in exercises] == sorted(
+        path.name for path in (folder / "solutions").glob("*.ipynb")
+    )
+    for path in exercises:
+        prose = "\n".join(
+            cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"
+        )
+        assert "<summary>Hint 1</summary>" in prose
+        assert "<summary>Solution</summary>" not in prose
+        assert f"](solutions/{path.name})" in prose
+
+
 def test_nothing_in_graded_work_is_or_names_a_folded_answer(tmp_path):
     lab.lay_out(tmp_path, solutions=False)
     paths = sorted(tmp_path.glob("notebooks/**/*.ipynb"))
@@ -221,7 +237,9 @@ def jupyterlab(tmp_path, monkeypatch):
 def test_a_reader_sees_lessons_alone_and_their_kernels_find_the_rest(tmp_path, jupyterlab):
     lab.main(["--no-browser"])
     hidden = {option.partition("=")[2] for option in jupyterlab if "hide_globs" in option}
-    visible = {path.name for path in (tmp_path / "notebooks").rglob("*")} - {"exercises"} - hidden
+    visible = (
+        {path.name for path in (tmp_path / "notebooks").rglob("*")} - {"exercises", "solutions"} - hidden
+    )
     lessons = {path.name for path in NOTEBOOKS.glob("**/[0-9]*.ipynb")}
     assert visible == lessons | {"GLOSSARY.md"}
     assert {path.name for path in tmp_path.iterdir()} - hidden == {"notebooks"}

@@ -94,6 +94,7 @@ def refit(C, W, K, ridge=0.1):
         "nothing is refitted": changed(COMP, ("refit(C, W, K, ridge)", "W")),
         "no layer is narrower than before": changed(COMP, (CUT, "")),
         "the dense model was changed": changed(COMP, ("in small.model.layers", "in model.model.layers")),
+        "and the weights of a model are not": changed(COMP, (".weight.T.double()", ".weight.T")),
         "expected two things": changed(COMP, ("return small, kept", "return small")),
         "a list with the neurons that stay in each of 3 layers": changed(
             COMP, ("        kept.append(K)\n", "")

@@ -35,7 +35,6 @@ def plot_windows(losses: Mapping[str, Sequence[float]]) -> Picture:
     axes.plot(blue[order], rows, "o", color=BLUE, label=first)
     axes.plot(orange[order], rows, "s", color=ORANGE, label=second)
     axes.set_yticks([])
-    axes.set_title("Windows differ more than models")
     axes.legend(loc="lower right")
     gap = np.abs(blue - orange).mean()
     return figure.with_alt_text(

@@ -74,7 +74,6 @@ def plot_speedup(measured: Sequence[Timing]) -> Picture:
     axes.set_yticks(range(len(pruned)), [model.name for model in pruned])
     axes.set_ylim(len(pruned) - 0.5, -0.5)
     axes.axvline(1.0, **DASHED_LINE)
-    axes.set_title("In 16 bits speed follows the bytes; at 40% dropped layers gain more", pad=TITLE)
     axes.legend(ncols=2, fontsize=9, **LEGEND_ABOVE)
     opening = "Measured speed-up of decoding, with the ratio of the bytes read for a token: "
     return figure.with_alt_text(opening, phrases)

@@ -8,8 +8,6 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from comp_lib.plots.base import COLOURS, DASHED_LINE, LEGEND_ABOVE, Picture, figure_with_axes
 
-from . import TITLE
-
 Points = Sequence[tuple[float, float]]
 MIB = 2**20  # bytes
 GIB = 2**30
@@ -33,7 +31,6 @@ def plot_sums(neurons: int, sums: Mapping[str, Points], switch: int) -> Picture:
     axes.set(xscale="log", yscale="log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_title(f"The dual form is smaller up to {switch:,} tokens", pad=TITLE)
     axes.legend(ncols=3, fontsize=9, **LEGEND_ABOVE)
     opening = f"Memory for the statistics of a dense layer with {neurons:,} inputs, both axes logarithmic. "
     return figure.with_alt_text(opening, [*phrases, f"they are equal at {switch:,} tokens"])
@@ -61,6 +58,5 @@ def plot_memory(needs: Mapping[str, Points], measured: Mapping[str, Points]) -> 
     axes.xaxis.set_minor_formatter(NullFormatter())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
-    axes.set_title("COMP holds a small part of what weights and gradients need", pad=2 * TITLE)
     axes.legend(ncols=2, fontsize=9, **LEGEND_ABOVE)
     return figure.with_alt_text("Memory against parameters, both logarithmic. ", phrases)

@@ -175,7 +175,21 @@ def check_comp(comp: Callable[..., tuple[nn.Module, Kept]]) -> None:
             raise Wrong(f"layer {number} keeps other neurons than on what the smaller layers before it give")
         if not _close(down, right[number]):
             raise Wrong(f"layer {number} has other weights than a refit on what the smaller layers give")
+    _check_precision(comp, model, ids, width, ridge)
     accept("each layer was watched behind the smaller layers before it, and refitted to what it will read")
+
+
+def _check_precision(
+    comp: Callable[..., tuple[nn.Module, Kept]], model: nn.Module, ids: Tensor, width: int, ridge: float
+) -> None:
+    """Raises Wrong for a loop that runs on double precision alone, which weights of a model do not have."""
+    try:
+        comp(copy.deepcopy(model).float(), ids.clone(), width, ridge)
+    except Wrong as error:
+        if "dtype" in str(error) or "Double" in str(error):
+            raise Wrong("C is in double precision, and the weights of a model are not: write W as "
+                        "`layer.mlp.down_proj.weight.T.double()`") from error  # fmt: skip
+        raise
 
 
 def _name_the_mistake_of_comp(
