@@ -47,12 +47,13 @@ export function budgetVerdict(numbers, plan) {
     sentences.push(`Each layer has ${plan.kvGroups} KV groups instead of ${numbers.kv_groups}, of which the prediction says nothing.`);
   } else {
     const share = sumOf(predictedHarms(numbers, plan.widths)) / harmOfOneWidth(numbers, plan.widths);
-    const words = Math.abs(share - 1) < 0.005 ? "as much" : `${share.toFixed(2)} times as much`;
-    sentences.push(`Predicted: ${words} harm as one width with as many neurons does.`);
+    const percent = Math.round(100 * Math.abs(1 - share));
+    const words = percent === 0 ? "as much harm as" : `${percent}% ${share < 1 ? "less" : "more"} harm than`;
+    sentences.push(`Predicted: ${words} one width with as many neurons does.`);
   }
   if (plan.increase) {
     const [mean, low, high] = plan.increase.map((value) => value.toFixed(2));
-    sentences.push(`Measured: the loss rises by ${mean} nats per token (95%: ${low} to ${high}), from ${numbers.dense_loss.toFixed(2)}.`);
+    sentences.push(`Measured: the loss rises by ${mean} nats per token (95% interval: ${low} to ${high}), from ${numbers.dense_loss.toFixed(2)}.`);
   } else {
     sentences.push("The loss of this plan was not measured.");
   }
@@ -64,16 +65,17 @@ export function budgetRows(numbers, ratio) {
   return Object.keys(numbers.plans).map((name) => {
     const plan = budgetPlan(numbers, name, ratio, []);
     const predicts = plan.widths.every((width) => width > 0) && plan.kvGroups === numbers.kv_groups;
-    const predicted = predicts ? sumOf(predictedHarms(numbers, plan.widths)).toFixed(2) : "";
-    const measured = plan.increase ? `+${plan.increase[0].toFixed(2)}` : "not measured";
+    const predicted = predicts ? sumOf(predictedHarms(numbers, plan.widths)).toFixed(2) : "not predicted";
+    const [mean, low, high] = (plan.increase ?? []).map((value) => value.toFixed(2));
+    const measured = plan.increase ? `${mean} (${low} to ${high})` : "not measured";
     return [PLANS[name], `${(100 * plan.removed).toFixed(1)}%`, predicted, measured];
   });
 }
 
 function makeTable() {
-  const head = ["plan", "removed", "predicted harm", "measured loss (nats)"].map((words) => element("th", { scope: "col" }, words));
+  const head = ["plan", "removed", "predicted harm", "measured rise of the loss"].map((words) => element("th", { scope: "col" }, words));
   const body = element("tbody", {});
-  const caption = element("caption", {}, "Predicted harm has no unit: compare it with the others of this table only.");
+  const caption = element("caption", {}, "Predicted harm has no unit: compare it with the others of this table only. The rise is in nats per token, with its 95% interval.");
   const root = element("table", { class: "numbers narrow plain" }, caption, element("thead", {}, element("tr", {}, ...head)), body);
   const show = (rows) => {
     body.replaceChildren(
@@ -203,11 +205,11 @@ function makeBars(numbers, setWidth) {
     const across = linearScale([0, bars.length], [drawing.left, drawing.right]);
     const up = linearScale([0, most], [drawing.bottom, drawing.top]);
     scale = { numberAt: linearScale([drawing.bottom, drawing.top], [0, most]) };
-    axisLeft(drawing, up, roundTicks(0, most, 4), "neurons that stay", (tick) => tick.toLocaleString("en"));
+    axisLeft(drawing, up, roundTicks(0, most, 4), "neurons that stay (pale: all)", (tick) => tick.toLocaleString("en"));
     const harms = predictedHarms(numbers, plan.widths);
     const highest = Math.max(0.01, ...harms.filter((harm) => !Number.isNaN(harm)));
     const harmUp = linearScale([0, highest], [lower.bottom, lower.top]);
-    drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: lower.top - 10 }, "predicted harm of each layer (no unit)"));
+    drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: lower.top - 10 }, "predicted harm of each layer at the width above (no unit)"));
     bars.forEach((bar, layer) => {
       const width = plan.widths[layer];
       const x = across(layer) + 1;

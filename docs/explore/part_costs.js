@@ -4,6 +4,7 @@ import { choice, slider, verdictLine } from "./controls.js";
 import { axisBelow, change, drawAtEachWidth, drawingIn, element, linearScale, roundTicks, shape } from "./drawing.js";
 import { numberSetting, wordSetting } from "./state.js";
 
+const FIRST_PROMPT = 3; // that about a planet, whose answer goes early
 const WAYS = { stock: "one width for all layers (stock)", tailored: "own widths (the default)" };
 
 /** The ways that have a run. */
@@ -21,7 +22,7 @@ export function costsSettings(numbers) {
   return {
     "costs.ratio": numberSetting(0.2, 0, 0.5),
     "costs.way": wordSetting(ways.includes("tailored") ? "tailored" : (ways[0] ?? "tailored"), Object.keys(WAYS)),
-    "costs.prompt": numberSetting(0, 0, numbers.prompts.length - 1),
+    "costs.prompt": numberSetting(FIRST_PROMPT, 0, numbers.prompts.length - 1),
   };
 }
 
@@ -49,8 +50,8 @@ export function costsVerdict(numbers, run) {
   }
   const rise = meanLoss(run) - meanLoss(numbers.dense);
   return (
-    `${(100 * run.removed).toFixed(1)}% of the decoder is removed. Of ${millions(numbers.dense.parameters)} parameters ` +
-    `${millions(run.parameters)} stay, so ${megabytes(run.bytes)} instead of ${megabytes(numbers.dense.bytes)} are read for each token ` +
+    `${(100 * run.removed).toFixed(1)}% of the decoder is removed. The embeddings are no part of it, and stay whole: of ` +
+    `${millions(numbers.dense.parameters)} parameters ${millions(run.parameters)} stay, so ${megabytes(run.bytes)} instead of ${megabytes(numbers.dense.bytes)} are read for each token ` +
     `(in bfloat16). The loss rises by ${rise.toFixed(2)} nats per token, from ${meanLoss(numbers.dense).toFixed(2)} to ${meanLoss(run).toFixed(2)}.`
   );
 }
@@ -108,7 +109,8 @@ export function startCosts(place, state, numbers) {
     },
   });
   const controls = ways.length > 1 ? [ratio.root, way.root] : [ratio.root];
-  place.replaceChildren(...controls, verdict, prompt, texts, chart);
+  const hint = element("p", { class: "hint" }, "Underlined: where the text differs from that of the dense model.");
+  place.replaceChildren(...controls, verdict, prompt, texts, hint, chart);
   drawAtEachWidth(chart, show);
 
   function show() {
@@ -130,8 +132,15 @@ export function startCosts(place, state, numbers) {
 function textBox(words, prompt, text, common) {
   const rest = text.slice(common);
   const marked = rest ? [element("mark", {}, rest)] : [];
-  const written = element("p", { class: "written" }, element("b", {}, prompt), text.slice(0, common), ...marked);
+  const ended = text ? [] : [element("i", {}, " (it ends the text here)")];
+  const written = element("p", { class: "written" }, element("b", {}, prompt), text.slice(0, common), ...marked, ...ended);
   return element("div", {}, element("h4", {}, words), written);
+}
+
+/** The highest loss of all runs on a kind of text. */
+function highestLoss(numbers) {
+  const runs = [numbers.dense, ...Object.values(numbers.runs).flatMap((way) => Object.values(way))];
+  return Math.max(...runs.flatMap((run) => Object.values(run.losses)));
 }
 
 /** Two bars for each kind of text. */
@@ -139,21 +148,24 @@ function drawLosses(chart, numbers, run) {
   const row = 34;
   const label = "Loss of the dense and the pruned model on eight kinds of text";
   const height = 30 + row * numbers.kinds.length + 46;
-  const drawing = drawingIn(chart, { height, label, margins: { left: 112, right: 48, top: 30 } });
-  const across = linearScale([0, 8], [drawing.left, drawing.right]);
-  drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: 14 }, "upper bar: dense; lower bar: pruned"));
+  const drawing = drawingIn(chart, { height, label, margins: { left: 112, right: 92, top: 30 } });
+  const highest = Math.ceil(highestLoss(numbers));
+  const across = linearScale([0, highest], [drawing.left, drawing.right]);
+  drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: 14 }, "upper bar: dense; lower bar: pruned, and the rise"));
   numbers.kinds.forEach((kind, index) => {
     const y = drawing.top + row * index;
     const group = shape("g", { class: "axis" });
     group.append(shape("text", { x: drawing.left - 8, y: y + 18, "text-anchor": "end" }, kind));
     drawing.svg.append(group);
     [numbers.dense, run].forEach((each, which) => {
-      const x = across(Math.min(8, each.losses[kind]));
+      const x = across(each.losses[kind]);
+      const rise = each.losses[kind] - numbers.dense.losses[kind];
+      const words = which ? `${each.losses[kind].toFixed(2)} (+${rise.toFixed(2)})` : each.losses[kind].toFixed(2);
       const bar = shape("rect", { class: which ? "pruned" : "dense", x: drawing.left, y: y + 3 + 13 * which, height: 11 });
       change(bar, { width: x - drawing.left });
-      drawing.svg.append(bar, shape("text", { class: "value", x: x + 4, y: y + 13 + 13 * which }, each.losses[kind].toFixed(2)));
+      drawing.svg.append(bar, shape("text", { class: "value", x: x + 4, y: y + 13 + 13 * which }, words));
     });
   });
-  axisBelow(drawing, across, roundTicks(0, 8, 4), "loss, nats per token");
+  axisBelow(drawing, across, roundTicks(0, highest, 4), "loss, nats per token");
   chart.replaceChildren(drawing.svg);
 }

@@ -92,7 +92,8 @@ export function startLayer(place, state, numbers, packed, workerText) {
   const started = performance.now();
   worker.addEventListener("message", ({ data }) => {
     if (data.kind === "progress") {
-      progress.textContent = `Your browser computes: ${data.what}, ${Math.round(100 * data.share)}%.`;
+      progress.textContent =
+        `Your browser computes: ${data.what}, ${Math.round(100 * data.share)}%. Until then the curves are those of comp_lib.`;
     } else if (data.kind === "ready") {
       board.ready(data);
     } else if (data.kind === "curve") {
@@ -106,7 +107,7 @@ export function startLayer(place, state, numbers, packed, workerText) {
       place.dataset.done = "true";
     }
   });
-  progress.textContent = "Your browser computes.";
+  showStored("The curves are those of comp_lib, until your browser has computed its own.");
   const start = () => {
     worker.postMessage({
       kind: "start",
@@ -157,7 +158,7 @@ function drawRace(chart, numbers, race) {
   const up = (error) => decades(Math.log10(Math.max(LOWEST_ERROR, Math.min(HIGHEST_ERROR, error))));
   const widths = roundTicks(0, numbers.size, drawing.width < 480 ? 4 : 8).filter((tick) => tick >= numbers.fewest);
   axisBelow(drawing, across, widths, "neurons that stay", (tick) => tick.toLocaleString("en"));
-  axisLeft(drawing, up, decadeTicks(LOWEST_ERROR, 1), "", percentOf);
+  axisLeft(drawing, up, decadeTicks(LOWEST_ERROR, 1), "", (share) => `${Number((100 * share).toPrecision(1))}%`);
   drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: 14 }, "error, % of the output's energy (log scale)"));
   drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: 32 }, "solid: refitted; dashed: not refitted"));
   for (const [name, words] of Object.entries(RACERS)) {

@@ -53,9 +53,14 @@ export function tokensVerdict(numbers, text, kind, layer, position) {
   const own = position
     ? `Its own loss is ${losses[position - 1].toFixed(2)} instead of ${text.loss[position - 1].toFixed(2)}.`
     : "It is the first, so no loss is counted for it.";
+  const looks = position
+    ? `In layer ${layer} of the dense model it looks most at token ${most}, “${readable(text.tokens[most])}”, with ` +
+      `${Math.round(100 * shares[most])}% of its attention.`
+    : "It can look at nothing but itself.";
+  const others = text.tokens.slice(1).map((_, index) => attentionOf(text.attention[layer], index + 1)[0]);
   return (
-    `${changes[kind]} Token ${position}, “${readable(text.tokens[position])}”: ${own} In layer ${layer} of the dense model it looks ` +
-    `most at token ${most}, “${readable(text.tokens[most])}”, with ${Math.round(100 * shares[most])}% of its attention.`
+    `${changes[kind]} Token ${position}, “${readable(text.tokens[position])}”: ${own} ${looks} ` +
+    `In layer ${layer} the other tokens give the first one ${Math.round(100 * meanOf(others))}% of their attention, on average.`
   );
 }
 
@@ -104,7 +109,7 @@ export function startTokens(place, state, numbers) {
       show();
     },
   });
-  const hint = element("p", { class: "hint" }, "The stronger a token's colour, the more its own loss rises. Point at a token, or press it, to see what it does.");
+  const hint = element("p", { class: "hint" }, "The stronger a token's colour, the more its own loss rises (full colour: 6 nats or more). Point at a token, or press it, to see what it does. Both pictures are of the dense model.");
   place.replaceChildren(textChoice.root, layer.root, changeChoice.root, strip, hint, verdict, charts);
   fillStrip();
   drawAtEachWidth(map, show);
@@ -193,7 +198,7 @@ function drawNorms(place, text, layer, position) {
   axisBelow(drawing, across, roundTicks(0, depths, 5), "after this many layers");
   axisLeft(drawing, up, decadeTicks(10 ** low, 10 ** high), "", (tick) => tick.toLocaleString("en"));
   drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: 14 }, "length of the state (log scale)"));
-  drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: 32 }, "solid: this token; dashed: median of all"));
+  drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: 32 }, "solid: this token; dashed: median of all; dotted: after the layer"));
   const median = text.norms.map((row) => [...row].sort((left, right) => left - right)[Math.floor(row.length / 2)]);
   drawing.svg.append(lineThrough(median.map((norm, depth) => [across(depth), up(norm)]), { class: "curve random bare" }));
   const own = text.norms.map((row, depth) => [across(depth), up(row[position])]);

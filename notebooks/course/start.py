@@ -24,11 +24,12 @@ from comp_lib.families.types import Model
 from comp_lib.models.load import DtypeName, load_with_room
 from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plots.base import Picture, mime_bundle
+from comp_lib.progress import Progress, no_progress
 from comp_lib.shape import Shape
 
 from .figures import overlapping_texts
 
-STRICT_VARIABLE = "COMP_LIB_STRICT_FIGURES"  # name of an environment variable
+STRICT_VARIABLE = "COMP_LIB_STRICT_FIGURES"  # set where notebooks are tested or stored
 WIDGETS_PACKAGE = "ipywidgets"  # the package of the extra `notebooks` that a kernel can lack
 
 
@@ -62,6 +63,22 @@ def start(
     torch.manual_seed(seed)
     with quiet(progress):
         return load_with_room(name, dtype, copies=copies)
+
+
+def live_progress() -> Progress:
+    """A `Progress` that shows the last step below the cell, and nothing once the work has ended.
+
+    Nothing is shown where STRICT_VARIABLE is set, since a stored notebook keeps what it shows.
+    """
+    if os.environ.get(STRICT_VARIABLE):
+        return no_progress
+    line = display(Markdown(""), display_id=True)
+
+    def show_step(label: str, finished: int, total: int, report: object = None, /) -> None:
+        words = "" if finished == total else f"*{label}: {finished} of {total}*"
+        line.update(Markdown(words))
+
+    return show_step
 
 
 def check_extras() -> None:

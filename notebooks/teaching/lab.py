@@ -41,7 +41,8 @@ SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"
 # Lessons read these folders or link to them; the reader does not see them.
 FOLDERS_BESIDE = ("benchmarks", "data", "docs")
 GLOSSARY = "notebooks/GLOSSARY.md"  # lessons link to it
-HIDDEN_PAGES = ("notebooks/TEACHING.md", "CONTRIBUTING.md")  # docs link to them; the reader does not see them
+TEACHERS_PAGE = "notebooks/TEACHING.md"  # it has answers
+HIDDEN_PAGES = (TEACHERS_PAGE, "CONTRIBUTING.md")  # docs link to them; the reader does not see them
 MARK = "made"  # key in a copy's metadata: the hash of its sources when it was made
 SOLVED = re.compile(r"<details><summary>(?:Answer|Solution)</summary>.*?</details>\s*", re.DOTALL)
 SOLUTION = re.compile(r"<details><summary>Solution</summary>.*?</details>\s*", re.DOTALL)
@@ -173,6 +174,8 @@ def lay_out(folder: Path, solutions: bool = True) -> str:
         names[state].append(name.as_posix())
     for page in (GLOSSARY, *HIDDEN_PAGES):
         shutil.copyfile(ROOT / page, folder / page)
+    if not solutions:  # docs link to it all the same
+        (folder / TEACHERS_PAGE).write_text("# Teaching\n\nThis page is for the teacher.\n", "utf-8")
     no_bytecode = shutil.ignore_patterns("__pycache__")
     for beside in FOLDERS_BESIDE:
         shutil.copytree(ROOT / beside, folder / beside, ignore=no_bytecode, dirs_exist_ok=True)

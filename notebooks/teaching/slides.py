@@ -115,7 +115,8 @@ def lines(latex: str) -> list[str]:
     """A displayed formula line by line, without its alignment."""
     latex = re.sub(r"\\(?:begin|end)\{(?:aligned|align\*?|gathered|array|split)\}(?:\{[^{}]*\})?", "", latex)
     split = re.split(r"\\\\(?:\[[^]]*\])?", latex)
-    return [line.replace("&", " ").strip() for line in split if line.strip()]
+    # in LaTeX "&&" leaves room between two columns, and "&" none
+    return [line.replace("&&", r" \quad ").replace("&", " ").strip() for line in split if line.strip()]
 
 
 def formula(latex: str) -> str:
@@ -450,6 +451,8 @@ def write(folder: Path, names: tuple[str, ...] = CORE, notebooks: Path = FOLDER)
 
     Raises InputError where it cannot be written.
     """
+    if folder.is_file():
+        raise InputError(expected="a folder for the slides", got=f"the file {folder}", hint="name another")
     folder.mkdir(parents=True, exist_ok=True)
     path = check_output(folder / "index.html", overwrite=True)
     lessons = {}

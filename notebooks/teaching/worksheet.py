@@ -208,7 +208,10 @@ def page(title: str, subtitle: str, filled: tuple[str, ...] | None) -> Figure:
 
 def write(path: Path) -> Path:
     """Write both pages as a PDF. Raises InputError where none can be written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix != ".pdf":
+        raise InputError(expected="a name that ends in .pdf", got=repr(path.name), hint="such as w.pdf")
+    if path.parent == Path("build"):
+        path.parent.mkdir(exist_ok=True)
     check_output(path, overwrite=True)
     subtitle = "Lesson 02, before the notebook is run. A pencil is enough: 15 minutes, in pairs."
     answers_subtitle = "For whoever teaches. Section 1 and 2 of the notebook check them."

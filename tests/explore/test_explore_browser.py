@@ -156,6 +156,7 @@ def test_the_sweep_of_the_page_is_comp_libs(open_page):
     place = race["counts"].index(numbers["size"] - numbers["compared_width"])
     found = page.evaluate("window.exploreRace")
     for name in ("price", "energy", "random"):
+        assert found[name]["kind"] == "curve", "the worker's, and not the stored one"
         assert found[name]["counts"] == race["counts"]
         assert found[name]["refitted"][place] == pytest.approx(race[name]["refitted"][place], rel=1e-3)
         assert found[name]["bare"][place] == pytest.approx(race[name]["bare"][place], rel=1e-3)
@@ -215,7 +216,7 @@ def test_widths_by_hand_and_by_plan(open_page):
     widths = list(measured["widths"])
     widths[1] -= numbers["multiple"]
     expect(part.locator(".verdict")).to_contain_text(
-        f"{predicted_share(numbers, widths):.2f} times as much harm"
+        f"{round(100 * abs(1 - predicted_share(numbers, widths)))}% "
     )
     expect(part.locator(".verdict")).to_contain_text("was not measured")
     address_ends(page, "budget.widths=" + ",".join(map(str, widths)))

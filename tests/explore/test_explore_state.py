@@ -124,7 +124,9 @@ def test_what_the_page_says_of_the_race_holds():
     """The answer and the message of part 3, whose words no number in the page holds."""
     race = explore.read_numbers(explore.NUMBERS)["layer"]["race"]
     half, fifth = (race["counts"].index(count) for count in (768, 416))
-    assert race["random"]["bare"][half] > race["random"]["refitted"][half] > race["price"]["bare"][half]
+    by_price, at_random = race["price"], race["random"]
+    assert at_random["bare"][fifth] > at_random["refitted"][fifth] > 1.3 * by_price["bare"][fifth]
+    assert by_price["bare"][fifth] > 1.5 * by_price["refitted"][fifth]
     assert race["price"]["bare"][half] > 1.5 * race["price"]["refitted"][half]
     assert race["price"]["refitted"][fifth] < race["energy"]["refitted"][fifth]
     assert race["energy"]["bare"][fifth] < race["price"]["bare"][fifth]
@@ -140,3 +142,13 @@ def test_what_the_page_says_of_one_token_holds():
         harms = [sum(row) - dense for row in text["without"]]
         assert harms[11] > 3 * max(harms[10], harms[12])
         assert (sum(text["silenced"]) - dense) / harms[11] == pytest.approx(1, abs=0.2)
+        shares = [share_of_the_first(text, layer) for layer in range(numbers["layers"])]
+        assert shares[11] < 0.1
+        assert min(shares[12:]) > 1 / 3
+
+
+def share_of_the_first(text, layer):
+    """The mean share of attention that the first token of a text gets from the others."""
+    letters = text["attention"][layer]
+    starts = [2 * position * (position + 1) // 2 for position in range(1, len(text["tokens"]))]
+    return sum(int(letters[start : start + 2], 16) / 255 for start in starts) / len(starts)

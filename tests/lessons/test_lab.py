@@ -136,6 +136,7 @@ def test_solutions_of_exercises_are_not_one_click_away(tmp_path):
 
 def test_nothing_in_graded_work_is_or_names_a_folded_answer(tmp_path):
     lab.lay_out(tmp_path, solutions=False)
+    assert "Answers" not in (tmp_path / "notebooks" / "TEACHING.md").read_text("utf-8")
     paths = sorted(tmp_path.glob("notebooks/**/*.ipynb"))
     assert [path.name for path in paths if "solutions" in path.parts] == []
     assert len(paths) == len([*NOTEBOOKS.glob("[0-9]*.ipynb"), *NOTEBOOKS.glob("exercises/*.ipynb")])
