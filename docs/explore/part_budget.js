@@ -209,7 +209,7 @@ function makeBars(numbers, setWidth) {
     const harms = predictedHarms(numbers, plan.widths);
     const highest = Math.max(0.01, ...harms.filter((harm) => !Number.isNaN(harm)));
     const harmUp = linearScale([0, highest], [lower.bottom, lower.top]);
-    drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: lower.top - 10 }, "predicted harm of each layer at the width above (no unit)"));
+    drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: lower.top - 10 }, "predicted harm at that width (no unit)"));
     bars.forEach((bar, layer) => {
       const width = plan.widths[layer];
       const x = across(layer) + 1;

@@ -109,7 +109,7 @@ export function startTokens(place, state, numbers) {
       show();
     },
   });
-  const hint = element("p", { class: "hint" }, "The stronger a token's colour, the more its own loss rises (full colour: 6 nats or more). Point at a token, or press it, to see what it does. Both pictures are of the dense model.");
+  const hint = element("p", { class: "hint" }, "The stronger a token's colour, the more its own loss rises (full colour: 6 nats or more). Point at a token, or press it, to see what it does. Both pictures are of the dense model, and the dotted line is behind the chosen layer.");
   place.replaceChildren(textChoice.root, layer.root, changeChoice.root, strip, hint, verdict, charts);
   fillStrip();
   drawAtEachWidth(map, show);
@@ -198,7 +198,7 @@ function drawNorms(place, text, layer, position) {
   axisBelow(drawing, across, roundTicks(0, depths, 5), "after this many layers");
   axisLeft(drawing, up, decadeTicks(10 ** low, 10 ** high), "", (tick) => tick.toLocaleString("en"));
   drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: 14 }, "length of the state (log scale)"));
-  drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: 32 }, "solid: this token; dashed: median of all; dotted: after the layer"));
+  drawing.svg.append(shape("text", { class: "axis-words", x: 2, y: 32 }, "solid: this token; dashed: median of all"));
   const median = text.norms.map((row) => [...row].sort((left, right) => left - right)[Math.floor(row.length / 2)]);
   drawing.svg.append(lineThrough(median.map((norm, depth) => [across(depth), up(norm)]), { class: "curve random bare" }));
   const own = text.norms.map((row, depth) => [across(depth), up(row[position])]);
