@@ -15,6 +15,8 @@ import inspect
 import logging
 import os
 import reprlib
+import shlex
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -225,5 +227,12 @@ def check_seed(seed: object) -> None:
 def check_package(package: str, extra: str) -> None:
     """Raises InputError unless the `package` is installed, which our extra `extra` brings."""
     if importlib.util.find_spec(package) is None:
-        hint = f"pip install 'comp-lib[{extra}]'"
-        raise InputError(expected=f"the package {package}", got="none", hint=hint)
+        raise InputError(expected=f"the package {package}", got="none", hint=pip_command(extra))
+
+
+def pip_command(*extras: str) -> str:
+    """The command that installs these of our extras beside the Python that runs, activated or not."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    return f"{shlex.quote(str(python))} -m pip install 'comp-lib[{','.join(extras)}]'"

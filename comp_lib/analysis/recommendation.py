@@ -79,7 +79,7 @@ def _longer_check_up(name: str, row: pd.Series, allowed: float, sequences: int, 
     if math.isnan(row.low):
         reason = f"{row.windows} windows are too few for an interval. The next check-up has more:"
     else:
-        reason = f"Allowed were {allowed:g}. The next check-up reads more text and removes less, too:"
+        reason = f"You allowed {allowed:g}. The next check-up reads more text, and also tries to remove less:"
         ratios = f"{row.ratio / 2:g},{row.ratio:g}"
         command += f" --ratios {ratios} --sequences {max(sequences, LONGER_SEQUENCES)}"
     return [f"{name}: {row.removed:.0%} of the decoder cost {price(row)} nats per token.", reason, command]

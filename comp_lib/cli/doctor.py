@@ -10,6 +10,7 @@ from pathlib import Path
 from typer import Exit, echo
 
 from .. import __version__
+from ..errors import pip_command
 from .console import make_table, output
 
 MIN_MEMORY = 2 * 2**30  # bytes, for a run of the included model
@@ -49,7 +50,7 @@ def doctor() -> None:
         rows.append(("·", "extras", f"missing: {', '.join(missing)}", "see below"))
     output.print(make_table(("", "what", "found", "to do"), rows))
     if missing:
-        echo(f"all extras: pip install 'comp-lib[{','.join(missing)}]'")
+        echo(f"all extras: {pip_command(*missing)}")
     if not all(finding.is_enough for finding in findings):
         raise Exit(1)
 

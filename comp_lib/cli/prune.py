@@ -111,6 +111,7 @@ def demo(
 ) -> None:
     """COMP on the included model, without a fifth of its decoder: pictures, losses, texts of both."""
     check_package("matplotlib", "plots")
+    echo("loading torch and transformers")
     from ..calibration.windows import Calibration, windows_of
     from ..disk.prune_model import prune_model
     from ..evaluation.by_kind import judge

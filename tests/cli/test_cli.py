@@ -127,7 +127,7 @@ def test_a_full_folder_is_kept_unless_overwrite(parent, tmp_path):
     out = tmp_path / "out"
     ran("prune", parent, "--out", out, *QUICK_FLAGS)
     before = content(out)
-    refused(run("prune", parent, "--out", out, *QUICK_FLAGS, "--ratio", "0.3"), ["or set overwrite"])
+    refused(run("prune", parent, "--out", out, *QUICK_FLAGS, "--ratio", "0.3"), ["or add --overwrite"])
     assert content(out) == before
     ran("prune", parent, "--out", out, *QUICK_FLAGS, "--ratio", "0.3", "--overwrite")
     assert content(out)["comp_plan.json"] != before["comp_plan.json"]
@@ -219,7 +219,7 @@ def test_export_fills_layers_up_to_one_width(parent, tmp_path):
     padded = AutoModelForCausalLM.from_pretrained(tmp_path / "padded")
     assert len(set(neurons)) > 1
     assert padded.config.intermediate_size == max(neurons)
-    refused(run("export", tmp_path / "small", "--padded", tmp_path / "padded"), ["or set overwrite"])
+    refused(run("export", tmp_path / "small", "--padded", tmp_path / "padded"), ["or add --overwrite"])
     refused(
         run("export", tmp_path / "small", "--padded", tmp_path / "q8", "--type", "q8_0"),
         ["--type with --gguf"],
@@ -261,7 +261,7 @@ def test_a_demo_refuses_what_is_there_before_it_measures(included, tmp_path, mon
     (tmp_path / "demo" / mine).parent.mkdir(parents=True)
     (tmp_path / "demo" / mine).write_text("mine")
     monkeypatch.setattr(windows, "calibration_tokens", lambda *_, **__: pytest.fail("this is work"))
-    refused(run("demo", "--out", tmp_path / "demo"), ["or set overwrite"])
+    refused(run("demo", "--out", tmp_path / "demo"), ["or add --overwrite"])
     assert content(tmp_path / "demo") == {mine: b"mine"}
 
 

@@ -81,7 +81,7 @@ def narrow_greedily(harm, steps):
 def narrow_greedily(harm, steps):
     return torch.full((len(harm),), 2)
 """,
-        "raises IndexError": """\
+        "a layer that has taken all its steps": """\
 def narrow_greedily(harm, steps):
     taken = [0] * len(harm)
     for _ in range(steps):

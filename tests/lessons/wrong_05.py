@@ -49,6 +49,7 @@ WRONG = {
         "each price is that of the first round": changed(CHOOSE, NO_V, NO_P),
         "the prices use the rows of W in each round": changed(CHOOSE, NO_V),
         "V changes and P does not": changed(CHOOSE, NO_P),
+        "is P updated before V": changed(CHOOSE, NO_V, (NO_P[0], NO_P[0] + NO_V[0])),
         "the dearest neurons went": changed(
             CHOOSE, ("torch.inf", "-torch.inf"), ("largest=False", "largest=True")
         ),

@@ -26,6 +26,9 @@ WRONG = {
         "is it that of the differences": PAIRED.format(
             gap=RIGHT_GAP, half=RIGHT_HALF.replace("gap.std()", "(ours.std() + theirs.std())")
         ),
+        "subtract first, window by window": PAIRED.format(
+            gap=RIGHT_GAP, half=RIGHT_HALF.replace("gap.std()", "(ours.var() + theirs.var()) ** 0.5")
+        ),
         "expected three numbers": "def paired(ours, theirs):\n    return float((ours - theirs).mean())",
         "the low end lies above": PAIRED.format(gap=RIGHT_GAP, half=f"-({RIGHT_HALF})"),
     },

@@ -126,10 +126,11 @@ def leaving(steps: Sequence[tuple[ArrayLike, ArrayLike, float]]) -> list[Frame]:
     energies = np.where(present, energies, 0.0)
     prices = np.where(present, prices, 0.0)
     order = (present[:-1] & ~present[1:]).argmax(1)  # the neuron that leaves after each step: (n,)
-    title = _largest_rise(prices, present, order)
+    title = "The neurons leave, one by one"
+    rise = _largest_rise(prices, present, order)
     names = ", ".join(str(neuron + 1) for neuron in order)
     alt_text = (
-        f"{title}. Bars of prices and energies; neurons {names} leave in turn, each time with the best "
+        f"{title}. {rise}. Bars of prices and energies; neurons {names} leave in turn, each time with the best "
         f"factors. The error grows to {', '.join(f'{error:.1f}' for error in errors[1:])}."
     )
     pitch = len(order) + 1.5

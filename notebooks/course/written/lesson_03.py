@@ -79,7 +79,14 @@ def check_narrow_greedily(narrow_greedily: Callable[[Tensor, int], Tensor]) -> N
         rises[1] *= 0.05  # layer 1 costs so little that its steps run out
         harm = torch.cat([torch.zeros(layers, 1, dtype=torch.float64), rises.cumsum(1)], 1)
         harm = harm + torch.arange(layers, dtype=torch.float64)[:, None] * 0.2  # what counts are rises
-        answer = call(narrow_greedily, harm.clone(), steps)
+        try:
+            answer = call(narrow_greedily, harm.clone(), steps)
+        except Wrong as error:
+            if "IndexError" in str(error):
+                raise Wrong(
+                    "a layer that has taken all its steps is asked for one more: leave it out"
+                ) from error
+            raise
         answer = torch.tensor(answer) if isinstance(answer, list) else answer
         check_shape("the steps of the layers", answer, (layers,))
         taken = [int(count) for count in answer]

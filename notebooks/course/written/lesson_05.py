@@ -28,7 +28,13 @@ def check_choose(choose: Callable[..., Tensor]) -> None:
     for n, width, per_round in ((14, 4, 1), (14, 7, 3), (9, 9, 2)):
         x, w = dense_layer(n)
         xtx = x.T @ x
-        answer = call(choose, xtx.clone(), w.clone(), width, 0.1, per_round)
+        try:
+            answer = call(choose, xtx.clone(), w.clone(), width, 0.1, per_round)
+        except Wrong as error:
+            if "singular" in str(error):
+                raise Wrong("a system that you solve is singular: is P updated before V? Both updates use "
+                            "the P from before the round, so V goes first") from error  # fmt: skip
+            raise
         right = rounds(xtx, w, width, per_round)
         if isinstance(answer, Tensor) and answer.dtype == torch.bool:
             raise Wrong("this says of each neuron whether it stays: return the numbers of those that stay")

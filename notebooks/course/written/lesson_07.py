@@ -23,7 +23,7 @@ def check_paired(paired: Callable) -> None:
         for name, number in zip(("the mean", "the low end", "the high end"), answer, strict=True):
             check_number(name, number)
         _check_mean(answer[0], ours, theirs)
-        _check_ends(answer, ours - theirs)
+        _check_ends(answer, ours, theirs)
     accept("the interval is that of the differences, by Student's t")
 
 
@@ -38,9 +38,10 @@ def _check_mean(mean: float, ours: torch.Tensor, theirs: torch.Tensor) -> None:
         raise Wrong(f"the mean of ours minus theirs is {right:.4f}, got {mean:.4f}")
 
 
-def _check_ends(answer: tuple[float, float, float], gap: torch.Tensor) -> None:
-    """Raises Wrong unless the ends are those of Student's interval of the differences `gap` (S,)."""
+def _check_ends(answer: tuple[float, float, float], ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Raises Wrong unless the ends are those of Student's interval of the differences of ours and theirs."""
     mean, low, high = answer
+    gap = ours - theirs
     count = len(gap)
     t = float(stats.t.ppf(0.975, count - 1))
     error = float(gap.std()) / count**0.5  # of the mean
@@ -51,6 +52,8 @@ def _check_ends(answer: tuple[float, float, float], gap: torch.Tensor) -> None:
         * float(
             gap.std()
         ): "this is how far single windows vary: divide by the root of their number for the mean",
+        t * float((ours.var() + theirs.var()).sqrt()) / count**0.5: "this adds the spreads of both models: "
+        "subtract first, window by window",
         t * float(gap.std()) / count: "divide by the root of S for the mean, not by S",
         t * float(gap.std(correction=0)) / count**0.5: "divide by S - 1 in the standard deviation, not by S",
         float(stats.t.ppf(0.95, count - 1))
