@@ -134,6 +134,19 @@ def test_what_the_page_says_of_the_race_holds():
         assert 1.7 < race[racer]["bare"][half] / race[racer]["refitted"][half] < 2.5
 
 
+def test_what_the_page_says_of_facts_holds():
+    """The answer of part 1: at which ratio each of the dense model's two facts is gone."""
+    numbers = explore.read_numbers(explore.NUMBERS)["costs"]
+    runs = sorted((float(ratio), run) for ratio, run in numbers["runs"]["tailored"].items())
+    template = " ".join((explore.HERE / "template.html").read_text("utf-8").split())
+    gone = {}
+    for prompt, fact in (("The planet that", "Mercury"), ("The capital of France", "Paris")):
+        place = next(place for place, text in enumerate(numbers["prompts"]) if text.startswith(prompt))
+        assert fact in numbers["dense"]["texts"][place]
+        gone[fact] = next(ratio for ratio, run in runs if fact not in run["texts"][place])
+    assert f"Mercury is gone at {gone['Mercury']:.0%}, and Paris at {gone['Paris']:.0%}" in template
+
+
 def test_what_the_page_says_of_one_token_holds():
     """The answer of part 5: layer 11 does more harm than its neighbours, and one write does about as much."""
     numbers = explore.read_numbers(explore.NUMBERS)["tokens"]
