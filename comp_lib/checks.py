@@ -19,7 +19,7 @@ from .families.types import Model
 from .methods import method_of
 from .plan import Plan
 from .planning import planner_of, settled_for
-from .settings import Settings
+from .settings import REMOVED_TOLERANCE, Settings
 from .shape import Shape
 from .surgery import check_biases
 from .system.machine import available_device
@@ -62,6 +62,15 @@ def check_plan(plan: Plan, model: Model | Decoder, settings: Settings) -> None:
             got=f"one for {plan.parent_layers}",
             hint="take a plan for this model, or leave the plan out",
         )
+    if plan.kept_neurons is not None and settings.recovery != "bias":  # which adds parameters of its own
+        pruned = shape.with_widths(plan.neurons, plan.kv_groups, plan.layers)
+        removed = 1.0 - pruned.decoder_parameters / shape.decoder_parameters
+        if abs(removed - plan.removed) > REMOVED_TOLERANCE:
+            raise InputError(
+                expected=f"a plan for this model, of which {plan.removed:.1%} of the decoder go",
+                got=f"one that removes {removed:.1%} of it, so of another model",
+                hint="take a plan for this model, or leave the plan out",
+            )
     _check_widths("neurons", plan, plan.neurons, plan.kept_neurons, shape.neurons)
     _check_widths("KV groups", plan, plan.kv_groups, plan.kept_groups, shape.kv_groups)
     for layer, count in zip(plan.layers, plan.kv_groups, strict=True):

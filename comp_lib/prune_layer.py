@@ -356,6 +356,22 @@ def _check_selection(selection: Selection, blocks: int, keep: int, name: str) ->
     metric = f"from the metric {name!r}"
     if not isinstance(selection, Selection):
         raise InputError(expected=f"a Selection {metric}", got=type(selection).__name__, hint=hint)
+    scores = selection.scores
+    for value in (selection.kept, scores):
+        if not isinstance(value, Tensor):
+            raise InputError(expected=f"two tensors {metric}", got=type(value).__name__, hint=hint)
+    if tuple(scores.shape) != (blocks,):
+        raise InputError(
+            expected=f"one score for each of {blocks} blocks {metric}",
+            got=f"scores of the shape {tuple(scores.shape)}",
+            hint=f"{hint}, with problem.per_block(values) for values of each input (n,)",
+        )
+    if selection.kept.ndim != 1 or selection.kept.dtype != torch.int64:
+        raise InputError(
+            expected=f"the blocks that stay as whole numbers (k,) {metric}",
+            got=f"{selection.kept.dtype} of the shape {tuple(selection.kept.shape)}",
+            hint=hint,
+        )
     kept = selection.kept.tolist()
     if len(kept) != keep or kept != sorted(set(kept)) or not set(kept) <= set(range(blocks)):
         raise InputError(
@@ -363,11 +379,11 @@ def _check_selection(selection: Selection, blocks: int, keep: int, name: str) ->
             got=f"{len(kept)}, {reprlib.repr(kept)}",
             hint=hint,
         )
-    if tuple(selection.scores.shape) != (blocks,) or selection.scores.isnan().any():
+    if scores.isnan().any():
         raise InputError(
-            expected=f"a score that is a number for each of {blocks} blocks {metric}",
-            got=f"{selection.scores.isnan().sum()} NaN among {selection.scores.numel()}",
-            hint=f"{hint}, with problem.per_block where blocks have several inputs",
+            expected=f"scores that are numbers {metric}",
+            got=f"{scores.isnan().sum()} NaN among {blocks}",
+            hint="a neuron that sends nothing has a sum of 0: divide by it with care",
         )
 
 

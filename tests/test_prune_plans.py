@@ -149,3 +149,11 @@ def test_any_budget_is_met_or_refused():
 
     prune_within_budget()
     assert len(met) >= 8, "nearly all of these budgets can be met"
+
+
+def test_a_finished_plan_of_a_wider_or_narrower_model_is_refused():
+    plan = prune(build(), tokens(), SETTINGS).plan
+    assert prune(build(seed=1), tokens(), SETTINGS, plan=plan).plan.removed == plan.removed
+    for changes in ({"intermediate_size": 96}, {"hidden_size": 64, "head_dim": 16}):
+        with pytest.raises(InputError, match="a plan for this model, of which .* so of another model"):
+            prune(build(**changes), tokens(), SETTINGS, plan=plan)

@@ -147,7 +147,7 @@ ROWS = [
         "no method of comp_lib has, got 'comp'",
     ),
     (lambda model: metric("condition")(lambda *all: None), "no method of comp_lib has, got 'condition'"),
-    (lambda model: metric(lambda *all: None), "the name of a metric, got <function"),
+    (lambda model: metric(lambda *all: None), "the name of a metric, of letters, digits and hyphens, got <function"),
     (lambda model: shares_of("general++self"), "each side of a \"+\", got 'general++self'"),
     (lambda model: shares_of("+general"), "each side of a \"+\", got '+general'"),
     (lambda model: Calibration("general+").tokens(None), "each side of a \"+\", got 'general+'"),
@@ -315,14 +315,23 @@ def test_a_metric_of_ones_own_may_be_registered_again(monkeypatch):
         assert METRICS["loudest"] is loudest
 
 
+@pytest.mark.parametrize("name", ["", " mine", "a,b", "x/y", 3, "mine!"])
+def test_a_metric_has_a_name_that_can_be_typed(name):
+    with pytest.raises(InputError, match="the name of a metric, of letters, digits and hyphens"):
+        metric(name)
+
+
 WRONG_ANSWERS = {
     "a Selection from the metric 'mine', got NoneType": lambda blocks, keep: None,
     "ascending numbers of 48 blocks": lambda blocks, keep: chosen(torch.arange(keep - 1), blocks),
     "ascending numbers of": lambda blocks, keep: chosen(torch.arange(keep).flip(0), blocks),
-    "a score that is a number": lambda blocks, keep: keep_highest(torch.full((blocks,), torch.nan), keep),
-    "a score that is a number for each": lambda blocks, keep: Selection(
+    "scores that are numbers": lambda blocks, keep: keep_highest(torch.full((blocks,), torch.nan), keep),
+    "one score for each of 48 blocks": lambda blocks, keep: Selection(
         torch.arange(keep), torch.zeros(2 * blocks)
     ),
+    "got scores of the shape": lambda blocks, keep: keep_highest(torch.zeros(blocks, 4)[:, 0:2], keep),
+    "two tensors from the metric 'mine', got list": lambda blocks, keep: chosen([*range(keep)], blocks),
+    "whole numbers": lambda blocks, keep: chosen(torch.arange(keep).float(), blocks),
 }
 
 

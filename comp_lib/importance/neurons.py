@@ -8,6 +8,8 @@ weights.
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,8 +64,8 @@ class Problem:
 
     @property
     def xtx(self) -> Tensor:
-        """C (n, n)."""
-        return self.statistics.xtx
+        """C (n, n), in the precision of the weights."""
+        return self.statistics.xtx.to(self.weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Selection:
 NeuronMetric = Callable[[Problem, int, torch.Generator], Selection]
 """A function that chooses the `keep` blocks of an output linear that stay."""
 
+METRIC_NAME = r"[A-Za-z0-9][\w-]*"  # what the command line can take, with commas between two
 METRICS: dict[str, NeuronMetric] = {}
 """All metrics by name. `metric` adds one."""
 
@@ -94,8 +97,12 @@ def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
 
     Raises InputError for the name of a metric or a method of comp_lib, and for what is no name.
     """
-    if not isinstance(name, str):
-        raise InputError(expected="the name of a metric", got=repr(name), hint="write @metric('loudest')")
+    if not isinstance(name, str) or not re.fullmatch(METRIC_NAME, name):
+        raise InputError(
+            expected="the name of a metric, of letters, digits and hyphens",
+            got=reprlib.repr(name),
+            hint="write @metric('loudest')",
+        )
     if getattr(METRICS.get(name), "__module__", "") == __name__:
         raise InputError(
             expected="a name that no metric of comp_lib has", got=repr(name), hint="choose another"

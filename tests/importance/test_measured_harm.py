@@ -69,7 +69,7 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
             tuple(plan_widths),
             plan.kv_groups,
             0.01,
-            0.0,
+            GONE * shape.neuron_parameters / shape.decoder_parameters,
             tuple(map(tuple, kept)),
             tuple(tuple(range(groups)) for groups in shape.kv_groups),
         )

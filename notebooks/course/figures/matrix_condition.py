@@ -130,8 +130,8 @@ def leaving(steps: Sequence[tuple[ArrayLike, ArrayLike, float]]) -> list[Frame]:
     rise = _largest_rise(prices, present, order)
     names = ", ".join(str(neuron + 1) for neuron in order)
     alt_text = (
-        f"{title}. {rise}. Bars of prices and energies; neurons {names} leave in turn, each time with the best "
-        f"factors. The error grows to {', '.join(f'{error:.1f}' for error in errors[1:])}."
+        f"{title}. {rise}. Bars of prices and energies; neurons {names} leave in turn, each time with the "
+        f"best factors. The error grows to {', '.join(f'{error:.1f}' for error in errors[1:])}."
     )
     pitch = len(order) + 1.5
     limits = {"xlim": (-0.7, len(steps) * pitch - 0.8), "ylim": (0, 1.3 * errors[-1])}
