@@ -215,7 +215,7 @@ class Settings:
             raise InputError(
                 expected=f"preset to be one of {', '.join(PRESETS)}",
                 got=repr(name),
-                hint=suggestion(str(name), PRESETS),
+                hint=suggestion(str(name), PRESETS, otherwise="check the spelling"),
             )
         values: dict[str, Any] = {**PRESETS[name], **changes}
         return cls(**values)
@@ -275,7 +275,7 @@ class Settings:
                 raise InputError(
                     expected=f"{name} to be one of {', '.join(options)}",
                     got=repr(value),
-                    hint=suggestion(str(value), options),
+                    hint=suggestion(str(value), options, otherwise="check the spelling"),
                 )
 
     def _check_ranges(self) -> None:

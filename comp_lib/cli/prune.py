@@ -84,7 +84,6 @@ def prune(
     changes: MethodChanges = {"method": method, "kv_groups": kv_groups, "multiple": multiple}
     if layers is not None:
         changes["layers"] = layers
-    echo("reading the model", err=True)
     with progress_bars() as bars:
         verdict = prune_model(
             model,
