@@ -59,6 +59,7 @@ def plot_layers(frame: pd.DataFrame) -> Picture:
         lowest = ", ".join(f"{row.layer} ({row.value:.3g})" for row in layers.head(NAMED_LAYERS).itertuples())
         items.append(f"by {measure} the layers {lowest} are lowest, {layers.layer.iloc[-1]} is highest")
     axes[0].legend(ncols=3, **LEGEND_ABOVE)
+    figure.suptitle("How far each layer, and each half of it, turns the stream")
     layer_axis(axes[-1])
     intervals = "" if frame.low.isna().all() else " with 95% intervals"
     return figure.with_alt_text(f"Points{intervals} for each layer: ", items)

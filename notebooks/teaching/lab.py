@@ -44,7 +44,7 @@ GLOSSARY = "notebooks/GLOSSARY.md"  # lessons link to it
 TEACHERS_PAGE = "notebooks/TEACHING.md"  # it has answers
 HIDDEN_PAGES = (TEACHERS_PAGE, "CONTRIBUTING.md")  # docs link to them; the reader does not see them
 MARK = "made"  # key in a copy's metadata: the hash of its sources when it was made
-SOLVED = re.compile(r"<details><summary>(?:Answer|Solution)</summary>.*?</details>\s*", re.DOTALL)
+SOLVED = re.compile(r"<details><summary>(?:Answer|Solution|The formula)</summary>.*?</details>\s*", re.DOTALL)
 SOLUTION = re.compile(r"<details><summary>Solution</summary>.*?</details>\s*", re.DOTALL)
 HINTS_AND_SOLUTION = " Each task has hints and a solution."
 # What the prose says of answers that are folded -> what it says where there are none.
