@@ -84,10 +84,8 @@ def source_of(name: str, numbers: dict[str, Any]) -> str:
     )
     if name == "layer":
         words += (
-            f" Layer {values['layer']}, ridge {values['ridge']}. The matrix is in half precision, and the "
-            f"outputs are the {values['outputs']} directions in which the layer writes most, with "
-            f"{values['energy_share']:.1%} of its energy. With all outputs and in double precision "
-            f"{values['compared_width']:,} neurons by price lose {values['whole_error']:.2%}."
+            f" Layer {values['layer']}, ridge {values['ridge']}. The matrix is in half precision here; "
+            f"what is lost of all outputs, {values['whole_error']:.2%}, was computed in double precision."
         )
     return html.escape(words)
 

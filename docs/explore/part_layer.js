@@ -59,7 +59,13 @@ export function startLayer(place, state, numbers, packed, workerText) {
       showWidth();
     },
   });
-  place.replaceChildren(width.root, chart, verdict, progress, hand);
+  const whole = element(
+    "p",
+    { class: "hint" },
+    `These shares are of the ${numbers.outputs} directions in which the layer writes most, with ${percentOf(numbers.energy_share)} of its energy. ` +
+      `Of all its outputs, ${numbers.compared_width.toLocaleString("en")} neurons by price lose ${percentOf(numbers.whole_error)} with the refit.`,
+  );
+  place.replaceChildren(width.root, chart, verdict, whole, progress, hand);
   let cursor = null; // moves the upright line
   drawAtEachWidth(chart, draw);
 
@@ -93,7 +99,7 @@ export function startLayer(place, state, numbers, packed, workerText) {
   worker.addEventListener("message", ({ data }) => {
     if (data.kind === "progress") {
       progress.textContent =
-        `Your browser computes: ${data.what}, ${Math.round(100 * data.share)}%. Until then the curves are those of comp_lib.`;
+        `Your browser computes: ${data.what}, ${Math.round(100 * data.share)}%. Until then the curves are stored ones.`;
     } else if (data.kind === "ready") {
       board.ready(data);
     } else if (data.kind === "curve") {
@@ -107,7 +113,7 @@ export function startLayer(place, state, numbers, packed, workerText) {
       place.dataset.done = "true";
     }
   });
-  showStored("The curves are those of comp_lib, until your browser has computed its own.");
+  showStored("These curves are stored ones. Your browser will compute its own.");
   const start = () => {
     worker.postMessage({
       kind: "start",
