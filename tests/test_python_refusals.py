@@ -147,7 +147,10 @@ ROWS = [
         "no method of comp_lib has, got 'comp'",
     ),
     (lambda model: metric("condition")(lambda *all: None), "no method of comp_lib has, got 'condition'"),
-    (lambda model: metric(lambda *all: None), "the name of a metric, of letters, digits and hyphens, got <function"),
+    (
+        lambda model: metric(lambda *all: None),
+        "the name of a metric, of letters, digits and hyphens, got <function",
+    ),
     (lambda model: shares_of("general++self"), "each side of a \"+\", got 'general++self'"),
     (lambda model: shares_of("+general"), "each side of a \"+\", got '+general'"),
     (lambda model: Calibration("general+").tokens(None), "each side of a \"+\", got 'general+'"),

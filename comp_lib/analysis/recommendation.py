@@ -79,7 +79,13 @@ def _longer_check_up(name: str, row: pd.Series, allowed: float, sequences: int, 
     if math.isnan(row.low):
         reason = f"{row.windows} windows are too few for an interval. The next check-up has more:"
     else:
-        reason = f"You allowed {allowed:g}. The next check-up reads more text, and also tries to remove less:"
+        verdict = f"That is more than the {allowed:g} that you allowed"
+        if row.low <= allowed:
+            verdict = f"The interval reaches beyond the {allowed:g} that you allowed"
+        reason = (
+            f"{verdict}, so nothing is recommended yet. The next check-up reads more text, and also tries to "
+            "remove less:"
+        )
         ratios = f"{row.ratio / 2:g},{row.ratio:g}"
         command += f" --ratios {ratios} --sequences {max(sequences, LONGER_SEQUENCES)}"
     return [f"{name}: {row.removed:.0%} of the decoder cost {price(row)} nats per token.", reason, command]
@@ -93,8 +99,8 @@ def describe_bits(bits: FewerBits) -> list[str]:
     ]
     if bits.was_rounded:
         sentences.append(
-            f"A model with weights of 16 bits would pay {price(bits)} nats per token for 4 bits. "
-            "This model's weights have 4 bits already, so it pays nothing."
+            "If this model's weights were not on a grid of 4 bits, 4 bits would cost it "
+            f"{price(bits)} nats per token. They are on one, so it pays nothing."
         )
     else:
         sentences.append(f"Rounding its weights to 4 bits costs {price(bits)} nats per token.")

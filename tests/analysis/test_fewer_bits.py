@@ -99,13 +99,13 @@ def test_the_dense_model_comes_from_the_cache(model, windows_by_text, own_cache,
         (
             0.001,
             0.08,
-            "A model with weights of 16 bits would pay 0.10 (0.08 to 0.12) nats per token for 4 bits.",
+            "not on a grid of 4 bits, 4 bits would cost it 0.10 (0.08 to 0.12) nats per token.",
         ),
-        (0.001, 0.08, "weights have 4 bits already, so it pays nothing."),
+        (0.001, 0.08, "They are on one, so it pays nothing."),
     ],
 )
 def test_the_box_tells_price_and_sizes(moved, low, words):
     bits = FewerBits(0.1, low, 0.12, megabytes=97.2, megabytes_before=142.9, moved=moved)
     [line] = describe_bits(bits)
     assert words in line
-    assert ("already" in line) == (moved < ON_THE_GRID)
+    assert ("They are on one" in line) == (moved < ON_THE_GRID)
