@@ -165,7 +165,9 @@ def demo(
     sentences = [f"{verdict.plan.removed:.0%} of the decoder is gone", cost_in_words(judged)]
     _, *answers = texts[-1]
     sentences += _fate_of_the_fact(answers)
-    echo(f"{'; '.join(sentences)}.\nnext: {as_typed_here(verdict.next_command)}")
+    echo(f"{'; '.join(sentences)}.")
+    echo(f"(A quick look: {DEMO_SEQUENCES} sequences calibrated, where prune takes {USUAL_SEQUENCES}.)")
+    echo(f"next: {as_typed_here(verdict.next_command)}")
 
 
 def _fate_of_the_fact(answers: Sequence[str]) -> list[str]:
