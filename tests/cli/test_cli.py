@@ -296,7 +296,8 @@ def test_a_demo_judges_every_kind_and_lets_both_models_speak(included, tmp_path,
     assert f"│ {code.increase:.3f}" in row
     assert "increase: loss - dense." in " ".join(output.split())
     assert "influence" not in pictures[0].alt_text, "the preset does not look at it"
-    *_, sentence, advice = output.splitlines()
+    *_, sentence, remark, advice = output.splitlines()
+    assert "48 sequences calibrated, where prune takes 128" in remark
     removed = 1 - sizes[1] / sizes[0]
     assert sentence.startswith(f"{removed:.0%} of the decoder is gone; perplexity times ")
     assert "France" not in sentence, "neither model knew it"
