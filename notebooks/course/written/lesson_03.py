@@ -91,7 +91,7 @@ def check_narrow_greedily(narrow_greedily: Callable[[Tensor, int], Tensor]) -> N
         check_shape("the steps of the layers", answer, (layers,))
         taken = [int(count) for count in answer]
         if max(taken) > longest:
-            raise Wrong(f"a layer has {longest} steps in `harm`, got {max(taken)}: it cannot lose more")
+            raise Wrong(f"a layer has {longest} steps in `cost`, got {max(taken)}: it cannot lose more")
         if sum(taken) != steps:
             raise Wrong(f"expected {steps} steps in all, got {sum(taken)}")
         right = _taken(rises, steps)
