@@ -55,10 +55,10 @@ def test_models_of_the_benchmarks_are_no_names_of_the_library(script, monkeypatc
     assert not set(models.MODELS) & set(WHEELS)
     assert models.located("smollm2-135m") == "smollm2-135m"
     for name, model in models.MODELS.items():
-        with pytest.raises(InputError, match=f"the package {model['packages'][0]} for '{name}'") as refusal:
+        with pytest.raises(InputError, match=f"the package {model.packages[0]} for '{name}'") as refusal:
             models.located(name)
-        assert model["install"] in str(refusal.value)
-        assert model["version"] in model["install"]
+        assert model.install in str(refusal.value)
+        assert "==" in model.install, "a version, since the parts belong together"
 
 
 # --- first_hour.py ----------------------------------------------------------------------------------------

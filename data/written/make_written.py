@@ -23,7 +23,8 @@ from comp_lib.calibration.shares import WRITTEN, allot, limits_of, load_apart_fr
 from comp_lib.calibration.texts import encode, opening_tokens
 from comp_lib.calibration.written import draw_prefixes, key_of_text, sample
 from comp_lib.families.types import Model
-from comp_lib.models.load import INCLUDED_MODEL, load_model
+from comp_lib.models.load import load_model
+from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.settings import DEFAULTS, PRESET_TABLE
 from comp_lib.system.hashes import hash_of_model
 
