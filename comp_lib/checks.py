@@ -63,8 +63,7 @@ def check_plan(plan: Plan, model: Model | Decoder, settings: Settings) -> None:
             hint="take a plan for this model, or leave the plan out",
         )
     if plan.kept_neurons is not None and settings.recovery != "bias":  # which adds parameters of its own
-        pruned = shape.with_widths(plan.neurons, plan.kv_groups, plan.layers)
-        removed = 1.0 - pruned.decoder_parameters / shape.decoder_parameters
+        removed = plan.removed_from(shape)
         if abs(removed - plan.removed) > REMOVED_TOLERANCE:
             raise InputError(
                 expected=f"a plan for this model, of which {plan.removed:.1%} of the decoder go",

@@ -62,6 +62,11 @@ class Plan:
         """Layers of the parent that go."""
         return tuple(sorted(set(range(self.parent_layers)) - set(self.layers)))
 
+    def removed_from(self, shape: Shape) -> float:
+        """Share of the decoder's parameters that these widths remove from a parent of that shape."""
+        pruned = shape.with_widths(self.neurons, self.kv_groups, self.layers)
+        return 1.0 - pruned.decoder_parameters / shape.decoder_parameters
+
     def to_json(self) -> str:
         """Readable JSON: one line for each field."""
         lines = (f'  "{name}": {json.dumps(value)}' for name, value in asdict(self).items())

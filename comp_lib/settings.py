@@ -350,8 +350,7 @@ class Settings:
             return False
         if self.aim != "auto":
             return self.aim == "dense"
-        pruned = shape.with_widths(plan.neurons, plan.kv_groups, plan.layers)
-        removed = 1.0 - pruned.decoder_parameters / shape.decoder_parameters
+        removed = plan.removed_from(shape)
         ratio = plan.ratio if abs(removed - plan.removed) < REMOVED_TOLERANCE else removed
         return ratio > LARGE_RATIO
 

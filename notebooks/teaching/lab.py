@@ -173,9 +173,10 @@ def lay_out(folder: Path, solutions: bool = True) -> str:
         state = copy(lesson, folder / "notebooks" / name, solutions)
         names[state].append(name.as_posix())
     for page in (GLOSSARY, *HIDDEN_PAGES):
-        shutil.copyfile(ROOT / page, folder / page)
-    if not solutions:  # docs link to it all the same
-        (folder / TEACHERS_PAGE).write_text("# Teaching\n\nThis page is for the teacher.\n", "utf-8")
+        if page == TEACHERS_PAGE and not solutions:  # docs link to it all the same
+            (folder / page).write_text("# Teaching\n\nThis page is for the teacher.\n", "utf-8")
+        else:
+            shutil.copyfile(ROOT / page, folder / page)
     no_bytecode = shutil.ignore_patterns("__pycache__")
     for beside in FOLDERS_BESIDE:
         shutil.copytree(ROOT / beside, folder / beside, ignore=no_bytecode, dirs_exist_ok=True)
