@@ -26,15 +26,17 @@ import torch
 from common import HERE, evaluation_windows, parser_of
 
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.comp import MemorySink, Pruned, prune, prune_layers
+from comp_lib.comp import prune, prune_layers
 from comp_lib.evaluation.loss import Evaluation, measure_loss
 from comp_lib.families.types import Layer, Model
 from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.planning import make_plan, settled_for
 from comp_lib.prune_layer import Streams
+from comp_lib.pruned import Pruned
 from comp_lib.report import LayerReport, finished_plan_and_report
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
+from comp_lib.sink import MemorySink
 from comp_lib.surgery import shallow_copy, update_config
 from comp_lib.walk import walk
 

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .calibration.texts import load_text
     from .calibration.windows import Calibration
-    from .comp import Pruned, prune
+    from .comp import prune
     from .disk.prune_model import prune_model
     from .disk.verdict import Verdict
     from .errors import InputError
@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .models.load import load_model
     from .plan import Plan
     from .progress import Progress
+    from .pruned import Pruned
     from .report import LayerReport, Report
     from .settings import PRESETS, Settings
     from .shape import Shape
@@ -84,7 +85,7 @@ _MODULES = {  # public name -> the module that defines it
     "Plan": "comp_lib.plan",
     "Progress": "comp_lib.progress",
     "Report": "comp_lib.report",
-    "Pruned": "comp_lib.comp",
+    "Pruned": "comp_lib.pruned",
     "Settings": "comp_lib.settings",
     "Shape": "comp_lib.shape",
     "Verdict": "comp_lib.disk.verdict",

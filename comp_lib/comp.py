@@ -19,11 +19,8 @@ it takes layers from a `Decoder` and gives them to a `Sink`.
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -31,114 +28,20 @@ from torch import Tensor
 from .checks import checked_call
 from .decoder import Decoder, ModelInMemory, as_decoder
 from .errors import check_switch, check_words, known_keywords
-from .families.find import layers_of
 from .families.run import layer_arguments
-from .families.types import CausalLM, Layer, Model
+from .families.types import CausalLM, Model
 from .plan import Plan
 from .planning import make_plan
 from .progress import Progress, check_progress, no_progress
 from .prune_layer import RunContext, States, Streams, prune_layer
-from .report import LayerReport, Report, finished_plan_and_report
+from .pruned import Pruned
+from .report import LayerReport, finished_plan_and_report
 from .settings import Settings, SettingsChanges
 from .shape import Shape
+from .sink import MemorySink, Sink
 from .surgery import keep_layers, shallow_copy, update_config
 from .system.tensors import check_finite
 from .walk import batches
-
-if TYPE_CHECKING:  # transformers is slow to import
-    from transformers import PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A pruned model, with its plan and report: what `prune` returns."""
-
-    model: CausalLM
-    """The smaller model."""
-    plan: Plan
-    """Names the neurons and KV groups that stay."""
-    report: Report
-    """Says what happened to each layer."""
-    parent_shape: Shape
-    """The shape of the parent."""
-
-    def __str__(self) -> str:
-        """A line about what was removed, and the report as a table."""
-        before = self.parent_shape
-        after = Shape.of(self.model)
-        line = (
-            f"{self.plan.removed:.1%} of the decoder removed: {after.total_parameters:,} parameters of "
-            f"{before.total_parameters:,}, {after.layers} layers of {before.layers}"
-        )
-        return f"{line}\n{self.report}"
-
-    def save(self, out: str | Path, tokenizer: PreTrainedTokenizerBase, *, overwrite: bool = False) -> Path:
-        """Write the smaller model to the folder `out`, with its plan and a model card, and return the folder.
-
-        The numbers are saved in the dtype of `model`. `load_model` reads the folder.
-
-        Args:
-            tokenizer: of the model; it is saved, too.
-            overwrite: whether an earlier pruned model in `out` may be replaced.
-
-        Raises InputError, before anything is written, for a folder that has files in it.
-        """
-        from .calibration.texts import check_tokenizer
-        from .models.save import Provenance, hide_folders, save_checkpoint
-
-        check_words("out", out, "the name of a folder", example="build/small")
-        check_tokenizer(tokenizer)
-        check_switch("overwrite", overwrite)
-        text = f"{self.report.token_count:,} tokens"
-        parent = self.plan.parent or hide_folders(self.model.name_or_path) or "a model"
-        card = Provenance(parent, self.parent_shape, text, asdict(self.report.settings))
-        return save_checkpoint(out, self.model, tokenizer, self.plan, card, overwrite=overwrite)
-
-
-class Sink(Protocol):
-    """A place for finished layers, and for the hidden states between them.
-
-    A subclass has to define all that is here.
-    """
-
-    @abstractmethod
-    def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> States:
-        """Room for hidden states, as `torch.empty` makes it."""
-
-    @abstractmethod
-    def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
-        """The streams after the layers that an earlier run finished, and the reports of those layers.
-
-        Without such a run they are None and an empty list.
-
-        length: tokens in a sequence.
-        """
-
-    @abstractmethod
-    def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
-        """Take layer `index` of the parent and the streams after it.
-
-        A layer without a report is dropped.
-        """
-
-
-class MemorySink(Sink):
-    """A sink that puts finished layers into `model`, each where the parent's layer was."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-
-    def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> States:
-        return torch.empty(tuple(shape), dtype=dtype)
-
-    def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
-        return None, []
-
-    def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
-        if report is not None:
-            layers = layers_of(self.model)
-            original = layers[index]
-            layers[index] = layer.to(next(original.parameters()).device).train(original.training)
 
 
 @known_keywords(elsewhere=dict.fromkeys(SettingsChanges.__annotations__, "Settings(...) has it"))

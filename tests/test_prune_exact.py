@@ -10,12 +10,13 @@ import torch
 from tools import SETTINGS, config_and_hash, final_stream, logits, masked, plan_of_everything, storages
 from variants import LAYOUTS, VARIANTS, WHOLE_ATTENTION, build, tokens
 
-from comp_lib.comp import MemorySink, prune, prune_layers
+from comp_lib.comp import prune, prune_layers
 from comp_lib.methods import METHODS, default_recovery
 from comp_lib.plan import Plan
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
+from comp_lib.sink import MemorySink
 
 
 @pytest.mark.parametrize(

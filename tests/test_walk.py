@@ -7,9 +7,9 @@ import torch
 from variants import VARIANTS, build, tokens
 
 from comp_lib import walk as walk_module
-from comp_lib.comp import Sink
 from comp_lib.decoder import Decoder, copy_layer
 from comp_lib.families.run import attention_step, embed, head, layer_arguments, mlp_step
+from comp_lib.sink import Sink
 from comp_lib.walk import batches, sequence_losses, through, walk
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..comp import Sink
 from ..errors import InputError, refusing
 from ..families.types import Layer, Model
 from ..plan import Plan
 from ..prune_layer import States, Streams
 from ..report import LayerReport
 from ..settings import Settings
+from ..sink import Sink
 from ..system.files import fsync
 from ..system.hashes import checksum_of_file
 from ..system.tensors import EMBEDDING, HEAD

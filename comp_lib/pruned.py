@@ -1,0 +1,62 @@
+"""`Pruned`: what `comp.prune` returns. It prints as a table and saves itself as a folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import check_switch, check_words
+from .families.types import CausalLM
+from .plan import Plan
+from .report import Report
+from .shape import Shape
+
+if TYPE_CHECKING:  # transformers is slow to import
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model, with its plan and report: what `prune` returns."""
+
+    model: CausalLM
+    """The smaller model."""
+    plan: Plan
+    """Names the neurons and KV groups that stay."""
+    report: Report
+    """Says what happened to each layer."""
+    parent_shape: Shape
+    """The shape of the parent."""
+
+    def __str__(self) -> str:
+        """A line about what was removed, and the report as a table."""
+        before = self.parent_shape
+        after = Shape.of(self.model)
+        line = (
+            f"{self.plan.removed:.1%} of the decoder removed: {after.total_parameters:,} parameters of "
+            f"{before.total_parameters:,}, {after.layers} layers of {before.layers}"
+        )
+        return f"{line}\n{self.report}"
+
+    def save(self, out: str | Path, tokenizer: PreTrainedTokenizerBase, *, overwrite: bool = False) -> Path:
+        """Write the smaller model to the folder `out`, with its plan and a model card, and return the folder.
+
+        The numbers are saved in the dtype of `model`. `load_model` reads the folder.
+
+        Args:
+            tokenizer: of the model; it is saved, too.
+            overwrite: whether an earlier pruned model in `out` may be replaced.
+
+        Raises InputError, before anything is written, for a folder that has files in it.
+        """
+        from .calibration.texts import check_tokenizer
+        from .models.save import Provenance, hide_folders, save_checkpoint
+
+        check_words("out", out, "the name of a folder", example="build/small")
+        check_tokenizer(tokenizer)
+        check_switch("overwrite", overwrite)
+        text = f"{self.report.token_count:,} tokens"
+        parent = self.plan.parent or hide_folders(self.model.name_or_path) or "a model"
+        card = Provenance(parent, self.parent_shape, text, asdict(self.report.settings))
+        return save_checkpoint(out, self.model, tokenizer, self.plan, card, overwrite=overwrite)
