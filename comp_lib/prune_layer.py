@@ -42,7 +42,7 @@ from .settings import Settings
 from .shape import Shape
 from .statistics.few_tokens import empty_statistics
 from .statistics.sums import Statistics, token_weight
-from .surgery import Refit, add_biases, shrink, upstream
+from .surgery import Refit, add_biases, inputs_of_blocks, shrink, upstream
 from .walk import batches
 
 
@@ -126,7 +126,7 @@ class WidthTask:
 
 
 @dataclass(frozen=True)
-class KeptInputs:
+class StoredInputs:
     """The inputs X (S, L, n) of an output linear, kept from `gather` to `pass_on`."""
 
     values: Tensor  # X (S, L, n)
@@ -146,7 +146,7 @@ class Gathered:
 
     problem: Problem
     """The problem in which the metric chooses, and which the recovery solves."""
-    inputs: KeptInputs | None
+    inputs: StoredInputs | None
     """The inputs of the output linear; None: not kept, since they take more room than the statistics."""
     ridge_position: int | None
     """Where the chosen lambda is in the grid of lambdas; None: the lambda was given."""
@@ -204,6 +204,7 @@ def prune_step(
     """
     refit = Refit(torch.arange(task.full_width))
     inputs = None
+    block_size = parts(layer)[task.step].block_size
     if needs_refit(task, streams):
         gathered = gather(run, layer, task, target, streams)
         inputs = gathered.inputs
@@ -222,7 +223,7 @@ def prune_step(
         after = run.new_states(tuple(before.shape), dtype=before.dtype)
     else:
         after = before  # written over: nothing else needs the stream between the two steps
-    pass_on(run, layer, task.step, before, after, inputs, refit.kept)
+    pass_on(run, layer, task.step, before, after, inputs, inputs_of_blocks(refit.kept, block_size))
     streams.pruned_stream = after
     return refit
 
@@ -247,7 +248,7 @@ def gather(
     inputs = None
     if task.step == "mlp" and count * length <= linear.in_features:
         size = (count, length, linear.in_features)
-        inputs = KeptInputs(torch.empty(size, dtype=hidden.dtype, device=settings.device))
+        inputs = StoredInputs(torch.empty(size, dtype=hidden.dtype, device=settings.device))
     if settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1:
         return search_ridge(run, layer, task, target, streams, inputs)
     ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
@@ -261,7 +262,7 @@ def search_ridge(
     task: WidthTask,
     target: States | None,
     streams: Streams,
-    inputs: KeptInputs | None,
+    inputs: StoredInputs | None,
 ) -> Gathered:
     """Gather the statistics, with the ridge that serves held-out text best.
 
@@ -272,9 +273,9 @@ def search_ridge(
     hidden = streams.pruned_stream
     count = hidden.shape[0]
     half = math.ceil(count / 2)
-    fitted = sum_statistics(run, layer, task.step, hidden, target, slice(0, half), inputs)
+    fitting = sum_statistics(run, layer, task.step, hidden, target, slice(0, half), inputs)
     held_out = sum_statistics(run, layer, task.step, hidden, target, slice(half, count), inputs)
-    problem = problem_of(layer, task.step, fitted)
+    problem = problem_of(layer, task.step, fitting)
     if task.kept_by_plan is None:
         # The best ridge depends little on which neurons stay, so a cheap metric will do here.
         likely = energy(problem, task.keep, streams.generator).kept
@@ -282,8 +283,8 @@ def search_ridge(
         likely = torch.tensor(task.kept_by_plan)
     kept = problem.inputs_of(likely)
     last_position = streams.ridge_positions.get(task.step)
-    ridge, position = choose_ridge(fitted, held_out, problem.weight, kept, problem.gain, last_position)
-    return Gathered(replace(problem, statistics=fitted + held_out, ridge=ridge), inputs, position)
+    ridge, position = choose_ridge(fitting, held_out, problem.weight, kept, problem.gain, last_position)
+    return Gathered(replace(problem, statistics=fitting + held_out, ridge=ridge), inputs, position)
 
 
 def problem_of(layer: Layer, step: Step, statistics: Statistics, ridge: float = RIDGE) -> Problem:
@@ -306,7 +307,7 @@ def sum_statistics(
     hidden: States,
     target: States | None,
     sequences: slice,
-    inputs: KeptInputs | None,
+    inputs: StoredInputs | None,
 ) -> Statistics:
     """Sum the statistics of the output linear over some `sequences`.
 
@@ -393,7 +394,7 @@ def pass_on(
     step: Step,
     before: States,
     after: States,
-    inputs: KeptInputs | None = None,
+    inputs: StoredInputs | None = None,
     kept: Tensor | None = None,
 ) -> None:
     """Phase 5: send all sequences through one residual step, from `before` to `after`.

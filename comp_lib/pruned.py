@@ -39,6 +39,8 @@ class Pruned:
         )
         return f"{line}\n{self.report}"
 
+    __repr__ = __str__  # what a notebook shows
+
     def save(self, out: str | Path, tokenizer: PreTrainedTokenizerBase, *, overwrite: bool = False) -> Path:
         """Write the smaller model to the folder `out`, with its plan and a model card, and return the folder.
 

@@ -51,16 +51,18 @@ class Report:
     def __str__(self) -> str:
         """A line about the run, and a table with a row for each layer that stays."""
         lines = [
-            f"{self.settings.method} on {self.token_count:,} tokens, {self.seconds:.0f} s; error: part "
-            "of an output that is lost",
-            f"{'layer':>5}  {'neurons':>7}  {'KV groups':>9}  {'error':>6}  {'of attention':>12}",
+            f"{self.settings.method} on {self.token_count:,} tokens, {self.seconds:.0f} s; errors: "
+            "lost shares of the energy of an output",
+            f"{'layer':>5}  {'neurons':>7}  {'KV groups':>9}  {'MLP error':>9}  {'attention error':>15}",
         ]
         for layer in self.layers:
             lines.append(
                 f"{layer.layer:>5}  {len(layer.kept_neurons):>7,}  {len(layer.kept_groups):>9}  "
-                f"{layer.error:>6.4f}  {layer.attention_error:>12.4f}"
+                f"{layer.error:>9.4f}  {layer.attention_error:>15.4f}"
             )
         return "\n".join(lines)
+
+    __repr__ = __str__  # what a notebook shows
 
 
 def finished_plan_and_report(

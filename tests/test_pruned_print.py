@@ -19,7 +19,7 @@ def pruned():
 def test_a_report_prints_as_a_table_with_a_row_for_each_layer(pruned):
     first, heading, *rows = str(pruned.report).splitlines()
     assert first.startswith(f"comp on {tokens().numel():,} tokens, ")
-    assert heading.split("  ")[-1] == "of attention"
+    assert heading.split("  ")[-1] == "attention error"
     assert {len(line) for line in [heading, *rows]} == {len(heading)}, "columns stand below each other"
     for layer, row in zip(pruned.report.layers, rows, strict=True):
         assert row.split() == [
@@ -29,6 +29,12 @@ def test_a_report_prints_as_a_table_with_a_row_for_each_layer(pruned):
             f"{layer.error:.4f}",
             f"{layer.attention_error:.4f}",
         ]
+
+
+def test_a_notebook_shows_what_print_shows(pruned):
+    evaluation = judge(pruned.model, {"mine": tokens()})
+    for value in (pruned, pruned.report, evaluation):
+        assert repr(value) == str(value)
 
 
 def test_what_prune_returns_prints_what_went_and_the_report(pruned):

@@ -1,4 +1,4 @@
-"""The price of pruning: loss on each kind of text against the ratio, for presets and methods."""
+"""The cost of pruning: loss on each kind of text against the ratio, for presets and methods."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 The matrices are rounded as a GGUF file of the type FEW_BITS would hold them. A file of the type MANY_BITS,
 which costs next to nothing, is the size that both fewer bits and pruning start from.
 
-A checkpoint that was in FEW_BITS before loses nothing by it once more, which says nothing about the price of
+A checkpoint that was in FEW_BITS before loses nothing by it once more, which says nothing about the cost of
 4 bits. Its rows are turned by half a block first, so that each block holds two halves of what were two
 blocks, of two scales: these numbers lie on no grid. (Our way out. Which columns share a block is arbitrary.)
 """
@@ -32,7 +32,7 @@ ON_THE_GRID = 0.01
 
 @dataclass(frozen=True)
 class FewerBits:
-    """The price and the size of a whole model in the type FEW_BITS."""
+    """The cost and the size of a whole model in the type FEW_BITS."""
 
     increase: float
     """Loss added on the mean of the kinds, nats per token."""
@@ -49,7 +49,7 @@ class FewerBits:
 
     @property
     def was_rounded(self) -> bool:
-        """Whether the weights were in FEW_BITS before, so that the price is that of turned rows."""
+        """Whether the weights were in FEW_BITS before, so that the cost is that of turned rows."""
         return self.moved < ON_THE_GRID
 
     @property

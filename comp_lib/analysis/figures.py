@@ -22,7 +22,7 @@ from ..plots.base import (
     style,
 )
 from .columns import rows_of_mean
-from .recommendation import price
+from .recommendation import cost_text
 
 WIDTH = 5.6  # inches
 NAMED_LAYERS = 4  # layers that an alt text names
@@ -83,8 +83,8 @@ def plot_costs(frame: pd.DataFrame) -> Picture:
     axes.legend(ncols=3, **LEGEND_ABOVE)
     items = []
     for ratio, rows in frame.groupby("ratio"):
-        prices = ", ".join(f"{row.way} {price(row)}" for row in rows.itertuples())
-        items.append(f"at {ratio:.0%} {prices}")
+        costs = ", ".join(f"{row.way} {cost_text(row)}" for row in rows.itertuples())
+        items.append(f"at {ratio:.0%} {costs}")
     heading = "Lines of the loss added on the mean of the kinds, nats per token: "
     return figure.with_alt_text(heading, items)
 

@@ -1,7 +1,7 @@
-"""The box that a check-up begins with: what may go at what price, and the command to type next.
+"""The box that a check-up begins with: what may go at what cost, and the command to type next.
 
-The price of a ratio is the loss that it adds on the mean of the kinds. A ratio passes where the upper end of
-the interval of its price is at most what is allowed. Where no ratio passes, or there is no interval, the
+The cost of a ratio is the loss that it adds on the mean of the kinds. A ratio passes where the upper end of
+the interval of its cost is at most what is allowed. Where no ratio passes, or there is no interval, the
 command is that of a longer check-up.
 """
 
@@ -44,7 +44,7 @@ def recommend(
     """The lines of the box for the first way in the frame `costs`; commands begin with "comp-lib".
 
     Args:
-        allowed: price that may be paid, nats per token.
+        allowed: cost that may be paid, nats per token.
         sequences: how many sequences of text calibrated.
         options: options of `prune` with which the check-up was called, by their names; an option that has its
             value in DEFAULTS is left out of the command.
@@ -63,7 +63,7 @@ def recommend(
         way = f" --{'preset' if best.way in PRESETS else 'method'} {best.way}"
     return [
         f"{name}: {best.removed:.0%} of the decoder may go.",
-        f"{best.parameters / 1e6:.1f} million parameters stay. The price is {price(best)} nats per token, "
+        f"{best.parameters / 1e6:.1f} million parameters stay. The cost is {cost_text(best)} nats per token, "
         f"where {allowed:g} were allowed: the perplexity becomes {math.exp(best.increase):.2f} times what it "
         "was.",
         f"comp-lib prune {shlex.quote(name)} --out build/small --ratio {best.ratio:g}{way}{flags}",
@@ -88,22 +88,27 @@ def _longer_check_up(name: str, row: pd.Series, allowed: float, sequences: int, 
         )
         ratios = f"{row.ratio / 2:g},{row.ratio:g}"
         command += f" --ratios {ratios} --sequences {max(sequences, LONGER_SEQUENCES)}"
-    return [f"{name}: {row.removed:.0%} of the decoder cost {price(row)} nats per token.", reason, command]
+    return [
+        f"{name}: {row.removed:.0%} of the decoder cost {cost_text(row)} nats per token.",
+        reason,
+        command,
+    ]
 
 
 def describe_bits(bits: FewerBits) -> list[str]:
     """A further line of the box: what fewer bits cost, and how much would have to go for the same size."""
     sentences = [
-        f"Ask first whether 4 bits are enough. In 4 bits ({FEW_BITS}) the whole model takes "
+        f"Ask first whether 4 bits are enough. In 4 bits (llama.cpp's type {FEW_BITS}) the whole model takes "
         f"{bits.megabytes:.0f} MB, in 8 bits ({MANY_BITS}) {bits.megabytes_before:.0f} MB."
     ]
     if bits.was_rounded:
         sentences.append(
-            "If this model's weights were not on a grid of 4 bits, 4 bits would cost it "
-            f"{price(bits)} nats per token. They are on one, so it pays nothing."
+            "This model's weights were rounded to 4 bits before, so to store them so costs nothing more. As "
+            "a hint at what the rounding itself costs, other weights were made to share a scale: then it "
+            f"costs {cost_text(bits)} nats per token."
         )
     else:
-        sentences.append(f"Rounding its weights to 4 bits costs {price(bits)} nats per token.")
+        sentences.append(f"Rounding its weights to 4 bits costs {cost_text(bits)} nats per token.")
     sentences.append(
         f"To reach {bits.megabytes:.0f} MB in 8 bits, {bits.equal_ratio:.0%} of the decoder would have to go."
     )
@@ -126,7 +131,7 @@ def describe_history(name: str, plan: Plan, against: str) -> list[str]:
     ]
 
 
-def price(row: pd.Series | FewerBits) -> str:
+def cost_text(row: pd.Series | FewerBits) -> str:
     """The loss that `row` adds, nats per token, with its 95% interval where it has one."""
     if math.isnan(row.low):
         return _two_digits(row.increase)
@@ -138,11 +143,11 @@ def _two_digits(number: float) -> str:
     return f"{round(number, 2) + 0.0:.2f}"
 
 
-def prices(costs: pd.DataFrame) -> pd.DataFrame:
-    """The `price` of the first way: a row for each kind of text, a column for each ratio."""
+def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """The `cost` of the first way: a row for each kind of text, a column for each ratio."""
     rows = costs[costs.way == costs.way.iloc[0]].reset_index()
-    rows = rows.assign(price=[price(row) for _, row in rows.iterrows()])
-    table = rows.pivot(index="kind", columns="ratio", values="price").reindex(rows.kind.unique())
+    rows = rows.assign(cost=[cost_text(row) for _, row in rows.iterrows()])
+    table = rows.pivot(index="kind", columns="ratio", values="cost").reindex(rows.kind.unique())
     table = table.rename(columns="{:.0%}".format, index={ALL_KINDS: "mean"})
     return table.rename_axis(index=None, columns=None)
 

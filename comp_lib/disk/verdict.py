@@ -83,6 +83,8 @@ class Verdict(SavedModel):
         """At most 12 lines, one more if clearly more went than was asked for, and the warnings."""
         return "\n".join([*self.describe(), f"next: {self.next_command}"])
 
+    __repr__ = __str__  # what a notebook shows
+
     def describe(self) -> list[str]:
         """The lines of the verdict without its last, the next command."""
         settings = self.report.settings

@@ -92,6 +92,8 @@ class EvaluationByText:
             lines.append(f"{text:{width}}  {measure} {with_interval(measures[measure], bounds[measure])}")
         return "\n".join(lines)
 
+    __repr__ = __str__  # what a notebook shows
+
 
 @known_keywords()
 def evaluate(

@@ -117,9 +117,9 @@ def _gather_and_pass(visit: LayerVisit, fitted_count: int, weighted: bool) -> To
     neurons = parts(visit.layer)["mlp"].output_linear.in_features
     statistics = TokenStatistics.zeros(neurons, device=visit.device)
     for batch in visit.pass_batches():
-        fitted = slice(max(0, fitted_count - batch.rows.start))
-        weights = token_weight(batch.after[fitted]) if weighted else None
-        statistics.add(batch.inputs["mlp"][fitted], token_weight=weights)
+        fitting = slice(max(0, fitted_count - batch.rows.start))
+        weights = token_weight(batch.after[fitting]) if weighted else None
+        statistics.add(batch.inputs["mlp"][fitting], token_weight=weights)
     return statistics
 
 

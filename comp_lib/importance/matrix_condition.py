@@ -77,15 +77,17 @@ def condition_numbers(matrix: Tensor, inverse: Tensor) -> Tensor:
     return (matrix.diagonal() * inverse.diagonal()).clamp_min(1.0).sqrt()
 
 
-def scores_of(inner: Tensor, weights: Tensor) -> Tensor:
+def scores_of(diagonal_blocks: Tensor, weights: Tensor) -> Tensor:
     """s_g = tr(W_g^T (P_gg)^-1 W_g), (blocks,), for consecutive blocks g: P_gg (blocks, b, b), W (n, m)."""
-    if inner.shape[1] == 1:
+    if diagonal_blocks.shape[1] == 1:
         norms: Tensor = torch.linalg.vector_norm(weights, dim=1)  # makes no copy of all weights
-        return norms.square() / inner.flatten()
-    rows = weights.reshape(len(inner), inner.shape[1], -1).to(inner)
+        return norms.square() / diagonal_blocks.flatten()
+    rows = weights.reshape(len(diagonal_blocks), diagonal_blocks.shape[1], -1).to(diagonal_blocks)
     # Blocks are solved one by one: the batched solve of PyTorch 2.13 fails with MKL and two threads
     # ("Parameter 6 ... DLASWP").
-    solved = torch.stack([torch.linalg.solve(block, row) for block, row in zip(inner, rows, strict=True)])
+    solved = torch.stack(
+        [torch.linalg.solve(block, row) for block, row in zip(diagonal_blocks, rows, strict=True)]
+    )
     return (rows * solved).sum((1, 2))
 
 
@@ -147,10 +149,10 @@ def sweep(
         inputs = inputs_of_blocks(chosen, block_size)  # R (r,)
         inverse_rows = inverse.rows(inputs)  # P_R (r, n)
         removed_weights = refitted[inputs]  # V_R (r, m)
-        inner, _ = spd_inverse(inverse_rows.values[:, inputs])  # (P_RR)^-1 (r, r), small
-        shift = inner @ removed_weights.to(inner)  # (P_RR)^-1 V_R (r, m)
+        inner_inverse, _ = spd_inverse(inverse_rows.values[:, inputs])  # (P_RR)^-1 (r, r), small
+        shift = inner_inverse @ removed_weights.to(inner_inverse)  # (P_RR)^-1 V_R (r, m)
         total_error += float((removed_weights * shift).sum())
-        inverse.remove(inverse_rows, inner)
+        inverse.remove(inverse_rows, inner_inverse)
         refitted.addmm_(inverse_rows.values.to(refitted).T, shift.to(refitted), alpha=-1.0)
         refitted[inputs] = 0.0
         alive[chosen] = False

@@ -128,15 +128,15 @@ def measured_harm(
     judging_count = min(JUDGING_SEQUENCES, len(ids) // 2)
     judging_ids = ids[-judging_count:, :JUDGED_LENGTH]
     fitted_count = min(FITTED_SEQUENCES, len(ids) - judging_count)
-    fitted = decoder.embed(ids[:fitted_count])
-    fitted_arguments = layer_arguments(decoder.structure, ids.shape[1], device, fitted.dtype)
+    fitting = decoder.embed(ids[:fitted_count])
+    fitting_arguments = layer_arguments(decoder.structure, ids.shape[1], device, fitting.dtype)
     fitted_ridge = RIDGE if ridge is None else ridge
     dense_stream = torch.empty(0)
     narrowed_streams: list[Tensor] = []  # the judging stream so far, for each layer that was narrowed alone
     sweeps = []
     for visit in walk(decoder, judging_ids, device):
         narrowed_streams = [visit.through(stream) for stream in narrowed_streams]
-        statistics = gather_and_pass(visit.layer, fitted, fitted_arguments, weighted)
+        statistics = gather_and_pass(visit.layer, fitting, fitting_arguments, weighted)
         swept, weight = narrow(visit.layer, statistics, removals[visit.index], fitted_ridge)
         visit.after, stream = with_weights(visit.layer, visit.before, visit.arguments, weight)
         narrowed_streams.append(stream)

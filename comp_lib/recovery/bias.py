@@ -31,15 +31,15 @@ def refit_by_bias(problem: Problem, selection: Selection) -> Refit:
     """FLAP's recovery: the weights stay as they are, and the mean of what went becomes a bias."""
     statistics = problem.statistics
     inputs = problem.inputs_of(selection.kept)
-    fitted = keep_rows(problem.weight, inputs)
+    refitted = keep_rows(problem.weight, inputs)
     bias = mean_bias(statistics.mean, problem.weight, inputs)
-    energy, error = statistics.energy_and_error(problem.weight, fitted)
-    error += statistics.bias_energy(problem.weight - fitted, bias)
-    return Refit(selection.kept, fitted, bias, error=relative_error(error, energy))
+    energy, error = statistics.energy_and_error(problem.weight, refitted)
+    error += statistics.bias_energy(problem.weight - refitted, bias)
+    return Refit(selection.kept, refitted, bias, error=relative_error(error, energy))
 
 
 def keep_weights(problem: Problem, selection: Selection) -> Refit:
     """No recovery: the weights of what stays remain as they are."""
-    fitted = keep_rows(problem.weight, problem.inputs_of(selection.kept))
-    energy, error = problem.statistics.energy_and_error(problem.weight, fitted)
-    return Refit(selection.kept, fitted, error=relative_error(error, energy))
+    refitted = keep_rows(problem.weight, problem.inputs_of(selection.kept))
+    energy, error = problem.statistics.energy_and_error(problem.weight, refitted)
+    return Refit(selection.kept, refitted, error=relative_error(error, energy))

@@ -42,7 +42,7 @@ def _signs(outputs: int, mixtures: int) -> Tensor:
 
 
 def choose_ridge(
-    fitted: Statistics,
+    fitting: Statistics,
     held_out: Statistics,
     weight: Tensor,
     kept: Tensor,
@@ -52,7 +52,7 @@ def choose_ridge(
     """Lambda for both halves of the text together, and its position in LAMBDAS.
 
     Args:
-        fitted: the half of the text that weights are fitted to.
+        fitting: the half of the text that weights are fitted to.
         held_out: the half that judges them.
         weight: W (n, m).
         kept: the inputs that stay (k,).
@@ -68,11 +68,11 @@ def choose_ridge(
     mix = mix.to(weight)
     if gain is not None:
         mix = gain.to(weight)[:, None] * mix
-    errors = fitted.mix_outputs(mix).held_out_errors(
+    errors = fitting.mix_outputs(mix).held_out_errors(
         held_out.mix_outputs(mix), weight @ mix, kept, LAMBDAS[positions.start : positions.stop]
     )
     position = positions.start + errors.index(min(errors))
-    share = fitted.tokens / (fitted.tokens + held_out.tokens)
+    share = fitting.tokens / (fitting.tokens + held_out.tokens)
     return LAMBDAS[position] * share, position
 
 
@@ -82,10 +82,10 @@ def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:
     weight = problem.weight
     swept = selection.swept
     if selection.refitted is not None and swept is not None and statistics.given_target is None:
-        fitted = selection.refitted  # the sweep has solved the same problem
+        refitted = selection.refitted  # the sweep has solved the same problem
         energy = statistics.energy(weight)
         error = max(0.0, float(swept.data_errors[-1]))
     else:
-        fitted = statistics.refit(weight, problem.inputs_of(selection.kept), problem.ridge)
-        energy, error = statistics.energy_and_error(weight, fitted)
-    return Refit(selection.kept, fitted, error=relative_error(error, energy), ridge=problem.ridge)
+        refitted = statistics.refit(weight, problem.inputs_of(selection.kept), problem.ridge)
+        energy, error = statistics.energy_and_error(weight, refitted)
+    return Refit(selection.kept, refitted, error=relative_error(error, energy), ridge=problem.ridge)

@@ -82,6 +82,6 @@ def refit_by_mask(problem: Problem, selection: Selection) -> Refit:
     """The paper's recovery: one tuned factor for each input that stays, folded into its weights."""
     inputs = problem.inputs_of(selection.kept)
     mask, ridge = tune_mask(contributions(problem.xtx, problem.scaled_weight), inputs, problem.ridge)
-    fitted = fold_mask(problem.weight, inputs, mask)
-    energy, error = problem.statistics.energy_and_error(problem.weight, fitted)
-    return Refit(selection.kept, fitted, error=relative_error(error, energy), ridge=ridge)
+    refitted = fold_mask(problem.weight, inputs, mask)
+    energy, error = problem.statistics.energy_and_error(problem.weight, refitted)
+    return Refit(selection.kept, refitted, error=relative_error(error, energy), ridge=ridge)

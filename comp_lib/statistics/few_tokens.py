@@ -94,16 +94,16 @@ class TokenStatistics(Statistics):
         weight = weight.float()
         return sum(float((rows @ weight).double().square().sum()) for rows in self.rows.split(TERMS_PER_SUM))
 
-    def energy_and_error(self, weight: Tensor, fitted: Tensor) -> tuple[float, float]:
+    def energy_and_error(self, weight: Tensor, refitted: Tensor) -> tuple[float, float]:
         weight = weight.float()
-        fitted = fitted.float()
+        refitted = refitted.float()
         energy = 0.0
         error = 0.0
         # The products with W and V are computed apart, since W - V would be as large as the weights.
         for rows in self.rows.split(TERMS_PER_SUM):
             outputs = rows @ weight
             energy += float(outputs.double().square().sum())
-            error += float((outputs - rows @ fitted).double().square().sum())
+            error += float((outputs - rows @ refitted).double().square().sum())
         return energy, error
 
     def inverse(self, ridge: float, block_size: int = 1) -> Inverse:
@@ -119,13 +119,13 @@ class TokenStatistics(Statistics):
         for outputs in slices_of(weight.shape[1], TERMS_PER_SUM):
             solved[:, outputs] = factor_solve(factor, self.gap(weight, kept, outputs))
         del factor  # it is as large as the weights, which are made next
-        fitted = torch.zeros_like(weight)
+        refitted = torch.zeros_like(weight)
         for piece in slices_of(len(kept), TERMS_PER_SUM):
             inputs = kept[piece]
             divisor = root[piece]
             shift = ((self.rows[:, inputs] / divisor).T @ solved).div_(divisor[:, None])
-            fitted[inputs] = shift.to(weight).add_(weight[inputs])
-        return fitted
+            refitted[inputs] = shift.to(weight).add_(weight[inputs])
+        return refitted
 
     def held_out_errors(
         self, held_out: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
@@ -197,7 +197,7 @@ class DualInverse(Inverse):
         width = max(1, INPUTS_PER_PANEL // block_size) * block_size  # a panel has whole blocks
         panels = slices_of(len(penalties), width)
         self.blocks = torch.cat([self._diagonal_blocks(factor, panel, block_size) for panel in panels])
-        self.inner = torch.cholesky_inverse(factor)  # M (T, T)
+        self.token_inverse = torch.cholesky_inverse(factor)  # M (T, T)
 
     def _diagonal_blocks(self, factor: Tensor, inputs: slice, block_size: int) -> Tensor:
         """The diagonal blocks of D^-1 - H^T H for some inputs, with H = L^-1 X D^-1."""
@@ -214,7 +214,7 @@ class DualInverse(Inverse):
         return self.x[:, inputs].double() * self.inverse_penalties[inputs]
 
     def rows(self, index: Tensor) -> InverseRows:
-        half = self.inner @ self._scaled(index)
+        half = self.token_inverse @ self._scaled(index)
         negative_half = -half.T
         values = negative_half.new_empty(len(index), len(self.inverse_penalties))
         for panel in slices_of(len(self.inverse_penalties), INPUTS_PER_PANEL):
@@ -223,11 +223,11 @@ class DualInverse(Inverse):
         values[torch.arange(len(index), device=index.device), index] += self.inverse_penalties[index]
         return InverseRows(index, values, half)
 
-    def remove(self, rows: InverseRows, inner: Tensor) -> None:
+    def remove(self, rows: InverseRows, inner_inverse: Tensor) -> None:
         if rows.half is None:
             raise ValueError("expected rows of this form, got those of an n x n inverse")
-        self.inner.addmm_(rows.half, inner @ rows.half.T)
-        downdate(self.blocks, rows, inner @ rows.values)
+        self.token_inverse.addmm_(rows.half, inner_inverse @ rows.half.T)
+        downdate(self.blocks, rows, inner_inverse @ rows.values)
         self.inverse_penalties[rows.index] = 0.0
 
 

@@ -103,16 +103,16 @@ def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, rid
         kept: the inputs that stay (k,).
         ridge: lambda, relative to each input's own energy.
     """
-    fitted = torch.zeros_like(weight)
+    refitted = torch.zeros_like(weight)
     penalties = penalty(xtx.diagonal(), ridge)[kept]
-    fitted[kept] = ridge_solve(xtx[kept[:, None], kept], penalties, target[kept], weight[kept])
-    return fitted
+    refitted[kept] = ridge_solve(xtx[kept[:, None], kept], penalties, target[kept], weight[kept])
+    return refitted
 
 
-def ridge_solve(inner: Tensor, penalties: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def ridge_solve(matrix: Tensor, penalties: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """(A + D)^-1 (B + D W), (k, m), for A (k, k), D_ii (k,), B and W (k, m); A is used up."""
-    factor, added = spd_factor(inner, penalties)
-    del inner  # as large as the factor
+    factor, added = spd_factor(matrix, penalties)
+    del matrix  # as large as the factor
     return torch.cholesky_solve(target + (penalties + added)[:, None] * weight, factor)
 
 
@@ -150,12 +150,12 @@ class Inverse(ABC):
         """P_R (r, n) for the inputs R (r,); exact zeros in the columns of inputs that went."""
 
     @abstractmethod
-    def remove(self, rows: InverseRows, inner: Tensor) -> None:
+    def remove(self, rows: InverseRows, inner_inverse: Tensor) -> None:
         """Remove the inputs R by the Schur complement P_KK - P_KR (P_RR)^-1 P_RK.
 
         Args:
             rows: P_R, as `rows` has returned it since the last removal.
-            inner: (P_RR)^-1 (r, r).
+            inner_inverse: (P_RR)^-1 (r, r).
         """
 
 
@@ -181,8 +181,8 @@ class MatrixInverse(Inverse):
         values.mul_(self.alive)  # columns of inputs that went: zeros instead of rounding errors
         return InverseRows(index, values)
 
-    def remove(self, rows: InverseRows, inner: Tensor) -> None:
-        down = inner @ rows.values
+    def remove(self, rows: InverseRows, inner_inverse: Tensor) -> None:
+        down = inner_inverse @ rows.values
         self.updates.append((rows.values, down))
         if sum(len(left) for left, _ in self.updates) >= INPUTS_PER_UPDATE:
             left, right = map(torch.cat, zip(*self.updates, strict=True))

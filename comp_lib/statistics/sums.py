@@ -119,9 +119,9 @@ class Statistics(ABC):
     def energy(self, weight: Tensor) -> float:
         """||X W||^2 = tr(W^T C W) for W (n, m)."""
 
-    def energy_and_error(self, weight: Tensor, fitted: Tensor) -> tuple[float, float]:
+    def energy_and_error(self, weight: Tensor, refitted: Tensor) -> tuple[float, float]:
         """||X W||^2 and ||X W - X V||^2 for W and V (n, m)."""
-        return self.energy(weight), self.energy(weight - fitted)
+        return self.energy(weight), self.energy(weight - refitted)
 
     @abstractmethod
     def inverse(self, ridge: float, block_size: int = 1) -> Inverse:
@@ -249,15 +249,15 @@ class MatrixStatistics(Statistics):
         weight = weight.to(self.xtx)
         kept_block = (kept[:, None], kept)  # index of C_KK
         old_weight = weight[kept]
-        inner = self.xtx[kept_block]
+        matrix = self.xtx[kept_block]
         target = self.target(weight)[kept]
-        held_out_inner = held_out.xtx[kept_block]
+        held_out_matrix = held_out.xtx[kept_block]
         held_out_target = held_out.target(weight)[kept]
         errors = []
         for ridge in ridges:
             penalties = penalty(self.diagonal(), ridge)[kept]
-            fitted = ridge_solve(inner.clone(), penalties, target, old_weight)  # (k, m)
-            errors.append(float((fitted * (held_out_inner @ fitted - 2.0 * held_out_target)).sum()))
+            refitted = ridge_solve(matrix.clone(), penalties, target, old_weight)  # (k, m)
+            errors.append(float((refitted * (held_out_matrix @ refitted - 2.0 * held_out_target)).sum()))
         return errors
 
     def target(self, weight: Tensor) -> Tensor:

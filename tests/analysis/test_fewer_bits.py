@@ -99,13 +99,13 @@ def test_the_dense_model_comes_from_the_cache(model, windows_by_text, own_cache,
         (
             0.001,
             0.08,
-            "not on a grid of 4 bits, 4 bits would cost it 0.10 (0.08 to 0.12) nats per token.",
+            "made to share a scale: then it costs 0.10 (0.08 to 0.12) nats per token.",
         ),
-        (0.001, 0.08, "They are on one, so it pays nothing."),
+        (0.001, 0.08, "rounded to 4 bits before, so to store them so costs nothing more."),
     ],
 )
 def test_the_box_tells_price_and_sizes(moved, low, words):
     bits = FewerBits(0.1, low, 0.12, megabytes=97.2, megabytes_before=142.9, moved=moved)
     [line] = describe_bits(bits)
     assert words in line
-    assert ("They are on one" in line) == (moved < ON_THE_GRID)
+    assert ("rounded to 4 bits before" in line) == (moved < ON_THE_GRID)

@@ -166,7 +166,12 @@ def test_the_page_asks_nobody_and_describes_its_figures(executed):
     alts = re.findall(r"<img alt=\"([^\"]*)\"", text)
     assert len(alts) == text.count("<img ") == 3
     assert all(len(alt.split()) > 4 for alt in alts)
-    for heading in ("What it is", "Where it is redundant", "What it costs", "Against another checkpoint"):
+    for heading in (
+        "What it is",
+        "Which layers and groups do little",
+        "What it costs",
+        "Against another checkpoint",
+    ):
         assert f"{heading}</h2>" in text
     assert "<title>Check-up of parent</title>" in text
     assert "only cell to edit" not in text  # which is said to those who run the notebook

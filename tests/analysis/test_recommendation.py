@@ -20,8 +20,8 @@ def costs(*rows, way=USUAL_PRESET):
     table = [
         shared
         | {"kind": kind, "ratio": ratio, "removed": ratio + 0.004, "increase": up, "low": low, "high": high}
-        for ratio, *price in rows
-        for kind, (up, low, high) in (("code", (9.0, 8.0, 10.0)), ("all", price))
+        for ratio, *cost in rows
+        for kind, (up, low, high) in (("code", (9.0, 8.0, 10.0)), ("all", cost))
     ]
     return pd.DataFrame(table).set_index(["model", "seed", "kind"])
 
@@ -96,10 +96,10 @@ def test_a_ratio_may_go_where_its_whole_interval_is_allowed(case):
     lines = recommendation.recommend("<b>", frame, 0.5, 64, options)
     assert headline in lines[0]
     assert command(lines[-1]) == expected_command
-    bundle = recommendation.make_box(lines, recommendation.prices(frame))
+    bundle = recommendation.make_box(lines, recommendation.cost_table(frame))
     for text in ("<b>", "nan", "-0.00"):
         assert text not in bundle["text/html"]
-    assert list(recommendation.prices(frame).index) == ["code", "mean"]
+    assert list(recommendation.cost_table(frame).index) == ["code", "mean"]
 
 
 @pytest.mark.parametrize(("loss", "chance"), [(10.8, True), (9.8, True), (9.6, False), (math.nan, True)])

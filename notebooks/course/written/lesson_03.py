@@ -115,7 +115,7 @@ def check_narrow_greedily(narrow_greedily: Callable[[Tensor, int], Tensor]) -> N
         total = sum(float(harm[layer, count] - harm[layer, 0]) for layer, count in enumerate(taken))
         least = sum(float(harm[layer, count] - harm[layer, 0]) for layer, count in enumerate(right))
         raise Wrong(f"your steps {taken} add {total:.3g} of harm, the steps {right} add {least:.3g}")
-    accept("no other steps of the same number add less harm")
+    accept("no other steps of the same number cost less")
 
 
 def _taken(price: Tensor, steps: int) -> list[int]:
