@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
-DEBUG = "COMP_LIB_DEBUG"  # name of an environment variable
+DEBUG_VARIABLE = "COMP_LIB_DEBUG"  # name of an environment variable
 # Name of what tokenizers raises: it is no subclass of `Exception`, and can be imported from nowhere.
 RUST_PANIC = "PanicException"
 OUT_OF_MEMORY = "OutOfMemoryError"  # name of torch's error, since importing torch takes seconds
@@ -98,14 +98,14 @@ def as_printable(text: str) -> str:
 
 
 @functools.cache
-def say(line: str) -> None:
+def warn_once(line: str) -> None:
     """Write `line` to the log, which shows it on stderr; once in a process."""
     log.warning("%s", as_printable(line))
 
 
 def in_debug_mode() -> bool:
     """Whether an InputError is to be shown with its traceback."""
-    return os.environ.get(DEBUG, "0") not in ("", "0")
+    return os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
 
 
 @contextmanager

@@ -22,7 +22,9 @@ from .shape import Shape
 # Smallest share of its neurons that COMP's planners leave a layer, which is better dropped than starved.
 # `hybrid_granularity.uniform` ends widths here, and `importance.measured_harm` ends error curves here.
 FLOOR_SHARE = 0.1
-CORRECT_PLAN_HINT = "correct the plan"  # what to do about a plan that is refused
+CORRECT_PLAN_HINT = (
+    "correct this field of the plan, as in comp_plan.json"  # what to do about a plan that is refused
+)
 
 
 @dataclass(frozen=True)
@@ -227,12 +229,14 @@ class PlanRequest:
             raise InputError(
                 expected=f"fewer than {layers} layers to drop, of 0 to {layers - 1}",
                 got=list(self.drop),
-                hint="drop others",
+                hint=f"name some of the layers 0 to {layers - 1}, not all",
             )
         fewest = min(self.shape.kv_groups[layer] for layer in self.layers)
         if self.kv_groups is not None and not 1 <= self.kv_groups <= fewest:
             raise InputError(
-                expected=f"1 to {fewest} KV groups to keep", got=self.kv_groups, hint="keep another number"
+                expected=f"1 to {fewest} KV groups to keep in each layer",
+                got=self.kv_groups,
+                hint="the dense model's number keeps all",
             )
 
     @property

@@ -320,7 +320,7 @@ def sum_statistics(
     statistics = empty_statistics(
         linear.in_features,
         None if target is None else linear.out_features,
-        count * length,
+        count * length,  # of the whole text, so that the statistics of two halves have one form
         device,
         needs_matrix=settings.recovery == "mask" or settings.neuron_metric == "mask-condition",
     )

@@ -15,7 +15,7 @@ from traitlets.config import Config
 
 from comp_lib.errors import (
     BUGS,
-    DEBUG,
+    DEBUG_VARIABLE,
     OUT_OF_MEMORY,
     PACKAGE,
     RUST_PANIC,
@@ -169,9 +169,9 @@ def shown(tmp_path, capsys):
 
 @pytest.mark.parametrize("value", [None, "", "0"])
 def test_a_notebook_shows_the_sentence(monkeypatch, refusal, shown, value):
-    monkeypatch.delenv(DEBUG, raising=False)
+    monkeypatch.delenv(DEBUG_VARIABLE, raising=False)
     if value is not None:
-        monkeypatch.setenv(DEBUG, value)
+        monkeypatch.setenv(DEBUG_VARIABLE, value)
     assert not in_debug_mode()
     assert shown(refusal) == f"InputError: {refusal}"
 

@@ -73,18 +73,18 @@ def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     budget = parameter_budget(settings.request(shape), settings.layers)
     # The budget also pays for biases that the recovery adds, so what stays is counted with them. What may go
     # is counted without them, since the parent does not have them.
-    costs = shape.with_biases() if settings.recovery == "bias" else shape
+    with_biases = shape.with_biases() if settings.recovery == "bias" else shape
     layers = prunable_layers(shape.layers)
     neurons = list(shape.neurons)
     groups = list(shape.kv_groups)
     prunable_parameters = sum(
         shape.parameters_of_layer(layer) - shape.fixed_parameters[layer] for layer in layers
     )
-    share = (costs.decoder_parameters - budget) / prunable_parameters
+    share = (with_biases.decoder_parameters - budget) / prunable_parameters
     for layer in layers:
         groups[layer] = settings.kv_groups or max(1, groups[layer] - int(share * groups[layer]))
-    excess = costs.with_widths(neurons, groups).decoder_parameters - budget  # parameters
-    excess_neurons = max(0, -(-excess // costs.neuron_parameters))
+    excess = with_biases.with_widths(neurons, groups).decoder_parameters - budget  # parameters
+    excess_neurons = max(0, -(-excess // with_biases.neuron_parameters))
     removable = [neurons[layer] - 1 for layer in layers]
     if excess_neurons > sum(removable):
         raise OutOfReach(
@@ -156,10 +156,10 @@ def taylor_scores(
         for weight, (required, gradient) in zip(weights, before, strict=True):
             weight.requires_grad_(required).grad = gradient
 
-    return {layer: _groups(stack[layer], sums) for layer in layers}
+    return {layer: _group_scores(stack[layer], sums) for layer in layers}
 
 
-def _groups(layer: Layer, gradients: dict[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _group_scores(layer: Layer, gradients: dict[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Sums of |w g| over the coupled groups of a layer: neurons (n,), KV groups (g,)."""
 
     def importance(weight: Tensor) -> Tensor:

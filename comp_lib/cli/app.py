@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import DEBUG
+from ..errors import DEBUG_VARIABLE
 from .console import Commands
 from .doctor import doctor
 from .measure import compare, evaluate, inspect
@@ -29,4 +29,4 @@ for command in COMMANDS:
 def set_up(debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False) -> None:
     """Read the flag that stands before any command."""
     if debug:
-        os.environ[DEBUG] = "1"  # processes of `compare` and `report` inherit it
+        os.environ[DEBUG_VARIABLE] = "1"  # processes of `compare` and `report` inherit it

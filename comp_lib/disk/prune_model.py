@@ -28,7 +28,7 @@ from ..calibration.shares import text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration, windows_of
 from ..checks import check_request
-from ..errors import InputError, check_switch, check_words, known_keywords, say
+from ..errors import InputError, check_switch, check_words, known_keywords, warn_once
 from ..evaluation.words import describe_chance
 from ..families.run import check_length
 from ..gguf.write import size_of_tensors
@@ -188,7 +188,7 @@ def prune_model(
     save_options = _save_options(parent, options, windows_by_text, overwrite=overwrite)
     check_out(out, parent.model, (text.sequences or 0) * text.length, save_options)
     if options.gguf_type not in (None, parent.matrix_type.lower()):
-        say(
+        warn_once(
             f"comp-lib does not write {parent.matrix_type}: the matrices of {out} will be {options.gguf_type}"
         )
     decisions = _decide(options, parent, windows_by_text, progress)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..checks import checked_call
 from ..comp import prune
-from ..errors import InputError, NoNumber, OutOfReach, say
+from ..errors import InputError, NoNumber, OutOfReach, warn_once
 from ..evaluation.by_kind import judge
 from ..evaluation.words import describe_chance
 from ..families.types import Model
@@ -53,7 +53,7 @@ def ratio_within(
     ids, settings = checked_call(model, ids, settings)
     dense_loss = judge(model, windows_by_text).mean["loss"]
     for sentence in describe_chance("the model", dense_loss, model.config.vocab_size):
-        say(sentence)
+        warn_once(sentence)
     outcome = ""  # of the last ratio, in words
     hint = ""
 

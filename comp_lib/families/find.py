@@ -283,7 +283,7 @@ def refuse(layer: Layer, got: str) -> NoReturn:
     )
 
 
-def with_parts(module: nn.Module, **replacements: nn.Module) -> Any:
+def with_children(module: nn.Module, **replacements: nn.Module) -> Any:
     """A copy of `module` in which some children are replaced.
 
     The two share all else.

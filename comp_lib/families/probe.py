@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import refusing
-from .find import Part, parts, refuse, with_parts
+from .find import Part, parts, refuse, with_children
 from .types import Layer, Step
 
 # Share of the mean gain. The stream does not tell what an output with a smaller gain should have been.
@@ -44,7 +44,7 @@ def run_layer(
     stand_ins = dict[str, Any]()
     for step, value in outputs.items():
         part = layer_parts[step]
-        stand_in = with_parts(part.module)
+        stand_in = with_children(part.module)
         stand_in.forward = partial(_answer, part.name, value)
         stand_ins[part.name] = stand_in
     args, kwargs = call or ((), _no_arguments(layer))
@@ -53,7 +53,7 @@ def run_layer(
         for part in layer_parts.values():
             hook = part.output_linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
             hooks.enter_context(hook)
-        out = with_parts(layer, **stand_ins).forward(hidden, *args, **kwargs)
+        out = with_children(layer, **stand_ins).forward(hidden, *args, **kwargs)
     states: Tensor = out[0] if isinstance(out, tuple) else out
     return states, inputs
 

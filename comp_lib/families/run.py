@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..errors import InputError, refusing
-from .find import backbone_of, with_parts
+from .find import backbone_of, with_children
 from .probe import CallArguments, check_two_steps, run_layer
 from .types import Device, Layer, Model, Step
 
@@ -102,7 +102,7 @@ def embed(model: Model, ids: Tensor, table: nn.Module | None = None) -> Tensor:
     if table is None:
         check_ids(ids, model.config.vocab_size)
         table = backbone.embed_tokens
-    frame = with_parts(backbone, embed_tokens=table, layers=nn.ModuleList(), norm=nn.Identity())
+    frame = with_children(backbone, embed_tokens=table, layers=nn.ModuleList(), norm=nn.Identity())
     weight: Any = table.weight
     batches = ids.to(weight.device).split(max(1, EMBEDDED_TOKENS // ids.shape[1]))
     return torch.cat([frame.forward(input_ids=batch, use_cache=False).last_hidden_state for batch in batches])
@@ -122,7 +122,7 @@ def layer_arguments(model: Model, length: int, device: Device, dtype: torch.dtyp
         calls.append((hidden_states, (args, kwargs)))
         return hidden_states
 
-    catchers = [with_parts(layer) for layer in backbone.layers]
+    catchers = [with_children(layer) for layer in backbone.layers]
     for catcher in catchers:
         catcher.forward = catch
     weight = backbone.embed_tokens.weight
@@ -130,7 +130,7 @@ def layer_arguments(model: Model, length: int, device: Device, dtype: torch.dtyp
     text = torch.ones(1, length, weight.shape[1], dtype=dtype, device=host)
     expected = "a decoder that calls its layers one after another, then its norm"
     name = type(backbone).__name__
-    frame = with_parts(backbone, layers=nn.ModuleList(catchers), norm=nn.Identity())
+    frame = with_children(backbone, layers=nn.ModuleList(catchers), norm=nn.Identity())
     with refusing(expected, name, "choose another model"):
         states = frame.forward(inputs_embeds=text, use_cache=False).last_hidden_state
     if len(calls) != len(catchers) or (catchers and not torch.equal(states, calls[0][0])):
@@ -165,10 +165,10 @@ def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor
     piece: a part of the head, whose logits are returned; None: the model's head.
     """
     rows = states.reshape(1, -1, states.shape[-1])
-    backbone = with_parts(backbone_of(model))
+    backbone = with_children(backbone_of(model))
     backbone.forward = lambda **_: BaseModelOutputWithPast(last_hidden_state=rows)
     lm_head: Any = model.lm_head if piece is None else piece
-    shell = with_parts(model, model=backbone, lm_head=lm_head)
+    shell = with_children(model, model=backbone, lm_head=lm_head)
     logits: Tensor = shell.forward(inputs_embeds=rows, use_cache=False).logits
     return logits.reshape(*states.shape[:-1], -1)
 

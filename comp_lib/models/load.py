@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from ..errors import InputError, known_keywords, refusing, say, suggestion
+from ..errors import InputError, known_keywords, refusing, suggestion, warn_once
 from ..families.find import check_layers
 from ..families.table import TYPE_PREFIX
 from ..families.types import CausalLM, Model
@@ -177,7 +177,7 @@ def _open_folder(
     if meta_model.config.model_type.startswith(TYPE_PREFIX):
         say_foreign_files(folder, meta_model.config.model_type.removeprefix(TYPE_PREFIX))
         if is_old(fields):
-            say(OLD_FORM.format(folder=str(folder)))
+            warn_once(OLD_FORM.format(folder=str(folder)))
     if hub_id is not None:
         folder = snapshot(hub_id, *FILES)
     files = TensorFiles(folder)

@@ -14,7 +14,7 @@ from typing import Any
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # type: ignore[attr-defined]
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-from ..errors import InputError, say
+from ..errors import InputError, warn_once
 from ..families.table import TYPE_PREFIX
 
 TEMPLATE = '''\
@@ -126,4 +126,6 @@ def say_foreign_files(folder: Path, model_type: str) -> None:
         content = path.read_bytes() if path.is_file() else b""
         if content != file_text(model_type).encode():
             digest = hashlib.sha256(content).hexdigest()
-            say(f"comp-lib ignores {path} (sha256 {digest}), which is not the modelling file that it writes")
+            warn_once(
+                f"comp-lib ignores {path} (sha256 {digest}), which is not the modelling file that it writes"
+            )

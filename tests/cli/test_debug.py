@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from command import QUICK_FLAGS, refused, run
 
-from comp_lib.errors import DEBUG
+from comp_lib.errors import DEBUG_VARIABLE
 
 pytestmark = pytest.mark.slow
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
     """The variable that the flag sets is taken back after each test."""
-    monkeypatch.setenv(DEBUG, "0")
+    monkeypatch.setenv(DEBUG_VARIABLE, "0")
 
 
 @pytest.mark.parametrize("position", [0, 1, 4], ids=["before the command", "after it", "at the end"])
