@@ -40,9 +40,10 @@ from .recovery.least_squares import choose_ridge
 from .report import LayerReport
 from .settings import Settings
 from .shape import Shape
+from .statistics.blocks import inputs_of_blocks
 from .statistics.few_tokens import empty_statistics
 from .statistics.sums import Statistics, token_weight
-from .surgery import Refit, add_biases, inputs_of_blocks, shrink, upstream
+from .surgery import Refit, add_biases, shrink, upstream
 from .walk import batches
 
 

@@ -22,6 +22,7 @@ from .families.find import layers_of, parts, remember_widths
 from .families.table import family_of
 from .families.types import CausalLM, Layer, Model, Step
 from .shape import Shape
+from .statistics.blocks import inputs_of_blocks
 
 ROWS_IN_FLOAT64 = 1024  # rows of a matrix in float64 at once, since all of them may be a gigabyte
 
@@ -98,11 +99,6 @@ def shrink(
     new_linear = _linear(new_weight[:, inputs].contiguous(), bias, output_linear)
     setattr(part.module, part.output_name, new_linear)
     remember_widths(layer)
-
-
-def inputs_of_blocks(blocks: Tensor, size: int) -> Tensor:
-    """Indices of the inputs that make up `blocks` of `size` inputs each: (k,) -> (k * size,)."""
-    return (blocks[:, None] * size + torch.arange(size, device=blocks.device)).flatten()
 
 
 def check_biases(model: Model) -> None:

@@ -6,22 +6,14 @@ import copy
 
 import pytest
 import torch
-from tools import logits, storages
+from tools import logits, silence, storages
 from variants import VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.shape import Shape
-from comp_lib.surgery import inputs_of_blocks, keep_layers, shallow_copy, shrink, update_config, upstream
+from comp_lib.statistics.blocks import inputs_of_blocks
+from comp_lib.surgery import keep_layers, shallow_copy, shrink, update_config, upstream
 
 KEPT = torch.tensor([0, 3, 4, 11, 30, 47])
-
-
-def silence(layer, neurons=(), groups=()):
-    """Set to zero the columns of `down_proj` and `o_proj` that read these neurons and KV groups."""
-    with torch.no_grad():
-        layer.mlp.down_proj.weight[:, list(neurons)] = 0.0
-        heads = layer.self_attn.num_key_value_groups * layer.self_attn.head_dim
-        for group in groups:
-            layer.self_attn.o_proj.weight[:, group * heads : (group + 1) * heads] = 0.0
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -114,7 +106,7 @@ def test_a_shrunk_model_can_be_trained():
 
 
 @pytest.mark.parametrize("kept", [[], [0], [2, 0, 1]])
-def test_inputs_of_blocks(kept):
+def test_blocks_expand_to_their_consecutive_inputs(kept):
     blocks = torch.tensor(kept, dtype=torch.long)
     assert inputs_of_blocks(blocks, 3).tolist() == [3 * block + j for block in kept for j in range(3)]
     assert inputs_of_blocks(blocks, 1).tolist() == kept

@@ -87,20 +87,25 @@ def plan_of_everything(model, **changes) -> Plan:
     return replace(plan, **changes)
 
 
+def silence(layer, neurons=(), groups=()):
+    """Set to zero the columns of `down_proj` and `o_proj` that read these neurons and KV groups."""
+    with torch.no_grad():
+        layer.mlp.down_proj.weight[:, list(neurons)] = 0.0
+        heads = layer.self_attn.num_key_value_groups * layer.self_attn.head_dim
+        for group in groups:
+            layer.self_attn.o_proj.weight[:, group * heads : (group + 1) * heads] = 0.0
+
+
 def masked(parent, plan):
     """`parent` with zeros for neurons and KV groups that `plan` removes, and dropped layers skipped."""
     model = copy.deepcopy(parent)
     shape = Shape.of(parent)
-    size = shape.head_dim * shape.group_heads
     for index in plan.dropped:
         model.model.layers[index].forward = lambda hidden_states, *args, **kwargs: hidden_states
-    with torch.no_grad():
-        for index, neurons, groups in zip(plan.layers, plan.kept_neurons, plan.kept_groups, strict=True):
-            layer = model.model.layers[index]
-            removed = [neuron for neuron in range(shape.neurons[index]) if neuron not in neurons]
-            layer.mlp.down_proj.weight[:, removed] = 0.0
-            for group in set(range(shape.kv_groups[index])) - set(groups):
-                layer.self_attn.o_proj.weight[:, group * size : (group + 1) * size] = 0.0
+    for index, neurons, groups in zip(plan.layers, plan.kept_neurons, plan.kept_groups, strict=True):
+        removed_neurons = set(range(shape.neurons[index])) - set(neurons)
+        removed_groups = set(range(shape.kv_groups[index])) - set(groups)
+        silence(model.model.layers[index], removed_neurons, removed_groups)
     return model
 
 

@@ -13,8 +13,6 @@ again when it is written in it.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,12 +40,8 @@ def is_gguf_name(out: str | Path) -> bool:
 
 def matrix_type(files: StoredTensors) -> str:
     """The type as which most of the numbers in the matrices of the layers are stored, such as "Q8_0"."""
-    numbers = Counter[str]()
-    for tensor, shape in files.shapes.items():
-        if ".layers." in tensor and len(shape) == 2:
-            numbers[files.stored_types[tensor]] += math.prod(shape)
-    ((usual, _),) = numbers.most_common(1)
-    return usual
+    matrices = [name for name, shape in files.shapes.items() if ".layers." in name and len(shape) == 2]
+    return files.usual_type(matrices)
 
 
 def gguf_type_above(stored: str, dtype: torch.dtype) -> str:

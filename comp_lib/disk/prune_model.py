@@ -9,10 +9,8 @@ has is said in `gguf_file`.
 
 from __future__ import annotations
 
-import math
 import shlex
 import time
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +40,7 @@ from ..settings import (
     Settings,
 )
 from ..system.files import resolve
-from ..system.tensors import STORED_TYPES, StoredTensors, stored_type
+from ..system.tensors import STORED_TYPES, stored_type
 from .destination import SaveOptions, check_out
 from .from_disk import SavedModel, prune_to
 from .gguf_file import (
@@ -83,7 +81,7 @@ class _Parent:
     def open(cls, name: str, dtype: DtypeName) -> _Parent:
         """Open the files of a model, to compute in `dtype`."""
         meta_model, files, tokenizer = open_model(name, dtype)
-        return cls(name, ModelOnDisk(meta_model, files), tokenizer, _usual_type(files))
+        return cls(name, ModelOnDisk(meta_model, files), tokenizer, files.usual_type(files.stored_types))
 
     @property
     def matrix_type(self) -> str:
@@ -303,15 +301,6 @@ def _windows(judged_on: str | Path | None, tokenizer: Any, max_length: int) -> d
         return windows_of(judged_on, tokenizer, min(WINDOW_LENGTH_OF_A_KIND, max_length), WINDOWS_OF_A_KIND)
     windows_by_text = windows_of(judged_on, tokenizer, min(USUAL_WINDOW, max_length))
     return {name: ids[:WINDOWS] for name, ids in windows_by_text.items()}
-
-
-def _usual_type(files: StoredTensors) -> str:
-    """The type as which most of the numbers in `files` are stored."""
-    numbers = Counter[str]()
-    for tensor, type_name in files.stored_types.items():
-        numbers[type_name] += math.prod(files.shapes[tensor])
-    ((usual, _),) = numbers.most_common(1)
-    return usual
 
 
 def _verdict(

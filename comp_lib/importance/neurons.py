@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..methods import METHODS
+from ..statistics.blocks import inputs_of_blocks
 from ..statistics.solve import penalty, spd_inverse, with_ridge
 from ..statistics.sums import Statistics, contributions
-from ..surgery import inputs_of_blocks
 from .matrix_condition import Sweep, sweep
 
 RIDGE = 0.1  # lambda of the library, unless something else is asked for

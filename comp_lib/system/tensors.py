@@ -7,7 +7,10 @@ safetensors, which hold numbers and no code; each tensor is mapped, copied and l
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,14 @@ class StoredTensors(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A short name for the content of the model, which changes with the content."""
+
+    def usual_type(self, names: Iterable[str]) -> str:
+        """The stored type that most of the numbers in the tensors of these `names` have."""
+        numbers = Counter[str]()
+        for name in names:
+            numbers[self.stored_types[name]] += math.prod(self.shapes[name])
+        ((usual, _),) = numbers.most_common(1)
+        return usual
 
 
 class TensorFiles(StoredTensors):

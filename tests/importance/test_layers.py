@@ -45,7 +45,7 @@ def test_brute_force_itself_leaves_the_model_alone():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_block_influence(name):
+def test_block_influence_is_one_minus_the_mean_cosine(name):
     model = model_of(name)
     ids = tokens(5)
     streams = []
@@ -100,7 +100,7 @@ def test_the_names_without_torch_are_those_of_the_metrics():
 
 
 @pytest.mark.parametrize("name", LAYER_METRIC_NAMES)
-def test_layers_to_drop(name):
+def test_the_least_important_layers_go_first(name):
     model = model_of()
     ids = tokens()
     drop, importance = layers_to_drop(name, model, ids, 2)
