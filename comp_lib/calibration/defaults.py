@@ -4,6 +4,6 @@ The command line needs these numbers before anything slow is imported, so this m
 """
 
 USUAL_SEQUENCES = 128  # sequences that calibrate a pruning, or teach a healing
-COMPARED_SEQUENCES = 32  # sequences that calibrate one run among many, and a call of `calibration_tokens`
+COMPARED_SEQUENCES = 32  # sequences that calibrate one run among many
 USUAL_LENGTH = 256  # tokens of a calibration sequence
 USUAL_WINDOW = 512  # tokens of a window that judges

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError, check_seed, check_whole_number, known_keywords
 from ..families.types import Model
 from ..progress import Progress, no_progress
-from .defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_SEQUENCES, USUAL_WINDOW
+from .defaults import USUAL_LENGTH, USUAL_SEQUENCES, USUAL_WINDOW
 from .given import Source, as_source
 from .shares import WRITTEN, allot, limits_of, load_apart_from, shares_of
 from .texts import TEXTS, encode, judging_texts, load_text, opening_tokens, start_token
@@ -98,7 +98,7 @@ def calibration_tokens(
     tokenizer: PreTrainedTokenizerBase,
     *,
     model: Model | None = None,
-    sequences: int = COMPARED_SEQUENCES,
+    sequences: int = USUAL_SEQUENCES,
     length: int = USUAL_LENGTH,
     seed: int = 0,
     judged_on: str | Path | None = None,
