@@ -30,8 +30,8 @@ from comp_lib.comp import prune, prune_layers
 from comp_lib.evaluation.loss import Evaluation, measure_loss
 from comp_lib.families.types import Layer, Model
 from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.planning import make_plan, settled_for
-from comp_lib.prune_layer import Streams
+from comp_lib.planning import complete_settings, make_plan
+from comp_lib.prune_layer import CarriedState
 from comp_lib.pruned import Pruned
 from comp_lib.report import LayerReport, finished_plan_and_report
 from comp_lib.settings import Settings
@@ -48,7 +48,7 @@ PAPER = {"recovery": "mask", "layers": 2, "layer_metric": "block-influence", "wi
 WANDA = {"method": "wanda-sp", "recovery": "none"}
 DENSE_STREAM = "dense stream"
 """A variant: each layer is chosen and refitted by what it reads in the dense model."""
-# Without a refit COMP uses another metric (`Settings.neuron_metric`); "same price" keeps that of the refit.
+# Without a refit COMP uses another metric (see `neuron_metric`); "same price" keeps that of the refit.
 PARTS: dict[str, dict[str, Any]] = {
     "COMP": {},
     "metric: energy": {"method": "energy"},
@@ -116,15 +116,15 @@ class DenseStreamSink(MemorySink):
         super().__init__(small)
         self.dense_visits = walk(model, ids)
 
-    def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
-        super().put(index, layer, report, streams)
-        streams.pruned_stream[:] = next(self.dense_visits).after
+    def put(self, index: int, layer: Layer, report: LayerReport | None, carried: CarriedState) -> None:
+        super().put(index, layer, report, carried)
+        carried.pruned_stream[:] = next(self.dense_visits).after
 
 
 @torch.no_grad()
 def prune_by_dense_stream(model: Model, ids: torch.Tensor, settings: Settings) -> Pruned:
     """Prune each layer of `model` by what it reads of the text ids (S, L) in the dense model."""
-    settings = settled_for(model, settings)
+    settings = complete_settings(model, settings)
     before = Shape.of(model)
     plan = make_plan(model, ids, settings)
     small = shallow_copy(model)

@@ -50,7 +50,7 @@ def settings_of(text: str, **defaults: Any) -> Settings:
         **defaults,
         **json.loads(text),
     }
-    return Settings(**changes).settled()
+    return Settings(**changes).completed()
 
 
 @torch.inference_mode()

@@ -33,7 +33,7 @@ from comp_lib.recovery.least_squares import LAMBDAS, choose_ridge
 from comp_lib.shape import Shape
 from comp_lib.statistics.solve import keep_rows
 from comp_lib.statistics.sums import MatrixStatistics, token_weight
-from comp_lib.walk import batches, through
+from comp_lib.walk import batches, send_through
 
 RATIO = 0.2  # of the decoder
 WINDOWS = 4  # of each kind of text, which judge
@@ -227,8 +227,8 @@ def main() -> None:
             for row in study(layer, before, judged_before, keep, arguments.cures):
                 keep_row(ROWS, request | row, ("ridge", "errors"))
             del before
-        hidden = through(layer, hidden, text_arguments, "cpu")
-        judged = through(layer, judged, window_arguments, "cpu")
+        hidden = send_through(layer, hidden, text_arguments, "cpu")
+        judged = send_through(layer, judged, window_arguments, "cpu")
         print(f"layer {index} is through", flush=True)
     print_means([row for row in read_json(ROWS) if row["model"] == arguments.model])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -18,8 +19,8 @@ from .families.run import check_length, checked_tokens
 from .families.types import Model
 from .methods import method_of
 from .plan import Plan
-from .planning import planner_of, settled_for
-from .settings import REMOVED_TOLERANCE, Settings
+from .planning import complete_settings, planner_of
+from .settings import REMOVED_TOLERANCE, CompleteSettings, Settings
 from .shape import Shape
 from .surgery import check_biases
 from .system.machine import available_device
@@ -27,7 +28,7 @@ from .system.machine import available_device
 
 def check_request(model: Model | Decoder, settings: Settings) -> None:
     """Raises InputError for settings that no plan for `model` can meet, before any text is read."""
-    settings = settled_for(model, settings)
+    settings = complete_settings(model, settings)
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
     fewer_groups = settings.kv_groups is not None and settings.kv_groups < min(shape.kv_groups)
@@ -45,7 +46,7 @@ def check_request(model: Model | Decoder, settings: Settings) -> None:
     planner_of(settings).check_settings(shape, settings)
 
 
-def check_plan(plan: Plan, model: Model | Decoder, settings: Settings) -> None:
+def check_plan(plan: Plan, model: Model | Decoder, settings: CompleteSettings) -> None:
     """Raises InputError unless `plan` can be carried out on `model`."""
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
@@ -110,20 +111,9 @@ def _check_widths(
             )
 
 
-def check_device(device: str) -> None:
-    """Raises InputError unless this machine has the `device` of some settings, with float64."""
-    if device == "auto":
-        raise InputError(
-            expected="the name of a device",
-            got="'auto'",
-            hint="such as cpu or cuda; system.machine.available_device says which is there",
-        )
-    available_device(device, double=True)
-
-
 def checked_call(
     model: Any, ids: object, settings: object, plan: Plan | None = None
-) -> tuple[Tensor, Settings]:
+) -> tuple[Tensor, CompleteSettings]:
     """Check what a run was given. Returns the tokens ids (S, L) as int64, and the settings for this model.
 
     Raises InputError for all that can be refused before any work.
@@ -134,7 +124,7 @@ def checked_call(
             got=reprlib.repr(settings),
             hint="such as Settings(ratio=0.2), from comp_lib",
         )
-    check_device(settings.device)
+    device = available_device(settings.device, double=True)
     if not isinstance(model, Decoder):
         check_model(model)
     if plan is not None and not isinstance(plan, Plan):
@@ -144,7 +134,7 @@ def checked_call(
     check_linears(decoder.structure)
     tokens = checked_tokens(ids, decoder.config.vocab_size)
     check_length(tokens.shape[1], decoder.config.max_position_embeddings)
-    settings = settled_for(decoder, settings)
+    settings = replace(complete_settings(decoder, settings), device=str(device))
     if plan is None:
         check_request(decoder, settings)
         if settings.widths in ("estimated", "measured") and len(tokens) < 2:

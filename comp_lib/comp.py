@@ -33,10 +33,10 @@ from .families.types import CausalLM, Model
 from .plan import Plan
 from .planning import make_plan
 from .progress import Progress, check_progress, no_progress
-from .prune_layer import RunContext, States, Streams, prune_layer
+from .prune_layer import CarriedState, RunContext, States, prune_layer
 from .pruned import Pruned
 from .report import LayerReport, finished_plan_and_report
-from .settings import Settings, SettingsChanges
+from .settings import CompleteSettings, Settings, SettingsChanges
 from .shape import Shape
 from .sink import MemorySink, Sink
 from .surgery import keep_layers, shallow_copy, update_config
@@ -117,7 +117,7 @@ def prune(
 def prune_layers(
     model: Model | Decoder,
     ids: Tensor,
-    settings: Settings,
+    settings: CompleteSettings,
     plan: Plan,
     sink: Sink,
     progress: Progress = no_progress,
@@ -128,15 +128,15 @@ def prune_layers(
     """
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
-    streams, reports = sink.resume(settings, ids.shape[1])
-    if streams is None:
-        streams = Streams.start(embed_text(decoder, ids, sink), settings, plan, shape)
-    arguments = layer_arguments(decoder.structure, ids.shape[1], settings.device, streams.pruned_stream.dtype)
+    carried, reports = sink.resume(settings, ids.shape[1])
+    if carried is None:
+        carried = CarriedState.start(embed_text(decoder, ids, sink), settings, plan, shape)
+    arguments = layer_arguments(decoder.structure, ids.shape[1], settings.device, carried.pruned_stream.dtype)
     run = RunContext(settings, plan, shape, arguments, sink.new_states)
     for index in range(len(reports), shape.layers):
         layer = decoder.layer(index, settings.device)
-        report = prune_layer(run, index, layer, streams)
-        sink.put(index, layer, report, streams)
+        report = prune_layer(run, index, layer, carried)
+        sink.put(index, layer, report, carried)
         del layer  # before the next one is read
         reports.append(report)
         progress("pruning", index + 1, shape.layers, report)

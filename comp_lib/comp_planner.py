@@ -18,13 +18,13 @@ from .importance.layers import layers_to_drop
 from .importance.measured_harm import measured_harm, reference_removals
 from .plan import Plan, PlanRequest
 from .progress import Progress
-from .settings import Settings
+from .settings import CompleteSettings, Settings
 from .shape import Shape
 
 IMPORTANCE_SEQUENCES = 4  # sequences on which whole layers are judged: a ranking needs fewer than a fit
 
 
-def make_plan(model: Decoder, ids: Tensor, settings: Settings, name: str, progress: Progress) -> Plan:
+def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress) -> Plan:
     """The plan that `settings` ask for, on calibration tokens ids (S, L).
 
     Raises InputError when they cannot be met.
@@ -44,7 +44,7 @@ def make_plan(model: Decoder, ids: Tensor, settings: Settings, name: str, progre
 
 
 def _plan_by_measurement(
-    model: Decoder, ids: Tensor, settings: Settings, request: PlanRequest, progress: Progress
+    model: Decoder, ids: Tensor, settings: CompleteSettings, request: PlanRequest, progress: Progress
 ) -> Plan:
     """The plan with measured or estimated widths, for a request whose layers to drop are known."""
     plan = uniform_plan(request)

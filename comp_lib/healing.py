@@ -19,31 +19,16 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .calibration.defaults import USUAL_SEQUENCES
-from .calibration.shares import text_hashes
-from .calibration.windows import Calibration
 from .divergence import divergence_terms
 from .errors import InputError, check_seed, check_whole_number
-from .families.run import check_length, evaluation_mode
+from .families.run import evaluation_mode
 from .families.types import Model
-from .models.load import load_model, load_with_room, open_model
-from .models.save import (
-    PLAN_FILE,
-    Provenance,
-    calibration_hashes,
-    check_destination,
-    hide_folders,
-    save_checkpoint,
-)
-from .plan import Plan
 from .progress import Progress, no_progress
-from .shape import Shape
 
 JUDGING_SEQUENCES = 8  # sequences, the last ones, that judge before and after, and do not teach
 WARM_UP_SHARE = 0.1  # part of the steps in which the learning rate rises; then it falls in a straight line
@@ -54,8 +39,8 @@ GRADIENT_NORM_LIMIT = 1.0  # largest norm of the gradient of a step; a larger gr
 class HealingSettings:
     """The settings of a training.
 
-    Raises InputError for steps, batch, rank or alpha that are no whole number above 0, for a rate that is no
-    finite number above 0, and for a seed that is no whole number.
+    Raises InputError for steps, batch_size, rank or alpha that are no whole number above 0, for a
+    learning_rate that is no finite number above 0, and for a seed that is no whole number.
 
     >>> HealingSettings(steps=0)
     Traceback (most recent call last):
@@ -64,24 +49,25 @@ class HealingSettings:
 
     steps: int = 100
     """Steps of AdamW."""
-    batch: int = 4
+    batch_size: int = 4
     """Sequences in a step."""
     rank: int = 8
     """Rank r of the changes."""
     alpha: int = 16
     """The changes are multiplied by alpha / r."""
-    rate: float = 1e-3
+    learning_rate: float = 1e-3
     """The highest learning rate."""
     seed: int = 0
     """Decides the A at the start."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "rank", "alpha"):
+        for name in ("steps", "batch_size", "rank", "alpha"):
             check_whole_number(name, getattr(self, name), 1)
-        is_number = isinstance(self.rate, int | float) and not isinstance(self.rate, bool)
-        if not is_number or not 0.0 < self.rate < math.inf:
+        rate = self.learning_rate
+        is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if not is_number or not 0.0 < rate < math.inf:
             raise InputError(
-                expected="rate as a finite number above 0", got=repr(self.rate), hint="1e-3 is usual"
+                expected="learning_rate as a finite number above 0", got=repr(rate), hint="1e-3 is usual"
             )
         check_seed(self.seed)
 
@@ -109,10 +95,10 @@ def heal(
 
     Raises InputError for too few sequences, and where the training does not converge.
     """
-    minimum = JUDGING_SEQUENCES + healing.batch
+    minimum = JUDGING_SEQUENCES + healing.batch_size
     if len(ids) < minimum:
         raise InputError(
-            expected=f"at least {minimum} sequences ({JUDGING_SEQUENCES} judge, {healing.batch} make a step)",
+            expected=f"at least {minimum} sequences, of which {JUDGING_SEQUENCES} judge",
             got=len(ids),
             hint="ask for more",
         )
@@ -126,7 +112,9 @@ def heal(
         after = _mean_divergence(healed, parent, judging_ids)
     if not math.isfinite(after):
         raise InputError(
-            expected="a training that converges", got=f"a divergence of {after}", hint="lower the rate"
+            expected="a training that converges",
+            got=f"a divergence of {after}",
+            hint="lower the learning rate",
         )
     return HealingResult(healed, before, after)
 
@@ -150,13 +138,13 @@ def _train(model: Any, ids: Tensor, parent: Model, healing: HealingSettings, pro
     optimizer = torch.optim.AdamW(parameters)
     for step in range(healing.steps):
         optimizer.zero_grad()
-        start = step * healing.batch
-        for number in range(start, start + healing.batch):
+        start = step * healing.batch_size
+        for number in range(start, start + healing.batch_size):
             sequence = ids[number % len(ids)]  # all sequences teach before one teaches again
-            loss = _divergence(model, parent, sequence) / healing.batch
+            loss = _divergence(model, parent, sequence) / healing.batch_size
             loss.backward()
         nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM_LIMIT)
-        optimizer.param_groups[0]["lr"] = learning_rate(step, healing)
+        optimizer.param_groups[0]["lr"] = rate_of_step(step, healing)
         optimizer.step()
         progress("healing", step + 1, healing.steps)
 
@@ -168,12 +156,12 @@ def divergence(logits: Tensor, parent_logits: Tensor) -> Tensor:
     return divergence_terms(log_p, log_q).sum() / len(log_q)
 
 
-def learning_rate(step: int, healing: HealingSettings) -> float:
+def rate_of_step(step: int, healing: HealingSettings) -> float:
     """Learning rate of a step: it rises for WARM_UP_SHARE of the steps, then falls in a line towards 0."""
     warm_up_steps = max(1, round(WARM_UP_SHARE * healing.steps))
     rising = (step + 1) / warm_up_steps
     falling = (healing.steps - step) / max(1, healing.steps - warm_up_steps)
-    return healing.rate * min(rising, falling)
+    return healing.learning_rate * min(rising, falling)
 
 
 def _divergence(model: Model, parent: Model, sequence: Tensor) -> Tensor:
@@ -189,78 +177,3 @@ def _divergence(model: Model, parent: Model, sequence: Tensor) -> Tensor:
 def _mean_divergence(model: Model, parent: Model, ids: Tensor) -> float:
     """Mean divergence over the sequences ids (S, L), nats per token."""
     return sum(_divergence(model, parent, sequence).item() for sequence in ids) / len(ids)
-
-
-def heal_folder(
-    model: str | Path,
-    parent: str | Path,
-    out: str | Path,
-    healing: HealingSettings = HealingSettings(),
-    calibration: Calibration = Calibration("written", USUAL_SEQUENCES),  # noqa: B008  a frozen value
-    *,
-    overwrite: bool = False,
-    force: bool = False,
-    device: str = "cpu",
-    progress: Progress = no_progress,
-) -> HealingResult:
-    """Heal `model`, a folder that `comp-lib prune` wrote, by `parent`, on the text of `calibration`.
-
-    The training computes in float32; the files in `out` get the dtype of the pruned model. Only the weights,
-    the tokenizer and the plan of `model` are read, so no other file of it gets into `out`.
-
-    Args:
-        calibration: the text; its last JUDGING_SEQUENCES sequences do not teach.
-        overwrite: whether a pruned model that is in `out` is replaced.
-        force: whether a model is saved even if it got no better on the sequences that did not teach.
-
-    Raises InputError, before any work, for a parent from which `model` cannot have been pruned, and for what
-    `save_checkpoint` refuses; after the training, unless `force`, for a model that got no better.
-    """
-    hashes = text_hashes(calibration.source)
-    meta_model, files, tokenizer = open_model(model)
-    size = Shape.of(meta_model).total_parameters * meta_model.dtype.itemsize
-    check_destination(out, overwrite, size, files.path, parent)
-    check_length(calibration.length, meta_model.config.max_position_embeddings)
-    plan = Plan.load(files.path / PLAN_FILE)
-    meta_parent, _, _ = open_model(parent)
-    _check_parent(meta_model, meta_parent, plan)
-    parent_model, _ = load_model(parent, device=device)
-    pruned_model, _ = load_with_room(model, device=device, copies=2)
-    ids = calibration.tokens(tokenizer, model=parent_model, progress=progress)
-    healed = heal(pruned_model, ids, parent_model, healing, progress)
-    if healed.divergence_after >= healed.divergence_before and not force:
-        raise InputError(
-            expected=f"less divergence from {hide_folders(parent)} on text that did not teach",
-            got=f"{healed.divergence_before:.4f} before and {healed.divergence_after:.4f} after",
-            hint="lower the rate, raise the number of sequences, or force it",
-        )
-    history = (
-        f"what the card of {hide_folders(model)} says, then healed on "
-        f"{len(ids)} x {calibration.length} tokens of {hide_folders(calibration.source)} "
-        "towards the parent's answers: "
-        f"divergence {healed.divergence_before:.3f} before, "
-        f"{healed.divergence_after:.3f} nats per token after"
-    )
-    card = Provenance(
-        str(parent),
-        Shape.of(parent_model),
-        history,
-        vars(healing) | {"sequences": len(ids), "length": calibration.length},
-        hashes=(*calibration_hashes(files.path), *hashes),
-    )
-    converted_model = healed.model.to(meta_model.dtype)  # type: ignore[arg-type]
-    save_checkpoint(out, converted_model, tokenizer, plan, card, overwrite=overwrite)
-    return healed
-
-
-def _check_parent(pruned: Model, parent: Model, plan: Plan) -> None:
-    """Raises InputError unless `pruned`, with this plan, can have been made of `parent`, by their sizes."""
-    expected_sizes = (pruned.config.vocab_size, Shape.of(pruned).hidden, plan.parent_layers)
-    sizes = (parent.config.vocab_size, Shape.of(parent).hidden, Shape.of(parent).layers)
-    if sizes != expected_sizes:
-        description = "the parent, with {:,} tokens, a stream {} numbers wide and {} layers"
-        raise InputError(
-            expected=description.format(*expected_sizes),
-            got="{:,} tokens, {} numbers and {} layers".format(*sizes),
-            hint="name the model that was pruned",
-        )

@@ -20,7 +20,7 @@ from .hybrid_granularity.uniform import GGUF_BLOCK
 from .methods import method_of
 from .plan import Plan
 from .progress import Progress, no_progress
-from .settings import Settings
+from .settings import CompleteSettings, Settings
 from .shape import Shape
 
 
@@ -28,7 +28,7 @@ class Planner(Protocol):
     """A module that decides how much of a model goes, or also what."""
 
     def make_plan(
-        self, model: Decoder, ids: Tensor, settings: Settings, name: str, progress: Progress, /
+        self, model: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress, /
     ) -> Plan:
         """The plan for the model called `name`, from what it does with tokens ids (S, L)."""
 
@@ -56,13 +56,13 @@ def make_plan(
 
     Raises InputError when they cannot be met.
     """
-    settings = settled_for(model, settings)
+    settings = complete_settings(model, settings)
     return planner_of(settings).make_plan(as_decoder(model), ids, settings, name, progress)
 
 
-def settled_for(model: Model | Decoder, settings: Settings) -> Settings:
+def complete_settings(model: Model | Decoder, settings: Settings) -> CompleteSettings:
     """The settings with the method's own recovery and widths in place of None, for the family of `model`."""
-    return settings.settled(biases=bool(family_of(as_decoder(model).config).bias_fields))
+    return settings.completed(biases=bool(family_of(as_decoder(model).config).bias_fields))
 
 
 def planner_of(settings: Settings) -> Planner:

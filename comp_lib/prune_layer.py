@@ -9,7 +9,7 @@ down_proj, which writes to the residual stream. `prune_step` takes both through 
 4. shrink     `surgery.shrink` makes the tensors smaller
 5. pass on    `pass_on` sends the text through the step as it is now
 
-`comp.prune_layers` calls `prune_layer` for each layer. `Streams` is what passes from one layer to the next:
+`comp.prune_layers` calls `prune_layer` for each layer. `CarriedState` is what passes from one to the next:
 the hidden states (S, L, d) of the calibration text in the pruned model. Where the least squares aim at the
 dense model, its hidden states are there too. They are in a tensor, or in anything that is sliced like one
 (`disk.work_folder.StatesFile`).
@@ -38,7 +38,7 @@ from .plan import Plan
 from .recovery import RECOVERIES
 from .recovery.least_squares import choose_ridge
 from .report import LayerReport
-from .settings import Settings
+from .settings import CompleteSettings
 from .shape import Shape
 from .statistics.blocks import inputs_of_blocks
 from .statistics.few_tokens import empty_statistics
@@ -71,7 +71,7 @@ class NewStates(Protocol):
 class RunContext:
     """Values that are the same for all layers of a run."""
 
-    settings: Settings  # of the run
+    settings: CompleteSettings  # of the run
     plan: Plan  # how much of each layer stays
     shape: Shape  # of the parent
     arguments: LayerArguments  # which the parent hands its layers
@@ -79,8 +79,8 @@ class RunContext:
 
 
 @dataclass
-class Streams:
-    """The state of the walk that one layer leaves to the next."""
+class CarriedState:
+    """The state that one layer leaves to the next."""
 
     pruned_stream: States
     """The hidden states in the pruned model."""
@@ -94,8 +94,8 @@ class Streams:
     """The source of random numbers, for a metric that draws them."""
 
     @classmethod
-    def start(cls, embedded: States, settings: Settings, plan: Plan, shape: Shape) -> Streams:
-        """Streams before the first layer, where both models have the same hidden states.
+    def start(cls, embedded: States, settings: CompleteSettings, plan: Plan, shape: Shape) -> CarriedState:
+        """The state before the first layer, where both models have the same hidden states.
 
         embedded: the hidden states (S, L, d) of the text before the first layer.
         shape: that of the parent.
@@ -153,7 +153,7 @@ class Gathered:
     """Where the chosen lambda is in the grid of lambdas; None: the lambda was given."""
 
 
-def prune_layer(run: RunContext, index: int, layer: Layer, streams: Streams) -> LayerReport | None:
+def prune_layer(run: RunContext, index: int, layer: Layer, carried: CarriedState) -> LayerReport | None:
     """Prune `layer`, number `index` of the parent, in place, and move the streams after it.
 
     Returns None where the plan drops the layer.
@@ -161,14 +161,14 @@ def prune_layer(run: RunContext, index: int, layer: Layer, streams: Streams) -> 
     start = time.perf_counter()
     if run.settings.recovery == "bias":
         add_biases(layer)
-    targets = advance_dense_stream(run, layer, streams)
+    targets = advance_dense_stream(run, layer, carried)
     if index not in run.plan.layers:
-        streams.may_differ = True
+        carried.may_differ = True
         return None
     attention_task = WidthTask.of(run, index, "attention")
-    attention = prune_step(run, layer, attention_task, targets.get("attention"), streams)
+    attention = prune_step(run, layer, attention_task, targets.get("attention"), carried)
     mlp_task = WidthTask.of(run, index, "mlp")
-    mlp = prune_step(run, layer, mlp_task, targets.get("mlp"), streams)
+    mlp = prune_step(run, layer, mlp_task, targets.get("mlp"), carried)
     return LayerReport(
         layer=index,
         error=mlp.error,
@@ -180,24 +180,24 @@ def prune_layer(run: RunContext, index: int, layer: Layer, streams: Streams) -> 
     )
 
 
-def advance_dense_stream(run: RunContext, layer: Layer, streams: Streams) -> dict[Step, States]:
+def advance_dense_stream(run: RunContext, layer: Layer, carried: CarriedState) -> dict[Step, States]:
     """Move the dense stream, if there is one, through the layer as it is.
 
     Returns the dense stream (S, L, d) after each step, which is the target of that step.
     """
     targets = dict[Step, States]()
-    if streams.dense_stream is not None:
+    if carried.dense_stream is not None:
         for step in STEPS:
-            before = streams.dense_stream
+            before = carried.dense_stream
             after = run.new_states(tuple(before.shape), dtype=before.dtype)
             pass_on(run, layer, step, before, after)
-            streams.dense_stream = after
+            carried.dense_stream = after
             targets[step] = after
     return targets
 
 
 def prune_step(
-    run: RunContext, layer: Layer, task: WidthTask, target: States | None, streams: Streams
+    run: RunContext, layer: Layer, task: WidthTask, target: States | None, carried: CarriedState
 ) -> Refit:
     """Take one step of a layer through the five phases.
 
@@ -206,44 +206,44 @@ def prune_step(
     refit = Refit(torch.arange(task.full_width))
     inputs = None
     block_size = parts(layer)[task.step].block_size
-    if needs_refit(task, streams):
-        gathered = gather(run, layer, task, target, streams)
+    if needs_refit(task, carried):
+        gathered = gather(run, layer, task, target, carried)
         inputs = gathered.inputs
         if gathered.ridge_position is not None:
-            streams.ridge_positions[task.step] = gathered.ridge_position
-        selection = choose(run, gathered.problem, task, streams.generator)
-        recover = RECOVERIES[str(run.settings.recovery)]
+            carried.ridge_positions[task.step] = gathered.ridge_position
+        selection = choose(run, gathered.problem, task, carried.generator)
+        recover = RECOVERIES[run.settings.recovery]
         refit = recover(gathered.problem, selection)
         del gathered, selection  # they have matrices of the size of the layer
         shrink(layer, task.step, refit.kept, refit.weight, refit.bias)
         refit = replace(refit, weight=None)
-        streams.may_differ = True
-    before = streams.pruned_stream
+        carried.may_differ = True
+    before = carried.pruned_stream
     if task.step == "attention":
         # The stream before the layer stays: from it a run on disk goes on that was cut off in this layer.
         after = run.new_states(tuple(before.shape), dtype=before.dtype)
     else:
         after = before  # written over: nothing else needs the stream between the two steps
     pass_on(run, layer, task.step, before, after, inputs, inputs_of_blocks(refit.kept, block_size))
-    streams.pruned_stream = after
+    carried.pruned_stream = after
     return refit
 
 
-def needs_refit(task: WidthTask, streams: Streams) -> bool:
+def needs_refit(task: WidthTask, carried: CarriedState) -> bool:
     """Whether the output linear has to be solved anew.
 
     It has to where blocks go. An MLP that keeps all its blocks can make good the errors of earlier layers.
     """
-    can_make_good = task.step == "mlp" and streams.dense_stream is not None and streams.may_differ
+    can_make_good = task.step == "mlp" and carried.dense_stream is not None and carried.may_differ
     return task.keep < task.full_width or can_make_good
 
 
 def gather(
-    run: RunContext, layer: Layer, task: WidthTask, target: States | None, streams: Streams
+    run: RunContext, layer: Layer, task: WidthTask, target: States | None, carried: CarriedState
 ) -> Gathered:
     """Phase 1: gather the statistics of the text in the output linear, and the ridge that suits them."""
     settings = run.settings
-    hidden = streams.pruned_stream
+    hidden = carried.pruned_stream
     count, length, _ = hidden.shape
     linear = parts(layer)[task.step].output_linear
     inputs = None
@@ -251,7 +251,7 @@ def gather(
         size = (count, length, linear.in_features)
         inputs = StoredInputs(torch.empty(size, dtype=hidden.dtype, device=settings.device))
     if settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1:
-        return search_ridge(run, layer, task, target, streams, inputs)
+        return search_ridge(run, layer, task, target, carried, inputs)
     ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
     statistics = sum_statistics(run, layer, task.step, hidden, target, slice(0, count), inputs)
     return Gathered(problem_of(layer, task.step, statistics, ridge), inputs, None)
@@ -262,7 +262,7 @@ def search_ridge(
     layer: Layer,
     task: WidthTask,
     target: States | None,
-    streams: Streams,
+    carried: CarriedState,
     inputs: StoredInputs | None,
 ) -> Gathered:
     """Gather the statistics, with the ridge that serves held-out text best.
@@ -271,7 +271,7 @@ def search_ridge(
 
     inputs: takes the inputs of the output linear; None: they are not kept.
     """
-    hidden = streams.pruned_stream
+    hidden = carried.pruned_stream
     count = hidden.shape[0]
     half = math.ceil(count / 2)
     fitting = sum_statistics(run, layer, task.step, hidden, target, slice(0, half), inputs)
@@ -279,11 +279,11 @@ def search_ridge(
     problem = problem_of(layer, task.step, fitting)
     if task.kept_by_plan is None:
         # The best ridge depends little on which neurons stay, so a cheap metric will do here.
-        likely = energy(problem, task.keep, streams.generator).kept
+        likely = energy(problem, task.keep, carried.generator).kept
     else:
         likely = torch.tensor(task.kept_by_plan)
     kept = problem.inputs_of(likely)
-    last_position = streams.ridge_positions.get(task.step)
+    last_position = carried.ridge_positions.get(task.step)
     ridge, position = choose_ridge(fitting, held_out, problem.weight, kept, problem.gain, last_position)
     return Gathered(replace(problem, statistics=fitting + held_out, ridge=ridge), inputs, position)
 

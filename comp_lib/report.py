@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from .plan import Plan
-from .settings import Settings
+from .settings import CompleteSettings
 from .shape import Shape
 
 
@@ -39,7 +39,7 @@ class LayerReport:
 class Report:
     """The outcome of `prune`, layer by layer, and the time it took."""
 
-    settings: Settings
+    settings: CompleteSettings
     """The settings of the run."""
     token_count: int
     """How many tokens of text calibrated."""
@@ -68,7 +68,7 @@ class Report:
 def finished_plan_and_report(
     plan: Plan,
     reports: Sequence[LayerReport],
-    settings: Settings,
+    settings: CompleteSettings,
     ids: Tensor,
     before: Shape,
     after: Shape,

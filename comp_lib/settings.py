@@ -7,7 +7,7 @@ appear at once, so modules that are slow to import are imported where they are u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
@@ -179,8 +179,8 @@ class Settings:
         multiple: widths are multiples of this number of neurons. None: of 64, which is halved until it is
             fine enough for the ratio. Most GGUF types need 32.
         seed: what metrics that draw at random begin with.
-        device: where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1". Whether this
-            machine has it is checked when work is to begin.
+        device: where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1", or "auto" for
+            the best. Whether this machine has it is checked when work is to begin.
 
     Raises InputError for a value that a setting cannot have, by its name, and for two values that exclude
     each other.
@@ -225,11 +225,11 @@ class Settings:
         self._check_names()
         self._check_ranges()
         if self.recovery is None or self.widths is None:
-            self.settled()  # checks what the method decides together with the rest
+            self.completed()  # checks what the method decides together with the rest
         else:
             self._check_combinations()
 
-    def settled(self, biases: bool = True) -> Settings:
+    def completed(self, biases: bool = True) -> CompleteSettings:
         """The same settings, with the method's own recovery and widths in place of None.
 
         biases: whether the family of the model has room for biases, see `methods.default_recovery`.
@@ -241,7 +241,7 @@ class Settings:
         if widths is None:
             refit = recovery == "least-squares"
             widths = PRESETS[usual_preset(self.method)]["widths"] if refit else "uniform"
-        return replace(self, recovery=recovery, widths=widths)
+        return CompleteSettings(**{**vars(self), "recovery": recovery, "widths": widths})
 
     def _check_numbers(self) -> None:
         for name, (types, description, example) in NUMBERS.items():
@@ -328,32 +328,6 @@ class Settings:
                     hint="leave it out, or choose another method or the preset stock",
                 )
 
-    @property
-    def neuron_metric(self) -> str:
-        """The metric that chooses the neurons, a name in METRICS.
-
-        COMP has two metrics, of which each presumes a recovery, so the recovery decides between them.
-        """
-        metric = method_of(self.method).neuron_metric or self.method
-        if metric != "condition":
-            return metric
-        return "full-condition" if self.settled().recovery == "least-squares" else "mask-condition"
-
-    def aims_at_dense(self, plan: Plan, shape: Shape) -> bool:
-        """Whether the fit aims at the dense model's stream, at the price of a second walk.
-
-        The aim "auto" goes by the ratio that the plan was made for; by rounding of widths the plan removes a
-        little more. If the plan does not remove what it says (somebody has changed its widths), "auto" goes
-        by what it does remove. shape: of the parent.
-        """
-        if self.settled().recovery != "least-squares":
-            return False
-        if self.aim != "auto":
-            return self.aim == "dense"
-        removed = plan.removed_from(shape)
-        ratio = plan.ratio if abs(removed - plan.removed) < REMOVED_TOLERANCE else removed
-        return ratio > LARGE_RATIO
-
     def request(self, shape: Shape, name: str = "") -> PlanRequest:
         """The request to a planner for a model of that shape and name; no layers are dropped yet."""
         from .hybrid_granularity.uniform import coarsest_multiple
@@ -364,9 +338,43 @@ class Settings:
             ratio=self.ratio,
             kv_groups=self.kv_groups,
             parent=name,
-            biased=self.settled().recovery == "bias",
+            biased=self.completed().recovery == "bias",
         )
         multiple = self.multiple
         if multiple is None:
             multiple = coarsest_multiple(request, self.layers)
         return replace(request, multiple=multiple)
+
+
+@dataclass(frozen=True)
+class CompleteSettings(Settings):
+    """Settings that leave nothing to the method; `planning.complete_settings` makes them for a model."""
+
+    recovery: RecoveryName = field(kw_only=True)
+    widths: Widths = field(kw_only=True)
+
+    @property
+    def neuron_metric(self) -> str:
+        """The metric that chooses the neurons, a name in METRICS.
+
+        COMP has two metrics, of which each presumes a recovery, so the recovery decides between them.
+        """
+        metric = method_of(self.method).neuron_metric or self.method
+        if metric != "condition":
+            return metric
+        return "full-condition" if self.recovery == "least-squares" else "mask-condition"
+
+    def aims_at_dense(self, plan: Plan, shape: Shape) -> bool:
+        """Whether the fit aims at the dense model's stream, at the price of a second walk.
+
+        The aim "auto" goes by the ratio that the plan was made for; by rounding of widths the plan removes a
+        little more. If the plan does not remove what it says (somebody has changed its widths), "auto" goes
+        by what it does remove. shape: of the parent.
+        """
+        if self.recovery != "least-squares":
+            return False
+        if self.aim != "auto":
+            return self.aim == "dense"
+        removed = plan.removed_from(shape)
+        ratio = plan.ratio if abs(removed - plan.removed) < REMOVED_TOLERANCE else removed
+        return ratio > LARGE_RATIO

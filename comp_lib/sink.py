@@ -13,9 +13,9 @@ import torch
 
 from .families.find import layers_of
 from .families.types import Layer, Model
-from .prune_layer import States, Streams
+from .prune_layer import CarriedState, States
 from .report import LayerReport
-from .settings import Settings
+from .settings import CompleteSettings
 
 
 class Sink(Protocol):
@@ -29,8 +29,10 @@ class Sink(Protocol):
         """Room for hidden states, as `torch.empty` makes it."""
 
     @abstractmethod
-    def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
-        """The streams after the layers that an earlier run finished, and the reports of those layers.
+    def resume(
+        self, settings: CompleteSettings, length: int
+    ) -> tuple[CarriedState | None, list[LayerReport | None]]:
+        """The state after the layers that an earlier run finished, and the reports of those layers.
 
         Without such a run they are None and an empty list.
 
@@ -38,8 +40,8 @@ class Sink(Protocol):
         """
 
     @abstractmethod
-    def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
-        """Take layer `index` of the parent and the streams after it.
+    def put(self, index: int, layer: Layer, report: LayerReport | None, carried: CarriedState) -> None:
+        """Take layer `index` of the parent and the state after it.
 
         A layer without a report is dropped.
         """
@@ -54,10 +56,12 @@ class MemorySink(Sink):
     def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> States:
         return torch.empty(tuple(shape), dtype=dtype)
 
-    def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
+    def resume(
+        self, settings: CompleteSettings, length: int
+    ) -> tuple[CarriedState | None, list[LayerReport | None]]:
         return None, []
 
-    def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
+    def put(self, index: int, layer: Layer, report: LayerReport | None, carried: CarriedState) -> None:
         if report is not None:
             layers = layers_of(self.model)
             original = layers[index]

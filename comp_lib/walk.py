@@ -49,7 +49,7 @@ class PassedBatch:
     """What the output linear of each step read (B, L, n)."""
 
 
-def pass_through(
+def passed_batches(
     layer: Layer, hidden: Tensor, arguments: LayerArguments, device: Device
 ) -> Iterator[PassedBatch]:
     """Send all sequences h (S, L, d) through one layer, which is on `device`, a batch at a time."""
@@ -61,10 +61,10 @@ def pass_through(
         yield PassedBatch(rows, before, between, after, inputs)
 
 
-def through(layer: Layer, hidden: Tensor, arguments: LayerArguments, device: Device) -> Tensor:
+def send_through(layer: Layer, hidden: Tensor, arguments: LayerArguments, device: Device) -> Tensor:
     """Send all sequences through one layer on `device`: h (S, L, d) -> h' (S, L, d), on the device of h."""
     out = torch.empty_like(hidden)
-    for batch in pass_through(layer, hidden, arguments, device):
+    for batch in passed_batches(layer, hidden, arguments, device):
         out[batch.rows] = batch.after
     return out
 
@@ -86,14 +86,14 @@ class LayerVisit:
         self.device = device
         self._after: Tensor | None = None
 
-    def through(self, hidden: Tensor) -> Tensor:
+    def send_through(self, hidden: Tensor) -> Tensor:
         """Send another text of the same length through this layer: (S, L, d) -> (S, L, d)."""
-        return through(self.layer, hidden, self.arguments, self.device)
+        return send_through(self.layer, hidden, self.arguments, self.device)
 
-    def pass_batches(self) -> Iterator[PassedBatch]:
+    def passed_batches(self) -> Iterator[PassedBatch]:
         """Send the text of the walk through this layer, a batch at a time; at the end `after` is there."""
         after = torch.empty_like(self.before)
-        for batch in pass_through(self.layer, self.before, self.arguments, self.device):
+        for batch in passed_batches(self.layer, self.before, self.arguments, self.device):
             after[batch.rows] = batch.after
             yield batch
         self._after = after
@@ -105,7 +105,7 @@ class LayerVisit:
         A caller that has computed them in another way sets them.
         """
         if self._after is None:
-            self._after = self.through(self.before)
+            self._after = self.send_through(self.before)
         return self._after
 
     @after.setter

@@ -13,10 +13,10 @@ from tools import logits
 
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
-from comp_lib.healing import JUDGING_SEQUENCES, HealingSettings, divergence, heal, learning_rate
+from comp_lib.healing import JUDGING_SEQUENCES, HealingSettings, divergence, heal, rate_of_step
 from comp_lib.settings import Settings
 
-QUICK = HealingSettings(steps=6, batch=2, rank=2, rate=5e-3)
+QUICK = HealingSettings(steps=6, batch_size=2, rank=2, learning_rate=5e-3)
 
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="no peft: pip install 'comp-lib[heal]'")
 
@@ -60,7 +60,7 @@ def test_healing_brings_the_answers_nearer(name):
     before_in_training = mean_divergence(small, model, training_ids)
     parent_logits = logits(model, ids)
     state = copy.deepcopy(small.state_dict())
-    healed = heal(small, ids, model, HealingSettings(steps=30, batch=4, rank=4, rate=1e-2))
+    healed = heal(small, ids, model, HealingSettings(steps=30, batch_size=4, rank=4, learning_rate=1e-2))
     assert healed.divergence_before == pytest.approx(before, rel=1e-4)
     assert healed.divergence_after == pytest.approx(
         mean_divergence(healed.model, model, judging_ids), rel=1e-4
@@ -80,7 +80,7 @@ def test_healing_brings_the_answers_nearer(name):
 @needs_peft
 def test_nothing_is_changed_before_the_first_step():
     model, small, ids = pair()
-    healed = heal(small, ids, model, HealingSettings(steps=1, batch=2, rank=2, rate=1e-30))
+    healed = heal(small, ids, model, HealingSettings(steps=1, batch_size=2, rank=2, learning_rate=1e-30))
     for name, tensor in healed.model.state_dict().items():
         torch.testing.assert_close(tensor, small.state_dict()[name], rtol=0, atol=1e-7)
 
@@ -114,7 +114,7 @@ def test_models_answer_in_evaluation_mode_and_get_their_modes_back():
     assert all(module.training for module in model.modules())
 
 
-@pytest.mark.parametrize("name", ["steps", "batch", "rank", "alpha"])
+@pytest.mark.parametrize("name", ["steps", "batch_size", "rank", "alpha"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "2"])
 def test_a_training_without_steps_sequences_or_rank_is_refused_by_name(name, value):
     with pytest.raises(InputError, match=f"{name} as a whole number above 0, got {value!r}"):
@@ -122,12 +122,12 @@ def test_a_training_without_steps_sequences_or_rank_is_refused_by_name(name, val
 
 
 def test_the_rate_rises_and_falls_in_straight_lines():
-    rates = [learning_rate(step, HealingSettings(steps=20, rate=1.0)) for step in range(20)]
+    rates = [rate_of_step(step, HealingSettings(steps=20, learning_rate=1.0)) for step in range(20)]
     assert rates[:2] == [0.5, 1.0]
     assert rates[2] == 1.0
     assert rates[-1] == pytest.approx(1 / 18)
     assert rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
-    assert learning_rate(0, HealingSettings(steps=1, rate=1.0)) == 1.0
+    assert rate_of_step(0, HealingSettings(steps=1, learning_rate=1.0)) == 1.0
 
 
 @pytest.mark.slow

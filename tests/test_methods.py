@@ -29,17 +29,17 @@ def test_a_method_names_what_there_is(name):
     assert method.recovery_without_biases in (None, *RECOVERIES)
     assert method.allowed.keys() <= {field.name for field in fields(Settings)}
     if not method.names_what_stays:
-        assert Settings(method=name).neuron_metric in METRICS
+        assert Settings(method=name).completed().neuron_metric in METRICS
     own = METHODS[name].recovery
-    settled = Settings(method=name).settled()
-    assert settled.recovery == own
-    assert settled == Settings.preset(usual_preset(name), method=name).settled() == settled.settled()
+    completed = Settings(method=name).completed()
+    assert completed.recovery == own
+    assert completed == Settings.preset(usual_preset(name), method=name).completed() == completed.completed()
     assert replace(Settings(), method=name) == Settings(method=name)
 
 
 @pytest.mark.parametrize("recovery", [name for name in RECOVERY_NAMES if name != "least-squares"])
 def test_widths_are_estimated_only_for_least_squares(recovery):
-    assert Settings().settled().widths == "estimated"
-    assert Settings(recovery=recovery).settled().widths == "uniform"
+    assert Settings().completed().widths == "estimated"
+    assert Settings(recovery=recovery).completed().widths == "uniform"
     with pytest.raises(InputError, match="recovery to be least-squares with widths estimated"):
         Settings.preset("tailored", recovery=recovery)

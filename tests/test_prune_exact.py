@@ -182,9 +182,9 @@ def test_result_does_not_depend_on_the_batches(monkeypatch):
 class LastStreams(MemorySink):
     """Keeps the streams after the last layer, too."""
 
-    def put(self, index, layer, report, streams):
-        super().put(index, layer, report, streams)
-        self.streams = streams
+    def put(self, index, layer, report, carried):
+        super().put(index, layer, report, carried)
+        self.carried = carried
 
 
 # two sizes with few tokens, and one with many
@@ -195,7 +195,7 @@ def test_what_is_passed_on_is_the_stream_of_the_pruned_model(name, size):
     settings = replace(SETTINGS, aim="dense")
     sink = LastStreams(small)
     prune_layers(small, ids, settings, make_plan(small, ids, settings), sink)
-    torch.testing.assert_close(sink.streams.pruned_stream, final_stream(small, ids), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sink.carried.pruned_stream, final_stream(small, ids), rtol=1e-4, atol=1e-4)
 
 
 def test_tokens_may_be_of_any_whole_numbers(tiny_llama):

@@ -32,16 +32,18 @@ def test_every_method_runs_with_every_recovery(method, recovery):
 
 
 def test_comp_chooses_the_condition_by_the_recovery():
-    assert Settings().neuron_metric == "full-condition"
+    assert Settings().completed().neuron_metric == "full-condition"
     assert (
-        Settings(recovery="mask").neuron_metric == Settings(recovery="none").neuron_metric == "mask-condition"
+        Settings(recovery="mask").completed().neuron_metric
+        == Settings(recovery="none").completed().neuron_metric
+        == "mask-condition"
     )
-    assert Settings(method="wanda-sp", recovery="mask").neuron_metric == "wanda-sp"
+    assert Settings(method="wanda-sp", recovery="mask").completed().neuron_metric == "wanda-sp"
 
 
 def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
     settings = Settings(**PRESETS["paper"] | {"ratio": 0.4, "layers": 0.25, "multiple": 1})
-    assert settings.neuron_metric == "mask-condition"
+    assert settings.completed().neuron_metric == "mask-condition"
     pruned = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
     assert len(pruned.plan.dropped) == 1
     assert len(set(pruned.plan.neurons)) > 1

@@ -101,9 +101,7 @@ def test_groups_that_share_a_norm_are_refused_by_name(changes):
         prune(build("olmo2"), tokens(), replace(SETTINGS, **changes))
 
 
-@pytest.mark.parametrize(
-    ("device", "words"), [("cuda", "with float64 .*'cuda'"), ("mps", "'mps'"), ("auto", "'auto'")]
-)
+@pytest.mark.parametrize(("device", "words"), [("cuda", "with float64 .*'cuda'"), ("mps", "'mps'")])
 def test_a_device_on_which_nothing_can_be_solved_is_refused(device, words, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
@@ -111,3 +109,10 @@ def test_a_device_on_which_nothing_can_be_solved_is_refused(device, words, monke
     parent = build()
     with pytest.raises(InputError, match=words):
         prune(parent, tokens(), settings, progress=lambda *_: pytest.fail("work"))
+
+
+def test_the_device_auto_is_the_best_one_that_can_solve(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    pruned = prune(build(), tokens(), replace(SETTINGS, device="auto"))
+    assert pruned.report.settings.device == "cpu"

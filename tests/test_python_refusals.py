@@ -115,12 +115,27 @@ ROWS = [
     (lambda model: Settings(ratio=0), "ratio to be between 0 and 1 (such as 0.2), got 0:"),
     (lambda model: Settings(ratio=1.0), "ratio to be between 0 and 1 (such as 0.2), got 1.0:"),
     (lambda model: Settings(ratio=math.nan), "ratio to be between 0 and 1 (such as 0.2), got nan:"),
-    (lambda model: HealingSettings(rate=0), "rate as a finite number above 0, got 0:"),
-    (lambda model: HealingSettings(rate=-1e-3), "rate as a finite number above 0, got -0.001:"),
-    (lambda model: HealingSettings(rate=math.inf), "rate as a finite number above 0, got inf:"),
-    (lambda model: HealingSettings(rate=math.nan), "rate as a finite number above 0, got nan:"),
-    (lambda model: HealingSettings(rate="1e-3"), "rate as a finite number above 0, got '1e-3':"),
-    (lambda model: HealingSettings(rate=True), "rate as a finite number above 0, got True:"),
+    (lambda model: HealingSettings(learning_rate=0), "learning_rate as a finite number above 0, got 0:"),
+    (
+        lambda model: HealingSettings(learning_rate=-1e-3),
+        "learning_rate as a finite number above 0, got -0.001:",
+    ),
+    (
+        lambda model: HealingSettings(learning_rate=math.inf),
+        "learning_rate as a finite number above 0, got inf:",
+    ),
+    (
+        lambda model: HealingSettings(learning_rate=math.nan),
+        "learning_rate as a finite number above 0, got nan:",
+    ),
+    (
+        lambda model: HealingSettings(learning_rate="1e-3"),
+        "learning_rate as a finite number above 0, got '1e-3':",
+    ),
+    (
+        lambda model: HealingSettings(learning_rate=True),
+        "learning_rate as a finite number above 0, got True:",
+    ),
     (lambda model: HealingSettings(seed=1.5), "seed to be a whole number, got 1.5:"),
     (lambda model: HealingSettings(seed=True), "seed to be a whole number, got True:"),
     (lambda model: HealingSettings(seed=2**70), "seed to be a whole number, got 1180591620717411303424:"),
@@ -364,9 +379,9 @@ def test_nobody_can_change_a_preset(preset):
 
 def test_a_preset_takes_changes_and_the_recovery_of_a_method():
     assert Settings.preset("stock", ratio=0.3) == Settings(ratio=0.3, widths="uniform", aim="auto")
-    tailored = Settings.preset("tailored", ratio=0.3).settled()
-    assert tailored == Settings.preset(ratio=0.3).settled() == Settings(ratio=0.3).settled()
-    assert Settings.preset("stock", method="wanda-sp").settled().recovery == "none"
+    tailored = Settings.preset("tailored", ratio=0.3).completed()
+    assert tailored == Settings.preset(ratio=0.3).completed() == Settings(ratio=0.3).completed()
+    assert Settings.preset("stock", method="wanda-sp").completed().recovery == "none"
     assert Settings.preset("stock", method="wanda-sp", recovery="mask").recovery == "mask"
     assert Settings.preset("paper").recovery == "mask"
     assert Settings.preset("best", aim="self").aim == "self"

@@ -10,7 +10,7 @@ from comp_lib import walk as walk_module
 from comp_lib.decoder import Decoder, copy_layer
 from comp_lib.families.run import attention_step, embed, head, layer_arguments, mlp_step
 from comp_lib.sink import Sink
-from comp_lib.walk import batches, sequence_losses, through, walk
+from comp_lib.walk import batches, send_through, sequence_losses, walk
 
 
 def outputs(model, ids) -> list[torch.Tensor]:
@@ -38,7 +38,7 @@ def test_walk_reproduces_the_model(name, length):
     arguments = layer_arguments(model, length, "cpu", hidden.dtype)
     for layer, states in zip(model.model.layers, expected.hidden_states, strict=False):
         torch.testing.assert_close(hidden, states, rtol=1e-5, atol=1e-5)
-        hidden = through(layer, hidden, arguments, "cpu")
+        hidden = send_through(layer, hidden, arguments, "cpu")
     # transformers puts the last hidden states through the norm
     normed = model.model.norm(hidden)
     torch.testing.assert_close(normed, expected.hidden_states[-1], rtol=1e-5, atol=1e-5)
@@ -57,7 +57,7 @@ def test_a_walk_visits_each_layer_once_and_takes_what_its_visitor_computed():
     last_layer = model.model.layers[-1]
     arguments = layer_arguments(model, ids.shape[1], "cpu", hidden.dtype)
     assert visit.index == 2
-    assert torch.equal(hidden, through(last_layer, torch.zeros_like(hidden), arguments, "cpu"))
+    assert torch.equal(hidden, send_through(last_layer, torch.zeros_like(hidden), arguments, "cpu"))
 
 
 @pytest.mark.parametrize("name", ["gqa", "eager", "all-at-once", "qwen2"])
@@ -102,9 +102,9 @@ def test_through_is_the_same_in_any_batching(monkeypatch):
     hidden = embed(model, ids)
     arguments = layer_arguments(model, 8, "cpu", hidden.dtype)
     before = hidden.clone()
-    expected = through(model.model.layers[0], hidden, arguments, "cpu")
+    expected = send_through(model.model.layers[0], hidden, arguments, "cpu")
     monkeypatch.setattr(walk_module, "BATCH_TOKENS", 16)
-    in_batches = through(model.model.layers[0], hidden, arguments, "cpu")
+    in_batches = send_through(model.model.layers[0], hidden, arguments, "cpu")
     torch.testing.assert_close(in_batches, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(hidden, before)
 

@@ -13,7 +13,7 @@ from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.plan import Plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.walk import through
+from comp_lib.walk import send_through
 
 SETTINGS = Settings(ratio=0.25, multiple=4, widths="uniform", recovery="least-squares", aim="self")
 """Settings with which a tiny model can be pruned, the quickest ones."""
@@ -40,7 +40,7 @@ def final_stream(model, ids) -> torch.Tensor:
     hidden = embed(model, ids)
     rope = layer_arguments(model, ids.shape[1], "cpu", hidden.dtype)
     for layer in model.model.layers:
-        hidden = through(layer, hidden, rope, "cpu")
+        hidden = send_through(layer, hidden, rope, "cpu")
     return hidden
 
 

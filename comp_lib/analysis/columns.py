@@ -49,8 +49,8 @@ COLUMNS: dict[str, dict[str, str]] = {
     "layers": {
         "layer": LAYER,
         "part": "part of the layer: layer (all of it), attention or mlp",
-        "measure": "block influence, or harm: what the model loses without the layer",
-        "value": "block influence: 1 - mean cosine, no unit; harm: nats per token of loss added",
+        "measure": "block influence, or loss increase: what the model loses without the layer",
+        "value": "block influence: 1 - mean cosine, no unit; loss increase: nats per token",
     }
     | WINDOWS,
     "neurons": {

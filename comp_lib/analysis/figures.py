@@ -26,7 +26,7 @@ from .recommendation import cost_text
 
 WIDTH = 5.6  # inches
 NAMED_LAYERS = 4  # layers that an alt text names
-UNITS = {"block influence": "1 - mean cosine", "harm": "nats per token"}  # of the measures of layers
+UNITS = {"block influence": "1 - mean cosine", "loss increase": "nats per token"}  # of the measures of layers
 
 
 def show(figure: Picture) -> None:
@@ -36,7 +36,7 @@ def show(figure: Picture) -> None:
 
 
 def plot_layers(frame: pd.DataFrame) -> Picture:
-    """Block influence of each layer, its attention and its MLP; below it the harm, where it was measured."""
+    """Block influence of each layer, its attention and its MLP; below it the loss increase, if measured."""
     frames = dict(list(frame.groupby("measure", sort=False)))
     labels = [f"{measure}\n{UNITS[measure]}\n({_tokens(rows)})" for measure, rows in frames.items()]
     figure, axes = panels(len(frames), 1, (WIDTH, 2.4 * len(frames) + 0.4), "x", ylabel=labels)

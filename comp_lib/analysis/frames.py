@@ -48,10 +48,10 @@ def layers(
     device: Device = "cpu",
     progress: Progress = no_progress,
 ) -> pd.DataFrame:
-    """Every layer by block influence on `sample`, and by harm on `judged`; columns: COLUMNS["layers"].
+    """Every layer by block influence on `sample`, and by loss increase on `judged`: COLUMNS["layers"].
 
     Args:
-        judged: None measures no harm, which takes about layers / 2 passes over it.
+        judged: None measures no loss increase, which takes about layers / 2 passes over it.
         progress: called after each layer.
     """
     tables_of_layers = _examine_layers(model, sample, list(range(len(layers_of(model)))), device, progress)
@@ -60,17 +60,19 @@ def layers(
         distances = torch.stack([tables["layers"][part] for tables in tables_of_layers])
         rows += _rows_of_layers(sample, distances, part, "block influence")
     if judged is not None:
-        rows += _rows_of_layers(judged, layer_harm(model, judged, device, progress), "layer", "harm")
+        rows += _rows_of_layers(
+            judged, layer_loss_increase(model, judged, device, progress), "layer", "loss increase"
+        )
     return tidy("layers", rows, model, sample.seed)
 
 
-def layer_harm(
+def layer_loss_increase(
     model: Model, sample: Sample, device: Device = "cpu", progress: Progress = no_progress
 ) -> Tensor:
     """`importance.layers.sequence_loss_increase`, cached: (layers, S), nats per token."""
     measure = partial(sequence_loss_increase, model, sample.ids, device, progress)
-    harm: Tensor = load_or_compute("harm", model, sample.ids, [], measure)
-    return harm
+    increase: Tensor = load_or_compute("loss increase", model, sample.ids, [], measure)
+    return increase
 
 
 def _rows_of_layers(sample: Sample, values: Tensor, part: str, measure: str) -> list[dict[str, Any]]:
@@ -173,7 +175,7 @@ def _examine_layer(visit: LayerVisit) -> Tables:
     sequences, length, _ = visit.before.shape
     statistics = {step: _empty_statistics(layer, step, sequences * length) for step in STEPS}
     distances: dict[str, list[Tensor]] = {part: [] for part in PARTS}
-    for batch in visit.pass_batches():
+    for batch in visit.passed_batches():
         statistics["attention"].add(batch.inputs["attention"], token_weight=token_weight(batch.between))
         statistics["mlp"].add(batch.inputs["mlp"], token_weight=token_weight(batch.after))
         distances["layer"].append(cosine_distance(batch.before, batch.after))

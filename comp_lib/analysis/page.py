@@ -95,7 +95,7 @@ def execute(parameters: Mapping[str, Any]) -> tuple[Any, str | None]:
         "window_count": MIN_VALUES,
         "judged_length": JUDGED_LENGTH,
         "layer_window_count": windows_of_each_kind(parameters["kinds"]),
-        "harm": True,
+        "loss_increase": True,
         "show_progress": True,
     }
     values |= parameters

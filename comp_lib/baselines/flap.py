@@ -92,7 +92,7 @@ def fluctuations(
         moments = {  # step -> sums of x and of x^2
             step: torch.zeros(2, linear.in_features, dtype=torch.float64) for step, linear in linears.items()
         }
-        for batch in visit.pass_batches():
+        for batch in visit.passed_batches():
             for step, inputs in batch.inputs.items():
                 x = inputs.flatten(0, -2).double()
                 moments[step] += torch.stack([x.sum(0), x.square().sum(0)]).cpu()

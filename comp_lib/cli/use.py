@@ -68,7 +68,7 @@ def heal(
     parent: Annotated[str, Option(help="The model that was pruned.")],
     folder: Annotated[Path, Option("--out", help="Folder for the healed model.")],
     steps: Annotated[int, Option(min=1, max=100_000, help="Training steps.")] = 100,
-    rate: Annotated[float, Option(min=0, max=1, help="Learning rate, at its highest.")] = 1e-3,
+    learning_rate: Annotated[float, Option(min=0, max=1, help="Learning rate, at its highest.")] = 1e-3,
     text: Annotated[str, Option(help=TEXT_HELP)] = "written",
     sequences: Annotated[
         int, Option(min=12, max=100_000, help="Sequences of that text; the last 8 judge.")
@@ -82,7 +82,8 @@ def heal(
     """Train MODEL, a pruned folder, to answer as its parent does. Needs the extra heal."""
     check_package("peft", "heal")
     from ..calibration.windows import Calibration
-    from ..healing import HealingSettings, heal_folder
+    from ..disk.heal_folder import heal_folder
+    from ..healing import HealingSettings
     from ..system.machine import available_device
 
     with progress_bars() as bars:
@@ -90,7 +91,7 @@ def heal(
             model,
             parent,
             folder,
-            HealingSettings(steps=steps, rate=rate, seed=seed),
+            HealingSettings(steps=steps, learning_rate=learning_rate, seed=seed),
             Calibration(text, sequences, length, seed),
             overwrite=overwrite,
             force=force,

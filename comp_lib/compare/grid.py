@@ -29,7 +29,7 @@ from ..families.run import check_length
 from ..methods import METHODS
 from ..models.load import load_model
 from ..models.save import hide_folders
-from ..planning import settled_for
+from ..planning import complete_settings
 from ..progress import Progress, no_progress
 from ..settings import Settings, SettingsChanges
 from ..system.files import write_atomically
@@ -101,7 +101,7 @@ def runs_of(grid: Grid) -> dict[str, dict[str, Any]]:
         range(grid.seeds), grid.sequences, grid.ratios, grid.methods
     ):
         own: SettingsChanges = {"ratio": ratio, "method": method, "seed": seed}
-        settings = settled_for(model, Settings(**(grid.changes | own)))
+        settings = complete_settings(model, Settings(**(grid.changes | own)))
         check_request(model, settings)
         request = shared | {"sequences": sequences, "settings": asdict(settings)}
         key = hash_of_value([contents, _columns_of(request) | {"model": None}])[:16]

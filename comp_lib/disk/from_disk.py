@@ -53,7 +53,7 @@ from ..plan import Plan
 from ..planning import make_plan
 from ..progress import Progress, no_progress
 from ..report import Report, finished_plan_and_report
-from ..settings import Settings
+from ..settings import CompleteSettings, Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
 from ..system.files import resolve
@@ -194,7 +194,7 @@ def _export(
 
 
 def _identity(
-    model: ModelOnDisk, ids: Tensor, settings: Settings, plan: Plan | None, options: SaveOptions
+    model: ModelOnDisk, ids: Tensor, settings: CompleteSettings, plan: Plan | None, options: SaveOptions
 ) -> dict[str, Any]:
     """The identity of a run: all that decides its bytes, and its name.
 
@@ -224,7 +224,7 @@ def _settle_plan(
     journal: Journal,
     model: ModelOnDisk,
     ids: Tensor,
-    settings: Settings,
+    settings: CompleteSettings,
     plan: Plan | None,
     name: str,
     progress: Progress,
@@ -275,7 +275,9 @@ def _measure(
     return losses
 
 
-def planned_meta_model(model: ModelOnDisk, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
+def planned_meta_model(
+    model: ModelOnDisk, plan: Plan, settings: CompleteSettings, dtype: torch.dtype
+) -> Model:
     """The new model as the plan has it, on the device meta, where tensors have shapes but no numbers."""
     small = make_meta_model(model.config, dtype)
     layers = layers_of(small)
@@ -297,7 +299,7 @@ def _card(
     options: SaveOptions,
     parent_shape: Shape,
     ids: Tensor,
-    settings: Settings,
+    settings: CompleteSettings,
     dense_losses: Sequence[float],
     small_losses: Sequence[float],
 ) -> Provenance:

@@ -32,7 +32,7 @@ from ..families.run import check_length
 from ..gguf.write import size_of_tensors
 from ..models.load import DtypeName, load_with_room, open_model
 from ..plan import Plan
-from ..planning import make_plan, settled_for
+from ..planning import complete_settings, make_plan
 from ..progress import Progress, check_progress, no_progress
 from ..settings import (
     MethodChanges,
@@ -280,7 +280,7 @@ def _fit_to_model(options: RunOptions, parent: _Parent) -> RunOptions:
     file cannot hold.
     """
     source = parent.model
-    settings = settled_for(source, options.settings)
+    settings: Settings = complete_settings(source, options.settings)
     if options.gguf_type is not None:
         settings = with_fitting_multiple(settings, source.shape, options.gguf_type)
     check_request(source, settings)

@@ -22,7 +22,7 @@ STATES_PREFIX = "states-"  # how the names of files with hidden states begin
 
 @dataclass(frozen=True)
 class StreamsState:
-    """What the next layer needs from the finished ones: `Streams`, with names of files for hidden states."""
+    """What the next layer needs from the finished ones: `CarriedState`, with files for hidden states."""
 
     pruned_stream: str  # name of the file with the hidden states in the pruned model
     dense_stream: str | None  # the same in the dense model; None: no recovery aims at them

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..errors import InputError, refusing
 from ..families.types import Layer, Model
 from ..plan import Plan
-from ..prune_layer import States, Streams
+from ..prune_layer import CarriedState, States
 from ..report import LayerReport
-from ..settings import Settings
+from ..settings import CompleteSettings
 from ..sink import Sink
 from ..system.files import fsync
 from ..system.hashes import checksum_of_file
@@ -72,7 +72,9 @@ class DiskSink(Sink):
     def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> StatesFile:
         return StatesFile.create(self.journal.work, shape, dtype)
 
-    def resume(self, settings: Settings, length: int) -> tuple[Streams | None, list[LayerReport | None]]:
+    def resume(
+        self, settings: CompleteSettings, length: int
+    ) -> tuple[CarriedState | None, list[LayerReport | None]]:
         state = self.journal.state.streams
         if state is None:
             self._write_frame()
@@ -84,7 +86,7 @@ class DiskSink(Sink):
         generator = torch.Generator()
         with refusing(EXPECTED, f"{self.journal.work}: generator", HINT):
             generator.set_state(torch.tensor(state.generator, dtype=torch.uint8))
-        resumed = Streams(
+        resumed = CarriedState(
             pruned_stream=StatesFile(self.journal.work / state.pruned_stream, shape, self.model.dtype),
             dense_stream=dense_stream,
             may_differ=state.may_differ,
@@ -93,10 +95,10 @@ class DiskSink(Sink):
         )
         return resumed, self.reports()
 
-    def put(self, index: int, layer: Layer, report: LayerReport | None, streams: Streams) -> None:
-        state_paths = {_path_of(streams.pruned_stream)}
-        if streams.dense_stream is not None:
-            state_paths.add(_path_of(streams.dense_stream))
+    def put(self, index: int, layer: Layer, report: LayerReport | None, carried: CarriedState) -> None:
+        state_paths = {_path_of(carried.pruned_stream)}
+        if carried.dense_stream is not None:
+            state_paths.add(_path_of(carried.dense_stream))
         written_names = []
         if report is not None:
             position = self.plan.layers.index(index)
@@ -107,7 +109,7 @@ class DiskSink(Sink):
         state = None
         checksums = dict(self.checksums)
         if index + 1 < self.model.shape.layers:  # nothing needs the streams after the last layer
-            state = _state_of(streams)
+            state = _state_of(carried)
             for path in sorted(state_paths):
                 fsync(path)
                 checksums[path.name] = checksum_of_file(path)
@@ -155,17 +157,17 @@ class DiskSink(Sink):
             self.checksums[name] = checksum_of_file(slot.path, slot.start, slot.size)
 
 
-def _state_of(streams: Streams) -> StreamsState:
+def _state_of(carried: CarriedState) -> StreamsState:
     """The streams as the journal holds them."""
     dense_name = None
-    if streams.dense_stream is not None:
-        dense_name = _path_of(streams.dense_stream).name
+    if carried.dense_stream is not None:
+        dense_name = _path_of(carried.dense_stream).name
     return StreamsState(
-        pruned_stream=_path_of(streams.pruned_stream).name,
+        pruned_stream=_path_of(carried.pruned_stream).name,
         dense_stream=dense_name,
-        may_differ=streams.may_differ,
-        ridge_positions=dict(streams.ridge_positions),
-        generator=tuple(streams.generator.get_state().tolist()),
+        may_differ=carried.may_differ,
+        ridge_positions=dict(carried.ridge_positions),
+        generator=tuple(carried.generator.get_state().tolist()),
     )
 
 

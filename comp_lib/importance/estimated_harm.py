@@ -96,7 +96,7 @@ def estimated_harm(
     streams: dict[int, Tensor] = {}  # the judging stream so far, for each layer that was narrowed alone
     energies = []
     for visit in walk(decoder, text, device):
-        streams = {index: visit.through(stream) for index, stream in streams.items()}
+        streams = {index: visit.send_through(stream) for index, stream in streams.items()}
         statistics = _gather_and_pass(visit, fitted_count, weighted)
         energy = _energies(visit.layer, statistics)
         energies.append(energy.sort().values.cpu())
@@ -116,7 +116,7 @@ def _gather_and_pass(visit: LayerVisit, fitted_count: int, weighted: bool) -> To
     """Send the text through the layer, and return what down_proj reads of its first sequences."""
     neurons = parts(visit.layer)["mlp"].output_linear.in_features
     statistics = TokenStatistics.zeros(neurons, device=visit.device)
-    for batch in visit.pass_batches():
+    for batch in visit.passed_batches():
         fitting = slice(max(0, fitted_count - batch.rows.start))
         weights = token_weight(batch.after[fitting]) if weighted else None
         statistics.add(batch.inputs["mlp"][fitting], token_weight=weights)

@@ -60,7 +60,7 @@ def sequence_loss_increase(
     hidden = torch.empty(0)
     without: list[Tensor] = []  # for each layer left out, the stream of the others so far
     for visit in walk(model, ids, device):
-        without = [visit.through(stream) for stream in without]
+        without = [visit.send_through(stream) for stream in without]
         without.append(visit.before)
         hidden = visit.after
         progress("loss increase", visit.index + 1, layer_count)

@@ -31,7 +31,7 @@ from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..statistics.solve import penalty
 from ..statistics.sums import MatrixStatistics, token_weight
-from ..walk import pass_through, walk
+from ..walk import passed_batches, walk
 from .matrix_condition import Sweep, sweep
 from .neurons import RIDGE
 
@@ -135,7 +135,7 @@ def measured_harm(
     narrowed_streams: list[Tensor] = []  # the judging stream so far, for each layer that was narrowed alone
     sweeps = []
     for visit in walk(decoder, judging_ids, device):
-        narrowed_streams = [visit.through(stream) for stream in narrowed_streams]
+        narrowed_streams = [visit.send_through(stream) for stream in narrowed_streams]
         statistics = gather_and_pass(visit.layer, fitting, fitting_arguments, weighted)
         swept, weight = narrow(visit.layer, statistics, removals[visit.index], fitted_ridge)
         visit.after, stream = with_weights(visit.layer, visit.before, visit.arguments, weight)
@@ -176,7 +176,7 @@ def gather_and_pass(
     """
     linear = parts(layer)["mlp"].output_linear.weight
     statistics = MatrixStatistics.zeros(linear.shape[1], device=linear.device)
-    for batch in pass_through(layer, hidden, arguments, linear.device):
+    for batch in passed_batches(layer, hidden, arguments, linear.device):
         hidden[batch.rows] = batch.after
         weights = token_weight(batch.after) if weighted else None
         statistics.add(batch.inputs["mlp"], token_weight=weights)
@@ -215,7 +215,7 @@ def with_weights(
     parts(changed)["mlp"].output_linear.weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
     after = torch.empty_like(hidden)
     changed_after = torch.empty_like(hidden)
-    for batch in pass_through(layer, hidden, arguments, linear.device):
+    for batch in passed_batches(layer, hidden, arguments, linear.device):
         after[batch.rows] = batch.after
         changed_after[batch.rows] = mlp_step(changed, batch.between)[0]
     return after, changed_after

@@ -7,6 +7,7 @@ does nothing.
 from collections.abc import Callable
 
 from ..importance.neurons import Problem, Selection
+from ..methods import RecoveryName
 from ..surgery import Refit
 from .bias import keep_weights, refit_by_bias
 from .least_squares import refit_by_least_squares
@@ -15,7 +16,7 @@ from .mask_tuning import refit_by_mask
 Recovery = Callable[[Problem, Selection], Refit]
 """A function that computes the weights of the blocks that stay."""
 
-RECOVERIES: dict[str, Recovery] = {
+RECOVERIES: dict[RecoveryName, Recovery] = {
     "least-squares": refit_by_least_squares,
     "mask": refit_by_mask,
     "bias": refit_by_bias,

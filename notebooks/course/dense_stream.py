@@ -19,7 +19,7 @@ from comp_lib.families.types import STEPS, Layer, Model, Step
 from comp_lib.importance.neurons import RIDGE, Problem
 from comp_lib.statistics.sums import MatrixStatistics, Statistics, token_weight
 from comp_lib.surgery import upstream
-from comp_lib.walk import batches, through
+from comp_lib.walk import batches, send_through
 
 from .cache import Tensors, cached
 
@@ -41,7 +41,7 @@ def weight_of(layer: Layer, step: Step = "mlp") -> Tensor:
 def through_layers(model: Model, hidden: Tensor, arguments: LayerArguments, layers: slice) -> Tensor:
     """Hidden states that enter the first of these layers -> those that leave the last: both (S, L, d)."""
     for layer in layers_of(model)[layers]:
-        hidden = through(layer, hidden, arguments, hidden.device)
+        hidden = send_through(layer, hidden, arguments, hidden.device)
     return hidden
 
 

@@ -80,7 +80,7 @@ def narrowed_alone(
     errors = []
     energies = []
     for visit in walk(decoder, judging):
-        judged = {index: visit.through(states) for index, states in judged.items()}
+        judged = {index: visit.send_through(states) for index, states in judged.items()}
         statistics = gather_and_pass(visit.layer, stream, arguments)
         weight = weight_of(visit.layer)
         energy = statistics.diagonal() * weight.square().sum(1) / statistics.tokens

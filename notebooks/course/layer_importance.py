@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from comp_lib.analysis.columns import ALL_KINDS, Sample
-from comp_lib.analysis.frames import layer_harm
+from comp_lib.analysis.frames import layer_loss_increase
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.families.types import Model
 from comp_lib.walk import walk
@@ -49,7 +49,7 @@ class LayerStudy:
 
 def layer_study(model: Model, ids: Tensor) -> LayerStudy:
     """All statistics for ids (S, L), from the cache if it has them."""
-    harm = layer_harm(model, Sample(ids, (ALL_KINDS,) * len(ids)))
+    harm = layer_loss_increase(model, Sample(ids, (ALL_KINDS,) * len(ids)))
     return LayerStudy(harm=harm, **stream_statistics(model, ids))
 
 

@@ -109,9 +109,9 @@ def test_layers_equal_the_library(model, sample):
     influence = layer_rows[layer_rows.measure == "block influence"].sort_values("layer").value
     expected = block_influence(model, sample.ids).double()
     assert torch.allclose(torch.tensor(influence.to_numpy()), expected, atol=1e-6)
-    harm = layer_rows[layer_rows.measure == "harm"].sort_values("layer").value
+    increase = layer_rows[layer_rows.measure == "loss increase"].sort_values("layer").value
     expected = sequence_loss_increase(model, sample.ids).mean(1).double()
-    assert torch.allclose(torch.tensor(harm.to_numpy()), expected, atol=1e-6)
+    assert torch.allclose(torch.tensor(increase.to_numpy()), expected, atol=1e-6)
     _, before = inputs_of(model, sample.ids, 0)
     _, middle = inputs_of(model, sample.ids, 1, "attention")
     _, after = inputs_of(model, sample.ids, 1)
@@ -125,12 +125,12 @@ def test_layers_equal_the_library(model, sample):
 
 def test_fewer_than_8_windows_have_no_interval(model, sample):
     frame = layers(model, sample, judged=Sample(sample.ids[:7], sample.kinds[:7]))
-    harm = frame.measure == "harm"
-    assert frame[harm].low.isna().all()
-    assert frame[harm].high.isna().all()
-    assert set(frame[harm].windows) == {7}
-    assert frame[~harm].low.notna().all()
-    assert set(frame[~harm].windows) == {9}
+    increase = frame.measure == "loss increase"
+    assert frame[increase].low.isna().all()
+    assert frame[increase].high.isna().all()
+    assert set(frame[increase].windows) == {7}
+    assert frame[~increase].low.notna().all()
+    assert set(frame[~increase].windows) == {9}
 
 
 def test_neurons_equal_brute_force(model, sample):

@@ -34,7 +34,15 @@ PARAMETERS = {
     "dtype": "float32",
     "device": "cpu",
 }
-SET_BY_EXECUTE = {"model", "name", "length", "window_count", "judged_length", "layer_window_count", "harm"}
+SET_BY_EXECUTE = {
+    "model",
+    "name",
+    "length",
+    "window_count",
+    "judged_length",
+    "layer_window_count",
+    "loss_increase",
+}
 SET_BY_EXECUTE |= {"show_progress"}
 SOURCE = next(
     folder / page.NOTEBOOK for folder in page.NOTEBOOK_FOLDERS if (folder / page.NOTEBOOK).is_file()
@@ -148,7 +156,7 @@ def test_what_a_cell_writes_to_stderr_is_seen_at_once_and_is_not_on_the_page(sho
 
 
 def test_a_random_model_is_not_pruned_and_has_no_empty_parts(parent, own_cache, kernels):
-    notebook, stopped = execute(PARAMETERS | {"model": str(parent), "harm": False})
+    notebook, stopped = execute(PARAMETERS | {"model": str(parent), "loss_increase": False})
     text = render(notebook)[1]
     assert stopped is None
     assert "no better than by chance" in text

@@ -12,6 +12,7 @@ from command import QUICK_FLAGS, ran, refused, run
 
 from comp_lib import healing
 from comp_lib.calibration.shares import text_hashes
+from comp_lib.disk import heal_folder
 from comp_lib.healing import JUDGING_SEQUENCES
 from comp_lib.models.load import load_model
 from comp_lib.models.save import calibration_hashes
@@ -38,7 +39,9 @@ def small(parent, tmp_path_factory):
 @needs_peft
 def test_a_folder_is_healed_and_stays_what_it_was(parent, small, tmp_path):
     healed = tmp_path / "healed"
-    output = ran("heal", small, "--parent", parent, "--out", healed, *SHORT, "--rate", "0.003").stdout
+    output = ran(
+        "heal", small, "--parent", parent, "--out", healed, *SHORT, "--learning-rate", "0.003"
+    ).stdout
     assert "divergence from" in output
     assert "saved:" in output
     assert {path.name for path in healed.iterdir()} == {path.name for path in small.iterdir()}
@@ -98,8 +101,8 @@ def test_what_did_not_help_is_saved_only_by_force(parent, small, tmp_path, monke
 def test_a_parent_of_another_shape_is_refused_before_a_model_is_loaded(
     small, tmp_path, tiny_llama, tokenizer, monkeypatch, changes, message
 ):
-    monkeypatch.setattr(healing, "load_model", lambda *_, **__: pytest.fail("loaded"))
-    monkeypatch.setattr(healing, "load_with_room", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(heal_folder, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(heal_folder, "load_with_room", lambda *_, **__: pytest.fail("loaded"))
     tiny_llama(**changes).save_pretrained(tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")
     result = run("heal", small, "--parent", tmp_path / "other", "--out", tmp_path / "healed", *SHORT)

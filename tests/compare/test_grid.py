@@ -118,7 +118,7 @@ def test_a_row_is_what_was_measured(straight, parent):
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), 40, 8)
     dense = measure_loss(model, windows)
     for method, recovery in (("comp", "least-squares"), ("random", "none")):
-        settings = Settings(method=method, multiple=4).settled()
+        settings = Settings(method=method, multiple=4).completed()
         assert settings.recovery == recovery
         small = prune(model, ids, settings).model
         row = rows.loc[method]

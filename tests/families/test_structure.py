@@ -21,7 +21,7 @@ from comp_lib.models.load import open_model
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers
-from comp_lib.walk import through
+from comp_lib.walk import send_through
 
 HYBRID_LAYERS = {
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
@@ -93,7 +93,7 @@ def stepped(model, ids):
     hidden = embed(model, ids)
     arguments = layer_arguments(model, ids.shape[1], "cpu", hidden.dtype)
     for layer in model.model.layers:
-        hidden = through(layer, hidden, arguments, "cpu")
+        hidden = send_through(layer, hidden, arguments, "cpu")
     return head(model, model.model.norm(hidden))
 
 

@@ -83,7 +83,7 @@ ROWS = [
     ("report", "--device quantum", "an available device with float64"),
     ("heal", "--length 4096", "at most 128 tokens"),
     ("heal", "--steps 0", "Invalid value for '--steps'"),
-    ("heal", "--rate x", "Invalid value for '--rate'"),
+    ("heal", "--learning-rate x", "Invalid value for '--learning-rate'"),
     ("heal", "--sequences 1", "Invalid value for '--sequences'"),
     ("heal", "--seed -1", "Invalid value for '--seed'"),
     ("heal", "--device quantum", "an available device"),

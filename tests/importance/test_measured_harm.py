@@ -29,7 +29,7 @@ from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.walk import through
+from comp_lib.walk import send_through
 
 GONE = 12
 
@@ -92,7 +92,7 @@ def layer_by_layer(model, fitted_ids, judging_ids, removed):
 
     def predictions(hidden, first):
         for layer in layers[first:]:
-            hidden = through(layer, hidden, judging_arguments, "cpu")
+            hidden = send_through(layer, hidden, judging_arguments, "cpu")
         states = hidden.flatten(0, 1)
         states = model.model.norm(states[:: -(-len(states) // harm_module.COMPARED_POSITIONS)])
         return [

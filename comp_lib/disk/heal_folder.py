@@ -1,0 +1,100 @@
+"""`comp-lib heal`: the healing of a pruned model that is in a folder, into another folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..calibration.defaults import USUAL_SEQUENCES
+from ..calibration.shares import text_hashes
+from ..calibration.windows import Calibration
+from ..errors import InputError
+from ..families.run import check_length
+from ..families.types import Model
+from ..healing import HealingResult, HealingSettings, heal
+from ..models.load import load_model, load_with_room, open_model
+from ..models.save import (
+    PLAN_FILE,
+    Provenance,
+    calibration_hashes,
+    check_destination,
+    hide_folders,
+    save_checkpoint,
+)
+from ..plan import Plan
+from ..progress import Progress, no_progress
+from ..shape import Shape
+
+
+def heal_folder(
+    model: str | Path,
+    parent: str | Path,
+    out: str | Path,
+    healing: HealingSettings = HealingSettings(),  # noqa: B008  a frozen value
+    calibration: Calibration = Calibration("written", USUAL_SEQUENCES),  # noqa: B008  a frozen value
+    *,
+    overwrite: bool = False,
+    force: bool = False,
+    device: str = "cpu",
+    progress: Progress = no_progress,
+) -> HealingResult:
+    """Heal `model`, a folder that `comp-lib prune` wrote, by `parent`, on the text of `calibration`.
+
+    The training computes in float32; the files in `out` get the dtype of the pruned model. Only the weights,
+    the tokenizer and the plan of `model` are read, so no other file of it gets into `out`.
+
+    Args:
+        calibration: the text; its last JUDGING_SEQUENCES sequences do not teach.
+        overwrite: whether a pruned model that is in `out` is replaced.
+        force: whether a model is saved even if it got no better on the sequences that did not teach.
+
+    Raises InputError, before any work, for a parent from which `model` cannot have been pruned, and for what
+    `save_checkpoint` refuses; after the training, unless `force`, for a model that got no better.
+    """
+    hashes = text_hashes(calibration.source)
+    meta_model, files, tokenizer = open_model(model)
+    size = Shape.of(meta_model).total_parameters * meta_model.dtype.itemsize
+    check_destination(out, overwrite, size, files.path, parent)
+    check_length(calibration.length, meta_model.config.max_position_embeddings)
+    plan = Plan.load(files.path / PLAN_FILE)
+    meta_parent, _, _ = open_model(parent)
+    _check_parent(meta_model, meta_parent, plan)
+    parent_model, _ = load_model(parent, device=device)
+    pruned_model, _ = load_with_room(model, device=device, copies=2)
+    ids = calibration.tokens(tokenizer, model=parent_model, progress=progress)
+    healed = heal(pruned_model, ids, parent_model, healing, progress)
+    if healed.divergence_after >= healed.divergence_before and not force:
+        raise InputError(
+            expected=f"less divergence from {hide_folders(parent)} on text that did not teach",
+            got=f"{healed.divergence_before:.4f} before and {healed.divergence_after:.4f} after",
+            hint="lower the learning rate, raise the number of sequences, or force it",
+        )
+    history = (
+        f"what the card of {hide_folders(model)} says, then healed on "
+        f"{len(ids)} x {calibration.length} tokens of {hide_folders(calibration.source)} "
+        "towards the parent's answers: "
+        f"divergence {healed.divergence_before:.3f} before, "
+        f"{healed.divergence_after:.3f} nats per token after"
+    )
+    card = Provenance(
+        str(parent),
+        Shape.of(parent_model),
+        history,
+        vars(healing) | {"sequences": len(ids), "length": calibration.length},
+        hashes=(*calibration_hashes(files.path), *hashes),
+    )
+    converted_model = healed.model.to(meta_model.dtype)  # type: ignore[arg-type]
+    save_checkpoint(out, converted_model, tokenizer, plan, card, overwrite=overwrite)
+    return healed
+
+
+def _check_parent(pruned: Model, parent: Model, plan: Plan) -> None:
+    """Raises InputError unless `pruned`, with this plan, can have been made of `parent`, by their sizes."""
+    expected_sizes = (pruned.config.vocab_size, Shape.of(pruned).hidden, plan.parent_layers)
+    sizes = (parent.config.vocab_size, Shape.of(parent).hidden, Shape.of(parent).layers)
+    if sizes != expected_sizes:
+        description = "the parent, with {:,} tokens, a stream {} numbers wide and {} layers"
+        raise InputError(
+            expected=description.format(*expected_sizes),
+            got="{:,} tokens, {} numbers and {} layers".format(*sizes),
+            hint="name the model that was pruned",
+        )
