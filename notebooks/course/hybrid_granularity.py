@@ -54,7 +54,7 @@ class NarrowedAlone(NamedTuple):
 
     tried: list[int]  # the layers that were narrowed
     errors: NDArray[np.float64]  # that this puts into the stream, a share of its energy (tried,)
-    harms: NDArray[np.float64]  # divergence of the answers on each judging sequence, nats (tried, S)
+    divergences: NDArray[np.float64]  # divergence of the answers on each judging sequence, nats (tried, S)
     energies: tuple[Tensor, ...]  # of the neurons of each layer of the model, ascending (layers,)
 
 
@@ -94,10 +94,11 @@ def narrowed_alone(
             )
         dense = visit.after
     answers = decoder.logits(decoder.norm(dense))
-    harms = []
+    divergences = []
     for states in judged.values():
-        harms.append(divergence(answers, decoder.logits(decoder.norm(states))).double().numpy())
-    return NarrowedAlone([*judged], np.array(errors), np.stack(harms), tuple(energies))
+        moved = divergence(answers, decoder.logits(decoder.norm(states)))
+        divergences.append(moved.double().numpy())
+    return NarrowedAlone([*judged], np.array(errors), np.stack(divergences), tuple(energies))
 
 
 def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan:

@@ -121,8 +121,8 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
         lambda: plans.plot_plans({"even": UNIFORM_PLAN, "odd": MIXED_PLAN}, SHAPE.neurons),
         ["2 plans", "even: no layer dropped", "odd: layer 1 dropped"],
     ),
-    "harm": (
-        lambda: plans.plot_harm(
+    "narrowed alone": (
+        lambda: plans.plot_divergence(
             {0: 1e-3, 2: 1e-3, 3: 2e-4},
             {layer: np.linspace(0.9, 1.1, 8) * mean for layer, mean in ((0, 0.08), (2, 0.01), (3, 0.2))},
             (0, 2),

@@ -125,7 +125,7 @@ def test_each_layer_alone_is_narrowed_and_the_model_is_asked(tiny_llama, ids):
             expected = squared_gap(dense, model(judging).logits)
             down.weight.data = before
             torch.testing.assert_close(
-                torch.from_numpy(found.harms[place]).float(), expected, rtol=1e-3, atol=1e-5
+                torch.from_numpy(found.divergences[place]).float(), expected, rtol=1e-3, atol=1e-5
             )
             tokens = fitted.numel()
             torch.testing.assert_close(

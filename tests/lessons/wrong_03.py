@@ -46,46 +46,46 @@ def neurons_worth(unit, d, k, r, g, n):
 """,
     },
     "narrow_greedily": {
-        "this takes the layer with the least harm": """\
-def narrow_greedily(harm, steps):
-    taken = [0] * len(harm)
+        "this takes the layer with the least cost": """\
+def narrow_greedily(cost, steps):
+    taken = [0] * len(cost)
     for _ in range(steps):
-        after = [row[t + 1] if t + 1 < len(row) else torch.inf for row, t in zip(harm, taken)]
+        after = [row[t + 1] if t + 1 < len(row) else torch.inf for row, t in zip(cost, taken)]
         taken[int(torch.tensor(after).argmin())] += 1
     return torch.tensor(taken)
 """,
         "this looks at the step that a layer took last": """\
-def narrow_greedily(harm, steps):
-    taken = [0] * len(harm)
+def narrow_greedily(cost, steps):
+    taken = [0] * len(cost)
     for _ in range(steps):
-        last = [row[t] - row[max(t - 1, 0)] for row, t in zip(harm, taken)]
-        last = [rise if t + 1 < harm.shape[1] else torch.inf for rise, t in zip(last, taken)]
+        last = [row[t] - row[max(t - 1, 0)] for row, t in zip(cost, taken)]
+        last = [rise if t + 1 < cost.shape[1] else torch.inf for rise, t in zip(last, taken)]
         taken[int(torch.tensor(last).argmin())] += 1
     return torch.tensor(taken)
 """,
         "each layer is judged by its first step": """\
-def narrow_greedily(harm, steps):
-    taken = [0] * len(harm)
+def narrow_greedily(cost, steps):
+    taken = [0] * len(cost)
     for _ in range(steps):
-        first = [row[1] - row[0] if t + 1 < len(row) else torch.inf for row, t in zip(harm, taken)]
+        first = [row[1] - row[0] if t + 1 < len(row) else torch.inf for row, t in zip(cost, taken)]
         taken[int(torch.tensor(first).argmin())] += 1
     return torch.tensor(taken)
 """,
         "it cannot lose more": """\
-def narrow_greedily(harm, steps):
-    taken = torch.zeros(len(harm), dtype=torch.long)
-    taken[(harm[:, 1] - harm[:, 0]).argmin()] = steps
+def narrow_greedily(cost, steps):
+    taken = torch.zeros(len(cost), dtype=torch.long)
+    taken[(cost[:, 1] - cost[:, 0]).argmin()] = steps
     return taken
 """,
         "steps in all, got": """\
-def narrow_greedily(harm, steps):
-    return torch.full((len(harm),), 2)
+def narrow_greedily(cost, steps):
+    return torch.full((len(cost),), 2)
 """,
         "a layer that has taken all its steps": """\
-def narrow_greedily(harm, steps):
-    taken = [0] * len(harm)
+def narrow_greedily(cost, steps):
+    taken = [0] * len(cost)
     for _ in range(steps):
-        rise = [row[t + 1] - row[t] for row, t in zip(harm, taken)]
+        rise = [row[t + 1] - row[t] for row, t in zip(cost, taken)]
         taken[int(torch.tensor(rise).argmin())] += 1
     return torch.tensor(taken)
 """,

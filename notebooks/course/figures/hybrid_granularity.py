@@ -65,23 +65,23 @@ def _widths(axes: Axes, plan: Plan, neurons: Sequence[int]) -> str:
     return f"{dropped} dropped, {narrowest} to {max(plan.neurons)} of {max(neurons)} neurons stay in a layer."
 
 
-def plot_harm(
-    errors: Mapping[int, float], harms: Mapping[int, NDArray[np.float64]], named: Sequence[int]
+def plot_divergence(
+    errors: Mapping[int, float], divergences: Mapping[int, NDArray[np.float64]], named: Sequence[int]
 ) -> Picture:
-    """The harm of narrowing one layer alone, against the error that this puts into the stream.
+    """How far narrowing one layer alone moves the answers, against the error that this puts into the stream.
 
-    errors: of each layer that was tried, a share of the stream's energy; harms: layer -> (texts,), nats, of
-    which the mean is drawn, with a whisker for its 95% interval. The layers `named` bear their numbers.
+    errors: of each layer that was tried, a share of the stream's energy; divergences: layer -> (texts,), in
+    nats. The mean is drawn, with a whisker for its 95% interval. The layers `named` bear their numbers.
     """
     labels = {
         "xlabel": "error in the stream (% of its energy)",
-        "ylabel": "harm: divergence (nats per token)",
+        "ylabel": "divergence of the answers (nats per token)",
     }
     figure, axes = figure_with_axes((7.5, 4.2), **labels)
     phrases = []
     for layer, error in errors.items():
-        mean = float(harms[layer].mean())
-        low, high = confidence_interval(harms[layer])
+        mean = float(divergences[layer].mean())
+        low, high = confidence_interval(divergences[layer])
         colour = ORANGE if layer in named else GREY
         whisker = [[mean - low], [high - mean]]
         axes.errorbar(
@@ -92,6 +92,6 @@ def plot_harm(
             phrases.append(f"layer {layer} {error:.3%} and {mean:.4f} nats ({low:.4f} to {high:.4f})")
     axes.set_ylim(bottom=0)
     return figure.with_alt_text(
-        f"Error and harm of {len(errors)} layers, each narrowed alone, with 95% intervals over texts: ",
+        f"Error and divergence of {len(errors)} layers, each narrowed alone, with 95% intervals over texts: ",
         phrases,
     )

@@ -72,15 +72,15 @@ def _counted(d: int, k: int, r: int, g: int, n: int) -> tuple[int, int, int]:
 
 @checks("narrow_greedily")
 def check_narrow_greedily(narrow_greedily: Callable[[Tensor, int], Tensor]) -> None:
-    """The steps of each layer, always where the expected harm rises least."""
+    """The steps of each layer, always where the cost rises least."""
     generator = torch.Generator().manual_seed(0)
     for layers, longest, steps in ((3, 4, 5), (4, 5, 12), (2, 3, 6)):
         rises = torch.rand(layers, longest, generator=generator, dtype=torch.float64).sort(1).values
         rises[1] *= 0.05  # layer 1 costs so little that its steps run out
-        harm = torch.cat([torch.zeros(layers, 1, dtype=torch.float64), rises.cumsum(1)], 1)
-        harm = harm + torch.arange(layers, dtype=torch.float64)[:, None] * 0.2  # what counts are rises
+        cost = torch.cat([torch.zeros(layers, 1, dtype=torch.float64), rises.cumsum(1)], 1)
+        cost = cost + torch.arange(layers, dtype=torch.float64)[:, None] * 0.2  # what counts are rises
         try:
-            answer = call(narrow_greedily, harm.clone(), steps)
+            answer = call(narrow_greedily, cost.clone(), steps)
         except Wrong as error:
             if "IndexError" in str(error):
                 raise Wrong(
@@ -97,10 +97,9 @@ def check_narrow_greedily(narrow_greedily: Callable[[Tensor, int], Tensor]) -> N
         right = _taken(rises, steps)
         if taken == right:
             continue
+        sums = cost[:, 1:]
         mistakes = {
-            "this takes the layer with the least harm: compare how much it *rises* with one more step": harm[
-                :, 1:
-            ],
+            "this takes the layer with the least cost: compare how much it *rises* with one more step": sums,
             "this looks at the step that a layer took last: compare the one that it would take next": (
                 torch.cat([torch.zeros_like(rises[:, :1]), rises[:, :-1]], 1)
             ),
@@ -112,9 +111,9 @@ def check_narrow_greedily(narrow_greedily: Callable[[Tensor, int], Tensor]) -> N
         for sentence, price in mistakes.items():
             if taken == _taken(price, steps):
                 raise Wrong(sentence)
-        total = sum(float(harm[layer, count] - harm[layer, 0]) for layer, count in enumerate(taken))
-        least = sum(float(harm[layer, count] - harm[layer, 0]) for layer, count in enumerate(right))
-        raise Wrong(f"your steps {taken} add {total:.3g} of harm, the steps {right} add {least:.3g}")
+        total = sum(float(cost[layer, count] - cost[layer, 0]) for layer, count in enumerate(taken))
+        least = sum(float(cost[layer, count] - cost[layer, 0]) for layer, count in enumerate(right))
+        raise Wrong(f"your steps {taken} add {total:.3g} of cost, the steps {right} add {least:.3g}")
     accept("no other steps of the same number cost less")
 
 
