@@ -137,5 +137,5 @@ def test_too_little_text_and_a_training_that_does_not_converge_are_refused():
     with pytest.raises(InputError, match=f"at least {JUDGING_SEQUENCES + 4} sequences"):
         heal(small, ids[: JUDGING_SEQUENCES + 3], model)
     small.model.layers[0].mlp.down_proj.weight.data[0, 0] = float("nan")
-    with pytest.raises(InputError, match="lower the rate"):
+    with pytest.raises(InputError, match="lower the learning rate"):
         heal(small, ids, model, QUICK)

@@ -393,10 +393,10 @@ def text_numbers(model: Model, tokenizer: Any, text: str, silenced: int) -> dict
     norms = []
     silent = torch.empty(0)
     for visit in walk(model, ids):
-        without = [visit.through(stream) for stream in without]
+        without = [visit.send_through(stream) for stream in without]
         without.append(visit.before)
         if visit.index > silenced:
-            silent = visit.through(silent)
+            silent = visit.send_through(silent)
         if visit.index == silenced:
             silent = silent_first(visit)
         norms.append(visit.before[0].norm(dim=-1))
@@ -420,7 +420,7 @@ def silent_first(visit: Any) -> Tensor:
         return output.index_fill(1, torch.tensor([0]), 0.0)
 
     hook = visit.layer.mlp.register_forward_hook(write_nothing)
-    states = visit.through(visit.before)
+    states = visit.send_through(visit.before)
     hook.remove()
     return states
 

@@ -361,7 +361,7 @@ def test_dots_and_whiskers_are_the_numbers():
     (sweep,) = draw("sweep").axes[0].containers
     assert sweep[0].get_xdata().tolist() == [0.1, 0.3]
     assert whiskers(sweep)[0] == pytest.approx([0.3, 0.5])
-    (layer_0, *_) = draw("harm").axes[0].containers
+    (layer_0, *_) = draw("narrowed alone").axes[0].containers
     assert layer_0[0].get_xydata().tolist() == [pytest.approx([0.1, 0.08])]
     kinds = draw("kinds").axes[0]
     assert whiskers(kinds.containers[0])[0] == pytest.approx([0.3, 0.5])

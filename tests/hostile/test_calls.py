@@ -50,7 +50,7 @@ ROWS = [
     ("prune", "--device quantum", "available device"),
     ("prune", "--method flap --preset best", "recovery to be least-squares with widths measured"),
     ("prune", "--sequences 0", "Invalid value for '--sequences'"),
-    ("prune", "--kv-groups 9", "1 to 2 KV groups to keep, got 9"),
+    ("prune", "--kv-groups 9", "1 to 2 KV groups to keep in each layer, got 9"),
     ("compare", "--ratios 0.2,x", "--ratios as numbers between commas"),
     ("compare", "--methods cmop", "did you mean 'comp'"),
     ("compare", "--seeds 0", "Invalid value for '--seeds'"),
