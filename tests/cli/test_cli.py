@@ -170,7 +170,7 @@ WITH_DEVICE = {
 def test_a_device_that_is_not_here_is_refused_before_any_work(parent, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     # models.load comes last: the others import from it what is there
-    for module in ("disk.heal_folder", "disk.prune_model", "models.load"):
+    for module in ("disk.heal_folder", "disk.prune_model", "analysis.page", "models.load"):
         monkeypatch.setattr(f"comp_lib.{module}.open_model", lambda *_, **__: pytest.fail("this is work"))
     with_device = {name for name, signature in SIGNATURES.items() if "device" in signature.parameters}
     assert with_device == WITH_DEVICE.keys()
