@@ -103,9 +103,9 @@ def describe_bits(bits: FewerBits) -> list[str]:
     ]
     if bits.was_rounded:
         sentences.append(
-            "This model's weights were rounded to 4 bits before, so to store them so costs nothing more. As "
-            "a hint at what the rounding itself costs, other weights were made to share a scale: then it "
-            f"costs {cost_text(bits)} nats per token."
+            "This model's weights were rounded to 4 bits before, so storing them in 4 bits costs nothing "
+            "more. For weights that never were, these weights in other blocks give an estimate: "
+            f"{cost_text(bits)} nats per token."
         )
     else:
         sentences.append(f"Rounding its weights to 4 bits costs {cost_text(bits)} nats per token.")

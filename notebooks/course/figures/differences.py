@@ -45,6 +45,12 @@ def plot_differences(
             dots = seeds[model].get(name, ()) if seeds else ()
             panel.plot(dots, [row - 0.28] * len(dots), ".", color=colour, markersize=4)
             phrases.append(f"{model}, {name}: {mean:+.3f} ({low:+.3f} to {high:+.3f})")
+        for row, name in enumerate(names):
+            if name not in intervals:
+                where = panel.get_yaxis_transform()
+                panel.text(
+                    0.98, row, "no run", transform=where, ha="right", va="center", color=GREY, fontsize=9
+                )
         panel.set_title(model, fontsize=11)
         panel.locator_params(axis="x", nbins=6)
     axes[0].set_yticks(range(len(names)), names)
