@@ -176,7 +176,7 @@ def test_the_page_asks_nobody_and_describes_its_figures(executed):
     assert all(len(alt.split()) > 4 for alt in alts)
     for heading in (
         "What it is",
-        "Which layers and groups do little",
+        "Layers and KV groups",
         "What it costs",
         "Against another checkpoint",
     ):
