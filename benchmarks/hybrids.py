@@ -39,7 +39,7 @@ from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.comp import prune
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.families.types import Model
-from comp_lib.hybrid_granularity.measured import measured_plan
+from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import sequence_loss_increase
@@ -248,13 +248,13 @@ def by_parameters(
     yield case("neurons, uniform", plan=uniform_plan(request()))
     yield case("layers only, refitted", plan=layers_only)
     yield case("few layers, uniform", plan=uniform_plan(request(drop=few)))
-    yield case("neurons, measured", plan=measured_plan(request(), measured))
+    yield case("neurons, measured", plan=plan_by_harm(request(), measured))
     yield case("neurons, paper", plan=paper_plan(request(), stored["harm"]))
     yield case("neurons, water-filling", plan=water_filling_plan(request(), measured))
     yield case("layers only", plan=layers_only, refit=False)
     if shape.kv_groups[0] > 1:
         yield case("KV groups, uniform", plan=uniform_plan(request(kv_groups=shape.kv_groups[0] - 1)))
-    yield case("few layers, measured", plan=measured_plan(request(drop=few), measured))
+    yield case("few layers, measured", plan=plan_by_harm(request(drop=few), measured))
 
 
 def measure(model: Model, case: Case, stored: dict[str, Any], ids: Tensor, windows: Tensor) -> dict[str, Any]:

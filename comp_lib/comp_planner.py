@@ -10,7 +10,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from .decoder import Decoder
-from .hybrid_granularity.measured import measured_plan
+from .hybrid_granularity.by_harm import plan_by_harm
 from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import drop_count, uniform_plan
 from .importance.estimated_harm import estimated_harm
@@ -61,7 +61,7 @@ def _plan_by_measurement(
         device=settings.device,
         progress=progress,
     )
-    return measured_plan(request, measured)
+    return plan_by_harm(request, measured)
 
 
 def check_settings(shape: Shape, settings: Settings) -> None:

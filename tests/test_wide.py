@@ -7,7 +7,7 @@ import torch
 from tools import curve_of
 from variants import build, tokens
 
-from comp_lib.hybrid_granularity.measured import measured_plan
+from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.importance.measured_harm import MeasuredHarm, interpolate, measured_harm
 from comp_lib.importance.neurons import METRICS, Problem
 from comp_lib.plan import PlanRequest
@@ -95,7 +95,7 @@ def test_a_layer_that_minds_16_times_as_much_loses_an_eighth_of_the_neurons(mode
     request = PlanRequest(Shape.of(model), 0.25, multiple=1)
     quadratic = curve_of([float(gone**2) for gone in range(1, NEURONS - NARROWEST + 1)])
     harm = torch.tensor([16.0, 1.0, 16.0], dtype=torch.float64)
-    plan = measured_plan(request, MeasuredHarm((96,) * 3, harm, (quadratic,) * 3))
+    plan = plan_by_harm(request, MeasuredHarm((96,) * 3, harm, (quadratic,) * 3))
     removed = [NEURONS - width for width in plan.neurons]
     assert removed[0] > 20
     assert removed[1] == pytest.approx(8 * removed[0], abs=8)

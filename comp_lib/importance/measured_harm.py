@@ -7,7 +7,7 @@ same number of neurons and is refitted, and the model predicts sequences that no
     harm_l = mean_t KL(p_t || p_t without those neurons of layer l)              nats per token
 
 The harm is a divergence and not an increase of the loss, because the divergence is zero for the dense model,
-and no noise makes it negative. The widths that follow from the harm are in `hybrid_granularity.measured`.
+and no noise makes it negative. The widths that follow from the harm are in `hybrid_granularity.by_harm`.
 (Our derivation.)
 """
 

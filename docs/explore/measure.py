@@ -35,7 +35,7 @@ from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.generation import continuation
 from comp_lib.families.find import layers_of, parts
 from comp_lib.families.types import Model
-from comp_lib.hybrid_granularity.measured import HARM_EXPONENT, measured_plan
+from comp_lib.hybrid_granularity.by_harm import HARM_EXPONENT, plan_by_harm
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep, sweep
 from comp_lib.importance.measured_harm import gather_and_pass, smallest_width
@@ -313,14 +313,14 @@ def budget_plans(shape: Shape, record: dict[str, Any], ratio: float) -> dict[str
     fewer_groups = PlanRequest(shape, ratio, kv_groups=shape.kv_groups[0] - 1, multiple=multiple)
     return {
         "uniform": uniform_plan(request),
-        "measured": measured_plan(request, stored_harm(record)),
+        "measured": plan_by_harm(request, stored_harm(record)),
         "layers": layers.plan_with((shape.neurons[0],) * len(layers.layers)),
         "groups": uniform_plan(fewer_groups),
     }
 
 
 def predicted_harms(record: dict[str, Any], removed: Sequence[int]) -> list[float]:
-    """The predicted harm of each layer that loses so many neurons, as `measured_plan` adds it up."""
+    """The predicted harm of each layer that loses so many neurons, as `plan_by_harm` adds it up."""
     harms = stored_harm(record)
     found = []
     for layer, count in enumerate(removed):

@@ -19,7 +19,7 @@ from comp_lib.decoder import as_decoder
 from comp_lib.families.find import layers_of
 from comp_lib.families.run import layer_arguments
 from comp_lib.families.types import Model
-from comp_lib.hybrid_granularity.measured import allocate_widths
+from comp_lib.hybrid_granularity.by_harm import allocate_widths
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.measured_harm import MeasuredHarm, gather_and_pass, with_weights

@@ -12,7 +12,7 @@ from studies import study_of
 
 from comp_lib.analysis import Sample, curves, neurons
 from comp_lib.errors import InputError
-from comp_lib.hybrid_granularity.measured import measured_plan
+from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
@@ -190,7 +190,7 @@ def test_widths_are_those_of_the_library():
     plans = {
         explorers.WATER: water_filling_plan(request, MEASURED),
         explorers.PER_LAYER: paper_plan(request, IMPORTANCE),
-        explorers.MEASURED: measured_plan(request, MEASURED),
+        explorers.MEASURED: plan_by_harm(request, MEASURED),
     }
     for rule, plan in plans.items():
         box.widths.value = rule

@@ -8,7 +8,7 @@ from variants import LAYOUTS, build, tokens
 
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
-from comp_lib.hybrid_granularity.measured import measured_plan
+from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.importance import estimated_harm as module
 from comp_lib.importance.estimated_harm import estimated_harm
 from comp_lib.importance.measured_harm import smallest_width
@@ -96,7 +96,7 @@ def test_layers_that_mind_more_keep_more(tiny_llama):
     shape = Shape.of(model)
     removals = [shape.neurons[0] - width for width in uniform.neurons]
     estimated = estimated_harm(model, ids, removals)
-    assert plan.neurons == measured_plan(settings.request(shape), estimated).neurons
+    assert plan.neurons == plan_by_harm(settings.request(shape), estimated).neurons
     assert len(set(plan.neurons)) > 1
     assert sum(plan.neurons) == sum(uniform.neurons)
 

@@ -14,7 +14,7 @@ import comp_lib.importance.measured_harm as harm_module
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.families.run import embed, head, layer_arguments
-from comp_lib.hybrid_granularity.measured import HARM_EXPONENT, allocate_widths, measured_plan
+from comp_lib.hybrid_granularity.by_harm import HARM_EXPONENT, allocate_widths, plan_by_harm
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.measured_harm import (
     MeasuredHarm,
@@ -191,7 +191,7 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     errors = [[(removed / 43) ** power for removed in range(1, 44)] for power in (2.0, 1.5, 3.0)]
     measured = MeasuredHarm((12,) * 3, harm, tuple(map(curve_of, errors)))
     ratio = PlanRequest(shape, 0.5).removed_share((36, 36, 36))
-    plan = measured_plan(PlanRequest(shape, ratio, multiple=4), measured)
+    plan = plan_by_harm(PlanRequest(shape, ratio, multiple=4), measured)
     assert sum(plan.neurons) == 3 * 36
     assert plan.removed == pytest.approx(ratio)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from comp_lib.errors import InputError
-from comp_lib.hybrid_granularity.measured import measured_plan
+from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
@@ -82,7 +82,7 @@ def test_stored_plans_are_those_of_the_planners(stored):
     planners = {
         "uniform": uniform_plan,
         "paper": lambda request: paper_plan(request, stored["harm"]),
-        "measured": lambda request: measured_plan(request, measured),
+        "measured": lambda request: plan_by_harm(request, measured),
         "water-filling": lambda request: planning.water_filling_plan(request, measured),
     }
     for row in stored["rows"]:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from comp_lib.analysis.frames import SWEPT_SHARE
 from comp_lib.errors import InputError
-from comp_lib.hybrid_granularity.measured import measured_plan
+from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.measured_harm import MeasuredHarm
@@ -284,7 +284,7 @@ class Planner(Explorer):
         if self.widths.value == PER_LAYER:
             return paper_plan(request, self.importance)
         if self.widths.value == MEASURED:
-            return measured_plan(request, self.harm)
+            return plan_by_harm(request, self.harm)
         if self.widths.value == WATER:
             return water_filling_plan(request, self.harm)
         return uniform_plan(request)

@@ -1,4 +1,4 @@
-"""Measured widths: a layer whose narrowing harms the model less loses more.
+"""Widths by harm: a layer whose narrowing harms the model less loses more.
 
 The harm of narrowing each layer alone is measured (`importance.measured_harm`) or, for less time, estimated
 (`importance.estimated_harm`). The error curve e_l of the layer extends it to all other widths:
@@ -41,7 +41,7 @@ class LayerHarms(Protocol):
         """Error of a layer's output with 0, 1, ... of its `neurons` removed, down to the least width."""
 
 
-def measured_plan(request: PlanRequest, measured: LayerHarms) -> Plan:
+def plan_by_harm(request: PlanRequest, harms: LayerHarms) -> Plan:
     """As many parameters as `uniform_plan` leaves, more of them in the layers whose narrowing harms most.
 
     Each step narrows one layer to its next lower multiple, where the predicted harm per neuron is least.
@@ -51,13 +51,13 @@ def measured_plan(request: PlanRequest, measured: LayerHarms) -> Plan:
     """
     uniform = uniform_plan(request)
     shape = request.shape
-    harms = {}
+    predicted = {}
     for layer in uniform.layers:
-        errors = measured.errors(layer, shape.neurons[layer])
-        reference = float(errors[measured.removed[layer]].clamp_min(SMALLEST_ERROR))
-        harm = max(float(measured.harm[layer]), 0.0) ** HARM_EXPONENT
-        harms[layer] = harm * errors / reference
-    widths = allocate_widths(shape, harms, sum(uniform.neurons), request.multiple)
+        errors = harms.errors(layer, shape.neurons[layer])
+        reference = float(errors[harms.removed[layer]].clamp_min(SMALLEST_ERROR))
+        harm = max(float(harms.harm[layer]), 0.0) ** HARM_EXPONENT
+        predicted[layer] = harm * errors / reference
+    widths = allocate_widths(shape, predicted, sum(uniform.neurons), request.multiple)
     return uniform if widths is None else request.plan_with(widths)
 
 
