@@ -99,7 +99,7 @@ def test_the_dense_model_comes_from_the_cache(model, windows_by_text, own_cache,
         (
             0.001,
             0.08,
-            "in other blocks give an estimate: 0.10 (0.08 to 0.12) nats per token.",
+            "sharing a scale, lose 0.10 (0.08 to 0.12) nats per token.",
         ),
         (0.001, 0.08, "rounded to 4 bits before, so storing them in 4 bits costs nothing more."),
     ],
