@@ -103,9 +103,9 @@ def describe_bits(bits: FewerBits) -> list[str]:
     ]
     if bits.was_rounded:
         sentences.append(
-            "This model's weights were rounded to 4 bits before, so storing them in 4 bits costs nothing "
-            "more. Weights that never were would lose something. These, rounded again with other weights "
-            f"sharing a scale, lose {cost_text(bits)} nats per token."
+            "This file's weights were rounded to 4 bits before, so 4 bits cost nothing more. To estimate the "
+            "cost for a model never rounded, these were rounded again on a shifted grid: "
+            f"{cost_text(bits)} nats per token."
         )
     else:
         sentences.append(f"Rounding its weights to 4 bits costs {cost_text(bits)} nats per token.")

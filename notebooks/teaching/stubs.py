@@ -1,12 +1,14 @@
 """What a reader writes in a lesson: a stub in place of each cell with the tag `write`, and ours folded below.
 
 Such a cell holds one function with a docstring that says shapes, and in its body a comment
-`# write: SENTENCE`. What stands above the comment is given; what stands below it is the reader's.
+`# write: SENTENCE`. What stands above the comment is given. What stands below it is the reader's, up to a
+line that is indented less.
 """
 
 from __future__ import annotations
 
 import ast
+from itertools import dropwhile
 
 import nbformat
 from nbformat import NotebookNode
@@ -40,9 +42,12 @@ def function_to_write(source: str) -> str:
 def stub(source: str) -> str:
     """The function as the reader finds it: it raises NotImplementedError with the sentence of its comment."""
     function_to_write(source)
-    given, _, rest = source.partition(MARK_TO_WRITE)
-    sentence = rest.splitlines()[0]
-    return f'{given}raise NotImplementedError("write {sentence}")'
+    lines = source.splitlines()
+    number = next(number for number, line in enumerate(lines) if MARK_TO_WRITE in line)
+    indent, _, sentence = lines[number].partition(MARK_TO_WRITE)
+    below = dropwhile(lambda line: line.startswith(indent) or not line, lines[number + 1 :])
+    raised = f'{indent}raise NotImplementedError("write {sentence}")'
+    return "\n".join([*lines[:number], raised, *below])
 
 
 def ours(source: str) -> str:

@@ -99,9 +99,9 @@ def test_the_dense_model_comes_from_the_cache(model, windows_by_text, own_cache,
         (
             0.001,
             0.08,
-            "sharing a scale, lose 0.10 (0.08 to 0.12) nats per token.",
+            "rounded again on a shifted grid: 0.10 (0.08 to 0.12) nats per token.",
         ),
-        (0.001, 0.08, "rounded to 4 bits before, so storing them in 4 bits costs nothing more."),
+        (0.001, 0.08, "rounded to 4 bits before, so 4 bits cost nothing more."),
     ],
 )
 def test_the_box_tells_price_and_sizes(moved, low, words):

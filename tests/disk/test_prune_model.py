@@ -79,12 +79,18 @@ def test_a_gguf_file_becomes_16_bits(kind, stored, saved_llama, tmp_path):
     assert verdict.megabytes[1] < verdict.parent_megabytes
 
 
-def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_llama, tokenizer, tmp_path):
+@pytest.fixture(scope="module")
+def judged_on_kinds(saved_llama, tmp_path_factory):
+    """A parent, and the verdict on what was pruned from it, by all kinds of text."""
     parent = saved_llama(torch.bfloat16)
-    verdict = prune_model(parent, tmp_path / "small", **QUICK_OPTIONS)
+    return parent, prune_model(parent, tmp_path_factory.mktemp("judged") / "small", **QUICK_OPTIONS)
+
+
+def test_the_verdict_is_that_of_the_files(judged_on_kinds, tokenizer):
+    parent, verdict = judged_on_kinds
     small, dense = (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        for folder in (tmp_path / "small", parent)
+        for folder in (verdict.path, parent)
     )
     judgement = judge(small, windows_of("kinds", tokenizer, 256, 2), dense)
     assert tuple(verdict.quality.texts) == KINDS
@@ -99,11 +105,22 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
     for name in ("dense_loss", "loss", "increase"):
         assert losses["code"][name] == pytest.approx(getattr(judgement.texts["code"], name), abs=1e-4)
         assert losses["mean of 8"][name] == pytest.approx(judgement.mean[name], abs=1e-4)
+
+
+def test_the_verdict_prints_what_a_reader_needs(judged_on_kinds):
+    parent, verdict = judged_on_kinds
     lines = str(verdict).splitlines()
     assert len(verdict.warnings) == 2, "the numbers of this parent are random"
     assert lines[-4:-2] == list(verdict.warnings)
     assert len(lines) <= 13 + len(verdict.warnings)
-    assert lines[-1] == f"next: comp-lib evaluate {tmp_path / 'small'} --against {parent}"
+    assert lines[-1] == f"next: comp-lib evaluate {verdict.path} --against {parent}"
+    assert lines[4].startswith("weights, BF16")
+    assert "itself" not in str(verdict)
+    assert not any(line.startswith(("layers", "KV groups")) for line in lines), "they have not changed"
+
+
+def test_the_verdict_prints_the_loss_with_its_interval(judged_on_kinds):
+    _, verdict = judged_on_kinds
     increase = verdict.quality.mean["increase"]
     low, high = verdict.quality.compute_intervals()["increase"]
     assert f"{increase:+.3f} ({low:.3f} to {high:.3f})" in str(verdict)
@@ -111,9 +128,10 @@ def test_the_verdict_describes_the_files_and_the_command_says_the_same(saved_lla
     # two windows of each kind are too few for an interval, and for three decimals
     assert "by kind, rough (2 windows each): prose " in str(verdict)
     assert f"code {verdict.quality.texts['code'].increase:+.2f}," in " ".join(str(verdict).split())
-    assert lines[4].startswith("weights, BF16")
-    assert "itself" not in str(verdict)
-    assert not any(line.startswith(("layers", "KV groups")) for line in lines), "they have not changed"
+
+
+def test_the_command_says_what_the_function_returns(judged_on_kinds, tmp_path):
+    parent, verdict = judged_on_kinds
     flags = [*QUICK_FLAGS[:-4], "--calibration", "calibration", "--out"]
     of_command = json.loads(ran("prune", parent, *flags, tmp_path / "other", "--json").stdout)
     of_function = json.loads(json.dumps(verdict.as_dict()))

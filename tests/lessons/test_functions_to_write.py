@@ -232,3 +232,22 @@ def test_a_cell_to_write_that_is_not_one_function_is_refused():
         stubs.stub("x = 1")
     with pytest.raises(SyntaxError, match="# write: SENTENCE"):
         stubs.stub('def f(x):\n    """A docstring."""\n    return x')
+
+
+A_LOOP = '''\
+def f(x):
+    """A docstring."""
+    for _ in range(2):
+        # write: one step
+        x = x + 1
+
+        x = 2 * x
+    return x
+'''
+
+
+def test_a_stub_in_a_loop_keeps_what_follows_the_loop():
+    head, raised, after = stubs.stub(A_LOOP).splitlines()[-3:]
+    assert head == "    for _ in range(2):"
+    assert raised == '        raise NotImplementedError("write one step")'
+    assert after == "    return x"

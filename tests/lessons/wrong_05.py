@@ -6,9 +6,10 @@ CHOOSE = """\
 def choose(C, W, width, ridge=0.1, per_round=32):
     P = torch.linalg.inv(C + ridge * torch.diag(C.diagonal()))
     V, alive = W, torch.ones(len(W), dtype=torch.bool)
-    while (left := int(alive.sum())) > width:
+    for gone in range(0, len(W) - width, per_round):
+        count = min(per_round, len(W) - width - gone)
         s = (V.square().sum(1) / P.diagonal()).masked_fill(~alive, torch.inf)
-        R = s.topk(min(per_round, left - width), largest=False).indices
+        R = s.topk(count, largest=False).indices
         V = V - P[:, R] @ torch.linalg.solve(P[R][:, R], V[R])
         P = P - P[:, R] @ torch.linalg.solve(P[R][:, R], P[R])
         alive[R] = False
@@ -53,7 +54,10 @@ WRONG = {
         "the dearest neurons went": changed(
             CHOOSE, ("torch.inf", "-torch.inf"), ("largest=False", "largest=True")
         ),
-        "the last round removes fewer": changed(CHOOSE, ("min(per_round, left - width)", "per_round")),
+        "the last round removes fewer": changed(
+            CHOOSE, ("min(per_round, len(W) - width - gone)", "per_round")
+        ),
+        "`alive` must say which went": changed(CHOOSE, ("        alive[R] = False\n", "")),
         "these neurons go: return those that stay": changed(CHOOSE, ("alive.nonzero", "(~alive).nonzero")),
         "return the numbers of those that stay": changed(CHOOSE, ("alive.nonzero().flatten()", "alive")),
     },

@@ -33,11 +33,14 @@ def check_choose(choose: Callable[..., Tensor]) -> None:
         except Wrong as error:
             if "singular" in str(error):
                 raise Wrong("a system that you solve is singular: is P updated before V? Both updates use "
-                            "the P from before the round, so V goes first") from error  # fmt: skip
+                            "the P from before the round, so V goes first. Or did neurons go twice? Say in "
+                            "`alive` that they went") from error  # fmt: skip
             raise
         right = rounds(xtx, w, width, per_round)
         if isinstance(answer, Tensor) and answer.dtype == torch.bool:
             raise Wrong("this says of each neuron whether it stays: return the numbers of those that stay")
+        if isinstance(answer, Tensor) and answer.ndim == 1 and width < n == len(answer):
+            raise Wrong("all neurons stay: `alive` must say which went")
         if isinstance(answer, Tensor) and answer.ndim == 1 and len(answer) not in (width, n - width):
             raise Wrong(
                 f"{len(answer)} of {n} neurons stay, and {width} should: the last round removes fewer"
