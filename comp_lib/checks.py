@@ -20,7 +20,7 @@ from .families.types import Model
 from .methods import method_of
 from .plan import Plan
 from .planning import complete_settings, planner_of
-from .settings import REMOVED_TOLERANCE, CompleteSettings, Settings
+from .settings import CompleteSettings, Settings
 from .shape import Shape
 from .surgery import check_biases
 from .system.machine import available_device
@@ -63,14 +63,14 @@ def check_plan(plan: Plan, model: Model | Decoder, settings: CompleteSettings) -
             got=f"one for {plan.parent_layers}",
             hint="take a plan for this model, or leave the plan out",
         )
-    if plan.kept_neurons is not None and settings.recovery != "bias":  # which adds parameters of its own
-        removed = plan.removed_from(shape)
-        if abs(removed - plan.removed) > REMOVED_TOLERANCE:
-            raise InputError(
-                expected=f"a plan for this model, of which {plan.removed:.1%} of the decoder go",
-                got=f"one that removes {removed:.1%} of it, so of another model",
-                hint="take a plan for this model, or leave the plan out",
-            )
+    is_finished = plan.kept_neurons is not None
+    adds_parameters = settings.recovery == "bias"
+    if is_finished and not adds_parameters and not plan.removes_what_it_says(shape):
+        raise InputError(
+            expected=f"a plan for this model, of which {plan.removed:.1%} of the decoder go",
+            got=f"one that removes {plan.removed_from(shape):.1%} of it, so of another model",
+            hint="take a plan for this model, or leave the plan out",
+        )
     _check_widths("neurons", plan, plan.neurons, plan.kept_neurons, shape.neurons)
     _check_widths("KV groups", plan, plan.kv_groups, plan.kept_groups, shape.kv_groups)
     for layer, count in zip(plan.layers, plan.kv_groups, strict=True):

@@ -22,6 +22,7 @@ from .shape import Shape
 # Smallest share of its neurons that COMP's planners leave a layer, which is better dropped than starved.
 # `hybrid_granularity.uniform` ends widths here, and `importance.measured_harm` ends error curves here.
 FLOOR_SHARE = 0.1
+REMOVED_TOLERANCE = 0.02  # of the decoder, between what a plan removes and what it says that it removes
 CORRECT_PLAN_HINT = (
     "correct this field of the plan, as in comp_plan.json"  # what to do about a plan that is refused
 )
@@ -68,6 +69,10 @@ class Plan:
         """Share of the decoder's parameters that these widths remove from a parent of that shape."""
         pruned = shape.with_widths(self.neurons, self.kv_groups, self.layers)
         return 1.0 - pruned.decoder_parameters / shape.decoder_parameters
+
+    def removes_what_it_says(self, shape: Shape) -> bool:
+        """Whether `removed` is what these widths remove from a parent of that shape, to REMOVED_TOLERANCE."""
+        return abs(self.removed_from(shape) - self.removed) <= REMOVED_TOLERANCE
 
     def to_json(self) -> str:
         """Readable JSON: one line for each field."""

@@ -93,7 +93,6 @@ def usual_preset(method: str) -> PresetName:
 
 USUAL_PRESET = usual_preset("comp")  # where nobody names a method either
 LARGE_RATIO = 0.2  # of the decoder: where more is to go, the aim "auto" is the dense model's stream
-REMOVED_TOLERANCE = 0.02  # of the decoder, between what a plan removes and what it says that it removes
 # What `comp-lib prune` takes where nothing else is said.
 DEFAULTS: dict[str, Any] = {
     "calibration": "general",
@@ -375,6 +374,5 @@ class CompleteSettings(Settings):
             return False
         if self.aim != "auto":
             return self.aim == "dense"
-        removed = plan.removed_from(shape)
-        ratio = plan.ratio if abs(removed - plan.removed) < REMOVED_TOLERANCE else removed
+        ratio = plan.ratio if plan.removes_what_it_says(shape) else plan.removed_from(shape)
         return ratio > LARGE_RATIO

@@ -22,7 +22,7 @@ from ..errors import InputError, known_keywords
 from ..families.find import check_model
 from ..families.types import Model
 from ..progress import Progress, check_progress, no_progress
-from .confidence import Interval, intervals
+from .confidence import Interval, intervals_by_measure
 from .loss import Evaluation, compare_losses, measure_loss
 from .words import with_interval
 
@@ -44,7 +44,7 @@ class EvaluationByText:
 
     def compute_intervals(self) -> dict[str, Interval | None]:
         """95% intervals of `mean`; None where a measure has none (see `confidence`)."""
-        return intervals([evaluation.by_sequence for evaluation in self.texts.values()])
+        return intervals_by_measure([evaluation.by_sequence for evaluation in self.texts.values()])
 
     def make_rows(self) -> dict[str, Row]:
         """Values and 95% intervals of each text, in the order of `texts`."""

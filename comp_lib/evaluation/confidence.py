@@ -53,7 +53,7 @@ def confidence_interval(values: Sequence[float] | np.ndarray) -> Interval:
     return low, high
 
 
-def intervals(kinds: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Interval | None]:
+def intervals_by_measure(kinds: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Interval | None]:
     """The interval of the mean over kinds of each measure; None where there is none.
 
     kinds: a mapping for each kind, from the name of a measure to its values.

@@ -42,7 +42,7 @@ from ..families.run import check_length, checked_tokens, evaluation_mode, head
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..system.tensors import check_numbers
-from .confidence import Interval, intervals
+from .confidence import Interval, intervals_by_measure
 
 MEASURES = ("dense_loss", "loss", "increase", "kl", "top1_agreement")
 BATCH = 4  # sequences that pass at once
@@ -92,7 +92,7 @@ class Evaluation:
 
     def compute_intervals(self) -> dict[str, Interval | None]:
         """95% intervals of `values` (paired for `increase`) and of `perplexity`; None where there is none."""
-        bounds = intervals([self.by_sequence])
+        bounds = intervals_by_measure([self.by_sequence])
         bounds["perplexity"] = None
         if bounds["loss"] is not None:
             low, high = bounds["loss"]
