@@ -23,9 +23,8 @@ from .shape import Shape
 # `hybrid_granularity.uniform` ends widths here, and `importance.measured_harm` ends error curves here.
 FLOOR_SHARE = 0.1
 REMOVED_TOLERANCE = 0.02  # of the decoder, between what a plan removes and what it says that it removes
-CORRECT_PLAN_HINT = (
-    "correct this field of the plan, as in comp_plan.json"  # what to do about a plan that is refused
-)
+# What to do about a plan that is refused.
+CORRECT_PLAN_HINT = "correct this field of the plan, as in comp_plan.json"
 
 
 @dataclass(frozen=True)

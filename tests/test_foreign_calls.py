@@ -27,7 +27,7 @@ from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.written import draw_prefixes
 from comp_lib.compare.cluster import executor
 from comp_lib.compare.grid import read_rows
-from comp_lib.disk.run_state import RunState, StreamsState
+from comp_lib.disk.run_state import CarriedFiles, RunState
 from comp_lib.disk.sink import DiskSink
 from comp_lib.disk.work_folder import JOURNAL, Journal
 from comp_lib.errors import PACKAGE, InputError
@@ -167,7 +167,7 @@ def read_journal(patch, planted, folder):
 
 
 def go_on_with_a_generator(patch, planted, folder):
-    streams = StreamsState("states-0", None, False, {}, (1, 255))
+    streams = CarriedFiles("states-0", None, False, {}, (1, 255))
     journal = SimpleNamespace(state=RunState({}, streams=streams), work=folder)
     model = SimpleNamespace(shape=Shape.of(build()))
     sink = SimpleNamespace(journal=journal, model=model, sequences=1)

@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..gguf.write import TYPES, check_exportable, check_gguf_output
 from ..hybrid_granularity.uniform import GGUF_BLOCK
 from ..methods import method_of
-from ..settings import Settings
+from ..settings import CompleteSettings, Settings
 from ..shape import Shape
 from ..system.files import check_room, resolve
 from ..system.tensors import StoredTensors
@@ -75,7 +75,7 @@ def working_dtype(gguf_type: str) -> torch.dtype:
     return torch.float16 if gguf_type == "f16" else torch.float32
 
 
-def with_fitting_multiple(settings: Settings, shape: Shape, gguf_type: str) -> Settings:
+def with_fitting_multiple(settings: CompleteSettings, shape: Shape, gguf_type: str) -> CompleteSettings:
     """The settings with a multiple that rows of the type `gguf_type` can have.
 
     shape: of the parent.

@@ -280,7 +280,7 @@ def _fit_to_model(options: RunOptions, parent: _Parent) -> RunOptions:
     file cannot hold.
     """
     source = parent.model
-    settings: Settings = complete_settings(source, options.settings)
+    settings = complete_settings(source, options.settings)
     if options.gguf_type is not None:
         settings = with_fitting_multiple(settings, source.shape, options.gguf_type)
     check_request(source, settings)

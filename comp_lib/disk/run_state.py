@@ -21,8 +21,8 @@ STATES_PREFIX = "states-"  # how the names of files with hidden states begin
 
 
 @dataclass(frozen=True)
-class StreamsState:
-    """What the next layer needs from the finished ones: `CarriedState`, with files for hidden states."""
+class CarriedFiles:
+    """A `CarriedState` on disk, with the names of files for hidden states."""
 
     pruned_stream: str  # name of the file with the hidden states in the pruned model
     dense_stream: str | None  # the same in the dense model; None: no recovery aims at them
@@ -41,7 +41,7 @@ class RunState:
     """The plan as JSON; None: it is not known yet."""
     layers: tuple[LayerReport | None, ...] = ()
     """A report for each finished layer of the parent, None for a layer that is dropped."""
-    streams: StreamsState | None = None
+    streams: CarriedFiles | None = None
     """The streams after the last finished layer; None before the first layer, and after the last."""
     dense_losses: tuple[float, ...] | None = None
     """The losses of the parent in each window; None: they are not measured yet."""

@@ -22,7 +22,7 @@ from ..system.files import fsync
 from ..system.hashes import checksum_of_file
 from ..system.tensors import EMBEDDING, HEAD
 from .model_on_disk import TOKENS_OF_A_PIECE, ModelOnDisk
-from .run_state import EXPECTED, HINT, StreamsState
+from .run_state import EXPECTED, HINT, CarriedFiles
 from .work_folder import Journal, StatesFile, lay_out, write_rows
 
 
@@ -109,7 +109,7 @@ class DiskSink(Sink):
         state = None
         checksums = dict(self.checksums)
         if index + 1 < self.model.shape.layers:  # nothing needs the streams after the last layer
-            state = _state_of(carried)
+            state = _files_of(carried)
             for path in sorted(state_paths):
                 fsync(path)
                 checksums[path.name] = checksum_of_file(path)
@@ -157,12 +157,12 @@ class DiskSink(Sink):
             self.checksums[name] = checksum_of_file(slot.path, slot.start, slot.size)
 
 
-def _state_of(carried: CarriedState) -> StreamsState:
-    """The streams as the journal holds them."""
+def _files_of(carried: CarriedState) -> CarriedFiles:
+    """What one layer leaves to the next, as the journal holds it."""
     dense_name = None
     if carried.dense_stream is not None:
         dense_name = _path_of(carried.dense_stream).name
-    return StreamsState(
+    return CarriedFiles(
         pruned_stream=_path_of(carried.pruned_stream).name,
         dense_stream=dense_name,
         may_differ=carried.may_differ,

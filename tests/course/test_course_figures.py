@@ -352,6 +352,7 @@ def test_dots_and_whiskers_are_the_numbers():
     assert whiskers(small.containers[1]) == [pytest.approx(LARGE_LOSS[1:])]
     colours = [container[0].get_color() for container in (*small.containers, *large.containers)]
     assert len(set(colours)) == 3  # below 0, above 0, and an interval that holds 0
+    assert [text.get_text() for text in (*small.texts, *large.texts)] == ["no run"]  # "b" of the large one
     (rows,) = draw("intervals").axes[0].containers
     assert rows[0].get_xdata().tolist() == [0.4, -0.05]
     assert whiskers(rows)[0] == pytest.approx([0.3, 0.5])

@@ -24,7 +24,7 @@ from comp_lib.disk import destination, from_disk, model_on_disk, sink, work_fold
 from comp_lib.disk.destination import SaveOptions
 from comp_lib.disk.from_disk import prune_to
 from comp_lib.disk.model_on_disk import ModelOnDisk
-from comp_lib.disk.run_state import RunState, StreamsState
+from comp_lib.disk.run_state import CarriedFiles, RunState
 from comp_lib.disk.work_folder import StatesFile
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import measure_loss
@@ -539,7 +539,7 @@ def test_the_progress_of_another_version_is_refused_in_one_line(parent, tmp_path
 
 
 def test_the_states_that_are_still_needed():
-    streams = StreamsState("states-0", "states-3", True, {"mlp": 2}, (1, 255))
+    streams = CarriedFiles("states-0", "states-3", True, {"mlp": 2}, (1, 255))
     state = RunState({"name": "a"}, streams=streams)
     assert state.states_files == {"states-0", "states-3"}
     assert replace(state, streams=replace(streams, dense_stream=None)).states_files == {"states-0"}

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from comp_lib.disk.run_state import RunState, StreamsState
+from comp_lib.disk.run_state import CarriedFiles, RunState
 from comp_lib.errors import InputError
 from comp_lib.report import LayerReport
 from comp_lib.system.hashes import hash_of_value
 
 A_REPORT = LayerReport(1, 0.1, 1 / 3, None, 2.5, (0, 2), (1,))
-STREAMS = StreamsState("states-0", "states-3", True, {"mlp": 2}, (1, 255))
+STREAMS = CarriedFiles("states-0", "states-3", True, {"mlp": 2}, (1, 255))
 STATE = RunState(
     {"name": "a", "plan": None, "dtype": ["x"]},
     plan="{}",
