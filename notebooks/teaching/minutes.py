@@ -4,7 +4,8 @@ The count is that of a slow reader: one minute for 150 words, one for 10 visible
 a displayed formula, 5 for one in a line, and one minute for each figure, each table and each prediction. A
 function that she writes takes the minutes that the text above it says, the quiz 5, and "Your turn" 10. What
 the machine computes comes on top; the first cell of a lesson says how long that takes. The first cell also
-claims the minutes of the lesson, and a test compares this claim with the count.
+claims the minutes of the lesson, and a test compares this claim with the count. A section whose heading ends
+with "(optional)" is not in the count; the first cell claims its minutes apart.
 
 This script writes the claims into docs/lessons.md, and the two timetables and the minutes of the teacher's
 preparation into TEACHING. With --check it writes nothing: it prints what is out of date, and the exit code is
@@ -36,6 +37,7 @@ SECONDS_OF_INLINE_FORMULA = 5
 FIXED_MINUTES = {"Quiz": 5, "Your turn": 10}  # of the sections with these headings
 MINUTES_OF_TALK = 10  # of the room, for each lesson that is taught together
 ROUNDING = 5  # minutes: nobody reads the clock of a classroom more finely
+MARK_OF_OPTIONAL = "(optional)"  # at the end of a heading
 FOLDED_TAGS = {"check", "hide-input"}  # cells with such a tag show no code
 Cell = Mapping[str, Any]
 
@@ -157,9 +159,22 @@ def machine_minutes(cells: Sequence[Cell]) -> int:
     return number_in_first_cell(cells, r"computes for (?:about )?(\d+)") or 0
 
 
+def claimed_optional_minutes(cells: Sequence[Cell]) -> int:
+    return number_in_first_cell(cells, r"optional and takes (\d+) more") or 0
+
+
+def optional_minutes(cells: Sequence[Cell]) -> float:
+    """Minutes of a slow reader for the optional sections of a lesson."""
+    minutes: float = 0
+    for heading, section in sections(cells).items():
+        if heading.endswith(MARK_OF_OPTIONAL):
+            minutes += reading_minutes(section)
+    return minutes
+
+
 def counted_minutes(cells: Sequence[Cell]) -> float:
-    """Minutes of a lesson: a slow reader's, and the machine's."""
-    return reading_minutes(cells) + machine_minutes(cells)
+    """Minutes of a lesson without its optional sections: a slow reader's, and the machine's."""
+    return reading_minutes(cells) - optional_minutes(cells) + machine_minutes(cells)
 
 
 def sections(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
@@ -276,7 +291,7 @@ HALF_DAY = (  # what a part leaves out does not fit into the day: it is optional
     Part(
         "05 together",
         "05_comp_end_to_end",
-        without=("The same for KV groups", "Quiz"),
+        without=("The same for KV groups (optional)", "Quiz"),
         talk=True,
         when_late="show the loop and the verdict alone",
     ),

@@ -74,6 +74,12 @@ def claims_honest_minutes(notebook, name):
         ]
     if abs(claimed - counted) > MINUTES_TOLERANCE:
         return [f"claims {claimed} minutes, a slow reader takes {counted:.1f}"]
+    claimed, counted = (
+        minutes.claimed_optional_minutes(notebook.cells),
+        minutes.optional_minutes(notebook.cells),
+    )
+    if abs(claimed - counted) > 1:
+        return [f"claims {claimed} minutes for what is optional, a slow reader takes {counted:.1f}"]
     return []
 
 

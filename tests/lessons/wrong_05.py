@@ -120,4 +120,25 @@ def group_prices(P, W, size):
 def group_prices(P, W, size):
     return W.square().sum(1) / P.diagonal()""",
     },
+    "verdict": {
+        "`adds` changes nothing": """\
+def verdict(low, high, adds):
+    return "not found" if low <= 0 <= high else "earns" if high < 0 else "costs"
+""",
+        "each word is turned round": """\
+def verdict(low, high, adds):
+    return "not found" if low <= 0 <= high else "costs" if (high < 0) == adds else "earns"
+""",
+        "holds 0": """\
+def verdict(low, high, adds):
+    return "earns" if (low + high < 0) == adds else "costs"
+""",
+        "from -0.2 to 0.0": """\
+def verdict(low, high, adds):
+    return "not found" if low < 0 < high else "earns" if (high <= 0) == adds else "costs"
+""",
+        'expected "earns", "costs" or "not found"': """\
+def verdict(low, high, adds):
+    return not low <= 0 <= high""",
+    },
 }

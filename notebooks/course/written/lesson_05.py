@@ -349,3 +349,40 @@ def _name_the_mistake_of_prices(answer: Tensor, inverse: Tensor, w: Tensor, x: T
     spot(answer, far, sentence)
     sentence = "this takes the root: a price is a squared size"
     spot(answer, each(lambda g: (w[g] * torch.linalg.solve(inverse[g][:, g], w[g])).sum().sqrt()), sentence)
+
+
+# --- the verdict --------------------------------------------------------------------------------------------
+
+
+@checks("verdict")
+def check_verdict(verdict: Callable[[float, float, bool], str]) -> None:
+    """The word for an interval on each side of 0 and around it, for ideas that are added and taken away."""
+    sides = {"left of": (-0.3, -0.1), "right of": (0.1, 0.3), "around": (-0.2, 0.1), "up to": (-0.2, 0.0)}
+    expected = {
+        ("left of", True): "earns",
+        ("right of", True): "costs",
+        ("left of", False): "costs",
+        ("right of", False): "earns",
+    }
+    answers = {}
+    for side, (low, high) in sides.items():
+        for adds in (True, False):
+            answer = call(verdict, low, high, adds)
+            if not isinstance(answer, str) or answer not in ("earns", "costs", "not found"):
+                raise Wrong(f'expected "earns", "costs" or "not found", got {answer!r}')
+            answers[side, adds] = answer
+    if all(answers[case] != word for case, word in expected.items()):
+        raise Wrong(
+            "each word is turned round: a variant that adds the idea and lies left of 0 earns, it loses less"
+        )
+    if all(answers[side, True] == answers[side, False] for side in ("left of", "right of")):
+        raise Wrong("`adds` changes nothing: where the idea is taken away, right of 0 speaks for it")
+    if answers["around", True] != "not found" or answers["around", False] != "not found":
+        raise Wrong('an interval from -0.2 to 0.1 holds 0: "not found"')
+    for (side, adds), answer in answers.items():
+        right = expected.get((side, adds), "not found")
+        if answer != right:
+            way = "adds the idea" if adds else "takes the idea away"
+            low, high = sides[side]
+            raise Wrong(f'from {low} to {high}, and the variant {way}: expected "{right}", got "{answer}"')
+    accept("the word follows the side of 0, and which way the variant changes the idea")
