@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Plan:
 
     def to_json(self) -> str:
         """Readable JSON: one line for each field."""
-        lines = (f'  "{name}": {json.dumps(value)}' for name, value in asdict(self).items())
+        lines = (f'  "{name}": {json.dumps(value)}' for name, value in vars(self).items())
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
