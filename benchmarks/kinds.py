@@ -36,7 +36,7 @@ from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.families.types import Model
 from comp_lib.methods import method_of
 from comp_lib.plan import Plan
-from comp_lib.planning import make_plan
+from comp_lib.planning import complete_settings, make_plan
 from comp_lib.plots.base import BLUE, GREY, ORANGE, figure_with_axes, png
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -144,7 +144,7 @@ def measure(arguments: argparse.Namespace) -> None:
     runs = [settings_of(text.replace(SPARED, "uniform"), seed=arguments.seed) for text in texts]
     dense, tokenizer = models.load(arguments.model)
     for settings in runs:
-        check_request(dense, settings)
+        check_request(dense, complete_settings(dense, settings))
     ids = calibration_tokens(
         mixture(arguments.calibration),
         tokenizer,

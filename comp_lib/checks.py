@@ -26,9 +26,8 @@ from .surgery import check_biases
 from .system.machine import available_device
 
 
-def check_request(model: Model | Decoder, settings: Settings) -> None:
+def check_request(model: Model | Decoder, settings: CompleteSettings) -> None:
     """Raises InputError for settings that no plan for `model` can meet, before any text is read."""
-    settings = complete_settings(model, settings)
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
     fewer_groups = settings.kv_groups is not None and settings.kv_groups < min(shape.kv_groups)

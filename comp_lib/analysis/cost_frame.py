@@ -19,6 +19,7 @@ from ..evaluation.confidence import NO_INTERVAL
 from ..evaluation.loss import Evaluation
 from ..families.types import Model
 from ..methods import METHODS
+from ..planning import complete_settings
 from ..progress import Progress, no_progress, with_label
 from ..settings import PRESETS, USUAL_PRESET, Settings
 from ..shape import Shape
@@ -42,7 +43,7 @@ def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed
         settings = Settings(ratio=ratio, device=device, seed=seed, **PRESETS[way])
     else:
         settings = Settings(ratio=ratio, device=device, seed=seed, method=way)
-    check_request(model, settings)
+    check_request(model, complete_settings(model, settings))
     return settings
 
 

@@ -22,7 +22,7 @@ from comp_lib.methods import METHODS, RECOVERY_NAMES, default_recovery
 from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.plan import PlanRequest
-from comp_lib.planning import make_plan
+from comp_lib.planning import complete_settings, make_plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
@@ -571,9 +571,9 @@ def test_a_ratio_out_of_reach_is_an_error_of_its_own_kind(method):
 
 def test_what_llm_pruner_s_layers_cannot_give_is_refused_before_any_text():
     model = build(**DEEP)
-    check_request(model, baseline("llm-pruner", ratio=0.4))
+    check_request(model, complete_settings(model, baseline("llm-pruner", ratio=0.4)))
     with pytest.raises(InputError, match="6 layers that it does not protect, got 0.7"):
-        check_request(model, baseline("llm-pruner", ratio=0.7))
+        check_request(model, complete_settings(model, baseline("llm-pruner", ratio=0.7)))
 
 
 @pytest.mark.parametrize("name", ["mistral", "qwen2", "ernie4_5"])
