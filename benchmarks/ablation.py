@@ -44,7 +44,7 @@ SEQUENCES = 16
 LENGTH = 256
 SEEDS = (0, 1, 2)
 INCLUDED_LAYERS = 30
-PAPER = {"recovery": "mask", "layers": 2, "layer_metric": "block-influence", "widths": "per-layer"}
+PAPER = {"recovery": "mask", "drop_layers": 2, "layer_metric": "block-influence", "widths": "per-layer"}
 WANDA = {"method": "wanda-sp", "recovery": "none"}
 DENSE_STREAM = "dense stream"
 """A variant: each layer is chosen and refitted by what it reads in the dense model."""
@@ -66,9 +66,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "widths: estimated": {"widths": "estimated"},
     "aim: dense": {"aim": "dense"},
     DENSE_STREAM: {},
-    "layers only": {"layers": 6},
-    "2 layers + neurons": {"layers": 2},
-    "2 layers by block influence": {"layers": 2, "layer_metric": "block-influence"},
+    "layers only": {"drop_layers": 6},
+    "2 layers + neurons": {"drop_layers": 2},
+    "2 layers by block influence": {"drop_layers": 2, "layer_metric": "block-influence"},
     "2 of 3 KV groups + neurons": {"kv_groups": 2},
     "the paper's plan and mask": PAPER,
 }
@@ -100,11 +100,11 @@ def grid(model: Model, name: str, parts: Sequence[str] = ()) -> list[Run]:
     for part, changes, seed in asked:
         if seed != SEEDS[0] or changes.get("kv_groups", 0) >= shape.kv_groups[0]:
             continue
-        layers = changes.get("layers", 0)
+        layers = changes.get("drop_layers", 0)
         if layers:
             scaled = round(layers / INCLUDED_LAYERS * shape.layers)
             part = part.replace(f"{layers} layers", f"{scaled} of the layers")
-            changes = {**changes, "layers": scaled}
+            changes = {**changes, "drop_layers": scaled}
         runs.append((part, changes, seed))
     return runs
 

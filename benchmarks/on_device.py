@@ -69,7 +69,7 @@ def quality(stored: dict, model: nn.Module, tokenizer) -> None:
             length=256,
         )
         settings = Settings(
-            ratio=ratio, layers=layers, multiple=MULTIPLE, widths="uniform", aim="self", ridge=0.1
+            ratio=ratio, drop_layers=layers, multiple=MULTIPLE, widths="uniform", aim="self", ridge=0.1
         )
         pruned = prune(model, ids, settings)
         rows[name] = {"removed": pruned.plan.removed} | judged(pruned.model, windows)

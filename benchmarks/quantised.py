@@ -142,7 +142,7 @@ def measure(name: str) -> None:
         if not kinds:
             continue
         ridge: float | str = "auto" if name in TEXT else 0.1
-        settings = Settings.preset("stock", ratio=ratio, layers=0, multiple=32, ridge=ridge, aim="self")
+        settings = Settings.preset("stock", ratio=ratio, drop_layers=0, multiple=32, ridge=ridge, aim="self")
         model = prune(parent, ids, settings).model if ratio else parent
         for kind in kinds:
             keep(ratio, kind, *as_stored(model, kind))

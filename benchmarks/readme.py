@@ -74,7 +74,9 @@ RowsByRatio = dict[str, dict[float, list[dict]]]
 def every_row(model: str) -> list[dict]:
     """The rows of that model by kind of text, with no search, and no layers that a person chose."""
     rows = [row for row in read_json(HERE / "kinds.json") if row["model"] == model and "search" not in row]
-    return [row for row in rows if row["settings"]["layers"] == "auto" or preset(row["settings"]) == "paper"]
+    return [
+        row for row in rows if row["settings"]["drop_layers"] == "auto" or preset(row["settings"]) == "paper"
+    ]
 
 
 def usual_rows(model: str) -> list[dict]:

@@ -30,7 +30,7 @@ def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str
     Raises InputError when they cannot be met.
     """
     request = settings.request(Shape.of(model), name)
-    count = drop_count(request, settings.layers)
+    count = drop_count(request, settings.drop_layers)
     if count or settings.widths == "per-layer":
         judging_ids = ids[:IMPORTANCE_SEQUENCES]
         metric = settings.layer_metric
@@ -69,5 +69,5 @@ def check_settings(shape: Shape, settings: Settings) -> None:
     request = settings.request(shape)
     # If the ratio is in reach at all, it is with the largest layers dropped.
     largest_first = sorted(range(shape.layers), key=shape.parameters_of_layer, reverse=True)
-    dropped = largest_first[: drop_count(request, settings.layers)]
+    dropped = largest_first[: drop_count(request, settings.drop_layers)]
     uniform_plan(replace(request, drop=dropped))

@@ -57,7 +57,7 @@ METHODS = {
         names_what_stays=True,
         removes_groups=True,
         needs_gradients=True,
-        allowed={"layers": ("auto", 0), "widths": ("uniform",)},
+        allowed={"drop_layers": ("auto", 0), "widths": ("uniform",)},
     ),
     "flap": Method(
         recovery="bias",
@@ -65,20 +65,20 @@ METHODS = {
         planner="flap",
         names_what_stays=True,
         removes_groups=True,
-        allowed={"layers": ("auto", 0), "widths": ("uniform",), "kv_groups": (None,)},
+        allowed={"drop_layers": ("auto", 0), "widths": ("uniform",), "kv_groups": (None,)},
     ),
     "slimgpt": Method(
         recovery="least-squares",
         neuron_metric="condition",
         planner="slimgpt",
-        allowed={"layers": ("auto", 0), "widths": ("uniform",)},
+        allowed={"drop_layers": ("auto", 0), "widths": ("uniform",)},
     ),
     "shortgpt": Method(
         planner="shortgpt",
         names_what_stays=True,
         whole_layers_only=True,
         allowed={
-            "layers": ("auto",),
+            "drop_layers": ("auto",),
             "kv_groups": (None,),
             "widths": ("uniform",),
             # no bias, which would stand for the mean of a channel: none goes

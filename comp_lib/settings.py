@@ -69,7 +69,7 @@ PRESET_TABLE = MappingProxyType(
         # The share of whole layers is our choice: the summaries of the paper that we have name none.
         "paper": Preset(
             {
-                "layers": 0.1,
+                "drop_layers": 0.1,
                 "layer_metric": "block-influence",
                 "widths": "per-layer",
                 "recovery": "mask",
@@ -114,7 +114,7 @@ NUMBERS: dict[str, tuple[tuple[type, ...], str, str]] = {
     "multiple": ((int, type(None)), "a whole number or None", "64"),
     "kv_groups": ((int, type(None)), "a whole number or None", "2"),
     "ratio": ((int, float), "a number", "0.2"),
-    "layers": ((int, float, str), "a number or 'auto'", "2"),
+    "drop_layers": ((int, float, str), "a number or 'auto'", "2"),
     "ridge": ((int, float, str), "a number or 'auto'", "0.1"),
 }
 
@@ -123,7 +123,7 @@ class MethodChanges(TypedDict, total=False):
     """The fields of `Settings` that say how, as keywords, any of which may be left out: see there."""
 
     method: str
-    layers: float | Literal["auto"]
+    drop_layers: float | Literal["auto"]
     layer_metric: LayerMetricName
     widths: Widths | None
     kv_groups: int | None
@@ -157,7 +157,7 @@ class Settings:
     Args:
         ratio: part of the parameters of the decoder to remove, at least; above 0 and below 1. 0.2 is a fifth.
         method: who chooses: one of METHODS, or any name in importance.neurons.METRICS.
-        layers: whole layers to drop: a number of them (2), or a share of all below 1 (0.1). "auto": the
+        drop_layers: whole layers to drop: a number of them (2), or a share of all below 1 (0.1). "auto": the
             fewest that leave the other layers a quarter of their neurons.
         layer_metric: what whole layers are judged by, where some go: "loss", how much the loss rises without
             one, or "block-influence", the paper's, which some layers fool.
@@ -187,7 +187,7 @@ class Settings:
 
     ratio: float = 0.2
     method: str = "comp"
-    layers: float | Literal["auto"] = "auto"
+    drop_layers: float | Literal["auto"] = "auto"
     layer_metric: LayerMetricName = "loss"
     widths: Widths | None = None
     kv_groups: int | None = None
@@ -286,15 +286,15 @@ class Settings:
                 got=repr(self.ratio),
                 hint="0.2 removes a fifth of the decoder",
             )
-        layers = self.layers
-        if isinstance(layers, str):
-            valid = layers == "auto"
+        count = self.drop_layers
+        if isinstance(count, str):
+            valid = count == "auto"
         else:
-            valid = 0 <= layers <= MAX_LAYERS and (layers < 1 or layers == int(layers))
+            valid = 0 <= count <= MAX_LAYERS and (count < 1 or count == int(count))
         if not valid:
             raise InputError(
-                expected="layers to be a number or 'auto', or a share below 1",
-                got=repr(layers),
+                expected="drop_layers to be a number or 'auto', or a share below 1",
+                got=repr(count),
                 hint="2 drops two layers, 0.1 a tenth of them",
             )
         if self.ridge != "auto" and (isinstance(self.ridge, str) or not 0.0 < self.ridge <= LARGEST_RIDGE):
@@ -341,7 +341,7 @@ class Settings:
         )
         multiple = self.multiple
         if multiple is None:
-            multiple = coarsest_multiple(request, self.layers)
+            multiple = coarsest_multiple(request, self.drop_layers)
         return replace(request, multiple=multiple)
 
 

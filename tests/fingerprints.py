@@ -25,13 +25,17 @@ from comp_lib.settings import PRESETS, Settings
 
 STORED_FILE = Path(__file__).with_name("fingerprints.json")
 A_QUARTER = {"ratio": 0.25, "multiple": 4}
-FOUR_FIFTHS = {"ratio": 0.8, "multiple": 4, "layers": 0}  # of 320 neurons: nine rounds of 32 in each layer
+FOUR_FIFTHS = {
+    "ratio": 0.8,
+    "multiple": 4,
+    "drop_layers": 0,
+}  # of 320 neurons: nine rounds of 32 in each layer
 CASES = {  # name: (settings, variant, sequences, length)
     "stock": (Settings(**A_QUARTER, **PRESETS["stock"]), "gqa", 6, 24),
     "tailored": (Settings(**A_QUARTER, **PRESETS["tailored"]), "gqa", 6, 24),
     "best": (Settings(**A_QUARTER, **PRESETS["best"]), "gqa", 6, 24),
     "one ridge": (Settings(**A_QUARTER, widths="uniform", aim="self", ridge=RIDGE), "gqa", 6, 24),
-    "paper": (Settings(**A_QUARTER, **PRESETS["paper"] | {"layers": 0}), "gqa", 6, 24),
+    "paper": (Settings(**A_QUARTER, **PRESETS["paper"] | {"drop_layers": 0}), "gqa", 6, 24),
     "llm-pruner": (Settings(**A_QUARTER, method="llm-pruner", recovery="none"), "mha", 6, 24),
     "flap": (Settings(**A_QUARTER, method="flap", recovery="bias"), "gqa", 6, 24),
     "wanda-sp": (Settings(**A_QUARTER, method="wanda-sp", recovery="none"), "gqa", 6, 24),
@@ -109,7 +113,7 @@ def real(name: str, model, tokenizer) -> Pruned:
     """SmolLM2-135M, of which a fifth was removed with the settings of a case."""
     settings = replace(CASES[name][0], ratio=0.2, multiple=32)
     if name == "paper":
-        settings = replace(settings, layers=0.1)
+        settings = replace(settings, drop_layers=0.1)
     sequences, length = REAL_SIZES.get(name, (8, 128))
     with one_thread():
         ids = calibration_tokens(

@@ -24,7 +24,7 @@ from comp_lib.statistics.sums import MatrixStatistics
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "common")
-SETTINGS = Settings(ratio=0.2, multiple=4, layers=0, widths="uniform", aim="self")
+SETTINGS = Settings(ratio=0.2, multiple=4, drop_layers=0, widths="uniform", aim="self")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def pair(name: str = "gqa"):
     """A tiny model, what `prune` makes of it, and text."""
     model = variants.build(name)
     ids = variants.tokens(JUDGING_SEQUENCES + 40, 20)
-    settings = Settings(ratio=0.3, multiple=4, layers=0, ridge=0.1, widths="uniform", aim="self")
+    settings = Settings(ratio=0.3, multiple=4, drop_layers=0, ridge=0.1, widths="uniform", aim="self")
     return model, prune(model, ids[:4], settings).model, ids
 
 

@@ -80,8 +80,8 @@ def test_condition_metric_beats_random_choice(seed):
     [
         ("gqa", {}),
         ("gqa", {"ratio": 0.4, "kv_groups": 1}),
-        ("all-at-once", {"ratio": 0.4, "layers": 1}),
-        ("gemma3", {"ratio": 0.4, "layers": 1}),
+        ("all-at-once", {"ratio": 0.4, "drop_layers": 1}),
+        ("gemma3", {"ratio": 0.4, "drop_layers": 1}),
     ],
 )
 def test_dense_target_brings_the_final_stream_back(name, options):

@@ -57,7 +57,7 @@ def test_pruned_equals_masked_before_recovery(name):
 def test_removed_is_what_really_went(name):
     parent = build(name)
     ids = tokens()
-    options = {"layers": 1, "kv_groups": None if name == "olmo2" else 1}
+    options = {"drop_layers": 1, "kv_groups": None if name == "olmo2" else 1}
     pruned = prune(parent, ids, replace(SETTINGS, ratio=0.4, **options), name="the parent")
     decoder = [sum(p.numel() for p in model.model.layers.parameters()) for model in (parent, pruned.model)]
     assert pruned.plan.removed == pytest.approx(1.0 - decoder[1] / decoder[0])
@@ -82,7 +82,7 @@ def test_removed_is_what_really_went(name):
         {},
         {"method": "random"},
         {"recovery": "mask"},
-        {"aim": "dense", "layers": 1},
+        {"aim": "dense", "drop_layers": 1},
         {"widths": "per-layer", "kv_groups": 1},
     ],
 )
@@ -106,8 +106,8 @@ def test_another_seed_another_random_choice():
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("qwen2-window", {"layers": 1, "kv_groups": 1}),
-        ("all-at-once", {"aim": "dense", "layers": 1, "ratio": 0.5}),
+        ("qwen2-window", {"drop_layers": 1, "kv_groups": 1}),
+        ("all-at-once", {"aim": "dense", "drop_layers": 1, "ratio": 0.5}),
     ],
 )
 def test_parent_stays_as_it_is(name, options):
@@ -138,7 +138,9 @@ def test_tensors_that_did_not_change_are_shared():
     assert changed == {f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
 
 
-@pytest.mark.parametrize(("name", "options"), [("gqa", {}), ("all-at-once", {"aim": "dense", "layers": 1})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("gqa", {}), ("all-at-once", {"aim": "dense", "drop_layers": 1})]
+)
 def test_inplace_gives_the_same_model(name, options):
     ids = tokens()
     settings = replace(SETTINGS, **options)
@@ -172,9 +174,9 @@ def test_half_precision_stays_half_precision(dtype):
 def test_result_does_not_depend_on_the_batches(monkeypatch):
     parent = build()
     ids = tokens(5, 16)
-    one_batch = prune(parent, ids, replace(SETTINGS, aim="dense", layers=1))
+    one_batch = prune(parent, ids, replace(SETTINGS, aim="dense", drop_layers=1))
     monkeypatch.setattr("comp_lib.walk.BATCH_TOKENS", 32)
-    batches = prune(parent, ids, replace(SETTINGS, aim="dense", layers=1))
+    batches = prune(parent, ids, replace(SETTINGS, aim="dense", drop_layers=1))
     assert batches.plan == one_batch.plan
     torch.testing.assert_close(logits(batches.model, ids), logits(one_batch.model, ids), rtol=1e-3, atol=1e-3)
 
@@ -200,7 +202,7 @@ def test_what_is_passed_on_is_the_stream_of_the_pruned_model(name, size):
 
 def test_tokens_may_be_of_any_whole_numbers(tiny_llama):
     ids = torch.arange(64).view(4, 16)
-    settings = Settings(multiple=4, layers=1, widths="uniform", aim="self")
+    settings = Settings(multiple=4, drop_layers=1, widths="uniform", aim="self")
     assert prune(tiny_llama(), ids, settings).plan == prune(tiny_llama(), ids.int(), settings).plan
 
 
@@ -219,7 +221,7 @@ def test_a_model_in_training_mode_is_pruned_without_its_dropout_and_keeps_its_mo
 
 def test_report_and_progress():
     calls = []
-    settings = replace(SETTINGS, layers=1, ratio=0.5)
+    settings = replace(SETTINGS, drop_layers=1, ratio=0.5)
     pruned = prune(build(), tokens(), settings, progress=lambda *call: calls.append(call[:3]))
     assert [call for call in calls if call[0] == "pruning"] == [("pruning", count, 3) for count in (1, 2, 3)]
     assert any(call[0] == "loss increase" for call in calls)

@@ -42,7 +42,7 @@ def test_comp_chooses_the_condition_by_the_recovery():
 
 
 def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
-    settings = Settings(**PRESETS["paper"] | {"ratio": 0.4, "layers": 0.25, "multiple": 1})
+    settings = Settings(**PRESETS["paper"] | {"ratio": 0.4, "drop_layers": 0.25, "multiple": 1})
     assert settings.completed().neuron_metric == "mask-condition"
     pruned = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
     assert len(pruned.plan.dropped) == 1

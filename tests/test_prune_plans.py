@@ -58,7 +58,9 @@ def test_auto_reaches_what_only_the_fewest_layers_can_reach():
 def test_per_layer_widths_follow_the_importance():
     parent = build(num_hidden_layers=4)
     ids = tokens()
-    settings = replace(SETTINGS, widths="per-layer", layer_metric="block-influence", layers=0, multiple=2)
+    settings = replace(
+        SETTINGS, widths="per-layer", layer_metric="block-influence", drop_layers=0, multiple=2
+    )
     pruned = prune(parent, ids, settings)
     importance = block_influence(parent, ids)
     by_importance = [pruned.plan.neurons[i] for i in importance.argsort().tolist()]
@@ -78,7 +80,7 @@ def test_layers_are_judged_on_the_first_sequences_only(monkeypatch):
         return layers_to_drop(metric, model, ids, count, *rest)
 
     monkeypatch.setattr(comp_planner, "layers_to_drop", recorded)
-    plan = make_plan(parent, ids, replace(SETTINGS, ratio=0.4, layers=1, layer_metric="loss"))
+    plan = make_plan(parent, ids, replace(SETTINGS, ratio=0.4, drop_layers=1, layer_metric="loss"))
     assert len(judged) == 1
     assert torch.equal(judged[0], ids[:2])
     assert plan.dropped == (int(sequence_loss_increase(parent, ids[:2]).mean(1).argmin()),)
@@ -88,8 +90,8 @@ def test_layers_may_be_a_share(tiny_llama):
     model = tiny_llama()
     ids = torch.arange(64).view(2, 32)
     settings = replace(SETTINGS, ratio=0.4, multiple=1)
-    by_share = make_plan(model, ids, replace(settings, layers=0.3))
-    by_number = make_plan(model, ids, replace(settings, layers=1))
+    by_share = make_plan(model, ids, replace(settings, drop_layers=0.3))
+    by_number = make_plan(model, ids, replace(settings, drop_layers=1))
     assert by_share == by_number
     assert len(by_share.dropped) == 1
 
@@ -98,7 +100,7 @@ def test_a_plan_can_be_carried_out_elsewhere():
     """A plan is written, read and used with other settings: its widths decide, not the settings' ratio."""
     parent = build()
     ids = tokens()
-    plan = make_plan(parent, ids, replace(SETTINGS, ratio=0.4, layers=1))
+    plan = make_plan(parent, ids, replace(SETTINGS, ratio=0.4, drop_layers=1))
     pruned = prune(parent, ids, Settings(), plan=Plan.from_json(plan.to_json()))
     assert replace(pruned.plan, kept_neurons=None, kept_groups=None) == plan
 
@@ -125,15 +127,15 @@ def test_any_budget_is_met_or_refused():
     @hypothesis_settings(derandomize=True, deadline=None, max_examples=10)
     @given(
         ratio=st.floats(0.02, 0.6),
-        layers=st.sampled_from(["auto", 0, 1]),
+        drop_layers=st.sampled_from(["auto", 0, 1]),
         widths=st.sampled_from(["uniform", "per-layer"]),
         kv_groups=st.sampled_from([None, 1]),
         name=st.sampled_from(["gqa", "all-at-once", "qwen2"]),
     )
-    def prune_within_budget(ratio, layers, widths, kv_groups, name):
+    def prune_within_budget(ratio, drop_layers, widths, kv_groups, name):
         parent = build(name)
         ids = tokens(2, 12)
-        options = {"layers": layers, "widths": widths, "kv_groups": kv_groups}
+        options = {"drop_layers": drop_layers, "widths": widths, "kv_groups": kv_groups}
         settings = Settings(ratio, multiple=4, aim="self", layer_metric="block-influence", **options)
         before = config_and_hash(parent)
         try:

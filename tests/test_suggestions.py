@@ -164,7 +164,7 @@ CALLS = [  # what is typed, the word that the line offers
         ("prune m", "prune --help has it: Missing option '--out'"),
         ("prune m --out", "prune --help has it: Option '--out' requires an argument"),
         ("prune m n --out x", "prune --help has it: Got unexpected extra argument(s) (n)"),
-        ("prune m --out x --layers many", "prune --help has it: Invalid value for '--layers'"),
+        ("prune m --out x --drop-layers many", "prune --help has it: Invalid value for '--drop-layers'"),
         ("prune m --out x --seed 1.5", "prune --help has it: Invalid value for '--seed'"),
         ("--quiet prune", "a flag of comp-lib, got '--quiet': comp-lib --help lists them"),
         ("42", "a command of comp-lib, got '42': choose one of demo, inspect,"),

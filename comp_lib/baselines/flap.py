@@ -61,7 +61,7 @@ def make_plan(
     """
     shape = Shape.of(model)
     request = settings.request(shape, name)
-    budget = parameter_budget(request, settings.layers)
+    budget = parameter_budget(request, settings.drop_layers)
     neuron_scores = []
     group_scores = []
     variances = fluctuations(model, ids, settings.device, progress)
@@ -77,7 +77,7 @@ def make_plan(
 
 def check_settings(shape: Shape, settings: Settings) -> None:
     """Raises OutOfReach when the ratio cannot be reached."""
-    parameter_budget(settings.request(shape), settings.layers)
+    parameter_budget(settings.request(shape), settings.drop_layers)
 
 
 @torch.no_grad()

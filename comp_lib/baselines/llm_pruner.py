@@ -70,7 +70,7 @@ def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
 
     Raises OutOfReach when the ratio cannot be reached in the layers that may be pruned.
     """
-    budget = parameter_budget(settings.request(shape), settings.layers)
+    budget = parameter_budget(settings.request(shape), settings.drop_layers)
     # The budget also pays for biases that the recovery adds, so what stays is counted with them. What may go
     # is counted without them, since the parent does not have them.
     with_biases = shape.with_biases() if settings.recovery == "bias" else shape

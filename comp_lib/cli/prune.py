@@ -70,7 +70,7 @@ def prune(
     dtype: Dtype = "float32",
     device: SolvingDevice = "cpu",
     method: Annotated[str, Option(help=METHOD_HELP, rich_help_panel=RESEARCH)] = "comp",
-    layers: Annotated[float | None, Option(help=LAYERS_HELP, rich_help_panel=RESEARCH)] = None,
+    drop_layers: Annotated[float | None, Option(help=LAYERS_HELP, rich_help_panel=RESEARCH)] = None,
     kv_groups: Annotated[int | None, Option(min=1, help=GROUPS_HELP, rich_help_panel=RESEARCH)] = None,
     multiple: Multiple = None,
     seed: Seed = 0,
@@ -82,8 +82,8 @@ def prune(
     from ..disk.prune_model import prune_model
 
     changes: MethodChanges = {"method": method, "kv_groups": kv_groups, "multiple": multiple}
-    if layers is not None:
-        changes["layers"] = layers
+    if drop_layers is not None:
+        changes["drop_layers"] = drop_layers
     with progress_bars() as bars:
         verdict = prune_model(
             model,

@@ -49,7 +49,7 @@ def command_of_run(name: str, out: str | Path, options: RunOptions) -> str:
     """The command for the same run, or "" where no flag can say a setting that was given."""
     if options.changes.keys() & set(SETTINGS_WITHOUT_FLAG):
         return ""
-    if options.changes.get("layers") == "auto" and "layers" in PRESETS[options.preset]:
+    if options.changes.get("drop_layers") == "auto" and "drop_layers" in PRESETS[options.preset]:
         return ""  # without the flag the preset's number counts, and the flag takes no "auto"
     calibration = options.calibration
     if isinstance(calibration.source, GivenTexts):

@@ -62,7 +62,9 @@ def test_what_was_changed_is_where_it_was_changed(tiny_llama, sample):
 
 def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows_by_text):
     model = tiny_llama()
-    pruned = prune(model, sample.ids, Settings(ratio=0.4, layers=1, multiple=8, widths="uniform", aim="self"))
+    pruned = prune(
+        model, sample.ids, Settings(ratio=0.4, drop_layers=1, multiple=8, widths="uniform", aim="self")
+    )
     frame = changed_layers(pruned.model, model, sample, pruned.plan).set_index("layer")
     [dropped] = pruned.plan.dropped
     assert frame.other_layer.isna().tolist() == [layer == dropped for layer in range(3)]
@@ -91,7 +93,9 @@ def test_the_pruned_model_comes_before_its_parent(tiny_llama, tokenizer, sample,
     from comp_lib.models.save import PLAN_FILE
 
     model = tiny_llama()
-    pruned = prune(model, sample.ids, Settings(ratio=0.4, layers=1, multiple=8, widths="uniform", aim="self"))
+    pruned = prune(
+        model, sample.ids, Settings(ratio=0.4, drop_layers=1, multiple=8, widths="uniform", aim="self")
+    )
     for name, saved in (("parent", model), ("small", pruned.model)):
         saved.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
@@ -113,7 +117,7 @@ def test_a_pruned_model_and_its_healed_copy_are_compared_as_they_stand(
     from comp_lib.models.save import PLAN_FILE
 
     pruned = prune(
-        tiny_llama(), sample.ids, Settings(ratio=0.3, layers=0, multiple=8, widths="uniform", aim="self")
+        tiny_llama(), sample.ids, Settings(ratio=0.3, drop_layers=0, multiple=8, widths="uniform", aim="self")
     )
     for name in ("small", "healed"):
         pruned.model.save_pretrained(tmp_path / name)

@@ -487,7 +487,7 @@ def test_llm_pruner_takes_the_kv_groups_that_it_is_told(kv_groups):
 
 
 def test_the_budget_follows_the_layers():
-    """Where widths alone would starve, the common budget is that of fewer layers; with layers=0 it is not."""
+    """Where widths alone would starve, the common budget is that of fewer layers; with 0 dropped it is not."""
     shape = Shape.of(build(**DEEP))
     auto, none = (parameter_budget(PlanRequest(shape, 0.5, multiple=4), layers) for layers in ("auto", 0))
     plan = uniform_plan(PlanRequest(shape, 0.5, multiple=4, drop=[0]))
@@ -543,11 +543,11 @@ def test_least_squares_refits_a_peer_s_choice():
             "widths to be uniform with the method shortgpt.*got 'per-layer'",
         ),
         ("shortgpt", {"kv_groups": 1}, "kv_groups to be None with the method shortgpt.*got 1"),
-        ("shortgpt", {"layers": 2}, "layers to be auto with the method shortgpt.*got 2"),
+        ("shortgpt", {"drop_layers": 2}, "layers to be auto with the method shortgpt.*got 2"),
         ("flap", {"kv_groups": 1}, "kv_groups to be None with the method flap.*got 1"),
-        ("flap", {"layers": 1}, "layers to be auto or 0 with the method flap.*got 1"),
+        ("flap", {"drop_layers": 1}, "layers to be auto or 0 with the method flap.*got 1"),
         ("flap", {"ratio": 0.95}, "at most 0.9.*got 0.95"),
-        ("llm-pruner", {"layers": 1}, "layers to be auto or 0 with the method llm-pruner,.*got 1"),
+        ("llm-pruner", {"drop_layers": 1}, "layers to be auto or 0 with the method llm-pruner,.*got 1"),
         ("llm-pruner", {"kv_groups": 3}, "1 to 2 KV groups.*got 3"),
         (
             "llm-pruner",

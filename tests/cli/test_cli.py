@@ -107,7 +107,7 @@ def test_each_method_recovers_as_its_makers_do(parent, tmp_path, method, recover
 
 @pytest.mark.parametrize("preset", ["best", "paper"])
 def test_each_preset_is_carried_out(parent, tmp_path, preset):
-    flags = ["--preset", preset, "--layers", "1", "--kv-groups", "1", *QUICK_FLAGS]
+    flags = ["--preset", preset, "--drop-layers", "1", "--kv-groups", "1", *QUICK_FLAGS]
     ran("prune", parent, "--out", tmp_path / "m", *flags)
     plan = Plan.load(tmp_path / "m" / "comp_plan.json")
     assert len(plan.layers) == 2
@@ -214,7 +214,7 @@ def test_generate_goes_on_from_the_prompt_of_a_folder_and_of_a_file(parent, tmp_
 
 
 def test_export_fills_layers_up_to_one_width(parent, tmp_path):
-    ran("prune", parent, "--out", tmp_path / "small", "--preset", "paper", "--layers", "0", *QUICK_FLAGS)
+    ran("prune", parent, "--out", tmp_path / "small", "--preset", "paper", "--drop-layers", "0", *QUICK_FLAGS)
     ran("export", tmp_path / "small", "--padded", tmp_path / "padded")
     neurons = Plan.load(tmp_path / "small" / "comp_plan.json").neurons
     padded = AutoModelForCausalLM.from_pretrained(tmp_path / "padded")

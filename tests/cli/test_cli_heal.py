@@ -32,7 +32,7 @@ def _cache(own_cache):
 def small(parent, tmp_path_factory):
     """Folder that `prune` made of the tiny Llama."""
     out = tmp_path_factory.mktemp("pruned") / "small"
-    ran("prune", parent, "--out", out, *QUICK_FLAGS, "--layers", 0)
+    ran("prune", parent, "--out", out, *QUICK_FLAGS, "--drop-layers", 0)
     return out
 
 

@@ -16,7 +16,7 @@ from comp_lib.disk.from_disk import prune_to
 from comp_lib.errors import InputError
 from comp_lib.settings import Settings
 
-SETTINGS = Settings(ratio=0.3, layers=0, multiple=32, widths="uniform", aim="dense")
+SETTINGS = Settings(ratio=0.3, drop_layers=0, multiple=32, widths="uniform", aim="dense")
 FINISHED = ("model.safetensors", "states-")  # how the names of files begin that hold what is finished
 
 

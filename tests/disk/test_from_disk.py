@@ -39,7 +39,7 @@ from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.system.tensors import EMBEDDING, HEAD, TensorFiles
 
-SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, widths="uniform", aim="dense")
+SETTINGS = Settings(ratio=0.3, drop_layers=1, multiple=4, kv_groups=1, widths="uniform", aim="dense")
 OWN_WIDTHS = Settings(ratio=0.2, multiple=4, widths="measured", aim="self")
 
 
@@ -102,10 +102,10 @@ def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"aim": "self", "kv_groups": None, "layers": 0},
-        {"recovery": "bias", "aim": "self", "layers": 0},
+        {"aim": "self", "kv_groups": None, "drop_layers": 0},
+        {"recovery": "bias", "aim": "self", "drop_layers": 0},
         {"recovery": "mask", "aim": "self", "widths": "per-layer"},
-        {"method": "flap", "recovery": "bias", "layers": "auto", "kv_groups": None, "aim": "self"},
+        {"method": "flap", "recovery": "bias", "drop_layers": "auto", "kv_groups": None, "aim": "self"},
         {"method": "random", "recovery": "none", "aim": "self", "seed": 3},
     ],
 )
@@ -368,7 +368,7 @@ def test_runs_that_are_cut_off_leave_no_more_states_than_one(parent, tmp_path, t
 
 def test_the_model_that_is_read_is_not_overwritten(undisturbed, tokenizer):
     before = content(undisturbed)
-    settings = replace(SETTINGS, layers=0)
+    settings = replace(SETTINGS, drop_layers=0)
     with pytest.raises(InputError, match="apart from the models that are read"):
         prune_to(
             undisturbed,
@@ -411,7 +411,7 @@ def test_files_of_somebody_else_are_not_touched(parent, tmp_path, tokenizer):
 
 
 def test_killed_twice_in_a_row_goes_on_from_the_last_finished_layer(parent, tmp_path, tokenizer):
-    settings = replace(SETTINGS, layers=0)
+    settings = replace(SETTINGS, drop_layers=0)
     finished = []
 
     def run(out, stop=None):
@@ -583,7 +583,7 @@ def test_a_refit_too_large_for_the_dtype_of_the_files_is_refused_by_name(
 
     monkeypatch.setitem(RECOVERIES, "least-squares", refit_with_an_overflow)
     options = SaveOptions(dtype=torch.float16)
-    settings = replace(SETTINGS, kv_groups=None, aim="self", layers=0)
+    settings = replace(SETTINGS, kv_groups=None, aim="self", drop_layers=0)
     message = r"that float16, the dtype of the files.*infinity in model\.layers\.0\.mlp\.down_proj\.weight"
     with pytest.raises(InputError, match=message) as error:
         prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), settings, options=options)

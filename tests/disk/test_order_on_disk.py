@@ -55,7 +55,7 @@ def test_files_reach_the_disk_before_the_journal_names_them(tmp_path, tokenizer,
     config = AutoConfig.from_pretrained(tmp_path / "parent")
     parent = ModelOnDisk(make_meta_model(config, torch.float32), TensorFiles(tmp_path / "parent"))
     events.clear()
-    settings = Settings(ratio=0.3, layers=1, multiple=4, widths="uniform", aim="dense")
+    settings = Settings(ratio=0.3, drop_layers=1, multiple=4, widths="uniform", aim="dense")
     prune_to(tmp_path / "small", parent, tokenizer, tokens(), settings)
     unsaved = set()  # files that were written, and have not reached the disk yet
     records = 0

@@ -184,11 +184,13 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
 def test_layers_auto_is_said_by_no_command_where_the_preset_has_a_number(
     preset, has_command, parent, tmp_path
 ):
-    """`--layers` takes no "auto", and without it the number of the preset counts."""
-    prune_model(parent, tmp_path / "small", judged_on=None, **QUICK_OPTIONS, preset=preset, layers="auto")
+    """`--drop-layers` takes no "auto", and without it the number of the preset counts."""
+    prune_model(
+        parent, tmp_path / "small", judged_on=None, **QUICK_OPTIONS, preset=preset, drop_layers="auto"
+    )
     card = (tmp_path / "small" / "README.md").read_text("utf-8")
     assert ("comp-lib prune" in card) == has_command
-    assert "--layers" not in card
+    assert "--drop-layers" not in card
 
 
 @pytest.mark.parametrize(

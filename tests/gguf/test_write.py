@@ -102,7 +102,7 @@ def test_layers_out_of_the_pattern_that_llama_cpp_counts_on(saved, tmp_path, nam
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("rope-llama3", {"widths": "per-layer", "layers": 0, "multiple": 4, "ratio": 0.3}),
+        ("rope-llama3", {"widths": "per-layer", "drop_layers": 0, "multiple": 4, "ratio": 0.3}),
         # KV groups go, and there are biases
         ("gqa", {"method": "flap", "recovery": "bias", "multiple": 4, "ratio": 0.3}),
         # 3 heads do not divide the stream of 32

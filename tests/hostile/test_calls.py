@@ -37,12 +37,12 @@ CALLS = {  # the shortest call of each command that would work
 NEEDS = {"heal": "peft", "report": "papermill"}
 ROWS = [
     # --- numbers and words
-    ("prune", "--ratio 0.95 --layers 0", "at most"),
+    ("prune", "--ratio 0.95 --drop-layers 0", "at most"),
     ("prune", "--at-most 0", "above 0, such as 0.2nats"),
     ("prune", "--at-most -0.1", "above 0, such as 0.2nats"),
     ("prune", "--at-most 0.2nats --ratio 0.2", "ratio or at_most"),
     ("prune", "--preset papper", "did you mean 'paper'"),
-    ("prune", "--layers many", "Invalid value for '--layers'"),
+    ("prune", "--drop-layers many", "Invalid value for '--drop-layers'"),
     ("prune", "--multiple 0", "Invalid value for '--multiple'"),
     ("prune", "--seed 18446744073709551616", "Invalid value for '--seed'"),
     ("prune", "--length 4096", "at most 128 tokens"),

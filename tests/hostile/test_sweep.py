@@ -514,7 +514,7 @@ class Killed(BaseException):
 
 
 def test_progress(tallies, place, tokenizer):
-    settings = comp_lib.Settings(ratio=0.3, layers=0, multiple=4, widths="uniform", aim="dense")
+    settings = comp_lib.Settings(ratio=0.3, drop_layers=0, multiple=4, widths="uniform", aim="dense")
     build().save_pretrained("parent")
     tokenizer.save_pretrained("parent")
     meta_model, files, _ = open_model("parent", "float32")

@@ -94,7 +94,7 @@ def test_few_tokens_want_more_ridge_than_many():
 def test_prune_reports_the_ridge_it_chose(tiny_llama):
     model = tiny_llama()
     ids = torch.randint(512, (6, 32), generator=torch.Generator().manual_seed(0))
-    settings = Settings(ratio=0.3, layers=0, multiple=4, widths="uniform", aim="self")
+    settings = Settings(ratio=0.3, drop_layers=0, multiple=4, widths="uniform", aim="self")
     assert settings.ridge == "auto"
     searched = prune(model, ids, settings)
     chosen = [layer.ridge for layer in searched.report.layers]
@@ -108,7 +108,7 @@ def test_one_sequence_cannot_be_halved(tiny_llama):
     pruned = prune(
         tiny_llama(),
         torch.arange(32)[None],
-        Settings(ratio=0.3, layers=0, multiple=4, widths="uniform", aim="self"),
+        Settings(ratio=0.3, drop_layers=0, multiple=4, widths="uniform", aim="self"),
     )
     assert {layer.ridge for layer in pruned.report.layers} == {0.1}
 

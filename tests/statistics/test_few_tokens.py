@@ -139,7 +139,9 @@ def test_the_metric_chooses_the_same_with_single_weights():
 def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypatch):
     model = build("gqa")  # 48 neurons, 32 inputs of o_proj
     ids = tokens(4, 7)  # 28 tokens
-    settings = replace(Settings(ratio=0.3, layers=0, multiple=4, widths="uniform", aim="self"), **changes)
+    settings = replace(
+        Settings(ratio=0.3, drop_layers=0, multiple=4, widths="uniform", aim="self"), **changes
+    )
     calls = []
     add = TokenStatistics.add
 
@@ -164,5 +166,5 @@ def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypat
 
 def test_the_mask_problem_stays_with_the_full_form(monkeypatch):
     monkeypatch.setattr("comp_lib.statistics.few_tokens.TokenStatistics", None)
-    settings = Settings(ratio=0.3, layers=0, multiple=4, recovery="mask")
+    settings = Settings(ratio=0.3, drop_layers=0, multiple=4, recovery="mask")
     assert prune(build("gqa"), tokens(4, 7), settings).plan.removed > 0.29
