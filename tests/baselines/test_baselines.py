@@ -487,7 +487,7 @@ def test_llm_pruner_takes_the_kv_groups_that_it_is_told(kv_groups):
 
 
 def test_the_budget_follows_the_layers():
-    """Where widths alone would starve, the common budget is that of fewer layers; with 0 dropped it is not."""
+    """Where widths alone would starve, the common budget is that of fewer layers; if 0 drop it is not."""
     shape = Shape.of(build(**DEEP))
     auto, none = (parameter_budget(PlanRequest(shape, 0.5, multiple=4), layers) for layers in ("auto", 0))
     plan = uniform_plan(PlanRequest(shape, 0.5, multiple=4, drop=[0]))
