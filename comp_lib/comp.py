@@ -44,7 +44,7 @@ from .system.tensors import check_finite
 from .walk import batches
 
 
-@known_keywords(elsewhere=dict.fromkeys(SettingsChanges.__annotations__, "Settings(...) has it"))
+@known_keywords(elsewhere=dict.fromkeys(SettingsChanges.__annotations__, "pass it in Settings(...)"))
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
 def prune(
     model: Model,
@@ -69,7 +69,7 @@ def prune(
             is the preset "tailored" with a ratio of 0.2.
         plan: how much stays; the metric then chooses the neurons and KV groups. A plan that names them
             (`kept_neurons` and `kept_groups`, as a finished plan does) is carried out to the letter. With a
-            plan, what `settings` say of `ratio`, `layers`, `layer_metric`, `widths`, `kv_groups` and
+            plan, what `settings` say of `ratio`, `drop_layers`, `layer_metric`, `widths`, `kv_groups` and
             `multiple` is ignored. None: a plan is made by `settings`.
         name: the name of the model, for the plan.
         progress: called with the report of each layer that is finished.
@@ -128,7 +128,7 @@ def prune_layers(
     """
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
-    carried, reports = sink.resume(settings, ids.shape[1])
+    carried, reports = sink.resume()
     if carried is None:
         carried = CarriedState.start(embed_text(decoder, ids, sink), settings, plan, shape)
     arguments = layer_arguments(decoder.structure, ids.shape[1], settings.device, carried.pruned_stream.dtype)

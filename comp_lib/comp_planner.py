@@ -15,7 +15,8 @@ from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import drop_count, uniform_plan
 from .importance.estimated_harm import estimated_harm
 from .importance.layers import layers_to_drop
-from .importance.measured_harm import measured_harm, reference_removals
+from .importance.measured_harm import measured_harm
+from .importance.narrowing import reference_removals
 from .plan import Plan, PlanRequest
 from .progress import Progress
 from .settings import CompleteSettings, Settings

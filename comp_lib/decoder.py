@@ -30,7 +30,7 @@ class Decoder(Protocol):
     @property
     @abstractmethod
     def structure(self) -> Model:
-        """The modules of the model, which have no numbers on the device meta."""
+        """The model's modules; those of a model on disk are on the device meta, without numbers."""
 
     @property
     @abstractmethod

@@ -215,12 +215,12 @@ def prune_step(
         recover = RECOVERIES[run.settings.recovery]
         refit = recover(gathered.problem, selection)
         del gathered, selection  # they have matrices of the size of the layer
-        shrink(layer, task.step, refit.kept, refit.weight, refit.bias)
+        shrink(layer, task.step, refit.kept, refit.weight, refit.bias_change)
         refit = replace(refit, weight=None)
         carried.may_differ = True
     before = carried.pruned_stream
     if task.step == "attention":
-        # The stream before the layer stays: from it a run on disk goes on that was cut off in this layer.
+        # It is not written over: a run on disk that is cut off in this layer begins the layer again from it.
         after = run.new_states(tuple(before.shape), dtype=before.dtype)
     else:
         after = before  # written over: nothing else needs the stream between the two steps

@@ -142,7 +142,7 @@ class SettingsChanges(MethodChanges, total=False):
     device: str
 
 
-@known_keywords(elsewhere={"preset": "Settings.preset('stock', ratio=0.2) has it"})
+@known_keywords(elsewhere={"preset": "call Settings.preset('stock', ratio=0.2)"})
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens.
@@ -173,7 +173,8 @@ class Settings:
             which costs a second walk of the text. "auto": the dense model's stream where the ratio is above
             LARGE_RATIO (0.2).
         ridge: lambda of the solves, relative to the energy of each input: a number above 0. "auto": chosen by
-            held-out text.
+            held-out text where least squares have 2 sequences or more; everywhere else, and where widths are
+            measured or estimated, 0.1.
         token_weights: whether each token is divided by the norm of its residual stream.
         multiple: widths are multiples of this number of neurons. None: of 64, which is halved until it is
             fine enough for the ratio. Most GGUF types need 32.

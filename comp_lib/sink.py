@@ -15,7 +15,6 @@ from .families.find import layers_of
 from .families.types import Layer, Model
 from .prune_layer import CarriedState, States
 from .report import LayerReport
-from .settings import CompleteSettings
 
 
 class Sink(Protocol):
@@ -29,14 +28,10 @@ class Sink(Protocol):
         """Room for hidden states, as `torch.empty` makes it."""
 
     @abstractmethod
-    def resume(
-        self, settings: CompleteSettings, length: int
-    ) -> tuple[CarriedState | None, list[LayerReport | None]]:
+    def resume(self) -> tuple[CarriedState | None, list[LayerReport | None]]:
         """The state after the layers that an earlier run finished, and the reports of those layers.
 
         Without such a run they are None and an empty list.
-
-        length: tokens in a sequence.
         """
 
     @abstractmethod
@@ -56,9 +51,7 @@ class MemorySink(Sink):
     def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> States:
         return torch.empty(tuple(shape), dtype=dtype)
 
-    def resume(
-        self, settings: CompleteSettings, length: int
-    ) -> tuple[CarriedState | None, list[LayerReport | None]]:
+    def resume(self) -> tuple[CarriedState | None, list[LayerReport | None]]:
         return None, []
 
     def put(self, index: int, layer: Layer, report: LayerReport | None, carried: CarriedState) -> None:

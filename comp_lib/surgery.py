@@ -35,7 +35,7 @@ class Refit:
     """The KV groups or neurons that stay, ascending (k,)."""
     weight: Tensor | None = None
     """The new weights V (n, m), zero where an input went; None: the old ones."""
-    bias: Tensor | None = None
+    bias_change: Tensor | None = None
     """The change of the bias (m,), which is added to it; None: no change."""
     error: float = 0.0
     """||X W - X V||^2 / ||X W||^2, with the bias where there is one."""

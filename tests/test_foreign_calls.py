@@ -41,7 +41,6 @@ from comp_lib.models import load, locate
 from comp_lib.models.export import export_gguf
 from comp_lib.models.meta_model import with_true_config
 from comp_lib.plan import Plan
-from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.system import files, tensors
 
@@ -170,9 +169,9 @@ def go_on_with_a_generator(patch, planted, folder):
     streams = CarriedFiles("states-0", None, False, {}, (1, 255))
     journal = SimpleNamespace(state=RunState({}, streams=streams), work=folder)
     model = SimpleNamespace(shape=Shape.of(build()))
-    sink = SimpleNamespace(journal=journal, model=model, sequences=1)
+    sink = SimpleNamespace(journal=journal, model=model, text_shape=(1, 8))
     patch.setattr(torch, "Generator", lambda: SimpleNamespace(set_state=planted))
-    DiskSink.resume(sink, Settings(), 8)
+    DiskSink.resume(sink)
 
 
 def load_zero_shot_tasks(patch, planted, folder):

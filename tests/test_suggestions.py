@@ -20,7 +20,7 @@ from comp_lib.cli.app import app
 from comp_lib.comp import prune
 from comp_lib.disk.prune_model import prune_model
 from comp_lib.errors import InputError, known_keywords, suggestion
-from comp_lib.gguf.write import TYPES, check_gguf_output
+from comp_lib.gguf.write import TYPES, checked_new_gguf_file
 from comp_lib.importance import LAYER_METRIC_NAMES
 from comp_lib.importance.neurons import METRICS
 from comp_lib.methods import METHODS, RECOVERY_NAMES
@@ -42,7 +42,7 @@ LISTS = {  # what a word names -> all words, and a call that takes one
     "dtype": (DTYPES, lambda word: load_model("smollm2-135m", word)),
     "device": (("cpu", "auto"), available_device),
     "model": (WHEELS, load_model),
-    "type of a GGUF file": (TYPES, lambda word: check_gguf_output("m.gguf", word)),
+    "type of a GGUF file": (TYPES, lambda word: checked_new_gguf_file("m.gguf", word)),
     "text": (TEXTS, load_text),
     "calibration": (SOURCES, lambda word: calibration_tokens(word, None)),
     "calibration in a mixture": (SOURCES, lambda word: calibration_tokens(f"shipped+{word}", None)),
@@ -113,10 +113,12 @@ def test_only_the_nearest_is_offered_and_equally_near_ones_in_the_order_of_the_l
 
 
 def test_a_keyword_of_something_else_says_where_it_belongs():
-    with pytest.raises(InputError, match=r"keywords that prune has, got 'widths': Settings\(\.\.\.\) has it"):
+    with pytest.raises(
+        InputError, match=r"keywords that prune has, got 'widths': pass it in Settings\(\.\.\.\)"
+    ):
         prune(build(), tokens(), widths="measured")
     with pytest.raises(
-        InputError, match=r"prune_model has, got 'sequences': calibration=Calibration\(\.\.\.\)"
+        InputError, match=r"prune_model has, got 'sequences': pass it in calibration=Calibration\(\.\.\.\)"
     ):
         prune_model("m", "out", sequences=3)
 

@@ -96,7 +96,7 @@ def test_attention_step_leaves_no_hook_behind_even_after_an_error():
 
 
 @torch.inference_mode()
-def test_through_is_the_same_in_any_batching(monkeypatch):
+def test_send_through_is_the_same_in_any_batching(monkeypatch):
     model = build()
     ids = tokens(5, 8)
     hidden = embed(model, ids)

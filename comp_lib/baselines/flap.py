@@ -36,7 +36,7 @@ from ..families.types import STEPS, Device, Model
 from ..hybrid_granularity.uniform import parameter_budget
 from ..plan import Plan, PlanRequest
 from ..progress import Progress, no_progress
-from ..settings import Settings
+from ..settings import CompleteSettings, Settings
 from ..shape import Shape
 from ..walk import walk
 
@@ -52,9 +52,7 @@ class Unit:
     cost: int  # parameters
 
 
-def make_plan(
-    model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
-) -> Plan:
+def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress) -> Plan:
     """The plan by standardised WIFV on ids (S, L).
 
     Raises OutOfReach when the ratio cannot be reached.

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..decoder import Decoder, as_decoder
+from ..decoder import Decoder
 from ..errors import OutOfReach
 from ..families.find import layers_of, parts
 from ..families.run import evaluation_mode
@@ -32,18 +32,16 @@ from ..hybrid_granularity.uniform import parameter_budget
 from ..importance.neurons import keep_highest
 from ..plan import Plan
 from ..progress import Progress, no_progress
-from ..settings import Settings
+from ..settings import CompleteSettings, Settings
 from ..shape import Shape
 
 
-def make_plan(
-    model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
-) -> Plan:
+def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress) -> Plan:
     """The plan by Taylor importance on ids (S, L).
 
     Raises OutOfReach when the ratio cannot be reached in the layers that may be pruned.
     """
-    structure = as_decoder(model).structure
+    structure = model.structure
     shape = Shape.of(structure)
     neuron_counts, group_counts = widths(shape, settings)
     scores = taylor_scores(structure, ids, prunable_layers(shape.layers), progress)

@@ -13,17 +13,14 @@ from torch import Tensor
 
 from ..decoder import Decoder
 from ..errors import OutOfReach
-from ..families.types import Model
 from ..importance.layers import layers_to_drop
 from ..plan import Plan, PlanRequest
-from ..progress import Progress, no_progress
-from ..settings import Settings
+from ..progress import Progress
+from ..settings import CompleteSettings, Settings
 from ..shape import Shape
 
 
-def make_plan(
-    model: Model | Decoder, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
-) -> Plan:
+def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress) -> Plan:
     """Drop the fewest layers of least block influence on ids (S, L).
 
     Raises OutOfReach when dropping all but one layer does not reach the ratio.

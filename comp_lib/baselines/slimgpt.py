@@ -19,21 +19,14 @@ import math
 from torch import Tensor
 
 from ..decoder import Decoder
-from ..families.types import Model
 from ..hybrid_granularity.uniform import widths_for_ratio
 from ..plan import Plan, PlanRequest
-from ..progress import Progress, no_progress
-from ..settings import Settings
+from ..progress import Progress
+from ..settings import CompleteSettings, Settings
 from ..shape import Shape
 
 
-def make_plan(
-    model: Model | Decoder,
-    ids: Tensor,
-    settings: Settings,
-    name: str = "",
-    progress: Progress = no_progress,
-) -> Plan:
+def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress) -> Plan:
     """Widths that fall with depth; the text does not count.
 
     Raises OutOfReach when the ratio cannot be reached.

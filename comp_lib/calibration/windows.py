@@ -160,8 +160,8 @@ def windows_of(
     Args:
         judged_on: name or path of the text.
         window_length: tokens of each window.
-        window_count: how many windows of each text; None: all that are full, but of the longest of several
-            texts no more than the second longest has, since it weighs no more than that in their mean.
+        window_count: how many windows of each text; None: all full windows; of several texts the longest
+            gives only as many as the second longest, since it weighs no more than that in their mean.
 
     Raises InputError as `load_text` and `evaluation_tokens` do.
     """

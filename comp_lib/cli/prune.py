@@ -119,15 +119,15 @@ def demo(
     from ..models.load import load_model
     from ..models.wheels import INCLUDED_MODEL
     from ..plots import plot_kinds, plot_pruned, png
-    from ..system.files import check_output, write_atomically
+    from ..system.files import checked_new_file, write_atomically
     from .measure import cost_in_words, kinds_table
 
     pruned_folder = folder / "model"
     pruned_picture = folder / "pruned.png"
     kinds_picture = folder / "kinds.png"
     if folder.is_dir():
-        check_output(pruned_picture, overwrite)
-        check_output(kinds_picture, overwrite)
+        checked_new_file(pruned_picture, overwrite)
+        checked_new_file(kinds_picture, overwrite)
     echo(f"reading {INCLUDED_MODEL}")
     with progress_bars() as bars:
         verdict = prune_model(
@@ -149,7 +149,7 @@ def demo(
         judged = judge(pruned_model, windows_by_text, parent, progress=bars)
     shape = verdict.parent_shape
     errors = [layer.error for layer in verdict.report.layers]
-    figure = plot_pruned(None, verdict.plan, shape.neurons, shape.kv_groups, errors)
+    figure = plot_pruned(verdict.plan, shape.neurons, shape.kv_groups, errors)
     write_atomically(pruned_picture, png(figure))
     write_atomically(kinds_picture, png(plot_kinds(judged.make_rows(), judged.make_mean_row())))
     echo(f"both models continue {len(DEMO_PROMPTS)} texts")

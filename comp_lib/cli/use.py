@@ -69,7 +69,7 @@ def heal(
     folder: Annotated[Path, Option("--out", help="Folder for the healed model.")],
     steps: Annotated[int, Option(min=1, max=100_000, help="Training steps.")] = 100,
     learning_rate: Annotated[float, Option(min=0, max=1, help="Learning rate, at its highest.")] = 1e-3,
-    text: Annotated[str, Option(help=TEXT_HELP)] = "written",
+    calibration: Annotated[str, Option(help=TEXT_HELP)] = "written",
     sequences: Annotated[
         int, Option(min=12, max=100_000, help="Sequences of that text; the last 8 judge.")
     ] = USUAL_SEQUENCES,
@@ -92,7 +92,7 @@ def heal(
             parent,
             folder,
             HealingSettings(steps=steps, learning_rate=learning_rate, seed=seed),
-            Calibration(text, sequences, length, seed),
+            Calibration(calibration, sequences, length, seed),
             overwrite=overwrite,
             force=force,
             device=str(available_device(device)),
@@ -127,15 +127,15 @@ def report(
     from ..analysis.page import check_page_request, execute, render
     from ..calibration.texts import KINDS
     from ..disk.ratio_search import parse_nats
-    from ..system.files import check_output, write_atomically
+    from ..system.files import checked_new_file, write_atomically
     from ..system.machine import available_device
 
     if page_file.suffix.lower() not in (".html", ".htm"):
         expected = "--out to be an .html file"
         raise InputError(expected=expected, got=repr(page_file.name), hint="choose another name")
     notebook_file = page_file.with_suffix(".ipynb")
-    notebook_target = check_output(notebook_file, overwrite)
-    page_target = check_output(page_file, overwrite)
+    notebook_target = checked_new_file(notebook_file, overwrite)
+    page_target = checked_new_file(page_file, overwrite)
     parameters = {
         "model": model,
         "against": against,

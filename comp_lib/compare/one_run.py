@@ -22,7 +22,6 @@ from ..calibration.windows import calibration_tokens, windows_of
 from ..comp import prune
 from ..evaluation.by_kind import judge
 from ..evaluation.confidence import NO_INTERVAL
-from ..evaluation.generation import median_ratio
 from ..gguf import speed
 from ..models.load import load_model
 from ..settings import Settings
@@ -65,7 +64,7 @@ def measure(
     small: Any = pruned.model
     rates = speed.measure({"parent": fresh_parent, "small": small}, prompt=32, new_tokens=16, rounds=3)
     # the parent's tokens per second divided by the small model's: below 1 the small model is faster
-    decode_ratio, _, _ = median_ratio(rates[0].decode, rates[1].decode)
+    decode_ratio, _, _ = speed.median_ratio(rates[0].decode, rates[1].decode)
     judged = judge(small, windows_by_text, fresh_parent)
     low, high = judged.compute_intervals()["increase"] or NO_INTERVAL
     libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"

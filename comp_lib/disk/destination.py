@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.own_texts import TEMPLATE_FOLDER
-from ..models.save import PLAN_FILE, Provenance, check_destination
-from ..system.files import check_output, fsync, resolve, take_name
-from .gguf_file import check_file_out
+from ..models.save import PLAN_FILE, Provenance, check_new_folder
+from ..system.files import checked_new_file, fsync, resolve, take_name
+from .gguf_file import check_pruned_gguf_file
 from .model_on_disk import ModelOnDisk
 from .work_folder import JOURNAL, read_state
 
@@ -58,7 +58,7 @@ class SaveOptions:
     gguf_type: str | None = None  # type of the matrices of a GGUF file (`gguf.write.TYPES`); None: a folder
 
 
-def check_out(out: str | Path, model: ModelOnDisk, tokens: int, options: SaveOptions) -> Path:
+def checked_run_folder(out: str | Path, model: ModelOnDisk, tokens: int, options: SaveOptions) -> Path:
     """Check that a run into `out` may begin, or go on, and return the folder in which it works.
 
     That folder is beside `out`, until the model has taken the name.
@@ -97,9 +97,9 @@ def check_out(out: str | Path, model: ModelOnDisk, tokens: int, options: SaveOpt
         weight_bytes = model.shape.total_parameters * (options.dtype or model.dtype).itemsize
         needed_bytes = max(0, weight_bytes + state_bytes - sum(taken_bytes.values()))
         if options.gguf_type is None:
-            check_destination(out, options.overwrite, needed_bytes, model.files.path)
+            check_new_folder(out, options.overwrite, needed_bytes, model.files.path)
         else:
-            check_file_out(
+            check_pruned_gguf_file(
                 out, options.gguf_type, needed_bytes, model.files.path, overwrite=options.overwrite
             )
     return work
@@ -173,7 +173,7 @@ def finish_folder(work: Path, target: Path, model: ModelOnDisk, *, overwrite: bo
     Raises InputError where something has come there meanwhile, which so stays.
     """
     if work != target:
-        check_destination(target, overwrite, 0, model.files.path)
+        check_new_folder(target, overwrite, 0, model.files.path)
         for path in work.iterdir():
             fsync(path)
         take_name(work, target)
@@ -188,7 +188,7 @@ def finish_file(work: Path, target: Path, *, overwrite: bool) -> None:
     """
     exported = work / target.name
     if exported.is_file():
-        check_output(target, overwrite)
+        checked_new_file(target, overwrite)
         take_name(exported, target)
     for path in work.iterdir():
         if path.is_dir():

@@ -4,7 +4,8 @@ The loop is the same as in memory, `comp.prune_layers`, with other ends: a layer
 (`model_on_disk.ModelOnDisk`), pruned, and written to its bytes in the files of the new model (`sink`).
 Hidden states are in files, too. So `prune_to` never has the whole model in memory: its memory grows with the
 largest layer, not with the number of layers. There is one exception. What judges a layer by the model's
-answer (measured widths, layers to drop) keeps the hidden states of a few sequences for each layer.
+answer (measured or estimated widths, layers to drop) keeps the hidden states of a few sequences for each
+layer.
 
 Its caller `prune_model` does have the whole model in memory for a while where the model writes text, for
 `at_most`, and for a method that needs gradients.
@@ -60,9 +61,9 @@ from ..system.files import resolve
 from ..system.hashes import checksum_of_file, hash_of_value
 from ..system.tensors import TensorFiles
 from ..walk import sequence_losses, walk
-from .destination import SaveOptions, check_out, exported_file, finish_file, finish_folder, lock
+from .destination import SaveOptions, checked_run_folder, exported_file, finish_file, finish_folder, lock
 from .model_on_disk import ModelOnDisk
-from .run_state import EXPECTED, HINT
+from .run_state import BEGIN_ANEW_HINT, EXPECTED_PROGRESS
 from .sink import DiskSink
 from .work_folder import Journal
 
@@ -108,7 +109,7 @@ def prune_to(
         tokenizer: is saved with the model.
         settings: as for `prune`.
         plan: how much stays, as for `prune`; None: one is made by `settings`. With a plan, what `settings`
-            say of `ratio`, `layers`, `layer_metric`, `widths`, `kv_groups` and `multiple` is ignored. A
+            say of `ratio`, `drop_layers`, `layer_metric`, `widths`, `kv_groups` and `multiple` is ignored. A
             method that needs gradients needs a plan, which was made in memory.
         options: how the result is written and judged.
         progress: called with the report of each layer that is finished.
@@ -128,7 +129,7 @@ def prune_to(
             hint="it needs the whole model, see planning.make_plan",
         )
     target = resolve(out)
-    work = check_out(out, model, ids.numel(), options)
+    work = checked_run_folder(out, model, ids.numel(), options)
     with lock(work):
         journal = Journal(work, _identity(model, ids, settings, plan, options))
         if journal.state.exported and exported_file(work, target) is None:  # somebody took it away
@@ -140,7 +141,7 @@ def prune_to(
             check_exportable(meta_model, Shape.of(meta_model), tokenizer, options.gguf_type)
         meta_model.config.save_pretrained(work)
         meta_model.generation_config.to_json_file(work / "generation_config.json")
-        sink = DiskSink(journal, model, plan, meta_model, len(ids))
+        sink = DiskSink(journal, model, plan, meta_model, (len(ids), ids.shape[1]))
         if sink.finished_layers < model.shape.layers:
             prune_layers(model, ids, settings, plan, sink, progress)
         if options.gguf_type is None:
@@ -271,7 +272,9 @@ def _measure(
     losses = list(getattr(journal.state, field))
     if len(losses) != len(windows):
         got = f"{len(losses)} as {field} in {journal.work}"
-        raise InputError(expected=f"{EXPECTED}, with {len(windows)} losses", got=got, hint=HINT)
+        raise InputError(
+            expected=f"{EXPECTED_PROGRESS}, with {len(windows)} losses", got=got, hint=BEGIN_ANEW_HINT
+        )
     return losses
 
 

@@ -21,7 +21,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..gguf.write import TYPES, check_exportable, check_gguf_output
+from ..gguf.write import TYPES, check_exportable, checked_new_gguf_file
 from ..hybrid_granularity.uniform import GGUF_BLOCK
 from ..methods import method_of
 from ..settings import CompleteSettings, Settings
@@ -136,7 +136,7 @@ def check_pruned_file(
         raise InputError(expected=error.expected, got=error.got, hint=hint) from error
 
 
-def check_file_out(
+def check_pruned_gguf_file(
     out: str | Path, gguf_type: str, needed_bytes: int, source: Path, *, overwrite: bool
 ) -> None:
     """Check that the file `out` can be written.
@@ -150,7 +150,7 @@ def check_file_out(
 
     Raises InputError where it cannot be written, and for the parent itself.
     """
-    target = check_gguf_output(out, gguf_type, overwrite)
+    target = checked_new_gguf_file(out, gguf_type, overwrite)
     if target == resolve(source):
         raise InputError(expected="a file apart from the model", got=out, hint="choose another name")
     check_room(target.parent, needed_bytes, out)

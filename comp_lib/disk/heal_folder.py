@@ -16,7 +16,7 @@ from ..models.save import (
     PLAN_FILE,
     Provenance,
     calibration_hashes,
-    check_destination,
+    check_new_folder,
     hide_folders,
     save_checkpoint,
 )
@@ -53,7 +53,7 @@ def heal_folder(
     hashes = text_hashes(calibration.source)
     meta_model, files, tokenizer = open_model(model)
     size = Shape.of(meta_model).total_parameters * meta_model.dtype.itemsize
-    check_destination(out, overwrite, size, files.path, parent)
+    check_new_folder(out, overwrite, size, files.path, parent)
     check_length(calibration.length, meta_model.config.max_position_embeddings)
     plan = Plan.load(files.path / PLAN_FILE)
     meta_parent, _, _ = open_model(parent)

@@ -41,7 +41,7 @@ from ..settings import (
 )
 from ..system.files import resolve
 from ..system.tensors import STORED_TYPES, stored_type
-from .destination import SaveOptions, check_out
+from .destination import SaveOptions, checked_run_folder
 from .from_disk import SavedModel, prune_to
 from .gguf_file import (
     check_pruned_file,
@@ -53,7 +53,7 @@ from .gguf_file import (
 )
 from .model_on_disk import ModelOnDisk
 from .run_card import card_of_run
-from .run_options import RunOptions, check_options, usual_sequences
+from .run_options import RunOptions, checked_options, usual_sequences
 from .verdict import Verdict, quality_of
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class _Decisions:
 @known_keywords(
     *MethodChanges.__annotations__,
     elsewhere={
-        **dict.fromkeys(("sequences", "length", "seed"), "calibration=Calibration(...) has it"),
+        **dict.fromkeys(("sequences", "length", "seed"), "pass it in calibration=Calibration(...)"),
         "evaluate": "judged_on names the text that judges",
         "settings": "pass its fields as keywords, such as method='wanda-sp'",
     },
@@ -175,7 +175,7 @@ def prune_model(
     if judged_on is not None:
         check_words("judged_on", judged_on, "the name or the path of a text", example="evaluation:code")
     text = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
-    options = check_options(ratio, at_most, preset, text, judged_on, changes, device, dtype)
+    options = checked_options(ratio, at_most, preset, text, judged_on, changes, device, dtype)
     hashes = text_hashes(text.source)
     parent = _Parent.open(str(model), dtype)
     if is_gguf_name(out):
@@ -184,7 +184,7 @@ def prune_model(
     text = options.calibration
     windows_by_text = _windows(judged_on, parent.tokenizer, parent.model.config.max_position_embeddings)
     save_options = _save_options(parent, options, windows_by_text, overwrite=overwrite)
-    check_out(out, parent.model, (text.sequences or 0) * text.length, save_options)
+    checked_run_folder(out, parent.model, (text.sequences or 0) * text.length, save_options)
     if options.gguf_type not in (None, parent.matrix_type.lower()):
         warn_once(
             f"comp-lib does not write {parent.matrix_type}: the matrices of {out} will be {options.gguf_type}"

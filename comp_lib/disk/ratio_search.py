@@ -44,7 +44,7 @@ def ratio_within(
     model is pruned in memory on ids (S, L) with these settings. It is judged with the numbers that files in
     `saved_dtype` will hold, or that a GGUF file of the type `gguf_type` will, which is made of them.
 
-    A ratio whose loss is no number is never one of them: weights can be finite in memory, and infinite in the
+    A ratio whose loss is no number counts as too large: weights can be finite in memory, and infinite in the
     dtype of the files.
 
     Raises InputError when even the smallest step costs more; NoNumber for a loss of `model` itself that is

@@ -29,7 +29,7 @@ from ..system.machine import available_device
 class RunOptions:
     """Options of a call of `prune_model`, checked."""
 
-    settings: Settings  # of the run
+    settings: Settings  # of the run; with at_most their ratio is SMALLEST_RATIO until one is found
     calibration: Calibration  # text that decides
     preset: PresetName  # a key of PRESETS; the one of the method where none was given
     judged_on: str | Path | None  # text that judges; None: nothing is measured
@@ -57,7 +57,7 @@ class RunOptions:
         return 1 if self.at_most is None else 2
 
 
-def check_options(
+def checked_options(
     ratio: float | None,
     at_most: float | str | None,
     preset: PresetName | None,

@@ -14,8 +14,8 @@ from ..families.types import Step
 from ..report import LayerReport
 from ..system.hashes import hash_of_value
 
-EXPECTED = "the progress of a run of this version"
-HINT = "delete that folder to begin anew"
+EXPECTED_PROGRESS = "the progress of a run of this version"
+BEGIN_ANEW_HINT = "delete that folder to begin anew"
 CHECKSUM = "checksum"  # name of the field with the hash of all others
 STATES_PREFIX = "states-"  # how the names of files with hidden states begin
 
@@ -74,7 +74,9 @@ class RunState:
 
         Raises InputError for what another version or somebody else wrote, and for any other value.
         """
-        refusal = InputError(expected=EXPECTED, got=f"something else in {source}", hint=HINT)
+        refusal = InputError(
+            expected=EXPECTED_PROGRESS, got=f"something else in {source}", hint=BEGIN_ANEW_HINT
+        )
         if not isinstance(values, dict):
             raise refusal
         fields = {name: value for name, value in values.items() if name != CHECKSUM}

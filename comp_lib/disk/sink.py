@@ -16,13 +16,12 @@ from ..families.types import Layer, Model
 from ..plan import Plan
 from ..prune_layer import CarriedState, States
 from ..report import LayerReport
-from ..settings import CompleteSettings
 from ..sink import Sink
 from ..system.files import fsync
 from ..system.hashes import checksum_of_file
 from ..system.tensors import EMBEDDING, HEAD
 from .model_on_disk import TOKENS_OF_A_PIECE, ModelOnDisk
-from .run_state import EXPECTED, HINT, CarriedFiles
+from .run_state import BEGIN_ANEW_HINT, EXPECTED_PROGRESS, CarriedFiles
 from .work_folder import Journal, StatesFile, lay_out, write_rows
 
 
@@ -30,7 +29,12 @@ class DiskSink(Sink):
     """A sink that writes layers to the files of the new model, and hidden states to other files."""
 
     def __init__(
-        self, journal: Journal, model: ModelOnDisk, plan: Plan, meta_model: Model, sequences: int
+        self,
+        journal: Journal,
+        model: ModelOnDisk,
+        plan: Plan,
+        meta_model: Model,
+        text_shape: tuple[int, int],
     ) -> None:
         """Lay out the files of the new model, and check what is finished.
 
@@ -39,7 +43,7 @@ class DiskSink(Sink):
             model: the parent.
             plan: how much of each layer stays.
             meta_model: the new model without its numbers, in the dtype of its files.
-            sequences: how many sequences calibrate.
+            text_shape: how many sequences calibrate, and the tokens of each.
 
         Raises InputError where something that is finished is gone or damaged.
         """
@@ -47,7 +51,7 @@ class DiskSink(Sink):
         self.model = model
         self.plan = plan
         self.dtype = meta_model.dtype
-        self.sequences = sequences
+        self.text_shape = text_shape
         # tensor name -> where its bytes are; a tied head has no entry of its own
         self.slots = lay_out(journal.work, dict(meta_model.named_parameters()))
         # tensor name -> the checksum of its bytes, for those that are finished
@@ -72,19 +76,17 @@ class DiskSink(Sink):
     def new_states(self, shape: Sequence[int], /, *, dtype: torch.dtype) -> StatesFile:
         return StatesFile.create(self.journal.work, shape, dtype)
 
-    def resume(
-        self, settings: CompleteSettings, length: int
-    ) -> tuple[CarriedState | None, list[LayerReport | None]]:
+    def resume(self) -> tuple[CarriedState | None, list[LayerReport | None]]:
         state = self.journal.state.streams
         if state is None:
             self._write_frame()
             return None, []
-        shape = (self.sequences, length, self.model.shape.hidden)
+        shape = (*self.text_shape, self.model.shape.hidden)
         dense_stream = None
         if state.dense_stream is not None:
             dense_stream = StatesFile(self.journal.work / state.dense_stream, shape, self.model.dtype)
         generator = torch.Generator()
-        with refusing(EXPECTED, f"{self.journal.work}: generator", HINT):
+        with refusing(EXPECTED_PROGRESS, f"{self.journal.work}: generator", BEGIN_ANEW_HINT):
             generator.set_state(torch.tensor(state.generator, dtype=torch.uint8))
         resumed = CarriedState(
             pruned_stream=StatesFile(self.journal.work / state.pruned_stream, shape, self.model.dtype),

@@ -29,7 +29,7 @@ from ..errors import InputError, refusing
 from ..system.files import fsync, take_name
 from ..system.hashes import as_bytes, checksum_of_file
 from ..system.tensors import INDEX, LARGEST_FILE_BYTES, stored_type
-from .run_state import EXPECTED, HINT, STATES_PREFIX, RunState
+from .run_state import BEGIN_ANEW_HINT, EXPECTED_PROGRESS, STATES_PREFIX, RunState
 
 JOURNAL = "progress.json"  # name of the journal's file
 LENGTH_BYTES = 8  # bytes at the start of a safetensors file that hold the length of its header
@@ -156,7 +156,7 @@ class Journal:
             raise InputError(
                 expected="the request that began this run",
                 got=f"another one in {self.work} (different: {', '.join(different)})",
-                hint=HINT,
+                hint=BEGIN_ANEW_HINT,
             )
 
     def check(self, name: str, path: Path, start: int = 0, size: int | None = None) -> None:
@@ -172,7 +172,7 @@ class Journal:
             raise InputError(
                 expected=f"{name} as a run that was cut off left it in {self.work}",
                 got="a file that is gone or damaged",
-                hint=HINT,
+                hint=BEGIN_ANEW_HINT,
             )
 
     def record(self, **finished: Any) -> None:
@@ -195,5 +195,5 @@ def read_state(path: Path) -> RunState:
 
     Raises InputError unless it is the progress of a run of this version.
     """
-    with refusing(EXPECTED, str(path), HINT):
+    with refusing(EXPECTED_PROGRESS, str(path), BEGIN_ANEW_HINT):
         return RunState.from_json(json.loads(path.read_text("utf-8")), path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import median
 from typing import Any, cast
 
 import torch
@@ -69,14 +67,3 @@ def generate_greedily(model: Model, ids: Tensor, tokens: int, **options: Any) ->
     finally:
         model.generation_config = original_config
     return extended_ids
-
-
-def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float, float]:
-    """Median, smallest and largest of the quotients numerator / denominator of all rounds.
-
-    >>> median_ratio([4.0, 6.0, 8.0], [2.0, 2.0, 2.0])
-    (3.0, 2.0, 4.0)
-    """
-    pairs = zip(numerators, denominators, strict=True)
-    ratios = [numerator / denominator for numerator, denominator in pairs]
-    return median(ratios), min(ratios), max(ratios)

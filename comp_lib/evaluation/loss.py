@@ -13,8 +13,8 @@ zero only if nothing changed, and by the share of positions at which both put th
 alone can hide a change: a pruned model may lose what it knew and still guess the next word as well on
 average.
 
-Every number is a mean over sequences of equal length. The value of each sequence is kept, for `intervals` of
-the mean.
+Every number is a mean over sequences of equal length. The value of each sequence is kept, for
+`compute_intervals`.
 
 Papers report WikiText-2: the test split, its rows joined with two line ends, cut into consecutive windows of
 2,048 tokens (or as many as the model takes), no window seeing the window before: `--text wikitext2 --window

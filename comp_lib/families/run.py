@@ -173,7 +173,7 @@ def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor
     return logits.reshape(*states.shape[:-1], -1)
 
 
-def attention_step(layer: Layer, hidden: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor]:
+def attention_step(layer: Layer, stream: Tensor, arguments: LayerArguments) -> tuple[Tensor, Tensor]:
     """Take the first residual step: h (B, L, d) -> r (B, L, d).
 
     Returns r, and the inputs X_o of the output linear (B, L, n). The first text through each kind of layer
@@ -184,18 +184,18 @@ def attention_step(layer: Layer, hidden: Tensor, arguments: LayerArguments) -> t
     call = arguments.calls[layer_number(layer)]
     kind = (type(layer), *map(type, layer.children()))
     if kind not in arguments.checked:
-        check_two_steps(layer, hidden[:1], call)
+        check_two_steps(layer, stream[:1], call)
         arguments.checked.add(kind)
-    out, (x,) = run_layer(layer, hidden, call, mlp=0.0)
+    out, (x,) = run_layer(layer, stream, call, mlp=0.0)
     return out, x
 
 
-def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
+def mlp_step(layer: Layer, stream: Tensor) -> tuple[Tensor, Tensor]:
     """Take the second residual step: r (B, L, d) -> h' (B, L, d).
 
     Returns h', and the inputs X of the output linear (B, L, n).
     """
-    out, (x,) = run_layer(layer, residual, None, attention=0.0)
+    out, (x,) = run_layer(layer, stream, None, attention=0.0)
     return out, x
 
 

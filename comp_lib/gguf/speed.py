@@ -11,16 +11,17 @@ round. What is reported are medians over the rounds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..evaluation.generation import generate_greedily, median_ratio
+from ..evaluation.generation import generate_greedily
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from .llama_cpp import check_reply, start
@@ -55,8 +56,8 @@ class Gain:
     def __str__(self) -> str:
         """A table of four lines."""
         lines = [f"{'':8}{'times as fast':>14}{'over the rounds':>18}"]
-        for name, (median, smallest, largest) in (("decode", self.speedup), ("prefill", self.prefill)):
-            lines.append(f"{name:8}{median:14.2f}{f'{smallest:.2f} to {largest:.2f}':>18}")
+        for name, (middle, smallest, largest) in (("decode", self.speedup), ("prefill", self.prefill)):
+            lines.append(f"{name:8}{middle:14.2f}{f'{smallest:.2f} to {largest:.2f}':>18}")
         lines.append(f"{'limit':8}{self.limit:14.2f}{'of decode, if only reading took time':>39}")
         return "\n".join(lines)
 
@@ -182,3 +183,14 @@ def time_model(model: Model, ids: Tensor, new_tokens: int) -> Seconds:
     started = time.perf_counter()
     generate_greedily(model, ids.to(model.device), tokens, min_new_tokens=tokens, stopping_criteria=[clock])
     return times[0] - started, times[-1] - times[0]
+
+
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float, float]:
+    """Median, smallest and largest of the quotients numerator / denominator of all rounds.
+
+    >>> median_ratio([4.0, 6.0, 8.0], [2.0, 2.0, 2.0])
+    (3.0, 2.0, 4.0)
+    """
+    pairs = zip(numerators, denominators, strict=True)
+    ratios = [numerator / denominator for numerator, denominator in pairs]
+    return median(ratios), min(ratios), max(ratios)

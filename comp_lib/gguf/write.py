@@ -27,7 +27,7 @@ from ..families.table import TYPE_PREFIX
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..shape import Shape
-from ..system.files import check_output, check_room, stage
+from ..system.files import check_room, checked_new_file, stage
 from ..system.tensors import EMBEDDING, HEAD, StoredTensors
 from .architectures import choose_architecture
 from .layout import Layout, layouts_of
@@ -82,7 +82,7 @@ class _ExportedTensor:
         return stored
 
 
-def check_gguf_output(file: str | Path, gguf_type: str, overwrite: bool = False) -> Path:
+def checked_new_gguf_file(file: str | Path, gguf_type: str, overwrite: bool = False) -> Path:
     """The path of a GGUF file to write, without links.
 
     Raises InputError for a `gguf_type` that is not one of TYPES, a name with another ending, a file that is
@@ -91,7 +91,7 @@ def check_gguf_output(file: str | Path, gguf_type: str, overwrite: bool = False)
     if gguf_type not in TYPES:
         hint = suggestion(str(gguf_type), TYPES)
         raise InputError(expected=f"a type among {', '.join(TYPES)}", got=repr(gguf_type), hint=hint)
-    target = check_output(file, overwrite)
+    target = checked_new_file(file, overwrite)
     if target.suffix != ".gguf":
         raise InputError(expected="a name that ends in .gguf", got=file, hint="choose another name")
     return target
@@ -108,7 +108,7 @@ def write_gguf(
     """Write a model as a GGUF file, which appears complete or not at all.
 
     Args:
-        target: the file, as `check_gguf_output` returned it.
+        target: the file, as `checked_new_gguf_file` returned it.
         meta_model: the model without its numbers.
         files: the weights of the model.
         tokenizer: the tokenizer of the model.

@@ -1,1 +1,1 @@
-"""Planners of COMP: the layers that go for a given budget, and the widths of those that stay."""
+"""Rules for a given budget: how many layers go, and the widths of those that stay."""

@@ -62,24 +62,26 @@ def plan_by_harm(request: PlanRequest, harms: LayerHarms) -> Plan:
 
 
 def allocate_widths(
-    shape: Shape, harms: dict[int, Tensor], budget: int, multiple: int
+    shape: Shape, harm_curves: dict[int, Tensor], budget: int, multiple: int
 ) -> tuple[int, ...] | None:
-    """Widths of the layers in `harms`, by least harm per neuron; None where steps do not reach the budget.
+    """Widths of these layers, by least harm per neuron; None where steps do not reach the budget.
 
     Args:
-        harms: for each layer, the predicted harm with 0, 1, ... of its neurons removed, as far as it may be
-            narrowed.
+        harm_curves: for each layer, the predicted harm with 0, 1, ... of its neurons removed, as far as it
+            may be narrowed.
         budget: neurons that all layers together keep, at most.
         multiple: the step: widths are multiples of it.
     """
-    widths = {layer: shape.neurons[layer] for layer in harms}
-    prices = {layer: _price(shape.neurons[layer], widths[layer], harms[layer], multiple) for layer in widths}
+    widths = {layer: shape.neurons[layer] for layer in harm_curves}
+    prices = {
+        layer: _price(shape.neurons[layer], widths[layer], harm_curves[layer], multiple) for layer in widths
+    }
     while sum(widths.values()) > budget:
         cheapest = min(prices, key=prices.__getitem__)
         if prices[cheapest] == math.inf:
             return None
         widths[cheapest] = _narrower(widths[cheapest], multiple)
-        prices[cheapest] = _price(shape.neurons[cheapest], widths[cheapest], harms[cheapest], multiple)
+        prices[cheapest] = _price(shape.neurons[cheapest], widths[cheapest], harm_curves[cheapest], multiple)
     return tuple(widths.values())
 
 
@@ -88,9 +90,9 @@ def _narrower(width: int, multiple: int) -> int:
     return (width - 1) // multiple * multiple
 
 
-def _price(neurons: int, width: int, harm: Tensor, multiple: int) -> float:
+def _price(neurons: int, width: int, curve: Tensor, multiple: int) -> float:
     """Predicted harm per neuron of the next step from `width`; inf where a layer of `neurons` has no step."""
     narrower = _narrower(width, multiple)
-    if narrower < min(multiple, neurons) or neurons - narrower >= len(harm):
+    if narrower < min(multiple, neurons) or neurons - narrower >= len(curve):
         return math.inf
-    return float(harm[neurons - narrower] - harm[neurons - width]) / (width - narrower)
+    return float(curve[neurons - narrower] - curve[neurons - width]) / (width - narrower)

@@ -39,12 +39,12 @@ def uniform_plan(request: PlanRequest) -> Plan:
     return request.plan_with(widths_for_ratio(request, lambda factor, layer: factor))
 
 
-def drop_count(request: PlanRequest, layers: float | str) -> int:
+def drop_count(request: PlanRequest, drop_layers: float | str) -> int:
     """The number of layers that are dropped; `request.drop` is ignored.
 
     Args:
-        layers: a number, a share below 1 of all layers, or "auto". A share is rounded to whole layers, so
-            0.01 of 30 layers is none. "auto" drops as few layers as leave the others at least
+        drop_layers: a number, a share below 1 of all layers, or "auto". A share is rounded to whole layers,
+            so 0.01 of 30 layers is none. "auto" drops as few layers as leave the others at least
             COMFORTABLE_SHARE of their neurons. That is little, since narrow layers cost less than dropped
             ones: a model with all its layers this narrow lost less than one of the same size that has fewer
             layers, each with half of its neurons (measured: benchmarks/RESULTS.md).
@@ -52,8 +52,8 @@ def drop_count(request: PlanRequest, layers: float | str) -> int:
     Raises OutOfReach where even one layer alone keeps too much.
     """
     shape = request.shape
-    if not isinstance(layers, str):
-        return round(layers * shape.layers) if 0 < layers < 1 else int(layers)
+    if not isinstance(drop_layers, str):
+        return round(drop_layers * shape.layers) if 0 < drop_layers < 1 else int(drop_layers)
     for count in range(shape.layers - 1):
         with suppress(OutOfReach):  # more layers are dropped then
             if _keeps_enough(uniform_plan(replace(request, drop=range(count))), shape):
@@ -69,17 +69,17 @@ def _keeps_enough(plan: Plan, shape: Shape) -> bool:
     return all(width >= COMFORTABLE_SHARE * shape.neurons[layer] for layer, width in widths)
 
 
-def parameter_budget(request: PlanRequest, layers: float | str = "auto") -> int:
+def parameter_budget(request: PlanRequest, drop_layers: float | str = "auto") -> int:
     """The most parameters of the decoder that a method may keep: those that the uniform plan keeps.
 
-    layers: how many layers that plan drops, as for `drop_count`.
+    drop_layers: how many layers that plan drops, as for `drop_count`.
     """
     request = replace(request, biased=False)  # a method that adds biases pays for them
-    plan = uniform_plan(replace(request, drop=range(drop_count(request, layers))))
+    plan = uniform_plan(replace(request, drop=range(drop_count(request, drop_layers))))
     return request.shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder_parameters
 
 
-def coarsest_multiple(request: PlanRequest, layers: float | str = "auto") -> int:
+def coarsest_multiple(request: PlanRequest, drop_layers: float | str = "auto") -> int:
     """The largest multiple with which a uniform plan meets the ratio to within RATIO_TOLERANCE.
 
     It is the request's multiple, or a half of it, a quarter and so on; 1 if none of them meets the ratio.
@@ -92,7 +92,7 @@ def coarsest_multiple(request: PlanRequest, layers: float | str = "auto") -> int
         tolerance = GGUF_TOLERANCE if multiple == GGUF_BLOCK else RATIO_TOLERANCE
         with suppress(OutOfReach):  # steps of this size are too large for so narrow a model
             candidate = replace(request, multiple=multiple)
-            plan = uniform_plan(replace(candidate, drop=range(drop_count(candidate, layers))))
+            plan = uniform_plan(replace(candidate, drop=range(drop_count(candidate, drop_layers))))
             if plan.removed <= request.ratio + tolerance:
                 break
         multiple //= 2

@@ -28,7 +28,7 @@ from ..shape import Shape
 from ..statistics.few_tokens import TokenStatistics
 from ..statistics.sums import token_weight
 from ..walk import LayerVisit, walk
-from .measured_harm import check_sequences, divergences, smallest_width, times_gain, with_weights
+from .narrowing import check_sequences, divergences, smallest_width, times_gain, with_weights
 from .neurons import RIDGE
 
 # Sequences to which a narrowed layer is refitted, and those that judge: these shares of all, so that a small
@@ -74,7 +74,7 @@ def estimated_harm(
     tokens count.
 
     The layers are on `device` one at a time, each once: the judging stream of the model passes a layer, and
-    so does the stream of each narrower layer before it, and then the layer itself is narrowed.
+    so does that of each model in which an earlier layer was narrowed, and then the layer itself is narrowed.
 
     Cost: a walk over 1,536 tokens, and for every second layer a refit and the rest of the model on 512; with
     fewer than 64 sequences, in proportion.
@@ -97,7 +97,7 @@ def estimated_harm(
     energies = []
     for visit in walk(decoder, text, device):
         streams = {index: visit.send_through(stream) for index, stream in streams.items()}
-        statistics = _gather_and_pass(visit, fitted_count, weighted)
+        statistics = _gather_first_sequences(visit, fitted_count, weighted)
         energy = _energies(visit.layer, statistics)
         energies.append(energy.sort().values.cpu())
         if visit.index % LAYER_STEP == 0 or visit.index == layer_count - 1:
@@ -112,7 +112,7 @@ def estimated_harm(
     return EstimatedHarm(tuple(removals), torch.from_numpy(harm), tuple(energies))
 
 
-def _gather_and_pass(visit: LayerVisit, fitted_count: int, weighted: bool) -> TokenStatistics:
+def _gather_first_sequences(visit: LayerVisit, fitted_count: int, weighted: bool) -> TokenStatistics:
     """Send the text through the layer, and return what down_proj reads of its first sequences."""
     neurons = parts(visit.layer)["mlp"].output_linear.in_features
     statistics = TokenStatistics.zeros(neurons, device=visit.device)

@@ -17,29 +17,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..decoder import Decoder, as_decoder, copy_layer
-from ..divergence import divergence_terms
-from ..errors import InputError
+from ..decoder import Decoder, as_decoder
 from ..families.find import parts
-from ..families.probe import output_gain
-from ..families.run import LayerArguments, layer_arguments, mlp_step
+from ..families.run import LayerArguments, layer_arguments
 from ..families.types import Layer, Model
-from ..plan import FLOOR_SHARE, Plan
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..statistics.solve import penalty
 from ..statistics.sums import MatrixStatistics, token_weight
 from ..walk import passed_batches, walk
 from .matrix_condition import Sweep, sweep
+from .narrowing import check_sequences, divergences, smallest_width, times_gain, with_weights
 from .neurons import RIDGE
 
 FITTED_SEQUENCES = 32  # sequences on which layers are refitted: widths need few
 JUDGING_SEQUENCES = 4  # sequences on which the refitted layers are judged
 JUDGED_LENGTH = 512  # tokens of each judging sequence: their states are in memory once for each layer
 COMPARED_POSITIONS = 512  # judging tokens at which the predictions of the models are compared
-POSITIONS_PER_BATCH = 64  # positions that are compared at a time, since a vocabulary is large
 
 
 @dataclass(frozen=True)
@@ -68,25 +64,6 @@ def interpolate(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
     return errors[left] + rise
 
 
-def reference_removals(shape: Shape, plan: Plan) -> tuple[int, ...]:
-    """Numbers of neurons that the layers of the parent lose in the comparison: those of the plan, at least 1.
-
-    A layer that the plan drops loses the largest number that the plan takes from any other layer. The result
-    is () for a plan that narrows no layer.
-    """
-    removals = {}
-    for layer, width in zip(plan.layers, plan.neurons, strict=True):
-        removals[layer] = shape.neurons[layer] - width
-    largest = max(removals.values())
-    if not largest:
-        return ()
-    compared = []
-    for layer, neurons in enumerate(shape.neurons):
-        removal = max(1, removals.get(layer, largest))
-        compared.append(min(removal, neurons - smallest_width(neurons)))
-    return tuple(compared)
-
-
 @torch.no_grad()
 def measured_harm(
     model: Model | Decoder,
@@ -105,7 +82,7 @@ def measured_harm(
     most.
 
     The layers are on `device` one at a time, each once: the judging stream of the model passes a layer, and
-    so does the stream of each narrower layer before it, and then the layer itself is narrowed.
+    so does that of each model in which an earlier layer was narrowed, and then the layer itself is narrowed.
 
     Cost: a walk over all these sequences, a sweep per layer, and the rest of the model on the judging
     sequences per layer. Memory: a layer and its sums, the hidden states of the fitted sequences, and for each
@@ -138,7 +115,8 @@ def measured_harm(
         narrowed_streams = [visit.send_through(stream) for stream in narrowed_streams]
         statistics = gather_and_pass(visit.layer, fitting, fitting_arguments, weighted)
         swept, weight = narrow(visit.layer, statistics, removals[visit.index], fitted_ridge)
-        visit.after, stream = with_weights(visit.layer, visit.before, visit.arguments, weight)
+        after, stream = with_weights(visit.layer, visit.before, visit.arguments, weight)
+        visit.after = after
         narrowed_streams.append(stream)
         dense_stream = visit.after
         sweeps.append(replace(swept, weights=torch.empty(0)))  # all weights would be as large as half a model
@@ -146,25 +124,6 @@ def measured_harm(
         progress("harm of layers", visit.index + 1, shape.layers)
     harm = divergences(decoder, dense_stream, narrowed_streams, COMPARED_POSITIONS, progress)
     return MeasuredHarm(tuple(removals), harm, tuple(sweeps))
-
-
-def check_sequences(ids: Tensor) -> None:
-    """Raises InputError for ids (S, L) of which no sequence is left to judge what another one fitted."""
-    if len(ids) < 2:
-        raise InputError(
-            expected="ids of 2 or more sequences", got=len(ids), hint="one of them judges; give more"
-        )
-
-
-def times_gain(layer: Layer, weight: Tensor) -> Tensor:
-    """W (n, m) of down_proj times the gain of each output, for comparisons of errors of different outputs."""
-    gain = output_gain(layer, "mlp")
-    return weight if gain is None else weight * gain.to(weight)
-
-
-def smallest_width(neurons: int) -> int:
-    """The fewest neurons that a plan leaves in a layer of so many `neurons`."""
-    return max(1, int(FLOOR_SHARE * neurons))
 
 
 def gather_and_pass(
@@ -204,42 +163,3 @@ def narrow(
     kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
     kept[swept.order[:removed].to(linear.device)] = False
     return swept, statistics.refit(weight, kept.nonzero().flatten(), ridge)
-
-
-def with_weights(
-    layer: Layer, hidden: Tensor, arguments: LayerArguments, weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The states after `layer`, and those after it with V in down_proj, for h (S, L, d) and V (n, m)."""
-    linear = parts(layer)["mlp"].output_linear.weight
-    changed = copy_layer(layer, linear.device)  # a whole layer, since a norm may follow down_proj
-    parts(changed)["mlp"].output_linear.weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
-    after = torch.empty_like(hidden)
-    changed_after = torch.empty_like(hidden)
-    for batch in passed_batches(layer, hidden, arguments, linear.device):
-        after[batch.rows] = batch.after
-        changed_after[batch.rows] = mlp_step(changed, batch.between)[0]
-    return after, changed_after
-
-
-def divergences(
-    decoder: Decoder, dense: Tensor, streams: Sequence[Tensor], positions: int, progress: Progress
-) -> Tensor:
-    """mean_t KL(p_t || q_t), (streams,), nats: p from the dense stream, q from each of `streams`.
-
-    Args:
-        dense: the states of the text after the last layer (S, L, d).
-        streams: the states of the same text in each of the models that are compared with it.
-        positions: how many tokens are compared, evenly spread; about as many, or all if that is fewer.
-    """
-    step = -(-dense[..., 0].numel() // positions)
-    states = [decoder.norm(stream.flatten(0, 1)[::step]) for stream in (dense, *streams)]  # (positions, d)
-    total = torch.zeros(len(streams), dtype=torch.float64)
-    count = len(states[0])
-    for start in range(0, count, POSITIONS_PER_BATCH):
-        stop = min(start + POSITIONS_PER_BATCH, count)
-        log_probabilities = (decoder.logits(state[start:stop]).float().log_softmax(-1) for state in states)
-        log_p = next(log_probabilities)  # (rows, V)
-        divergences = [float(divergence_terms(log_p, log_q).sum(1).sum()) for log_q in log_probabilities]
-        total += torch.tensor(divergences, dtype=torch.float64)
-        progress("comparing answers", stop, count)
-    return total / count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InputError
-from ..gguf.write import check_gguf_output, write_gguf
+from ..gguf.write import checked_new_gguf_file, write_gguf
 from ..progress import Progress, no_progress
 from ..system.files import resolve
 from .load import open_model
@@ -31,7 +31,7 @@ def export_gguf(
     """
     if resolve(out) == resolve(model):
         raise InputError(expected="a file apart from the model", got=out, hint="choose another name")
-    target = check_gguf_output(out, gguf_type, overwrite)
+    target = checked_new_gguf_file(out, gguf_type, overwrite)
     meta_model, files, tokenizer = open_model(model)
     write_gguf(target, meta_model, files, tokenizer, gguf_type, progress)
     return Path(out).expanduser()

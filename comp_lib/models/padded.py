@@ -16,7 +16,7 @@ from .load import open_model
 from .meta_model import config_with_widths, fill, make_meta_model
 from .modelling_file import file_name
 from .own_texts import CARD_FILE, write_card
-from .save import OWN_WIDTHS_NOTE, PLAN_FILE, TRUST, WITH_COMP_LIB_NOTE, check_destination, write_weights
+from .save import OWN_WIDTHS_NOTE, PLAN_FILE, TRUST, WITH_COMP_LIB_NOTE, check_new_folder, write_weights
 
 PADDED_NOTE = (
     "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which "
@@ -45,7 +45,7 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
         check_link(files.path, files.path / name)
     wide = make_meta_model(config_with_widths(narrow.config, padded_shape(shape)), narrow.dtype)
     wide.generation_config = narrow.generation_config
-    check_destination(out, overwrite, Shape.of(wide).total_parameters * narrow.dtype.itemsize, files.path)
+    check_new_folder(out, overwrite, Shape.of(wide).total_parameters * narrow.dtype.itemsize, files.path)
     tensors = {name: files.read(name, narrow.dtype) for name in weight_shapes(narrow)}
     for index, (narrow_layer, wide_layer) in enumerate(zip(layers_of(narrow), layers_of(wide), strict=True)):
         _pad(tensors, f"model.layers.{index}", narrow_layer, wide_layer)

@@ -61,7 +61,7 @@ class Provenance:
     """Where a pruned model comes from: the facts on its card that neither the model nor the plan can tell."""
 
     parent: str
-    """The name by which the pruned model was loaded; for a name of WHEELS the card has Hub id and licence."""
+    """The name by which the parent was loaded; for a name of WHEELS the card has Hub id and licence."""
     parent_shape: Shape
     """The shape of the parent, for the table of what was removed."""
     calibration: str
@@ -89,11 +89,11 @@ def save_checkpoint(
 
     The model is not changed.
 
-    Raises InputError, before anything is written, for what `check_destination` refuses.
+    Raises InputError, before anything is written, for what `check_new_folder` refuses.
     """
     shape = Shape.of(model)
     target = resolve(out)
-    check_destination(out, overwrite, shape.total_parameters * model.dtype.itemsize)
+    check_new_folder(out, overwrite, shape.total_parameters * model.dtype.itemsize)
     result = with_true_config(model)
     with stage(target) as partial:
         write_weights(partial, result)
@@ -123,7 +123,7 @@ def save_metadata(
     write_card(folder, model_card(name, shape, plan, card, model_type))
 
 
-def check_destination(
+def check_new_folder(
     folder: str | Path, overwrite: bool = False, needed_bytes: int = 0, *sources: str | Path
 ) -> None:
     """Check that `folder` can be written, so that no hour of work ends in a refusal.

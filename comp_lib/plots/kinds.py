@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from ..evaluation.by_kind import Row
 from ..evaluation.confidence import NO_INTERVAL
@@ -17,11 +16,9 @@ from .base import (
     GREY,
     LEGEND_ABOVE,
     ORANGE,
-    RED,
     Numbers,
     Picture,
     layer_axis,
-    log_y,
     note,
     panels,
 )
@@ -102,61 +99,34 @@ def _words(values: Mapping[str, float], low: float, high: float) -> str:
     )
 
 
-def plot_pruned(
-    importance: Numbers | None, plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers
-) -> Picture:
-    """Charts of a pruning: block influence, if given, then the widths kept, then the errors of the layers.
+def plot_pruned(plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers) -> Picture:
+    """Two charts of a pruning: the widths kept, and below them the errors of the layers.
 
     Args:
-        importance: block influence of each layer of the parent; None: there is no chart of it.
         plan: what was removed.
         neurons: MLP neurons of each layer of the parent.
         groups: KV groups of each layer of the parent.
         errors: relative error left in each layer of the plan.
     """
     labels = ["MLP neurons\n(green: kept)", "error left after\nthe refit (% of energy)"]
-    words = []
-    if importance is not None:
-        labels.insert(0, "block influence")
-        words.append(
-            f"Block influence is highest in layer {np.argmax(importance)} and lowest in layer "
-            f"{np.argmin(importance)}."
-        )
-    charts = len(labels)
-    figure, all_axes = panels(charts, 1, (9.0, 2.5 * charts), "x", ylabel=labels)
-    if importance is not None:
-        _draw_importance(all_axes[0], importance, plan)
-    middle, bottom = all_axes[-2:]
-    all_axes[0].set_title(f"What COMP removed: {plan.removed:.1%} of the decoder's parameters")
+    figure, (top, bottom) = panels(2, 1, (9.0, 5.0), "x", ylabel=labels)
+    top.set_title(f"What COMP removed: {plan.removed:.1%} of the decoder's parameters")
     layers = range(plan.parent_layers)
-    middle.bar(layers, neurons, color="lightgrey")
-    middle.bar(plan.layers, plan.neurons, color=GREEN)
+    top.bar(layers, neurons, color="lightgrey")
+    top.bar(plan.layers, plan.neurons, color=GREEN)
     kept_groups = dict(zip(plan.layers, plan.kv_groups, strict=True))
     for layer, count in enumerate(groups):
         kept = kept_groups.get(layer, 0)
         if kept != count:
             text = f"{kept}/{count} KV"
-            note(middle, text, (layer, 0), rotation=90, ha="center", va="bottom", fontsize=7)
+            note(top, text, (layer, 0), rotation=90, ha="center", va="bottom", fontsize=7)
     bottom.bar(plan.layers, [100 * error for error in errors], color=ORANGE)
     layer_axis(bottom, label="decoder layer")
     worst = int(np.argmax(errors))
-    words += [
+    phrases = [
         f"{len(plan.dropped)} layers were dropped; the others keep {span(plan.neurons)} of {max(neurons):,} "
         "neurons.",
         f"The error left is largest in layer {plan.layers[worst]}, {errors[worst]:.1%} of the layer's "
         "energy.",
     ]
-    count_in_words = {2: "Two", 3: "Three"}[charts]
-    return figure.with_alt_text(
-        f"{count_in_words} charts over {plan.parent_layers} decoder layers. {' '.join(words)}"
-    )
-
-
-def _draw_importance(axes: Axes, importance: Numbers, plan: Plan) -> None:
-    """Draw the block influence of each layer of the parent as a dot, red where `plan` drops the layer."""
-    layers = range(plan.parent_layers)
-    colours = [RED if layer in plan.dropped else BLUE for layer in layers]
-    axes.scatter(layers, importance, c=colours, zorder=2)
-    if min(importance) > 0:  # a logarithm shows all layers where one dwarfs the others
-        axes.set_ylabel("block influence,\nlog scale")
-        log_y(axes, max_ticks=6)
+    return figure.with_alt_text(f"Two charts over {plan.parent_layers} decoder layers. {' '.join(phrases)}")

@@ -1,4 +1,4 @@
 """Sums over the calibration tokens: all that the method knows of the text.
 
-`sums`, `few_tokens` and `blocks` hold them, `solve` solves with them.
+`sums` and `few_tokens` hold them, `blocks` says which inputs go together, `solve` solves with them.
 """

@@ -47,27 +47,27 @@ class TokenStatistics(Statistics):
     """
 
     squares: Tensor  # C_ii (n,), float64
-    rows: Tensor  # X (T, n), float32
+    x: Tensor  # X (T, n), float32
 
     @property
     def precision(self) -> torch.dtype:
-        return self.rows.dtype
+        return self.x.dtype
 
     @classmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
         return cls(
             input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
-            bias_products=torch.zeros(inputs, dtype=torch.float64, device=device),
-            bias_square=torch.zeros((), dtype=torch.float64, device=device),
+            weighted_input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
+            squared_weight_sum=torch.zeros((), dtype=torch.float64, device=device),
             tokens=0,
             given_target=None if outputs is None else torch.zeros(0, outputs, device=device),
             squares=torch.zeros(inputs, dtype=torch.float64, device=device),
-            rows=torch.zeros(0, inputs, device=device),
+            x=torch.zeros(0, inputs, device=device),
         )
 
-    def gather(self, x: Tensor, target: Tensor | None) -> None:
+    def add_weighted(self, x: Tensor, target: Tensor | None) -> None:
         self.squares += sum(piece.double().square().sum(0) for piece in x.split(TOKENS_PER_PIECE))
-        self.rows = torch.cat([self.rows, x])
+        self.x = torch.cat([self.x, x])
         if target is not None and self.given_target is not None:
             self.given_target = torch.cat([self.given_target, target])
 
@@ -79,7 +79,7 @@ class TokenStatistics(Statistics):
             **self._plain_sums(other),
             given_target=given_target,
             squares=self.squares + other.squares,
-            rows=torch.cat([self.rows, other.rows]),
+            x=torch.cat([self.x, other.x]),
         )
 
     def diagonal(self) -> Tensor:
@@ -88,11 +88,11 @@ class TokenStatistics(Statistics):
     @property
     def xtx(self) -> Tensor:
         """C (n, n), float64, computed each time: as large as this form is meant to avoid."""
-        return self.rows.double().T @ self.rows.double()
+        return self.x.double().T @ self.x.double()
 
     def energy(self, weight: Tensor) -> float:
         weight = weight.float()
-        return sum(float((rows @ weight).double().square().sum()) for rows in self.rows.split(TERMS_PER_SUM))
+        return sum(float((rows @ weight).double().square().sum()) for rows in self.x.split(TERMS_PER_SUM))
 
     def energy_and_error(self, weight: Tensor, refitted: Tensor) -> tuple[float, float]:
         weight = weight.float()
@@ -100,22 +100,22 @@ class TokenStatistics(Statistics):
         energy = 0.0
         error = 0.0
         # The products with W and V are computed apart, since W - V would be as large as the weights.
-        for rows in self.rows.split(TERMS_PER_SUM):
+        for rows in self.x.split(TERMS_PER_SUM):
             outputs = rows @ weight
             energy += float(outputs.double().square().sum())
             error += float((outputs - rows @ refitted).double().square().sum())
         return energy, error
 
     def inverse(self, ridge: float, block_size: int = 1) -> Inverse:
-        return DualInverse(self.rows, penalty(self.diagonal(), ridge), block_size)
+        return DualInverse(self.x, penalty(self.diagonal(), ridge), block_size)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         # D_K^-1 X_K^T (I + K)^-1 E is computed without lambda in the divisors, which is the same:
         # diag(C)_K^-1 X_K^T (lambda I + X_K diag(C)_K^-1 X_K^T)^-1 E.
         root = _root(penalty(self.squares, 1.0)[kept])  # diag(C)_K^1/2 (k,)
-        factor, _ = spd_factor(row_products(self.rows, self.rows, root, kept), ridge)
+        factor, _ = spd_factor(row_products(self.x, self.x, root, kept), ridge)
         # (lambda I + X_K diag(C)_K^-1 X_K^T)^-1 E (T, m)
-        solved = self.rows.new_empty(len(self.rows), weight.shape[1])
+        solved = self.x.new_empty(len(self.x), weight.shape[1])
         for outputs in slices_of(weight.shape[1], TERMS_PER_SUM):
             solved[:, outputs] = factor_solve(factor, self.gap(weight, kept, outputs))
         del factor  # it is as large as the weights, which are made next
@@ -123,7 +123,7 @@ class TokenStatistics(Statistics):
         for piece in slices_of(len(kept), TERMS_PER_SUM):
             inputs = kept[piece]
             divisor = root[piece]
-            shift = ((self.rows[:, inputs] / divisor).T @ solved).div_(divisor[:, None])
+            shift = ((self.x[:, inputs] / divisor).T @ solved).div_(divisor[:, None])
             refitted[inputs] = shift.to(weight).add_(weight[inputs])
         return refitted
 
@@ -131,8 +131,8 @@ class TokenStatistics(Statistics):
         self, held_out: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
     ) -> list[float]:
         root = _root(penalty(self.squares, 1.0)[kept])
-        inner = row_products(self.rows, self.rows, root, kept)  # (T, T)
-        outer = row_products(held_out.rows, self.rows, root, kept)  # (T', T)
+        inner = row_products(self.x, self.x, root, kept)  # (T, T)
+        outer = row_products(held_out.x, self.x, root, kept)  # (T', T)
         gap = self.gap(weight, kept)
         held_out_gap = held_out.gap(weight, kept)
         target_energy = held_out.target_energy(weight)
@@ -145,7 +145,7 @@ class TokenStatistics(Statistics):
 
     def target_energy(self, weight: Tensor) -> float:
         """||Y*||^2, where the layer's own output is Y* = X W, for weight W (n, m)."""
-        target = self.rows @ weight.float() if self.given_target is None else self.given_target
+        target = self.x @ weight.float() if self.given_target is None else self.given_target
         return float(target.double().square().sum())
 
     def gap(self, weight: Tensor, kept: Tensor, outputs: slice = slice(None)) -> Tensor:
@@ -162,9 +162,9 @@ class TokenStatistics(Statistics):
 
     def _outputs_of(self, inputs: Tensor, weight: Tensor) -> Tensor:
         """X_I W_I (T, m), float32, for some inputs I. X_I and W_I are copied in pieces only."""
-        total = self.rows.new_zeros(len(self.rows), weight.shape[1])
+        total = self.x.new_zeros(len(self.x), weight.shape[1])
         for piece in inputs.split(TERMS_PER_SUM):
-            total.addmm_(self.rows[:, piece], weight[piece].float())
+            total.addmm_(self.x[:, piece], weight[piece].float())
         return total
 
 

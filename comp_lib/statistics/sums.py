@@ -39,14 +39,14 @@ class Statistics(ABC):
 
     input_sum: Tensor
     """Sum of x (n,), float64; each token counts once, whatever its weight."""
-    bias_products: Tensor
-    """X^T 1 (n,), float64, with the token weights of C: the products of x with the 1 that a bias reads."""
-    bias_square: Tensor
-    """1^T 1 (), float64, with the token weights of C: the square of the 1 that a bias reads."""
+    weighted_input_sum: Tensor
+    """X^T 1 (n,), float64, with the token weights of C: the sum of w² x over the tokens."""
+    squared_weight_sum: Tensor
+    """1^T 1 (), float64, with the token weights of C: the sum of w² over the tokens."""
     tokens: int
     """Number of tokens that were added."""
     given_target: Tensor | None
-    """The target Y*, in the form of the subclass; None: the target is the layer's own output."""
+    """What is kept of a given target Y*: Y* itself, or B = X^T Y*; None: the target is the own output."""
 
     @property
     @abstractmethod
@@ -78,14 +78,14 @@ class Statistics(ABC):
             total += piece.sum(0, dtype=torch.float64)  # this makes a copy of `piece` in float64
         self.tokens += len(x)
         x = x * token_weight[:, None]
-        self.bias_products += x.T @ token_weight
-        self.bias_square += token_weight @ token_weight
+        self.weighted_input_sum += x.T @ token_weight
+        self.squared_weight_sum += token_weight @ token_weight
         if target is not None:
             target = target.detach().flatten(0, -2).float() * token_weight[:, None]
-        self.gather(x, target)
+        self.add_weighted(x, target)
 
     @abstractmethod
-    def gather(self, x: Tensor, target: Tensor | None) -> None:
+    def add_weighted(self, x: Tensor, target: Tensor | None) -> None:
         """Add weighted tokens X (T, n), with their target Y* (T, m) if one is given."""
 
     @abstractmethod
@@ -101,8 +101,8 @@ class Statistics(ABC):
             raise ValueError("expected sums that both have a target, or that both have none")
         return {
             "input_sum": self.input_sum + other.input_sum,
-            "bias_products": self.bias_products + other.bias_products,
-            "bias_square": self.bias_square + other.bias_square,
+            "weighted_input_sum": self.weighted_input_sum + other.weighted_input_sum,
+            "squared_weight_sum": self.squared_weight_sum + other.squared_weight_sum,
             "tokens": self.tokens + other.tokens,
         }
 
@@ -153,20 +153,20 @@ class Statistics(ABC):
         return replace(self, given_target=self.given_target @ mix.to(self.given_target))
 
     @property
-    def mean(self) -> Tensor:
+    def unweighted_mean(self) -> Tensor:
         """Mean input (n,), each token once: without the token weights of C."""
         return self.input_sum / max(self.tokens, 1)
 
     @property
     def variance(self) -> Tensor:
         """Variance of each input (n,), with the token weights of C."""
-        mean = self.bias_products / self.bias_square
-        return (self.diagonal() / self.bias_square - mean.square()).clamp_min(0.0)
+        mean = self.weighted_input_sum / self.squared_weight_sum
+        return (self.diagonal() / self.squared_weight_sum - mean.square()).clamp_min(0.0)
 
     def bias_energy(self, gap: Tensor, bias: Tensor) -> float:
         """||X D - 1 b^T||^2 - ||X D||^2 = (1^T 1) b.b - 2 (X^T 1).(D b), for gap D (n, m) and bias b (m,)."""
-        square = self.bias_square * (bias @ bias)
-        product = self.bias_products @ (gap.to(bias) @ bias)
+        square = self.squared_weight_sum * (bias @ bias)
+        product = self.weighted_input_sum @ (gap.to(bias) @ bias)
         return float(square - 2.0 * product)
 
 
@@ -191,8 +191,8 @@ class MatrixStatistics(Statistics):
             given_target = torch.zeros(inputs, outputs, dtype=dtype, device=device)
         return cls(
             input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
-            bias_products=torch.zeros(inputs, dtype=torch.float64, device=device),
-            bias_square=torch.zeros((), dtype=torch.float64, device=device),
+            weighted_input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
+            squared_weight_sum=torch.zeros((), dtype=torch.float64, device=device),
             tokens=0,
             given_target=given_target,
             _xtx=torch.zeros(inputs, inputs, dtype=dtype, device=device),
@@ -204,14 +204,14 @@ class MatrixStatistics(Statistics):
         inputs = len(xtx)
         return cls(
             input_sum=xtx.new_zeros(inputs),
-            bias_products=xtx.new_zeros(inputs),
-            bias_square=xtx.new_zeros(()),
+            weighted_input_sum=xtx.new_zeros(inputs),
+            squared_weight_sum=xtx.new_zeros(()),
             tokens=0,
             given_target=None,
             _xtx=xtx,
         )
 
-    def gather(self, x: Tensor, target: Tensor | None) -> None:
+    def add_weighted(self, x: Tensor, target: Tensor | None) -> None:
         add_square(self.xtx, x)
         if target is not None and self.given_target is not None:
             self.given_target += x.T @ target

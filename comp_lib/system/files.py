@@ -129,7 +129,7 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def check_output(path: str | Path, overwrite: bool = False) -> Path:
+def checked_new_file(path: str | Path, overwrite: bool = False) -> Path:
     """The path of a file to write, without links.
 
     Raises InputError for a file that is there already unless it is to `overwrite`, and for a folder that

@@ -38,7 +38,8 @@ from comp_lib.families.types import Model
 from comp_lib.hybrid_granularity.by_harm import HARM_EXPONENT, plan_by_harm
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep, sweep
-from comp_lib.importance.measured_harm import gather_and_pass, smallest_width
+from comp_lib.importance.measured_harm import gather_and_pass
+from comp_lib.importance.narrowing import smallest_width
 from comp_lib.importance.neurons import METRICS, RIDGE, Problem
 from comp_lib.models.load import load_model
 from comp_lib.models.wheels import INCLUDED_MODEL

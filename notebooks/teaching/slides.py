@@ -26,7 +26,7 @@ from nbconvert.filters.markdown import markdown2html
 from nbformat import NotebookNode
 
 from comp_lib.errors import InputError
-from comp_lib.system.files import check_output
+from comp_lib.system.files import checked_new_file
 
 FOLDER = Path(__file__).resolve().parents[1]
 CORE = ("01_layer_importance", "02_matrix_condition", "03_hybrid_granularity", "04_mask_tuning")
@@ -454,7 +454,7 @@ def write(folder: Path, names: tuple[str, ...] = CORE, notebooks: Path = FOLDER)
     if folder.is_file():
         raise InputError(expected="a folder for the slides", got=f"the file {folder}", hint="name another")
     folder.mkdir(parents=True, exist_ok=True)
-    path = check_output(folder / "index.html", overwrite=True)
+    path = checked_new_file(folder / "index.html", overwrite=True)
     lessons = {}
     for name in names:
         notebook = nbformat.read(notebooks / f"{name}.ipynb", as_version=4)

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from comp_lib.errors import InputError
-from comp_lib.system.files import check_output
+from comp_lib.system.files import checked_new_file
 
 X = ((2.0, 1.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 2.0))  # (T, n): three tokens, three neurons
 W = ((1.0,), (2.0,), (0.5,))  # (n, d): one output
@@ -212,7 +212,7 @@ def write(path: Path) -> Path:
         raise InputError(expected="a name that ends in .pdf", got=repr(path.name), hint="such as w.pdf")
     if path.parent == Path("build"):
         path.parent.mkdir(exist_ok=True)
-    check_output(path, overwrite=True)
+    checked_new_file(path, overwrite=True)
     subtitle = "Lesson 02, before the notebook is run. A pencil is enough: 15 minutes, in pairs."
     answers_subtitle = "For whoever teaches. Section 1 and 2 of the notebook check them."
     with PdfPages(path, metadata=METADATA) as pdf:

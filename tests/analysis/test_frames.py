@@ -1,4 +1,4 @@
-"""Every frame of the bench against brute force on a tiny model, and against what COLUMNS promises."""
+"""Every frame against brute force on a tiny model, and against what COLUMNS promises."""
 
 from __future__ import annotations
 

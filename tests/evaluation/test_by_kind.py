@@ -1,4 +1,4 @@
-"""Every kind of text: the same as one by one, means that weigh kinds alike, a bootstrap within each kind."""
+"""Every kind of text: the same as one by one, means that weigh kinds alike, intervals within each kind."""
 
 from __future__ import annotations
 

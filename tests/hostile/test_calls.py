@@ -103,7 +103,7 @@ ROWS = [
     ("report", "--calibration {tmp}/nowhere.txt", "nowhere.txt"),
     ("report", "--kinds dialog", "did you mean 'dialogue'"),
     ("report", "--against {tmp}/nobody", "nobody"),
-    ("heal", "--text {tmp}/nowhere.txt", "nowhere.txt"),
+    ("heal", "--calibration {tmp}/nowhere.txt", "nowhere.txt"),
     ("heal", "--parent {tmp}/nobody", "nobody"),
     ("heal", "MODEL={model}", "a file with a plan"),
     # --- places to write to

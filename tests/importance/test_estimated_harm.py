@@ -11,7 +11,7 @@ from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.importance import estimated_harm as module
 from comp_lib.importance.estimated_harm import estimated_harm
-from comp_lib.importance.measured_harm import smallest_width
+from comp_lib.importance.narrowing import smallest_width
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
@@ -86,7 +86,7 @@ def test_only_the_opening_tokens_of_the_first_and_last_sequences_are_read(tiny_l
     assert not torch.equal(estimated_harm(model, other, removals).harm, expected)
 
 
-def test_layers_that_mind_more_keep_more(tiny_llama):
+def test_make_plan_takes_the_widths_of_the_estimated_harm(tiny_llama):
     """The widths of `make_plan` follow the harm, and no more goes than with one width."""
     model = tiny_llama()
     ids = tokens(24, 32)

@@ -16,14 +16,15 @@ from comp_lib.errors import InputError
 from comp_lib.families.run import embed, head, layer_arguments
 from comp_lib.hybrid_granularity.by_harm import HARM_EXPONENT, allocate_widths, plan_by_harm
 from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.importance import narrowing
 from comp_lib.importance.measured_harm import (
     MeasuredHarm,
     gather_and_pass,
     interpolate,
     measured_harm,
     narrow,
-    with_weights,
 )
+from comp_lib.importance.narrowing import with_weights
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
@@ -96,8 +97,7 @@ def layer_by_layer(model, fitted_ids, judging_ids, removed):
         states = hidden.flatten(0, 1)
         states = model.model.norm(states[:: -(-len(states) // harm_module.COMPARED_POSITIONS)])
         return [
-            head(model, rows).float().log_softmax(-1)
-            for rows in states.split(harm_module.POSITIONS_PER_BATCH)
+            head(model, rows).float().log_softmax(-1) for rows in states.split(narrowing.POSITIONS_PER_BATCH)
         ]
 
     stream = embed(model, fitted_ids)
@@ -154,7 +154,8 @@ def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
 )
 def test_the_walk_keeps_to_its_limits(limits, model, ids, monkeypatch):
     for name, value in limits.items():
-        monkeypatch.setattr(harm_module, name, value)
+        module = narrowing if name == "POSITIONS_PER_BATCH" else harm_module
+        monkeypatch.setattr(module, name, value)
     expected = layer_by_layer(model, ids[:-4], ids[-4:, : limits.get("JUDGED_LENGTH")], GONE)
     assert torch.equal(measured_harm(model, ids, GONE).harm, expected)
 

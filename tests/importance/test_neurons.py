@@ -32,7 +32,11 @@ def layer(seed: int, blocks: int, size: int = 1, m: int = 4, ridge: float = 1e-2
     n = blocks * size
     x, weight = inputs_and_weights(seed, n, m, spare=20)
     owned = normal(seed + 3, n // size).square()
-    sums = {"input_sum": x.sum(0), "bias_products": x.sum(0), "bias_square": torch.tensor(float(len(x)))}
+    sums = {
+        "input_sum": x.sum(0),
+        "weighted_input_sum": x.sum(0),
+        "squared_weight_sum": torch.tensor(float(len(x))),
+    }
     statistics = replace(MatrixStatistics.of(x.T @ x), **sums, tokens=len(x))
     return x, Problem(statistics, weight, lambda: owned, size, ridge)
 

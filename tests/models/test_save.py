@@ -25,7 +25,7 @@ from comp_lib.families.find import has_inseparable_groups
 from comp_lib.models import save as checkpoint
 from comp_lib.models.load import load_model
 from comp_lib.models.padded import export_padded
-from comp_lib.models.save import Provenance, check_destination, model_card, save_checkpoint
+from comp_lib.models.save import Provenance, check_new_folder, model_card, save_checkpoint
 from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
@@ -282,10 +282,10 @@ def test_more_weights_are_shards_with_an_index(small, monkeypatch, tmp_path):
 
 
 def assert_refused(match, folder, *arguments, **keywords):
-    """`check_destination` refuses `folder` in one line, and changes nothing."""
+    """`check_new_folder` refuses `folder` in one line, and changes nothing."""
     everything = sorted(folder.parent.rglob("*")) if folder.parent.is_dir() else None
     with pytest.raises(InputError, match=match) as error:
-        check_destination(folder, *arguments, **keywords)
+        check_new_folder(folder, *arguments, **keywords)
     assert "\n" not in str(error.value)
     assert str(folder) in str(error.value)
     assert everything is None or sorted(folder.parent.rglob("*")) == everything
@@ -294,8 +294,8 @@ def assert_refused(match, folder, *arguments, **keywords):
 def test_destination_accepted(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "new", tmp_path / "empty", tmp_path / "a" / "b" / "c"):
-        check_destination(folder)
-        check_destination(folder, overwrite=True, needed_bytes=1)
+        check_new_folder(folder)
+        check_new_folder(folder, overwrite=True, needed_bytes=1)
     assert not (tmp_path / "a").exists()
 
 
@@ -319,7 +319,7 @@ def test_only_a_pruned_model_is_overwritten(small, tmp_path):
     assert_refused("no comp_plan.json", folder, overwrite=True)
     good = save_checkpoint(tmp_path / "good", *small)
     assert_refused("or set overwrite", good)
-    check_destination(good, overwrite=True)
+    check_new_folder(good, overwrite=True)
     (good / "comp_plan.json").unlink()  # a model that somebody trained, say
     assert_refused("no comp_plan.json", good, overwrite=True)
 
@@ -428,10 +428,10 @@ def test_overwrite_never_deletes_what_somebody_else_wrote(work, with_templates):
 
 def test_a_card_and_templates_of_ours_are_overwritten(with_templates, uneven):
     assert len(list((with_templates / "additional_chat_templates").iterdir())) == 1
-    check_destination(with_templates, overwrite=True)
+    check_new_folder(with_templates, overwrite=True)
     save_checkpoint(with_templates, *uneven, overwrite=True)
     assert not (with_templates / "additional_chat_templates").exists()
-    check_destination(with_templates, overwrite=True)
+    check_new_folder(with_templates, overwrite=True)
 
 
 def insert(path):

@@ -29,9 +29,8 @@ INCREASE_INTERVALS = ((0.3, 0.7), (0.2, 0.28), (0.3, 0.45))
 LOSS_INTERVALS = ((2.2, 2.9), (1.0, 1.5), (1.7, 2.0))
 
 
-def pruned(importance=(0.9, 0.2, 0.1, 0.3)):
-    importance = None if importance is None else list(importance)
-    return plot_pruned(importance, PLAN, SHAPE.neurons, SHAPE.kv_groups, [0.05, 0.08, 0.01])
+def pruned():
+    return plot_pruned(PLAN, SHAPE.neurons, SHAPE.kv_groups, [0.05, 0.08, 0.01])
 
 
 def rows(compared, losses=PRUNED, increase_intervals=INCREASE_INTERVALS):
@@ -82,7 +81,7 @@ def test_an_image_carries_its_words_whatever_is_in_them():
         mime_bundle(figure_with_axes()[0])  # without words it is not shown
 
 
-@pytest.mark.parametrize("draw", [pruned, lambda: pruned(None), lambda: plot_kinds(*rows(True))])
+@pytest.mark.parametrize("draw", [pruned, lambda: plot_kinds(*rows(True))])
 def test_the_same_bytes_every_time_and_nothing_of_the_machine(draw):
     image = png(draw())
     assert image == png(draw())
@@ -118,24 +117,12 @@ def test_no_setting_of_matplotlib_is_changed():
     assert {name: matplotlib.rcParams[name] for name in names} == before
 
 
-def test_what_was_pruned_is_said_and_one_layer_does_not_dwarf_the_others():
-    text = pruned().alt_text
-    assert text.startswith("Three charts over 4 decoder layers. Block influence is highest in layer 0")
-    assert "1 layers were dropped" in text
-    assert "layer 1, 8.0%" in text
-    dots = pruned([0.9, 0.02, 0.01, 0.03]).axes[0]
-    assert dots.get_yscale() == "log"
-    assert dots.get_ylabel().endswith("log scale")
-    assert dots.collections[0].get_offsets().data[:, 1] == pytest.approx([0.9, 0.02, 0.01, 0.03])
-    assert pruned([0.9, 0.0, 0.01, 0.03]).axes[0].get_yscale() == "linear"  # zero has no logarithm
-
-
-def test_without_an_importance_what_was_removed_has_two_charts():
-    figure = pruned(None)
+def test_what_was_removed_has_two_charts():
+    figure = pruned()
     assert [axes.get_ylabel().split("\n")[0] for axes in figure.axes] == ["MLP neurons", "error left after"]
     assert figure.axes[0].get_title().startswith("What COMP removed: ")
     assert figure.alt_text.startswith("Two charts over 4 decoder layers. 1 layers were dropped")
-    assert "influence" not in figure.alt_text
+    assert "layer 1, 8.0%" in figure.alt_text
 
 
 def test_dense_and_pruned_stand_in_order_with_the_increase_as_whiskers():

@@ -40,7 +40,7 @@ def test_a_sweep_is_the_same(block, per_round):
     full, rows, w = problem(with_target=False)
     penalties = penalty(full.xtx.diagonal(), 0.1)
     inverse, _ = spd_inverse(with_ridge(full.xtx, 0.1))
-    dual_inverse = DualInverse(rows.rows, penalties, block)
+    dual_inverse = DualInverse(rows.x, penalties, block)
     torch.testing.assert_close(
         dual_inverse.blocks.diagonal(dim1=1, dim2=2).flatten(), inverse.diagonal(), rtol=1e-5, atol=0
     )
@@ -69,7 +69,7 @@ def test_fit_energy_and_statistics_are_the_same(with_target):
         assert sums.energy_and_error(w, fitted) == pytest.approx(
             (full.energy(w), full.energy(w - fitted)), rel=1e-4
         )
-    torch.testing.assert_close(rows.mean, full.mean)
+    torch.testing.assert_close(rows.unweighted_mean, full.unweighted_mean)
     torch.testing.assert_close(rows.diagonal(), full.diagonal(), rtol=1e-5, atol=0)
     torch.testing.assert_close(rows.xtx, full.xtx, rtol=1e-4, atol=1e-5)
     bias = torch.randn(w.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -82,7 +82,7 @@ def test_a_refit_is_its_formula_and_solves_without_lambda_in_the_divisors(with_t
     _, rows, w = problem(with_target=with_target)
     kept = torch.tensor([0, 2, 3, 7, 11, 20])
     ridge = 0.2
-    x = rows.rows.double()
+    x = rows.x.double()
     target = x @ w if rows.given_target is None else rows.given_target.double()
     gap = target - x[:, kept] @ w[kept]  # E (T, m)
     energy = x.square().sum(0)[kept]  # diag(C)_K (k,)

@@ -8,7 +8,7 @@ import pytest
 from command import run
 
 from comp_lib.errors import InputError
-from comp_lib.system.files import check_output, write_atomically
+from comp_lib.system.files import checked_new_file, write_atomically
 
 pytestmark = pytest.mark.slow
 
@@ -32,10 +32,10 @@ def test_what_may_be_written(tmp_path, name, overwrite, match):
     os.mkfifo(tmp_path / "pipe")
     before = sorted(tmp_path.iterdir())
     if match is None:
-        assert check_output(tmp_path / name, overwrite) == (tmp_path / name).resolve()
+        assert checked_new_file(tmp_path / name, overwrite) == (tmp_path / name).resolve()
     else:
         with pytest.raises(InputError, match=match):
-            check_output(tmp_path / name, overwrite)
+            checked_new_file(tmp_path / name, overwrite)
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from comp_lib.evaluation.generation import median_ratio
-from comp_lib.gguf.speed import Timing
+from comp_lib.gguf.speed import Timing, median_ratio
 from comp_lib.plots.base import (
     BLUE,
     DASHED_LINE,

@@ -1,0 +1,99 @@
+"""What one narrower layer does to the model: the parts that measured and estimated harm share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..decoder import Decoder, copy_layer
+from ..divergence import divergence_terms
+from ..errors import InputError
+from ..families.find import parts
+from ..families.probe import output_gain
+from ..families.run import LayerArguments, mlp_step
+from ..families.types import Layer
+from ..plan import FLOOR_SHARE, Plan
+from ..progress import Progress
+from ..shape import Shape
+from ..walk import passed_batches
+
+POSITIONS_PER_BATCH = 64  # positions that are compared at a time, since a vocabulary is large
+
+
+def reference_removals(shape: Shape, plan: Plan) -> tuple[int, ...]:
+    """Numbers of neurons that the layers of the parent lose in the comparison: those of the plan, at least 1.
+
+    A layer that the plan drops loses the largest number that the plan takes from any other layer. The result
+    is () for a plan that narrows no layer.
+    """
+    removals = {}
+    for layer, width in zip(plan.layers, plan.neurons, strict=True):
+        removals[layer] = shape.neurons[layer] - width
+    largest = max(removals.values())
+    if not largest:
+        return ()
+    compared = []
+    for layer, neurons in enumerate(shape.neurons):
+        removal = max(1, removals.get(layer, largest))
+        compared.append(min(removal, neurons - smallest_width(neurons)))
+    return tuple(compared)
+
+
+def check_sequences(ids: Tensor) -> None:
+    """Raises InputError for ids (S, L) of which no sequence is left to judge what another one fitted."""
+    if len(ids) < 2:
+        raise InputError(
+            expected="ids of 2 or more sequences", got=len(ids), hint="one of them judges; give more"
+        )
+
+
+def times_gain(layer: Layer, weight: Tensor) -> Tensor:
+    """W (n, m) of down_proj times the gain of each output, for comparisons of errors of different outputs."""
+    gain = output_gain(layer, "mlp")
+    return weight if gain is None else weight * gain.to(weight)
+
+
+def smallest_width(neurons: int) -> int:
+    """The fewest neurons that a plan leaves in a layer of so many `neurons`."""
+    return max(1, int(FLOOR_SHARE * neurons))
+
+
+def with_weights(
+    layer: Layer, hidden: Tensor, arguments: LayerArguments, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The states after `layer`, and those after it with V in down_proj, for h (S, L, d) and V (n, m)."""
+    linear = parts(layer)["mlp"].output_linear.weight
+    changed = copy_layer(layer, linear.device)  # a whole layer, since a norm may follow down_proj
+    parts(changed)["mlp"].output_linear.weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
+    after = torch.empty_like(hidden)
+    changed_after = torch.empty_like(hidden)
+    for batch in passed_batches(layer, hidden, arguments, linear.device):
+        after[batch.rows] = batch.after
+        changed_after[batch.rows] = mlp_step(changed, batch.between)[0]
+    return after, changed_after
+
+
+def divergences(
+    decoder: Decoder, dense: Tensor, streams: Sequence[Tensor], positions: int, progress: Progress
+) -> Tensor:
+    """mean_t KL(p_t || q_t), (streams,), nats: p from the dense stream, q from each of `streams`.
+
+    Args:
+        dense: the states of the text after the last layer (S, L, d).
+        streams: the states of the same text in each of the models that are compared with it.
+        positions: how many tokens are compared, evenly spread; about as many, or all if that is fewer.
+    """
+    step = -(-dense[..., 0].numel() // positions)
+    states = [decoder.norm(stream.flatten(0, 1)[::step]) for stream in (dense, *streams)]  # (positions, d)
+    total = torch.zeros(len(streams), dtype=torch.float64)
+    count = len(states[0])
+    for start in range(0, count, POSITIONS_PER_BATCH):
+        stop = min(start + POSITIONS_PER_BATCH, count)
+        log_probabilities = (decoder.logits(state[start:stop]).float().log_softmax(-1) for state in states)
+        log_p = next(log_probabilities)  # (rows, V)
+        sums = [float(divergence_terms(log_p, log_q).sum(1).sum()) for log_q in log_probabilities]
+        total += torch.tensor(sums, dtype=torch.float64)
+        progress("comparing answers", stop, count)
+    return total / count
