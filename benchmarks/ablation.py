@@ -33,7 +33,7 @@ from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.planning import complete_settings, make_plan
 from comp_lib.prune_layer import CarriedState
 from comp_lib.pruned import Pruned
-from comp_lib.report import LayerReport, finished_plan_and_report
+from comp_lib.report import LayerReport, Report, finished_plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.sink import MemorySink
@@ -130,8 +130,8 @@ def prune_by_dense_stream(model: Model, ids: torch.Tensor, settings: Settings) -
     small = shallow_copy(model)
     reports = prune_layers(model, ids, settings, plan, DenseStreamSink(small, model, ids))
     update_config(small)
-    finished = finished_plan_and_report(plan, reports, settings, ids, before, Shape.of(small))
-    return Pruned(small, *finished, before)
+    plan = finished_plan(plan, reports, before, Shape.of(small))
+    return Pruned(small, plan, Report(settings, ids.numel(), tuple(reports), seconds=0.0), before)
 
 
 def measure(model: Model, dense: Evaluation, tokenizer: Any, windows: torch.Tensor, run: Run) -> dict:

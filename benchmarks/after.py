@@ -39,7 +39,7 @@ from comp_lib.models.load import load_model
 
 FILE = HERE / "after.json"
 IMPORTS = "import peft, comp_lib.cli.app, comp_lib.comp, comp_lib.healing"
-PRUNE = ("--ratio", "0.2", "--multiple", "256", "--evaluate", "none", "--overwrite")
+PRUNE = ("--ratio", "0.2", "--multiple", "256", "--judged-on", "none", "--overwrite")
 HEAL = ("--parent", "MODEL", "--out")
 STEPS = {  # what is made -> of what, by which command; MODEL is the parent
     "COMP": ("MODEL", ("prune", "MODEL", "--out", "COMP", *PRUNE)),

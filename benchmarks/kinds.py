@@ -29,7 +29,7 @@ from zero_shot import TYPES, answers
 from comp_lib.baselines.llm_pruner import widths
 from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens, windows_of
-from comp_lib.checks import check_request
+from comp_lib.checks import check_settings_for
 from comp_lib.comp import prune
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
@@ -76,7 +76,7 @@ def spared_plan(dense: Model, settings: Settings) -> Plan:
     """LLM-Pruner's widths, without the removal of KV groups."""
     shape = Shape.of(dense)
     neurons, _ = widths(shape, replace(settings, kv_groups=max(shape.kv_groups)))
-    return replace(settings.request(shape), multiple=1).plan_with(neurons)
+    return replace(settings.plan_request(shape), multiple=1).plan_with(neurons)
 
 
 def request_of(arguments: argparse.Namespace, settings: Settings, spared: bool) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def measure(arguments: argparse.Namespace) -> None:
     runs = [settings_of(text.replace(SPARED, "uniform"), seed=arguments.seed) for text in texts]
     dense, tokenizer = models.load(arguments.model)
     for settings in runs:
-        check_request(dense, complete_settings(dense, settings))
+        check_settings_for(dense, complete_settings(dense, settings))
     ids = calibration_tokens(
         mixture(arguments.calibration),
         tokenizer,

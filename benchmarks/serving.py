@@ -50,7 +50,7 @@ from comp_lib.surgery import shrink
 
 FILE = HERE / "serving.json"
 PARENT = "qwen-coder-0.5b"
-PRUNE = ("--preset", "tailored", "--calibration", "shipped", "--sequences", "16", "--evaluate", "none")
+PRUNE = ("--preset", "tailored", "--calibration", "shipped", "--sequences", "16", "--judged-on", "none")
 PROMPTS = (
     "def is_prime(number):\n",
     "The capital of France is",

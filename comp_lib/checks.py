@@ -26,7 +26,7 @@ from .surgery import check_biases
 from .system.machine import available_device
 
 
-def check_request(model: Model | Decoder, settings: CompleteSettings) -> None:
+def check_settings_for(model: Model | Decoder, settings: CompleteSettings) -> None:
     """Raises InputError for settings that no plan for `model` can meet, before any text is read."""
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
@@ -41,7 +41,7 @@ def check_request(model: Model | Decoder, settings: CompleteSettings) -> None:
             )
     if settings.recovery == "bias":
         check_biases(decoder.structure)
-    settings.request(shape)  # refuses what makes no sense, whatever the planner
+    settings.plan_request(shape)  # refuses what makes no sense, whatever the planner
     planner_of(settings).check_settings(shape, settings)
 
 
@@ -135,7 +135,7 @@ def checked_call(
     check_length(tokens.shape[1], decoder.config.max_position_embeddings)
     settings = replace(complete_settings(decoder, settings), device=str(device))
     if plan is None:
-        check_request(decoder, settings)
+        check_settings_for(decoder, settings)
         if settings.widths in ("estimated", "measured") and len(tokens) < 2:
             raise InputError(
                 expected=f"2 or more sequences for {settings.widths} widths",

@@ -19,7 +19,6 @@ it takes layers from a `Decoder` and gives them to a `Sink`.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -35,7 +34,7 @@ from .planning import make_plan
 from .progress import Progress, check_progress, no_progress
 from .prune_layer import CarriedState, RunContext, States, prune_layer
 from .pruned import Pruned
-from .report import LayerReport, finished_plan_and_report
+from .report import LayerReport, Report, finished_plan
 from .settings import CompleteSettings, Settings, SettingsChanges
 from .shape import Shape
 from .sink import MemorySink, Sink
@@ -109,9 +108,9 @@ def prune(
     keep_layers(small, plan.layers)
     update_config(small)
     give_true_config(small)
-    finished_plan, report = finished_plan_and_report(plan, reports, settings, ids, before, Shape.of(small))
-    report = replace(report, seconds=time.perf_counter() - started)
-    return Pruned(cast("CausalLM", small), finished_plan, report, before)
+    plan = finished_plan(plan, reports, before, Shape.of(small))
+    report = Report(settings, ids.numel(), tuple(reports), seconds=time.perf_counter() - started)
+    return Pruned(cast("CausalLM", small), plan, report, before)
 
 
 def prune_layers(

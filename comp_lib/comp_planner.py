@@ -30,7 +30,7 @@ def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str
 
     Raises InputError when they cannot be met.
     """
-    request = settings.request(Shape.of(model), name)
+    request = settings.plan_request(Shape.of(model), name)
     count = drop_count(request, settings.drop_layers)
     if count or settings.widths == "per-layer":
         judging_ids = ids[:IMPORTANCE_SEQUENCES]
@@ -67,7 +67,7 @@ def _plan_by_measurement(
 
 def check_settings(shape: Shape, settings: Settings) -> None:
     """Raises InputError for settings that no plan for a model of that shape can meet."""
-    request = settings.request(shape)
+    request = settings.plan_request(shape)
     # If the ratio is in reach at all, it is with the largest layers dropped.
     largest_first = sorted(range(shape.layers), key=shape.parameters_of_layer, reverse=True)
     dropped = largest_first[: drop_count(request, settings.drop_layers)]

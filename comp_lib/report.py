@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
 from .plan import Plan
 from .settings import CompleteSettings
 from .shape import Shape
@@ -65,24 +63,15 @@ class Report:
     __repr__ = __str__  # what a notebook shows
 
 
-def finished_plan_and_report(
-    plan: Plan,
-    reports: Sequence[LayerReport],
-    settings: CompleteSettings,
-    ids: Tensor,
-    before: Shape,
-    after: Shape,
-) -> tuple[Plan, Report]:
-    """Return the plan as it was carried out, and the report, whose seconds the caller fills in.
+def finished_plan(plan: Plan, reports: Sequence[LayerReport], before: Shape, after: Shape) -> Plan:
+    """The plan as it was carried out.
 
     before: the shape of the parent.
     after: the shape of the pruned model.
     """
-    finished_plan = replace(
+    return replace(
         plan,
         kept_neurons=tuple(tuple(layer.kept_neurons) for layer in reports),
         kept_groups=tuple(tuple(layer.kept_groups) for layer in reports),
         removed=(before.decoder_parameters - after.decoder_parameters) / before.decoder_parameters,
     )
-    report = Report(settings=settings, token_count=ids.numel(), layers=tuple(reports), seconds=0.0)
-    return finished_plan, report

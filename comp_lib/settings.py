@@ -328,7 +328,7 @@ class Settings:
                     hint="leave it out, or choose another method or the preset stock",
                 )
 
-    def request(self, shape: Shape, name: str = "") -> PlanRequest:
+    def plan_request(self, shape: Shape, name: str = "") -> PlanRequest:
         """The request to a planner for a model of that shape and name; no layers are dropped yet."""
         from .hybrid_granularity.uniform import coarsest_multiple
         from .plan import PlanRequest

@@ -175,7 +175,7 @@ def _block_parameters(part: Part) -> int:
     They are the rows that produce the block's inputs of the output linear, and the columns that read them.
     """
     total = part.block_size * part.output_linear.out_features
-    for name, rows in part.rows.items():
+    for name, rows in part.producer_rows.items():
         linear = getattr(part.module, name)
         total += rows.shape[1] * (linear.in_features + (linear.bias is not None))
     return total

@@ -57,7 +57,7 @@ def upstream(layer: Layer, step: Step) -> Tensor:
     """The squared norm of the weights that produce each block of the inputs: (blocks,), float64."""
     part = parts(layer)[step]
     norms = []
-    for name, rows in part.rows.items():
+    for name, rows in part.producer_rows.items():
         weight = getattr(part.module, name).weight.detach()
         row_norms = [piece.double().square().sum(1) for piece in weight.split(ROWS_IN_FLOAT64)]
         norms.append(torch.cat(row_norms)[rows].sum(1))
@@ -79,7 +79,7 @@ def shrink(
         bias_change: what is added to the bias of the output linear (m,), which must have one (`add_biases`).
     """
     part = parts(layer)[step]
-    for name, rows in part.rows.items():  # which produce the inputs of the output linear
+    for name, rows in part.producer_rows.items():  # which produce the inputs of the output linear
         linear = getattr(part.module, name)
         kept_rows = rows[kept.cpu()].flatten().sort().values.to(linear.weight.device)
         row_bias = None if linear.bias is None else linear.bias.detach()[kept_rows]
@@ -117,7 +117,7 @@ def add_biases(layer: Layer) -> None:
     In a stock config they are everywhere or nowhere.
     """
     for part in parts(layer).values():
-        for name in (*part.rows, part.output_name):
+        for name in (*part.producer_rows, part.output_name):
             linear = getattr(part.module, name)
             if linear.bias is None:
                 weight = linear.weight.detach()

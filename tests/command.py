@@ -11,7 +11,7 @@ QUICK_FLAGS = (
     *("--sequences", "8"),
     *("--length", "24"),
     *("--multiple", "4"),
-    *("--evaluate", "none"),
+    *("--judged-on", "none"),
     *("--calibration", "calibration"),
 )
 

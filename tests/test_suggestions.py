@@ -151,11 +151,11 @@ CALLS = [  # what is typed, the word that the line offers
     ("prune smollm2-135m --out out --device cup", "'cpu'"),
     ("prune smolm2-135m --out out", "'smollm2-135m'"),
     ("evaluate gema3-270m", "'gemma3-270m'"),
-    ("evaluate smollm2-135m --text evaluation:cod", "'evaluation:code'"),
+    ("evaluate smollm2-135m --judged-on evaluation:cod", "'evaluation:code'"),
     ("export smollm2-135m --gguf m.gguf --type q8_1", "'q8_0' or 'q4_1'"),
     ("prune smollm2-135m --ouut out", "'--out'"),
     ("prnue smollm2-135m", "'prune'"),
-    ("evaluate smollm2-135m --windws 3", "'--windows'"),
+    ("evaluate smollm2-135m --window-cont 3", "'--window-count'"),
 ]
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..checks import check_request
+from ..checks import check_settings_for
 from ..comp import prune
 from ..errors import InputError, suggestion
 from ..evaluation.by_kind import EvaluationByText, Row, judge
@@ -43,7 +43,7 @@ def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed
         settings = Settings(ratio=ratio, device=device, seed=seed, **PRESETS[way])
     else:
         settings = Settings(ratio=ratio, device=device, seed=seed, method=way)
-    check_request(model, complete_settings(model, settings))
+    check_settings_for(model, complete_settings(model, settings))
     return settings
 
 

@@ -244,7 +244,7 @@ def _removal(problem: Problem, inverse: Inverse) -> tuple[Tensor, dict[str, Tens
     removed_at = torch.full((count,), torch.nan, dtype=torch.float64)
     removed_at[swept.order] = torch.arange(1, removed + 1, dtype=torch.float64) / count
     layer_energy = max(problem.statistics.energy(weight), torch.finfo(torch.float64).tiny)
-    errors = (swept.data_errors / layer_energy).clamp_min(0.0)
+    errors = (swept.errors / layer_energy).clamp_min(0.0)
     zero = errors.new_zeros(1)  # before anything is removed
     gone_counts = torch.cat([zero.long(), swept.counts])
     curve = {

@@ -58,7 +58,7 @@ def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str
     Raises OutOfReach when the ratio cannot be reached.
     """
     shape = Shape.of(model)
-    request = settings.request(shape, name)
+    request = settings.plan_request(shape, name)
     budget = parameter_budget(request, settings.drop_layers)
     neuron_scores = []
     group_scores = []
@@ -75,7 +75,7 @@ def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str
 
 def check_settings(shape: Shape, settings: Settings) -> None:
     """Raises OutOfReach when the ratio cannot be reached."""
-    parameter_budget(settings.request(shape), settings.drop_layers)
+    parameter_budget(settings.plan_request(shape), settings.drop_layers)
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str
     for layer, (neuron_scores, group_scores) in scores.items():
         kept_neurons[layer] = keep_highest(neuron_scores, neuron_counts[layer]).kept.tolist()
         kept_groups[layer] = keep_highest(group_scores, group_counts[layer]).kept.tolist()
-    return settings.request(shape, name).exact_plan(kept_neurons, kept_groups)
+    return settings.plan_request(shape, name).exact_plan(kept_neurons, kept_groups)
 
 
 def check_settings(shape: Shape, settings: Settings) -> None:
@@ -68,7 +68,7 @@ def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
 
     Raises OutOfReach when the ratio cannot be reached in the layers that may be pruned.
     """
-    budget = parameter_budget(settings.request(shape), settings.drop_layers)
+    budget = parameter_budget(settings.plan_request(shape), settings.drop_layers)
     # The budget also pays for biases that the recovery adds, so what stays is counted with them. What may go
     # is counted without them, since the parent does not have them.
     with_biases = shape.with_biases() if settings.recovery == "bias" else shape
@@ -166,7 +166,7 @@ def _group_scores(layer: Layer, gradients: dict[Tensor, Tensor]) -> tuple[Tensor
     sums = {}
     for step, part in parts(layer).items():
         produced = []  # for each matrix that produces the blocks, the sums over its rows (blocks,)
-        for name, rows in part.rows.items():
+        for name, rows in part.producer_rows.items():
             row_sums = importance(getattr(part.module, name).weight).sum(1)
             produced.append(row_sums[rows].sum(1))
         column_sums = importance(part.output_linear.weight).sum(0)

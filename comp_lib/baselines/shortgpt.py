@@ -27,7 +27,7 @@ def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str
     """
     shape = Shape.of(model)
     order, _ = layers_to_drop("block-influence", model, ids, shape.layers - 1, settings.device, progress)
-    full_request = settings.request(shape, name)
+    full_request = settings.plan_request(shape, name)
     for count in range(1, shape.layers):
         request = replace(full_request, drop=order[:count])
         neurons, groups = _whole_widths(request)
@@ -38,7 +38,7 @@ def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str
 
 def check_settings(shape: Shape, settings: Settings) -> None:
     """Raises OutOfReach where even dropping all layers but the smallest does not reach the ratio."""
-    request = settings.request(shape)
+    request = settings.plan_request(shape)
     largest_share = 0.0
     for kept in range(shape.layers):
         alone = replace(request, drop=tuple(layer for layer in range(shape.layers) if layer != kept))

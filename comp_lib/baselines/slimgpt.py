@@ -31,12 +31,12 @@ def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str
 
     Raises OutOfReach when the ratio cannot be reached.
     """
-    return falling_widths(settings.request(Shape.of(model), name))
+    return falling_widths(settings.plan_request(Shape.of(model), name))
 
 
 def check_settings(shape: Shape, settings: Settings) -> None:
     """Raises OutOfReach when the ratio cannot be reached."""
-    falling_widths(settings.request(shape))
+    falling_widths(settings.plan_request(shape))
 
 
 def falling_widths(request: PlanRequest) -> Plan:

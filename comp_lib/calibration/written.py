@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, refusing
-from ..families.run import check_ids, evaluation_mode
+from ..families.run import check_below_vocabulary, evaluation_mode
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..system.cache import load_or_make
@@ -72,7 +72,7 @@ def write_texts(
     Raises InputError when the cache cannot be written.
     """
     prefixes = draw_prefixes(tokenizer, writers, model.config.vocab_size, length, seed)
-    check_ids(torch.cat(prefixes), model.config.vocab_size)
+    check_below_vocabulary(torch.cat(prefixes), model.config.vocab_size)
     model_hash = hash_of_model(model)
     key = key_of_text(model_hash, prefixes, length, seed)
     shipped = load_shipped_texts(model_hash)

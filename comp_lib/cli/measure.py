@@ -68,9 +68,9 @@ def inspect(model: ModelName, dtype: Dtype = "float32", device: Device = "cpu") 
 
 def evaluate(
     model: ModelName,
-    judged_on: Annotated[str, Option("--text", help=TEXT_HELP)] = "kinds",
-    window_length: Annotated[int | None, Option("--window", min=2, max=1_000_000, help=WINDOW_HELP)] = None,
-    window_count: Annotated[int | None, Option("--windows", min=1, help=WINDOWS_HELP)] = None,
+    judged_on: Annotated[str, Option(help=TEXT_HELP)] = "kinds",
+    window_length: Annotated[int | None, Option(min=2, max=1_000_000, help=WINDOW_HELP)] = None,
+    window_count: Annotated[int | None, Option(min=1, help=WINDOWS_HELP)] = None,
     parent: Annotated[str | None, Option("--against", help=AGAINST_HELP)] = None,
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None,
     dtype: Dtype = "float32",
@@ -88,7 +88,7 @@ def evaluate(
         parameters = signature(evaluate).parameters
         values = {"judged_on": judged_on, "window_length": window_length, "window_count": window_count}
         if any(value != parameters[name].default for name, value in values.items()):
-            expected = "--tasks without --text, --window or --windows"
+            expected = "--tasks without --judged-on, --window-length or --window-count"
             raise InputError(expected=expected, got="both", hint="leave one out: tasks bring their own text")
         _evaluate_tasks(model, parent, tasks, dtype, device)
         return
@@ -241,12 +241,10 @@ def compare(
     sequences: Annotated[str, Option(help=SEQUENCES_HELP)] = str(COMPARED_SEQUENCES),
     length: Length = USUAL_LENGTH,
     calibration: CalibrationText = "calibration",
-    judged_on: Annotated[str, Option("--evaluate", help="Text that judges, or kinds.")] = "evaluation",
-    window_count: Annotated[
-        int, Option("--windows", min=2, max=100_000, help="Windows of it, or of each kind.")
-    ] = 12,
+    judged_on: Annotated[str, Option(help="Text that judges, or kinds.")] = "evaluation",
+    window_count: Annotated[int, Option(min=2, max=100_000, help="Windows of it, or of each kind.")] = 12,
     window_length: Annotated[
-        int, Option("--window", min=2, max=1_000_000, help=LENGTH_HELP, rich_help_panel=QUALITY)
+        int, Option(min=2, max=1_000_000, help=LENGTH_HELP, rich_help_panel=QUALITY)
     ] = USUAL_WINDOW,
     multiple: Multiple = None,
     workers: Annotated[int, Option(min=1, max=256, help="Runs at a time on this machine.")] = 1,

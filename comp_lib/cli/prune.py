@@ -66,7 +66,7 @@ def prune(
         int | None, Option(min=1, max=100_000, help=SEQUENCES_HELP, rich_help_panel=QUALITY)
     ] = None,
     length: Length = USUAL_LENGTH,
-    judged_on: Annotated[str, Option("--evaluate", help=EVALUATE_HELP, rich_help_panel=QUALITY)] = "kinds",
+    judged_on: Annotated[str, Option(help=EVALUATE_HELP, rich_help_panel=QUALITY)] = "kinds",
     dtype: Dtype = "float32",
     device: SolvingDevice = "cpu",
     method: Annotated[str, Option(help=METHOD_HELP, rich_help_panel=RESEARCH)] = "comp",

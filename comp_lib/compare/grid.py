@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_WINDOW
 from ..calibration.shares import shares_of, texts_of
 from ..calibration.windows import calibration_tokens, windows_of
-from ..checks import check_request
+from ..checks import check_settings_for
 from ..errors import InputError, refusing
 from ..families.run import check_length
 from ..methods import METHODS
@@ -102,7 +102,7 @@ def runs_of(grid: Grid) -> dict[str, dict[str, Any]]:
     ):
         own: SettingsChanges = {"ratio": ratio, "method": method, "seed": seed}
         settings = complete_settings(model, Settings(**(grid.changes | own)))
-        check_request(model, settings)
+        check_settings_for(model, settings)
         request = shared | {"sequences": sequences, "settings": asdict(settings)}
         key = hash_of_value([contents, _columns_of(request) | {"model": None}])[:16]
         runs[key] = request

@@ -53,7 +53,7 @@ from ..models.save import Provenance, save_metadata
 from ..plan import Plan
 from ..planning import make_plan
 from ..progress import Progress, no_progress
-from ..report import Report, finished_plan_and_report
+from ..report import Report, finished_plan
 from ..settings import CompleteSettings, Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
@@ -150,8 +150,8 @@ def prune_to(
             small = _export(journal, target, tokenizer, options.gguf_type, model.dtype, progress)
         small_losses = _measure(journal, "pruned", small, options.windows, settings.device, progress)
         reports = [report for report in sink.reports() if report is not None]
-        plan, report = finished_plan_and_report(plan, reports, settings, ids, model.shape, small.shape)
-        report = replace(report, seconds=time.perf_counter() - started)
+        plan = finished_plan(plan, reports, model.shape, small.shape)
+        report = Report(settings, ids.numel(), tuple(reports), seconds=time.perf_counter() - started)
         if options.gguf_type is None:
             card = _card(options, model.shape, ids, settings, dense_losses, small_losses)
             save_metadata(work, target.name, tokenizer, small.shape, plan, card)

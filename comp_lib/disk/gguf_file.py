@@ -83,7 +83,7 @@ def with_fitting_multiple(settings: CompleteSettings, shape: Shape, gguf_type: s
     Raises InputError for another multiple that somebody asked for.
     """
     block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[gguf_type]]
-    multiple = settings.request(shape).multiple
+    multiple = settings.plan_request(shape).multiple
     if multiple % block_values == 0:
         return settings
     if settings.multiple is None:
@@ -120,7 +120,7 @@ def check_pruned_file(
             hint="choose another, or prune into a folder",
         )
     groups = [count if settings.kv_groups is None else settings.kv_groups for count in shape.kv_groups]
-    neurons = [min(settings.request(shape).multiple, width) for width in shape.neurons]
+    neurons = [min(settings.plan_request(shape).multiple, width) for width in shape.neurons]
     if settings.widths != "uniform" or method.planner != "comp" or not shape.uniform:
         neurons[0] = shape.neurons[0]
         if method.removes_groups:

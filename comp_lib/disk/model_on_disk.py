@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig
 
 from ..decoder import Decoder
 from ..families.find import backbone_of, layers_of
-from ..families.run import check_ids, embed, head
+from ..families.run import check_below_vocabulary, embed, head
 from ..families.types import Device, Layer, Model
 from ..shape import Shape
 from ..system.tensors import EMBEDDING, HEAD, StoredTensors
@@ -55,7 +55,7 @@ class ModelOnDisk(Decoder):
         return layer.to(device)
 
     def embed(self, ids: Tensor) -> Tensor:
-        check_ids(ids, self.config.vocab_size)
+        check_below_vocabulary(ids, self.config.vocab_size)
         tokens, positions = ids.unique(return_inverse=True)
         rows = self.files.read(EMBEDDING, self.dtype, tokens)
         table = copy.copy(backbone_of(self.meta_model).embed_tokens)

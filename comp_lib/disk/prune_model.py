@@ -25,7 +25,7 @@ from ..calibration.given import Source
 from ..calibration.shares import text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration, windows_of
-from ..checks import check_request
+from ..checks import check_settings_for
 from ..errors import InputError, check_switch, check_words, known_keywords, warn_once
 from ..evaluation.words import describe_chance
 from ..families.run import check_length
@@ -267,7 +267,7 @@ def _decide(
 
 def _with_multiple(settings: Settings, parent: _Parent) -> Settings:
     """The settings with the multiple that a plan would find by itself, so that the card names it."""
-    return replace(settings, multiple=settings.request(parent.model.shape).multiple)
+    return replace(settings, multiple=settings.plan_request(parent.model.shape).multiple)
 
 
 def _fit_to_model(options: RunOptions, parent: _Parent) -> RunOptions:
@@ -283,7 +283,7 @@ def _fit_to_model(options: RunOptions, parent: _Parent) -> RunOptions:
     settings = complete_settings(source, options.settings)
     if options.gguf_type is not None:
         settings = with_fitting_multiple(settings, source.shape, options.gguf_type)
-    check_request(source, settings)
+    check_settings_for(source, settings)
     if options.gguf_type is not None:
         check_pruned_file(source, parent.tokenizer, settings, options.gguf_type)
     text = options.calibration
@@ -317,13 +317,15 @@ def _verdict(
     if gguf_type is None:
         new_files = list(resolve(saved.path).glob("*.safetensors"))
         dtype = parent.saved_dtype(gguf_type)
-        stored = (parent.stored_type, stored_type(dtype))
+        parent_type = parent.stored_type
+        new_type = stored_type(dtype)
         parent_bytes = parent.model.shape.total_parameters * dtype.itemsize
     else:
         new_files = [saved.path]
-        stored = (parent.matrix_type, gguf_type.upper())
+        parent_type = parent.matrix_type
+        new_type = gguf_type.upper()
         parent_bytes = size_of_tensors(parent.model.files.shapes, gguf_type)
-    megabytes = (_megabytes(parent.model.files.files), _megabytes(new_files))
+    parent_megabytes = _megabytes(parent.model.files.files)
     quality = quality_of(saved, windows_by_text)
     warnings = []
     if quality is not None:
@@ -332,9 +334,11 @@ def _verdict(
     return Verdict(
         **vars(saved),
         parent=parent.name,
-        megabytes=megabytes,
-        parent_megabytes=megabytes[0] if stored[0] == stored[1] else parent_bytes / 1e6,
-        stored=stored,
+        parent_megabytes=parent_megabytes,
+        parent_megabytes_in_new_type=parent_megabytes if parent_type == new_type else parent_bytes / 1e6,
+        megabytes=_megabytes(new_files),
+        parent_stored_type=parent_type,
+        stored_type=new_type,
         quality=quality,
         warnings=tuple(warnings),
         seconds=time.perf_counter() - started,

@@ -77,22 +77,24 @@ class DiskSink(Sink):
         return StatesFile.create(self.journal.work, shape, dtype)
 
     def resume(self) -> tuple[CarriedState | None, list[LayerReport | None]]:
-        state = self.journal.state.streams
-        if state is None:
+        carried_files = self.journal.state.streams
+        if carried_files is None:
             self._write_frame()
             return None, []
         shape = (*self.text_shape, self.model.shape.hidden)
         dense_stream = None
-        if state.dense_stream is not None:
-            dense_stream = StatesFile(self.journal.work / state.dense_stream, shape, self.model.dtype)
+        if carried_files.dense_stream is not None:
+            dense_stream = StatesFile(self.journal.work / carried_files.dense_stream, shape, self.model.dtype)
         generator = torch.Generator()
         with refusing(EXPECTED_PROGRESS, f"{self.journal.work}: generator", BEGIN_ANEW_HINT):
-            generator.set_state(torch.tensor(state.generator, dtype=torch.uint8))
+            generator.set_state(torch.tensor(carried_files.generator, dtype=torch.uint8))
         resumed = CarriedState(
-            pruned_stream=StatesFile(self.journal.work / state.pruned_stream, shape, self.model.dtype),
+            pruned_stream=StatesFile(
+                self.journal.work / carried_files.pruned_stream, shape, self.model.dtype
+            ),
             dense_stream=dense_stream,
-            may_differ=state.may_differ,
-            ridge_positions=dict(state.ridge_positions),
+            may_differ=carried_files.may_differ,
+            ridge_positions=dict(carried_files.ridge_positions),
             generator=generator,
         )
         return resumed, self.reports()
@@ -107,7 +109,7 @@ class DiskSink(Sink):
             for name, weight in layer.state_dict().items():
                 written_names.append(f"model.layers.{position}.{name}")
                 self._write(written_names[-1], self._convert(f"model.layers.{index}.{name}", weight))
-        self._settle(written_names)
+        self._flush(written_names)
         state = None
         checksums = dict(self.checksums)
         if index + 1 < self.model.shape.layers:  # nothing needs the streams after the last layer
@@ -141,7 +143,7 @@ class DiskSink(Sink):
                     self._write(name, files.read(name, self.dtype, rows), int(rows[0]))
             elif ".layers." not in name:
                 self._write(name, files.read(name, self.dtype))
-        self._settle([name for name in self.slots if ".layers." not in name])
+        self._flush([name for name in self.slots if ".layers." not in name])
 
     def _write(self, name: str, rows: Tensor, first_row: int = 0) -> None:
         """Write rows of a tensor to its file.
@@ -150,7 +152,7 @@ class DiskSink(Sink):
         """
         write_rows(self.slots[name], rows, first_row)
 
-    def _settle(self, names: Sequence[str]) -> None:
+    def _flush(self, names: Sequence[str]) -> None:
         """Let written tensors reach the disk, and note their checksums."""
         for path in sorted({self.slots[name].path for name in names}):
             fsync(path)

@@ -28,15 +28,16 @@ class Verdict(SavedModel):
 
     parent: str
     """Name of the parent, as the user knows it."""
-    megabytes: tuple[float, float]
-    """Size of the files of weights, of the parent and of the model, which may be of different types."""
     parent_megabytes: float
-    """Size of the weights of the parent in the type of the model's, which alone compares with the model's."""
-    stored: tuple[str, str]
-    """Type of most numbers in these files, such as "BF16" or "Q8_0", of the parent and of the model.
-
-    For a GGUF file those of the matrices of the layers.
-    """
+    """Size of the parent's files of weights."""
+    parent_megabytes_in_new_type: float
+    """Size that they would have in the type of the model's, which alone compares with the model's."""
+    megabytes: float
+    """Size of the model's files of weights."""
+    parent_stored_type: str
+    """Type of most numbers in the parent's files, such as "BF16"; of a GGUF file, of the layers' matrices."""
+    stored_type: str
+    """The same of the model's files."""
     quality: EvaluationByText | None
     """`loss`, `dense_loss` and `increase` on each text, nats per token; None where nothing was measured."""
     warnings: tuple[str, ...]
@@ -57,15 +58,15 @@ class Verdict(SavedModel):
                 "after": self.shape.total_parameters,
             },
             "megabytes": {
-                "before": self.megabytes[0],
-                "before_in_the_new_type": self.parent_megabytes,
-                "after": self.megabytes[1],
+                "before": self.parent_megabytes,
+                "before_in_the_new_type": self.parent_megabytes_in_new_type,
+                "after": self.megabytes,
             },
             "decoder_parameters": {
                 "before": self.parent_shape.decoder_parameters,
                 "after": self.shape.decoder_parameters,
             },
-            "stored": {"before": self.stored[0], "after": self.stored[1]},
+            "stored": {"before": self.parent_stored_type, "after": self.stored_type},
             "loss": self._losses(),
             "seconds": self.seconds,
             "calibration_tokens": self.report.token_count,
@@ -101,12 +102,12 @@ class Verdict(SavedModel):
         """The lines of a table: sizes, and each number of the shape that has changed, before and after."""
         before = self.parent_shape
         after = self.shape
-        old_type, new_type = self.stored
         remark = ""
-        if old_type != new_type:
-            remark = f"{Path(self.parent).name} itself: {self.megabytes[0]:.1f} MB, {old_type}"
-        old_size = f"{self.parent_megabytes:.1f} MB"
-        new_size = f"{self.megabytes[1]:.1f} MB"
+        if self.parent_stored_type != self.stored_type:
+            parent_name = Path(self.parent).name
+            remark = f"{parent_name} itself: {self.parent_megabytes:.1f} MB, {self.parent_stored_type}"
+        old_size = f"{self.parent_megabytes_in_new_type:.1f} MB"
+        new_size = f"{self.megabytes:.1f} MB"
         shapes = [
             ("layers", str(before.layers), str(after.layers), ""),
             ("neurons a layer", span(before.neurons), span(after.neurons), ""),
@@ -115,7 +116,7 @@ class Verdict(SavedModel):
         rows = [
             ("", "before", "after", ""),
             ("parameters", f"{before.total_parameters:,}", f"{after.total_parameters:,}", ""),
-            (f"weights, {new_type}", old_size, new_size, remark),
+            (f"weights, {self.stored_type}", old_size, new_size, remark),
             *(row for row in shapes if row[1] != row[2]),
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from ..calibration.texts import check_text
 from ..errors import InputError
-from ..families.run import check_ids, evaluation_mode
+from ..families.run import check_below_vocabulary, evaluation_mode
 from ..families.types import CausalLM, Model
 
 
@@ -30,7 +30,7 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
             hint="write what the model shall go on from",
         )
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)  # (1, L)
-    check_ids(ids, model.config.vocab_size)
+    check_below_vocabulary(ids, model.config.vocab_size)
     length = ids.shape[1]
     context = model.config.max_position_embeddings
     if tokens < 1 or length + tokens > context:

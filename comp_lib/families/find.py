@@ -38,8 +38,8 @@ class Part:
     """The name in the part of the linear that writes to the stream."""
     output_linear: nn.Linear
     """The linear that writes to the stream."""
-    rows: dict[str, Tensor]
-    """The other linears, which produce its inputs: name -> row indices (blocks, rows of a block)."""
+    producer_rows: dict[str, Tensor]
+    """Rows of the other linears, which produce its inputs: name -> indices (blocks, rows of a block)."""
     block_size: int = 1
     """How many inputs of the linear belong to a block."""
     grouped: bool = False
@@ -219,7 +219,7 @@ def check_linears(model: Model) -> None:
         check_forward(name, module)
     for index, layer in enumerate(layers_of(model)):
         for part in parts(layer).values():
-            for name in (*part.rows, part.output_name):
+            for name in (*part.producer_rows, part.output_name):
                 linear = getattr(part.module, name)
                 has_hooks = any(value for key, value in vars(linear).items() if key.endswith("_hooks"))
                 if has_hooks or type(linear) is not nn.Linear:
@@ -269,7 +269,7 @@ def remember_widths(layer: Layer) -> None:
     for name, count in (("num_heads", heads), ("num_key_value_heads", groups)):
         if hasattr(module, name):
             setattr(module, name, count)
-    if "qkv_proj" in attention.rows and heads != module.config.num_attention_heads:
+    if "qkv_proj" in attention.producer_rows and heads != module.config.num_attention_heads:
         module.config = copy.copy(module.config)
         module.config.num_attention_heads = heads
 

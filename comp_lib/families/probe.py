@@ -223,7 +223,7 @@ def _inputs_without_odd_blocks(part: Part, run_part: Any, before: Tensor) -> Ten
         return output.index_fill(-1, rows, 0.0)
 
     with ExitStack() as hooks:
-        for name, rows in part.rows.items():
+        for name, rows in part.producer_rows.items():
             odd_rows = rows[1::2].flatten().to(before.device)
             linear = getattr(part.module, name)
             hooks.enter_context(linear.register_forward_hook(partial(silence, odd_rows)))

@@ -59,7 +59,7 @@ def checked_tokens(ids: object, vocabulary: int) -> Tensor:
     return tokens
 
 
-def check_ids(ids: Tensor, vocabulary: int) -> None:
+def check_below_vocabulary(ids: Tensor, vocabulary: int) -> None:
     """Raises InputError for a token of which the model has no embedding."""
     if ids.numel() and int(ids.max()) >= vocabulary:
         raise InputError(
@@ -100,7 +100,7 @@ def embed(model: Model, ids: Tensor, table: nn.Module | None = None) -> Tensor:
     """
     backbone = backbone_of(model)
     if table is None:
-        check_ids(ids, model.config.vocab_size)
+        check_below_vocabulary(ids, model.config.vocab_size)
         table = backbone.embed_tokens
     frame = with_children(backbone, embed_tokens=table, layers=nn.ModuleList(), norm=nn.Identity())
     weight: Any = table.weight

@@ -52,7 +52,7 @@ class Sweep:
     """The blocks that stay, ascending (k,)."""
     order: Tensor
     """The blocks that went, first to last (removed,)."""
-    errors: Tensor
+    objectives: Tensor
     """tr((W - V)^T H (W - V)) after each round (rounds,): the error and the ridge's penalty."""
     counts: Tensor
     """The number of blocks that are gone after each round (rounds,)."""
@@ -64,9 +64,9 @@ class Sweep:
     """The refitted weights V (n, m), zero where a block went."""
 
     @property
-    def data_errors(self) -> Tensor:
+    def errors(self) -> Tensor:
         """||X W - X V||^2 after each round (rounds,): the error on the data, without the penalty."""
-        return self.errors - self.round_penalties
+        return self.objectives - self.round_penalties
 
 
 def condition_numbers(matrix: Tensor, inverse: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def sweep(
     scores = first_scores
     total_error = 0.0
     order: list[int] = []
-    errors: list[float] = []
+    objectives: list[float] = []
     counts: list[int] = []
     round_penalties: list[float] = []
     while len(order) < remove:
@@ -158,7 +158,7 @@ def sweep(
         alive[chosen] = False
         order.extend(chosen.tolist())
         counts.append(len(order))
-        errors.append(total_error)
+        objectives.append(total_error)
         round_penalty = 0.0
         if input_penalties is not None:
             round_penalty = movement_penalty(input_penalties, weights, refitted)
@@ -168,7 +168,7 @@ def sweep(
     return Sweep(
         kept=alive.nonzero().flatten(),
         order=torch.tensor(order, dtype=torch.long),
-        errors=torch.tensor(errors, dtype=torch.float64),
+        objectives=torch.tensor(objectives, dtype=torch.float64),
         counts=torch.tensor(counts, dtype=torch.long),
         round_penalties=torch.tensor(round_penalties, dtype=torch.float64),
         scores=first_scores,

@@ -50,7 +50,7 @@ class MeasuredHarm:
         """Error of a layer's output with 0, 1, ... of its `neurons` removed, as far as its sweep goes."""
         swept = self.sweeps[layer]
         last_count = int(swept.counts[-1])
-        return interpolate(swept.counts, swept.data_errors, neurons)[: last_count + 1]
+        return interpolate(swept.counts, swept.errors, neurons)[: last_count + 1]
 
 
 def interpolate(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:

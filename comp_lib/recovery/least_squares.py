@@ -84,7 +84,7 @@ def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:
     if selection.refitted is not None and swept is not None and statistics.given_target is None:
         refitted = selection.refitted  # the sweep has solved the same problem
         energy = statistics.energy(weight)
-        error = max(0.0, float(swept.data_errors[-1]))
+        error = max(0.0, float(swept.errors[-1]))
     else:
         refitted = statistics.refit(weight, problem.inputs_of(selection.kept), problem.ridge)
         energy, error = statistics.energy_and_error(weight, refitted)

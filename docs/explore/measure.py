@@ -260,7 +260,7 @@ def race(gram: Tensor, weight: Tensor, remove: int, per_round: int) -> dict[str,
                 gap = weight - refit
                 fitted.append(float((gap * (gram @ gap)).sum()) / energy)
         if name == "price":
-            fitted = (swept.data_errors / energy).tolist()
+            fitted = (swept.errors / energy).tolist()
         found[name] = {"bare": rounded(bare), "refitted": rounded(fitted)}
     return found
 
@@ -293,7 +293,7 @@ def measure_layer(minutes: float) -> None:
         "fewest": FEWEST,
         "energy_share": round(share, 4),
         "compared_width": COMPARED_WIDTH,
-        "whole_error": float(whole.data_errors[-1]) / energy,
+        "whole_error": float(whole.errors[-1]) / energy,
         "race": race(gram, principal, size - FEWEST, PER_ROUND),
     }
     keep("layer", values)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from variants import build, tokens
 
 from comp_lib.baselines import flap, llm_pruner
-from comp_lib.checks import check_request
+from comp_lib.checks import check_settings_for
 from comp_lib.comp import prune
 from comp_lib.errors import InputError, OutOfReach
 from comp_lib.hybrid_granularity.uniform import parameter_budget, uniform_plan
@@ -571,9 +571,9 @@ def test_a_ratio_out_of_reach_is_an_error_of_its_own_kind(method):
 
 def test_what_llm_pruner_s_layers_cannot_give_is_refused_before_any_text():
     model = build(**DEEP)
-    check_request(model, complete_settings(model, baseline("llm-pruner", ratio=0.4)))
+    check_settings_for(model, complete_settings(model, baseline("llm-pruner", ratio=0.4)))
     with pytest.raises(InputError, match="6 layers that it does not protect, got 0.7"):
-        check_request(model, complete_settings(model, baseline("llm-pruner", ratio=0.7)))
+        check_settings_for(model, complete_settings(model, baseline("llm-pruner", ratio=0.7)))
 
 
 @pytest.mark.parametrize("name", ["mistral", "qwen2", "ernie4_5"])

@@ -50,7 +50,7 @@ def test_there_are_ten_commands_with_few_flags():
 @pytest.mark.parametrize("method", ["comp", "llm-pruner"])
 def test_prune_writes_a_smaller_model_and_says_what_it_did(parent, tmp_path, method):
     folder = tmp_path / "small"
-    flags = ["--method", method, *QUICK_FLAGS, "--evaluate", "evaluation"]
+    flags = ["--method", method, *QUICK_FLAGS, "--judged-on", "evaluation"]
     output = ran("prune", parent, "--out", folder, *flags).output
     before = Shape.of(AutoModelForCausalLM.from_pretrained(parent))
     after = Shape.of(load.load_model(folder)[0])
@@ -117,7 +117,7 @@ def test_each_preset_is_carried_out(parent, tmp_path, preset):
 
 
 def test_the_best_preset_takes_twice_the_text_unless_a_number_is_given(parent, tmp_path):
-    flags = "--length 4 --multiple 4 --evaluate none --calibration calibration --preset best".split()
+    flags = "--length 4 --multiple 4 --judged-on none --calibration calibration --preset best".split()
     for name, number, size in (("default", [], "256 x 4"), ("given", ["--sequences", "8"], "8 x 4")):
         ran("prune", parent, "--out", tmp_path / name, *flags, *number)
         assert f"{size} tokens" in (tmp_path / name / "README.md").read_text("utf-8")
@@ -160,7 +160,7 @@ def test_a_full_folder_is_refused_before_any_text_is_written(parent, tmp_path, m
 WITH_DEVICE = {
     "prune": ["--out", "nowhere", *QUICK_FLAGS],
     "inspect": [],
-    "evaluate": ["--window", "64", "--windows", "1"],
+    "evaluate": ["--window-length", "64", "--window-count", "1"],
     "generate": ["--prompt", "The sea", "--tokens", "2"],
     "report": ["--out", "nowhere.html"],
     "heal": ["--parent", "nowhere", "--out", "nowhere"],

@@ -19,7 +19,7 @@ def _environment(monkeypatch):
 @pytest.mark.parametrize("position", [0, 1, 4], ids=["before the command", "after it", "at the end"])
 def test_debug_shows_the_cause_and_then_the_line(parent, tmp_path, position):
     (tmp_path / "latin.txt").write_bytes("Café".encode("latin-1"))
-    arguments = ["evaluate", parent, "--text", tmp_path / "latin.txt"]
+    arguments = ["evaluate", parent, "--judged-on", tmp_path / "latin.txt"]
     refused(run(*arguments), ["UnicodeDecodeError"])
     arguments.insert(position, "--debug")
     result = run(*arguments)

@@ -62,7 +62,7 @@ def test_a_closed_output_leaves_no_traceback(python):
 
 
 GRID = ["--methods", "magnitude", "--ratios", "0.2", "--seeds", "1", "--sequences", "8", "--length", "24"]
-GRID += ["--multiple", "4", "--windows", "2", "--window", "32"]
+GRID += ["--multiple", "4", "--window-count", "2", "--window-length", "32"]
 
 
 @pytest.mark.parametrize(("command", "flags"), [("prune", QUICK_FLAGS), ("compare", GRID)])
@@ -88,7 +88,7 @@ def test_a_log_gets_a_line_a_layer_and_a_terminal_bars(parent, tmp_path, monkeyp
         f"pruning: {n} of 3" for n in (1, 2, 3)
     ]
     assert all(len(line) < 60 and "\r" not in line for line in lines)
-    lines = ran("evaluate", parent, "--window", "32", "--windows", "2").stderr.splitlines()
+    lines = ran("evaluate", parent, "--window-length", "32", "--window-count", "2").stderr.splitlines()
     *progress_lines, warning, reason = lines
     assert [line.split(":")[0] for line in progress_lines] == list(KINDS)
     # the numbers of this model are random

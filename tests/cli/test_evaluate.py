@@ -19,7 +19,7 @@ from comp_lib.models.load import load_model
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--window", "32", "--windows", "3"]
+SMALL = ["--window-length", "32", "--window-count", "3"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_default_is_a_table_of_all_kinds_and_their_mean(parent, damaged, exp
 
 
 def test_one_text_without_a_dense_model_is_its_loss_and_perplexity(damaged, expected):
-    table = cells(ran("evaluate", damaged, *SMALL, "--text", "evaluation:code").stdout)
+    table = cells(ran("evaluate", damaged, *SMALL, "--judged-on", "evaluation:code").stdout)
     assert table["text"] == ["loss", "perplexity"]
     loss, perplexity = table["evaluation:code"]
     assert loss == f"{expected['code'].loss:.2f}"
@@ -88,7 +88,9 @@ def test_it_ends_with_what_multiplies_the_perplexity_and_with_the_next_command(p
     assert lines[-2].endswith(f"most on {most} ({exp(expected[most].increase):.1f})")
     assert lines[-1].startswith("next: ")
     assert lines[-1].endswith(f"comp-lib evaluate {damaged} --against {parent} --tasks offline")
-    alone = ran("evaluate", damaged, "--text", "evaluation:code", "--window", "32", "--windows", "9").stdout
+    alone = ran(
+        "evaluate", damaged, "--judged-on", "evaluation:code", "--window-length", "32", "--window-count", "9"
+    ).stdout
     *_, sentence, advice = alone.splitlines()
     assert re.fullmatch(r".*: perplexity [\d.]+ \([\d.]+ to [\d.]+\) on evaluation:code", sentence)
     assert "--against PARENT" in advice
@@ -112,14 +114,14 @@ def test_tasks_show_the_parent_beside_the_model(parent, damaged):
 
 
 def test_windows_are_as_long_as_the_model_reads(parent, damaged, tokenizer):
-    row = cells(ran("evaluate", damaged, "--text", "evaluation:code", "--windows", "2").stdout)
+    row = cells(ran("evaluate", damaged, "--judged-on", "evaluation:code", "--window-count", "2").stdout)
     model = AutoModelForCausalLM.from_pretrained(damaged).eval()
     ids = evaluation_tokens(tokenizer, load_text("evaluation:code"), 128, 2)  # the context is 128 tokens
     assert row["evaluation:code"][0] == f"{measure_loss(model, ids).loss:.2f}"
 
 
 def test_a_model_against_itself_has_no_increase_for_certain(parent):
-    flags = ("--text", "evaluation", "--window", "32", "--windows", "10")
+    flags = ("--judged-on", "evaluation", "--window-length", "32", "--window-count", "10")
     row = cells(ran("evaluate", parent, *flags, "--against", parent).stdout)["evaluation"]
     dense_loss, loss, increase, divergence, agreement = row
     assert dense_loss == loss
@@ -141,21 +143,21 @@ def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_
         (copy, copy),
         ("kinds", "evaluation:code"),
     ):
-        message = ran("evaluate", small, *SMALL, "--text", text).stderr
+        message = ran("evaluate", small, *SMALL, "--judged-on", text).stderr
         assert f"comp-lib: {name} calibrated this model" in message
     for model, text in ((small, "evaluation"), (parent, "calibration")):
-        assert "calibrated this model" not in ran("evaluate", model, *SMALL, "--text", text).stderr
+        assert "calibrated this model" not in ran("evaluate", model, *SMALL, "--judged-on", text).stderr
     card = small / "README.md"
     for wrong in ("5", "[[[]]]", "[" * 100_000):
         text = re.sub(r"calibrated_on: .*", f"calibrated_on: {wrong}", card.read_text("utf-8"))
         card.write_text(text, "utf-8")
-        ran("evaluate", small, *SMALL, "--text", "calibration")
+        ran("evaluate", small, *SMALL, "--judged-on", "calibration")
 
 
 @pytest.mark.parametrize(
     ("options", "phrases"),
     [
-        (["--text", "kind"], ["kind", "no such file"]),
+        (["--judged-on", "kind"], ["kind", "no such file"]),
         (["--tasks", "comp_gramar"], ["'comp_gramar': did you mean 'comp_grammar'?"]),
     ],
 )

@@ -212,7 +212,16 @@ def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, m
     monkeypatch.setattr(cluster, "COMMAND", (*python, *cluster.COMMAND[1:]))
     monkeypatch.chdir(parent.parent)  # a relative path holds on the workers too
     options = ["--ratios", 0.2, "--methods", "comp,random", "--seeds", 1, "--sequences", 3, "--length", 24]
-    options += ["--multiple", 4, "--windows", 3, "--window", 40, "--scheduler", dask.scheduler_address]
+    options += [
+        "--multiple",
+        4,
+        "--window-count",
+        3,
+        "--window-length",
+        40,
+        "--scheduler",
+        dask.scheduler_address,
+    ]
     result = command("compare", parent.name, "--out", tmp_path / "out", *options)
     assert result.exit_code == 0, result.output
     rows = read_rows(tmp_path / "out" / "rows.csv")

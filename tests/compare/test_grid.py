@@ -36,7 +36,18 @@ from comp_lib.system.machine import peak_bytes
 
 pytestmark = pytest.mark.slow
 
-SIZES = ["--sequences", "3", "--length", "24", "--multiple", "4", "--windows", "8", "--window", "40"]
+SIZES = [
+    "--sequences",
+    "3",
+    "--length",
+    "24",
+    "--multiple",
+    "4",
+    "--window-count",
+    "8",
+    "--window-length",
+    "40",
+]
 GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
 
 
@@ -298,7 +309,7 @@ def test_a_failure_shows_in_the_exit_code_and_the_table(parent, tmp_path, monkey
         (["--methods", ","], ["at least one ratio, method, seed"]),
         (["--sequences", "3,0"], ["sequences as a whole number above 0", "got 0"]),
         (["--sequences", "3,100000"], ["tokens of calibration text", "100000 x 24"]),
-        (["--window", "4096"], ["128", "4096"]),
+        (["--window-length", "4096"], ["128", "4096"]),
         (["--calibration", "nowhere.txt"], ["nowhere.txt"]),
         (["--calibration", "evaluation"], ["evaluation", "same"]),
     ],

@@ -113,10 +113,10 @@ def test_the_type_stays_and_what_pruning_does_not_touch_keeps_its_bytes(kind, pa
     assert [path.name for path in tmp_path.iterdir()] == ["small.gguf"]
     assert types_in(tmp_path / "small.gguf") == {kind.upper()}
     assert verdict.path == tmp_path / "small.gguf"
-    assert verdict.stored == (kind.upper(), kind.upper())
+    assert (verdict.parent_stored_type, verdict.stored_type) == (kind.upper(), kind.upper())
     sizes = tuple(file.stat().st_size / 1e6 for file in (parent, verdict.path))
-    assert verdict.megabytes == sizes
-    assert verdict.parent_megabytes == sizes[0]
+    assert (verdict.parent_megabytes, verdict.megabytes) == sizes
+    assert verdict.parent_megabytes_in_new_type == sizes[0]
     assert sizes[1] < sizes[0]
     assert not caplog.messages
     norms = [] if kind == "f16" else ["output_norm.weight", "blk.0.attn_norm.weight"]  # these become f16 too
@@ -221,7 +221,9 @@ def test_the_verdict_judges_the_file_and_llama_cpp_agrees(kind, name, preset, pa
     ids = tokens(1, 24)
     server = llama_cpp.start(verdict.path, 25, threads=1, cache="f32")
     assert (llama_cpp.losses(server, ids) - torch_losses(small, ids)).mean().abs() < LOSS_TOLERANCE
-    result = ran("evaluate", verdict.path, "--against", parent, "--windows", "2", "--window", "32")
+    result = ran(
+        "evaluate", verdict.path, "--against", parent, "--window-count", "2", "--window-length", "32"
+    )
     assert "mean" in result.stdout
 
 

@@ -50,33 +50,33 @@ def weights(folder):
 def test_a_folder_is_saved_as_its_parent_is_and_only_refitted_weights_change(kind, saved_llama, tmp_path):
     parent = saved_llama(DTYPES[kind])
     verdict = prune_model(parent, tmp_path / "small", judged_on=None, **QUICK_OPTIONS)
-    assert verdict.stored == (kind, kind)
-    assert verdict.megabytes[1] < verdict.megabytes[0]
+    assert (verdict.parent_stored_type, verdict.stored_type) == (kind, kind)
+    assert verdict.megabytes < verdict.parent_megabytes
     old = weights(parent)
     new = weights(tmp_path / "small")
     assert {value.dtype for value in new.values()} == {DTYPES[kind]}
     assert torch.equal(new["model.embed_tokens.weight"], old["model.embed_tokens.weight"])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     assert model.dtype == DTYPES[kind]
-    assert sum(value.nbytes for value in new.values()) < verdict.megabytes[1] * 1e6
+    assert sum(value.nbytes for value in new.values()) < verdict.megabytes * 1e6
     in_bfloat16 = prune_model(parent, tmp_path / "again", judged_on=None, **QUICK_OPTIONS, dtype="bfloat16")
     # it is not saved in more bytes than it was computed in
-    assert in_bfloat16.stored[1] == {"F32": "BF16", "BF16": "BF16", "F16": "F16"}[kind]
+    assert in_bfloat16.stored_type == {"F32": "BF16", "BF16": "BF16", "F16": "F16"}[kind]
 
 
 @pytest.mark.parametrize(("kind", "stored"), [("f16", "F16"), ("q8_0", "BF16")])
 def test_a_gguf_file_becomes_16_bits(kind, stored, saved_llama, tmp_path):
     file = export_gguf(saved_llama(torch.float32), tmp_path / "m.gguf", kind)
     verdict = prune_model(file, tmp_path / "small", judged_on=None, **QUICK_OPTIONS)
-    assert verdict.stored == (kind.upper(), stored)
-    assert verdict.megabytes[0] == file.stat().st_size / 1e6
-    assert (f"m.gguf itself: {verdict.megabytes[0]:.1f} MB, Q8_0" in str(verdict)) == (kind == "q8_0")
+    assert (verdict.parent_stored_type, verdict.stored_type) == (kind.upper(), stored)
+    assert verdict.parent_megabytes == file.stat().st_size / 1e6
+    assert (f"m.gguf itself: {verdict.parent_megabytes:.1f} MB, Q8_0" in str(verdict)) == (kind == "q8_0")
     (line,) = (line for line in str(verdict).splitlines() if line.startswith(f"weights, {stored} "))
-    assert re.findall(r"([\d.]+) MB  ", f"{line}  ")[0] == f"{verdict.parent_megabytes:.1f}"
+    assert re.findall(r"([\d.]+) MB  ", f"{line}  ")[0] == f"{verdict.parent_megabytes_in_new_type:.1f}"
     # what the parent would take in the same type, so that nothing seems to grow
     in_16_bits = verdict.parent_shape.total_parameters * 2 / 1e6
-    assert verdict.parent_megabytes == pytest.approx(in_16_bits, rel=0.1)
-    assert verdict.megabytes[1] < verdict.parent_megabytes
+    assert verdict.parent_megabytes_in_new_type == pytest.approx(in_16_bits, rel=0.1)
+    assert verdict.megabytes < verdict.parent_megabytes_in_new_type
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_the_card_says_the_command_and_the_share_of_each_text(saved_llama, tmp_p
     card = (tmp_path / "small" / "README.md").read_text("utf-8")
     command = (
         f"comp-lib prune {parent.name} --out small --ratio 0.1 --preset stock --calibration shipped+mine.txt "
-        "--evaluate none --sequences 16 --length 24 --method wanda-sp\n"
+        "--judged-on none --sequences 16 --length 24 --method wanda-sp\n"
     )
     assert command in card
     assert "calibration 10%" in card

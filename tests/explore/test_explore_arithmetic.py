@@ -110,7 +110,7 @@ def test_sweep_equals_comp_libs(javascript, packed, per_round):
     assert found["energy"] == pytest.approx(energy, rel=1e-12)
     assert found["order"] == expected.order.tolist()
     assert found["counts"] == expected.counts.tolist()
-    assert found["refitted"] == pytest.approx((expected.data_errors / energy).tolist(), rel=1e-9, abs=1e-14)
+    assert found["refitted"] == pytest.approx((expected.errors / energy).tolist(), rel=1e-9, abs=1e-14)
 
 
 def test_race_equals_comp_libs(javascript, packed):

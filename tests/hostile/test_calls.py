@@ -24,11 +24,11 @@ pytestmark = pytest.mark.slow
 CALLS = {  # the shortest call of each command that would work
     "demo": "demo --out {tmp}/out",
     "inspect": "inspect {model}",
-    "prune": "prune {model} --out {tmp}/out --sequences 4 --length 32 --multiple 4 --evaluate none",
-    "evaluate": "evaluate {model} --text evaluation --window 64 --windows 2",
+    "prune": "prune {model} --out {tmp}/out --sequences 4 --length 32 --multiple 4 --judged-on none",
+    "evaluate": "evaluate {model} --judged-on evaluation --window-length 64 --window-count 2",
     "generate": "generate {model} --prompt Hello --tokens 3",
     "compare": "compare {model} --out {tmp}/out --methods random --ratios 0.2"
-    " --sequences 2 --length 32 --window 40",
+    " --sequences 2 --length 32 --window-length 40",
     "export": "export {model} --gguf {tmp}/m.gguf",
     "report": "report {model} --out {tmp}/page.html --ratios 0.2",
     "heal": "heal {tmp}/pruned --parent {model} --out {tmp}/out --steps 2 --sequences 12 --length 16",
@@ -56,13 +56,13 @@ ROWS = [
     ("compare", "--seeds 0", "Invalid value for '--seeds'"),
     ("compare", "--sequences 0", "sequences as a whole number above 0, got 0"),
     ("compare", "--length 1", "Invalid value for '--length'"),
-    ("compare", "--windows 0", "Invalid value for '--windows'"),
-    ("compare", "--window 1", "Invalid value for '--window'"),
+    ("compare", "--window-count 0", "Invalid value for '--window-count'"),
+    ("compare", "--window-length 1", "Invalid value for '--window-length'"),
     ("compare", "--multiple 0", "Invalid value for '--multiple'"),
     ("compare", "--workers 0", "Invalid value for '--workers'"),
-    ("evaluate", "--tasks offline --windows 3", "or --windows, got both"),
-    ("evaluate", "--tasks offline --window 64", "--tasks without --text, --window or"),
-    ("evaluate", "--windows 0", "Invalid value for '--windows'"),
+    ("evaluate", "--tasks offline --window-count 3", "or --window-count, got both"),
+    ("evaluate", "--tasks offline --window-length 64", "--tasks without --judged-on, --window-length or"),
+    ("evaluate", "--window-count 0", "Invalid value for '--window-count'"),
     ("evaluate", "--dtype int8", "a dtype among float32, bfloat16, float16, got 'int8'"),
     ("evaluate", "--device quantum", "an available device"),
     ("evaluate", "--against build/nothere", "no folder build/nothere"),
@@ -95,11 +95,11 @@ ROWS = [
     ("prune", "MODEL={tmp}/empty", "config.json"),
     ("prune", "MODEL={tmp}/{half}", r"\udcff"),
     ("prune", "--calibration {tmp}/no/such/file.txt", "no/such/file.txt"),
-    ("prune", "--calibration evaluation --evaluate evaluation", "the same"),
+    ("prune", "--calibration evaluation --judged-on evaluation", "the same"),
     ("prune", "--calibration {tmp}/short.txt", "tokens of calibration text"),
-    ("evaluate", "--text {tmp}/latin.txt", "UTF-8"),
+    ("evaluate", "--judged-on {tmp}/latin.txt", "UTF-8"),
     ("compare", "--calibration {tmp}/nowhere.txt", "nowhere.txt"),
-    ("compare", "--evaluate {tmp}/nowhere.txt", "nowhere.txt"),
+    ("compare", "--judged-on {tmp}/nowhere.txt", "nowhere.txt"),
     ("report", "--calibration {tmp}/nowhere.txt", "nowhere.txt"),
     ("report", "--kinds dialog", "did you mean 'dialogue'"),
     ("report", "--against {tmp}/nobody", "nobody"),
@@ -192,7 +192,7 @@ def test_a_cache_in_a_home_that_is_not_there_is_one_line(monkeypatch):
 
 
 def test_the_program_itself_ends_in_one_line(python, tmp_path):
-    command = [*python, "-m", "comp_lib", "evaluate", "smollm2-135m", "--text", "nowhere.txt"]
+    command = [*python, "-m", "comp_lib", "evaluate", "smollm2-135m", "--judged-on", "nowhere.txt"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stdout == ""

@@ -102,9 +102,9 @@ def exported(parent, tmp_path_factory):
 
 CALLS = {  # the first word of a command, and quick flags that it would take
     "inspect": "",
-    "prune": "--out new --sequences 2 --length 24 --multiple 4 --preset stock --evaluate none"
+    "prune": "--out new --sequences 2 --length 24 --multiple 4 --preset stock --judged-on none"
     " --calibration notes.txt",
-    "evaluate": "--text notes.txt --window 24 --windows 2",
+    "evaluate": "--judged-on notes.txt --window-length 24 --window-count 2",
     "generate": "--prompt Hello --tokens 2",
     "export": "--gguf new.gguf",
     # These work for long. They get the name of no model, and all else is looked at before the model is.

@@ -251,7 +251,7 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(case):
     swept = case.swept
     rows = with_ridge_rows(x, case.ridge)
     for count, error, round_penalty in zip(
-        swept.counts.tolist(), swept.errors.tolist(), swept.round_penalties.tolist(), strict=True
+        swept.counts.tolist(), swept.objectives.tolist(), swept.round_penalties.tolist(), strict=True
     ):
         alive = blocks_of(without(case.groups, *swept.order[:count].tolist()), case.size)
         solution, expected = refit(rows, rows @ w, alive)
@@ -281,7 +281,7 @@ def test_penalties_change_neither_errors_nor_scores_of_a_sweep(case):
     without_penalties = sweep(
         case.inverse, case.w, case.remove, block_size=case.size, per_round=case.per_round
     )
-    torch.testing.assert_close(without_penalties.errors, case.swept.errors, **CLOSE)
+    torch.testing.assert_close(without_penalties.objectives, case.swept.objectives, **CLOSE)
     assert (without_penalties.round_penalties == 0.0).all()
     scores = scores_of(diagonal_blocks(case.inverse, case.size), case.w)
     torch.testing.assert_close(case.swept.scores, scores)
@@ -313,7 +313,7 @@ def test_sweep_of_the_mask_problem_finds_the_best_mask_of_the_survivors(seed, n)
     columns = as_columns(x, w)
     mask, error = refit(columns, columns.sum(1, keepdim=True), swept.kept.tolist())
     torch.testing.assert_close(swept.weights[swept.kept], mask, **CLOSE)
-    assert float(swept.errors[-1]) == pytest.approx(error, rel=1e-6)
+    assert float(swept.objectives[-1]) == pytest.approx(error, rel=1e-6)
 
 
 def test_one_round_takes_the_lowest_scores():
@@ -328,7 +328,7 @@ def test_sweep_that_removes_nothing_returns_the_weights_to_the_bit():
     swept = sweep(spd_inverse(x.T @ x)[0], w, 0)
     assert torch.equal(swept.weights, w)
     assert swept.kept.tolist() == list(range(8))
-    assert swept.errors.numel() == swept.order.numel() == swept.counts.numel() == 0
+    assert swept.objectives.numel() == swept.order.numel() == swept.counts.numel() == 0
 
 
 def test_sweep_leaves_its_arguments_alone():
@@ -346,5 +346,5 @@ def test_a_copy_goes_first_at_no_cost_and_its_twin_takes_over():
     swept = sweep(spd_inverse(with_ridge(x.T @ x, 1e-9))[0], w, 1, per_round=1)
     removed = int(swept.order)
     twin = {1: 4, 4: 1}[removed]
-    assert float(swept.errors[-1]) < 1e-6
+    assert float(swept.objectives[-1]) < 1e-6
     torch.testing.assert_close(swept.weights[twin], w[1] + w[4], rtol=1e-5, atol=1e-5)

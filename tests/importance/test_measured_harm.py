@@ -12,7 +12,6 @@ from variants import LAYOUTS, build, tokens
 
 import comp_lib.importance.measured_harm as harm_module
 from comp_lib.comp import prune
-from comp_lib.errors import InputError
 from comp_lib.families.run import embed, head, layer_arguments
 from comp_lib.hybrid_granularity.by_harm import HARM_EXPONENT, allocate_widths, plan_by_harm
 from comp_lib.hybrid_granularity.uniform import uniform_plan
@@ -26,6 +25,7 @@ from comp_lib.importance.measured_harm import (
 )
 from comp_lib.importance.narrowing import with_weights
 from comp_lib.importance.neurons import RIDGE
+from comp_lib.objectives import InputError
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
@@ -176,7 +176,7 @@ def test_sequences_that_judge_are_not_fitted(model, ids):
     other_ids = torch.cat([ids[:-4], ids[-4:].flip(1)])
     measured = measured_harm(model, ids, GONE)
     measured_on_others = measured_harm(model, other_ids, GONE)
-    assert torch.equal(measured.sweeps[0].errors, measured_on_others.sweeps[0].errors)
+    assert torch.equal(measured.sweeps[0].objectives, measured_on_others.sweeps[0].objectives)
     assert not torch.allclose(measured.harm, measured_on_others.harm)
 
 

@@ -269,7 +269,7 @@ def test_a_loss_that_is_no_number_ends_a_command_with_exit_code_1(tmp_path, toke
     build("granite").save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     config(logits_scaling=0.0)(folder)
-    options = ("--text", "evaluation", "--window", "16", "--windows", "2")
+    options = ("--judged-on", "evaluation", "--window-length", "16", "--window-count", "2")
     for more in ([], ["--against", folder]):
         result = run("evaluate", folder, *options, *more)
         assert result.exit_code == 1

@@ -58,7 +58,7 @@ def test_a_full_disk_ends_each_command_in_one_line(command, parent, tmp_path, sm
     is_prune = arguments[0] == "prune"
     if is_prune:
         arguments += (
-            "--sequences 2 --length 32 --multiple 8 --evaluate none --calibration calibration".split()
+            "--sequences 2 --length 32 --multiple 8 --judged-on none --calibration calibration".split()
         )
     with small_disk(30_000):
         result = run(*arguments)
