@@ -58,7 +58,7 @@ def command_of_run(name: str, out: str | Path, options: RunOptions) -> str:
         "ratio": options.settings.ratio,
         "preset": options.preset,
         "calibration": calibration.source,
-        "evaluate": options.judged_on or "none",
+        "judged_on": options.judged_on or "none",
         "sequences": calibration.sequences,
         "length": calibration.length,
     }

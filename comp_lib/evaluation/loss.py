@@ -18,8 +18,8 @@ Every number is a mean over sequences of equal length. The value of each sequenc
 
 Papers report WikiText-2: the test split, its rows joined with two line ends, cut into consecutive windows of
 2,048 tokens (or as many as the model takes), no window seeing the window before: `--judged-on wikitext2
---window-length 2048`. Where a tokenizer begins each text with a special token, papers have it before the first window alone,
-and this library before each window.
+--window-length 2048`. Where a tokenizer begins each text with a special token, papers have it before the
+first window alone, and this library before each window.
 
 Logits are by far the largest tensors here (49,152 columns for SmolLM2), so the head is applied to a few
 hundred positions at a time and the whole (B, L, V) never exists.

@@ -25,7 +25,7 @@ from comp_lib.importance.measured_harm import (
 )
 from comp_lib.importance.narrowing import with_weights
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.objectives import InputError
+from comp_lib.errors import InputError
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
