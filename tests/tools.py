@@ -130,7 +130,7 @@ def curve_of(errors):
     return Sweep(
         kept=torch.tensor([rounds]),
         order=torch.arange(rounds),
-        errors=torch.tensor(errors, dtype=torch.float64),
+        objectives=torch.tensor(errors, dtype=torch.float64),
         counts=torch.arange(1, rounds + 1),
         round_penalties=torch.zeros(rounds, dtype=torch.float64),
         scores=torch.zeros(neurons, dtype=torch.float64),

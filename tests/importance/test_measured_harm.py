@@ -12,6 +12,7 @@ from variants import LAYOUTS, build, tokens
 
 import comp_lib.importance.measured_harm as harm_module
 from comp_lib.comp import prune
+from comp_lib.errors import InputError
 from comp_lib.families.run import embed, head, layer_arguments
 from comp_lib.hybrid_granularity.by_harm import HARM_EXPONENT, allocate_widths, plan_by_harm
 from comp_lib.hybrid_granularity.uniform import uniform_plan
@@ -25,7 +26,6 @@ from comp_lib.importance.measured_harm import (
 )
 from comp_lib.importance.narrowing import with_weights
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.errors import InputError
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
