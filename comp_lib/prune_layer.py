@@ -332,11 +332,11 @@ def sum_statistics(
         target_output = None
         if target is not None:
             target_output = output_target(layer, step, target[rows].to(device) - before, x)
-        weights = token_weight(after) if settings.token_weights else None
+        token_weights = token_weight(after) if settings.token_weights else None
         del before, after  # the products need their memory
         if inputs is not None:
             inputs.write(rows, x)
-        statistics.add(x, target_output, weights)
+        statistics.add(x, target_output, token_weights)
         del x, target_output  # the next ones need their memory
     return statistics
 

@@ -53,7 +53,8 @@ class Pruned:
         Raises InputError, before anything is written, for a folder that has files in it.
         """
         from .calibration.texts import check_tokenizer
-        from .models.save import Provenance, hide_folders, save_checkpoint
+        from .models.card import Provenance, hide_folders
+        from .models.save import save_checkpoint
 
         check_words("out", out, "the name of a folder", example="build/small")
         check_tokenizer(tokenizer)

@@ -85,13 +85,13 @@ def test_wide_layers_compute_in_float32_and_come_to_the_same(options, monkeypatc
     double = prune(build(), ids, settings)
     monkeypatch.setattr("comp_lib.statistics.sums.SINGLE_PRECISION_INPUTS", 8)
     dtypes = set()
-    gather = MatrixStatistics.gather
+    add_weighted = MatrixStatistics.add_weighted
 
     def recorded(self, x, y):
         dtypes.add(self.xtx.dtype)
-        return gather(self, x, y)
+        return add_weighted(self, x, y)
 
-    monkeypatch.setattr(MatrixStatistics, "gather", recorded)
+    monkeypatch.setattr(MatrixStatistics, "add_weighted", recorded)
     single = prune(build(), ids, settings)
     assert dtypes == {torch.float32}
     assert single.plan == double.plan
@@ -102,13 +102,13 @@ def test_wide_layers_compute_in_float32_and_come_to_the_same(options, monkeypatc
 @pytest.mark.parametrize(("length", "matrices"), [(6, False), (15, True)])  # of 2 sequences; 32 and 48 inputs
 def test_wide_layers_keep_matrices_from_half_as_many_tokens_on(length, matrices, monkeypatch):
     calls = []
-    gather = MatrixStatistics.gather
+    add_weighted = MatrixStatistics.add_weighted
 
     def recorded(self, x, y):
         calls.append(x)
-        return gather(self, x, y)
+        return add_weighted(self, x, y)
 
     monkeypatch.setattr("comp_lib.statistics.sums.SINGLE_PRECISION_INPUTS", 8)
-    monkeypatch.setattr(MatrixStatistics, "gather", recorded)
+    monkeypatch.setattr(MatrixStatistics, "add_weighted", recorded)
     prune(build(), tokens(2, length), replace(SETTINGS, ridge=0.1))
     assert bool(calls) == matrices

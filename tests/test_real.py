@@ -14,7 +14,8 @@ from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
 from comp_lib.comp import prune
 from comp_lib.evaluation.loss import measure_loss
-from comp_lib.models.save import Provenance, save_checkpoint
+from comp_lib.models.card import Provenance
+from comp_lib.models.save import save_checkpoint
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 

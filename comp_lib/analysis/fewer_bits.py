@@ -104,7 +104,7 @@ def _round(model: Model, progress: Progress, turned_by: int = 0) -> tuple[Model,
     return rounded, (moved / size) ** 0.5
 
 
-def _bytes_per_weight(kind: str) -> float:
-    """Bytes that a GGUF file takes for a weight of a matrix in the type `kind`."""
-    block_values, block_bytes = gguf.GGML_QUANT_SIZES[TYPES[kind]]
+def _bytes_per_weight(gguf_type: str) -> float:
+    """Bytes that a GGUF file takes for a weight of a matrix of that type."""
+    block_values, block_bytes = gguf.GGML_QUANT_SIZES[TYPES[gguf_type]]
     return block_bytes / block_values

@@ -103,7 +103,7 @@ def load_apart_from(judged_on: str | Path | None, source: Source) -> dict[str, s
     return texts
 
 
-def limits_of(shares: Mapping[str, float], window_counts: Mapping[str, int]) -> dict[str, int]:
+def sequence_limits(shares: Mapping[str, float], window_counts: Mapping[str, int]) -> dict[str, int]:
     """The most sequences that a text of a mixture may have, for those texts that have a limit.
 
     A text that ships has no more sequences than windows can be cut from it. If its share is larger, other

@@ -21,7 +21,7 @@ from ..families.types import Model
 from ..progress import Progress, no_progress
 from .defaults import USUAL_LENGTH, USUAL_SEQUENCES, USUAL_WINDOW
 from .given import Source, as_source
-from .shares import WRITTEN, allot, limits_of, load_apart_from, shares_of
+from .shares import WRITTEN, allot, load_apart_from, sequence_limits, shares_of
 from .texts import TEXTS, encode, judging_texts, load_text, opening_tokens, start_token
 from .written import write_texts
 
@@ -130,7 +130,7 @@ def calibration_tokens(
     ids = {text_name: encode(tokenizer, text) for text_name, text in texts.items()}
     opening = opening_tokens(tokenizer)
     window_counts = {text_name: len(values) // (length - len(opening)) for text_name, values in ids.items()}
-    text_of_row = allot(shares, sequences, limits_of(shares, window_counts), source)
+    text_of_row = allot(shares, sequences, sequence_limits(shares, window_counts), source)
     rows: dict[str, list[int]] = {text_name: [] for text_name in shares}
     for row, text_name in enumerate(text_of_row):
         rows[text_name].append(row)

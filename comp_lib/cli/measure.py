@@ -197,7 +197,7 @@ def _warn_of_calibration_text(model: str, judged_on: str) -> None:
     """Warn on stderr of texts that have calibrated the model and now judge it."""
     from ..calibration.shares import text_hashes
     from ..calibration.texts import judging_texts
-    from ..models.save import calibration_hashes
+    from ..models.card import calibration_hashes
 
     calibrating = set(calibration_hashes(model))
     texts = judging_texts(judged_on).values()

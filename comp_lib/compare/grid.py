@@ -27,8 +27,8 @@ from ..checks import check_settings_for
 from ..errors import InputError, refusing
 from ..families.run import check_length
 from ..methods import METHODS
+from ..models.card import hide_folders
 from ..models.load import load_model
-from ..models.save import hide_folders
 from ..planning import complete_settings
 from ..progress import Progress, no_progress
 from ..settings import Settings, SettingsChanges

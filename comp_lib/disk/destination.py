@@ -20,8 +20,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..errors import InputError
+from ..models.card import Provenance
 from ..models.own_texts import TEMPLATE_FOLDER
-from ..models.save import PLAN_FILE, Provenance, check_new_folder
+from ..models.save import PLAN_FILE, check_new_folder
 from ..system.files import checked_new_file, fsync, resolve, take_name
 from .gguf_file import check_pruned_gguf_file
 from .model_on_disk import ModelOnDisk

@@ -46,10 +46,11 @@ from ..families.find import layers_of
 from ..families.types import Model
 from ..gguf.write import check_exportable
 from ..methods import method_of
+from ..models.card import Provenance
 from ..models.export import export_gguf
 from ..models.load import DTYPES, open_model
 from ..models.meta_model import make_meta_model, with_true_config
-from ..models.save import Provenance, save_metadata
+from ..models.save import save_metadata
 from ..plan import Plan
 from ..planning import make_plan
 from ..progress import Progress, no_progress

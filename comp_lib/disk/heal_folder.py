@@ -11,15 +11,9 @@ from ..errors import InputError
 from ..families.run import check_length
 from ..families.types import Model
 from ..healing import HealingResult, HealingSettings, heal
+from ..models.card import Provenance, calibration_hashes, hide_folders
 from ..models.load import load_model, load_with_room, open_model
-from ..models.save import (
-    PLAN_FILE,
-    Provenance,
-    calibration_hashes,
-    check_new_folder,
-    hide_folders,
-    save_checkpoint,
-)
+from ..models.save import PLAN_FILE, check_new_folder, save_checkpoint
 from ..plan import Plan
 from ..progress import Progress, no_progress
 from ..shape import Shape

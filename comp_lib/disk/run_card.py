@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..calibration.given import GivenTexts
 from ..calibration.shares import shares_of
-from ..models.save import Provenance, hide_folders
+from ..models.card import Provenance, hide_folders
 from ..settings import DEFAULTS, PRESETS
 from ..shape import Shape
 from ..system.files import resolve

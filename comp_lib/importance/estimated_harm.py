@@ -118,8 +118,8 @@ def _gather_first_sequences(visit: LayerVisit, fitted_count: int, weighted: bool
     statistics = TokenStatistics.zeros(neurons, device=visit.device)
     for batch in visit.passed_batches():
         fitting = slice(max(0, fitted_count - batch.rows.start))
-        weights = token_weight(batch.after[fitting]) if weighted else None
-        statistics.add(batch.inputs["mlp"][fitting], token_weight=weights)
+        token_weights = token_weight(batch.after[fitting]) if weighted else None
+        statistics.add(batch.inputs["mlp"][fitting], token_weight=token_weights)
     return statistics
 
 

@@ -137,8 +137,8 @@ def gather_and_pass(
     statistics = MatrixStatistics.zeros(linear.shape[1], device=linear.device)
     for batch in passed_batches(layer, hidden, arguments, linear.device):
         hidden[batch.rows] = batch.after
-        weights = token_weight(batch.after) if weighted else None
-        statistics.add(batch.inputs["mlp"], token_weight=weights)
+        token_weights = token_weight(batch.after) if weighted else None
+        statistics.add(batch.inputs["mlp"], token_weight=token_weights)
     return statistics
 
 

@@ -12,11 +12,12 @@ from ..families.types import Layer
 from ..shape import Shape
 from ..system.files import check_link, resolve, stage
 from ..system.tensors import weight_shapes
+from .card import OWN_WIDTHS_NOTE, TRUST, WITH_COMP_LIB_NOTE
 from .load import open_model
 from .meta_model import config_with_widths, fill, make_meta_model
 from .modelling_file import file_name
 from .own_texts import CARD_FILE, write_card
-from .save import OWN_WIDTHS_NOTE, PLAN_FILE, TRUST, WITH_COMP_LIB_NOTE, check_new_folder, write_weights
+from .save import PLAN_FILE, check_new_folder, write_weights
 
 PADDED_NOTE = (
     "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which "

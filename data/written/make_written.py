@@ -19,7 +19,7 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from comp_lib.calibration.defaults import COMPARED_SEQUENCES
-from comp_lib.calibration.shares import WRITTEN, allot, limits_of, load_apart_from, shares_of
+from comp_lib.calibration.shares import WRITTEN, allot, load_apart_from, sequence_limits, shares_of
 from comp_lib.calibration.texts import encode, opening_tokens
 from comp_lib.calibration.written import draw_prefixes, key_of_text, sample
 from comp_lib.families.types import Model
@@ -37,7 +37,7 @@ def writers_of(source: str, tokenizer: PreTrainedTokenizerBase, sequences: int, 
     span = length - len(opening_tokens(tokenizer))
     texts = load_apart_from(None, source)
     window_counts = {name: len(encode(tokenizer, text)) // span for name, text in texts.items()}
-    text_of_window = allot(shares, sequences, limits_of(shares, window_counts), source)
+    text_of_window = allot(shares, sequences, sequence_limits(shares, window_counts), source)
     writers: list[str] = []
     for name in shares:
         if name in WRITTEN:

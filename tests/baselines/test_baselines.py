@@ -19,8 +19,9 @@ from comp_lib.errors import InputError, OutOfReach
 from comp_lib.hybrid_granularity.uniform import parameter_budget, uniform_plan
 from comp_lib.importance.layers import block_influence
 from comp_lib.methods import METHODS, RECOVERY_NAMES, default_recovery
+from comp_lib.models.card import Provenance
 from comp_lib.models.load import load_model
-from comp_lib.models.save import Provenance, save_checkpoint
+from comp_lib.models.save import save_checkpoint
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import complete_settings, make_plan
 from comp_lib.settings import Settings

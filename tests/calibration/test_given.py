@@ -14,7 +14,7 @@ from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import Calibration, calibration_tokens
 from comp_lib.disk.prune_model import prune_model
 from comp_lib.errors import InputError
-from comp_lib.models.save import calibration_hashes
+from comp_lib.models.card import calibration_hashes
 
 TEXTS = load_text("calibration").split("\n\n")[:40]
 

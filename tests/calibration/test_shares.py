@@ -11,7 +11,7 @@ from comp_lib.calibration.shares import (
     SHIPPED,
     WRITTEN,
     allot,
-    limits_of,
+    sequence_limits,
     shares_of,
     text_hashes,
 )
@@ -68,10 +68,10 @@ def test_few_sequences_of_a_mixture_that_ships_are_of_its_largest_texts():
 
 def test_only_a_mixture_is_limited_by_what_ships():
     """A text alone, or a file, says that it is too short. What is written stays in proportion to the rest."""
-    assert limits_of({"calibration": 1.0}, {"calibration": 3}) == {}
-    assert limits_of(shares_of("calibration+mine.txt"), {"calibration": 3, "mine.txt": 5}) == {
+    assert sequence_limits({"calibration": 1.0}, {"calibration": 3}) == {}
+    assert sequence_limits(shares_of("calibration+mine.txt"), {"calibration": 3, "mine.txt": 5}) == {
         "calibration": 3
     }
     windows = dict.fromkeys(SHIPPED, 10)
-    limits = limits_of(shares_of("general+mine.txt"), windows | {"mine.txt": 5})
+    limits = sequence_limits(shares_of("general+mine.txt"), windows | {"mine.txt": 5})
     assert limits == windows | dict.fromkeys(WRITTEN, round(10 * len(SHIPPED) / sum(SHIPPED.values())))

@@ -14,8 +14,8 @@ from comp_lib import healing
 from comp_lib.calibration.shares import text_hashes
 from comp_lib.disk import heal_folder
 from comp_lib.healing import JUDGING_SEQUENCES
+from comp_lib.models.card import calibration_hashes
 from comp_lib.models.load import load_model
-from comp_lib.models.save import calibration_hashes
 
 pytestmark = pytest.mark.slow
 

@@ -30,10 +30,11 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.importance.layers import block_influence, sequence_loss_increase
 from comp_lib.importance.measured_harm import measured_harm
+from comp_lib.models.card import Provenance
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model, open_model
 from comp_lib.models.meta_model import make_meta_model
-from comp_lib.models.save import Provenance, save_checkpoint
+from comp_lib.models.save import save_checkpoint
 from comp_lib.recovery import RECOVERIES
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape

@@ -21,9 +21,10 @@ from comp_lib.gguf import layout, llama_cpp
 from comp_lib.gguf.layout import interleave
 from comp_lib.gguf.read import GgufFile
 from comp_lib.gguf.write import TYPES
+from comp_lib.models.card import Provenance
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model
-from comp_lib.models.save import Provenance, save_checkpoint
+from comp_lib.models.save import save_checkpoint
 from comp_lib.models.wheels import INCLUDED_MODEL, wheel_gguf
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape

@@ -23,9 +23,10 @@ from variants import FAMILIES, LAYOUTS, LISTS_OF_FOUR, VARIANTS, build, tokens
 from comp_lib.errors import InputError
 from comp_lib.families.find import has_inseparable_groups
 from comp_lib.models import save as checkpoint
+from comp_lib.models.card import Provenance, model_card
 from comp_lib.models.load import load_model
 from comp_lib.models.padded import export_padded
-from comp_lib.models.save import Provenance, check_new_folder, model_card, save_checkpoint
+from comp_lib.models.save import check_new_folder, save_checkpoint
 from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
