@@ -41,7 +41,6 @@ def check_settings_for(model: Model | Decoder, settings: CompleteSettings) -> No
             )
     if settings.recovery == "bias":
         check_biases(decoder.structure)
-    settings.plan_request(shape)  # refuses what makes no sense, whatever the planner
     planner_of(settings).check_settings(shape, settings)
 
 

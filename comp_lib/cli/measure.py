@@ -19,9 +19,9 @@ if TYPE_CHECKING:  # slow to import
     from ..evaluation.by_kind import EvaluationByText
     from ..evaluation.task_differences import TaskDifference
 
-TEXT_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
-WINDOW_HELP = f"Tokens in each window (default: {USUAL_WINDOW}, or what MODEL reads; papers: 2048)."
-WINDOWS_HELP = "Windows to measure, of each kind (default: all; of prose as many as of another kind)."
+JUDGED_ON_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
+WINDOW_LENGTH_HELP = f"Tokens in each window (default: {USUAL_WINDOW}, or what MODEL reads; papers: 2048)."
+WINDOW_COUNT_HELP = "Windows to measure, of each kind (default: all; of prose as many as of another kind)."
 AGAINST_HELP = "Its parent: loss added, KL divergence, agreement; with --tasks its answers."
 TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."
 RATIOS_HELP = "Parts of the decoder to remove, at least, with commas."
@@ -68,9 +68,9 @@ def inspect(model: ModelName, dtype: Dtype = "float32", device: Device = "cpu") 
 
 def evaluate(
     model: ModelName,
-    judged_on: Annotated[str, Option(help=TEXT_HELP)] = "kinds",
-    window_length: Annotated[int | None, Option(min=2, max=1_000_000, help=WINDOW_HELP)] = None,
-    window_count: Annotated[int | None, Option(min=1, help=WINDOWS_HELP)] = None,
+    judged_on: Annotated[str, Option(help=JUDGED_ON_HELP)] = "kinds",
+    window_length: Annotated[int | None, Option(min=2, max=1_000_000, help=WINDOW_LENGTH_HELP)] = None,
+    window_count: Annotated[int | None, Option(min=1, help=WINDOW_COUNT_HELP)] = None,
     parent: Annotated[str | None, Option("--against", help=AGAINST_HELP)] = None,
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None,
     dtype: Dtype = "float32",

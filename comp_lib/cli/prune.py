@@ -46,8 +46,8 @@ AT_MOST_HELP = (
 )
 METHOD_HELP = ", ".join(METHODS) + "."
 GROUPS_HELP = "KV groups to keep in each layer (default: all)."
-LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
-EVALUATE_HELP = "Text that judges both models, or none; kinds: a little of each that ships."
+DROP_LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
+JUDGED_ON_HELP = "Text that judges both models, or none; kinds: a little of each that ships."
 SEQUENCES_HELP = (
     f"Of calibration (default: {USUAL_SEQUENCES}; best: {PRESET_TABLE['best'].sequences}; "
     "our mixtures: more for wide layers, fewer if long)."
@@ -66,11 +66,11 @@ def prune(
         int | None, Option(min=1, max=100_000, help=SEQUENCES_HELP, rich_help_panel=QUALITY)
     ] = None,
     length: Length = USUAL_LENGTH,
-    judged_on: Annotated[str, Option(help=EVALUATE_HELP, rich_help_panel=QUALITY)] = "kinds",
+    judged_on: Annotated[str, Option(help=JUDGED_ON_HELP, rich_help_panel=QUALITY)] = "kinds",
     dtype: Dtype = "float32",
     device: SolvingDevice = "cpu",
     method: Annotated[str, Option(help=METHOD_HELP, rich_help_panel=RESEARCH)] = "comp",
-    drop_layers: Annotated[float | None, Option(help=LAYERS_HELP, rich_help_panel=RESEARCH)] = None,
+    drop_layers: Annotated[float | None, Option(help=DROP_LAYERS_HELP, rich_help_panel=RESEARCH)] = None,
     kv_groups: Annotated[int | None, Option(min=1, help=GROUPS_HELP, rich_help_panel=RESEARCH)] = None,
     multiple: Multiple = None,
     seed: Seed = 0,

@@ -13,7 +13,7 @@ from .options import CalibrationText, Device, Dtype, Length, ModelName, Overwrit
 
 TYPE_HELP = "Of the GGUF matrices: f32, f16, q8_0, q4_1 or q4_0."
 PADDED_HELP = "Folder whose layers have one width, filled up with zeros."
-TEXT_HELP = "written (by the parent), or what prune --calibration takes."
+TEACHING_TEXT_HELP = "written (by the parent), or what prune --calibration takes."
 FORCE_HELP = "Save it even if it got worse on text that did not teach."
 PAGE_HELP = "File (.html) for the page; the notebook lies beside it."
 AGAINST_HELP = "Another checkpoint to compare with, such as the parent."
@@ -69,7 +69,7 @@ def heal(
     folder: Annotated[Path, Option("--out", help="Folder for the healed model.")],
     steps: Annotated[int, Option(min=1, max=100_000, help="Training steps.")] = 100,
     learning_rate: Annotated[float, Option(min=0, max=1, help="Learning rate, at its highest.")] = 1e-3,
-    calibration: Annotated[str, Option(help=TEXT_HELP)] = "written",
+    calibration: Annotated[str, Option(help=TEACHING_TEXT_HELP)] = "written",
     sequences: Annotated[
         int, Option(min=12, max=100_000, help="Sequences of that text; the last 8 judge.")
     ] = USUAL_SEQUENCES,

@@ -110,14 +110,16 @@ class DiskSink(Sink):
                 written_names.append(f"model.layers.{position}.{name}")
                 self._write(written_names[-1], self._convert(f"model.layers.{index}.{name}", weight))
         self._flush(written_names)
-        state = None
+        carried_files = None
         checksums = dict(self.checksums)
         if index + 1 < self.model.shape.layers:  # nothing needs the streams after the last layer
-            state = _files_of(carried)
+            carried_files = _files_of(carried)
             for path in sorted(state_paths):
                 fsync(path)
                 checksums[path.name] = checksum_of_file(path)
-        self.journal.record(layers=(*self.journal.state.layers, report), streams=state, checksums=checksums)
+        self.journal.record(
+            layers=(*self.journal.state.layers, report), streams=carried_files, checksums=checksums
+        )
 
     def _convert(self, name: str, weight: Tensor) -> Tensor:
         """A weight of the pruned layer in the dtype of the files.

@@ -22,14 +22,15 @@ from torch import Tensor
 
 from ..decoder import Decoder, as_decoder
 from ..families.find import parts
+from ..families.probe import output_gain
 from ..families.types import Layer, Model
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..statistics.few_tokens import TokenStatistics
 from ..statistics.sums import token_weight
 from ..walk import LayerVisit, walk
-from .narrowing import check_sequences, divergences, smallest_width, times_gain, with_weights
-from .neurons import RIDGE
+from .narrowing import check_sequences, divergences, smallest_width, with_weights
+from .neurons import RIDGE, times_gain
 
 # Sequences to which a narrowed layer is refitted, and those that judge: these shares of all, so that a small
 # text has a small price, and no more than these numbers.
@@ -126,7 +127,7 @@ def _gather_first_sequences(visit: LayerVisit, fitted_count: int, weighted: bool
 def _energies(layer: Layer, statistics: TokenStatistics) -> Tensor:
     """||x_i||^2 ||w_i||^2 of each neuron (n,), as `neurons.energy` has it, squared."""
     weight = parts(layer)["mlp"].output_linear.weight.detach().T.double()  # (n, m)
-    return statistics.diagonal() * times_gain(layer, weight).square().sum(1)
+    return statistics.diagonal() * times_gain(weight, output_gain(layer, "mlp")).square().sum(1)
 
 
 def _refitted(layer: Layer, statistics: TokenStatistics, kept: Tensor, ridge: float) -> Tensor:

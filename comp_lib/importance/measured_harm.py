@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..decoder import Decoder, as_decoder
 from ..families.find import parts
+from ..families.probe import output_gain
 from ..families.run import LayerArguments, layer_arguments
 from ..families.types import Layer, Model
 from ..progress import Progress, no_progress
@@ -29,8 +30,8 @@ from ..statistics.solve import penalty
 from ..statistics.sums import MatrixStatistics, token_weight
 from ..walk import passed_batches, walk
 from .matrix_condition import Sweep, sweep
-from .narrowing import check_sequences, divergences, smallest_width, times_gain, with_weights
-from .neurons import RIDGE
+from .narrowing import check_sequences, divergences, smallest_width, with_weights
+from .neurons import RIDGE, times_gain
 
 FITTED_SEQUENCES = 32  # sequences on which layers are refitted: widths need few
 JUDGING_SEQUENCES = 4  # sequences on which the refitted layers are judged
@@ -155,7 +156,7 @@ def narrow(
     """
     linear = parts(layer)["mlp"].output_linear.weight
     weight = linear.detach().T.to(statistics.precision)  # (n, m)
-    scaled = times_gain(layer, weight)
+    scaled = times_gain(weight, output_gain(layer, "mlp"))
     if fewest is None:
         fewest = smallest_width(len(weight))
     input_penalties = penalty(statistics.diagonal(), ridge)

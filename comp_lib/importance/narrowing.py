@@ -11,7 +11,6 @@ from ..decoder import Decoder, copy_layer
 from ..divergence import divergence_terms
 from ..errors import InputError
 from ..families.find import parts
-from ..families.probe import output_gain
 from ..families.run import LayerArguments, mlp_step
 from ..families.types import Layer
 from ..plan import FLOOR_SHARE, Plan
@@ -47,12 +46,6 @@ def check_sequences(ids: Tensor) -> None:
         raise InputError(
             expected="ids of 2 or more sequences", got=len(ids), hint="one of them judges; give more"
         )
-
-
-def times_gain(layer: Layer, weight: Tensor) -> Tensor:
-    """W (n, m) of down_proj times the gain of each output, for comparisons of errors of different outputs."""
-    gain = output_gain(layer, "mlp")
-    return weight if gain is None else weight * gain.to(weight)
 
 
 def smallest_width(neurons: int) -> int:

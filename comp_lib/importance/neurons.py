@@ -27,6 +27,11 @@ RIDGE = 0.1  # lambda of the library, unless something else is asked for
 MASK_BLOCKS_PER_ROUND = 32  # blocks that go before the mask is tuned again
 
 
+def times_gain(weight: Tensor, gain: Tensor | None) -> Tensor:
+    """W (n, m) times the gain of each output (m,), where outputs have one."""
+    return weight if gain is None else weight * gain.to(weight)
+
+
 @dataclass(frozen=True)
 class Problem:
     """An output linear y = X W with n inputs and m outputs, as metrics and recoveries read it."""
@@ -47,7 +52,7 @@ class Problem:
     @property
     def scaled_weight(self) -> Tensor:
         """W (n, m) times the gain of each output, for comparisons of errors of different outputs."""
-        return self.weight if self.gain is None else self.weight * self.gain.to(self.weight)
+        return times_gain(self.weight, self.gain)
 
     @property
     def blocks(self) -> int:

@@ -97,9 +97,8 @@ def _pad(tensors: dict[str, Tensor], prefix: str, narrow: Layer, wide: Layer) ->
         part_name = f"{prefix}.{part.name}"
         for name, rows in part.producer_rows.items():
             outputs = getattr(wide_part.module, name).out_features
-            new_rows = wide_part.producer_rows[name][
-                : len(rows)
-            ].flatten()  # of the blocks that the narrow layer has
+            # the rows of the blocks that the narrow layer has
+            new_rows = wide_part.producer_rows[name][: len(rows)].flatten()
             for key in {f"{part_name}.{name}.weight", f"{part_name}.{name}.bias"} & tensors.keys():
                 tensor = tensors[key]
                 tensors[key] = tensor.new_zeros(outputs, *tensor.shape[1:])

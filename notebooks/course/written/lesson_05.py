@@ -354,35 +354,40 @@ def _name_the_mistake_of_prices(answer: Tensor, inverse: Tensor, w: Tensor, x: T
 # --- the verdict --------------------------------------------------------------------------------------------
 
 
+LEFT_OF_ZERO = (-0.3, -0.1)
+RIGHT_OF_ZERO = (0.1, 0.3)
+AROUND_ZERO = (-0.2, 0.1)
+UP_TO_ZERO = (-0.2, 0.0)
+VERDICTS = {  # (interval, whether the variant adds the idea) -> the word; all other intervals hold 0
+    (LEFT_OF_ZERO, True): "earns",
+    (RIGHT_OF_ZERO, True): "costs",
+    (LEFT_OF_ZERO, False): "costs",
+    (RIGHT_OF_ZERO, False): "earns",
+}
+
+
 @checks("verdict")
 def check_verdict(verdict: Callable[[float, float, bool], str]) -> None:
     """The word for an interval on each side of 0 and around it, for ideas that are added and taken away."""
-    sides = {"left of": (-0.3, -0.1), "right of": (0.1, 0.3), "around": (-0.2, 0.1), "up to": (-0.2, 0.0)}
-    expected = {
-        ("left of", True): "earns",
-        ("right of", True): "costs",
-        ("left of", False): "costs",
-        ("right of", False): "earns",
-    }
     answers = {}
-    for side, (low, high) in sides.items():
+    for interval in (LEFT_OF_ZERO, RIGHT_OF_ZERO, AROUND_ZERO, UP_TO_ZERO):
         for adds in (True, False):
-            answer = call(verdict, low, high, adds)
+            answer = call(verdict, *interval, adds)
             if not isinstance(answer, str) or answer not in ("earns", "costs", "not found"):
                 raise Wrong(f'expected "earns", "costs" or "not found", got {answer!r}')
-            answers[side, adds] = answer
-    if all(answers[case] != word for case, word in expected.items()):
+            answers[interval, adds] = answer
+    if all(answers[case] != word for case, word in VERDICTS.items()):
         raise Wrong(
             "each word is turned round: a variant that adds the idea and lies left of 0 earns, it loses less"
         )
-    if all(answers[side, True] == answers[side, False] for side in ("left of", "right of")):
+    if all(answers[interval, True] == answers[interval, False] for interval, _ in VERDICTS):
         raise Wrong("`adds` changes nothing: where the idea is taken away, right of 0 speaks for it")
-    if answers["around", True] != "not found" or answers["around", False] != "not found":
+    if answers[AROUND_ZERO, True] != "not found" or answers[AROUND_ZERO, False] != "not found":
         raise Wrong('an interval from -0.2 to 0.1 holds 0: "not found"')
-    for (side, adds), answer in answers.items():
-        right = expected.get((side, adds), "not found")
+    for (interval, adds), answer in answers.items():
+        right = VERDICTS.get((interval, adds), "not found")
         if answer != right:
             way = "adds the idea" if adds else "takes the idea away"
-            low, high = sides[side]
+            low, high = interval
             raise Wrong(f'from {low} to {high}, and the variant {way}: expected "{right}", got "{answer}"')
     accept("the word follows the side of 0, and which way the variant changes the idea")
