@@ -30,9 +30,9 @@ import psutil
 import torch
 from common import HERE, decoder_parameters, markdown, parser_of, read_json, write_json
 
-from comp_lib.calibration.windows import windows_of
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import NO_INTERVAL
+from comp_lib.evaluation.windows import windows_of
 from comp_lib.families.types import Model
 from comp_lib.gguf import llama_cpp
 from comp_lib.models.load import load_model

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from comp_lib.calibration.texts import load_text
-from comp_lib.calibration.windows import evaluation_tokens
+from comp_lib.evaluation.windows import evaluation_tokens
 from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.settings import LARGE_RATIO, PRESETS, Settings
 from comp_lib.system.files import write_atomically

@@ -21,9 +21,10 @@ import models
 import psutil
 from common import decoder_parameters, dense_pass, keep_row, options, settings_of, texts
 
-from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
 from comp_lib.evaluation.loss import measure_loss
+from comp_lib.evaluation.windows import evaluation_tokens
 from comp_lib.system.machine import peak_bytes
 
 FILE = Path(__file__).with_suffix(".json")

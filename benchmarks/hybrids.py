@@ -35,9 +35,10 @@ from on_device import PLANS
 from torch import Tensor
 
 from comp_lib.calibration.texts import KINDS
-from comp_lib.calibration.windows import calibration_tokens, windows_of
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
 from comp_lib.evaluation.loss import measure_loss
+from comp_lib.evaluation.windows import windows_of
 from comp_lib.families.types import Model
 from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.hybrid_granularity.paper import paper_plan

@@ -28,11 +28,12 @@ from zero_shot import TYPES, answers
 
 from comp_lib.baselines.llm_pruner import widths
 from comp_lib.calibration.texts import KINDS, load_text
-from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens, windows_of
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.checks import check_settings_for
 from comp_lib.comp import prune
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
+from comp_lib.evaluation.windows import evaluation_tokens, windows_of
 from comp_lib.families.types import Model
 from comp_lib.methods import method_of
 from comp_lib.plan import Plan

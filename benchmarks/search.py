@@ -27,10 +27,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from comp_lib.calibration.texts import KINDS
-from comp_lib.calibration.windows import calibration_tokens, windows_of
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
+from comp_lib.evaluation.windows import windows_of
 from comp_lib.families.find import parts
 from comp_lib.families.run import embed, head, layer_arguments
 from comp_lib.families.types import Model

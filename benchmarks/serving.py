@@ -35,8 +35,8 @@ from common import HERE, ROOT, markdown, read_json, write_json
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from comp_lib.calibration.windows import windows_of
 from comp_lib.evaluation.loss import measure_loss
+from comp_lib.evaluation.windows import windows_of
 from comp_lib.families.find import layers_of
 from comp_lib.families.types import Model
 from comp_lib.gguf import llama_cpp

@@ -23,7 +23,8 @@ import torch
 from common import HERE, keep_row, options, read_json
 from torch import Tensor
 
-from comp_lib.calibration.windows import calibration_tokens, windows_of
+from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.evaluation.windows import windows_of
 from comp_lib.families.find import parts
 from comp_lib.families.probe import output_gain
 from comp_lib.families.run import attention_step, embed, layer_arguments, mlp_step
@@ -81,10 +82,10 @@ class DownProj:
     keep: int
 
     def problem(self, statistics: MatrixStatistics, ridge: float) -> Problem:
-        def no_upstream() -> Tensor:
+        def no_upstream_norms() -> Tensor:
             return self.weight.new_zeros(len(self.weight))
 
-        return Problem(statistics, self.weight, no_upstream, ridge=ridge, gain=self.gain)
+        return Problem(statistics, self.weight, no_upstream_norms, ridge=ridge, gain=self.gain)
 
     def by_price(self, statistics: MatrixStatistics, ridge: float) -> Tensor:
         """The neurons that COMP keeps, (keep,)."""

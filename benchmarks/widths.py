@@ -25,9 +25,10 @@ import torch
 from common import dense_pass, keep_row, parser_of
 from kinds import spared_plan
 
-from comp_lib.calibration.windows import calibration_tokens, windows_of
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
 from comp_lib.evaluation.loss import measure_loss
+from comp_lib.evaluation.windows import windows_of
 from comp_lib.families.types import Model
 from comp_lib.plan import Plan
 from comp_lib.planning import make_plan

@@ -33,17 +33,18 @@ from .families.find import parts
 from .families.probe import output_gain, output_target, stream_after
 from .families.run import LayerArguments, run_step
 from .families.types import STEPS, Layer, Step
-from .importance.neurons import METRICS, RIDGE, Problem, Selection, energy
+from .importance.neurons import METRICS, RIDGE, Problem, Selection, energy, upstream_norms
 from .plan import Plan
 from .recovery import RECOVERIES
 from .recovery.least_squares import choose_ridge
+from .recovery.refit import Refit
 from .report import LayerReport
 from .settings import CompleteSettings
 from .shape import Shape
 from .statistics.blocks import inputs_of_blocks
 from .statistics.few_tokens import empty_statistics
 from .statistics.sums import Statistics, token_weight
-from .surgery import Refit, add_biases, shrink, upstream
+from .surgery import add_biases, shrink
 from .walk import batches
 
 
@@ -294,7 +295,7 @@ def problem_of(layer: Layer, step: Step, statistics: Statistics, ridge: float = 
     return Problem(
         statistics,
         weight=part.output_linear.weight.detach().T.to(statistics.precision),  # W (n, m)
-        upstream=partial(upstream, layer, step),
+        upstream_norms=partial(upstream_norms, layer, step),
         block_size=part.block_size,
         ridge=ridge,
         gain=output_gain(layer, step),

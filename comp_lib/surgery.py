@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -23,24 +21,6 @@ from .families.table import family_of
 from .families.types import CausalLM, Layer, Model, Step
 from .shape import Shape
 from .statistics.blocks import inputs_of_blocks
-
-ROWS_IN_FLOAT64 = 1024  # rows of a matrix in float64 at once, since all of them may be a gigabyte
-
-
-@dataclass(frozen=True)
-class Refit:
-    """The new form of one output linear with inputs X and weights W."""
-
-    kept: Tensor
-    """The KV groups or neurons that stay, ascending (k,)."""
-    weight: Tensor | None = None
-    """The new weights V (n, m), zero where an input went; None: the old ones."""
-    bias_change: Tensor | None = None
-    """The change of the bias (m,), which is added to it; None: no change."""
-    error: float = 0.0
-    """||X W - X V||^2 / ||X W||^2, with the bias where there is one."""
-    ridge: float | None = None
-    """The lambda with which the weights were solved; None: they were not solved."""
 
 
 def shallow_copy(model: Model) -> CausalLM:
@@ -51,17 +31,6 @@ def shallow_copy(model: Model) -> CausalLM:
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     copied: CausalLM = copy.deepcopy(model, tensors)  # type: ignore[assignment]
     return copied
-
-
-def upstream(layer: Layer, step: Step) -> Tensor:
-    """The squared norm of the weights that produce each block of the inputs: (blocks,), float64."""
-    part = parts(layer)[step]
-    norms = []
-    for name, rows in part.producer_rows.items():
-        weight = getattr(part.module, name).weight.detach()
-        row_norms = [piece.double().square().sum(1) for piece in weight.split(ROWS_IN_FLOAT64)]
-        norms.append(torch.cat(row_norms)[rows].sum(1))
-    return torch.stack(norms).sum(0)
 
 
 def shrink(

@@ -13,7 +13,7 @@ import torch
 
 import comp_lib
 from comp_lib import Calibration, Plan, Settings, evaluate, load_model, prune
-from comp_lib.calibration.windows import evaluation_tokens
+from comp_lib.evaluation.windows import evaluation_tokens
 
 ROOT = Path(__file__).resolve().parents[1]
 USERS_FILE = """\

@@ -11,9 +11,10 @@ from fingerprints import check, real
 from safetensors.torch import load_file
 
 from comp_lib.calibration.texts import load_text
-from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
 from comp_lib.evaluation.loss import measure_loss
+from comp_lib.evaluation.windows import evaluation_tokens
 from comp_lib.models.card import Provenance
 from comp_lib.models.save import save_checkpoint
 from comp_lib.settings import Settings

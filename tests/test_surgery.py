@@ -11,7 +11,7 @@ from variants import VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.shape import Shape
 from comp_lib.statistics.blocks import inputs_of_blocks
-from comp_lib.surgery import keep_layers, shallow_copy, shrink, update_config, upstream
+from comp_lib.surgery import keep_layers, shallow_copy, shrink, update_config
 
 KEPT = torch.tensor([0, 3, 4, 11, 30, 47])
 
@@ -199,22 +199,3 @@ def test_a_shallow_copy_has_its_own_structure_around_the_same_tensors():
     assert shared.model.layers is not parent.model.layers
     assert shared.lm_head.weight is shared.model.embed_tokens.weight, "still tied"
     assert not {id(module) for module in parent.modules()} & {id(module) for module in shared.modules()}
-
-
-@pytest.mark.parametrize("name", ["mha", "gqa", "mqa", "head-dim", "qwen2"])
-def test_upstream_counts_what_a_block_owns(name):
-    layer = build(name).model.layers[0]
-    attention = layer.self_attn
-    mlp = layer.mlp
-    rows = [torch.cat([mlp.gate_proj.weight[i], mlp.up_proj.weight[i]]) for i in range(48)]
-    expected = torch.stack([row.double().square().sum() for row in rows])
-    torch.testing.assert_close(upstream(layer, "mlp"), expected)
-    head = attention.head_dim
-    repeats = attention.num_key_value_groups
-    queries, keys, values = (
-        part.weight.double().square().sum(1).reshape(-1, head)
-        for part in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    # query head h reads KV head h // repeats
-    expected = (keys + values).sum(1) + queries.sum(1).reshape(-1, repeats).sum(1)
-    torch.testing.assert_close(upstream(layer, "attention"), expected)

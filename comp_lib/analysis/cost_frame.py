@@ -83,7 +83,7 @@ def costs(
     """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
     Args:
-        windows_by_text: the windows (S, L) of each kind that judge, as `windows_of` of `calibration` gives
+        windows_by_text: the windows (S, L) of each kind that judge, as `windows_of` gives
             them. The dense model is judged on them once.
         progress: called as `prune` and `judge` call it, with the way and the ratio in the label.
 

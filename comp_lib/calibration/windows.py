@@ -1,8 +1,8 @@
-"""Windows of token ids: those that judge a model, and those that show a method what the model does.
+"""Windows of token ids that calibrate: they show a method what the model does.
 
-Every statistic of a pruning run is a sum over the few thousand tokens of its calibration batch. So they are
-drawn under a seed, and never from the text on which the result will be judged. What a source of text is: see
-`shares`.
+Every statistic of a pruning run is a sum over the few thousand tokens of its calibration batch. So the
+windows are drawn under a seed, and never from the text that will judge the result, whose windows are made in
+`evaluation.windows`. What a source of text is: see `shares`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +18,10 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError, check_seed, check_whole_number, known_keywords
 from ..families.types import Model
 from ..progress import Progress, no_progress
-from .defaults import USUAL_LENGTH, USUAL_SEQUENCES, USUAL_WINDOW
+from .defaults import USUAL_LENGTH, USUAL_SEQUENCES
 from .given import Source, as_source
 from .shares import WRITTEN, allot, load_apart_from, sequence_limits, shares_of
-from .texts import TEXTS, encode, judging_texts, load_text, opening_tokens, start_token
+from .texts import TEXTS, encode, opening_tokens, start_token
 from .written import write_texts
 
 
@@ -150,51 +149,6 @@ def calibration_tokens(
     if len(opening) == 0 and not _is_bare(source):
         _put_start_tokens(tokens, list(rows.values()), start_token(tokenizer))
     return tokens
-
-
-def windows_of(
-    judged_on: str | Path, tokenizer: Any, window_length: int = USUAL_WINDOW, window_count: int | None = None
-) -> dict[str, Tensor]:
-    """Windows (S, L) of the text that judges, by its name; for EVERY_KIND those of each of KINDS.
-
-    Args:
-        judged_on: name or path of the text.
-        window_length: tokens of each window.
-        window_count: how many windows of each text; None: all full windows; of several texts the longest
-            gives only as many as the second longest, since it weighs no more than that in their mean.
-
-    Raises InputError as `load_text` and `evaluation_tokens` do.
-    """
-    windows_by_text = {
-        label: evaluation_tokens(tokenizer, load_text(text_name), window_length, window_count)
-        for label, text_name in judging_texts(judged_on).items()
-    }
-    if window_count is None and len(windows_by_text) > 1:
-        *_, most, _ = sorted(map(len, windows_by_text.values()))
-        windows_by_text = {label: ids[:most] for label, ids in windows_by_text.items()}
-    return windows_by_text
-
-
-def evaluation_tokens(
-    tokenizer: Any, text: str, window_length: int = USUAL_WINDOW, window_count: int | None = None
-) -> Tensor:
-    """Consecutive windows from the start of `text`, token ids (S, L).
-
-    Each window begins with what the tokenizer puts before a text.
-
-    Args:
-        window_length: tokens of each window.
-        window_count: how many windows; None: all that are full.
-
-    Raises InputError for a text that has fewer tokens.
-    """
-    check_whole_number("window_length", window_length, 2)
-    if window_count is not None:
-        check_whole_number("window_count", window_count, 1)
-    ids = encode(tokenizer, text)
-    opening = opening_tokens(tokenizer)
-    all_windows = cut_windows(ids, opening, window_length, window_count or 1, "evaluation text")
-    return all_windows[:window_count]
 
 
 def cut_windows(ids: Tensor, opening: Tensor, length: int, minimum: int, name: str) -> Tensor:

@@ -78,8 +78,8 @@ def evaluate(
 ) -> None:
     """Loss of MODEL on every kind of text, or on one text, with 95% intervals, or its accuracy in tasks."""
     from ..calibration.texts import load_text
-    from ..calibration.windows import windows_of
     from ..evaluation.by_kind import judge, usual_window_length
+    from ..evaluation.windows import windows_of
     from ..evaluation.words import describe_chance
     from ..families.run import check_length
     from ..models.load import load_model

@@ -112,10 +112,11 @@ def demo(
     """COMP on the included model, without a fifth of its decoder: pictures, losses, texts of both."""
     check_package("matplotlib", "plots")
     echo("loading torch and transformers")
-    from ..calibration.windows import Calibration, windows_of
+    from ..calibration.windows import Calibration
     from ..disk.prune_model import prune_model
     from ..evaluation.by_kind import judge
     from ..evaluation.generation import continuation
+    from ..evaluation.windows import windows_of
     from ..models.load import load_model
     from ..models.wheels import INCLUDED_MODEL
     from ..plots import plot_kinds, plot_pruned, png

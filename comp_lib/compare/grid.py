@@ -22,9 +22,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_WINDOW
 from ..calibration.shares import shares_of, texts_of
-from ..calibration.windows import calibration_tokens, windows_of
+from ..calibration.windows import calibration_tokens
 from ..checks import check_settings_for
 from ..errors import InputError, refusing
+from ..evaluation.windows import windows_of
 from ..families.run import check_length
 from ..methods import METHODS
 from ..models.card import hide_folders

@@ -18,10 +18,11 @@ import torch
 import transformers
 
 from .. import __version__
-from ..calibration.windows import calibration_tokens, windows_of
+from ..calibration.windows import calibration_tokens
 from ..comp import prune
 from ..evaluation.by_kind import judge
 from ..evaluation.confidence import NO_INTERVAL
+from ..evaluation.windows import windows_of
 from ..gguf import speed
 from ..models.load import load_model
 from ..settings import Settings

@@ -24,9 +24,10 @@ from ..calibration.defaults import USUAL_WINDOW
 from ..calibration.given import Source
 from ..calibration.shares import text_hashes
 from ..calibration.texts import EVERY_KIND
-from ..calibration.windows import Calibration, windows_of
+from ..calibration.windows import Calibration
 from ..checks import check_settings_for
 from ..errors import InputError, check_switch, check_words, known_keywords, warn_once
+from ..evaluation.windows import windows_of
 from ..evaluation.words import describe_chance
 from ..families.run import check_length
 from ..gguf.write import size_of_tensors

@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ..calibration.defaults import USUAL_WINDOW
 from ..calibration.texts import EVERY_KIND, check_tokenizer
-from ..calibration.windows import windows_of
 from ..errors import InputError, known_keywords
 from ..families.find import check_model
 from ..families.types import Model
 from ..progress import Progress, check_progress, no_progress
 from .confidence import Interval, intervals_by_measure
 from .loss import Evaluation, compare_losses, measure_loss
+from .windows import windows_of
 from .words import with_interval
 
 Row = tuple[dict[str, float], dict[str, Interval | None]]

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..families.find import parts
+from ..families.types import Layer, Step
 from ..methods import METHODS
 from ..statistics.blocks import inputs_of_blocks
 from ..statistics.solve import penalty, spd_inverse, with_ridge
@@ -24,7 +26,19 @@ from ..statistics.sums import Statistics, contributions
 from .matrix_condition import Sweep, sweep
 
 RIDGE = 0.1  # lambda of the library, unless something else is asked for
+ROWS_IN_FLOAT64 = 1024  # rows of a matrix in float64 at once, since all of them may be a gigabyte
 MASK_BLOCKS_PER_ROUND = 32  # blocks that go before the mask is tuned again
+
+
+def upstream_norms(layer: Layer, step: Step) -> Tensor:
+    """The squared norm of the weights that produce each block of the inputs: (blocks,), float64."""
+    part = parts(layer)[step]
+    norms = []
+    for name, rows in part.producer_rows.items():
+        weight = getattr(part.module, name).weight.detach()
+        row_norms = [piece.double().square().sum(1) for piece in weight.split(ROWS_IN_FLOAT64)]
+        norms.append(torch.cat(row_norms)[rows].sum(1))
+    return torch.stack(norms).sum(0)
 
 
 def times_gain(weight: Tensor, gain: Tensor | None) -> Tensor:
@@ -40,7 +54,7 @@ class Problem:
     """The sums over the calibration text: C = X^T X and what belongs to it."""
     weight: Tensor
     """W (n, m), in the precision of the statistics."""
-    upstream: Callable[[], Tensor]
+    upstream_norms: Callable[[], Tensor]
     """Computes the squared norm of the weights that produce each block (gate, up; q, k, v): (blocks,)."""
     block_size: int = 1
     """The number of consecutive inputs that go together."""
@@ -133,7 +147,7 @@ def keep_highest(scores: Tensor, keep: int) -> Selection:
 @metric("magnitude")
 def magnitude(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """Norm of all weights that a block owns; the data do not count."""
-    squares = problem.upstream() + problem.per_block(problem.weight.square().sum(1))
+    squares = problem.upstream_norms() + problem.per_block(problem.weight.square().sum(1))
     return keep_highest(squares.sqrt(), keep)
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from ..importance.neurons import Problem, Selection
 from ..methods import RecoveryName
-from ..surgery import Refit
 from .bias import keep_weights, refit_by_bias
 from .least_squares import refit_by_least_squares
 from .mask_tuning import refit_by_mask
+from .refit import Refit
 
 Recovery = Callable[[Problem, Selection], Refit]
 """A function that computes the weights of the blocks that stay."""

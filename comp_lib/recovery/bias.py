@@ -11,7 +11,7 @@ from torch import Tensor
 from ..importance.neurons import Problem, Selection
 from ..statistics.solve import keep_rows
 from ..statistics.sums import relative_error
-from ..surgery import Refit
+from .refit import Refit
 
 
 def mean_bias(mean: Tensor, weight: Tensor, kept: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..importance.neurons import Problem, Selection
 from ..statistics.sums import Statistics, relative_error
-from ..surgery import Refit
+from .refit import Refit
 
 LAMBDAS = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
 PROJECTIONS = 128  # mixtures of outputs on which lambdas are compared, for twice as many outputs or more

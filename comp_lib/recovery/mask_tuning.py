@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..importance.neurons import Problem, Selection
 from ..statistics.solve import keep_rows, least_squares
 from ..statistics.sums import contributions, relative_error
-from ..surgery import Refit
+from .refit import Refit
 
 # Rounds of the guard, after which lambda has grown by 38 digits, and the mask of any finite sums is flat.
 MAX_ROUNDS = 64

@@ -28,11 +28,12 @@ from torch import Tensor
 
 from comp_lib import __version__
 from comp_lib.calibration.texts import EVERY_KIND, KINDS
-from comp_lib.calibration.windows import Calibration, windows_of
+from comp_lib.calibration.windows import Calibration
 from comp_lib.comp import prune
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.generation import continuation
+from comp_lib.evaluation.windows import windows_of
 from comp_lib.families.find import layers_of, parts
 from comp_lib.families.types import Model
 from comp_lib.hybrid_granularity.by_harm import HARM_EXPONENT, plan_by_harm
@@ -237,7 +238,9 @@ def price_sweep(xtx: Tensor, weight: Tensor, remove: int, per_round: int | None 
 def race(gram: Tensor, weight: Tensor, remove: int, per_round: int) -> dict[str, Any]:
     """Errors, as shares of the output's energy, by price, by energy and at random, refitted and not."""
     size = len(gram)
-    problem = Problem(MatrixStatistics.of(gram), weight, upstream=lambda: weight.new_zeros(size), ridge=RIDGE)
+    problem = Problem(
+        MatrixStatistics.of(gram), weight, upstream_norms=lambda: weight.new_zeros(size), ridge=RIDGE
+    )
     energy = float((weight * (gram @ weight)).sum())
     swept = price_sweep(gram, weight, remove, per_round)
     generator = torch.Generator().manual_seed(SEED)

@@ -16,9 +16,8 @@ from comp_lib.errors import InputError
 from comp_lib.families.find import layers_of, parts
 from comp_lib.families.run import LayerArguments, embed, layer_arguments, run_step
 from comp_lib.families.types import STEPS, Layer, Model, Step
-from comp_lib.importance.neurons import RIDGE, Problem
+from comp_lib.importance.neurons import RIDGE, Problem, upstream_norms
 from comp_lib.statistics.sums import MatrixStatistics, Statistics, token_weight
-from comp_lib.surgery import upstream
 from comp_lib.walk import batches, send_through
 
 from .cache import Tensors, cached
@@ -144,7 +143,7 @@ def problem_from_statistics(
     device = statistics.input_sum.device
     weight = weight_of(layer, step).to(device)
 
-    def upstream_norms() -> Tensor:
-        return upstream(layer, step).to(device)
+    def norms_on_device() -> Tensor:
+        return upstream_norms(layer, step).to(device)
 
-    return Problem(statistics, weight, upstream_norms, parts(layer)[step].block_size, ridge)
+    return Problem(statistics, weight, norms_on_device, parts(layer)[step].block_size, ridge)

@@ -254,7 +254,8 @@ def _real_texts() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     most energy.
     """
     from comp_lib.calibration.texts import load_text
-    from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
+    from comp_lib.calibration.windows import calibration_tokens
+    from comp_lib.evaluation.windows import evaluation_tokens
     from course.dense_stream import layer_of, layer_tokens, weight_of
 
     model, tokenizer = real_model()

@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from comp_lib.calibration.windows import calibration_tokens, windows_of
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.checks import check_plan
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import Evaluation
+from comp_lib.evaluation.windows import windows_of
 from comp_lib.families.types import Model
 from comp_lib.models.load import load_with_room
 from comp_lib.models.wheels import INCLUDED_MODEL

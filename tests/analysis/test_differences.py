@@ -7,11 +7,11 @@ import torch
 
 from comp_lib.analysis import columns, draw
 from comp_lib.analysis.differences import changed_kinds, changed_layers, match_layers, pair
-from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import compare_losses
+from comp_lib.evaluation.windows import evaluation_tokens
 from comp_lib.settings import Settings
 
 

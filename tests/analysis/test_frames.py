@@ -7,10 +7,10 @@ import torch
 
 from comp_lib.analysis import Sample, columns, cost_frame, costs, curves, draw, groups, layers, neurons
 from comp_lib.analysis import frames as walking
-from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
+from comp_lib.evaluation.windows import evaluation_tokens
 from comp_lib.importance.layers import block_influence, sequence_loss_increase
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.settings import Settings

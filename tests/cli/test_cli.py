@@ -15,12 +15,12 @@ from typer.models import OptionInfo
 from comp_lib import plots
 from comp_lib.calibration import windows
 from comp_lib.calibration.texts import load_text
-from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.cli.app import app
 from comp_lib.cli.console import as_typed_here
 from comp_lib.cli.prune import _fate_of_the_fact
 from comp_lib.disk import prune_model
 from comp_lib.evaluation.loss import compare_losses
+from comp_lib.evaluation.windows import evaluation_tokens
 from comp_lib.importance.layers import block_influence
 from comp_lib.models import load
 from comp_lib.models.wheels import INCLUDED_MODEL

@@ -11,9 +11,9 @@ from command import QUICK_FLAGS, ran, refused, run
 from transformers import AutoModelForCausalLM
 
 from comp_lib.calibration.texts import KINDS, load_text
-from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.evaluation.by_kind import EvaluationByText
 from comp_lib.evaluation.loss import compare_losses, measure_loss
+from comp_lib.evaluation.windows import evaluation_tokens
 from comp_lib.evaluation.zero_shot import load_tasks, zero_shot
 from comp_lib.models.load import load_model
 

@@ -21,7 +21,7 @@ from rows import ANSWER, TIMED_COLUMNS
 from variants import build
 
 from comp_lib.calibration.texts import load_text
-from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
 from comp_lib.compare import cluster
 from comp_lib.compare import grid as module
@@ -29,6 +29,7 @@ from comp_lib.compare.grid import Grid, read_rows, run, runs_of
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import measure_loss
+from comp_lib.evaluation.windows import evaluation_tokens
 from comp_lib.importance.neurons import METRICS
 from comp_lib.models.load import load_model
 from comp_lib.settings import PRESETS, Settings

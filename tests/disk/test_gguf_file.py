@@ -17,12 +17,12 @@ from tools import torch_losses
 from variants import PATTERNS, build, tokens
 
 from comp_lib import Calibration, prune_model
-from comp_lib.calibration.windows import windows_of
 from comp_lib.disk import from_disk, gguf_file, sink
 from comp_lib.disk.ratio_search import round_weights
 from comp_lib.disk.work_folder import JOURNAL, StatesFile
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import measure_loss
+from comp_lib.evaluation.windows import windows_of
 from comp_lib.gguf import llama_cpp
 from comp_lib.gguf.read import GgufFile
 from comp_lib.models.export import export_gguf

@@ -17,10 +17,11 @@ from variants import build, tokens
 
 from comp_lib import Calibration, prune_model
 from comp_lib.calibration.texts import DATA_FOLDERS, KINDS, load_text
-from comp_lib.calibration.windows import calibration_tokens, windows_of
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
+from comp_lib.evaluation.windows import windows_of
 from comp_lib.importance.neurons import METRICS
 from comp_lib.models.export import export_gguf
 from comp_lib.settings import MAX_TOKENS, Settings

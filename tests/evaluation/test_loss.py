@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from variants import VARIANTS, build, tokens
 
 from comp_lib.calibration.texts import encode, load_text
-from comp_lib.calibration.windows import evaluation_tokens
 from comp_lib.errors import InputError, NoNumber
 from comp_lib.evaluation import loss as evaluate
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import compare_losses, measure_loss
+from comp_lib.evaluation.windows import evaluation_tokens
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from variants import PATTERNS, VARIANTS, build, tokens
 
 from comp_lib.calibration.texts import load_text
-from comp_lib.calibration.windows import calibration_tokens, evaluation_tokens
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import measure_loss
+from comp_lib.evaluation.windows import evaluation_tokens
 from comp_lib.gguf import layout, llama_cpp
 from comp_lib.gguf.layout import interleave
 from comp_lib.gguf.read import GgufFile

@@ -9,9 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools import inputs_and_weights, normal
+from variants import build
 
 from comp_lib.importance.matrix_condition import condition_numbers
-from comp_lib.importance.neurons import METRICS, Problem, full_condition, keep_highest, mask_condition
+from comp_lib.importance.neurons import (
+    METRICS,
+    Problem,
+    full_condition,
+    keep_highest,
+    mask_condition,
+    upstream_norms,
+)
 from comp_lib.recovery.mask_tuning import solve_mask
 from comp_lib.statistics.few_tokens import TokenStatistics
 from comp_lib.statistics.solve import least_squares
@@ -71,7 +79,9 @@ def test_scores_of_the_metrics_that_only_look(size):
             sum(torch.outer(x[:, i], w[i]).square().sum() for i in range(b.start, b.stop)).sqrt()
             for b in blocks
         ],
-        "magnitude": [(problem.upstream()[i] + w[b].square().sum()).sqrt() for i, b in enumerate(blocks)],
+        "magnitude": [
+            (problem.upstream_norms()[i] + w[b].square().sum()).sqrt() for i, b in enumerate(blocks)
+        ],
     }
     # each other one has a test of its own below
     assert METRICS.keys() - brute.keys() == {"random", "mask-condition", "full-condition"}
@@ -92,8 +102,8 @@ def test_a_metric_may_multiply_c_and_w_in_either_form_of_the_statistics():
 def test_magnitude_is_blind_to_the_data_and_activation_to_the_weights():
     _, problem = layer(1, 5)
     _, other_problem = layer(8, 5)
-    same_weights = Problem(other_problem.statistics, problem.weight, problem.upstream)
-    same_data = Problem(problem.statistics, other_problem.weight, other_problem.upstream)
+    same_weights = Problem(other_problem.statistics, problem.weight, problem.upstream_norms)
+    same_data = Problem(problem.statistics, other_problem.weight, other_problem.upstream_norms)
     assert torch.equal(
         METRICS["magnitude"](problem, 2, rng()).scores, METRICS["magnitude"](same_weights, 2, rng()).scores
     )
@@ -181,10 +191,12 @@ def test_dead_neurons_break_no_metric(name, dead):
     alive[[1, 3] if dead == "some" else slice(None)] = 0.0
     if dead != "weights":
         problem = Problem(
-            MatrixStatistics.of(problem.xtx * torch.outer(alive, alive)), problem.weight, problem.upstream
+            MatrixStatistics.of(problem.xtx * torch.outer(alive, alive)),
+            problem.weight,
+            problem.upstream_norms,
         )
     if dead == "weights":
-        problem = Problem(problem.statistics, torch.zeros_like(problem.weight), problem.upstream)
+        problem = Problem(problem.statistics, torch.zeros_like(problem.weight), problem.upstream_norms)
     selection = METRICS[name](problem, 4, rng())
     assert selection.scores.isfinite().all()
     if dead == "some" and name not in ("random", "magnitude"):
@@ -200,3 +212,22 @@ def test_the_variance_of_an_input_has_the_weights_of_the_tokens():
     shares = weights.square() / weights.square().sum()  # C has the squares of the weights
     centred = x - shares @ x
     torch.testing.assert_close(statistics.variance, shares @ centred.square(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mha", "gqa", "mqa", "head-dim", "qwen2"])
+def test_upstream_norms_count_what_a_block_owns(name):
+    decoder_layer = build(name).model.layers[0]
+    attention = decoder_layer.self_attn
+    mlp = decoder_layer.mlp
+    rows = [torch.cat([mlp.gate_proj.weight[i], mlp.up_proj.weight[i]]) for i in range(48)]
+    expected = torch.stack([row.double().square().sum() for row in rows])
+    torch.testing.assert_close(upstream_norms(decoder_layer, "mlp"), expected)
+    head = attention.head_dim
+    repeats = attention.num_key_value_groups
+    queries, keys, values = (
+        part.weight.double().square().sum(1).reshape(-1, head)
+        for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    # query head h reads KV head h // repeats
+    expected = (keys + values).sum(1) + queries.sum(1).reshape(-1, repeats).sum(1)
+    torch.testing.assert_close(upstream_norms(decoder_layer, "attention"), expected)

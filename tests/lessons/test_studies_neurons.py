@@ -56,7 +56,7 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(
     torch.testing.assert_close(problem.weight.float().T, part.output_linear.weight)
     assert problem.blocks == blocks
     assert problem.ridge == 0.1
-    assert problem.upstream().shape == (blocks,)
+    assert problem.upstream_norms().shape == (blocks,)
     without_ridge = study.dense_problem(model, ids, layer, step, weighted=False)
     assert torch.equal(problem.xtx, without_ridge.xtx)
 
