@@ -102,7 +102,7 @@ def grid(model: Model, name: str, parts: Sequence[str] = ()) -> list[Run]:
             continue
         layers = changes.get("drop_layers", 0)
         if layers:
-            scaled = round(layers / INCLUDED_LAYERS * shape.layers)
+            scaled = round(layers / INCLUDED_LAYERS * shape.layer_count)
             part = part.replace(f"{layers} layers", f"{scaled} of the layers")
             changes = {**changes, "drop_layers": scaled}
         runs.append((part, changes, seed))

@@ -123,7 +123,7 @@ def look(model: Model, name: str, ids: Tensor, windows: Tensor) -> dict[str, Any
         1
     ]  # tokens: an error per token is a share of the stream's energy
     curves = []
-    for layer in range(shape.layers):
+    for layer in range(shape.layer_count):
         errors = measured.errors(layer, shape.neurons[layer])[counts].tolist()
         curves.append([float(f"{error:.4g}") / fitted for error in errors])
     order, alone = greedy(model, ids[LAYER_JUDGES])
@@ -173,7 +173,7 @@ class SpeedLine:
 
     def narrowed(self, shape: Shape, layers: int, ratio: float) -> int:
         """The widest multiple with which so many layers take at most 1 - ratio of the time; <= 0: none."""
-        allowed = (1 - ratio) * self.time(shape.layers, sum(shape.neurons))
+        allowed = (1 - ratio) * self.time(shape.layer_count, sum(shape.neurons))
         remaining = allowed - self.time(layers, 0)
         return min(shape.neurons[0], int(remaining / self.neuron / layers) // MULTIPLE * MULTIPLE)
 
@@ -216,13 +216,13 @@ def by_time(shape: Shape, stored: dict[str, Any], ratio: float) -> Iterator[Case
     full_width = shape.neurons[0]
     speed = SpeedLine(*stored["line"])
     for name, dropped in (("neurons, uniform", 0), ("few layers, uniform", few_layers(shape, ratio))):
-        width = speed.narrowed(shape, shape.layers - dropped, ratio)
+        width = speed.narrowed(shape, shape.layer_count - dropped, ratio)
         if 10 * width >= full_width:
             yield Case(name, "time", ratio, as_plan(shape, stored["greedy"][:dropped], width))
     needed = next(
         dropped
-        for dropped in range(shape.layers)
-        if speed.narrowed(shape, shape.layers - dropped, ratio) == full_width
+        for dropped in range(shape.layer_count)
+        if speed.narrowed(shape, shape.layer_count - dropped, ratio) == full_width
     )
     plan = as_plan(shape, stored["greedy"][:needed], full_width)
     yield Case("layers only, refitted", "time", ratio, plan)
@@ -230,7 +230,7 @@ def by_time(shape: Shape, stored: dict[str, Any], ratio: float) -> Iterator[Case
 
 def few_layers(shape: Shape, ratio: float) -> int:
     """How many whole layers a third of the budget pays for."""
-    return round(ratio * shape.layers / 3)
+    return round(ratio * shape.layer_count / 3)
 
 
 def as_plan(shape: Shape, drop: Sequence[int], width: int, ratio: float = 0.0001) -> Plan:
@@ -245,7 +245,9 @@ def by_parameters(
     request = partial(PlanRequest, shape, ratio, multiple=MULTIPLE)
     case = partial(Case, budget="parameters", ratio=ratio)
     few = stored["greedy"][: few_layers(shape, ratio)]
-    layers_only = as_plan(shape, stored["greedy"][: round(ratio * shape.layers)], shape.neurons[0], ratio)
+    layers_only = as_plan(
+        shape, stored["greedy"][: round(ratio * shape.layer_count)], shape.neurons[0], ratio
+    )
     yield case("neurons, uniform", plan=uniform_plan(request()))
     yield case("layers only, refitted", plan=layers_only)
     yield case("few layers, uniform", plan=uniform_plan(request(drop=few)))

@@ -73,7 +73,7 @@ class Run:
         """All of it: the text passes each layer that stays twice, dense and narrowed; a refit is between."""
         shape = self.shape
         plan = self.plan
-        states = self.tokens * shape.hidden * self.state * len(plan.layers)
+        states = self.tokens * shape.hidden_size * self.state * len(plan.layers)
         parameters = shape.total_parameters - plan.removed * shape.decoder_parameters
         total = Work(read=self.stored, written=self.saved * parameters + states)
         block = shape.head_dim * shape.group_heads  # columns of o_proj for each KV group
@@ -101,7 +101,7 @@ class Run:
 
     def refit(self, n: int, k: int) -> Work:
         """Sums, selection and solve of a Linear of n inputs, of which k stay."""
-        m = self.shape.hidden
+        m = self.shape.hidden_size
         return self.sums(n) + self.selection_and_solve(n, k) + self.ridge_search(n, k) + self.error(n, m)
 
     def as_matrix(self, n: int) -> bool:
@@ -116,7 +116,7 @@ class Run:
     def selection_and_solve(self, n: int, k: int) -> Work:
         """A sweep that removes n - k inputs and solves the refit on its way."""
         tokens = self.tokens
-        m = self.shape.hidden
+        m = self.shape.hidden_size
         removed = n - k
         alive = (n + k) / 2  # inputs, on the mean over the sweep
         if self.as_matrix(n):
@@ -129,7 +129,7 @@ class Run:
         """Solves over half of the text, judged by the other half, which one sequence alone does not have."""
         if self.sequences == 1:
             return Work()
-        m = self.shape.hidden
+        m = self.shape.hidden_size
         judged = m if m < 2 * PROJECTIONS else PROJECTIONS  # outputs
         if self.as_matrix(n):
             return wide_or_double(n, RIDGE_SOLVES * (k**3 / 3 + 4.0 * k * k * judged))

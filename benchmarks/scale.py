@@ -178,7 +178,7 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     row = {
         "parameters": shape.total_parameters,
-        "layers": shape.layers,
+        "layers": shape.layer_count,
         "tokens": ids.numel(),
         "removed": plan.removed,
         "seconds": round(seconds, 1),
@@ -190,7 +190,7 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
     if job["how"] == "files" and job["aim"] == "self":
         stored = sum(file.stat().st_size for file in files.path.glob("*.safetensors"))
         run = Run(shape, plan, *ids.shape, stored=stored, saved=dtype.itemsize, state=dtype.itemsize)
-        machine = Machine.measured(shape.hidden, max(shape.neurons), Path(job["out"]).parent, dtype)
+        machine = Machine.measured(shape.hidden_size, max(shape.neurons), Path(job["out"]).parent, dtype)
         row["least"] = round(machine.seconds(run.work()), 2)
     return row
 

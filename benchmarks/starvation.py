@@ -201,7 +201,7 @@ def main() -> None:
     model, tokenizer = models.load(arguments.model)
     shape = Shape.of(model)
     removed = round(
-        RATIO * shape.decoder_parameters / shape.layers / shape.neuron_parameters
+        RATIO * shape.decoder_parameters / shape.layer_count / shape.neuron_parameters
     )  # neurons of a layer
     ids = calibration_tokens(
         arguments.calibration,

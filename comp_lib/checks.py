@@ -55,9 +55,9 @@ def check_plan(plan: Plan, model: Model | Decoder, settings: CompleteSettings) -
             got="a plan that has widths only",
             hint="leave the plan out, or choose another method",
         )
-    if plan.parent_layers != shape.layers:
+    if plan.parent_layers != shape.layer_count:
         raise InputError(
-            expected=f"a plan for {shape.layers} layers",
+            expected=f"a plan for {shape.layer_count} layers",
             got=f"one for {plan.parent_layers}",
             hint="take a plan for this model, or leave the plan out",
         )

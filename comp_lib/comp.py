@@ -132,13 +132,13 @@ def prune_layers(
         carried = CarriedState.start(embed_text(decoder, ids, sink), settings, plan, shape)
     arguments = layer_arguments(decoder.structure, ids.shape[1], settings.device, carried.pruned_stream.dtype)
     run = RunContext(settings, plan, shape, arguments, sink.new_states)
-    for index in range(len(reports), shape.layers):
+    for index in range(len(reports), shape.layer_count):
         layer = decoder.layer(index, settings.device)
         report = prune_layer(run, index, layer, carried)
         sink.put(index, layer, report, carried)
         del layer  # before the next one is read
         reports.append(report)
-        progress("pruning", index + 1, shape.layers, report)
+        progress("pruning", index + 1, shape.layer_count, report)
     return [report for report in reports if report is not None]
 
 

@@ -69,6 +69,6 @@ def check_settings(shape: Shape, settings: Settings) -> None:
     """Raises InputError for settings that no plan for a model of that shape can meet."""
     request = settings.plan_request(shape)
     # If the ratio is in reach at all, it is with the largest layers dropped.
-    largest_first = sorted(range(shape.layers), key=shape.parameters_of_layer, reverse=True)
+    largest_first = sorted(range(shape.layer_count), key=shape.parameters_of_layer, reverse=True)
     dropped = largest_first[: drop_count(request, settings.drop_layers)]
     uniform_plan(replace(request, drop=dropped))

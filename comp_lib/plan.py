@@ -227,7 +227,7 @@ class PlanRequest:
             raise InputError(
                 expected="a multiple of at least 1", got=self.multiple, hint="64 suits most hardware"
             )
-        layers = self.shape.layers
+        layers = self.shape.layer_count
         outside = [layer for layer in self.drop if not 0 <= layer < layers]
         if outside or len(set(self.drop)) >= layers:
             raise InputError(
@@ -246,7 +246,7 @@ class PlanRequest:
     @property
     def layers(self) -> tuple[int, ...]:
         """The layers of the parent that stay."""
-        return tuple(sorted(set(range(self.shape.layers)) - set(self.drop)))
+        return tuple(sorted(set(range(self.shape.layer_count)) - set(self.drop)))
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -269,7 +269,7 @@ class PlanRequest:
         """The plan in which each layer that stays has so many neurons, its width."""
         return Plan(
             parent=self.parent,
-            parent_layers=self.shape.layers,
+            parent_layers=self.shape.layer_count,
             layers=self.layers,
             neurons=tuple(widths),
             kv_groups=self.groups,
@@ -287,7 +287,7 @@ class PlanRequest:
         groups = tuple(len(indices) for indices in kept_groups)
         return Plan(
             parent=self.parent,
-            parent_layers=self.shape.layers,
+            parent_layers=self.shape.layer_count,
             layers=self.layers,
             neurons=neurons,
             kv_groups=groups,

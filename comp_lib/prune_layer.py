@@ -244,17 +244,17 @@ def gather(
 ) -> Gathered:
     """Phase 1: gather the statistics of the text in the output linear, and the ridge that suits them."""
     settings = run.settings
-    hidden = carried.pruned_stream
-    count, length, _ = hidden.shape
+    stream = carried.pruned_stream
+    count, length, _ = stream.shape
     linear = parts(layer)[task.step].output_linear
     inputs = None
     if task.step == "mlp" and count * length <= linear.in_features:
         size = (count, length, linear.in_features)
-        inputs = StoredInputs(torch.empty(size, dtype=hidden.dtype, device=settings.device))
+        inputs = StoredInputs(torch.empty(size, dtype=stream.dtype, device=settings.device))
     if settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1:
         return search_ridge(run, layer, task, target, carried, inputs)
     ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
-    statistics = sum_statistics(run, layer, task.step, hidden, target, slice(0, count), inputs)
+    statistics = sum_statistics(run, layer, task.step, stream, target, slice(0, count), inputs)
     return Gathered(problem_of(layer, task.step, statistics, ridge), inputs, None)
 
 
@@ -272,11 +272,11 @@ def search_ridge(
 
     inputs: takes the inputs of the output linear; None: they are not kept.
     """
-    hidden = carried.pruned_stream
-    count = hidden.shape[0]
+    stream = carried.pruned_stream
+    count = stream.shape[0]
     half = math.ceil(count / 2)
-    fitting = sum_statistics(run, layer, task.step, hidden, target, slice(0, half), inputs)
-    held_out = sum_statistics(run, layer, task.step, hidden, target, slice(half, count), inputs)
+    fitting = sum_statistics(run, layer, task.step, stream, target, slice(0, half), inputs)
+    held_out = sum_statistics(run, layer, task.step, stream, target, slice(half, count), inputs)
     problem = problem_of(layer, task.step, fitting)
     if task.kept_by_plan is None:
         # The best ridge depends little on which neurons stay, so a cheap metric will do here.
@@ -306,19 +306,22 @@ def sum_statistics(
     run: RunContext,
     layer: Layer,
     step: Step,
-    hidden: States,
+    stream: States,
     target: States | None,
     sequences: slice,
     inputs: StoredInputs | None,
 ) -> Statistics:
     """Sum the statistics of the output linear over some `sequences`.
 
-    inputs: takes the inputs of the output linear; None: they are not kept.
+    Args:
+        stream: the hidden states (S, L, d) that enter the step.
+        target: the stream (S, L, d) that the step should lead to; None: the one that it leads to as it is.
+        inputs: takes the inputs of the output linear; None: they are not kept.
     """
     settings = run.settings
     linear = parts(layer)[step].output_linear
     device = linear.weight.device
-    count, length, _ = hidden.shape
+    count, length, _ = stream.shape
     statistics = empty_statistics(
         linear.in_features,
         None if target is None else linear.out_features,
@@ -328,7 +331,7 @@ def sum_statistics(
     )
     for batch in batches(sequences.stop - sequences.start, length):
         rows = slice(sequences.start + batch.start, sequences.start + batch.stop)
-        before = hidden[rows].to(device)
+        before = stream[rows].to(device)
         after, x = run_step(layer, step, before, run.arguments)
         target_output = None
         if target is not None:
@@ -409,8 +412,8 @@ def pass_on(
         kept: the indices (k,) of the inputs that stay, where `inputs` are given.
     """
     for rows in batches(*before.shape[:2]):
-        hidden = before[rows].to(run.settings.device)
+        entering = before[rows].to(run.settings.device)
         if inputs is None or kept is None:
-            after[rows] = run_step(layer, step, hidden, run.arguments)[0]
+            after[rows] = run_step(layer, step, entering, run.arguments)[0]
         else:
-            after[rows] = stream_after(layer, step, hidden, inputs.read(rows, kept))
+            after[rows] = stream_after(layer, step, entering, inputs.read(rows, kept))

@@ -35,7 +35,7 @@ class Pruned:
         after = Shape.of(self.model)
         line = (
             f"{self.plan.removed:.1%} of the decoder removed: {after.total_parameters:,} parameters of "
-            f"{before.total_parameters:,}, {after.layers} layers of {before.layers}"
+            f"{before.total_parameters:,}, {after.layer_count} layers of {before.layer_count}"
         )
         return f"{line}\n{self.report}"
 

@@ -37,7 +37,7 @@ def span(widths: Sequence[int]) -> str:
 class Shape:
     """The widths of a decoder, and how many parameters each unit of it has."""
 
-    hidden: int
+    hidden_size: int
     """The width d of the residual stream."""
     head_dim: int
     """The size k of a head."""
@@ -87,7 +87,7 @@ class Shape:
         ]
         total = sum(weight.numel() for weight in structure.parameters())  # a tied head is one parameter here
         return cls(
-            hidden=mlps[0].output_linear.out_features,
+            hidden_size=mlps[0].output_linear.out_features,
             head_dim=head_dim,
             group_heads=attentions[0].block_size // head_dim,
             neurons=neurons,
@@ -99,7 +99,7 @@ class Shape:
         )
 
     @property
-    def layers(self) -> int:
+    def layer_count(self) -> int:
         """The number of decoder layers."""
         return len(self.neurons)
 
@@ -112,7 +112,7 @@ class Shape:
     @property
     def decoder_parameters(self) -> int:
         """Parameters of all decoder layers, which are those that pruning can reach."""
-        return sum(self.parameters_of_layer(index) for index in range(self.layers))
+        return sum(self.parameters_of_layer(index) for index in range(self.layer_count))
 
     @property
     def total_parameters(self) -> int:
@@ -126,8 +126,8 @@ class Shape:
 
     @property
     def stock(self) -> bool:
-        """Whether transformers' LlamaConfig accepts it: uniform, and its heads divide `hidden`."""
-        return self.uniform and self.hidden % (self.kv_groups[0] * self.group_heads) == 0
+        """Whether transformers' LlamaConfig accepts it: uniform, and its heads divide `hidden_size`."""
+        return self.uniform and self.hidden_size % (self.kv_groups[0] * self.group_heads) == 0
 
     def with_biases(self) -> Shape:
         """The same decoder with a bias in each linear of its layers.
@@ -138,12 +138,12 @@ class Shape:
         neuron_parameters = self.neuron_parameters
         group_parameters = self.group_parameters
         output_biases = 0  # of down_proj and o_proj, in each layer
-        if neuron_parameters == 3 * self.hidden:
+        if neuron_parameters == 3 * self.hidden_size:
             neuron_parameters += 2  # of gate and up
-            output_biases += self.hidden
-        if group_parameters == self.head_dim * (2 + 2 * self.group_heads) * self.hidden:
+            output_biases += self.hidden_size
+        if group_parameters == self.head_dim * (2 + 2 * self.group_heads) * self.hidden_size:
             group_parameters += self.head_dim * (2 + self.group_heads)  # of its rows in k, v and q
-            output_biases += self.hidden
+            output_biases += self.hidden_size
         return replace(
             self,
             neuron_parameters=neuron_parameters,
@@ -161,9 +161,9 @@ class Shape:
         fixed = self.fixed_parameters
         if layers is not None:
             fixed = tuple(fixed[index] for index in layers)
-        elif len(neurons) != self.layers and len(set(fixed)) > 1:
+        elif len(neurons) != self.layer_count and len(set(fixed)) > 1:
             raise ValueError(
-                f"expected the layers that stay, of {self.layers} that differ, got {len(neurons)} widths"
+                f"expected the layers that stay, of {self.layer_count} that differ, got {len(neurons)} widths"
             )
         fixed = fixed[: len(neurons)]
         return replace(self, neurons=tuple(neurons), kv_groups=tuple(kv_groups), fixed_parameters=fixed)

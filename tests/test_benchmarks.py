@@ -114,7 +114,7 @@ def test_a_pass_is_what_torch_counts(script):
     ids = tokens(4, 16)
     run = run_of(script("limit"), model, ids)
     layer = model.model.layers[0]
-    hidden = torch.randn(*ids.shape, run.shape.hidden, generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(*ids.shape, run.shape.hidden_size, generator=torch.Generator().manual_seed(0))
     assert run.through_mlp(run.shape.neurons[0]).model == counted(lambda: layer.mlp(hidden))
     queries = run.shape.kv_groups[0] * run.shape.group_heads * run.shape.head_dim
     scores = 2.0 * ids.numel() * 16 * queries  # which torch does not count on a CPU

@@ -24,7 +24,7 @@ quick = settings(derandomize=True, deadline=None, max_examples=80)
 def shape_of(neurons, kv_groups) -> Shape:
     """A decoder of hidden size 32, head size 8, two query heads to a group, and a vocabulary of 500."""
     return Shape(
-        hidden=32,
+        hidden_size=32,
         head_dim=8,
         group_heads=2,
         neurons=tuple(neurons),
@@ -134,7 +134,7 @@ def test_a_plan_that_removes_more_than_was_asked_says_why(options, removed, reas
 
 def removed(shape: Shape, layers, neurons, groups) -> float:
     """Share of the decoder that goes where only `layers` stay, with so many neurons and KV groups each."""
-    drop = sorted({*range(shape.layers)} - {*layers})
+    drop = sorted({*range(shape.layer_count)} - {*layers})
     return PlanRequest(shape, 0.5, drop=drop).removed_share(neurons, groups)
 
 
@@ -147,9 +147,9 @@ def largest_removable(shape: Shape, layers, kv_groups, multiple: int) -> float:
 @quick
 @given(shape=shapes, drops=st.sets(st.integers(0, 5)), **budgets)
 def test_uniform_plan_meets_any_budget_and_no_more(shape, drops, ratio, multiple, kv_groups):
-    drop = sorted(layer for layer in drops if layer < shape.layers)
-    assume(len(drop) < shape.layers)
-    layers = [layer for layer in range(shape.layers) if layer not in drop]
+    drop = sorted(layer for layer in drops if layer < shape.layer_count)
+    assume(len(drop) < shape.layer_count)
+    layers = [layer for layer in range(shape.layer_count) if layer not in drop]
     try:
         plan = uniform_plan(
             PlanRequest(shape, ratio, drop=drop, kv_groups=kv_groups, multiple=multiple, parent="it")
@@ -162,7 +162,7 @@ def test_uniform_plan_meets_any_budget_and_no_more(shape, drops, ratio, multiple
     assert plan.layers == tuple(layers)
     assert plan.dropped == tuple(drop)
     assert plan.kv_groups == (kv_groups or 2,) * len(layers)
-    assert (plan.parent, plan.parent_layers, plan.ratio) == ("it", shape.layers, ratio)
+    assert (plan.parent, plan.parent_layers, plan.ratio) == ("it", shape.layer_count, ratio)
     if len(set(shape.neurons)) == 1:
         assert len(set(plan.neurons)) == 1
     assert plan.kept_neurons is None
@@ -179,10 +179,10 @@ def test_uniform_plan_meets_any_budget_and_no_more(shape, drops, ratio, multiple
 def test_paper_plan_meets_any_budget_and_keeps_more_of_important_layers(
     shape, drops, importance, ratio, multiple, kv_groups
 ):
-    drop = sorted(layer for layer in drops if layer < shape.layers)
-    assume(len(drop) < shape.layers)
-    layers = [layer for layer in range(shape.layers) if layer not in drop]
-    importance = importance[: shape.layers]
+    drop = sorted(layer for layer in drops if layer < shape.layer_count)
+    assume(len(drop) < shape.layer_count)
+    layers = [layer for layer in range(shape.layer_count) if layer not in drop]
+    importance = importance[: shape.layer_count]
     try:
         plan = paper_plan(
             PlanRequest(shape, ratio, drop=drop, kv_groups=kv_groups, multiple=multiple), importance

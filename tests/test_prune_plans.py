@@ -25,7 +25,7 @@ from comp_lib.shape import Shape
 
 def quarter_width_rule(shape: Shape, ratio: float, **options) -> int:
     """The fewest layers to drop such that the others keep a quarter of their neurons, by trying them all."""
-    for count in range(shape.layers):
+    for count in range(shape.layer_count):
         try:
             plan = uniform_plan(PlanRequest(shape, ratio, drop=range(count), **options))
         except InputError:

@@ -22,7 +22,7 @@ def test_arithmetic_equals_the_tensors_before_and_after_pruning(name):
     assert before.neurons == (model.config.intermediate_size,) * 3
     assert before.kv_groups == (model.config.num_key_value_heads,) * 3
     assert before.group_heads * before.kv_groups[0] == model.config.num_attention_heads == 4
-    assert (before.hidden, before.layers) == (model.config.hidden_size, 3)
+    assert (before.hidden_size, before.layer_count) == (model.config.hidden_size, 3)
 
     groups = before.kv_groups[0] if name in WHOLE_ATTENTION else 1
     # layer 1 goes, and the two layers that stay differ in their widths

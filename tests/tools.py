@@ -82,8 +82,8 @@ def parameter_count(module) -> int:
 def plan_of_everything(model, **changes) -> Plan:
     """A plan that keeps everything, but for the fields in `changes`."""
     shape = Shape.of(model)
-    layers = tuple(range(shape.layers))
-    plan = Plan("", shape.layers, layers, shape.neurons, shape.kv_groups, ratio=0.0, removed=0.0)
+    layers = tuple(range(shape.layer_count))
+    plan = Plan("", shape.layer_count, layers, shape.neurons, shape.kv_groups, ratio=0.0, removed=0.0)
     return replace(plan, **changes)
 
 

@@ -19,7 +19,7 @@ from ..families.find import parts
 from ..families.types import Device, Layer, Model
 from ..importance.layers import cosine_distance
 from ..models.load import open_model
-from ..models.save import PLAN_FILE
+from ..models.new_folder import PLAN_FILE
 from ..plan import Plan
 from ..shape import Shape
 from ..walk import walk
@@ -77,12 +77,12 @@ def match_layers(model: Model, parent: Model, plan: Plan | None = None) -> dict[
         )
     shape = Shape.of(model)
     parent_shape = Shape.of(parent)
-    if parent_shape.layers == shape.layers:
-        return {layer: layer for layer in range(parent_shape.layers)}
-    if plan is None or (plan.parent_layers, plan.neurons) != (parent_shape.layers, shape.neurons):
+    if parent_shape.layer_count == shape.layer_count:
+        return {layer: layer for layer in range(parent_shape.layer_count)}
+    if plan is None or (plan.parent_layers, plan.neurons) != (parent_shape.layer_count, shape.neurons):
         raise InputError(
-            expected=f"another model with {parent_shape.layers} layers",
-            got=f"{shape.layers}, and no {PLAN_FILE} that says which of them stayed",
+            expected=f"another model with {parent_shape.layer_count} layers",
+            got=f"{shape.layer_count}, and no {PLAN_FILE} that says which of them stayed",
             hint="compare with its parent",
         )
     return {parent_layer: layer for layer, parent_layer in enumerate(plan.layers)}

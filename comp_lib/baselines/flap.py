@@ -83,7 +83,7 @@ def fluctuations(
     model: Model | Decoder, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
 ) -> list[tuple[Tensor, Tensor]]:
     """WIFV of the inputs of o_proj (r g k,) and of down_proj (n,) in each layer, float64, on ids (S, L)."""
-    layer_count = Shape.of(model).layers
+    layer_count = Shape.of(model).layer_count
     scores = []
     for visit in walk(model, ids, device):
         linears = {step: part.output_linear for step, part in parts(visit.layer).items()}

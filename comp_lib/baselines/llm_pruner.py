@@ -44,7 +44,7 @@ def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str
     structure = model.structure
     shape = Shape.of(structure)
     neuron_counts, group_counts = widths(shape, settings)
-    scores = taylor_scores(structure, ids, prunable_layers(shape.layers), progress)
+    scores = taylor_scores(structure, ids, prunable_layers(shape.layer_count), progress)
     kept_neurons: list[Sequence[int]] = [range(count) for count in shape.neurons]
     kept_groups: list[Sequence[int]] = [range(count) for count in shape.kv_groups]
     for layer, (neuron_scores, group_scores) in scores.items():
@@ -72,7 +72,7 @@ def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     # The budget also pays for biases that the recovery adds, so what stays is counted with them. What may go
     # is counted without them, since the parent does not have them.
     with_biases = shape.with_biases() if settings.recovery == "bias" else shape
-    layers = prunable_layers(shape.layers)
+    layers = prunable_layers(shape.layer_count)
     neurons = list(shape.neurons)
     groups = list(shape.kv_groups)
     prunable_parameters = sum(

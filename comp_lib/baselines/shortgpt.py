@@ -26,9 +26,9 @@ def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str
     Raises OutOfReach when dropping all but one layer does not reach the ratio.
     """
     shape = Shape.of(model)
-    order, _ = layers_to_drop("block-influence", model, ids, shape.layers - 1, settings.device, progress)
+    order, _ = layers_to_drop("block-influence", model, ids, shape.layer_count - 1, settings.device, progress)
     full_request = settings.plan_request(shape, name)
-    for count in range(1, shape.layers):
+    for count in range(1, shape.layer_count):
         request = replace(full_request, drop=order[:count])
         neurons, groups = _whole_widths(request)
         if request.removed_share(neurons, groups) >= settings.ratio:
@@ -40,8 +40,8 @@ def check_settings(shape: Shape, settings: Settings) -> None:
     """Raises OutOfReach where even dropping all layers but the smallest does not reach the ratio."""
     request = settings.plan_request(shape)
     largest_share = 0.0
-    for kept in range(shape.layers):
-        alone = replace(request, drop=tuple(layer for layer in range(shape.layers) if layer != kept))
+    for kept in range(shape.layer_count):
+        alone = replace(request, drop=tuple(layer for layer in range(shape.layer_count) if layer != kept))
         largest_share = max(largest_share, alone.removed_share(*_whole_widths(alone)))
     if largest_share < settings.ratio:
         raise _out_of_reach(shape, settings)
@@ -57,6 +57,6 @@ def _whole_widths(request: PlanRequest) -> tuple[list[int], list[int]]:
 def _out_of_reach(shape: Shape, settings: Settings) -> OutOfReach:
     return OutOfReach(
         expected="a ratio that whole layers can reach",
-        got=f"{settings.ratio:g} with {shape.layers} layers, one of which must stay",
+        got=f"{settings.ratio:g} with {shape.layer_count} layers, one of which must stay",
         hint="ask for less",
     )

@@ -58,7 +58,7 @@ def inspect(model: ModelName, dtype: Dtype = "float32", device: Device = "cpu") 
         influence = block_influence(loaded, ids, loaded.device, bars).tolist()
     shape = Shape.of(loaded)
     rows = []
-    for layer in range(shape.layers):
+    for layer in range(shape.layer_count):
         counts = (layer, shape.neurons[layer], shape.kv_groups[layer], shape.parameters_of_layer(layer))
         rows.append((*(f"{count:,}" for count in counts), f"{influence[layer]:.4f}"))
     columns = ("layer", "neurons", "KV groups", "parameters", "block influence")

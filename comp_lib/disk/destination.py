@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.card import Provenance
+from ..models.new_folder import PLAN_FILE, check_new_folder
 from ..models.own_texts import TEMPLATE_FOLDER
-from ..models.save import PLAN_FILE, check_new_folder
 from ..system.files import checked_new_file, fsync, resolve, take_name
 from .gguf_file import check_pruned_gguf_file
 from .model_on_disk import ModelOnDisk
@@ -94,7 +94,7 @@ def checked_run_folder(out: str | Path, model: ModelOnDisk, tokens: int, options
         exported = read_state(work / JOURNAL).exported
         has_its_name = exported and exported_file(work, target) == target
     if not has_its_name:
-        state_bytes = STATES_FILES * tokens * model.shape.hidden * model.dtype.itemsize
+        state_bytes = STATES_FILES * tokens * model.shape.hidden_size * model.dtype.itemsize
         weight_bytes = model.shape.total_parameters * (options.dtype or model.dtype).itemsize
         needed_bytes = max(0, weight_bytes + state_bytes - sum(taken_bytes.values()))
         if options.gguf_type is None:

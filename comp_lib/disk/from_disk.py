@@ -143,7 +143,7 @@ def prune_to(
         meta_model.config.save_pretrained(work)
         meta_model.generation_config.to_json_file(work / "generation_config.json")
         sink = DiskSink(journal, model, plan, meta_model, (len(ids), ids.shape[1]))
-        if sink.finished_layers < model.shape.layers:
+        if sink.finished_layers < model.shape.layer_count:
             prune_layers(model, ids, settings, plan, sink, progress)
         if options.gguf_type is None:
             small = ModelOnDisk(make_meta_model(meta_model.config, model.dtype), TensorFiles(work))
@@ -268,7 +268,7 @@ def _measure(
         hidden = torch.empty(0)
         for visit in walk(model, windows, device):
             hidden = visit.after
-            progress(f"measuring {label}", visit.index + 1, model.shape.layers)
+            progress(f"measuring {label}", visit.index + 1, model.shape.layer_count)
         journal.record(**{field: tuple(sequence_losses(model, hidden, windows).tolist())})
     losses = list(getattr(journal.state, field))
     if len(losses) != len(windows):

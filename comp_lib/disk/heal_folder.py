@@ -13,7 +13,8 @@ from ..families.types import Model
 from ..healing import HealingResult, HealingSettings, heal
 from ..models.card import Provenance, calibration_hashes, hide_folders
 from ..models.load import load_model, load_with_room, open_model
-from ..models.save import PLAN_FILE, check_new_folder, save_checkpoint
+from ..models.new_folder import PLAN_FILE, check_new_folder
+from ..models.save import save_checkpoint
 from ..plan import Plan
 from ..progress import Progress, no_progress
 from ..shape import Shape
@@ -83,8 +84,8 @@ def heal_folder(
 
 def _check_parent(pruned: Model, parent: Model, plan: Plan) -> None:
     """Raises InputError unless `pruned`, with this plan, can have been made of `parent`, by their sizes."""
-    expected_sizes = (pruned.config.vocab_size, Shape.of(pruned).hidden, plan.parent_layers)
-    sizes = (parent.config.vocab_size, Shape.of(parent).hidden, Shape.of(parent).layers)
+    expected_sizes = (pruned.config.vocab_size, Shape.of(pruned).hidden_size, plan.parent_layers)
+    sizes = (parent.config.vocab_size, Shape.of(parent).hidden_size, Shape.of(parent).layer_count)
     if sizes != expected_sizes:
         description = "the parent, with {:,} tokens, a stream {} numbers wide and {} layers"
         raise InputError(

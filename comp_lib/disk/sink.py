@@ -81,7 +81,7 @@ class DiskSink(Sink):
         if carried_files is None:
             self._write_frame()
             return None, []
-        shape = (*self.text_shape, self.model.shape.hidden)
+        shape = (*self.text_shape, self.model.shape.hidden_size)
         dense_stream = None
         if carried_files.dense_stream is not None:
             dense_stream = StatesFile(self.journal.work / carried_files.dense_stream, shape, self.model.dtype)
@@ -112,7 +112,7 @@ class DiskSink(Sink):
         self._flush(written_names)
         carried_files = None
         checksums = dict(self.checksums)
-        if index + 1 < self.model.shape.layers:  # nothing needs the streams after the last layer
+        if index + 1 < self.model.shape.layer_count:  # nothing needs the streams after the last layer
             carried_files = _files_of(carried)
             for path in sorted(state_paths):
                 fsync(path)

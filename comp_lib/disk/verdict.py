@@ -109,7 +109,7 @@ class Verdict(SavedModel):
         old_size = f"{self.parent_megabytes_in_new_type:.1f} MB"
         new_size = f"{self.megabytes:.1f} MB"
         shapes = [
-            ("layers", str(before.layers), str(after.layers), ""),
+            ("layers", str(before.layer_count), str(after.layer_count), ""),
             ("neurons a layer", span(before.neurons), span(after.neurons), ""),
             ("KV groups a layer", span(before.kv_groups), span(after.kv_groups), ""),
         ]

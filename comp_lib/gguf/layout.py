@@ -92,7 +92,7 @@ def layouts_of(meta_model: Model, architecture: Architecture) -> dict[str, Layou
             start += rows
     if HEAD not in sizes and OUTPUT_HEAD in factors:  # tied in the model, another table in the file
         pieces_of[HEAD] = [Piece(EMBEDDING, 0, sizes[EMBEDDING][0], factor=factors[OUTPUT_HEAD])]
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.name.upper()], shape.layers)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.name.upper()], shape.layer_count)
     layouts = {}
     for target, pieces in pieces_of.items():
         module, _, suffix = target.rpartition(".")

@@ -52,8 +52,8 @@ def model_fields(meta_model: Model, architecture: Architecture) -> dict[str, Any
     fields = {
         "context_length": _context(config, has_windows="sliding_window" in extra_fields),
         "vocab_size": config.vocab_size,
-        "embedding_length": shape.hidden,
-        "block_count": shape.layers,
+        "embedding_length": shape.hidden_size,
+        "block_count": shape.layer_count,
         "feed_forward_length": per_layer(shape.neurons),
         "head_count": per_layer(tuple(groups * shape.group_heads for groups in shape.kv_groups)),
         "head_count_kv": per_layer(shape.kv_groups),
@@ -166,8 +166,8 @@ def _assumed(meta_model: Model, metadata: Mapping[str, Any]) -> dict[str, Any]:
     return TAKEN_FOR_GRANTED | {
         "vocab_size": len(metadata.get("tokenizer.ggml.tokens", ())),
         "attention.head_count_kv": heads,
-        "attention.key_length": shape.hidden // heads,
-        "attention.value_length": shape.hidden // heads,
+        "attention.key_length": shape.hidden_size // heads,
+        "attention.value_length": shape.hidden_size // heads,
         "rope.dimension_count": shape.head_dim,
     }
 

@@ -170,7 +170,7 @@ def _check_widths(shape: Shape, gguf_type: str) -> None:
     """
     block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[gguf_type]]
     heads_widths = [groups * shape.group_heads * shape.head_dim for groups in shape.kv_groups]
-    widths_of = {"stream": [shape.hidden], "neurons": shape.neurons, "heads' outputs": heads_widths}
+    widths_of = {"stream": [shape.hidden_size], "neurons": shape.neurons, "heads' outputs": heads_widths}
     for width_name, widths in widths_of.items():
         refused = [width for width in widths if width % block_values]
         if refused:

@@ -53,14 +53,14 @@ def drop_count(request: PlanRequest, drop_layers: float | str) -> int:
     """
     shape = request.shape
     if not isinstance(drop_layers, str):
-        return round(drop_layers * shape.layers) if 0 < drop_layers < 1 else int(drop_layers)
-    for count in range(shape.layers - 1):
+        return round(drop_layers * shape.layer_count) if 0 < drop_layers < 1 else int(drop_layers)
+    for count in range(shape.layer_count - 1):
         with suppress(OutOfReach):  # more layers are dropped then
             if _keeps_enough(uniform_plan(replace(request, drop=range(count))), shape):
                 return count
-    single_layer = replace(request, drop=range(shape.layers - 1))
+    single_layer = replace(request, drop=range(shape.layer_count - 1))
     uniform_plan(single_layer)  # raises OutOfReach where even that removes too little
-    return shape.layers - 1
+    return shape.layer_count - 1
 
 
 def _keeps_enough(plan: Plan, shape: Shape) -> bool:

@@ -90,7 +90,7 @@ def estimated_harm(
     """
     check_sequences(ids)
     decoder = as_decoder(model)
-    layer_count = Shape.of(decoder).layers
+    layer_count = Shape.of(decoder).layer_count
     judging_count = max(1, min(JUDGING_SEQUENCES, int(JUDGING_SHARE * len(ids))))
     fitted_count = max(1, min(FITTED_SEQUENCES, int(FITTED_SHARE * len(ids))))
     text = torch.cat([ids[:fitted_count, :LENGTH], ids[-judging_count:, :LENGTH]])

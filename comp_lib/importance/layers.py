@@ -37,7 +37,7 @@ def block_influence(
     model: Model | Decoder, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
 ) -> Tensor:
     """BI_l = 1 - mean_t cos(h_t, h'_t), (layers,), for ids (S, L): 0 where a layer only scales the stream."""
-    layer_count = Shape.of(model).layers
+    layer_count = Shape.of(model).layer_count
     influence = []
     for visit in walk(model, ids, device):
         distance_sum = 0.0  # over sequences
@@ -56,7 +56,7 @@ def sequence_loss_increase(
 
     ids (S, L). The layers are on `device` one at a time, each once. Memory: the hidden states for each layer.
     """
-    layer_count = Shape.of(model).layers
+    layer_count = Shape.of(model).layer_count
     hidden = torch.empty(0)
     without: list[Tensor] = []  # for each layer left out, the stream of the others so far
     for visit in walk(model, ids, device):

@@ -102,7 +102,7 @@ def measured_harm(
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
     if isinstance(removals, int):
-        removals = (removals,) * shape.layers
+        removals = (removals,) * shape.layer_count
     judging_count = min(JUDGING_SEQUENCES, len(ids) // 2)
     judging_ids = ids[-judging_count:, :JUDGED_LENGTH]
     fitted_count = min(FITTED_SEQUENCES, len(ids) - judging_count)
@@ -122,7 +122,7 @@ def measured_harm(
         dense_stream = visit.after
         sweeps.append(replace(swept, weights=torch.empty(0)))  # all weights would be as large as half a model
         del swept, statistics, weight  # before the next layer is read
-        progress("harm of layers", visit.index + 1, shape.layers)
+        progress("harm of layers", visit.index + 1, shape.layer_count)
     harm = divergences(decoder, dense_stream, narrowed_streams, COMPARED_POSITIONS, progress)
     return MeasuredHarm(tuple(removals), harm, tuple(sweeps))
 

@@ -104,7 +104,7 @@ def _comparison_table(shape: Shape, card: Provenance) -> str:
     rows: list[tuple[object, object, object]] = [
         ("", "parent", "this model"),
         ("---", "---", "---"),
-        ("decoder layers", parent.layers, shape.layers),
+        ("decoder layers", parent.layer_count, shape.layer_count),
         ("MLP neurons per layer", span(parent.neurons), span(shape.neurons)),
         ("KV heads per layer", span(parent.kv_groups), span(shape.kv_groups)),
         ("parameters of the decoder", f"{parent.decoder_parameters:,}", f"{shape.decoder_parameters:,}"),

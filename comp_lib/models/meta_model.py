@@ -103,7 +103,7 @@ def config_with_widths(config: PreTrainedConfig, shape: Shape) -> PreTrainedConf
     for name, value in config.to_dict().items():
         if name not in FIELDS_NOT_INHERITED and not name.startswith("_"):
             fields[name] = value
-    fields["num_hidden_layers"] = shape.layers
+    fields["num_hidden_layers"] = shape.layer_count
     fields |= widest(shape)
     if shape.stock:
         stock_config: PreTrainedConfig = CONFIG_MAPPING[stock_type](**fields)
@@ -157,7 +157,7 @@ def give_true_config(model: Model) -> None:
     attention = model.config._attn_implementation
     config: Any = config_with_widths(model.config, shape)
     config.name_or_path = model.config.name_or_path
-    layer_configs = [config] * shape.layers if shape.stock else list(config.per_layer_config)
+    layer_configs = [config] * shape.layer_count if shape.stock else list(config.per_layer_config)
     for module in model.modules():
         if hasattr(module, "config"):  # as the rotary embedding, which asks for one number of heads
             vars(module)["config"] = layer_configs[0]

@@ -16,8 +16,9 @@ from .card import OWN_WIDTHS_NOTE, TRUST, WITH_COMP_LIB_NOTE
 from .load import open_model
 from .meta_model import config_with_widths, fill, make_meta_model
 from .modelling_file import file_name
+from .new_folder import PLAN_FILE, check_new_folder
 from .own_texts import CARD_FILE, write_card
-from .save import PLAN_FILE, check_new_folder, write_weights
+from .save import write_weights
 
 PADDED_NOTE = (
     "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which "
@@ -76,14 +77,14 @@ def padded_shape(shape: Shape) -> Shape:
 
     Raises InputError where no such number is left below the width of the stream.
     """
-    neurons = (max(shape.neurons),) * shape.layers
+    neurons = (max(shape.neurons),) * shape.layer_count
     widest_groups = max(shape.kv_groups)
-    for groups in range(widest_groups, shape.hidden // shape.group_heads + 1):
-        uniform_shape = shape.with_widths(neurons, (groups,) * shape.layers)
+    for groups in range(widest_groups, shape.hidden_size // shape.group_heads + 1):
+        uniform_shape = shape.with_widths(neurons, (groups,) * shape.layer_count)
         if uniform_shape.stock:
             return uniform_shape
     raise InputError(
-        expected=f"KV groups that can be filled up to heads that divide {shape.hidden}",
+        expected=f"KV groups that can be filled up to heads that divide {shape.hidden_size}",
         got=f"{widest_groups} KV groups of {shape.group_heads}",
         hint="load the folder with comp_lib",
     )

@@ -312,7 +312,7 @@ def budget_plans(shape: Shape, record: dict[str, Any], ratio: float) -> dict[str
     """The four ways to spend a budget, by the page's names."""
     multiple = record["multiple"]
     request = PlanRequest(shape, ratio, multiple=multiple)
-    dropped = record["greedy"][: round(ratio * shape.layers)]
+    dropped = record["greedy"][: round(ratio * shape.layer_count)]
     layers = PlanRequest(shape, ratio, drop=dropped, multiple=multiple)
     fewer_groups = PlanRequest(shape, ratio, kv_groups=shape.kv_groups[0] - 1, multiple=multiple)
     return {
@@ -343,7 +343,7 @@ def measure_budget(minutes: float) -> None:
     plans: dict[str, Any] = {}
     for ratio in BUDGET_RATIOS:
         for name, plan in budget_plans(shape, record, ratio).items():
-            widths = [0] * shape.layers
+            widths = [0] * shape.layer_count
             for layer, width in zip(plan.layers, plan.neurons, strict=True):
                 widths[layer] = width
             row = {"widths": widths, "kv_groups": max(plan.kv_groups), "removed": round(plan.removed, 4)}

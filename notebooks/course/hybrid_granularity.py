@@ -121,7 +121,7 @@ def layer_errors(measured: MeasuredHarm, shape: Shape, plan: Plan) -> Tensor:
 
     Errors are shares of the stream's energy. NaN stands for a dropped layer, whose error is not known.
     """
-    errors = torch.full((shape.layers,), torch.nan, dtype=torch.float64)
+    errors = torch.full((shape.layer_count,), torch.nan, dtype=torch.float64)
     for layer, width in zip(plan.layers, plan.neurons, strict=True):
         curve = measured.errors(layer, shape.neurons[layer])
         errors[layer] = curve[min(shape.neurons[layer] - width, len(curve) - 1)]

@@ -104,9 +104,9 @@ def check_neuron(parameters_of_a_neuron: Callable[[], float]) -> None:
         lambda shape: shape.neuron_parameters,
         {
             "these are a row of gate and one of up: the neuron's column of down goes too": (
-                lambda shape: 2 * shape.hidden
+                lambda shape: 2 * shape.hidden_size
             ),
-            "this is one vector: a neuron has one in each of three matrices": lambda shape: shape.hidden,
+            "this is one vector: a neuron has one in each of three matrices": lambda shape: shape.hidden_size,
             "this is a neuron of SmolLM2: its stream is narrower": lambda shape: 1728,
         },
         "a row of gate, a row of up, a column of down, as in SmolLM2",
@@ -121,15 +121,15 @@ def check_group(neurons_for_a_group: Callable[[], float]) -> None:
         lambda shape: shape.group_parameters / shape.neuron_parameters,
         {
             "these are k and v alone: the query heads that read them go too, in q and in o": (
-                lambda shape: 2 * shape.head_dim * shape.hidden / shape.neuron_parameters
+                lambda shape: 2 * shape.head_dim * shape.hidden_size / shape.neuron_parameters
             ),
             "one query head was counted: all that share the key head go": (
-                lambda shape: 4 * shape.head_dim * shape.hidden / shape.neuron_parameters
+                lambda shape: 4 * shape.head_dim * shape.hidden_size / shape.neuron_parameters
             ),
             "these are the parameters: divide by those of a neuron": lambda shape: shape.group_parameters,
             "o is missing: each query head has columns there": (
                 lambda shape: (
-                    (2 + shape.group_heads) * shape.head_dim * shape.hidden / shape.neuron_parameters
+                    (2 + shape.group_heads) * shape.head_dim * shape.hidden_size / shape.neuron_parameters
                 )
             ),
         },
@@ -162,7 +162,7 @@ def check_neurons_to_remove(neurons_to_remove: Callable[[], float]) -> None:
     """Question 4."""
 
     def right(shape: Shape) -> float:
-        return _removed(shape) / shape.layers / shape.neuron_parameters
+        return _removed(shape) / shape.layer_count / shape.neuron_parameters
 
     _grade_number(
         "the number of neurons",
@@ -174,9 +174,9 @@ def check_neurons_to_remove(neurons_to_remove: Callable[[], float]) -> None:
             ),
             "these are the neurons that stay": lambda shape: shape.neurons[0] - right(shape),
             "this is a fifth of the whole model: the embedding is no part of the decoder": (
-                lambda shape: RATIO * shape.total_parameters / shape.layers / shape.neuron_parameters
+                lambda shape: RATIO * shape.total_parameters / shape.layer_count / shape.neuron_parameters
             ),
-            "these are the neurons of all layers together": lambda shape: shape.layers * right(shape),
+            "these are the neurons of all layers together": lambda shape: shape.layer_count * right(shape),
         },
         "more than a quarter of the neurons go, to remove a fifth of the decoder",
     )
@@ -302,11 +302,11 @@ def check_hybrid(neurons_beside_a_layer: Callable[[], float]) -> None:
         return _removed(shape) - shape.parameters_of_layer(0)
 
     def right(shape: Shape) -> float:
-        return left_to_pay(shape) / (shape.layers - 1) / shape.neuron_parameters
+        return left_to_pay(shape) / (shape.layer_count - 1) / shape.neuron_parameters
 
     def with_its_mlp_alone(shape: Shape) -> float:
         mlp = shape.neurons[0] * shape.neuron_parameters
-        return (_removed(shape) - mlp) / (shape.layers - 1) / shape.neuron_parameters
+        return (_removed(shape) - mlp) / (shape.layer_count - 1) / shape.neuron_parameters
 
     _grade_number(
         "the number of neurons",
@@ -314,11 +314,11 @@ def check_hybrid(neurons_beside_a_layer: Callable[[], float]) -> None:
         right,
         {
             "the layer that goes has paid a part already: take its parameters off what has to go": (
-                lambda shape: _removed(shape) / (shape.layers - 1) / shape.neuron_parameters
+                lambda shape: _removed(shape) / (shape.layer_count - 1) / shape.neuron_parameters
             ),
             "the whole layer goes, its attention and its norms too": with_its_mlp_alone,
             "one layer fewer is there to get narrower": (
-                lambda shape: left_to_pay(shape) / shape.layers / shape.neuron_parameters
+                lambda shape: left_to_pay(shape) / shape.layer_count / shape.neuron_parameters
             ),
             "these are the neurons that stay": lambda shape: shape.neurons[0] - right(shape),
         },

@@ -64,7 +64,7 @@ def check(plan: Plan, model: Model) -> None:
             hint="change the widths",
         )
     if not pruned_shape.stock:
-        heads = f"heads that divide {shape.hidden}"
+        heads = f"heads that divide {shape.hidden_size}"
         raise InputError(
             expected=f"one width for all layers, and {heads}, so that stock transformers load it",
             got=f"{span(plan.neurons)} neurons and {span(plan.kv_groups)} KV groups",

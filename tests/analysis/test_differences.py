@@ -90,7 +90,7 @@ def test_strangers_are_refused(tiny_llama):
 def test_the_pruned_model_comes_before_its_parent(tiny_llama, tokenizer, sample, tmp_path):
     """Whichever is named first."""
     from comp_lib.models.load import load_model
-    from comp_lib.models.save import PLAN_FILE
+    from comp_lib.models.new_folder import PLAN_FILE
 
     model = tiny_llama()
     pruned = prune(
@@ -114,7 +114,7 @@ def test_a_pruned_model_and_its_healed_copy_are_compared_as_they_stand(
 ):
     """Both carry the plan, and neither was pruned from the other."""
     from comp_lib.models.load import load_model
-    from comp_lib.models.save import PLAN_FILE
+    from comp_lib.models.new_folder import PLAN_FILE
 
     pruned = prune(
         tiny_llama(), sample.ids, Settings(ratio=0.3, drop_layers=0, multiple=8, widths="uniform", aim="self")

@@ -70,7 +70,7 @@ def taylor_by_hand(model, ids) -> list[tuple[list[float], list[float]]]:
         name = f"model.layers.{layer}.{name}.weight"
         return float((model.get_parameter(name).detach()[index] * gradient_of[name][index]).abs().sum())
 
-    for layer in range(shape.layers):
+    for layer in range(shape.layer_count):
         neurons = [
             importance(layer, "mlp.gate_proj", i)
             + importance(layer, "mlp.up_proj", i)

@@ -27,7 +27,7 @@ from comp_lib.gguf import llama_cpp
 from comp_lib.gguf.read import GgufFile
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model, open_model
-from comp_lib.models.save import PLAN_FILE
+from comp_lib.models.new_folder import PLAN_FILE
 from comp_lib.shape import Shape
 
 QUICK = {

@@ -207,9 +207,9 @@ def record(tiny_llama):
     shape = Shape.of(tiny_llama())
     points = shape.neurons[0] // 8
     generator = torch.Generator().manual_seed(3)
-    steps = torch.rand(shape.layers, points, generator=generator, dtype=torch.float64)
-    curves = torch.cat([torch.zeros(shape.layers, 1), steps.cumsum(1) ** 2], dim=1)
-    harm = torch.rand(shape.layers, generator=generator, dtype=torch.float64)
+    steps = torch.rand(shape.layer_count, points, generator=generator, dtype=torch.float64)
+    curves = torch.cat([torch.zeros(shape.layer_count, 1), steps.cumsum(1) ** 2], dim=1)
+    harm = torch.rand(shape.layer_count, generator=generator, dtype=torch.float64)
     return {"multiple": 8, "gone": 16, "kl": harm.tolist(), "curves": curves.tolist(), "greedy": [1]}
 
 
@@ -223,7 +223,7 @@ def test_the_prediction_of_widths_is_the_planners(javascript, record, tiny_llama
         "harm": record["kl"],
         "curves": record["curves"],
     }
-    removed = [8 * (index % 3) + index for index in range(shape.layers)]
+    removed = [8 * (index % 3) + index for index in range(shape.layer_count)]
     widths = [width - gone for width, gone in zip(shape.neurons, removed, strict=True)]
     body = "return m.predictedHarms(data.numbers, data.widths);"
     found = javascript("widths.js", body, {"numbers": numbers, "widths": widths})
@@ -233,7 +233,7 @@ def test_the_prediction_of_widths_is_the_planners(javascript, record, tiny_llama
 
 def test_the_share_that_is_removed_is_the_plans(javascript, tiny_llama):
     shape = Shape.of(tiny_llama())
-    plan = PlanRequest(shape, 0.3, multiple=8, drop=[0]).plan_with((24,) * (shape.layers - 1))
+    plan = PlanRequest(shape, 0.3, multiple=8, drop=[0]).plan_with((24,) * (shape.layer_count - 1))
     numbers = {
         "neurons": list(shape.neurons),
         "kv_groups": shape.kv_groups[0],

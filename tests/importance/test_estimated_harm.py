@@ -45,9 +45,9 @@ def test_harm_is_the_divergence_of_a_model_that_lost_these_neurons(name, every_t
     model = build(name)
     ids = tokens(24, 24)
     shape = Shape.of(model)
-    estimated = estimated_harm(model, ids, [GONE] * shape.layers)
-    tried = [layer for layer in range(shape.layers) if layer % 2 == 0 or layer == shape.layers - 1]
-    assert len(tried) < shape.layers
+    estimated = estimated_harm(model, ids, [GONE] * shape.layer_count)
+    tried = [layer for layer in range(shape.layer_count) if layer % 2 == 0 or layer == shape.layer_count - 1]
+    assert len(tried) < shape.layer_count
     for layer in tried:
         expected = divergence_without(model, layer, ids[:6], ids[-3:])
         assert expected > 1e-4
@@ -56,7 +56,7 @@ def test_harm_is_the_divergence_of_a_model_that_lost_these_neurons(name, every_t
 
 def test_a_layer_that_was_not_tried_lies_between_its_neighbours(tiny_llama):
     model = tiny_llama()
-    harm = estimated_harm(model, tokens(12, 24), [GONE] * Shape.of(model).layers).harm
+    harm = estimated_harm(model, tokens(12, 24), [GONE] * Shape.of(model).layer_count).harm
     assert float(harm[1]) == pytest.approx(float(harm[0] + harm[2]) / 2)
 
 
@@ -64,7 +64,7 @@ def test_errors_are_the_energies_of_what_goes_down_to_the_floor(tiny_llama):
     model = tiny_llama()
     ids = tokens(12, 24)
     neurons = Shape.of(model).neurons[0]
-    estimated = estimated_harm(model, ids, [GONE] * Shape.of(model).layers)
+    estimated = estimated_harm(model, ids, [GONE] * Shape.of(model).layer_count)
     errors = estimated.errors(0, neurons)
     energies = estimated.energies[0]
     assert len(errors) == neurons - smallest_width(neurons) + 1
@@ -75,7 +75,7 @@ def test_errors_are_the_energies_of_what_goes_down_to_the_floor(tiny_llama):
 
 def test_only_the_opening_tokens_of_the_first_and_last_sequences_are_read(tiny_llama):
     model = tiny_llama()
-    removals = [GONE] * Shape.of(model).layers
+    removals = [GONE] * Shape.of(model).layer_count
     ids = tokens(80, 80)
     other = ids.clone()
     other[:, module.LENGTH :] = 7

@@ -57,15 +57,15 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
     shape = Shape.of(model)
     with torch.no_grad():
         dense = model(input_ids=judging_ids).logits.log_softmax(-1)
-    for layer in range(shape.layers):
+    for layer in range(shape.layer_count):
         plan = uniform_plan(PlanRequest(shape, 0.01, multiple=1))
-        plan_widths = [shape.neurons[0]] * shape.layers
+        plan_widths = [shape.neurons[0]] * shape.layer_count
         plan_widths[layer] -= GONE
         kept = [range(width) for width in shape.neurons]
         kept[layer] = sorted(set(kept[layer]) - set(measured.sweeps[layer].order[:GONE].tolist()))
         plan = type(plan)(
             "",
-            shape.layers,
+            shape.layer_count,
             plan.layers,
             tuple(plan_widths),
             plan.kv_groups,

@@ -29,11 +29,12 @@ def removed():
 
 
 def right_of_4():
-    return removed() / shape().layers / shape().neuron_parameters
+    return removed() / shape().layer_count / shape().neuron_parameters
 
 
 def right_of_9():
-    return (removed() - shape().parameters_of_layer(0)) / (shape().layers - 1) / shape().neuron_parameters
+    left_to_pay = removed() - shape().parameters_of_layer(0)
+    return left_to_pay / (shape().layer_count - 1) / shape().neuron_parameters
 
 
 def extreme(values, choose):
@@ -50,13 +51,13 @@ def neither(values):
 
 # (function that the learner writes, a wrong answer, pattern that the check's sentence matches)
 MISTAKES = [
-    ("parameters_of_a_neuron", lambda: 2 * shape().hidden, "the neuron's column of down"),
-    ("parameters_of_a_neuron", lambda: shape().hidden, "one in each of three matrices"),
+    ("parameters_of_a_neuron", lambda: 2 * shape().hidden_size, "the neuron's column of down"),
+    ("parameters_of_a_neuron", lambda: shape().hidden_size, "one in each of three matrices"),
     ("parameters_of_a_neuron", lambda: 7, "is not 7: read the shapes"),
     ("parameters_of_a_neuron", lambda: "1,920", "as one number, got str"),
     (
         "neurons_for_a_group",
-        lambda: 2 * shape().head_dim * shape().hidden / shape().neuron_parameters,
+        lambda: 2 * shape().head_dim * shape().hidden_size / shape().neuron_parameters,
         "k and v alone",
     ),
     ("neurons_for_a_group", lambda: shape().group_parameters, "divide by those of a neuron"),
@@ -66,10 +67,10 @@ MISTAKES = [
     ("neurons_to_remove", lambda: shape().neurons[0] - right_of_4(), "the neurons that stay"),
     (
         "neurons_to_remove",
-        lambda: 0.2 * shape().total_parameters / shape().layers / shape().neuron_parameters,
+        lambda: 0.2 * shape().total_parameters / shape().layer_count / shape().neuron_parameters,
         "the embedding is no part",
     ),
-    ("neurons_to_remove", lambda: shape().layers * right_of_4(), "all layers together"),
+    ("neurons_to_remove", lambda: shape().layer_count * right_of_4(), "all layers together"),
     ("share_of_all", lambda: 20.0, "the share of the decoder"),
     ("share_of_all", lambda: removed() / shape().total_parameters, "in percent, please"),
     ("share_of_all", lambda: 500 * removed() / shape().total_parameters, "a fifth of it goes"),
@@ -83,12 +84,12 @@ MISTAKES = [
     ("least_missed", lambda: extreme(checks_11._losses, max), "nats higher"),
     (
         "neurons_beside_a_layer",
-        lambda: removed() / (shape().layers - 1) / shape().neuron_parameters,
+        lambda: removed() / (shape().layer_count - 1) / shape().neuron_parameters,
         "has paid",
     ),
     (
         "neurons_beside_a_layer",
-        lambda: right_of_9() * (shape().layers - 1) / shape().layers,
+        lambda: right_of_9() * (shape().layer_count - 1) / shape().layer_count,
         "one layer fewer",
     ),
     ("neurons_beside_a_layer", lambda: shape().neurons[0] - right_of_9(), "the neurons that stay"),

@@ -2,10 +2,10 @@
 
 BYTES = """\
 def bytes_for_a_token(shape, vocabulary, bits):
-    norms = sum(shape.fixed_parameters) + shape.hidden
+    norms = sum(shape.fixed_parameters) + shape.hidden_size
     neurons = sum(shape.neurons) * shape.neuron_parameters
     groups = sum(shape.kv_groups) * shape.group_parameters
-    head = vocabulary * shape.hidden
+    head = vocabulary * shape.hidden_size
     return {bytes}
 """
 
@@ -24,10 +24,10 @@ WRONG = {
         "this counts 32 bytes": BYTES.format(bytes="(neurons + groups + head) * bits / 8 + norms * 32"),
         "as wide as the first": """\
 def bytes_for_a_token(shape, vocabulary, bits):
-    neurons = shape.layers * shape.neurons[0] * shape.neuron_parameters
-    groups = shape.layers * shape.kv_groups[0] * shape.group_parameters
-    head = vocabulary * shape.hidden
-    norms = sum(shape.fixed_parameters) + shape.hidden
+    neurons = shape.layer_count * shape.neurons[0] * shape.neuron_parameters
+    groups = shape.layer_count * shape.kv_groups[0] * shape.group_parameters
+    head = vocabulary * shape.hidden_size
+    norms = sum(shape.fixed_parameters) + shape.hidden_size
     return (neurons + groups + head) * bits / 8 + norms * 4
 """,
         "expected": "def bytes_for_a_token(shape, vocabulary, bits):\n    return shape.total_parameters",

@@ -22,11 +22,13 @@ from variants import FAMILIES, LAYOUTS, LISTS_OF_FOUR, VARIANTS, build, tokens
 
 from comp_lib.errors import InputError
 from comp_lib.families.find import has_inseparable_groups
+from comp_lib.models import new_folder
 from comp_lib.models import save as checkpoint
 from comp_lib.models.card import Provenance, model_card
 from comp_lib.models.load import load_model
+from comp_lib.models.new_folder import check_new_folder
 from comp_lib.models.padded import export_padded
-from comp_lib.models.save import check_new_folder, save_checkpoint
+from comp_lib.models.save import save_checkpoint
 from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
@@ -254,11 +256,11 @@ def test_card(small, uneven, tmp_path):
 
 def test_room_is_wanted_for_all_that_is_written(small, uneven, tmp_path, monkeypatch):
     needed = []
-    monkeypatch.setattr(checkpoint, "check_room", lambda folder, size, purpose: needed.append(size))
+    monkeypatch.setattr(new_folder, "check_room", lambda folder, size, purpose: needed.append(size))
     for name, arguments in {"small": small, "uneven": uneven}.items():
         folder = save_checkpoint(tmp_path / name, *arguments)
         written = sum(path.stat().st_size for path in folder.iterdir())
-        assert written <= needed[-1] <= written + checkpoint.SMALL_FILES_BYTES
+        assert written <= needed[-1] <= written + new_folder.SMALL_FILES_BYTES
 
 
 def test_more_weights_are_shards_with_an_index(small, monkeypatch, tmp_path):

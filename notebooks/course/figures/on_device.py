@@ -39,9 +39,9 @@ def plot_reads(shapes: Mapping[str, Shape], vocabulary: int, bits: float) -> Pic
             for width, colour in ((attention, BLUE), (mlp, ORANGE)):
                 axes.barh(row, width, 0.6, left, color=colour, edgecolor="white", linewidth=0.4)
                 left += width
-        head = vocabulary * shape.hidden * megabytes_per_weight
+        head = vocabulary * shape.hidden_size * megabytes_per_weight
         axes.barh(row, head, 0.6, left, color=GREY)
-        phrases.append(f"{name}: {left:.0f} MB of {shape.layers} layers and {head:.0f} MB of the head")
+        phrases.append(f"{name}: {left:.0f} MB of {shape.layer_count} layers and {head:.0f} MB of the head")
     for label, colour in (("attention", BLUE), ("neurons", ORANGE), ("head (the tied embedding)", GREY)):
         axes.barh(0, 0, color=colour, label=label)
     axes.set_yticks(range(len(shapes)), list(shapes))

@@ -59,7 +59,7 @@ def plot_reach(before: Shape, after: Shape) -> Picture:
         axes.text(left + share * width, height, label, ha=side, va="center", fontsize=9)
         left += width
         phrases.append(f"{name}, {width:.0%} of the parameters, of which {stays:.0%} stay")
-    title = f"{before.layers} layers; filled: what stays, dotted: what is removed"
+    title = f"{before.layer_count} layers; filled: what stays, dotted: what is removed"
     axes.text(0.5, 1.16, title, ha="center", va="center")
     return figure.with_alt_text("Drawing of the parameters of the model, to scale: ", phrases)
 

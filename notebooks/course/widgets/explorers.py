@@ -258,9 +258,9 @@ class Planner(Explorer):
         self.measured: dict[Plan, Loss] = {}
         self.ratio = IntSlider(20, 1, 60, **shared("remove (%)"))
         self.widths = Dropdown(options=(UNIFORM, PER_LAYER, MEASURED, WATER, BY_HAND), **shared("widths"))
-        self.dropped = SelectMultiple(options=range(shape.layers), rows=6, **shared("drop layers", 16))
+        self.dropped = SelectMultiple(options=range(shape.layer_count), rows=6, **shared("drop layers", 16))
         step = options.get("multiple", 64)
-        self.layer = IntSlider(0, 0, shape.layers - 1, disabled=True, **shared("layer"))
+        self.layer = IntSlider(0, 0, shape.layer_count - 1, disabled=True, **shared("layer"))
         self.width = IntSlider(
             shape.neurons[0], step, max(shape.neurons), step, disabled=True, **shared("its neurons")
         )
@@ -378,7 +378,7 @@ class Planner(Explorer):
 def _milliseconds(line: Line, shape: Shape) -> float:
     """The time of a token in a model of this shape, as the line predicts it."""
     fixed, layer, neuron = line
-    return fixed + layer * shape.layers + neuron * sum(shape.neurons)
+    return fixed + layer * shape.layer_count + neuron * sum(shape.neurons)
 
 
 def _in_words(loss: Loss | None) -> str:

@@ -24,19 +24,19 @@ def check_bytes_for_a_token(bytes_for_a_token: Callable) -> None:
 def _check_bytes(answer: float, shape: Shape, vocabulary: int, bits: float) -> None:
     """Raises Wrong unless the answer is the bytes of decode, in words of the part that is wrong."""
     neurons = groups = norms = 0
-    for layer in range(shape.layers):
+    for layer in range(shape.layer_count):
         neurons += shape.neurons[layer] * shape.neuron_parameters
         groups += shape.kv_groups[layer] * shape.group_parameters
         norms += shape.fixed_parameters[layer]
-    norms += shape.hidden
-    head = vocabulary * shape.hidden
+    norms += shape.hidden_size
+    head = vocabulary * shape.hidden_size
     weights = neurons + groups + head
     right = weights * bits / 8 + norms * 4
     if abs(answer - right) < 1e-6:
         return
     first_layers = (
         shape.neurons[0] * shape.neuron_parameters + shape.kv_groups[0] * shape.group_parameters
-    ) * shape.layers
+    ) * shape.layer_count
     mistakes = {
         "the head is missing: it is read whole for each token, though pruning never touches it": (
             right - head * bits / 8
@@ -64,7 +64,7 @@ def _check_bytes(answer: float, shape: Shape, vocabulary: int, bits: float) -> N
         if abs(answer - mistake) < 1e-6:
             raise Wrong(sentence)
     raise Wrong(
-        f"expected {right:,.0f} bytes for {shape.layers} layers in {bits:g} bits, got {answer:,.0f}: "
+        f"expected {right:,.0f} bytes for {shape.layer_count} layers in {bits:g} bits, got {answer:,.0f}: "
         f"{neurons:,} weights are in the neurons, {groups:,} in the KV groups, {head:,} in the head, and "
         f"{norms:,} in the norms"
     )
