@@ -19,8 +19,8 @@ OLDEST_NODE = (20, 19)  # from here on node sees by itself that a .js file is a 
 
 
 def node_version():
-    words = subprocess.run([NODE, "--version"], capture_output=True, text=True, check=True).stdout
-    return tuple(int(part) for part in words.strip().lstrip("v").split(".")[:2])
+    version_text = subprocess.run([NODE, "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(part) for part in version_text.strip().lstrip("v").split(".")[:2])
 
 
 @pytest.fixture(scope="session")
@@ -40,14 +40,14 @@ def javascript():
             f"const found = (() => {{ {body} }})();\n"
             "console.log(JSON.stringify(found, list));\n"
         )
-        done = subprocess.run(
+        finished_process = subprocess.run(
             [NODE, "--input-type=module", "--eval", script],
             input=json.dumps(data),
             capture_output=True,
             text=True,
             timeout=300,
         )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        assert finished_process.returncode == 0, finished_process.stderr
+        return json.loads(finished_process.stdout)
 
     return run

@@ -85,22 +85,26 @@ def terminal(clone):
     """Runs commands in the copy; what one exports the next one has. Returns the exit code and the output."""
     state = clone.parent / "state"
     state.touch()
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    own |= {"PYTHONPATH": str(clone), "PYTEST_ARGS": "tests/importance/test_neurons.py", "WORKERS": "0"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {
+        "PYTHONPATH": str(clone),
+        "PYTEST_ARGS": "tests/importance/test_neurons.py",
+        "WORKERS": "0",
+    }
     for person in ("AUTHOR", "COMMITTER"):
-        own |= {f"GIT_{person}_NAME": "A reader", f"GIT_{person}_EMAIL": "reader@example.org"}
+        environment |= {f"GIT_{person}_NAME": "A reader", f"GIT_{person}_EMAIL": "reader@example.org"}
 
     def run(commands):
         script = f"set -e\n. {state}\n{commands}\nexport -p > {state}"
-        done = subprocess.run(
+        finished_process = subprocess.run(
             ["bash", "-c", script],
             cwd=clone,
-            env=own,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        return done.returncode, done.stdout
+        return finished_process.returncode, finished_process.stdout
 
     code, output = run("git init -q && git add . && git commit -qm before")
     assert code == 0, output

@@ -30,9 +30,9 @@ def test_a_method_names_what_there_is(name):
     assert method.allowed.keys() <= {field.name for field in fields(Settings)}
     if not method.names_what_stays:
         assert Settings(method=name).completed().neuron_metric in METRICS
-    own = METHODS[name].recovery
+    own_recovery = METHODS[name].recovery
     completed = Settings(method=name).completed()
-    assert completed.recovery == own
+    assert completed.recovery == own_recovery
     assert completed == Settings.preset(usual_preset(name), method=name).completed() == completed.completed()
     assert replace(Settings(), method=name) == Settings(method=name)
 

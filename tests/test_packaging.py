@@ -219,5 +219,5 @@ def test_wheel_carries_the_texts(tmp_path):
 
 
 def test_vllm_is_told_where_register_all_is():
-    ((_, place),) = PROJECT["entry-points"]["vllm.general_plugins"].items()
-    assert EntryPoint("comp-lib", place, "vllm.general_plugins").load() is register_all
+    ((_, target),) = PROJECT["entry-points"]["vllm.general_plugins"].items()
+    assert EntryPoint("comp-lib", target, "vllm.general_plugins").load() is register_all

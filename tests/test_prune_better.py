@@ -89,11 +89,11 @@ def test_dense_target_brings_the_final_stream_nearer_than_the_own_output_or_no_r
     ids = tokens(8)
     settings = replace(SETTINGS, method="wanda-sp", **options)
     none = prune(parent, ids, replace(settings, recovery="none"))
-    own = prune(parent, ids, replace(settings, aim="self"))
+    aimed_at_self = prune(parent, ids, replace(settings, aim="self"))
     dense = prune(parent, ids, replace(settings, aim="dense"))
-    assert dense.plan.neurons == own.plan.neurons == none.plan.neurons
+    assert dense.plan.neurons == aimed_at_self.plan.neurons == none.plan.neurons
     dense_error = stream_error(dense.model, parent, ids)
-    assert dense_error < stream_error(own.model, parent, ids)
+    assert dense_error < stream_error(aimed_at_self.model, parent, ids)
     assert dense_error < stream_error(none.model, parent, ids)
 
 

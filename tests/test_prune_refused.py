@@ -101,13 +101,13 @@ def test_groups_that_share_a_norm_are_refused_by_name(changes):
         prune(build("olmo2"), tokens(), replace(SETTINGS, **changes))
 
 
-@pytest.mark.parametrize(("device", "words"), [("cuda", "with float64 .*'cuda'"), ("mps", "'mps'")])
-def test_a_device_on_which_nothing_can_be_solved_is_refused(device, words, monkeypatch):
+@pytest.mark.parametrize(("device", "phrase"), [("cuda", "with float64 .*'cuda'"), ("mps", "'mps'")])
+def test_a_device_on_which_nothing_can_be_solved_is_refused(device, phrase, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     settings = replace(SETTINGS, device=device)  # which can be made anywhere
     parent = build()
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=phrase):
         prune(parent, tokens(), settings, progress=lambda *_: pytest.fail("work"))
 
 

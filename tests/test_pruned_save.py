@@ -127,9 +127,9 @@ def test_a_model_of_own_widths_is_saved_for_plain_transformers(tmp_path):
     torch.save(tokens(), tmp_path / "ids.pt")
     environment = os.environ | {"HF_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-I", "-c", PLAIN_TRANSFORMERS]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "[]"
+    finished_process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert finished_process.returncode == 0, finished_process.stderr[-2000:]
+    assert finished_process.stdout.splitlines()[-1] == "[]"
     assert torch.equal(torch.load(tmp_path / "logits.pt"), logits(small, tokens()))
 
 

@@ -86,9 +86,9 @@ IDS = [  # what makes the tokens, words of the refusal
 ROWS = [
     # --- what is no model, or one that cannot be run piece by piece
     *(
-        (lambda _, call=call, make=make: call(make(), tokens(), SETTINGS), words)
+        (lambda _, call=call, make=make: call(make(), tokens(), SETTINGS), phrase)
         for call in WORKED_ON.values()
-        for make, words in MODELS
+        for make, phrase in MODELS
     ),
     (
         lambda _: prune(build(num_hidden_layers=0), tokens(), SETTINGS),
@@ -100,9 +100,9 @@ ROWS = [
     ),
     # --- what is no plain tensor of tokens
     *(
-        (lambda model, call=call, make=make: call(model, make(), SETTINGS), words)
+        (lambda model, call=call, make=make: call(model, make(), SETTINGS), phrase)
         for call in WORKED_ON.values()
-        for make, words in IDS
+        for make, phrase in IDS
     ),
     # --- sequences beyond the context
     (lambda model: prune(model, LONG_IDS, SETTINGS), LONG),
@@ -172,13 +172,13 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "words"), ROWS, ids=[words[:40] for _, words in ROWS])
-def test_a_bad_call_is_refused_in_one_line(call, words):
+@pytest.mark.parametrize(("call", "phrase"), ROWS, ids=[phrase[:40] for _, phrase in ROWS])
+def test_a_bad_call_is_refused_in_one_line(call, phrase):
     with pytest.raises(InputError) as error:
         call(build())
     message = str(error.value)
     assert message.startswith("expected ")
-    assert words in message
+    assert phrase in message
     assert "\n" not in message
 
 
@@ -357,13 +357,13 @@ def chosen(kept, blocks):
     return Selection(kept, torch.zeros(blocks))
 
 
-@pytest.mark.parametrize("got", WRONG_ANSWERS)
-def test_what_a_metric_of_ones_own_returns_is_checked_at_the_first_layer(monkeypatch, got):
-    answer = WRONG_ANSWERS[got]
+@pytest.mark.parametrize("complaint", WRONG_ANSWERS)
+def test_what_a_metric_of_ones_own_returns_is_checked_at_the_first_layer(monkeypatch, complaint):
+    answer = WRONG_ANSWERS[complaint]
     monkeypatch.setitem(METRICS, "mine", lambda problem, keep, generator: answer(problem.blocks, keep))
     finished = []
     settings = dataclasses.replace(SETTINGS, method="mine")
-    with pytest.raises(InputError, match=got):
+    with pytest.raises(InputError, match=complaint):
         prune(build(), tokens(4, 32), settings, progress=lambda *step: finished.append(step))
     assert not finished
 

@@ -85,9 +85,9 @@ def empty_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", LISTS)
 def test_a_typo_in_a_word_of_a_list_offers_the_word(name):
-    words, call = LISTS[name]
-    for word in words:
-        for typo in typos(word) - {*words}:
+    names, call = LISTS[name]
+    for word in names:
+        for typo in typos(word) - {*names}:
             if len(word) < 4 or typo.startswith("wikitext2"):  # of `wikitext2:SPLIT` any split may be
                 continue
             with pytest.raises(InputError) as error:
@@ -160,7 +160,7 @@ CALLS = [  # what is typed, the word that the line offers
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "phrase"),
     [
         ("prune", "comp-lib prune --help has it: Missing argument"),
         ("prune m", "prune --help has it: Missing option '--out'"),
@@ -172,9 +172,9 @@ CALLS = [  # what is typed, the word that the line offers
         ("42", "a command of comp-lib, got '42': choose one of demo, inspect,"),
     ],
 )
-def test_a_call_that_typer_refuses_is_one_line(call, words):
+def test_a_call_that_typer_refuses_is_one_line(call, phrase):
     result = CliRunner().invoke(app, call.split(), prog_name="comp-lib")
-    refused(result, [words])
+    refused(result, [phrase])
     assert result.stdout == ""
 
 

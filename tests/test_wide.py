@@ -77,8 +77,8 @@ def test_32_neurons_go_in_a_round_and_the_others_are_judged_anew(name, problem):
     expected = removal_order(ridged, weights, 32)
     assert selection.swept.counts.tolist() == ROUNDS
     assert selection.swept.order.tolist() == expected
-    other = removal_order(ridged, weights, 64)
-    assert set(other) != set(expected), "of this problem larger rounds keep other neurons"
+    in_larger_rounds = removal_order(ridged, weights, 64)
+    assert set(in_larger_rounds) != set(expected), "of this problem larger rounds keep other neurons"
 
 
 def test_the_curve_of_a_layer_has_a_point_for_each_round_down_to_the_narrowest_width(model, ids):
@@ -93,7 +93,7 @@ def test_a_layer_that_minds_16_times_as_much_loses_an_eighth_of_the_neurons(mode
     the library says nothing of its value.
     """
     request = PlanRequest(Shape.of(model), 0.25, multiple=1)
-    quadratic = curve_of([float(gone**2) for gone in range(1, NEURONS - NARROWEST + 1)])
+    quadratic = curve_of([float(removed_count**2) for removed_count in range(1, NEURONS - NARROWEST + 1)])
     harm = torch.tensor([16.0, 1.0, 16.0], dtype=torch.float64)
     plan = plan_by_harm(request, MeasuredHarm((96,) * 3, harm, (quadratic,) * 3))
     removed = [NEURONS - width for width in plan.neurons]

@@ -80,9 +80,9 @@ def _in_sentences(name: str, function: Callable) -> Callable:
                 for frame, line in traceback.walk_tb(error.__traceback__)
                 if frame.f_code is function.__code__
             ]
-            where = f" in its line {lines[-1] - first + 1}" if lines else ""
+            line_of_error = f" in its line {lines[-1] - first + 1}" if lines else ""
             shown = ", ".join(map(_shown, arguments))
-            raise Wrong(f"`{name}({shown})` raises {type(error).__name__}{where}: {error}") from error
+            raise Wrong(f"`{name}({shown})` raises {type(error).__name__}{line_of_error}: {error}") from error
 
     return calls
 
@@ -127,8 +127,8 @@ def call(function: Callable, *arguments, grad: bool = False, returns: bool = Tru
             raise Wrong(blank) from error
         if not isinstance(error, NotImplementedError):
             raise
-        wanted = str(error).replace(STUB, "") or f"`{function.__name__}` still raises NotImplementedError"
-        raise Wrong(f"nothing to check yet: {wanted}") from error
+        message = str(error).replace(STUB, "") or f"`{function.__name__}` still raises NotImplementedError"
+        raise Wrong(f"nothing to check yet: {message}") from error
     if answer is Ellipsis:
         raise Wrong(blank)
     if answer is None and returns:

@@ -75,8 +75,8 @@ def live_progress() -> Progress:
     line = display(Markdown(""), display_id=True)
 
     def show_step(label: str, finished: int, total: int, report: object = None, /) -> None:
-        words = "" if finished == total else f"*{label}: {finished} of {total}*"
-        line.update(Markdown(words))
+        text = "" if finished == total else f"*{label}: {finished} of {total}*"
+        line.update(Markdown(text))
 
     return show_step
 

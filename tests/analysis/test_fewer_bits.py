@@ -56,8 +56,8 @@ def test_weights_that_were_in_4_bits_before_pay_as_others_do(model, windows_by_t
     assert bits.moved < ON_THE_GRID / 10
     assert bits.was_rounded
     assert not fewer_bits(model, windows_by_text).was_rounded
-    again = judge(rounded(before), windows_by_text, before).mean
-    assert abs(again["increase"]) < 1e-5
+    judged_again = judge(rounded(before), windows_by_text, before).mean
+    assert abs(judged_again["increase"]) < 1e-5
     turned = copy.deepcopy(before)
     distance = size = 0.0
     for name, weight in turned.named_parameters():
@@ -84,7 +84,7 @@ def test_the_dense_model_comes_from_the_cache(model, windows_by_text, own_cache,
 
 
 @pytest.mark.parametrize(
-    ("moved", "low", "words"),
+    ("moved", "low", "phrase"),
     [
         (
             0.07,
@@ -104,8 +104,8 @@ def test_the_dense_model_comes_from_the_cache(model, windows_by_text, own_cache,
         (0.001, 0.08, "rounded to 4 bits before, so 4 bits cost nothing more."),
     ],
 )
-def test_the_box_tells_price_and_sizes(moved, low, words):
+def test_the_box_tells_price_and_sizes(moved, low, phrase):
     bits = FewerBits(0.1, low, 0.12, megabytes=97.2, megabytes_before=142.9, moved=moved)
     [line] = describe_bits(bits)
-    assert words in line
+    assert phrase in line
     assert ("rounded to 4 bits before" in line) == (moved < ON_THE_GRID)

@@ -69,7 +69,7 @@ def test_a_model_is_pruned_on_texts_in_memory_and_its_card_says_so(parent, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("texts", "words"),
+    ("texts", "phrase"),
     [
         ([], "to be a list of texts with words in it, got an empty list:"),
         (["", " \n"], "to be a list of texts with words in it, got 2 empty ones:"),
@@ -99,7 +99,7 @@ def test_a_model_is_pruned_on_texts_in_memory_and_its_card_says_so(parent, tmp_p
         "bytes",
     ],
 )
-def test_what_is_no_list_of_texts_is_refused_by_the_name_of_the_argument(texts, words, tmp_path):
+def test_what_is_no_list_of_texts_is_refused_by_the_name_of_the_argument(texts, phrase, tmp_path):
     calls = {
         "calibration": [lambda: Calibration(texts), lambda: prune_model("m", tmp_path, calibration=texts)],
         "source": [lambda: calibration_tokens(texts, None)],
@@ -109,19 +109,19 @@ def test_what_is_no_list_of_texts_is_refused_by_the_name_of_the_argument(texts, 
             with pytest.raises(InputError) as error:
                 call()
             assert str(error.value).startswith(f"expected {name}")
-            assert words.format(name=name) in str(error.value)
+            assert phrase.format(name=name) in str(error.value)
             assert "\n" not in str(error.value)
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_texts_that_are_too_short_are_refused(tokenizer, parent, tmp_path):
-    words = "at least 144 tokens of calibration text in '2 texts in memory' for 6 x 24, got"
+    phrase = "at least 144 tokens of calibration text in '2 texts in memory' for 6 x 24, got"
     calibration = Calibration(["A short text.", "Another."], sequences=6, length=24)
     for call in (
         lambda: calibration.tokens(tokenizer),
         lambda: prune_model(parent, tmp_path / "small", calibration=calibration, multiple=4),
     ):
-        with pytest.raises(InputError, match=words.replace("144", "(138|144)")):
+        with pytest.raises(InputError, match=phrase.replace("144", "(138|144)")):
             call()
     assert not (tmp_path / "small").exists()
 

@@ -40,8 +40,8 @@ def test_a_text_that_is_not_installed_is_refused_in_one_line(tmp_path, monkeypat
 
 
 def grams(name: str, size: int = 8) -> set[tuple[str, ...]]:
-    words = re.findall(r"\w+", load_text(name).lower())
-    return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
+    text_words = re.findall(r"\w+", load_text(name).lower())
+    return {tuple(text_words[start : start + size]) for start in range(len(text_words) - size + 1)}
 
 
 def test_no_eight_words_in_a_row_stand_on_both_sides():
@@ -73,9 +73,9 @@ def test_shipped_texts_are_as_long_as_their_readme_says(real_model):
             name = f"{side}:{kind}"
             file = f"{side}.txt" if kind == "prose" else f"{side}/{kind}.txt"
             tokens = len(encode(real_model[1], load_text(name)))
-            words = len(load_text(name).split())
+            text_words = len(load_text(name).split())
             assert tokens >= min_tokens
-            assert f"| `{file}` | {len(pieces(name))} | {words:,} | {tokens:,} |" in table
+            assert f"| `{file}` | {len(pieces(name))} | {text_words:,} | {tokens:,} |" in table
 
 
 @pytest.mark.parametrize("content", ["Grüße, 世界\n", "\ufeffwith a byte order mark"])

@@ -84,8 +84,8 @@ def test_it_ends_with_what_multiplies_the_perplexity_and_with_the_next_command(p
     factor = f"{exp(judged.mean['increase']):.2f} ({exp(low):.2f} to {exp(high):.2f})"
     sentence = f"{damaged} against {parent}: perplexity times {factor} on mean of 8; least on "
     assert lines[-2].startswith(sentence)
-    most = max(expected, key=lambda kind: expected[kind].increase)
-    assert lines[-2].endswith(f"most on {most} ({exp(expected[most].increase):.1f})")
+    worst_kind = max(expected, key=lambda kind: expected[kind].increase)
+    assert lines[-2].endswith(f"most on {worst_kind} ({exp(expected[worst_kind].increase):.1f})")
     assert lines[-1].startswith("next: ")
     assert lines[-1].endswith(f"comp-lib evaluate {damaged} --against {parent} --tasks offline")
     alone = ran(

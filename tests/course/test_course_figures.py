@@ -295,15 +295,19 @@ def test_harms_stand_at_their_places_beside_what_the_places_promise():
     axes = layers.plot_hidden_harm(study, 3).axes[0]
     line, *_ = axes.lines
     np.testing.assert_allclose(line.get_ydata(), sorted(study.mean_harm.tolist()))
-    (dots,) = (each for each in axes.collections if len(each.get_offsets()) == len(study.influence))
-    places = dots.get_offsets()[:, 0].astype(int) - 1  # from 0
-    np.testing.assert_allclose(np.sort(study.influence.numpy())[places], study.influence.numpy())
+    (dots,) = (
+        collection for collection in axes.collections if len(collection.get_offsets()) == len(study.influence)
+    )
+    positions = dots.get_offsets()[:, 0].astype(int) - 1  # from 0
+    np.testing.assert_allclose(np.sort(study.influence.numpy())[positions], study.influence.numpy())
     np.testing.assert_allclose(dots.get_offsets()[:, 1], study.mean_harm.numpy())
-    whiskers_drawn, hidden = (each.get_segments() for each in axes.collections if each is not dots)
+    whiskers_drawn, hidden = (
+        collection.get_segments() for collection in axes.collections if collection is not dots
+    )
     assert [ends[:, 1].tolist() for ends in whiskers_drawn] == [
         pytest.approx(row) for row in study.harm_interval.tolist()
     ]
-    promised = sorted(study.mean_harm.tolist())[places[3]]
+    promised = sorted(study.mean_harm.tolist())[positions[3]]
     assert hidden[0][:, 1].tolist() == pytest.approx([promised, float(study.mean_harm[3])])
 
 

@@ -64,10 +64,10 @@ def cut_off(request, prune_into, tmp_path_factory):
 
     undisturbed = tmp_path_factory.mktemp("undisturbed") / request.param
     prune_into(undisturbed)
-    place = tmp_path_factory.mktemp("cut-off")
+    run_folder = tmp_path_factory.mktemp("cut-off")
     with pytest.raises(Killed):
-        prune_into(place / request.param, killed_after_two)
-    return everything(undisturbed), place / f"{request.param}.partial"
+        prune_into(run_folder / request.param, killed_after_two)
+    return everything(undisturbed), run_folder / f"{request.param}.partial"
 
 
 def refusals(prune, expected, out):
@@ -172,8 +172,8 @@ def test_an_exported_file_is_the_same_or_refused(prune_into, tmp_path):
         if stage == "measuring pruned":
             raise Killed
 
-    for place in ("undisturbed", "cut-off"):
-        (tmp_path / place).mkdir()
+    for run_folder in ("undisturbed", "cut-off"):
+        (tmp_path / run_folder).mkdir()
     prune_into(tmp_path / "undisturbed" / "small.gguf")
     expected = everything(tmp_path / "undisturbed" / "small.gguf")
     with pytest.raises(Killed):
@@ -184,6 +184,6 @@ def test_an_exported_file_is_the_same_or_refused(prune_into, tmp_path):
         (delete, "small.gguf", 0),  # it is made anew
         (delete, "model.safetensors", 0),  # it is not needed any more
     ):
-        place = shutil.copytree(tmp_path / "cut-off", tmp_path / f"{damage.__name__} {name}")
-        damage(place / "small.gguf.partial" / name)
-        assert len(refusals(prune_into, expected, place / "small.gguf")) == refused_count
+        run_folder = shutil.copytree(tmp_path / "cut-off", tmp_path / f"{damage.__name__} {name}")
+        damage(run_folder / "small.gguf.partial" / name)
+        assert len(refusals(prune_into, expected, run_folder / "small.gguf")) == refused_count

@@ -50,11 +50,11 @@ def parent_of(tmp_path_factory, tokenizer):
     def make(kind, name="gqa", **overrides):
         key = (kind, name, *overrides)
         if key not in files:
-            place = tmp_path_factory.mktemp("parents")
+            run_folder = tmp_path_factory.mktemp("parents")
             model = build(name, **{"intermediate_size": 256} | PATTERNS.get(name, {}) | overrides)
-            model.save_pretrained(place / "folder")
-            tokenizer.save_pretrained(place / "folder")
-            files[key] = export_gguf(place / "folder", place / "parent.gguf", kind)
+            model.save_pretrained(run_folder / "folder")
+            tokenizer.save_pretrained(run_folder / "folder")
+            files[key] = export_gguf(run_folder / "folder", run_folder / "parent.gguf", kind)
         return files[key]
 
     return make
@@ -284,7 +284,7 @@ def moments_to_kill_at(names):
     """The middle moment of each function, and all moments from the export on."""
     middle = set()
     for name in set(names):
-        numbers = [number for number, other in enumerate(names, 1) if other == name]
+        numbers = [number for number, name_of_step in enumerate(names, 1) if name_of_step == name]
         middle.add(numbers[len(numbers) // 2])
     assert len(middle) == 6
     return sorted(middle | {*range(names.index("export_gguf") + 1, len(names) + 1)})
@@ -295,24 +295,24 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(parent_of, tmp_path, monkey
     parent = parent_of("q8_0")
     moments = Moments(monkeypatch)
 
-    def prune_into(place):
-        place.mkdir(exist_ok=True)
-        prune_model(parent, place / "small.gguf", **QUICK | {"judged_on": "evaluation:code"})
+    def prune_into(run_folder):
+        run_folder.mkdir(exist_ok=True)
+        prune_model(parent, run_folder / "small.gguf", **QUICK | {"judged_on": "evaluation:code"})
 
     prune_into(tmp_path / "undisturbed")
     expected = (tmp_path / "undisturbed" / "small.gguf").read_bytes()
     names = moments.names
     for last in moments_to_kill_at(names):
-        place = tmp_path / f"kill-{last}"
+        run_folder = tmp_path / f"kill-{last}"
         moments.names = []
         moments.last = last
         with pytest.raises(Killed):
-            prune_into(place)
+            prune_into(run_folder)
         moments.last = None
-        prune_into(place)
+        prune_into(run_folder)
         message = f"killed at moment {last} of {len(names)}, {names[last - 1]}"
-        assert (place / "small.gguf").read_bytes() == expected, message
-        assert [path.name for path in place.iterdir()] == ["small.gguf"], message
+        assert (run_folder / "small.gguf").read_bytes() == expected, message
+        assert [path.name for path in run_folder.iterdir()] == ["small.gguf"], message
 
 
 def test_a_file_that_was_taken_away_before_the_end_is_made_anew(parent_of, tmp_path, monkeypatch):
@@ -367,15 +367,23 @@ def test_what_is_there_is_replaced_only_if_it_is_said(parent_of, tmp_path):
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (lambda place: place.joinpath("out.gguf").mkdir(), {}, "a new file.*which is there"),
-        (lambda place: place.joinpath("out.gguf").mkdir(), {"overwrite": True}, "a new file.*which is there"),
-        (lambda place: None, {"multiple": 48}, "a multiple of 32, for a file of the type q8_0, got.*48"),
+        (lambda run_folder: run_folder.joinpath("out.gguf").mkdir(), {}, "a new file.*which is there"),
         (
-            lambda place: None,
+            lambda run_folder: run_folder.joinpath("out.gguf").mkdir(),
+            {"overwrite": True},
+            "a new file.*which is there",
+        ),
+        (lambda run_folder: None, {"multiple": 48}, "a multiple of 32, for a file of the type q8_0, got.*48"),
+        (
+            lambda run_folder: None,
             {"method": "flap"},
             "a method whose widths are multiples of 32, for a file of the type q8_0, got flap",
         ),
-        (lambda place: place.joinpath("out.gguf.partial").write_text("x"), {}, "a folder or nothing as"),
+        (
+            lambda run_folder: run_folder.joinpath("out.gguf.partial").write_text("x"),
+            {},
+            "a folder or nothing as",
+        ),
     ],
     ids=["folder", "folder-overwrite", "multiple", "flap", "file-at-work"],
 )

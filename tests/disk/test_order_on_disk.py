@@ -21,30 +21,30 @@ from comp_lib.system.tensors import TensorFiles
 @pytest.fixture
 def events(monkeypatch):
     """("write" or "fsync", file name) and ("named", names of files in progress.json), in their order."""
-    found = []
+    calls_in_order = []
     real_open = Path.open
     real_replace = os.replace
 
     def recorded_open(path, mode="r", *arguments, **options):
         if mode in ("r+b", "xb"):
-            found.append(("write", path.name))
+            calls_in_order.append(("write", path.name))
         return real_open(path, mode, *arguments, **options)
 
     def recorded_fsync(descriptor):
-        found.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        calls_in_order.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
 
     def recorded_replace(source, target):
         if Path(target).name == "progress.json":
             state = json.loads(Path(source).read_text("utf-8"))
             streams = state["streams"] or {}
             named = {streams.get("pruned_stream"), streams.get("dense_stream")} - {None}
-            found.append(("named", {*named, "model.safetensors"}))
+            calls_in_order.append(("named", {*named, "model.safetensors"}))
         real_replace(source, target)
 
     monkeypatch.setattr(Path, "open", recorded_open)
     monkeypatch.setattr(os, "fsync", recorded_fsync)
     monkeypatch.setattr(os, "replace", recorded_replace)
-    return found
+    return calls_in_order
 
 
 @pytest.mark.skipif(

@@ -44,14 +44,14 @@ OTHER_VALUES = {
     "checksums": [None, 3, [], {"a": "b"}, {"a": 1.5}],
     "more": [0],
 }
-CASES = [(place, value) for place, values in OTHER_VALUES.items() for value in values]
+CASES = [(path_of_field, value) for path_of_field, values in OTHER_VALUES.items() for value in values]
 
 
-def fields_with(place, value):
+def fields_with(path_of_field, value):
     """The fields of STATE, with another value at one place."""
     fields = copy.deepcopy(json.loads(STATE.to_json()))
     del fields["checksum"]
-    *outer, last = [int(key) if key.isdigit() else key for key in place.split()]
+    *outer, last = [int(key) if key.isdigit() else key for key in path_of_field.split()]
     holder = fields
     for key in outer:
         holder = holder[key]
@@ -59,9 +59,9 @@ def fields_with(place, value):
     return fields
 
 
-@pytest.mark.parametrize(("place", "value"), CASES)
-def test_a_value_of_another_type_is_refused_though_the_checksum_is_right(place, value):
-    fields = fields_with(place, value)
+@pytest.mark.parametrize(("path_of_field", "value"), CASES)
+def test_a_value_of_another_type_is_refused_though_the_checksum_is_right(path_of_field, value):
+    fields = fields_with(path_of_field, value)
     with pytest.raises(InputError, match="the progress of a run of this version.*delete that folder"):
         RunState.from_json(fields | {"checksum": hash_of_value(fields)}, "here")
 
@@ -81,10 +81,10 @@ def test_a_field_that_is_left_out_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("path_of_field", "value"),
     [("layers 1 error", 0.2), ("dense_losses", [1.5, 2.5]), ("streams generator", [1, 254]), ("layers", [])],
 )
-def test_a_value_of_the_same_type_is_refused_by_the_checksum(place, value):
+def test_a_value_of_the_same_type_is_refused_by_the_checksum(path_of_field, value):
     first_checksum = json.loads(STATE.to_json())["checksum"]
     with pytest.raises(InputError, match="the progress of a run of this version"):
-        RunState.from_json(fields_with(place, value) | {"checksum": first_checksum}, "here")
+        RunState.from_json(fields_with(path_of_field, value) | {"checksum": first_checksum}, "here")

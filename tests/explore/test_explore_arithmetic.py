@@ -54,16 +54,16 @@ const layer = m.prepareLayer({ ...data, gram: bytes(data.gram), weights: bytes(d
 def test_half_precision_is_read_as_numpy_wrote_it(javascript):
     numbers = [0.0, -0.0, 1.0, -2.5, 65504.0, 6e-8, -5e-6, 0.333251953125]
     content = as_base64(measure.half_bytes(torch.tensor(numbers, dtype=torch.float64)))
-    found = javascript("packing.js", "return m.halvesOf(m.bytesOf(data));", content)
-    assert found == measure.from_half_bytes(measure.half_bytes(torch.tensor(numbers))).tolist()
-    assert found[5] > 0, "the smallest numbers are not lost"
+    answer = javascript("packing.js", "return m.halvesOf(m.bytesOf(data));", content)
+    assert answer == measure.from_half_bytes(measure.half_bytes(torch.tensor(numbers))).tolist()
+    assert answer[5] > 0, "the smallest numbers are not lost"
 
 
 def test_the_page_unpacks_the_matrix_that_was_packed(javascript, packed):
-    found = javascript("layer_worker.js", PREPARE + "return [layer.gram, layer.weights];", page_data(packed))
+    answer = javascript("layer_worker.js", PREPARE + "return [layer.gram, layer.weights];", page_data(packed))
     gram, principal = packed["matrices"]
-    assert torch.equal(torch.tensor(found[0]).double().reshape(gram.shape), gram)
-    assert torch.equal(torch.tensor(found[1], dtype=torch.float64), principal.flatten())
+    assert torch.equal(torch.tensor(answer[0]).double().reshape(gram.shape), gram)
+    assert torch.equal(torch.tensor(answer[1], dtype=torch.float64), principal.flatten())
 
 
 def test_the_packed_matrix_is_near_the_layers_own(packed):
@@ -80,10 +80,10 @@ def test_the_packed_matrix_is_near_the_layers_own(packed):
 
 
 def test_inverse_equals_comp_libs(javascript, packed):
-    found = javascript("layer_worker.js", PREPARE + "return layer.inverse;", page_data(packed))
+    answer = javascript("layer_worker.js", PREPARE + "return layer.inverse;", page_data(packed))
     gram, _ = packed["matrices"]
     expected, _ = spd_inverse(with_ridge(gram, RIDGE))
-    assert torch.allclose(torch.tensor(found, dtype=torch.float64).reshape(gram.shape), expected, atol=1e-10)
+    assert torch.allclose(torch.tensor(answer, dtype=torch.float64).reshape(gram.shape), expected, atol=1e-10)
 
 
 def test_inverse_refuses_a_matrix_that_has_none(javascript):
@@ -103,14 +103,14 @@ return { ...found, energy: layer.energy };
 @pytest.mark.parametrize("per_round", [PER_ROUND, 1, 8])
 def test_sweep_equals_comp_libs(javascript, packed, per_round):
     data = page_data(packed) | {"order": None, "perRound": per_round, "remove": REMOVE}
-    found = javascript("layer_worker.js", PREPARE + SWEEP, data)
+    answer = javascript("layer_worker.js", PREPARE + SWEEP, data)
     gram, weight = packed["matrices"]
     expected = measure.price_sweep(gram, weight, REMOVE, per_round)
     energy = float((weight * (gram @ weight)).sum())
-    assert found["energy"] == pytest.approx(energy, rel=1e-12)
-    assert found["order"] == expected.order.tolist()
-    assert found["counts"] == expected.counts.tolist()
-    assert found["refitted"] == pytest.approx((expected.errors / energy).tolist(), rel=1e-9, abs=1e-14)
+    assert answer["energy"] == pytest.approx(energy, rel=1e-12)
+    assert answer["order"] == expected.order.tolist()
+    assert answer["counts"] == expected.counts.tolist()
+    assert answer["refitted"] == pytest.approx((expected.errors / energy).tolist(), rel=1e-9, abs=1e-14)
 
 
 def test_race_equals_comp_libs(javascript, packed):
@@ -125,35 +125,35 @@ def test_race_equals_comp_libs(javascript, packed):
             "perRound": PER_ROUND,
             "remove": REMOVE,
         }
-        found = javascript("layer_worker.js", body, data)
-        assert found["counts"] == expected["counts"]
-        assert found["bare"] == pytest.approx(expected[name]["bare"], rel=1e-5), name
-        assert found["refitted"] == pytest.approx(expected[name]["refitted"], rel=1e-5), name
+        answer = javascript("layer_worker.js", body, data)
+        assert answer["counts"] == expected["counts"]
+        assert answer["bare"] == pytest.approx(expected[name]["bare"], rel=1e-5), name
+        assert answer["refitted"] == pytest.approx(expected[name]["refitted"], rel=1e-5), name
 
 
 def test_prices_after_a_removal_by_hand(javascript, packed):
     gram, weight = packed["matrices"]
     removed = [5, 17, 2]
     body = f"{PREPARE} return m.pricesByHand(layer, data.removed);"
-    found = javascript("layer_worker.js", body, page_data(packed) | {"removed": removed})
+    answer = javascript("layer_worker.js", body, page_data(packed) | {"removed": removed})
     kept = [index for index in range(len(gram)) if index not in removed]
     refit = measure.least_squares(gram, gram @ weight, weight, torch.tensor(kept), RIDGE)
     gap = weight - refit
     energy = float((weight * (gram @ weight)).sum())
-    assert found["error"] == pytest.approx(float((gap * (gram @ gap)).sum()) / energy, rel=1e-9)
+    assert answer["error"] == pytest.approx(float((gap * (gram @ gap)).sum()) / energy, rel=1e-9)
     inverse, _ = spd_inverse(with_ridge(gram, RIDGE)[kept][:, kept])
     expected = matrix_condition.scores_of(inverse.diagonal()[:, None, None], refit[kept]) / energy
-    prices = [found["prices"][index] for index in kept]
+    prices = [answer["prices"][index] for index in kept]
     assert prices == pytest.approx(expected.tolist(), rel=1e-9)
-    assert [found["prices"][index] for index in removed] == [None] * 3, "NaN for what is gone"
+    assert [answer["prices"][index] for index in removed] == [None] * 3, "NaN for what is gone"
 
 
 def test_prices_of_the_whole_layer(javascript, packed):
     gram, weight = packed["matrices"]
-    found = javascript("layer_worker.js", f"{PREPARE} return m.pricesByHand(layer, []);", page_data(packed))
+    answer = javascript("layer_worker.js", f"{PREPARE} return m.pricesByHand(layer, []);", page_data(packed))
     expected = measure.price_sweep(gram, weight, 1, 1).scores / float((weight * (gram @ weight)).sum())
-    assert found["prices"] == pytest.approx(expected.tolist(), rel=1e-9)
-    assert found["error"] == 0
+    assert answer["prices"] == pytest.approx(expected.tolist(), rel=1e-9)
+    assert answer["error"] == 0
 
 
 @pytest.mark.parametrize(
@@ -172,21 +172,23 @@ def test_two_neurons_against_brute_force(javascript, arrows):
     const worth = m.worthOf(gram);
     return { gram, worth, refits: data.map((_, gone) => m.refitOf(gram, [gone])) };
     """
-    found = javascript("arrows.js", body, arrows)
+    answer = javascript("arrows.js", body, arrows)
     matrix = torch.tensor(arrows, dtype=torch.float64)
-    assert torch.allclose(torch.tensor(found["gram"], dtype=torch.float64), matrix @ matrix.T)
-    for gone, worth in enumerate(found["worth"]):
-        kept = [index for index in range(3) if index != gone]
-        solution = torch.linalg.lstsq(matrix[kept].T, matrix[gone][:, None], driver="gelsd").solution[:, 0]
-        left = float((matrix[gone] - solution @ matrix[kept]).square().sum())
+    assert torch.allclose(torch.tensor(answer["gram"], dtype=torch.float64), matrix @ matrix.T)
+    for removed_count, worth in enumerate(answer["worth"]):
+        kept = [index for index in range(3) if index != removed_count]
+        solution = torch.linalg.lstsq(
+            matrix[kept].T, matrix[removed_count][:, None], driver="gelsd"
+        ).solution[:, 0]
+        left = float((matrix[removed_count] - solution @ matrix[kept]).square().sum())
         assert worth["price"] == pytest.approx(left, abs=1e-12)
-        assert worth["energy"] == float(matrix[gone].square().sum())
+        assert worth["energy"] == float(matrix[removed_count].square().sum())
         if left > 1e-9:
             assert worth["condition"] == pytest.approx((worth["energy"] / left) ** 0.5)
-        factors = torch.tensor(found["refits"][gone]["factors"], dtype=torch.float64)
-        assert factors[gone] == 0
+        factors = torch.tensor(answer["refits"][removed_count]["factors"], dtype=torch.float64)
+        assert factors[removed_count] == 0
         lost = float(((1 - factors) @ matrix).square().sum())
-        assert found["refits"][gone]["error"] == pytest.approx(lost, abs=1e-12)
+        assert answer["refits"][removed_count]["error"] == pytest.approx(lost, abs=1e-12)
         assert lost == pytest.approx(left, abs=1e-12), "no factors are better"
 
 
@@ -224,10 +226,10 @@ def test_the_prediction_of_widths_is_the_planners(javascript, record, tiny_llama
         "curves": record["curves"],
     }
     removed = [8 * (index % 3) + index for index in range(shape.layer_count)]
-    widths = [width - gone for width, gone in zip(shape.neurons, removed, strict=True)]
+    widths = [width - removed_count for width, removed_count in zip(shape.neurons, removed, strict=True)]
     body = "return m.predictedHarms(data.numbers, data.widths);"
-    found = javascript("widths.js", body, {"numbers": numbers, "widths": widths})
-    assert found == pytest.approx(measure.predicted_harms(record, removed), rel=1e-12)
+    answer = javascript("widths.js", body, {"numbers": numbers, "widths": widths})
+    assert answer == pytest.approx(measure.predicted_harms(record, removed), rel=1e-12)
     assert isinstance(measure.stored_harm(record), MeasuredHarm)
 
 
@@ -242,15 +244,15 @@ def test_the_share_that_is_removed_is_the_plans(javascript, tiny_llama):
         "layer_parameters": shape.parameters_of_layer(0),
     }
     data = {"numbers": numbers, "widths": [0, *plan.neurons], "groups": shape.kv_groups[0]}
-    found = javascript("widths.js", "return m.removedShare(data.numbers, data.widths, data.groups);", data)
-    assert found == pytest.approx(plan.removed, rel=1e-12)
+    answer = javascript("widths.js", "return m.removedShare(data.numbers, data.widths, data.groups);", data)
+    assert answer == pytest.approx(plan.removed, rel=1e-12)
 
 
 def test_losses_of_tokens_without_a_layer(tiny_llama, tokenizer):
     """Against whole models of which a layer is left out, or an MLP is silent at the first position."""
     model = tiny_llama()
     text = "The water cycle begins when the sun heats the sea."
-    found = measure.text_numbers(model, tokenizer, text, silenced=1)
+    answer = measure.text_numbers(model, tokenizer, text, silenced=1)
     tokens = tokenizer(text, return_tensors="pt")["input_ids"]
 
     def losses():
@@ -258,19 +260,19 @@ def test_losses_of_tokens_without_a_layer(tiny_llama, tokenizer):
             logits = model(input_ids=tokens).logits[0, :-1].double()
         return torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="none")
 
-    assert found["loss"] == pytest.approx(losses().tolist(), rel=2e-3)
+    assert answer["loss"] == pytest.approx(losses().tolist(), rel=2e-3)
     layers = layers_of(model)
     for index, layer in enumerate(layers):
         hook = layer.register_forward_hook(lambda module, inputs, output: inputs[0])
-        assert found["without"][index] == pytest.approx(losses().tolist(), rel=2e-3), index
+        assert answer["without"][index] == pytest.approx(losses().tolist(), rel=2e-3), index
         hook.remove()
     hook = layers[1].mlp.register_forward_hook(
         lambda module, inputs, output: output * (torch.arange(output.shape[1]) > 0)[None, :, None]
     )
-    assert found["silenced"] == pytest.approx(losses().tolist(), rel=2e-3)
+    assert answer["silenced"] == pytest.approx(losses().tolist(), rel=2e-3)
     hook.remove()
-    assert len(found["norms"]) == len(layers) + 1
-    assert len(found["tokens"]) == tokens.shape[1]
+    assert len(answer["norms"]) == len(layers) + 1
+    assert len(answer["tokens"]) == tokens.shape[1]
 
 
 def test_the_page_reads_attention_as_it_was_kept(javascript, tiny_llama, tokenizer):
@@ -283,10 +285,10 @@ def test_the_page_reads_attention_as_it_was_kept(javascript, tiny_llama, tokeniz
     model.set_attn_implementation("sdpa")
     body = "return data.letters.map((row) => data.positions.map((position) => m.attentionOf(row, position)));"
     positions = list(range(tokens.shape[1]))
-    found = javascript("part_tokens.js", body, {"letters": letters, "positions": positions})
+    answer = javascript("part_tokens.js", body, {"letters": letters, "positions": positions})
     for layer, position in itertools.product(range(len(letters)), positions):
         expected = maps[layer][0].mean(0)[position, : position + 1]
-        assert found[layer][position] == pytest.approx(expected.tolist(), abs=1 / 500)
+        assert answer[layer][position] == pytest.approx(expected.tolist(), abs=1 / 500)
 
 
 def test_every_module_is_in_the_page():

@@ -57,8 +57,8 @@ def chromium():
 def open_page(chromium):
     """`open_page(fragment)`: the page. There were no requests but the file's own, and no errors."""
     contexts = []
-    asked = []
-    said = []
+    requests = []
+    console_lines = []
 
     def open_it(fragment="", script="", **options):
         options.setdefault("viewport", {"width": 1280, "height": 900})
@@ -66,9 +66,9 @@ def open_page(chromium):
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda words: said.append(words.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda entry: console_lines.append(entry.text))
+        page.on("pageerror", lambda error: console_lines.append(str(error)))
         if script:
             page.add_init_script(script)
         page.goto(PAGE.as_uri() + fragment)
@@ -77,17 +77,17 @@ def open_page(chromium):
     yield open_it
     for context in contexts:
         context.close()
-    assert [url for url in asked if not url.startswith((PAGE.as_uri(), "blob:", "data:"))] == []
-    assert said == []
+    assert [url for url in requests if not url.startswith((PAGE.as_uri(), "blob:", "data:"))] == []
+    assert console_lines == []
 
 
-def keep(place, name):
+def keep(part, name):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    place.screenshot(path=SCREENSHOTS / f"{name}.png")
+    part.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
-def address_ends(page, words):
-    page.wait_for_function("words => decodeURIComponent(location.hash).endsWith(words)", arg=words)
+def address_ends(page, ending):
+    page.wait_for_function("words => decodeURIComponent(location.hash).endsWith(words)", arg=ending)
 
 
 def test_an_arrow_is_moved_by_keys_and_by_mouse(open_page):
@@ -121,7 +121,7 @@ def test_an_arrow_is_moved_by_keys_and_by_mouse(open_page):
 def check_table(part, arrows):
     """The table says energy, condition and price of arrows (3, 3), as lstsq has them."""
     for index, row in enumerate(part.locator("tbody tr").all()):
-        kept = [other for other in range(3) if other != index]
+        kept = [column for column in range(3) if column != index]
         solution = torch.linalg.lstsq(arrows[kept].T, arrows[index][:, None]).solution[:, 0]
         price = float((arrows[index] - solution @ arrows[kept]).square().sum())
         energy = float(arrows[index].square().sum())
@@ -153,18 +153,22 @@ def test_the_sweep_of_the_page_is_comp_libs(open_page):
     expect(page.locator("#neurons-live .verdict")).to_contain_text("0.80 is lost")
     page.wait_for_selector("#layer-live[data-done]", timeout=SWEEP_TIMEOUT)
     race = numbers["race"]
-    place = race["counts"].index(numbers["size"] - numbers["compared_width"])
-    found = page.evaluate("window.exploreRace")
+    round_index = race["counts"].index(numbers["size"] - numbers["compared_width"])
+    from_page = page.evaluate("window.exploreRace")
     for name in ("price", "energy", "random"):
-        assert found[name]["kind"] == "curve", "the worker's, and not the stored one"
-        assert found[name]["counts"] == race["counts"]
-        assert found[name]["refitted"][place] == pytest.approx(race[name]["refitted"][place], rel=1e-3)
-        assert found[name]["bare"][place] == pytest.approx(race[name]["bare"][place], rel=1e-3)
+        assert from_page[name]["kind"] == "curve", "the worker's, and not the stored one"
+        assert from_page[name]["counts"] == race["counts"]
+        assert from_page[name]["refitted"][round_index] == pytest.approx(
+            race[name]["refitted"][round_index], rel=1e-3
+        )
+        assert from_page[name]["bare"][round_index] == pytest.approx(
+            race[name]["bare"][round_index], rel=1e-3
+        )
     slider = part.get_by_label("Neurons that stay", exact=True)
     slider.focus()
     page.keyboard.press("ArrowLeft")
     address_ends(page, f"layer.width={numbers['compared_width'] - numbers['per_round']}")
-    shown = 100 * race["price"]["refitted"][place + 1]
+    shown = 100 * race["price"]["refitted"][round_index + 1]
     expect(part.locator(".verdict").first).to_contain_text(f"by price {significant(shown)}% with the refit")
     keep(part, "layer")
 
@@ -190,8 +194,8 @@ def test_without_workers_the_stored_race_is_shown(open_page):
     page = open_page("#layer", script="delete window.Worker;")
     part = page.locator("#layer-live")
     expect(part.locator(".progress")).to_contain_text("no workers")
-    place = numbers["race"]["counts"].index(numbers["size"] - numbers["compared_width"])
-    shown = significant(100 * numbers["race"]["price"]["refitted"][place])
+    round_index = numbers["race"]["counts"].index(numbers["size"] - numbers["compared_width"])
+    shown = significant(100 * numbers["race"]["price"]["refitted"][round_index])
     expect(part.locator(".verdict").first).to_contain_text(f"by price {shown}% with the refit")
 
 
@@ -228,11 +232,11 @@ def predicted_share(numbers, widths):
     record = {"multiple": numbers["multiple"], "gone": numbers["removed"]}
     record |= {"kl": numbers["harm"], "curves": numbers["curves"]}
     removed = [full - width for full, width in zip(numbers["neurons"], widths, strict=True)]
-    found = sum(measure.predicted_harms(record, removed))
+    from_page = sum(measure.predicted_harms(record, removed))
     mean = sum(removed) / len(removed)
     low = int(mean)
-    below, above = (sum(measure.predicted_harms(record, [low + more] * len(removed))) for more in (0, 1))
-    return found / (below + (above - below) * (mean - low))
+    below, above = (sum(measure.predicted_harms(record, [low + extra] * len(removed))) for extra in (0, 1))
+    return from_page / (below + (above - below) * (mean - low))
 
 
 def test_a_layer_is_skipped_and_tokens_are_looked_at(open_page):
@@ -332,10 +336,10 @@ def axe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("axe")
     command = [npm, "pack", AXE, "--pack-destination", str(folder), "--silent"]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+        finished_process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
         pytest.skip(f"npm could not fetch {AXE} within a minute")
-    if done.returncode != 0:
+    if finished_process.returncode != 0:
         pytest.skip(f"npm could not fetch {AXE}")
     shutil.unpack_archive(next(folder.glob("*.tgz")), folder)
     return (folder / "package" / "axe.min.js").read_text("utf-8")
@@ -345,10 +349,10 @@ def axe(tmp_path_factory):
 def test_axe_finds_no_serious_violation(open_page, axe, scheme):
     page = open_page(color_scheme=scheme, bypass_csp=True)
     page.evaluate(axe)
-    found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
+    from_page = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
     serious = [
-        (each["id"], each["nodes"][0]["html"][:200])
-        for each in found
-        if each["impact"] in ("serious", "critical")
+        (violation["id"], violation["nodes"][0]["html"][:200])
+        for violation in from_page
+        if violation["impact"] in ("serious", "critical")
     ]
     assert serious == []

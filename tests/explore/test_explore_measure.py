@@ -14,8 +14,8 @@ import torch
 def small(monkeypatch, tmp_path, tiny_llama, tokenizer):
     """measure.py with a tiny model, one text, two ratios and one way, and a folder of its own."""
     windows = {
-        kind: torch.randint(512, (2, 16), generator=torch.Generator().manual_seed(place))
-        for place, kind in enumerate(measure.KINDS)
+        kind: torch.randint(512, (2, 16), generator=torch.Generator().manual_seed(seed))
+        for seed, kind in enumerate(measure.KINDS)
     }
     changes = {
         "NUMBERS": tmp_path,
@@ -70,11 +70,11 @@ def test_a_run_at_the_ratio_of_the_slider(javascript, small):
       verdict: m.costsVerdict(data, data.runs.stock["0.4"]), ways: m.knownWays(data),
       common: pairs.map((pair) => m.commonBeginning(...pair)) };
     """
-    found = javascript("part_costs.js", body, kept)
-    fifth, more = (kept["runs"]["stock"][ratio]["removed"] for ratio in ("0.2", "0.4"))
-    assert found["at"] == [0, 0, fifth, fifth, more, more]
-    assert found["ratios"] == [0, 0.2, 0.4]
-    assert found["ways"] == ["stock"]
+    answer = javascript("part_costs.js", body, kept)
+    fifth, two_fifths = (kept["runs"]["stock"][ratio]["removed"] for ratio in ("0.2", "0.4"))
+    assert answer["at"] == [0, 0, fifth, fifth, two_fifths, two_fifths]
+    assert answer["ratios"] == [0, 0.2, 0.4]
+    assert answer["ways"] == ["stock"]
     rise = sum(kept["runs"]["stock"]["0.4"]["losses"].values()) - sum(kept["dense"]["losses"].values())
-    assert f"The loss rises by {rise / len(measure.KINDS):.2f} nats" in found["verdict"]
-    assert found["common"] == [4, 3, 2, 0]
+    assert f"The loss rises by {rise / len(measure.KINDS):.2f} nats" in answer["verdict"]
+    assert answer["common"] == [4, 3, 2, 0]

@@ -28,8 +28,8 @@ def read(javascript, fragment):
 
 def test_an_address_without_a_state_is_the_default(javascript):
     for fragment in ("", "#"):
-        found = read(javascript, fragment)
-        assert found == {
+        state = read(javascript, fragment)
+        assert state == {
             "part": "",
             "values": {"costs.ratio": 0.2, "costs.way": "tailored", "neurons.arrows": [2, 0]},
             "damaged": [],
@@ -42,11 +42,11 @@ def test_a_state_comes_back_as_it_was_written(javascript):
     const fragment = m.writeFragment("neurons", values, settings);
     return [fragment, m.readFragment(fragment, settings, parts)];
     """
-    fragment, found = javascript("state.js", body)
+    fragment, state = javascript("state.js", body)
     assert fragment == "#neurons&costs.ratio=0.35&costs.way=stock&neurons.arrows=1.5,-0.3"
-    assert found["part"] == "neurons"
-    assert found["values"] == {"costs.ratio": 0.35, "costs.way": "stock", "neurons.arrows": [1.5, -0.3]}
-    assert found["damaged"] == []
+    assert state["part"] == "neurons"
+    assert state["values"] == {"costs.ratio": 0.35, "costs.way": "stock", "neurons.arrows": [1.5, -0.3]}
+    assert state["damaged"] == []
 
 
 def test_what_is_as_at_first_is_not_written(javascript):
@@ -72,12 +72,12 @@ def test_what_is_as_at_first_is_not_written(javascript):
     ],
 )
 def test_a_damaged_piece_is_named_and_the_rest_holds(javascript, piece):
-    found = read(javascript, f"#costs&{piece}&costs.way=stock" if "way" not in piece else f"#costs&{piece}")
-    assert found["damaged"] == [piece]
-    assert found["values"]["costs.ratio"] == 0.2
-    assert found["values"]["neurons.arrows"] == [2, 0]
+    state = read(javascript, f"#costs&{piece}&costs.way=stock" if "way" not in piece else f"#costs&{piece}")
+    assert state["damaged"] == [piece]
+    assert state["values"]["costs.ratio"] == 0.2
+    assert state["values"]["neurons.arrows"] == [2, 0]
     if "way" not in piece:
-        assert found["values"]["costs.way"] == "stock"
+        assert state["values"]["costs.way"] == "stock"
 
 
 def test_an_unknown_part_is_damaged(javascript):
@@ -105,10 +105,10 @@ def test_the_page_works_without_numbers(tmp_path):
 def test_a_module_becomes_a_function_of_what_it_imports():
     imports = 'import {\n  a,\n  b,\n} from "./other.js";\n\n'
     source = imports + "export const C = 1;\nexport function d() {}\nfunction e() {}"
-    found = explore.as_function("this.js", source)
-    assert 'const {\n  a,\n  b,\n} = modules["other.js"];' in found
-    assert "return { C, d };" in found
-    assert "export" not in found and "import" not in found
+    function_text = explore.as_function("this.js", source)
+    assert 'const {\n  a,\n  b,\n} = modules["other.js"];' in function_text
+    assert "return { C, d };" in function_text
+    assert "export" not in function_text and "import" not in function_text
 
 
 def test_a_text_cannot_end_the_script(tmp_path):
@@ -139,12 +139,13 @@ def test_what_the_page_says_of_facts_holds():
     numbers = explore.read_numbers(explore.NUMBERS)["costs"]
     runs = sorted((float(ratio), run) for ratio, run in numbers["runs"]["tailored"].items())
     template = " ".join((explore.HERE / "template.html").read_text("utf-8").split())
-    gone = {}
+    first_ratio_without = {}
     for prompt, fact in (("The planet that", "Mercury"), ("The capital of France", "Paris")):
-        place = next(place for place, text in enumerate(numbers["prompts"]) if text.startswith(prompt))
-        assert fact in numbers["dense"]["texts"][place]
-        gone[fact] = next(ratio for ratio, run in runs if fact not in run["texts"][place])
-    assert f"Mercury is gone at {gone['Mercury']:.0%}, and Paris at {gone['Paris']:.0%}" in template
+        index = next(index for index, text in enumerate(numbers["prompts"]) if text.startswith(prompt))
+        assert fact in numbers["dense"]["texts"][index]
+        first_ratio_without[fact] = next(ratio for ratio, run in runs if fact not in run["texts"][index])
+    mercury, paris = (f"{first_ratio_without[fact]:.0%}" for fact in ("Mercury", "Paris"))
+    assert f"Mercury is gone at {mercury}, and Paris at {paris}" in template
 
 
 def test_what_the_page_says_of_one_token_holds():

@@ -134,9 +134,11 @@ def test_the_opposite_order_of_rows_would_show(uneven, tmp_path, monkeypatch, ro
     name, overrides, _ = HOSTED[row]
     folder, model = uneven(name, overrides)
     family = model.config.model_type.removeprefix(TYPE_PREFIX)
-    own = ARCHITECTURES[family]
-    opposite = replace(own.host, interleaved=() if own.host.interleaved else ("q_proj", "k_proj"))
-    monkeypatch.setitem(ARCHITECTURES, family, replace(own, host=opposite))
+    own_architecture = ARCHITECTURES[family]
+    opposite = replace(
+        own_architecture.host, interleaved=() if own_architecture.host.interleaved else ("q_proj", "k_proj")
+    )
+    monkeypatch.setitem(ARCHITECTURES, family, replace(own_architecture, host=opposite))
     file = export_gguf(folder, tmp_path / "m.gguf", "f32")
     assert differences(file, model).max() > 10 * LOSS_TOLERANCE
 

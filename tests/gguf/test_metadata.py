@@ -79,17 +79,19 @@ def other_values(key: str, value: Any) -> list[Any]:
     """Values that a key could have instead, and None: the key goes. Those of a tokenizer stay."""
     suffix = key if key.startswith(("general.", "tokenizer.")) else key.partition(".")[2]
     if suffix in OTHERS:
-        others = [other for other in OTHERS[suffix] if other != value]
+        alternatives = [alternative for alternative in OTHERS[suffix] if alternative != value]
     elif key == CONFIG_KEY:
         fields = json.loads(value)
-        others = [json.dumps(fields | change) for change in ({"rms_norm_eps": 0.5}, {"hidden_act": "relu"})]
+        alternatives = [
+            json.dumps(fields | change) for change in ({"rms_norm_eps": 0.5}, {"hidden_act": "relu"})
+        ]
     elif isinstance(value, bool):
-        others = [not value]
+        alternatives = [not value]
     elif isinstance(value, list):
-        others = [value[::-1]]
+        alternatives = [value[::-1]]
     else:
-        others = [value / 2, value * 2] if isinstance(value, float) else [value // 2, value * 2]
-    return others if key.startswith("tokenizer.") else [*others, None]
+        alternatives = [value / 2, value * 2] if isinstance(value, float) else [value // 2, value * 2]
+    return alternatives if key.startswith("tokenizer.") else [*alternatives, None]
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +132,8 @@ def test_other_values_of_the_keys_that_we_write(exported, own_cache, tmp_path, n
     architecture = metadata["general.architecture"]
     refused = set()
     for key, value in metadata.items():
-        for other in other_values(key, value):
-            reason = refusal(rewrite(exported(name), tmp_path / "other.gguf", {key: other}))
+        for alternative in other_values(key, value):
+            reason = refusal(rewrite(exported(name), tmp_path / "other.gguf", {key: alternative}))
             if reason is not None and key.startswith((architecture, "general.")):
                 assert key in reason
                 refused.add(key)
@@ -146,11 +148,11 @@ def test_other_values_in_the_files_of_other_makers(exported, own_cache, tmp_path
     assert refusal(rewrite(exported(name), tmp_path / "theirs.gguf", THEIRS)) is None
     read = set()
     for key in [key for key in metadata if key.startswith(f"{architecture}.")]:
-        for other in other_values(key, metadata[key]):
-            changes = THEIRS | {key: other}
+        for alternative in other_values(key, metadata[key]):
+            changes = THEIRS | {key: alternative}
             if (
                 refusal(rewrite(exported(name), tmp_path / "other.gguf", changes)) is None
-                and other is not None
+                and alternative is not None
             ):
                 read.add(key.partition(".")[2])
     assert read >= {"attention.layer_norm_rms_epsilon", "rope.freq_base", "context_length"}
@@ -233,9 +235,9 @@ def test_the_number_that_scales_gemma3_s_attention(export, own_cache, tmp_path, 
         llama_losses(file), expected, atol=LOSS_TOLERANCE * (layers / 7) ** 0.5, rtol=0
     )
     model.config.query_pre_attn_scalar = 8 + 12 - scalar
-    other = type(model)(model.config)
-    other.load_state_dict(model.state_dict())
-    assert (torch_losses(other.eval(), IDS) - expected).abs().max() > 0.4
+    alternative = type(model)(model.config)
+    alternative.load_state_dict(model.state_dict())
+    assert (torch_losses(alternative.eval(), IDS) - expected).abs().max() > 0.4
     theirs = rewrite(file, tmp_path / "theirs.gguf", THEIRS)
     if layers == 7:
         assert refusal(theirs) is None

@@ -170,8 +170,10 @@ def test_a_file_is_read_as_the_model_it_was_made_of(saved, own_cache, tmp_path, 
     ids = tokens(2, 24)
     with torch.inference_mode():
         torch.testing.assert_close(back(ids).logits, model(ids).logits, atol=1e-4, rtol=1e-4)
-    here, there = back.config.to_dict(), model.config.to_dict()
-    assert {key for key in here | there if here.get(key) != there.get(key)} <= {
+    fields_read, fields_written = back.config.to_dict(), model.config.to_dict()
+    assert {
+        key for key in fields_read | fields_written if fields_read.get(key) != fields_written.get(key)
+    } <= {
         "architectures",
         "_name_or_path",
     }

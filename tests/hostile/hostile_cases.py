@@ -52,7 +52,7 @@ class Trap:
         return os.mkdir, (str(self.marker),)
 
 
-class Place:
+class Sandbox:
     """A folder of a user, who stands in it: its files stay, what is new goes after each case."""
 
     def __init__(self, folder: Path) -> None:
@@ -82,13 +82,13 @@ class Place:
 
     def look(self) -> dict[Path, Any]:
         """Everything in the folder: bytes of files, targets of links, None for folders."""
-        found: dict[Path, Any] = {}
+        content_now: dict[Path, Any] = {}
         for path in sorted(self.folder.rglob("*")):
             if path.is_symlink():
-                found[path] = os.readlink(path)
+                content_now[path] = os.readlink(path)
             else:
-                found[path] = None if path.is_dir() else path.read_bytes()
-        return found
+                content_now[path] = None if path.is_dir() else path.read_bytes()
+        return content_now
 
     def keep(self) -> None:
         """What is here from now on is the user's."""
@@ -96,13 +96,13 @@ class Place:
 
     def lost(self) -> list[str]:
         """Names of the user's files that are gone or changed; what is new goes, and they are as they were."""
-        found = self.look()
-        for path in sorted(found.keys() - self.content.keys(), reverse=True):
+        content_now = self.look()
+        for path in sorted(content_now.keys() - self.content.keys(), reverse=True):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             elif os.path.lexists(path):
                 path.unlink()
-        lost = [path for path, value in self.content.items() if found.get(path, 0) != value]
+        lost = [path for path, value in self.content.items() if content_now.get(path, 0) != value]
         for path in lost:
             value = self.content[path]
             if value is None:
@@ -127,7 +127,7 @@ class Tally:
     ends: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)  # a paragraph for each case that went wrong
 
-    def attempt(self, place: Place, case: str, act: Callable[[], Any]) -> None:
+    def attempt(self, sandbox: Sandbox, case: str, act: Callable[[], Any]) -> None:
         """Count how `act` ends: a result, a refusal, or what may not be."""
         self.ends["cases"] += 1
         try:
@@ -142,16 +142,16 @@ class Tally:
             self.note("tracebacks", case, end)
         else:
             self.ends[end] += 1
-        lost = place.lost()
+        lost = sandbox.lost()
         if lost:
             self.note("losses", case, ", ".join(lost))
-        if place.ran():
+        if sandbox.ran():
             self.note("code run", case, "")
 
-    def note(self, end: str, case: str, what: str) -> None:
+    def note(self, end: str, case: str, remark: str) -> None:
         """Note a case that went wrong."""
         self.ends[end] += 1
-        self.wrong.append(f"{end}: {self.name}, {case}\n{what}")
+        self.wrong.append(f"{end}: {self.name}, {case}\n{remark}")
 
     def row(self) -> str:
         """A row of the table."""
@@ -188,11 +188,11 @@ def end_of_command(*arguments: str) -> str:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def sandbox(tmp_path, monkeypatch):
     """A place to stand in."""
-    place = Place(tmp_path / "place")
-    monkeypatch.chdir(place.folder)
-    monkeypatch.setenv("HOME", str(place.folder / "home"))
+    sandbox = Sandbox(tmp_path / "sandbox")
+    monkeypatch.chdir(sandbox.folder)
+    monkeypatch.setenv("HOME", str(sandbox.folder / "home"))
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
-    place.keep()
-    return place
+    sandbox.keep()
+    return sandbox

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from hostile_cases import COUNT, ENDS, Tally, draws, end_of_command, place, shown
+from hostile_cases import COUNT, ENDS, Tally, draws, end_of_command, sandbox, shown
 from tools import SETTINGS, plan_of_everything
 from variants import build, tokens
 
@@ -40,7 +40,7 @@ from comp_lib.plan import Plan
 from comp_lib.settings import MethodChanges
 from comp_lib.system.hashes import hash_of_value
 
-__all__ = ["place"]  # a fixture
+__all__ = ["sandbox"]  # a fixture
 
 SHARES = {"flags": 0.25, "config.json": 0.25, "GGUF keys": 0.2, "arguments": 0.2, "progress.json": 0.1}
 COUNTS = {name: math.ceil(share * COUNT) for name, share in SHARES.items()}
@@ -67,7 +67,7 @@ PATHS = [
     ".",
     "..",
     "../..",
-    "../place",
+    "../sandbox",
     "home",
     "~",
     "~nobody/x",
@@ -83,11 +83,16 @@ PATHS += ["no/where", "pytorch_model.bin", "parent", "parent/config.json", "m.gg
 @pytest.fixture(scope="module")
 def tallies(request):
     """The tally of each field, printed at the end as a table where `make hostile` asks for it."""
-    made = {name: Tally(name) for name in COUNTS}
-    yield made
+    tallies_by_name = {name: Tally(name) for name in COUNTS}
+    yield tallies_by_name
     if COUNT > 1000:
         heading = " | ".join(["| field", "cases", *ENDS, ""]).strip()
-        lines = ["", heading, "|---|" + "---:|" * (1 + len(ENDS)), *(tally.row() for tally in made.values())]
+        lines = [
+            "",
+            heading,
+            "|---|" + "---:|" * (1 + len(ENDS)),
+            *(tally.row() for tally in tallies_by_name.values()),
+        ]
         with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             print("\n".join(lines))
 
@@ -148,7 +153,7 @@ def a_call(draw, code):
     name = draw.choice(list(CALLS))
     command = typer.main.get_command(app).commands[name]
     hints = inspect.signature(next(function for function in COMMANDS if function.__name__ == name)).parameters
-    words = [name, "nobody" if name in LONG_COMMANDS else draw.choice(["parent"] * 8 + PATHS)]
+    arguments_typed = [name, "nobody" if name in LONG_COMMANDS else draw.choice(["parent"] * 8 + PATHS)]
     flags = CALLS[name].split()
     parameters = [parameter for parameter in command.params if parameter.opts[0] not in FLAGS_LEFT_OUT]
     for parameter in draw.sample(parameters, draw.choice([1, 1, 2])):
@@ -159,17 +164,17 @@ def a_call(draw, code):
             hint = str(hints[parameter.name])
             usual = PATHS if "Path" in hint else NUMBERS if "int" in hint or "float" in hint else FLAG_WORDS
             flags.append(str(draw.choice(draw.choice([usual, usual, NUMBERS, WORDS, PATHS, code]))))
-    return words + flags
+    return arguments_typed + flags
 
 
-def test_flags(tallies, place, parent, exported):
-    shutil.copytree(parent, place.folder / "parent")
-    (place.folder / "m.gguf").write_bytes(exported)
-    place.keep()
+def test_flags(tallies, sandbox, parent, exported):
+    shutil.copytree(parent, sandbox.folder / "parent")
+    (sandbox.folder / "m.gguf").write_bytes(exported)
+    sandbox.keep()
     tally = tallies["flags"]
     for _, draw in draws(tally.name, COUNTS[tally.name]):
-        call = a_call(draw, place.code())
-        tally.attempt(place, shown(" ".join(call)), lambda: end_of_command(*call))  # noqa: B023
+        call = a_call(draw, sandbox.code())
+        tally.attempt(sandbox, shown(" ".join(call)), lambda: end_of_command(*call))  # noqa: B023
     tally.check()
 
 
@@ -229,7 +234,7 @@ NEW_FIELDS = {  # fields that a config may have besides
 }
 
 
-def places_of(value, path=()):
+def paths_in(value, path=()):
     """The path of each value in a value of JSON; of a list, the first item."""
     if path:
         yield path
@@ -241,7 +246,7 @@ def places_of(value, path=()):
         else ()
     )
     for key, inner in items:
-        yield from places_of(inner, (*path, key))
+        yield from paths_in(inner, (*path, key))
 
 
 def with_value(fields, path, value, *, remove=False):
@@ -264,7 +269,7 @@ def work_with(name):
     continuation(model, tokenizer, "Hello", 1)
 
 
-def test_config(tallies, place, tokenizer):
+def test_config(tallies, sandbox, tokenizer):
     trap = Path("modeling_trap.py").read_bytes()
     for name in VARIANTS:
         build(name).save_pretrained(name)
@@ -272,26 +277,26 @@ def test_config(tallies, place, tokenizer):
         for file in ("modeling_trap.py", "custom_generate/generate.py"):
             (Path(name) / file).parent.mkdir(exist_ok=True)
             (Path(name) / file).write_bytes(trap)
-    place.keep()
+    sandbox.keep()
     tally = tallies["config.json"]
     for number, draw in draws(tally.name, COUNTS[tally.name]):
         name = VARIANTS[number % len(VARIANTS)]
         file = draw.choice(["config.json"] * 4 + ["tokenizer_config.json", "generation_config.json"])
         path = Path(name) / file
         fields = json.loads(path.read_text("utf-8"))
-        where = draw.choice([*places_of(fields), *((new,) for new in NEW_FIELDS[file])])
+        path_of_field = draw.choice([*paths_in(fields), *((new,) for new in NEW_FIELDS[file])])
         value = draw.choice(
-            draw.choice([VALUES, NUMBERS, place.code(), [{"AutoModelForCausalLM": "modeling_trap.Trap"}]])
+            draw.choice([VALUES, NUMBERS, sandbox.code(), [{"AutoModelForCausalLM": "modeling_trap.Trap"}]])
         )
-        remove = where[-1] in fields and draw.random() < 0.1
-        changed = with_value(fields, where, value, remove=remove)
+        remove = path_of_field[-1] in fields and draw.random() < 0.1
+        changed = with_value(fields, path_of_field, value, remove=remove)
         before = path.read_bytes()
         path.write_text(json.dumps(changed), "utf-8")
-        place.content[path.absolute()] = path.read_bytes()
-        case = f"{name}/{file}: {'.'.join(map(str, where))} = {'nothing' if remove else shown(value)}"
-        tally.attempt(place, case, lambda: work_with(name))  # noqa: B023
+        sandbox.content[path.absolute()] = path.read_bytes()
+        case = f"{name}/{file}: {'.'.join(map(str, path_of_field))} = {'nothing' if remove else shown(value)}"
+        tally.attempt(sandbox, case, lambda: work_with(name))  # noqa: B023
         path.write_bytes(before)
-        place.content[path.absolute()] = before
+        sandbox.content[path.absolute()] = before
     tally.check()
 
 
@@ -378,7 +383,7 @@ class GgufParts:
         return header + bytes(-len(header) % gguf.GGUF_DEFAULT_ALIGNMENT) + self.data
 
 
-def test_keys_of_gguf(tallies, place, exported):
+def test_keys_of_gguf(tallies, sandbox, exported):
     file = Path("m.gguf")
     file.write_bytes(exported)
     parts = GgufParts(file)
@@ -387,7 +392,7 @@ def test_keys_of_gguf(tallies, place, exported):
     keys = [key for key in [*parts.records, *NEW_KEYS]]
     for number, draw in draws(tally.name, COUNTS[tally.name]):
         key = keys[number % len(keys)]
-        what, encoded = a_value(draw, place.code())
+        value, encoded = a_value(draw, sandbox.code())
         records = dict(parts.records)
         if draw.random() < 0.7:  # as others write it: our own config.json says everything once more
             records.pop("comp_lib.config")
@@ -401,8 +406,8 @@ def test_keys_of_gguf(tallies, place, exported):
             if way == "instead":
                 written.append(as_text(key) + encoded)
         file.write_bytes(parts.bytes_with(written))
-        place.keep()
-        tally.attempt(place, f"{key[:60]} {way}: {shown(what)}", lambda: work_with("m.gguf"))
+        sandbox.keep()
+        tally.attempt(sandbox, f"{key[:60]} {way}: {shown(value)}", lambda: work_with("m.gguf"))
     tally.check()
 
 
@@ -487,22 +492,22 @@ def discard(result):
     """A result is a result, whatever it is."""
 
 
-def test_arguments(tallies, place, parent, tokenizer):
+def test_arguments(tallies, sandbox, parent, tokenizer):
     shutil.copytree(parent, "parent")
-    place.keep()
+    sandbox.keep()
     tally = tallies["arguments"]
     rows = []
-    for name, (function, given, others) in calls(tokenizer).items():
-        rows += [(name, function, given, argument) for argument in [*given, *others]]
+    for name, (function, given, optional) in calls(tokenizer).items():
+        rows += [(name, function, given, argument) for argument in [*given, *optional]]
     for number, draw in draws(tally.name, COUNTS[tally.name]):
         name, function, given, argument = rows[number % len(rows)]
-        value = draw.choice([*ODD_VALUES, *place.code()])
+        value = draw.choice([*ODD_VALUES, *sandbox.code()])
         if argument == "progress" and callable(value):
             value = Thing()  # what fails in a function of the caller's is the caller's
         arguments = given | {argument: value}
         if argument == "inplace":
             arguments["model"] = build()
-        tally.attempt(place, f"{name}({argument}={shown(value)})", lambda: discard(function(**arguments)))  # noqa: B023
+        tally.attempt(sandbox, f"{name}({argument}={shown(value)})", lambda: discard(function(**arguments)))  # noqa: B023
     tally.check()
 
 
@@ -513,7 +518,7 @@ class Killed(BaseException):
     """Stands for kill -9."""
 
 
-def test_progress(tallies, place, tokenizer):
+def test_progress(tallies, sandbox, tokenizer):
     settings = comp_lib.Settings(ratio=0.3, drop_layers=0, multiple=4, widths="uniform", aim="dense")
     build().save_pretrained("parent")
     tokenizer.save_pretrained("parent")
@@ -533,21 +538,22 @@ def test_progress(tallies, place, tokenizer):
     work = Path("new.partial")
     journal = json.loads((work / "progress.json").read_text("utf-8"))
     work.rename("stopped")
-    place.keep()
-    places = list(places_of(journal))
+    sandbox.keep()
+    paths_of_fields = list(paths_in(journal))
     edits = []
     for number, draw in draws("progress.json", COUNTS["progress.json"]):
-        where = places[number * 7 % len(places)]
-        value = draw.choice(draw.choice([VALUES, NUMBERS, PATHS, place.code()]))
-        changed = with_value(journal, where, value, remove=draw.random() < 0.1)
-        signed = where != ("checksum",) and draw.random() < 0.8
-        case = f"{'.'.join(map(str, where))} = {shown(value)}, {'with' if signed else 'without'} its checksum"
+        path_of_field = paths_of_fields[number * 7 % len(paths_of_fields)]
+        value = draw.choice(draw.choice([VALUES, NUMBERS, PATHS, sandbox.code()]))
+        changed = with_value(journal, path_of_field, value, remove=draw.random() < 0.1)
+        signed = path_of_field != ("checksum",) and draw.random() < 0.8
+        end = "with its checksum" if signed else "without its checksum"
+        case = f"{'.'.join(map(str, path_of_field))} = {shown(value)}, {end}"
         edits.append((case, signed_again(changed) if signed else changed))
     tally = tallies["progress.json"]
     for case, changed in edits:
         shutil.copytree("stopped", work)
         (work / "progress.json").write_text(json.dumps(changed), "utf-8")
-        tally.attempt(place, case, lambda: prune(Path("new")))
+        tally.attempt(sandbox, case, lambda: prune(Path("new")))
     tally.check()
     for value in (2**64, -1), (1,), ():  # the state of a generator, as a sweep changed it once
         changed = with_value(journal, ("streams", "generator"), value)
@@ -570,7 +576,7 @@ def signed_again(journal):
 # The sweep itself
 
 
-def test_what_goes_wrong_fails(place):
+def test_what_goes_wrong_fails(sandbox):
     """A traceback, a lost file and code that runs are seen, each by its case, and the place is as it was."""
 
     def careless():
@@ -581,19 +587,19 @@ def test_what_goes_wrong_fails(place):
     wrong_acts = {
         "tracebacks": lambda: {}["x"],
         "losses": careless,
-        "code run": lambda: exec(place.code()[0]),
+        "code run": lambda: exec(sandbox.code()[0]),
     }
-    before = place.look()
+    before = sandbox.look()
     for end, act in wrong_acts.items():
         tally = Tally("a field")
-        tally.attempt(place, "a case", act)
+        tally.attempt(sandbox, "a case", act)
         assert tally.ends[end] == 1
         assert tally.wrong[0].startswith(f"{end}: a field, a case")
         with pytest.raises(AssertionError, match="1 went wrong"):
             tally.check()
-        assert place.look() == before
+        assert sandbox.look() == before
 
 
-def test_a_traceback_of_a_command_is_seen(place, monkeypatch):
+def test_a_traceback_of_a_command_is_seen(sandbox, monkeypatch):
     monkeypatch.setattr("comp_lib.models.load.load_model", lambda *arguments: {}["x"])
     assert "KeyError: 'x'" in end_of_command("inspect", "parent")

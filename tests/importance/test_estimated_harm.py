@@ -77,13 +77,13 @@ def test_only_the_opening_tokens_of_the_first_and_last_sequences_are_read(tiny_l
     model = tiny_llama()
     removals = [GONE] * Shape.of(model).layer_count
     ids = tokens(80, 80)
-    other = ids.clone()
-    other[:, module.LENGTH :] = 7
-    other[module.FITTED_SEQUENCES : -module.JUDGING_SEQUENCES] = 7
+    changed_ids = ids.clone()
+    changed_ids[:, module.LENGTH :] = 7
+    changed_ids[module.FITTED_SEQUENCES : -module.JUDGING_SEQUENCES] = 7
     expected = estimated_harm(model, ids, removals).harm
-    assert torch.equal(estimated_harm(model, other, removals).harm, expected)
-    other[0, 0] += 1
-    assert not torch.equal(estimated_harm(model, other, removals).harm, expected)
+    assert torch.equal(estimated_harm(model, changed_ids, removals).harm, expected)
+    changed_ids[0, 0] += 1
+    assert not torch.equal(estimated_harm(model, changed_ids, removals).harm, expected)
 
 
 def test_make_plan_takes_the_widths_of_the_estimated_harm(tiny_llama):

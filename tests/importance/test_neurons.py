@@ -95,8 +95,10 @@ def test_a_metric_may_multiply_c_and_w_in_either_form_of_the_statistics():
     few.add(x[None].float())
     for statistics in (problem.statistics, few):
         weight = problem.weight.to(statistics.precision)
-        seen = replace(problem, statistics=statistics, weight=weight)
-        torch.testing.assert_close((seen.xtx @ seen.weight).double(), x.T @ x @ problem.weight, **LOOSE)
+        problem_here = replace(problem, statistics=statistics, weight=weight)
+        torch.testing.assert_close(
+            (problem_here.xtx @ problem_here.weight).double(), x.T @ x @ problem.weight, **LOOSE
+        )
 
 
 def test_magnitude_is_blind_to_the_data_and_activation_to_the_weights():

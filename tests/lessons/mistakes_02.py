@@ -9,26 +9,26 @@ import torch
 inv = torch.linalg.inv
 
 
-def price_after(c, w, gone, asked, leave_out=True, refitted=True):
+def price_after(c, w, leaving, judged, leave_out=True, refitted=True):
     """The right price, unless an argument makes it wrong.
 
     Args:
         leave_out: whether the neuron that has left is left out of the inverse.
         refitted: whether the others have new rows.
     """
-    kept = [i for i in range(len(c)) if i != gone]
+    kept = [i for i in range(len(c)) if i != leaving]
     v = w.clone()
     if refitted:
         v[kept] = torch.linalg.solve(c[kept][:, kept], c[kept] @ w)
-    p = inv(c)[asked, asked]
+    p = inv(c)[judged, judged]
     if leave_out:
-        p = inv(c[kept][:, kept])[kept.index(asked), kept.index(asked)]
-    return v[asked].square().sum() / p
+        p = inv(c[kept][:, kept])[kept.index(judged), kept.index(judged)]
+    return v[judged].square().sum() / p
 
 
-def both(c, w, gone, asked):
+def both(c, w, leaving, judged):
     """The price of the two together."""
-    r = [gone, asked]
+    r = [leaving, judged]
     return (w[r] * torch.linalg.solve(inv(c)[r][:, r], w[r])).sum()
 
 
@@ -48,8 +48,8 @@ def cheapest(price):
 
 def one_after_the_other(p, w):
     first = int(prices(p, w).argmin())
-    others = [i for i in range(len(w)) if i != first]
-    return first, min(others, key=lambda other: float(block_price(p, w, (first, other))))
+    candidates = [i for i in range(len(w)) if i != first]
+    return first, min(candidates, key=lambda other: float(block_price(p, w, (first, other))))
 
 
 def wrong_sign(p, w, pair):

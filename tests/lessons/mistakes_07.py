@@ -16,8 +16,8 @@ def chance(ours, theirs, size, windows, paired=True, shift=None, of_mean=True, f
         factor: standard errors on each side; by default Student's t.
     """
     random = np.random.default_rng(1)
-    places = random.integers(len(ours), size=(2, trials, windows))
-    gap = ours[places[0]] - theirs[places[0 if paired else 1]]
+    window_draws = random.integers(len(ours), size=(2, trials, windows))
+    gap = ours[window_draws[0]] - theirs[window_draws[0 if paired else 1]]
     gap = gap + (size - (ours - theirs).mean() if shift is None else shift)
     spread = gap.std(1, ddof=1) / (windows**0.5 if of_mean else 1)
     factor = factor or stats.t.ppf(0.975, windows - 1)

@@ -39,8 +39,8 @@ def right_of_9():
 
 def extreme(values, choose):
     """The letter whose value is the least or the most."""
-    found = values(*small())
-    return choose(found, key=found.get)
+    value_of_letter = values(*small())
+    return choose(value_of_letter, key=value_of_letter.get)
 
 
 def neither(values):

@@ -63,7 +63,7 @@ def definitions(source: str) -> list[str]:
 
 def functions_to_write() -> list[Written]:
     """All functions that the lessons ask for, in their order."""
-    found = []
+    functions = []
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         before: list[str] = []
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
@@ -72,11 +72,11 @@ def functions_to_write() -> list[Written]:
                 name = stubs.function_to_write(cell.source)
                 below = cells[number + 1]
                 assert "written" in below.metadata.get("tags", []), f"{path.name}: no check below {name}"
-                found.append(
+                functions.append(
                     Written(path.stem.split("_")[0], name, cell.source, below.source, "\n".join(before))
                 )
             before += definitions(cell.source)
-    return found
+    return functions
 
 
 WRITTEN = functions_to_write()
@@ -113,8 +113,8 @@ def test_a_stub_says_what_to_write(function):
 def test_wrong_answers_get_a_sentence_of_their_own(function):
     wrong = importlib.import_module(f"wrong_{function.number}").WRONG[function.name]
     assert len(wrong) >= 2
-    said = {what_it_says(function, source) for source in wrong.values()}
-    assert len(said) == len(wrong)
+    messages = {what_it_says(function, source) for source in wrong.values()}
+    assert len(messages) == len(wrong)
     for part, source in wrong.items():
         assert part in what_it_says(function, source)
 
@@ -202,10 +202,10 @@ def test_the_lab_has_a_stub_a_check_and_ours_folded():
 
 
 def test_a_stub_left_as_it_is_goes_on_with_ours():
-    said = run_all(stubs.with_stubs(lesson()))
-    assert "Not yet: nothing to check yet: write twice of each number" in said
-    assert "uses our `double`, because yours has not passed its check yet" in said
-    assert said.endswith("tensor([2.])\n")
+    messages = run_all(stubs.with_stubs(lesson()))
+    assert "Not yet: nothing to check yet: write twice of each number" in messages
+    assert "uses our `double`, because yours has not passed its check yet" in messages
+    assert messages.endswith("tensor([2.])\n")
 
 
 @pytest.mark.parametrize(
@@ -214,9 +214,9 @@ def test_a_stub_left_as_it_is_goes_on_with_ours():
 def test_the_lesson_goes_on_with_hers_only_if_it_passed(hers, answer):
     notebook = stubs.with_stubs(lesson())
     notebook.cells[1].source = f"def double(x):\n    {hers}"
-    said = run_all(notebook)
-    assert f"uses {answer} `double`" in said
-    assert said.endswith("tensor([2.])\n")
+    messages = run_all(notebook)
+    assert f"uses {answer} `double`" in messages
+    assert messages.endswith("tensor([2.])\n")
 
 
 def test_an_answer_that_passed_once_and_is_wrong_now_is_not_used():

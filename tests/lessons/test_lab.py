@@ -140,7 +140,7 @@ def test_nothing_in_graded_work_is_or_names_a_folded_answer(tmp_path):
     paths = sorted(tmp_path.glob("notebooks/**/*.ipynb"))
     assert [path.name for path in paths if "solutions" in path.parts] == []
     assert len(paths) == len([*NOTEBOOKS.glob("[0-9]*.ipynb"), *NOTEBOOKS.glob("exercises/*.ipynb")])
-    found = []
+    complaints = []
     checks = 0
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
@@ -149,9 +149,9 @@ def test_nothing_in_graded_work_is_or_names_a_folded_answer(tmp_path):
             checks += cell.source.startswith("checks.check_")
             if cell.cell_type == "markdown":
                 pattern = r"<summary>(?!Hint \d).*|.*\bsolutions?\b.*|.*folded plan.*|.*answer is below.*"
-                found += [f"{path.name}: {line}" for line in re.findall(pattern, cell.source)]
+                complaints += [f"{path.name}: {line}" for line in re.findall(pattern, cell.source)]
     assert checks > 20
-    assert [line for line in found if "least-squares solution" not in line] == []
+    assert [line for line in complaints if "least-squares solution" not in line] == []
 
 
 @pytest.fixture
@@ -308,20 +308,20 @@ def leaks(notebook) -> list[str]:
 
     What the question itself says gives nothing away.
     """
-    found = []
-    said = ""
+    complaints = []
+    text_shown = ""
     question = ""
     for cell in notebook.cells:
         folded = {"check", "hide-input", "ours"} & set(cell.metadata.get("tags", []))
         if cell.get("id", "").endswith("-answer"):
             for tell in sorted(tells(cell.source) - tells(question)):
-                if re.search(rf"(?<![\w.]){re.escape(tell)}(?![\w.]*\w)", said):
-                    found.append(f"{cell.id}: {tell}")
+                if re.search(rf"(?<![\w.]){re.escape(tell)}(?![\w.]*\w)", text_shown):
+                    complaints.append(f"{cell.id}: {tell}")
         elif "**Predict.**" in cell.source:
             question = cell.source
         elif cell.cell_type == "code" and not folded:
-            said += "\n" + strings(cell.source)
-    return found
+            text_shown += "\n" + strings(cell.source)
+    return complaints
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), ids=lambda path: path.stem)

@@ -150,14 +150,16 @@ def drawn(monkeypatch):
 
 @pytest.mark.parametrize("lit", ["plan", "watch", "choose", "refit", "cut", "pass on"])
 def test_the_part_of_the_loop_on_trial_is_lit_and_the_others_are_dimmed(lit, drawn):
-    whole, words = drawn("loop")
+    whole_drawing, caption = drawn("loop")
     svg, words_of_lit = drawn("loop", lit)
     classes = {part: looks for looks, part in re.findall('class="part ?(.*?)" id="(.*?)"', svg)}
-    assert classes == dict.fromkeys(re.findall('class="part" id="(.*?)"', whole), "dim") | {lit: "lit"}
+    assert classes == dict.fromkeys(re.findall('class="part" id="(.*?)"', whole_drawing), "dim") | {
+        lit: "lit"
+    }
     assert len(classes) == 6
     for selector in (".lit rect", ".dim rect", ".dim text"):
         assert f"{selector} {{" in svg
-    assert words_of_lit == f"{words} Lit is the part on trial: {lit}."
+    assert words_of_lit == f"{caption} Lit is the part on trial: {lit}."
 
 
 def test_a_drawing_without_that_part_says_which_it_has():

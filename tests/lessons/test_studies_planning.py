@@ -109,11 +109,11 @@ def squared_gap(dense, narrowed):
 def test_each_layer_alone_is_narrowed_and_the_model_is_asked(tiny_llama, ids):
     model = tiny_llama()
     fitted, judging = ids[:1], ids[1:]
-    found = planning.narrowed_alone(model, fitted, judging, 20, squared_gap)
-    assert found.tried == [0, 2]
+    study = planning.narrowed_alone(model, fitted, judging, 20, squared_gap)
+    assert study.tried == [0, 2]
     with torch.no_grad():
         dense = model(judging).logits
-        for place, layer in enumerate(found.tried):
+        for position, layer in enumerate(study.tried):
             # the problem of the dense stream: tokens divided by the norm of their state
             problem = dense_problem(model, fitted, layer)
             energy = problem.statistics.diagonal() * problem.weight.square().sum(1)
@@ -125,15 +125,15 @@ def test_each_layer_alone_is_narrowed_and_the_model_is_asked(tiny_llama, ids):
             expected = squared_gap(dense, model(judging).logits)
             down.weight.data = before
             torch.testing.assert_close(
-                torch.from_numpy(found.divergences[place]).float(), expected, rtol=1e-3, atol=1e-5
+                torch.from_numpy(study.divergences[position]).float(), expected, rtol=1e-3, atol=1e-5
             )
             tokens = fitted.numel()
             torch.testing.assert_close(
-                found.energies[layer], energy.sort().values / tokens, rtol=1e-4, atol=1e-9
+                study.energies[layer], energy.sort().values / tokens, rtol=1e-4, atol=1e-9
             )
             gap = problem.weight - refitted
             error = float((gap * (problem.xtx @ gap)).sum() / tokens)
-            assert found.errors[place] == pytest.approx(error, rel=1e-4)
+            assert study.errors[position] == pytest.approx(error, rel=1e-4)
 
 
 # --- prediction ---------------------------------------------------------------------------------------------

@@ -58,8 +58,8 @@ def test_the_sums_of_each_layer_are_those_of_an_ordinary_pass(tiny_llama, ids):
 def test_a_mask_for_each_layer_of_each_draw(tiny_llama, ids):
     model = tiny_llama()
     draws = {str(seed): study.random_neurons(model, WIDTH, seed) for seed in (0, 1)}
-    again = study.random_neurons(model, WIDTH, 0)
-    assert torch.equal(draws["0"], again) and not torch.equal(draws["0"], draws["1"])
+    drawn_again = study.random_neurons(model, WIDTH, 0)
+    assert torch.equal(draws["0"], drawn_again) and not torch.equal(draws["0"], draws["1"])
     for kept in draws.values():
         assert kept.shape == (3, WIDTH)
         assert all(len(set(layer.tolist())) == WIDTH and layer.tolist() == sorted(layer) for layer in kept)

@@ -10,15 +10,15 @@ INNER = "torch.eye(len(X)).to(X) + Z @ X.T"
 ANSWER = "1 / D - (Z * Y).sum(0)"
 
 
-def layer(attention="2 * d * a + 2 * d * b", mlp="3 * d * n", norms="2 * d", each="4 *"):
+def layer(attention="2 * d * a + 2 * d * b", mlp="3 * d * n", norms="2 * d", bytes_of_number="4 *"):
     """The source of an answer, right unless an argument makes it wrong."""
-    return f"def layer_bytes(d, n, a, b):\n    return {each} ({attention} + {mlp} + {norms})"
+    return f"def layer_bytes(d, n, a, b):\n    return {bytes_of_number} ({attention} + {mlp} + {norms})"
 
 
 WRONG = {
     "layer_bytes": {
-        "each of them takes 4 bytes": layer(each=""),
-        "not 2": layer(each="2 *"),
+        "each of them takes 4 bytes": layer(bytes_of_number=""),
+        "not 2": layer(bytes_of_number="2 *"),
         "the two norms": layer(norms="0"),
         "one before each step": layer(norms="d"),
         "three matrices": layer(mlp="2 * d * n"),

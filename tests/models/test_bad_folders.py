@@ -270,8 +270,8 @@ def test_a_loss_that_is_no_number_ends_a_command_with_exit_code_1(tmp_path, toke
     tokenizer.save_pretrained(folder)
     config(logits_scaling=0.0)(folder)
     options = ("--judged-on", "evaluation", "--window-length", "16", "--window-count", "2")
-    for more in ([], ["--against", folder]):
-        result = run("evaluate", folder, *options, *more)
+    for against in ([], ["--against", folder]):
+        result = run("evaluate", folder, *options, *against)
         assert result.exit_code == 1
         assert result.stdout == ""
         assert result.stderr.splitlines()[-1].startswith("comp-lib: expected ")

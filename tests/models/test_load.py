@@ -227,7 +227,7 @@ def test_a_folder_that_is_nowhere_and_a_hub_out_of_reach(name):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "phrase"),
     [
         (
             RepositoryNotFoundError("planted", response=SimpleNamespace(headers={}, request=None)),
@@ -239,14 +239,14 @@ def test_a_folder_that_is_nowhere_and_a_hub_out_of_reach(name):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_only_what_the_hub_has_not_is_called_out_of_reach(monkeypatch, error, said):
+def test_only_what_the_hub_has_not_is_called_out_of_reach(monkeypatch, error, phrase):
     """Any other cause is said, for who has the right name and no right to write into the cache."""
 
     def snapshot(*_, **__):
         raise error
 
     monkeypatch.setattr(locate, "snapshot_download", snapshot)
-    assert_refused("owner/name", "reachable Hub id", f"got {said}")
+    assert_refused("owner/name", "reachable Hub id", f"got {phrase}")
 
 
 def test_a_model_of_the_hub_is_a_folder_once_it_is_fetched(folder, monkeypatch):

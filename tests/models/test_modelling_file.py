@@ -88,8 +88,8 @@ def test_transformers_alone_computes_the_same(tokenizer, tmp_path):
     (tmp_path / "script.py").write_text(WITHOUT_COMP_LIB)
     command = [sys.executable, "-I", "script.py", *models]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    finished_process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert finished_process.returncode == 0, finished_process.stderr[-2000:]
     results = torch.load(tmp_path / "results.pt")
     for name in models:
         result = results[name]

@@ -47,9 +47,9 @@ def plot_differences(
             phrases.append(f"{model}, {name}: {mean:+.3f} ({low:+.3f} to {high:+.3f})")
         for row, name in enumerate(names):
             if name not in intervals:
-                where = panel.get_yaxis_transform()
+                transform = panel.get_yaxis_transform()
                 panel.text(
-                    0.98, row, "no run", transform=where, ha="right", va="center", color=GREY, fontsize=9
+                    0.98, row, "no run", transform=transform, ha="right", va="center", color=GREY, fontsize=9
                 )
         panel.set_title(model, fontsize=11)
         panel.locator_params(axis="x", nbins=6)
@@ -60,8 +60,8 @@ def plot_differences(
     if seeds:
         key += "; small dots: seeds"
     figure.supxlabel(f"loss minus that of {reference} (nats per token; 95%, paired). {key}", fontsize=9)
-    what = f"{title}. " if title else ""
-    return figure.with_alt_text(f"{what}Loss minus that of {reference}, with 95% intervals: ", phrases)
+    heading = f"{title}. " if title else ""
+    return figure.with_alt_text(f"{heading}Loss minus that of {reference}, with 95% intervals: ", phrases)
 
 
 def _colour(low: float, high: float) -> Any:

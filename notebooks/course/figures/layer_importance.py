@@ -48,30 +48,30 @@ def plot_hidden_harm(study: LayerStudy, marked: int) -> Picture:
     `marked` layer lies above it.
     """
     layers = len(study.influence)
-    places = (ranks(study.influence) + 1).numpy()
+    rank_of_layer = (ranks(study.influence) + 1).numpy()
     harm = study.mean_harm.numpy()
     promised = np.sort(harm)
     figure, axes = figure_with_axes((9.0, 4.6), xlabel="place by block influence (1: is removed first)")
     axes.plot(range(1, layers + 1), promised, color=GREY, linewidth=1.5, zorder=1)
     whiskers = np.abs(study.harm_interval.numpy().T - harm)
-    axes.errorbar(places, harm, whiskers, fmt="none", ecolor=GREY, elinewidth=1, zorder=1)
-    axes.scatter(places, harm, s=22, color=BLUE, zorder=2)
-    place = int(places[marked])
-    at_place = promised[place - 1]
-    axes.vlines(place, at_place, harm[marked], color=RED, linewidth=4, zorder=3)
+    axes.errorbar(rank_of_layer, harm, whiskers, fmt="none", ecolor=GREY, elinewidth=1, zorder=1)
+    axes.scatter(rank_of_layer, harm, s=22, color=BLUE, zorder=2)
+    rank = int(rank_of_layer[marked])
+    at_place = promised[rank - 1]
+    axes.vlines(rank, at_place, harm[marked], color=RED, linewidth=4, zorder=3)
     hidden = harm[marked] - at_place
     _bend(axes, study.mean_harm, METRICS["loss increase"])
     axes.set_ylim(min(0.0, 1.5 * harm.min()), 2.0 * harm.max())
-    middle = (place, (at_place + harm[marked]) / 2)
+    middle = (rank, (at_place + harm[marked]) / 2)
     note(axes, f"hidden: {hidden:.2f}", middle, (-8, 0), ha="right", va="center", color=RED, fontsize=9)
     note(
         axes, "what the place promises", (layers, promised[-1]), (-12, 0), ha="right", va="center", color=GREY
     )
-    point_of_name = {str(layer): point for layer, point in enumerate(zip(places, harm, strict=True))}
+    point_of_name = {str(layer): point for layer, point in enumerate(zip(rank_of_layer, harm, strict=True))}
     name_points(axes, point_of_name, fontsize=7, offsets=TIGHT_OFFSETS)
     return figure.with_alt_text(
         f"Harm of {layers} layers by their place in the order of block influence, and a line of the harms in "
-        f"order. Layer {marked} is marked: at place {place} its harm is {harm[marked]:.2f} nats per token, "
+        f"order. Layer {marked} is marked: at place {rank} its harm is {harm[marked]:.2f} nats per token, "
         f"and this place promises {at_place:.2f}."
     )
 

@@ -33,12 +33,12 @@ def plot_layers(influence: Numbers, errors: Numbers) -> Picture:
     log_y(top, max_ticks=6)
     bottom.bar(layers, [100 * error for error in errors], color=ORANGE)
     layer_axis(bottom, len(influence))
-    most = int(np.argmax(influence))
+    strongest = int(np.argmax(influence))
     worst = int(np.argmax(errors))
     return figure.with_alt_text(
         f"Two charts over {len(influence)} decoder layers. Above, block influence is highest in layer "
-        f"{most}. Below, the error of the pruned MLP is largest in layer {worst}, {errors[worst]:.1%} of its "
-        f"output's energy; in layer {most} it is {errors[most]:.1%}."
+        f"{strongest}. Below, the error of the pruned MLP is largest in layer {worst}, {errors[worst]:.1%} "
+        f"of its output's energy; in layer {strongest} it is {errors[strongest]:.1%}."
     )
 
 

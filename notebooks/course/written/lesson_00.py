@@ -22,12 +22,12 @@ def check_layer_error(layer_error: Callable[[Tensor, Tensor, Tensor], float]) ->
         w = 0.2 + torch.rand(TEXTS, TOKENS, 1, generator=generator, dtype=torch.float64)
         lost = []  # of each token: weight, squared size of the difference, of the dense and the pruned output
         for text in range(TEXTS):
-            for place in range(TOKENS):
-                pairs = list(zip(y[text, place].tolist(), y_hat[text, place].tolist(), strict=True))
+            for position in range(TOKENS):
+                pairs = list(zip(y[text, position].tolist(), y_hat[text, position].tolist(), strict=True))
                 difference = sum((dense - pruned) ** 2 for dense, pruned in pairs)
                 dense_energy = sum(dense**2 for dense, _ in pairs)
                 pruned_energy = sum(pruned**2 for _, pruned in pairs)
-                lost.append((float(w[text, place]), difference, dense_energy, pruned_energy))
+                lost.append((float(w[text, position]), difference, dense_energy, pruned_energy))
         answer = call(layer_error, y.clone(), y_hat.clone(), w.clone())
         check_number("the error", answer)
         _name_the_mistake(answer, lost)

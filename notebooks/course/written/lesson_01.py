@@ -24,12 +24,12 @@ def check_block_influence(block_influence: Callable[[Tensor], Tensor]) -> None:
     dots = torch.zeros_like(cosines)
     for layer in range(layers):
         for text in range(texts):
-            for place in range(tokens):
-                before = states[layer, text, place].tolist()
-                after = states[layer + 1, text, place].tolist()
+            for position in range(tokens):
+                before = states[layer, text, position].tolist()
+                after = states[layer + 1, text, position].tolist()
                 dot = sum(x * y for x, y in zip(before, after, strict=True))
-                dots[layer, text, place] = dot
-                cosines[layer, text, place] = dot / (math.hypot(*before) * math.hypot(*after))
+                dots[layer, text, position] = dot
+                cosines[layer, text, position] = dot / (math.hypot(*before) * math.hypot(*after))
     answer = call(block_influence, states.clone())
     if isinstance(answer, float):
         raise Wrong(f"expected one number for each of the {layers} layers, got one for all: {answer:.3g}")
@@ -74,7 +74,7 @@ def check_run_without(
     halves, calls = _halves(layers=4)
     start = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(2, 2, 3)
     for no_attention, no_mlp in (([], []), ([1], [1]), ([2], []), ([], [2]), ([0, 3], [1])):
-        what = _in_words(no_attention, no_mlp)
+        description = _in_words(no_attention, no_mlp)
         given = start.clone()
         right = _walk(start, halves, no_attention, no_mlp)
         calls.clear()
@@ -86,18 +86,25 @@ def check_run_without(
             continue
         if no_attention != no_mlp:
             swapped = _walk(start, halves, no_mlp, no_attention)
-            spot(answer, swapped, f"{what}: attention and MLP are swapped")
+            spot(answer, swapped, f"{description}: attention and MLP are swapped")
         for is_mistake, sentence in (
             ({"adds": False}, "a half adds to the state: what it gives does not take the state's place"),
             ({"in_turn": False}, "the MLP reads the sum: give it the state to which attention has added"),
             ({"stops": True}, "the walk ends at the layer that is left out: the layers after it still run"),
-            ({"whole": True}, "a layer in one of the lists loses only that half: the other half still adds"),
+            (
+                {"whole_layers": True},
+                "a layer in one of the lists loses only that half: the other half still adds",
+            ),
             ({"both": True}, "a half is left out only if its layer is in both lists: look in its own list"),
             ({"ignores": True}, "nothing is left out: look up the number of the layer in the lists"),
         ):
-            spot(answer, _walk(start, halves, no_attention, no_mlp, **is_mistake), f"{what}: {sentence}")
+            spot(
+                answer, _walk(start, halves, no_attention, no_mlp, **is_mistake), f"{description}: {sentence}"
+            )
         ran = ", ".join(calls) or "none"
-        raise Wrong(f"{what}: the states differ from those of a walk by hand; your halves in order: {ran}")
+        raise Wrong(
+            f"{description}: the states differ from those of a walk by hand; your halves in order: {ran}"
+        )
     accept("with each half and each layer left out, the states are those of a walk by hand")
 
 
@@ -112,11 +119,11 @@ def _halves(layers: int) -> tuple[Halves, list[str]]:
 
         return add
 
-    made = [
+    plans = [
         (half(f"attention {i}", 0.3 + 0.1 * i, 0.2), half(f"MLP {i}", -0.5 + 0.2 * i, 0.7))
         for i in range(layers)
     ]
-    return made, calls
+    return plans, calls
 
 
 def _walk(
@@ -127,25 +134,25 @@ def _walk(
     adds: bool = True,
     in_turn: bool = True,
     stops: bool = False,
-    whole: bool = False,
+    whole_layers: bool = False,
     both: bool = False,
     ignores: bool = False,
 ) -> Tensor:
     """The states after the last layer, or what one mistake gives."""
     for number, (attention, mlp) in enumerate(halves):
-        gone = number in no_attention, number in no_mlp
-        if stops and all(gone):
+        removed = number in no_attention, number in no_mlp
+        if stops and all(removed):
             break
-        if whole:
-            gone = any(gone), any(gone)
+        if whole_layers:
+            removed = any(removed), any(removed)
         if both:
-            gone = all(gone), all(gone)
+            removed = all(removed), all(removed)
         if ignores:
-            gone = False, False
+            removed = False, False
         before = h
-        if not gone[0]:
+        if not removed[0]:
             h = h + attention(h) if adds else attention(h)
-        if not gone[1]:
+        if not removed[1]:
             read = h if in_turn else before
             h = h + mlp(read) if adds else mlp(read)
     return h

@@ -103,8 +103,8 @@ def check_refit(refit: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         if not (answer[removed] == 0).all():
             raise Wrong("a removed neuron has weights: its row of V is zero")
         if not alike(answer, expected):
-            error, least = ((x @ (w - v)).square().sum() for v in (answer, expected))
-            raise Wrong(f"V leaves the error {error:.4g} on the tokens, and lstsq leaves {least:.4g}")
+            error, least_error = ((x @ (w - v)).square().sum() for v in (answer, expected))
+            raise Wrong(f"V leaves the error {error:.4g} on the tokens, and lstsq leaves {least_error:.4g}")
     accept("lstsq on the tokens finds the same V, and yours saw no token")
 
 

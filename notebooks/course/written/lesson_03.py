@@ -112,8 +112,8 @@ def check_narrow_greedily(narrow_greedily: Callable[[Tensor, int], Tensor]) -> N
             if taken == _taken(price, steps):
                 raise Wrong(sentence)
         total = sum(float(cost[layer, count] - cost[layer, 0]) for layer, count in enumerate(taken))
-        least = sum(float(cost[layer, count] - cost[layer, 0]) for layer, count in enumerate(right))
-        raise Wrong(f"your steps {taken} add {total:.3g} of cost, the steps {right} add {least:.3g}")
+        least_cost = sum(float(cost[layer, count] - cost[layer, 0]) for layer, count in enumerate(right))
+        raise Wrong(f"your steps {taken} add {total:.3g} of cost, the steps {right} add {least_cost:.3g}")
     accept("no other steps of the same number cost less")
 
 

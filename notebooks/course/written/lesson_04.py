@@ -57,9 +57,11 @@ def check_solve_mask(solve_mask: Solve) -> None:
         )
         right = _fitted(contributions, stay, ridge)
         if not alike(answer, right):
-            error, least = (_error(contributions, stay, ridge, mask) for mask in (answer.to(right), right))
+            error, least_error = (
+                _error(contributions, stay, ridge, mask) for mask in (answer.to(right), right)
+            )
             raise Wrong(
-                f"error and penalty add up to {error:.5g} with this mask, and the least is {least:.5g}"
+                f"error and penalty add up to {error:.5g} with this mask, and the least is {least_error:.5g}"
             )
     accept("least squares on the tokens find the same mask")
 

@@ -84,9 +84,9 @@ def rounds(
     h = xtx + ridge * torch.diag(xtx.diagonal())
     kept = torch.arange(len(w))
     while len(kept) > width:
-        own = h[kept][:, kept]
-        rows = torch.linalg.solve(own, h[kept] @ w)
-        order = (sign * rows.square().sum(1) / torch.linalg.inv(own).diagonal()).argsort()
+        inner_matrix = h[kept][:, kept]
+        rows = torch.linalg.solve(inner_matrix, h[kept] @ w)
+        order = (sign * rows.square().sum(1) / torch.linalg.inv(inner_matrix).diagonal()).argsort()
         kept = kept[order[min(per_round, len(kept) - width) :]].sort().values
     return kept
 
@@ -98,12 +98,12 @@ def _updated(xtx: Tensor, w: Tensor, width: int, per_round: int, new_inverse: bo
     while len(kept) > width:
         order = (rows.square().sum(1) / inverse.diagonal())[kept].argsort()
         count = min(per_round, len(kept) - width)
-        gone, kept = kept[order[:count]], kept[order[count:]].sort().values
-        share = inverse[:, gone] @ torch.linalg.inv(inverse[gone][:, gone])
+        leaving, kept = kept[order[:count]], kept[order[count:]].sort().values
+        share = inverse[:, leaving] @ torch.linalg.inv(inverse[leaving][:, leaving])
         if new_rows:
-            rows = rows - share @ rows[gone]
+            rows = rows - share @ rows[leaving]
         if new_inverse:
-            inverse = inverse - share @ inverse[gone]
+            inverse = inverse - share @ inverse[leaving]
     return kept
 
 
@@ -162,14 +162,14 @@ def check_comp(comp: Callable[..., tuple[nn.Module, Kept]]) -> None:
     if not is_unchanged:
         raise Wrong("the dense model was changed: cut the layers of `small`, the copy")
     if not isinstance(answer, tuple | list) or len(answer) != 2:
-        got = f"{len(answer)} things" if isinstance(answer, tuple | list) else type(answer).__name__
-        raise Wrong(f"expected two things, the smaller model and the list of what stays, got {got}")
+        received = f"{len(answer)} things" if isinstance(answer, tuple | list) else type(answer).__name__
+        raise Wrong(f"expected two things, the smaller model and the list of what stays, got {received}")
     small, kept = answer
     if not isinstance(small, nn.Module):
         raise Wrong(f"expected the smaller model first, got {type(small).__name__}")
     if not isinstance(kept, list | tuple) or len(kept) != 3:
-        got = f"{len(kept)}" if isinstance(kept, list | tuple) else type(kept).__name__
-        raise Wrong(f"expected a list with the neurons that stay in each of 3 layers, got {got}")
+        received = f"{len(kept)}" if isinstance(kept, list | tuple) else type(kept).__name__
+        raise Wrong(f"expected a list with the neurons that stay in each of 3 layers, got {received}")
     for number, neurons in enumerate(kept):
         check_shape(f"the neurons that stay in layer {number}", neurons, (width,))
     downs = [layer.mlp.down_proj.weight for layer in small.model.layers]
@@ -260,8 +260,8 @@ def _walk(
     small = copy.deepcopy(model)
     layers = small.model.layers
     h = small.model.embed_tokens(ids)
-    places = torch.arange(ids.shape[1])[None]
-    rotary = small.model.rotary_emb(h, places)
+    positions = torch.arange(ids.shape[1])[None]
+    rotary = small.model.rotary_emb(h, positions)
     mask = torch.full((ids.shape[1], ids.shape[1]), -torch.inf, dtype=h.dtype).triu(1)[None, None]
     run = partial(_run, position_embeddings=rotary, attention_mask=mask)
     kept: Kept = []

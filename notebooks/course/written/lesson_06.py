@@ -24,26 +24,26 @@ def check_recommend(recommend: Callable) -> None:
         0.3: 0.25 + WIDE * SPREAD,  # the mean is below the limit, the high end is not
     }
     agreeing = {ratio: 0.1 + NARROW * SPREAD for ratio in first}  # fresh windows would let any ratio pass
-    answer, asked = _ask(recommend, first, agreeing)
+    answer, ratios_asked = _ask(recommend, first, agreeing)
     if answer is None:
         raise Wrong("`recommend` returns nothing: end it with `return`, and with the ratio where one passes")
     _check_first(answer)
-    _check_asked(asked)
+    _check_asked(ratios_asked)
     refusing = agreeing | {0.2: 0.25 + WIDE * SPREAD}  # the mean is below the limit here too
-    answer, asked = _ask(recommend, first, refusing)
-    _check_refused(answer, asked)
-    answer, asked = _ask(recommend, {0.3: first[0.3], 0.4: first[0.4]}, agreeing)
-    if answer is not None or asked:
+    answer, ratios_asked = _ask(recommend, first, refusing)
+    _check_refused(answer, ratios_asked)
+    answer, ratios_asked = _ask(recommend, {0.3: first[0.3], 0.4: first[0.4]}, agreeing)
+    if answer is not None or ratios_asked:
         raise Wrong("no ratio keeps the limit on the first windows: then the answer is None, without asking")
     accept("the first windows choose, the fresh ones judge what was chosen, and only that")
 
 
 def _ask(recommend: Callable, first: Rises, fresh: Rises) -> tuple[float | None, list[float]]:
     """Her recommendation, and the ratios for which she asked for fresh windows."""
-    asked = []
+    ratios_asked = []
 
     def rises_on_fresh_windows(ratio: float) -> np.ndarray:
-        asked.append(ratio)
+        ratios_asked.append(ratio)
         return fresh[ratio].copy()
 
     rises = {ratio: values.copy() for ratio, values in first.items()}
@@ -51,7 +51,7 @@ def _ask(recommend: Callable, first: Rises, fresh: Rises) -> tuple[float | None,
     if answer is not None and not (isinstance(answer, float) and answer in first):
         ratios = ", ".join(map(str, sorted(first)))
         raise Wrong(f"expected one of the ratios ({ratios}) or None, got {answer!r}")
-    return answer, asked
+    return answer, ratios_asked
 
 
 def _check_first(answer: float) -> None:
@@ -65,26 +65,26 @@ def _check_first(answer: float) -> None:
         raise Wrong(f"got {answer}: {sentences[answer]}")
 
 
-def _check_asked(asked: list[float]) -> None:
+def _check_asked(ratios_asked: list[float]) -> None:
     """Raises Wrong unless fresh windows judged the chosen ratio, and no other."""
-    others = sorted(set(asked) - {0.2})
-    if others:
+    other_ratios = sorted(set(ratios_asked) - {0.2})
+    if other_ratios:
         raise Wrong(
-            f"the fresh windows were asked about {', '.join(map(str, others))} too: who chooses with them "
-            "has no fresh windows left to judge"
+            f"the fresh windows were asked about {', '.join(map(str, other_ratios))} too: who chooses with "
+            "them has no fresh windows left to judge"
         )
-    if not asked:
+    if not ratios_asked:
         raise Wrong("the fresh windows were not asked: the choice was made on the windows that praise it")
 
 
-def _check_refused(answer: float | None, asked: list[float]) -> None:
+def _check_refused(answer: float | None, ratios_asked: list[float]) -> None:
     """Raises Wrong unless a choice that fresh windows refuse ends in None."""
     if answer == 0.2:
         raise Wrong(
             "on the fresh windows the interval of the chosen ratio reaches beyond the limit, and it is "
             "recommended all the same: its high end has to lie below the limit there too"
         )
-    if answer is not None or set(asked) != {0.2}:
+    if answer is not None or set(ratios_asked) != {0.2}:
         raise Wrong(
             "the fresh windows refuse the chosen ratio, and a smaller one is taken: return None, since a "
             "second choice needs new windows"

@@ -63,7 +63,7 @@ def check_dual_diagonal(dual_diagonal: Callable[[Tensor, Tensor], Tensor]) -> No
         x = torch.randn(tokens, neurons, generator=generator, dtype=torch.float64)
         x = x * torch.linspace(0.5, 2.0, neurons).double()
         penalty = ridge * x.square().sum(0)
-        with ShapesMade() as made:
+        with ShapesMade() as shapes_made:
             answer = call(dual_diagonal, x.clone(), penalty.clone())
         xtx = x.T @ x
         inverse = torch.linalg.inv(xtx + torch.diag(penalty))
@@ -76,7 +76,7 @@ def check_dual_diagonal(dual_diagonal: Callable[[Tensor, Tensor], Tensor]) -> No
                 f"the first number on the diagonal of P is {float(inverse[0, 0]):.4g}, "
                 f"got {float(answer[0]):.4g}"
             )
-        large = [shape for shape in made.shapes if torch.Size(shape).numel() >= neurons**2]
+        large = [shape for shape in shapes_made.shapes if torch.Size(shape).numel() >= neurons**2]
         if large:
             raise Wrong(
                 f"right, but on the way there is a tensor {large[0]}: no more than T x T and T x n is needed"

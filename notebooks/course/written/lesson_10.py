@@ -71,7 +71,7 @@ def check_low_rank(low_rank: Callable[[Tensor, Tensor, Tensor, Tensor, float], T
         x, w = draw(*tokens, inputs), draw(outputs, inputs)
         a, b = draw(rank, inputs), draw(outputs, rank)
         copies = [tensor.clone() for tensor in (x, w, a, b)]
-        with ShapesMade() as made:
+        with ShapesMade() as shapes_made:
             answer = call(low_rank, *copies, scale)
         check_shape("the output", answer, (*tokens, outputs))
         plain = x @ w.T
@@ -86,7 +86,7 @@ def check_low_rank(low_rank: Callable[[Tensor, Tensor, Tensor, Tensor, float], T
             raise Wrong(
                 f"the first output of the first token is {right:.4g}, got {float(answer.flatten()[0]):.4g}"
             )
-        if made.shapes & {(outputs, inputs), (inputs, outputs)}:
+        if shapes_made.shapes & {(outputs, inputs), (inputs, outputs)}:
             raise Wrong(
                 "right, but on the way there is a whole matrix m x n: multiply the tokens by A, then by B"
             )
