@@ -130,8 +130,9 @@ def prune_by_dense_stream(model: Model, ids: torch.Tensor, settings: Settings) -
     small = shallow_copy(model)
     reports = prune_layers(model, ids, settings, plan, DenseStreamSink(small, model, ids))
     update_config(small)
-    plan = finished_plan(plan, reports, before, Shape.of(small))
-    return Pruned(small, plan, Report(settings, ids.numel(), tuple(reports), seconds=0.0), before)
+    after = Shape.of(small)
+    plan = finished_plan(plan, reports, before, after)
+    return Pruned(small, plan, Report(settings, ids.numel(), tuple(reports), seconds=0.0), before, after)
 
 
 def measure(model: Model, dense: Evaluation, tokenizer: Any, windows: torch.Tensor, run: Run) -> dict:

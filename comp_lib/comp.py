@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .checks import checked_call
 from .decoder import Decoder, ModelInMemory, as_decoder
-from .errors import check_switch, check_words, known_keywords
+from .errors import check_switch, check_text, known_keywords
 from .families.run import layer_arguments
 from .families.types import CausalLM, Model
 from .plan import Plan
@@ -73,7 +73,8 @@ def prune(
         name: the name of the model, for the plan.
         progress: called with the report of each layer that is finished.
         inplace: whether the layers of `model` are given up one by one, which halves the memory. Otherwise
-            `model` stays as it is, and the result shares the tensors that do not change.
+            `model` stays as it is, and the result shares the tensors that do not change. A run in place that
+            stops half way leaves a model of no use: load it anew.
 
     The model that comes back is of transformers' class and config for its widths, so its `save_pretrained`
     writes a folder that can be loaded; `Pruned.save` adds the plan, a card and the tokenizer.
@@ -95,7 +96,7 @@ def prune(
     if settings is None:
         settings = Settings()
     ids, settings = checked_call(model, ids, settings, plan)
-    check_words("name", name, "that of the model", example="smollm2-135m")
+    check_text("name", name, "that of the model", example="smollm2-135m")
     check_progress(progress)
     check_switch("inplace", inplace)
     for weight_name, weight in model.named_parameters():
@@ -108,9 +109,10 @@ def prune(
     keep_layers(small, plan.layers)
     update_config(small)
     give_true_config(small)
-    plan = finished_plan(plan, reports, before, Shape.of(small))
+    after = Shape.of(small)
+    plan = finished_plan(plan, reports, before, after)
     report = Report(settings, ids.numel(), tuple(reports), seconds=time.perf_counter() - started)
-    return Pruned(cast("CausalLM", small), plan, report, before)
+    return Pruned(cast("CausalLM", small), plan, report, before, after)
 
 
 def prune_layers(

@@ -25,27 +25,29 @@ from .shape import Shape
 IMPORTANCE_SEQUENCES = 4  # sequences on which whole layers are judged: a ranking needs fewer than a fit
 
 
-def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress) -> Plan:
+def make_plan(
+    decoder: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress
+) -> Plan:
     """The plan that `settings` ask for, on calibration tokens ids (S, L).
 
     Raises InputError when they cannot be met.
     """
-    request = settings.plan_request(Shape.of(model), name)
+    request = settings.plan_request(Shape.of(decoder), name)
     count = drop_count(request, settings.drop_layers)
     if count or settings.widths == "per-layer":
         judging_ids = ids[:IMPORTANCE_SEQUENCES]
         metric = settings.layer_metric
-        drop, importance = layers_to_drop(metric, model, judging_ids, count, settings.device, progress)
+        drop, importance = layers_to_drop(metric, decoder, judging_ids, count, settings.device, progress)
         request = replace(request, drop=drop)
         if settings.widths == "per-layer":
             return paper_plan(request, importance.tolist())
     if settings.widths == "uniform":
         return uniform_plan(request)
-    return _plan_by_measurement(model, ids, settings, request, progress)
+    return _plan_by_measurement(decoder, ids, settings, request, progress)
 
 
 def _plan_by_measurement(
-    model: Decoder, ids: Tensor, settings: CompleteSettings, request: PlanRequest, progress: Progress
+    decoder: Decoder, ids: Tensor, settings: CompleteSettings, request: PlanRequest, progress: Progress
 ) -> Plan:
     """The plan with measured or estimated widths, for a request whose layers to drop are known."""
     plan = uniform_plan(request)
@@ -54,11 +56,11 @@ def _plan_by_measurement(
         return plan
     measure = estimated_harm if settings.widths == "estimated" else measured_harm
     measured = measure(
-        model,
+        decoder,
         ids,
         removals,
         ridge=None if isinstance(settings.ridge, str) else settings.ridge,
-        weighted=settings.token_weights,
+        token_weights=settings.token_weights,
         device=settings.device,
         progress=progress,
     )

@@ -40,7 +40,7 @@ BUGS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeErr
 
 
 class InputError(ValueError):
-    """Bad input, refused by name before any work starts.
+    """Bad input, refused by name: before any work starts where it can be known then.
 
     >>> print(InputError(expected="a number", got="'abc'", hint="such as 0.2"))
     expected a number, got 'abc': such as 0.2
@@ -216,6 +216,12 @@ def check_words(name: str, value: object, description: str, example: str) -> Non
     if not isinstance(value, str | Path):
         expected = f"{name} to be {description}"
         raise InputError(expected=expected, got=reprlib.repr(value), hint=f"such as {example!r}")
+
+
+def check_text(name: str, value: object, description: str, example: str) -> None:
+    """Raises InputError, as `check_words` does, for a value that is no string."""
+    if not isinstance(value, str):
+        check_words(name, None, description, example)
 
 
 def check_seed(seed: object) -> None:

@@ -20,7 +20,7 @@ from .errors import InputError, refusing
 from .shape import Shape
 
 # Smallest share of its neurons that COMP's planners leave a layer, which is better dropped than starved.
-# `hybrid_granularity.uniform` ends widths here, and `importance.measured_harm` ends error curves here.
+# `hybrid_granularity.uniform` ends widths here, and `importance.narrowing` ends error curves here.
 FLOOR_SHARE = 0.1
 REMOVED_TOLERANCE = 0.02  # of the decoder, between what a plan removes and what it says that it removes
 # What to do about a plan that is refused.
@@ -99,7 +99,7 @@ class Plan:
                 got=f"one with {', '.join(map(repr, different[:3]))} missing or unknown",
                 hint="save it anew",
             )
-        return cls(**{name: as_tuples(item) for name, item in value.items()})
+        return cls(**{name: _as_tuples(item) for name, item in value.items()})
 
     def __post_init__(self) -> None:
         if not isinstance(self.parent, str):
@@ -182,12 +182,10 @@ class Plan:
         return cls.from_json(text)
 
 
-def as_tuples(value: Any) -> Any:
+def _as_tuples(value: Any) -> Any:
     """A value that was read from JSON, with tuples in place of its lists."""
-    if isinstance(value, dict):
-        return {name: as_tuples(item) for name, item in value.items()}
     if isinstance(value, list):
-        return tuple(map(as_tuples, value))
+        return tuple(map(_as_tuples, value))
     return value
 
 
@@ -266,7 +264,7 @@ class PlanRequest:
         return (self.shape.decoder_parameters - pruned.decoder_parameters) / self.shape.decoder_parameters
 
     def plan_with(self, widths: Sequence[int]) -> Plan:
-        """The plan in which each layer that stays has so many neurons, its width."""
+        """The plan in which the layers that stay have these widths, in neurons."""
         return Plan(
             parent=self.parent,
             parent_layers=self.shape.layer_count,

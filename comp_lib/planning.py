@@ -28,7 +28,7 @@ class Planner(Protocol):
     """A module that decides how much of a model goes, or also what."""
 
     def make_plan(
-        self, model: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress, /
+        self, decoder: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress, /
     ) -> Plan:
         """The plan for the model called `name`, from what it does with tokens ids (S, L)."""
 

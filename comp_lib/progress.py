@@ -30,7 +30,7 @@ def no_progress(label: str, finished: int, total: int, report: object = None, /)
 
 
 def log_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Progress:
-    """A `Progress` that writes a line to stderr when so many seconds have passed since its last one."""
+    """A `Progress` that writes a line to stderr, at the earliest `seconds` after its last one."""
     started = time.monotonic()
     written = started
 

@@ -149,7 +149,10 @@ class Gathered:
     problem: Problem
     """The problem in which the metric chooses, and which the recovery solves."""
     inputs: StoredInputs | None
-    """The inputs of the output linear; None: not kept, since they take more room than the statistics."""
+    """The inputs of down_proj, to be passed on without their computation; None: they are not kept.
+
+    Those of o_proj never are, and those of down_proj only where they take less room than the statistics.
+    """
     ridge_position: int | None
     """Where the chosen lambda is in the grid of lambdas; None: the lambda was given."""
 
@@ -198,17 +201,17 @@ def advance_dense_stream(run: RunContext, layer: Layer, carried: CarriedState) -
 
 
 def prune_step(
-    run: RunContext, layer: Layer, task: WidthTask, target: States | None, carried: CarriedState
+    run: RunContext, layer: Layer, task: WidthTask, aimed_stream: States | None, carried: CarriedState
 ) -> Refit:
     """Take one step of a layer through the five phases.
 
-    target (S, L, d): the stream that the step should lead to; None: the one that it leads to as it is.
+    aimed_stream (S, L, d): the stream that the step should lead to; None: the one that it leads to as it is.
     """
     refit = Refit(torch.arange(task.full_width))
     inputs = None
     block_size = parts(layer)[task.step].block_size
     if needs_refit(task, carried):
-        gathered = gather(run, layer, task, target, carried)
+        gathered = gather(run, layer, task, aimed_stream, carried)
         inputs = gathered.inputs
         if gathered.ridge_position is not None:
             carried.ridge_positions[task.step] = gathered.ridge_position
@@ -240,7 +243,7 @@ def needs_refit(task: WidthTask, carried: CarriedState) -> bool:
 
 
 def gather(
-    run: RunContext, layer: Layer, task: WidthTask, target: States | None, carried: CarriedState
+    run: RunContext, layer: Layer, task: WidthTask, aimed_stream: States | None, carried: CarriedState
 ) -> Gathered:
     """Phase 1: gather the statistics of the text in the output linear, and the ridge that suits them."""
     settings = run.settings
@@ -252,9 +255,9 @@ def gather(
         size = (count, length, linear.in_features)
         inputs = StoredInputs(torch.empty(size, dtype=stream.dtype, device=settings.device))
     if settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1:
-        return search_ridge(run, layer, task, target, carried, inputs)
+        return search_ridge(run, layer, task, aimed_stream, carried, inputs)
     ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
-    statistics = sum_statistics(run, layer, task.step, stream, target, slice(0, count), inputs)
+    statistics = sum_statistics(run, layer, task.step, stream, aimed_stream, slice(0, count), inputs)
     return Gathered(problem_of(layer, task.step, statistics, ridge), inputs, None)
 
 
@@ -262,7 +265,7 @@ def search_ridge(
     run: RunContext,
     layer: Layer,
     task: WidthTask,
-    target: States | None,
+    aimed_stream: States | None,
     carried: CarriedState,
     inputs: StoredInputs | None,
 ) -> Gathered:
@@ -275,8 +278,8 @@ def search_ridge(
     stream = carried.pruned_stream
     count = stream.shape[0]
     half = math.ceil(count / 2)
-    fitting = sum_statistics(run, layer, task.step, stream, target, slice(0, half), inputs)
-    held_out = sum_statistics(run, layer, task.step, stream, target, slice(half, count), inputs)
+    fitting = sum_statistics(run, layer, task.step, stream, aimed_stream, slice(0, half), inputs)
+    held_out = sum_statistics(run, layer, task.step, stream, aimed_stream, slice(half, count), inputs)
     problem = problem_of(layer, task.step, fitting)
     if task.kept_by_plan is None:
         # The best ridge depends little on which neurons stay, so a cheap metric will do here.
@@ -307,7 +310,7 @@ def sum_statistics(
     layer: Layer,
     step: Step,
     stream: States,
-    target: States | None,
+    aimed_stream: States | None,
     sequences: slice,
     inputs: StoredInputs | None,
 ) -> Statistics:
@@ -315,16 +318,17 @@ def sum_statistics(
 
     Args:
         stream: the hidden states (S, L, d) that enter the step.
-        target: the stream (S, L, d) that the step should lead to; None: the one that it leads to as it is.
+        aimed_stream: the stream (S, L, d) that the step should lead to; None: the one that it leads to as
+            it is.
         inputs: takes the inputs of the output linear; None: they are not kept.
     """
     settings = run.settings
-    linear = parts(layer)[step].output_linear
-    device = linear.weight.device
+    output_linear = parts(layer)[step].output_linear
+    device = output_linear.weight.device
     count, length, _ = stream.shape
     statistics = empty_statistics(
-        linear.in_features,
-        None if target is None else linear.out_features,
+        output_linear.in_features,
+        None if aimed_stream is None else output_linear.out_features,
         count * length,  # of the whole text, so that the statistics of two halves have one form
         device,
         needs_matrix=settings.recovery == "mask" or settings.neuron_metric == "mask-condition",
@@ -334,13 +338,13 @@ def sum_statistics(
         before = stream[rows].to(device)
         after, x = run_step(layer, step, before, run.arguments)
         target_output = None
-        if target is not None:
-            target_output = output_target(layer, step, target[rows].to(device) - before, x)
-        token_weights = token_weight(after) if settings.token_weights else None
+        if aimed_stream is not None:
+            target_output = output_target(layer, step, aimed_stream[rows].to(device) - before, x)
+        weight_of_token = token_weight(after) if settings.token_weights else None
         del before, after  # the products need their memory
         if inputs is not None:
             inputs.write(rows, x)
-        statistics.add(x, target_output, token_weights)
+        statistics.add(x, target_output, weight_of_token)
         del x, target_output  # the next ones need their memory
     return statistics
 
@@ -359,35 +363,35 @@ def choose(run: RunContext, problem: Problem, task: WidthTask, generator: torch.
 def _check_selection(selection: Selection, blocks: int, keep: int, name: str) -> None:
     """Raises InputError where a metric, perhaps a user's own, does not return `keep` of `blocks` blocks."""
     hint = "return keep_highest(scores, keep)"
-    metric = f"from the metric {name!r}"
+    origin = f"from the metric {name!r}"
     if not isinstance(selection, Selection):
-        raise InputError(expected=f"a Selection {metric}", got=type(selection).__name__, hint=hint)
+        raise InputError(expected=f"a Selection {origin}", got=type(selection).__name__, hint=hint)
     scores = selection.scores
     for value in (selection.kept, scores):
         if not isinstance(value, Tensor):
-            raise InputError(expected=f"two tensors {metric}", got=type(value).__name__, hint=hint)
+            raise InputError(expected=f"two tensors {origin}", got=type(value).__name__, hint=hint)
     if tuple(scores.shape) != (blocks,):
         raise InputError(
-            expected=f"one score for each of {blocks} blocks {metric}",
+            expected=f"one score for each of {blocks} blocks {origin}",
             got=f"scores of the shape {tuple(scores.shape)}",
             hint=f"{hint}, with problem.per_block(values) for values of each input (n,)",
         )
     if selection.kept.ndim != 1 or selection.kept.dtype != torch.int64:
         raise InputError(
-            expected=f"the blocks that stay as whole numbers (k,) {metric}",
+            expected=f"the blocks that stay as whole numbers (k,) {origin}",
             got=f"{selection.kept.dtype} of the shape {tuple(selection.kept.shape)}",
             hint=hint,
         )
     kept = selection.kept.tolist()
     if len(kept) != keep or kept != sorted(set(kept)) or not set(kept) <= set(range(blocks)):
         raise InputError(
-            expected=f"{keep} ascending numbers of {blocks} blocks {metric}",
+            expected=f"{keep} ascending numbers of {blocks} blocks {origin}",
             got=f"{len(kept)}, {reprlib.repr(kept)}",
             hint=hint,
         )
     if scores.isnan().any():
         raise InputError(
-            expected=f"scores that are numbers {metric}",
+            expected=f"scores that are numbers {origin}",
             got=f"{scores.isnan().sum()} NaN among {blocks}",
             hint="a neuron that sends nothing has a sum of 0: divide by it with care",
         )

@@ -28,11 +28,13 @@ class Pruned:
     """Says what happened to each layer."""
     parent_shape: Shape
     """The shape of the parent."""
+    shape: Shape
+    """The shape of `model`, as pruning left it."""
 
     def __str__(self) -> str:
         """A line about what was removed, and the report as a table."""
         before = self.parent_shape
-        after = Shape.of(self.model)
+        after = self.shape
         line = (
             f"{self.plan.removed:.1%} of the decoder removed: {after.total_parameters:,} parameters of "
             f"{before.total_parameters:,}, {after.layer_count} layers of {before.layer_count}"

@@ -17,8 +17,8 @@ from .errors import (
     InputError,
     check_seed,
     check_switch,
+    check_text,
     check_whole_number,
-    check_words,
     known_keywords,
     suggestion,
 )
@@ -257,7 +257,7 @@ class Settings:
                 check_whole_number(name, value, 1)
         check_seed(self.seed)
         check_switch("token_weights", self.token_weights)
-        check_words("device", self.device, "the name of a device", example="cuda")
+        check_text("device", self.device, "the name of a device", example="cuda")
 
     def _check_names(self) -> None:
         from .importance.neurons import METRICS
@@ -369,7 +369,9 @@ class CompleteSettings(Settings):
 
         The aim "auto" goes by the ratio that the plan was made for; by rounding of widths the plan removes a
         little more. If the plan does not remove what it says (somebody has changed its widths), "auto" goes
-        by what it does remove. shape: of the parent.
+        by what it does remove.
+
+        shape: the shape of the parent.
         """
         if self.recovery != "least-squares":
             return False

@@ -20,10 +20,10 @@ from .families.find import Part, layers_of, parts
 from .families.types import Model
 
 
-def span(widths: Sequence[int]) -> str:
+def widths_in_words(widths: Sequence[int]) -> str:
     """Widths of layers in words.
 
-    >>> span([1024, 1536]), span([1024, 1024])
+    >>> widths_in_words([1024, 1536]), widths_in_words([1024, 1024])
     ('1,024 to 1,536', '1,024')
     """
     smallest = min(widths)

@@ -83,8 +83,8 @@ def costs(
     """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
     Args:
-        windows_by_text: the windows (S, L) of each kind that judge, as `windows_of` gives
-            them. The dense model is judged on them once.
+        windows_by_text: the windows (S, L) of each kind that judge, as `windows_of` gives them. The
+            dense model is judged on them once.
         progress: called as `prune` and `judge` call it, with the way and the ratio in the label.
 
     Raises InputError, before any work, for an unknown way, or a ratio that no plan reaches.
@@ -93,12 +93,12 @@ def costs(
     for way in ways:
         for ratio in ratios:
             requests.append((way, ratio, settings_for(model, way, ratio, device, sample.seed)))
-    text_hashes = {kind: hash_of_tensor(ids) for kind, ids in windows_by_text.items()}
+    window_hashes = {kind: hash_of_tensor(ids) for kind, ids in windows_by_text.items()}
     rows: list[dict[str, Any]] = []
     for way, ratio, settings in requests:
-        key = [text_hashes, asdict(settings)]
-        label = with_label(f"{way} {ratio:.0%}", progress)
-        measure = partial(_measure, model, sample, windows_by_text, settings, label)
+        key = [window_hashes, asdict(settings)]
+        labelled_progress = with_label(f"{way} {ratio:.0%}", progress)
+        measure = partial(_measure, model, sample, windows_by_text, settings, labelled_progress)
         rows_of_plan = load_or_compute("costs", model, sample.ids, key, measure)
         rows += [{"way": way, "ratio": ratio} | row for row in rows_of_plan]
     return tidy("costs", rows, model, sample.seed)

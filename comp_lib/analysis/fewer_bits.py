@@ -91,17 +91,17 @@ def _round(model: Model, progress: Progress, turned_by: int = 0) -> tuple[Model,
     """
     rounded = copy.deepcopy(model)
     parameters = list(rounded.named_parameters())
-    moved = 0.0
-    size = 0.0
+    squared_distance = 0.0
+    squared_norm = 0.0
     for count, (name, weight) in enumerate(parameters, 1):
         turned = weight.data.roll(turned_by, -1)
         stored = as_stored(name, turned, FEW_BITS).roll(-turned_by, -1)
         if tensor_type(name, tuple(weight.shape), FEW_BITS) == TYPES[FEW_BITS]:
-            moved += float((stored - weight.data).double().square().sum())
-            size += float(weight.data.double().square().sum())
+            squared_distance += float((stored - weight.data).double().square().sum())
+            squared_norm += float(weight.data.double().square().sum())
         weight.data = stored
         progress(f"rounding to {FEW_BITS}", count, len(parameters))
-    return rounded, (moved / size) ** 0.5
+    return rounded, (squared_distance / squared_norm) ** 0.5
 
 
 def _bytes_per_weight(gguf_type: str) -> float:

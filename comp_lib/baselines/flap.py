@@ -52,17 +52,19 @@ class Unit:
     cost: int  # parameters
 
 
-def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress) -> Plan:
+def make_plan(
+    decoder: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress
+) -> Plan:
     """The plan by standardised WIFV on ids (S, L).
 
     Raises OutOfReach when the ratio cannot be reached.
     """
-    shape = Shape.of(model)
+    shape = Shape.of(decoder)
     request = settings.plan_request(shape, name)
     budget = parameter_budget(request, settings.drop_layers)
     neuron_scores = []
     group_scores = []
-    variances = fluctuations(model, ids, settings.device, progress)
+    variances = fluctuations(decoder, ids, settings.device, progress)
     for group_count, (attention, mlp) in zip(shape.kv_groups, variances, strict=True):
         neuron_scores.append(standardise(mlp))
         channel_scores = standardise(attention.square())
@@ -168,7 +170,7 @@ def _removable_units(kind: str, scores: Sequence[Tensor], cost: int) -> list[Uni
 
 
 def remaining_indices(counts: Sequence[int], removed: Sequence[Unit]) -> list[list[int]]:
-    """Ascending indices of the units of one kind that stay in each layer, which had so many (layers,)."""
+    """Ascending indices of the units of one kind that stay in each layer l, which had `counts[l]`."""
     removed_indices: list[set[int]] = [set() for _ in counts]
     for unit in removed:
         removed_indices[unit.layer].add(unit.index)

@@ -36,12 +36,14 @@ from ..settings import CompleteSettings, Settings
 from ..shape import Shape
 
 
-def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress) -> Plan:
+def make_plan(
+    decoder: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress
+) -> Plan:
     """The plan by Taylor importance on ids (S, L).
 
     Raises OutOfReach when the ratio cannot be reached in the layers that may be pruned.
     """
-    structure = model.structure
+    structure = decoder.structure
     shape = Shape.of(structure)
     neuron_counts, group_counts = widths(shape, settings)
     scores = taylor_scores(structure, ids, prunable_layers(shape.layer_count), progress)

@@ -20,13 +20,17 @@ from ..settings import CompleteSettings, Settings
 from ..shape import Shape
 
 
-def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress) -> Plan:
+def make_plan(
+    decoder: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress
+) -> Plan:
     """Drop the fewest layers of least block influence on ids (S, L).
 
     Raises OutOfReach when dropping all but one layer does not reach the ratio.
     """
-    shape = Shape.of(model)
-    order, _ = layers_to_drop("block-influence", model, ids, shape.layer_count - 1, settings.device, progress)
+    shape = Shape.of(decoder)
+    order, _ = layers_to_drop(
+        "block-influence", decoder, ids, shape.layer_count - 1, settings.device, progress
+    )
     full_request = settings.plan_request(shape, name)
     for count in range(1, shape.layer_count):
         request = replace(full_request, drop=order[:count])

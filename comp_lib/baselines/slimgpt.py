@@ -26,12 +26,14 @@ from ..settings import CompleteSettings, Settings
 from ..shape import Shape
 
 
-def make_plan(model: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress) -> Plan:
+def make_plan(
+    decoder: Decoder, ids: Tensor, settings: CompleteSettings, name: str, progress: Progress
+) -> Plan:
     """Widths that fall with depth; the text does not count.
 
     Raises OutOfReach when the ratio cannot be reached.
     """
-    return falling_widths(settings.plan_request(Shape.of(model), name))
+    return falling_widths(settings.plan_request(Shape.of(decoder), name))
 
 
 def check_settings(shape: Shape, settings: Settings) -> None:

@@ -79,19 +79,21 @@ def comparison_table(rows: pd.DataFrame, column: str) -> str:
     table = pd.DataFrame("-", index=rows.label.unique(), columns=sorted(rows.ratio.unique()))
     for ratio, rows_of_ratio in rows.groupby("ratio"):
         values_by_label = rows_of_ratio.groupby("label")[column]
-        best = None if measure.best is None else values_by_label.mean().agg(measure.best)
+        means = {label: float(values.mean()) for label, values in values_by_label}
+        best = None if measure.best is None else pd.Series(means).agg(measure.best)
         for label, values in values_by_label:
-            table.loc[label, ratio] = _cell(values, measure.number_format, best, seeds)
+            is_best = means[label] == best
+            table.loc[label, ratio] = _cell(values, measure.number_format, seeds, is_best=is_best)
     head = ["method", *(f"{ratio:.0%}" for ratio in table)]
     body = table.reset_index().to_numpy().tolist()
     head_line, *body_lines = (f"| {' | '.join(cells)} |" for cells in (head, *body))
     return "\n".join([head_line, "|---|" + "---:|" * table.shape[1], *body_lines])
 
 
-def _cell(values: pd.Series, number_format: str, best: float | None, seeds: int) -> str:
+def _cell(values: pd.Series, number_format: str, seeds: int, *, is_best: bool) -> str:
     """The mean of a method's values, one for each seed, in bold where it is the best, with their range."""
     cell = f"{values.mean():{number_format}}"
-    if values.mean() == best:
+    if is_best:
         cell = f"**{cell}**"
     if len(values) > 1:
         cell += f" ({values.min():{number_format}} to {values.max():{number_format}})"

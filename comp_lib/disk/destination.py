@@ -59,14 +59,14 @@ class SaveOptions:
     gguf_type: str | None = None  # type of the matrices of a GGUF file (`gguf.write.TYPES`); None: a folder
 
 
-def checked_run_folder(out: str | Path, model: ModelOnDisk, tokens: int, options: SaveOptions) -> Path:
+def checked_run_folder(out: str | Path, parent: ModelOnDisk, token_count: int, options: SaveOptions) -> Path:
     """Check that a run into `out` may begin, or go on, and return the folder in which it works.
 
     That folder is beside `out`, until the model has taken the name.
 
     Args:
-        model: the parent.
-        tokens: how many tokens calibrate, whose hidden states take room.
+        parent: the model that is pruned.
+        token_count: how many tokens calibrate, whose hidden states take room.
         options: say whether `out` is a folder, what its numbers take, and what may be replaced.
 
     Raises InputError for a folder or file of something else, and for a disk without enough room.
@@ -94,14 +94,14 @@ def checked_run_folder(out: str | Path, model: ModelOnDisk, tokens: int, options
         exported = read_state(work / JOURNAL).exported
         has_its_name = exported and exported_file(work, target) == target
     if not has_its_name:
-        state_bytes = STATES_FILES * tokens * model.shape.hidden_size * model.dtype.itemsize
-        weight_bytes = model.shape.total_parameters * (options.dtype or model.dtype).itemsize
+        state_bytes = STATES_FILES * token_count * parent.shape.hidden_size * parent.dtype.itemsize
+        weight_bytes = parent.shape.total_parameters * (options.dtype or parent.dtype).itemsize
         needed_bytes = max(0, weight_bytes + state_bytes - sum(taken_bytes.values()))
         if options.gguf_type is None:
-            check_new_folder(out, options.overwrite, needed_bytes, model.files.path)
+            check_new_folder(out, options.overwrite, needed_bytes, parent.files.path)
         else:
             check_pruned_gguf_file(
-                out, options.gguf_type, needed_bytes, model.files.path, overwrite=options.overwrite
+                out, options.gguf_type, needed_bytes, parent.files.path, overwrite=options.overwrite
             )
     return work
 
@@ -164,17 +164,17 @@ def lock(work: Path) -> Iterator[None]:
 
 
 def exported_file(work: Path, target: Path) -> Path | None:
-    """Where the GGUF file is that the run in `work` has exported; None: it is gone."""
+    """The path of the GGUF file that the run in `work` exported; None if somebody took the file away."""
     return next((path for path in (work / target.name, target) if path.is_file()), None)
 
 
-def finish_folder(work: Path, target: Path, model: ModelOnDisk, *, overwrite: bool) -> None:
+def finish_folder(work: Path, target: Path, parent: ModelOnDisk, *, overwrite: bool) -> None:
     """Let the folder `work` take its name, and delete what belongs to the run alone.
 
     Raises InputError where something has come there meanwhile, which so stays.
     """
     if work != target:
-        check_new_folder(target, overwrite, 0, model.files.path)
+        check_new_folder(target, overwrite, 0, parent.files.path)
         for path in work.iterdir():
             fsync(path)
         take_name(work, target)

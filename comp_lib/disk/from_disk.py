@@ -90,7 +90,7 @@ class SavedModel:
 @torch.no_grad()
 def prune_to(
     out: str | Path,
-    model: ModelOnDisk,
+    parent: ModelOnDisk,
     tokenizer: PreTrainedTokenizerBase,
     ids: Tensor,
     settings: Settings | None = None,
@@ -99,7 +99,7 @@ def prune_to(
     options: SaveOptions = SaveOptions(),  # noqa: B008  a frozen value
     progress: Progress = no_progress,
 ) -> SavedModel:
-    """Prune `model` on the calibration tokens `ids` (S, L) and write the result to `out`.
+    """Prune `parent` on the calibration tokens `ids` (S, L) and write the result to `out`.
 
     That is a folder, or with `options.gguf_type` a GGUF file. The result equals that of `prune` and
     `save_checkpoint`, with `export_gguf` for a file, up to rounding. It is judged as the files hold it. If an
@@ -122,7 +122,7 @@ def prune_to(
     started = time.perf_counter()
     if settings is None:
         settings = Settings()
-    ids, settings = checked_call(model, ids, settings, plan)
+    ids, settings = checked_call(parent, ids, settings, plan)
     if method_of(settings.method).needs_gradients and plan is None:
         raise InputError(
             expected="what looks at one layer at a time, or a plan",
@@ -130,39 +130,39 @@ def prune_to(
             hint="it needs the whole model, see planning.make_plan",
         )
     target = resolve(out)
-    work = checked_run_folder(out, model, ids.numel(), options)
+    work = checked_run_folder(out, parent, ids.numel(), options)
     with lock(work):
-        journal = Journal(work, _identity(model, ids, settings, plan, options))
+        journal = Journal(work, _identity(parent, ids, settings, plan, options))
         if journal.state.exported and exported_file(work, target) is None:  # somebody took it away
             journal.record(layers=(), exported=False, checksums={})
-        plan = _settle_plan(journal, model, ids, settings, plan, options.name, progress)
-        dense_losses = _measure(journal, "dense", model, options.windows, settings.device, progress)
-        meta_model = planned_meta_model(model, plan, settings, options.dtype or model.dtype)
+        plan = _settle_plan(journal, parent, ids, settings, plan, options.name, progress)
+        dense_losses = _measure(journal, "dense", parent, options.windows, settings.device, progress)
+        meta_model = planned_meta_model(parent, plan, settings, options.dtype or parent.dtype)
         if options.gguf_type is not None:
             check_exportable(meta_model, Shape.of(meta_model), tokenizer, options.gguf_type)
         meta_model.config.save_pretrained(work)
         meta_model.generation_config.to_json_file(work / "generation_config.json")
-        sink = DiskSink(journal, model, plan, meta_model, (len(ids), ids.shape[1]))
-        if sink.finished_layers < model.shape.layer_count:
-            prune_layers(model, ids, settings, plan, sink, progress)
+        sink = DiskSink(journal, parent, plan, meta_model, (len(ids), ids.shape[1]))
+        if sink.finished_layers < parent.shape.layer_count:
+            prune_layers(parent, ids, settings, plan, sink, progress)
         if options.gguf_type is None:
-            small = ModelOnDisk(make_meta_model(meta_model.config, model.dtype), TensorFiles(work))
+            small = ModelOnDisk(make_meta_model(meta_model.config, parent.dtype), TensorFiles(work))
         else:
-            small = _export(journal, target, tokenizer, options.gguf_type, model.dtype, progress)
+            small = _export(journal, target, tokenizer, options.gguf_type, parent.dtype, progress)
         small_losses = _measure(journal, "pruned", small, options.windows, settings.device, progress)
         reports = [report for report in sink.reports() if report is not None]
-        plan = finished_plan(plan, reports, model.shape, small.shape)
+        plan = finished_plan(plan, reports, parent.shape, small.shape)
         report = Report(settings, ids.numel(), tuple(reports), seconds=time.perf_counter() - started)
         if options.gguf_type is None:
-            card = _card(options, model.shape, ids, settings, dense_losses, small_losses)
+            card = _card(options, parent.shape, ids, settings, dense_losses, small_losses)
             save_metadata(work, target.name, tokenizer, small.shape, plan, card)
     # after the lock is let go: Windows renames no folder in which a file is open
     if options.gguf_type is None:
-        finish_folder(work, target, model, overwrite=options.overwrite)
+        finish_folder(work, target, parent, overwrite=options.overwrite)
     else:
         finish_file(work, target, overwrite=options.overwrite)
     losses = tuple(zip(dense_losses, small_losses, strict=True))
-    return SavedModel(Path(out).expanduser(), plan, report, model.shape, small.shape, losses)
+    return SavedModel(Path(out).expanduser(), plan, report, parent.shape, small.shape, losses)
 
 
 def _export(
@@ -196,7 +196,7 @@ def _export(
 
 
 def _identity(
-    model: ModelOnDisk, ids: Tensor, settings: CompleteSettings, plan: Plan | None, options: SaveOptions
+    parent: ModelOnDisk, ids: Tensor, settings: CompleteSettings, plan: Plan | None, options: SaveOptions
 ) -> dict[str, Any]:
     """The identity of a run: all that decides its bytes, and its name.
 
@@ -210,9 +210,9 @@ def _identity(
     if options.windows is not None:
         judged_on = hash_of_value(options.windows.tolist())
     return {
-        "model": model.files.fingerprint(),
+        "model": parent.files.fingerprint(),
         "settings": asdict(settings),
-        "dtype": [str(model.dtype), str(options.dtype or model.dtype)],
+        "dtype": [str(parent.dtype), str(options.dtype or parent.dtype)],
         "gguf_type": options.gguf_type,
         "name": options.name,
         "plan": given_plan,
@@ -224,7 +224,7 @@ def _identity(
 
 def _settle_plan(
     journal: Journal,
-    model: ModelOnDisk,
+    parent: ModelOnDisk,
     ids: Tensor,
     settings: CompleteSettings,
     plan: Plan | None,
@@ -237,7 +237,7 @@ def _settle_plan(
     """
     plan_text = journal.state.plan
     if plan_text is None:
-        plan = plan or make_plan(model, ids, settings, name, progress)
+        plan = plan or make_plan(parent, ids, settings, name, progress)
         plan_text = plan.to_json()
     # The journal is written only now, so that a plan that is refused leaves no run behind.
     # This also deletes hidden states that a killed run left without naming them.
@@ -280,10 +280,10 @@ def _measure(
 
 
 def planned_meta_model(
-    model: ModelOnDisk, plan: Plan, settings: CompleteSettings, dtype: torch.dtype
+    parent: ModelOnDisk, plan: Plan, settings: CompleteSettings, dtype: torch.dtype
 ) -> Model:
     """The new model as the plan has it, on the device meta, where tensors have shapes but no numbers."""
-    small = make_meta_model(model.config, dtype)
+    small = make_meta_model(parent.config, dtype)
     layers = layers_of(small)
     for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
         if settings.recovery == "bias":
@@ -292,7 +292,7 @@ def planned_meta_model(
         shrink(layers[index], "mlp", torch.arange(neurons))
     keep_layers(small, plan.layers)
     update_config(small)
-    small.generation_config = model.structure.generation_config
+    small.generation_config = parent.structure.generation_config
     small = with_true_config(small)
     small.config.dtype = str(dtype).removeprefix("torch.")
     small.config.architectures = [type(small).__name__]

@@ -6,7 +6,7 @@ q4_k has, and q5_k and q6_k become q8_0. There is one exception: bf16 becomes f1
 It holds each number of bf16 between 6e-5 and 65,504 as it is, and no model is known that needs larger ones;
 f32 would make a pruned file larger than its parent.
 
-Until the file is written, the numbers are f32 (for f16: f16), so that they are rounded to its type once.
+Until the file is written, numbers are f32 (for f16: f16), so they are rounded once, to the file's type.
 A matrix that pruning does not touch then keeps its bits: a block that was read from a type is the same block
 again when it is written in it.
 """
@@ -103,7 +103,7 @@ def check_pruned_file(
     The widths are not known yet. So the narrowest layers and, where widths may differ, the most different
     ones are tried.
 
-    Raises InputError where it cannot.
+    Raises InputError where one of these models could not be written.
     """
     shape = model.shape
     check_exportable(model.structure, shape, tokenizer, gguf_type)  # the parent itself

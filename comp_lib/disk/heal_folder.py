@@ -21,7 +21,7 @@ from ..shape import Shape
 
 
 def heal_folder(
-    model: str | Path,
+    name: str | Path,
     parent: str | Path,
     out: str | Path,
     healing: HealingSettings = HealingSettings(),  # noqa: B008  a frozen value
@@ -32,21 +32,21 @@ def heal_folder(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> HealingResult:
-    """Heal `model`, a folder that `comp-lib prune` wrote, by `parent`, on the text of `calibration`.
+    """Heal `name`, a folder that `comp-lib prune` wrote, by `parent`, on the text of `calibration`.
 
     The training computes in float32; the files in `out` get the dtype of the pruned model. Only the weights,
-    the tokenizer and the plan of `model` are read, so no other file of it gets into `out`.
+    the tokenizer and the plan of `name` are read, so no other file of it gets into `out`.
 
     Args:
         calibration: the text; its last JUDGING_SEQUENCES sequences do not teach.
         overwrite: whether a pruned model that is in `out` is replaced.
         force: whether a model is saved even if it got no better on the sequences that did not teach.
 
-    Raises InputError, before any work, for a parent from which `model` cannot have been pruned, and for what
+    Raises InputError, before any work, for a parent from which `name` cannot have been pruned, and for what
     `save_checkpoint` refuses; after the training, unless `force`, for a model that got no better.
     """
     hashes = text_hashes(calibration.source)
-    meta_model, files, tokenizer = open_model(model)
+    meta_model, files, tokenizer = open_model(name)
     size = Shape.of(meta_model).total_parameters * meta_model.dtype.itemsize
     check_new_folder(out, overwrite, size, files.path, parent)
     check_length(calibration.length, meta_model.config.max_position_embeddings)
@@ -54,7 +54,7 @@ def heal_folder(
     meta_parent, _, _ = open_model(parent)
     _check_parent(meta_model, meta_parent, plan)
     parent_model, _ = load_model(parent, device=device)
-    pruned_model, _ = load_with_room(model, device=device, copies=2)
+    pruned_model, _ = load_with_room(name, device=device, copies=2)
     ids = calibration.tokens(tokenizer, model=parent_model, progress=progress)
     healed = heal(pruned_model, ids, parent_model, healing, progress)
     if healed.divergence_after >= healed.divergence_before and not force:
@@ -64,7 +64,7 @@ def heal_folder(
             hint="lower the learning rate, raise the number of sequences, or force it",
         )
     history = (
-        f"what the card of {hide_folders(model)} says, then healed on "
+        f"what the card of {hide_folders(name)} says, then healed on "
         f"{len(ids)} x {calibration.length} tokens of {hide_folders(calibration.source)} "
         "towards the parent's answers: "
         f"divergence {healed.divergence_before:.3f} before, "

@@ -118,7 +118,7 @@ class _Decisions:
     },
 )
 def prune_model(
-    model: str | Path,
+    name: str | Path,
     out: str | Path,
     ratio: float | None = None,
     *,
@@ -139,7 +139,7 @@ def prune_model(
     `at_most`, and for a method that needs gradients.
 
     Args:
-        model: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
+        name: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
         at_most: in place of a ratio, how much the loss may rise, in nats per token; see
             `ratio_search.ratio_within`.
@@ -164,10 +164,10 @@ def prune_model(
         print(verdict)
     """
     started = time.perf_counter()
-    if not isinstance(model, str | Path):
+    if not isinstance(name, str | Path):
         raise InputError(
             expected="the name or the folder of a model",
-            got=type(model).__name__,
+            got=type(name).__name__,
             hint="a loaded model is for comp_lib.prune",
         )
     check_words("out", out, "the name of a folder", example="build/small")
@@ -178,7 +178,7 @@ def prune_model(
     text = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
     options = checked_options(ratio, at_most, preset, text, judged_on, changes, device, dtype)
     hashes = text_hashes(text.source)
-    parent = _Parent.open(str(model), dtype)
+    parent = _Parent.open(str(name), dtype)
     if is_gguf_name(out):
         options = replace(options, gguf_type=gguf_type_above(parent.matrix_type, parent.model.dtype))
     options = _fit_to_model(options, parent)

@@ -31,7 +31,7 @@ class DiskSink(Sink):
     def __init__(
         self,
         journal: Journal,
-        model: ModelOnDisk,
+        parent: ModelOnDisk,
         plan: Plan,
         meta_model: Model,
         text_shape: tuple[int, int],
@@ -40,7 +40,7 @@ class DiskSink(Sink):
 
         Args:
             journal: says what is finished.
-            model: the parent.
+            parent: the model that is pruned.
             plan: how much of each layer stays.
             meta_model: the new model without its numbers, in the dtype of its files.
             text_shape: how many sequences calibrate, and the tokens of each.
@@ -48,7 +48,7 @@ class DiskSink(Sink):
         Raises InputError where something that is finished is gone or damaged.
         """
         self.journal = journal
-        self.model = model
+        self.parent = parent
         self.plan = plan
         self.dtype = meta_model.dtype
         self.text_shape = text_shape
@@ -81,16 +81,18 @@ class DiskSink(Sink):
         if carried_files is None:
             self._write_frame()
             return None, []
-        shape = (*self.text_shape, self.model.shape.hidden_size)
+        shape = (*self.text_shape, self.parent.shape.hidden_size)
         dense_stream = None
         if carried_files.dense_stream is not None:
-            dense_stream = StatesFile(self.journal.work / carried_files.dense_stream, shape, self.model.dtype)
+            dense_stream = StatesFile(
+                self.journal.work / carried_files.dense_stream, shape, self.parent.dtype
+            )
         generator = torch.Generator()
         with refusing(EXPECTED_PROGRESS, f"{self.journal.work}: generator", BEGIN_ANEW_HINT):
             generator.set_state(torch.tensor(carried_files.generator, dtype=torch.uint8))
         resumed = CarriedState(
             pruned_stream=StatesFile(
-                self.journal.work / carried_files.pruned_stream, shape, self.model.dtype
+                self.journal.work / carried_files.pruned_stream, shape, self.parent.dtype
             ),
             dense_stream=dense_stream,
             may_differ=carried_files.may_differ,
@@ -112,7 +114,7 @@ class DiskSink(Sink):
         self._flush(written_names)
         carried_files = None
         checksums = dict(self.checksums)
-        if index + 1 < self.model.shape.layer_count:  # nothing needs the streams after the last layer
+        if index + 1 < self.parent.shape.layer_count:  # nothing needs the streams after the last layer
             carried_files = _files_of(carried)
             for path in sorted(state_paths):
                 fsync(path)
@@ -138,7 +140,7 @@ class DiskSink(Sink):
 
     def _write_frame(self) -> None:
         """Write the tensors that belong to no layer."""
-        files = self.model.files
+        files = self.parent.files
         for name in self.slots:
             if name in (EMBEDDING, HEAD):
                 for rows in torch.arange(files.shapes[name][0]).split(TOKENS_OF_A_PIECE):

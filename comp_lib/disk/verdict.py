@@ -16,7 +16,7 @@ from ..evaluation.loss import Evaluation, perplexity_of
 from ..evaluation.words import number_format, perplexity_factor, with_interval
 from ..hybrid_granularity.uniform import RATIO_TOLERANCE
 from ..planning import why_more_was_removed
-from ..shape import span
+from ..shape import widths_in_words
 from .from_disk import SavedModel
 
 COLUMNS = 80  # columns of a terminal
@@ -110,8 +110,8 @@ class Verdict(SavedModel):
         new_size = f"{self.megabytes:.1f} MB"
         shapes = [
             ("layers", str(before.layer_count), str(after.layer_count), ""),
-            ("neurons a layer", span(before.neurons), span(after.neurons), ""),
-            ("KV groups a layer", span(before.kv_groups), span(after.kv_groups), ""),
+            ("neurons a layer", widths_in_words(before.neurons), widths_in_words(after.neurons), ""),
+            ("KV groups a layer", widths_in_words(before.kv_groups), widths_in_words(after.kv_groups), ""),
         ]
         rows = [
             ("", "before", "after", ""),

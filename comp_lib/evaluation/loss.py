@@ -177,8 +177,11 @@ def _states(model: Model, ids: Tensor) -> Tensor:
 def _measures_by_token(targets: Tensor, log_q: Tensor, log_p: Tensor | None = None) -> Tensor:
     """The loss of each of the targets (R,): (R, 1); with log p of a parent all MEASURES: (R, 5).
 
-    log_q, log_p: log-probabilities of the next token by the model and by its parent, (R, V). The result
-    is on the CPU.
+    The result is on the CPU.
+
+    Args:
+        log_q: log-probabilities of the next token by the model (R, V).
+        log_p: the same by its parent.
     """
     loss = F.nll_loss(log_q, targets, reduction="none").double()  # (R,)
     if log_p is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .confidence import Interval
 from .loss import perplexity_of
 
-if TYPE_CHECKING:  # which says its numbers in these words
+if TYPE_CHECKING:  # by_kind uses this module to say its numbers
     from .by_kind import EvaluationByText
 
 PRECISE = ".3f"  # format of nats per token
@@ -77,7 +77,7 @@ def describe_chance(name: str, loss: float, vocabulary: int) -> list[str]:
     vocabulary: how many tokens it chooses among.
 
     >>> describe_chance("own/model", 6.3, 500)[0]
-    'own/model reads no better than by chance: to prune it has no meaning yet.'
+    'own/model reads no better than by chance, so there is nothing to prune yet.'
     >>> describe_chance("own/model", 3.1, 500)
     []
     """
@@ -86,7 +86,7 @@ def describe_chance(name: str, loss: float, vocabulary: int) -> list[str]:
     loss_of_guessing = math.log(vocabulary)
     comparison = "hardly" if loss < loss_of_guessing else "no"
     return [
-        f"{name} reads {comparison} better than by chance: to prune it has no meaning yet.",
+        f"{name} reads {comparison} better than by chance, so there is nothing to prune yet.",
         f"Its loss is {loss:.2f} nats per token, and guessing among {vocabulary:,} tokens has "
         f"{loss_of_guessing:.2f}. If it writes no language, load the trained weights, or train it first.",
     ]

@@ -166,7 +166,7 @@ def _mixer(name: str, module: Any, linears: set[str], output_name: str) -> Part:
 
 
 def _are_whole_groups(queries: int, keys: int, head_dim: int) -> bool:
-    """Whether so many rows of queries and keys are whole KV groups, each with as many queries."""
+    """Whether rows of queries and keys, in these numbers, are whole KV groups, each with as many queries."""
     return keys % head_dim == 0 and queries % keys == 0
 
 

@@ -132,7 +132,7 @@ class GgufFile:
     def _own_fields(self) -> dict[str, Any]:
         """The fields of the config.json in the file.
 
-        Raises InputError unless it is one.
+        Raises InputError unless the file has the text of a config.json.
         """
         with refusing(COMPLETE_GGUF, f"{self.path}: {CONFIG_KEY}", WRITE_AGAIN_HINT):
             fields = json.loads(self.metadata[CONFIG_KEY])

@@ -154,7 +154,9 @@ def write_gguf(
 def check_exportable(model: Model, shape: Shape, tokenizer: PreTrainedTokenizerBase, gguf_type: str) -> None:
     """Check that `model` could be written as a GGUF file, with the widths that `shape` says.
 
-    model: its config counts, and none of its numbers. gguf_type: the type of the matrices, one of TYPES.
+    Args:
+        model: its config counts, and none of its numbers.
+        gguf_type: the type of the matrices, one of TYPES.
 
     Raises InputError for what llama.cpp or the type cannot hold.
     """
@@ -166,7 +168,7 @@ def check_exportable(model: Model, shape: Shape, tokenizer: PreTrainedTokenizerB
 def _check_widths(shape: Shape, gguf_type: str) -> None:
     """Check that each row of each matrix is a number of complete blocks of the type `gguf_type`.
 
-    Raises InputError where one is not.
+    Raises InputError for a width that is no multiple of the block.
     """
     block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[gguf_type]]
     heads_widths = [groups * shape.group_heads * shape.head_dim for groups in shape.kv_groups]

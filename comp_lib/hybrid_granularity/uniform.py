@@ -47,7 +47,8 @@ def drop_count(request: PlanRequest, drop_layers: float | str) -> int:
             so 0.01 of 30 layers is none. "auto" drops as few layers as leave the others at least
             COMFORTABLE_SHARE of their neurons. That is little, since narrow layers cost less than dropped
             ones: a model with all its layers this narrow lost less than one of the same size that has fewer
-            layers, each with half of its neurons (measured: benchmarks/RESULTS.md).
+            layers, each with half of its neurons (measured: benchmarks/RESULTS.md). It counts as if the first
+            layers were dropped, which says little where the layers of the parent differ.
 
     Raises OutOfReach where even one layer alone keeps too much.
     """

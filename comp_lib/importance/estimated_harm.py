@@ -65,11 +65,11 @@ def estimated_harm(
     removals: Sequence[int],
     *,
     ridge: float | None = None,
-    weighted: bool = True,
+    token_weights: bool = True,
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> EstimatedHarm:
-    """The harm to the model, estimated on ids (S, L), when each layer alone loses so many neurons.
+    """The harm to the model, estimated on ids (S, L), when layer l alone loses `removals[l]` neurons.
 
     The last sequences judge, and the layers are fitted to the first ones. Of each of them, the first LENGTH
     tokens count.
@@ -84,7 +84,7 @@ def estimated_harm(
         ids: at least 2 sequences.
         removals: number of neurons that go from each layer.
         ridge: lambda of the fit; None: RIDGE.
-        weighted: whether tokens are weighted by 1 / ||h||.
+        token_weights: whether tokens are weighted by 1 / ||h||.
 
     Raises InputError for fewer than 2 sequences.
     """
@@ -98,7 +98,7 @@ def estimated_harm(
     energies = []
     for visit in walk(decoder, text, device):
         streams = {index: visit.send_through(stream) for index, stream in streams.items()}
-        statistics = _gather_first_sequences(visit, fitted_count, weighted)
+        statistics = _gather_first_sequences(visit, fitted_count, token_weights)
         energy = _energies(visit.layer, statistics)
         energies.append(energy.sort().values.cpu())
         if visit.index % LAYER_STEP == 0 or visit.index == layer_count - 1:
@@ -113,14 +113,14 @@ def estimated_harm(
     return EstimatedHarm(tuple(removals), torch.from_numpy(harm), tuple(energies))
 
 
-def _gather_first_sequences(visit: LayerVisit, fitted_count: int, weighted: bool) -> TokenStatistics:
+def _gather_first_sequences(visit: LayerVisit, fitted_count: int, token_weights: bool) -> TokenStatistics:
     """Send the text through the layer, and return what down_proj reads of its first sequences."""
     neurons = parts(visit.layer)["mlp"].output_linear.in_features
     statistics = TokenStatistics.zeros(neurons, device=visit.device)
     for batch in visit.passed_batches():
         fitting = slice(max(0, fitted_count - batch.rows.start))
-        token_weights = token_weight(batch.after[fitting]) if weighted else None
-        statistics.add(batch.inputs["mlp"][fitting], token_weight=token_weights)
+        weight_of_token = token_weight(batch.after[fitting]) if token_weights else None
+        statistics.add(batch.inputs["mlp"][fitting], token_weight=weight_of_token)
     return statistics
 
 
@@ -131,6 +131,6 @@ def _energies(layer: Layer, statistics: TokenStatistics) -> Tensor:
 
 
 def _refitted(layer: Layer, statistics: TokenStatistics, kept: Tensor, ridge: float) -> Tensor:
-    """The weights V (n, m) of down_proj that only the neurons `kept` (k,) have."""
+    """The weights V (n, m) of down_proj, refitted on the neurons `kept` (k,) and zero elsewhere."""
     weight = parts(layer)["mlp"].output_linear.weight.detach().T
     return statistics.refit(weight.to(statistics.precision), kept, ridge)

@@ -15,7 +15,7 @@ v_i follows as v_i / c, and scores and errors stay (with a ridge r I they would 
 Intuition. Removing i hurts as much as the others are unable to reproduce it. With P = H^-1,
 
     kappa_i = sqrt(H_ii P_ii) >= 1        individual condition number (Stewart's collinearity index, 1987)
-    s_i     = ||w_i||^2 / P_ii            = energy / kappa_i^2 = exactly the error left after a refit
+    s_i     = ||w_i||^2 / P_ii            = energy / kappa_i^2 = the rise of the objective after a refit
 
 and for a block g of inputs that go together (a KV group): s_g = tr(W_g^T (P_gg)^-1 W_g).
 
@@ -65,7 +65,10 @@ class Sweep:
 
     @property
     def errors(self) -> Tensor:
-        """||X W - X V||^2 after each round (rounds,): the error on the data, without the penalty."""
+        """||X W - X V||^2 after each round (rounds,): the error on the data, without the penalty.
+
+        It is so where the sweep got the `input_penalties` of its ridge; else these are the objectives.
+        """
         return self.objectives - self.round_penalties
 
 
@@ -138,7 +141,7 @@ def sweep(
     per_round = per_round or max(BLOCKS_PER_ROUND, len(alive) // ROUNDS_FOR_ALL)
     first_scores = scores_of(inverse.blocks, refitted)
     scores = first_scores
-    total_error = 0.0
+    objective = 0.0
     order: list[int] = []
     objectives: list[float] = []
     counts: list[int] = []
@@ -151,14 +154,14 @@ def sweep(
         removed_weights = refitted[inputs]  # V_R (r, m)
         inner_inverse, _ = spd_inverse(inverse_rows.values[:, inputs])  # (P_RR)^-1 (r, r), small
         shift = inner_inverse @ removed_weights.to(inner_inverse)  # (P_RR)^-1 V_R (r, m)
-        total_error += float((removed_weights * shift).sum())
+        objective += float((removed_weights * shift).sum())
         inverse.remove(inverse_rows, inner_inverse)
         refitted.addmm_(inverse_rows.values.to(refitted).T, shift.to(refitted), alpha=-1.0)
         refitted[inputs] = 0.0
         alive[chosen] = False
         order.extend(chosen.tolist())
         counts.append(len(order))
-        objectives.append(total_error)
+        objectives.append(objective)
         round_penalty = 0.0
         if input_penalties is not None:
             round_penalty = movement_penalty(input_penalties, weights, refitted)

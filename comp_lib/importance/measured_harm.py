@@ -72,7 +72,7 @@ def measured_harm(
     removals: int | Sequence[int],
     *,
     ridge: float | None = None,
-    weighted: bool = True,
+    token_weights: bool = True,
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> MeasuredHarm:
@@ -94,7 +94,7 @@ def measured_harm(
         ids: at least 2 sequences.
         removals: number of neurons that go, one for all layers or one for each.
         ridge: lambda of the fit; None: RIDGE.
-        weighted: whether tokens are weighted by 1 / ||h||.
+        token_weights: whether tokens are weighted by 1 / ||h||.
 
     Raises InputError for fewer than 2 sequences.
     """
@@ -114,7 +114,7 @@ def measured_harm(
     sweeps = []
     for visit in walk(decoder, judging_ids, device):
         narrowed_streams = [visit.send_through(stream) for stream in narrowed_streams]
-        statistics = gather_and_pass(visit.layer, fitting, fitting_arguments, weighted)
+        statistics = gather_and_pass(visit.layer, fitting, fitting_arguments, token_weights)
         swept, weight = narrow(visit.layer, statistics, removals[visit.index], fitted_ridge)
         after, stream = with_weights(visit.layer, visit.before, visit.arguments, weight)
         visit.after = after
@@ -128,39 +128,34 @@ def measured_harm(
 
 
 def gather_and_pass(
-    layer: Layer, hidden: Tensor, arguments: LayerArguments, weighted: bool = True
+    layer: Layer, hidden: Tensor, arguments: LayerArguments, token_weights: bool = True
 ) -> MatrixStatistics:
     """Write the states after `layer` over `hidden` (S, L, d), and return the sums of what down_proj reads.
 
-    weighted: whether tokens are weighted by 1 / ||h||.
+    token_weights: whether tokens are weighted by 1 / ||h||.
     """
-    linear = parts(layer)["mlp"].output_linear.weight
-    statistics = MatrixStatistics.zeros(linear.shape[1], device=linear.device)
-    for batch in passed_batches(layer, hidden, arguments, linear.device):
+    stored_weight = parts(layer)["mlp"].output_linear.weight
+    statistics = MatrixStatistics.zeros(stored_weight.shape[1], device=stored_weight.device)
+    for batch in passed_batches(layer, hidden, arguments, stored_weight.device):
         hidden[batch.rows] = batch.after
-        token_weights = token_weight(batch.after) if weighted else None
-        statistics.add(batch.inputs["mlp"], token_weight=token_weights)
+        weight_of_token = token_weight(batch.after) if token_weights else None
+        statistics.add(batch.inputs["mlp"], token_weight=weight_of_token)
     return statistics
 
 
-def narrow(
-    layer: Layer, statistics: MatrixStatistics, removed: int, ridge: float, fewest: int | None = None
-) -> tuple[Sweep, Tensor]:
+def narrow(layer: Layer, statistics: MatrixStatistics, removed: int, ridge: float) -> tuple[Sweep, Tensor]:
     """The sweep of down_proj, and its refitted weights V (n, m) without the `removed` cheapest neurons.
 
-    The layer itself stays as it is.
+    The layer itself stays as it is. The sweep ends where no plan leaves fewer neurons.
 
-    Args:
-        statistics: the sums of what down_proj reads, from `gather_and_pass`.
-        fewest: where the sweep ends, as a number of neurons; None: as few as a plan may leave.
+    statistics: the sums of what down_proj reads, from `gather_and_pass`.
     """
-    linear = parts(layer)["mlp"].output_linear.weight
-    weight = linear.detach().T.to(statistics.precision)  # (n, m)
+    stored_weight = parts(layer)["mlp"].output_linear.weight
+    weight = stored_weight.detach().T.to(statistics.precision)  # (n, m)
     scaled = times_gain(weight, output_gain(layer, "mlp"))
-    if fewest is None:
-        fewest = smallest_width(len(weight))
+    fewest = smallest_width(len(weight))
     input_penalties = penalty(statistics.diagonal(), ridge)
     swept = sweep(statistics.inverse(ridge), scaled, len(weight) - fewest, input_penalties=input_penalties)
-    kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
-    kept[swept.order[:removed].to(linear.device)] = False
+    kept = torch.ones(len(weight), dtype=torch.bool, device=stored_weight.device)
+    kept[swept.order[:removed].to(stored_weight.device)] = False
     return swept, statistics.refit(weight, kept.nonzero().flatten(), ridge)

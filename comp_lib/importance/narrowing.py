@@ -57,12 +57,12 @@ def with_weights(
     layer: Layer, hidden: Tensor, arguments: LayerArguments, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The states after `layer`, and those after it with V in down_proj, for h (S, L, d) and V (n, m)."""
-    linear = parts(layer)["mlp"].output_linear.weight
-    changed = copy_layer(layer, linear.device)  # a whole layer, since a norm may follow down_proj
-    parts(changed)["mlp"].output_linear.weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
+    stored_weight = parts(layer)["mlp"].output_linear.weight
+    changed = copy_layer(layer, stored_weight.device)  # a whole layer, since a norm may follow down_proj
+    parts(changed)["mlp"].output_linear.weight = nn.Parameter(weight.T.to(stored_weight), requires_grad=False)
     after = torch.empty_like(hidden)
     changed_after = torch.empty_like(hidden)
-    for batch in passed_batches(layer, hidden, arguments, linear.device):
+    for batch in passed_batches(layer, hidden, arguments, stored_weight.device):
         after[batch.rows] = batch.after
         changed_after[batch.rows] = mlp_step(changed, batch.between)[0]
     return after, changed_after

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..plan import Plan
-from ..shape import Shape, span
+from ..shape import Shape, widths_in_words
 from .modelling_file import file_name
 from .own_texts import CARD_FILE
 from .wheels import WHEELS
@@ -105,8 +105,8 @@ def _comparison_table(shape: Shape, card: Provenance) -> str:
         ("", "parent", "this model"),
         ("---", "---", "---"),
         ("decoder layers", parent.layer_count, shape.layer_count),
-        ("MLP neurons per layer", span(parent.neurons), span(shape.neurons)),
-        ("KV heads per layer", span(parent.kv_groups), span(shape.kv_groups)),
+        ("MLP neurons per layer", widths_in_words(parent.neurons), widths_in_words(shape.neurons)),
+        ("KV heads per layer", widths_in_words(parent.kv_groups), widths_in_words(shape.kv_groups)),
         ("parameters of the decoder", f"{parent.decoder_parameters:,}", f"{shape.decoder_parameters:,}"),
         ("parameters of the model", f"{parent.total_parameters:,}", f"{shape.total_parameters:,}"),
     ]

@@ -12,14 +12,14 @@ from .load import open_model
 
 
 def export_gguf(
-    model: str | Path,
+    name: str | Path,
     out: str | Path,
     gguf_type: str = "f16",
     *,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Path:
-    """Write `model` (a folder, a .gguf file or "smollm2-135m") as the GGUF file `out`, and return its path.
+    """Write `name` (a folder, a .gguf file or "smollm2-135m") as the GGUF file `out`, and return its path.
 
     `gguf_type` is the type of the matrices, one of `gguf.write.TYPES`. Vectors stay f32. With a 4-bit type
     the embeddings and the head become q8_0, as in most files of that type. The file appears complete or not
@@ -29,9 +29,9 @@ def export_gguf(
     that is there already unless it is to `overwrite`, and for a folder or disk that cannot take it. Only
     weights that are not finite, or too large for the type, are refused later.
     """
-    if resolve(out) == resolve(model):
+    if resolve(out) == resolve(name):
         raise InputError(expected="a file apart from the model", got=out, hint="choose another name")
     target = checked_new_gguf_file(out, gguf_type, overwrite)
-    meta_model, files, tokenizer = open_model(model)
+    meta_model, files, tokenizer = open_model(name)
     write_gguf(target, meta_model, files, tokenizer, gguf_type, progress)
     return Path(out).expanduser()

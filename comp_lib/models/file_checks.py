@@ -85,7 +85,7 @@ def check_weights(meta_model: Model, files: StoredTensors) -> None:
 
     A tied head may be stored beside the embedding if it is equal to it.
 
-    Raises InputError where they do not.
+    Raises InputError for weights that are missing, not expected, or of another shape.
     """
     tied = meta_model.config.tie_word_embeddings
     ignored = (REDUNDANT_TENSOR, HEAD) if tied else (REDUNDANT_TENSOR,)

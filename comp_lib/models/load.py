@@ -107,7 +107,7 @@ def load_with_room(
 def _check_memory(needed_bytes: int, free_bytes: int, label: str, hint: str) -> None:
     """Check that `needed_bytes` of the memory called `label` are free.
 
-    Raises InputError where they are not.
+    Raises InputError where less memory is free.
     """
     if needed_bytes > free_bytes:
         raise InputError(

@@ -27,15 +27,15 @@ PADDED_NOTE = (
 )
 
 
-def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
-    """Write `model`, a folder whose layers differ in width, in its family's stock form to the folder `out`.
+def export_padded(name: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
+    """Write `name`, a folder whose layers differ in width, in its family's stock form to the folder `out`.
 
     Returns the folder. All of the padded model is in memory.
 
     Raises InputError, before anything is written, for a model that is stock already, for a plan or a card
     that is a link to somewhere else, and for a folder that cannot be written.
     """
-    narrow, files, tokenizer = open_model(model)
+    narrow, files, tokenizer = open_model(name)
     shape = Shape.of(narrow)
     if shape.stock:
         raise InputError(

@@ -71,7 +71,7 @@ def checked_per_layer(fields: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
 
 def _is_layer(name: str, layers: object) -> bool:
-    """Whether `name` is the index of one of so many layers, with or without zeros in front."""
+    """Whether `name` is the index of one of `layers` layers, with or without zeros in front."""
     # short, since Python refuses to read a very long number
     is_short_number = name.isascii() and name.isdigit() and len(name) < 10
     return is_short_number and type(layers) is int and int(name) < layers
@@ -121,7 +121,7 @@ def _from_lists(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _refuse(got: object, layers: object) -> NoReturn:
-    """Raise InputError for what is no `per_layer_config` of a model with so many layers."""
+    """Raise InputError for what is no `per_layer_config` of a model with `layers` layers."""
     raise InputError(
         expected=f"a config.json that can be built, with {FIELD} as {{LAYER: {{FIELD: NUMBER}}}}: layers "
         f"below {layers}, the fields {NEURONS}, {HEADS} and {GROUPS}, numbers above 0, heads that fit groups",

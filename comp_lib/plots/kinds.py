@@ -9,7 +9,7 @@ import numpy as np
 from ..evaluation.by_kind import Row
 from ..evaluation.confidence import NO_INTERVAL
 from ..plan import Plan
-from ..shape import span
+from ..shape import widths_in_words
 from .base import (
     BLUE,
     GREEN,
@@ -124,8 +124,8 @@ def plot_pruned(plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers) 
     layer_axis(bottom, label="decoder layer")
     worst = int(np.argmax(errors))
     phrases = [
-        f"{len(plan.dropped)} layers were dropped; the others keep {span(plan.neurons)} of {max(neurons):,} "
-        "neurons.",
+        f"{len(plan.dropped)} layers were dropped; the others keep {widths_in_words(plan.neurons)} of "
+        f"{max(neurons):,} neurons.",
         f"The error left is largest in layer {plan.layers[worst]}, {errors[worst]:.1%} of the layer's "
         "energy.",
     ]

@@ -66,7 +66,7 @@ def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2) -> tuple[Tensor, 
         ridge *= 4.0
     raise InputError(
         expected="sums over tokens for which a mask can be tuned",
-        got=f"one of variance {variance:g} after {MAX_ROUNDS} rounds",
+        got=f"a mask of variance {variance:g} after {MAX_ROUNDS} rounds",
         hint="try dtype float32",
     )
 

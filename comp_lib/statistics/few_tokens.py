@@ -13,8 +13,9 @@ solved through
 * their outputs on other tokens X', without an n x m matrix,
       X' V = X'_K W_K + X'_K D_K^-1 X_K^T (I + K)^-1 E.
 
-The processor multiplies float32 twice as fast as float64, and a result is as exact as its inputs if the sums
-are short. So the sums are of at most TERMS_PER_SUM terms in float32, and their results are added in float64.
+The processor multiplies float32 twice as fast as float64, so tokens and weights are multiplied in float32.
+The matrices that are factorised are made of sums of at most PIECE terms each, which are added in float64
+(`row_products`), and so are the squares of all energies. A refit's sums over tokens stay in float32.
 
 The results are those of the n x n forms, up to rounding. (Our derivation, tested against them.)
 
@@ -34,7 +35,7 @@ from typing_extensions import Self
 from .solve import Inverse, InverseRows, downdate, factor_solve, penalty, products_per_block, spd_factor
 from .sums import MatrixStatistics, Statistics, tokens_for_matrix
 
-TERMS_PER_SUM = 1024  # terms of a sum in float32
+PIECE = 1024  # inputs, outputs or tokens that are multiplied at once
 TOKENS_PER_PIECE = 64  # tokens whose squares are in memory in float64 at once
 INPUTS_PER_PANEL = 256  # inputs whose values for all tokens are in memory in float64 at once
 
@@ -43,7 +44,7 @@ INPUTS_PER_PANEL = 256  # inputs whose values for all tokens are in memory in fl
 class TokenStatistics(Statistics):
     """The weighted tokens themselves, instead of their sums, for few tokens beside many inputs.
 
-    `given_target` is Y* (T, m), float32.
+    `kept_of_target` is Y* (T, m), float32.
     """
 
     squares: Tensor  # C_ii (n,), float64
@@ -60,7 +61,7 @@ class TokenStatistics(Statistics):
             weighted_input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
             squared_weight_sum=torch.zeros((), dtype=torch.float64, device=device),
             tokens=0,
-            given_target=None if outputs is None else torch.zeros(0, outputs, device=device),
+            kept_of_target=None if outputs is None else torch.zeros(0, outputs, device=device),
             squares=torch.zeros(inputs, dtype=torch.float64, device=device),
             x=torch.zeros(0, inputs, device=device),
         )
@@ -68,16 +69,16 @@ class TokenStatistics(Statistics):
     def add_weighted(self, x: Tensor, target: Tensor | None) -> None:
         self.squares += sum(piece.double().square().sum(0) for piece in x.split(TOKENS_PER_PIECE))
         self.x = torch.cat([self.x, x])
-        if target is not None and self.given_target is not None:
-            self.given_target = torch.cat([self.given_target, target])
+        if target is not None and self.kept_of_target is not None:
+            self.kept_of_target = torch.cat([self.kept_of_target, target])
 
     def __add__(self, other: Self) -> Self:
-        given_target = None
-        if self.given_target is not None and other.given_target is not None:
-            given_target = torch.cat([self.given_target, other.given_target])
+        kept_of_target = None
+        if self.kept_of_target is not None and other.kept_of_target is not None:
+            kept_of_target = torch.cat([self.kept_of_target, other.kept_of_target])
         return type(self)(
             **self._plain_sums(other),
-            given_target=given_target,
+            kept_of_target=kept_of_target,
             squares=self.squares + other.squares,
             x=torch.cat([self.x, other.x]),
         )
@@ -92,7 +93,7 @@ class TokenStatistics(Statistics):
 
     def energy(self, weight: Tensor) -> float:
         weight = weight.float()
-        return sum(float((rows @ weight).double().square().sum()) for rows in self.x.split(TERMS_PER_SUM))
+        return sum(float((rows @ weight).double().square().sum()) for rows in self.x.split(PIECE))
 
     def energy_and_error(self, weight: Tensor, refitted: Tensor) -> tuple[float, float]:
         weight = weight.float()
@@ -100,7 +101,7 @@ class TokenStatistics(Statistics):
         energy = 0.0
         error = 0.0
         # The products with W and V are computed apart, since W - V would be as large as the weights.
-        for rows in self.x.split(TERMS_PER_SUM):
+        for rows in self.x.split(PIECE):
             outputs = rows @ weight
             energy += float(outputs.double().square().sum())
             error += float((outputs - rows @ refitted).double().square().sum())
@@ -116,11 +117,11 @@ class TokenStatistics(Statistics):
         factor, _ = spd_factor(row_products(self.x, self.x, root, kept), ridge)
         # (lambda I + X_K diag(C)_K^-1 X_K^T)^-1 E (T, m)
         solved = self.x.new_empty(len(self.x), weight.shape[1])
-        for outputs in slices_of(weight.shape[1], TERMS_PER_SUM):
+        for outputs in slices_of(weight.shape[1], PIECE):
             solved[:, outputs] = factor_solve(factor, self.gap(weight, kept, outputs))
         del factor  # it is as large as the weights, which are made next
         refitted = torch.zeros_like(weight)
-        for piece in slices_of(len(kept), TERMS_PER_SUM):
+        for piece in slices_of(len(kept), PIECE):
             inputs = kept[piece]
             divisor = root[piece]
             shift = ((self.x[:, inputs] / divisor).T @ solved).div_(divisor[:, None])
@@ -145,17 +146,19 @@ class TokenStatistics(Statistics):
 
     def target_energy(self, weight: Tensor) -> float:
         """||Y*||^2, where the layer's own output is Y* = X W, for weight W (n, m)."""
-        target = self.x @ weight.float() if self.given_target is None else self.given_target
+        target = self.x @ weight.float() if self.kept_of_target is None else self.kept_of_target
         return float(target.double().square().sum())
 
     def gap(self, weight: Tensor, kept: Tensor, outputs: slice = slice(None)) -> Tensor:
-        """E = Y* - X_K W_K (T, m), float64: the error of the kept inputs with their old weights W (n, m).
+        """E = Y* - X_K W_K (T, m), the error of the kept inputs with their old weights W (n, m).
+
+        It is computed in float32, and returned in float64 for what is solved with it.
 
         outputs: the outputs for which E is computed; by default all.
         """
         weight = weight[:, outputs]
-        if self.given_target is not None:
-            return (self.given_target[:, outputs] - self._outputs_of(kept, weight)).double()
+        if self.kept_of_target is not None:
+            return (self.kept_of_target[:, outputs] - self._outputs_of(kept, weight)).double()
         removed = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
         removed[kept] = False
         return self._outputs_of(removed.nonzero().flatten(), weight).double()
@@ -163,7 +166,7 @@ class TokenStatistics(Statistics):
     def _outputs_of(self, inputs: Tensor, weight: Tensor) -> Tensor:
         """X_I W_I (T, m), float32, for some inputs I. X_I and W_I are copied in pieces only."""
         total = self.x.new_zeros(len(self.x), weight.shape[1])
-        for piece in inputs.split(TERMS_PER_SUM):
+        for piece in inputs.split(PIECE):
             total.addmm_(self.x[:, piece], weight[piece].float())
         return total
 
@@ -171,17 +174,17 @@ class TokenStatistics(Statistics):
 def empty_statistics(
     inputs: int,
     outputs: int | None,
-    tokens: int,
+    token_count: int,
     device: torch.device | str,
     *,
     needs_matrix: bool = False,
 ) -> Statistics:
-    """Statistics of no token yet, in the form that takes less memory for so many `tokens`.
+    """Statistics of no token yet, in the form that takes less memory for `token_count` tokens.
 
     outputs: of a target that is given; None: the target is the layer's own output.
     needs_matrix: whether the reader of the sums needs C itself, which only `MatrixStatistics` has at hand.
     """
-    few = tokens < tokens_for_matrix(inputs)
+    few = token_count < tokens_for_matrix(inputs)
     form: type[Statistics] = TokenStatistics if few and not needs_matrix else MatrixStatistics
     return form.zeros(inputs, outputs, device)
 
@@ -251,7 +254,7 @@ def row_products(x: Tensor, y: Tensor, divisor: Tensor | None = None, kept: Tens
     """
     total = torch.zeros(len(x), len(y), dtype=torch.float64, device=x.device)
     count = x.shape[1] if kept is None else len(kept)
-    for piece in slices_of(count, TERMS_PER_SUM):
+    for piece in slices_of(count, PIECE):
         inputs = piece if kept is None else kept[piece]
         scale = 1.0 if divisor is None else divisor[piece]
         left = x[:, inputs] / scale

@@ -90,7 +90,7 @@ def spd_inverse(matrix: Tensor) -> tuple[Tensor, float]:
     return torch.cholesky_inverse(factor), added
 
 
-def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
+def least_squares(xtx: Tensor, xty: Tensor, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
     """V (n, m) that minimises ||Y* - X V||^2 + sum_i D_ii ||v_i - w_i||^2 over the kept rows.
 
     D is lambda diag(C). If an input is rescaled (x_i -> c x_i, w_i -> w_i / c), its v_i is rescaled as w_i
@@ -98,22 +98,22 @@ def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, rid
 
     Args:
         xtx: C (n, n).
-        target: B = X^T Y* (n, m).
+        xty: B = X^T Y* (n, m).
         weight: W (n, m).
         kept: the inputs that stay (k,).
         ridge: lambda, relative to each input's own energy.
     """
     refitted = torch.zeros_like(weight)
     penalties = penalty(xtx.diagonal(), ridge)[kept]
-    refitted[kept] = ridge_solve(xtx[kept[:, None], kept], penalties, target[kept], weight[kept])
+    refitted[kept] = ridge_solve(xtx[kept[:, None], kept], penalties, xty[kept], weight[kept])
     return refitted
 
 
-def ridge_solve(matrix: Tensor, penalties: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def ridge_solve(matrix: Tensor, penalties: Tensor, xty: Tensor, weight: Tensor) -> Tensor:
     """(A + D)^-1 (B + D W), (k, m), for A (k, k), D_ii (k,), B and W (k, m); A is used up."""
     factor, added = spd_factor(matrix, penalties)
     del matrix  # as large as the factor
-    return torch.cholesky_solve(target + (penalties + added)[:, None] * weight, factor)
+    return torch.cholesky_solve(xty + (penalties + added)[:, None] * weight, factor)
 
 
 def keep_rows(weight: Tensor, kept: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Statistics(ABC):
     """1^T 1 (), float64, with the token weights of C: the sum of w² over the tokens."""
     tokens: int
     """Number of tokens that were added."""
-    given_target: Tensor | None
+    kept_of_target: Tensor | None
     """What is kept of a given target Y*: Y* itself, or B = X^T Y*; None: the target is the own output."""
 
     @property
@@ -66,7 +66,7 @@ class Statistics(ABC):
             target: the target (..., m), if the sums were made for one.
             token_weight: a weight for each token (...); None: 1.
         """
-        if (target is None) != (self.given_target is None):
+        if (target is None) != (self.kept_of_target is None):
             raise ValueError("expected a target exactly when the sums were made for one")
         x = x.detach().flatten(0, -2).float()
         if token_weight is None:
@@ -97,7 +97,7 @@ class Statistics(ABC):
 
         Raises ValueError if only one of both has a target, which their sum would lose.
         """
-        if (self.given_target is None) != (other.given_target is None):
+        if (self.kept_of_target is None) != (other.kept_of_target is None):
             raise ValueError("expected sums that both have a target, or that both have none")
         return {
             "input_sum": self.input_sum + other.input_sum,
@@ -148,9 +148,9 @@ class Statistics(ABC):
 
     def mix_outputs(self, mix: Tensor) -> Self:
         """The sums for mixtures of the outputs, Y* M with M (m, p)."""
-        if self.given_target is None:
+        if self.kept_of_target is None:
             return self
-        return replace(self, given_target=self.given_target @ mix.to(self.given_target))
+        return replace(self, kept_of_target=self.kept_of_target @ mix.to(self.kept_of_target))
 
     @property
     def unweighted_mean(self) -> Tensor:
@@ -174,7 +174,7 @@ class Statistics(ABC):
 class MatrixStatistics(Statistics):
     """The sums as matrices.
 
-    `given_target` is B = X^T Y* (n, m), in the precision of C.
+    `kept_of_target` is B = X^T Y* (n, m), in the precision of C.
     """
 
     _xtx: Tensor  # C, float64, or float32 from SINGLE_PRECISION_INPUTS on
@@ -186,15 +186,15 @@ class MatrixStatistics(Statistics):
     @classmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
         dtype = torch.float32 if inputs >= SINGLE_PRECISION_INPUTS else torch.float64
-        given_target = None
+        kept_of_target = None
         if outputs is not None:
-            given_target = torch.zeros(inputs, outputs, dtype=dtype, device=device)
+            kept_of_target = torch.zeros(inputs, outputs, dtype=dtype, device=device)
         return cls(
             input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
             weighted_input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
             squared_weight_sum=torch.zeros((), dtype=torch.float64, device=device),
             tokens=0,
-            given_target=given_target,
+            kept_of_target=kept_of_target,
             _xtx=torch.zeros(inputs, inputs, dtype=dtype, device=device),
         )
 
@@ -207,22 +207,22 @@ class MatrixStatistics(Statistics):
             weighted_input_sum=xtx.new_zeros(inputs),
             squared_weight_sum=xtx.new_zeros(()),
             tokens=0,
-            given_target=None,
+            kept_of_target=None,
             _xtx=xtx,
         )
 
     def add_weighted(self, x: Tensor, target: Tensor | None) -> None:
         add_square(self.xtx, x)
-        if target is not None and self.given_target is not None:
-            self.given_target += x.T @ target
+        if target is not None and self.kept_of_target is not None:
+            self.kept_of_target += x.T @ target
 
     def __add__(self, other: Self) -> Self:
-        given_target = None
-        if self.given_target is not None and other.given_target is not None:
-            given_target = self.given_target + other.given_target
+        kept_of_target = None
+        if self.kept_of_target is not None and other.kept_of_target is not None:
+            kept_of_target = self.kept_of_target + other.kept_of_target
         return type(self)(
             **self._plain_sums(other),
-            given_target=given_target,
+            kept_of_target=kept_of_target,
             _xtx=self.xtx + other.xtx,
         )
 
@@ -241,7 +241,7 @@ class MatrixStatistics(Statistics):
         return MatrixInverse(spd_inverse(with_ridge(self.xtx, ridge))[0], block_size)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
-        return least_squares(self.xtx, self.target(weight), weight.to(self.xtx), kept, ridge)
+        return least_squares(self.xtx, self.xty(weight), weight.to(self.xtx), kept, ridge)
 
     def held_out_errors(
         self, held_out: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
@@ -250,19 +250,19 @@ class MatrixStatistics(Statistics):
         kept_block = (kept[:, None], kept)  # index of C_KK
         old_weight = weight[kept]
         matrix = self.xtx[kept_block]
-        target = self.target(weight)[kept]
+        xty = self.xty(weight)[kept]
         held_out_matrix = held_out.xtx[kept_block]
-        held_out_target = held_out.target(weight)[kept]
+        held_out_xty = held_out.xty(weight)[kept]
         errors = []
         for ridge in ridges:
             penalties = penalty(self.diagonal(), ridge)[kept]
-            refitted = ridge_solve(matrix.clone(), penalties, target, old_weight)  # (k, m)
-            errors.append(float((refitted * (held_out_matrix @ refitted - 2.0 * held_out_target)).sum()))
+            refitted = ridge_solve(matrix.clone(), penalties, xty, old_weight)  # (k, m)
+            errors.append(float((refitted * (held_out_matrix @ refitted - 2.0 * held_out_xty)).sum()))
         return errors
 
-    def target(self, weight: Tensor) -> Tensor:
+    def xty(self, weight: Tensor) -> Tensor:
         """B = X^T Y* (n, m), which is C W where the target is the layer's own output, for weight W (n, m)."""
-        return self.xtx @ weight.to(self.xtx) if self.given_target is None else self.given_target
+        return self.xtx @ weight.to(self.xtx) if self.kept_of_target is None else self.kept_of_target
 
 
 def tokens_for_matrix(inputs: int) -> int:

@@ -54,7 +54,7 @@ def check_link(folder: Path, path: Path) -> None:
 def check_room(folder: Path, needed_bytes: int, purpose: object) -> None:
     """Check that the disk of `folder` has room for the bytes that `purpose` needs.
 
-    Raises InputError where it has not.
+    Raises InputError where the disk has less room.
     """
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:

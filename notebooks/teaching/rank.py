@@ -38,7 +38,7 @@ from comp_lib.models.load import load_with_room
 from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plan import Plan
 from comp_lib.settings import PRESETS, Settings
-from comp_lib.shape import Shape, span
+from comp_lib.shape import Shape, widths_in_words
 from comp_lib.system.hashes import hash_of_value
 
 SHARE = 0.2  # of the decoder's parameters that a plan removes
@@ -67,14 +67,15 @@ def check(plan: Plan, model: Model) -> None:
         heads = f"heads that divide {shape.hidden_size}"
         raise InputError(
             expected=f"one width for all layers, and {heads}, so that stock transformers load it",
-            got=f"{span(plan.neurons)} neurons and {span(plan.kv_groups)} KV groups",
+            got=f"{widths_in_words(plan.neurons)} neurons and {widths_in_words(plan.kv_groups)} KV groups",
             hint="use one width",
         )
 
 
 def in_words(plan: Plan) -> str:
     """What stays of the model."""
-    kept = f"{len(plan.layers)} layers of {span(plan.neurons)} neurons and {span(plan.kv_groups)} KV groups"
+    neurons = f"{widths_in_words(plan.neurons)} neurons"
+    kept = f"{len(plan.layers)} layers of {neurons} and {widths_in_words(plan.kv_groups)} KV groups"
     return f"{kept}, chosen by the plan" if plan.kept_neurons else kept
 
 

@@ -147,6 +147,16 @@ def test_neurons_equal_brute_force(model, sample):
     layer_energy = float((weight * (xtx @ weight)).sum())
     cost = weight.square().sum(1) / inverse.diagonal() / layer_energy
     assert torch.allclose(torch.tensor(frame.cost.to_numpy()), cost, rtol=1e-4)
+    norms = xtx.diagonal().sqrt()
+    mlp = model.model.layers[1].mlp
+    rows = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight], dim=1).detach().double()
+    rivals = {
+        "wanda_sp": weight.abs().sum(1) * norms,
+        "activation": norms,
+        "magnitude": (rows.square().sum(1) + weight.square().sum(1)).sqrt(),
+    }
+    for name, expected in rivals.items():
+        assert torch.allclose(torch.tensor(frame[name].to_numpy()), expected, rtol=1e-4), name
 
 
 def test_few_tokens_say_the_same_in_the_dual_form(model, tokenizer):
@@ -186,6 +196,16 @@ def test_groups_equal_brute_force(model, sample):
     energy = xtx.diagonal() * weight.square().sum(1)
     shares = energy.view(2, -1).sum(1) / energy.sum()
     torch.testing.assert_close(torch.tensor(frame.energy.to_numpy()), shares, rtol=1e-4, atol=0)
+    matrix = with_ridge(xtx, RIDGE)
+    inverse = torch.linalg.inv(matrix)
+    condition = (matrix.diagonal() * inverse.diagonal()).sqrt().view(2, -1).amax(1)
+    assert torch.allclose(torch.tensor(frame.condition.to_numpy()), condition, rtol=1e-4)
+    layer_energy = (weight * (xtx @ weight)).sum()
+    size = len(weight) // 2
+    for group, cost in enumerate(frame.cost):
+        inputs = slice(group * size, (group + 1) * size)
+        price = (weight[inputs] * torch.linalg.solve(inverse[inputs, inputs], weight[inputs])).sum()
+        assert cost == pytest.approx(float(price / layer_energy), rel=1e-4)
 
 
 def test_costs_equal_the_library(model, sample, windows_by_text):

@@ -92,7 +92,7 @@ def test_a_log_gets_a_line_a_layer_and_a_terminal_bars(parent, tmp_path, monkeyp
     *progress_lines, warning, reason = lines
     assert [line.split(":")[0] for line in progress_lines] == list(KINDS)
     # the numbers of this model are random
-    assert warning.endswith("than by chance: to prune it has no meaning yet.")
+    assert warning.endswith("than by chance, so there is nothing to prune yet.")
     assert "guessing among" in reason
     terminal = Console(stderr=True, force_terminal=True, width=100)
     monkeypatch.setattr(console, "error_output", terminal)

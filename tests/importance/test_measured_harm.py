@@ -250,11 +250,11 @@ def test_measured_widths_obey_ridge_token_weights_and_device(model, ids, monkeyp
     for ridge, weighted in ((2.0, True), (0.1, False), ("auto", True)):
         make_plan(model, ids, Settings(widths="measured", multiple=4, ridge=ridge, token_weights=weighted))
     assert [options["ridge"] for options in calls] == [2.0, 0.1, None]
-    assert [options["weighted"] for options in calls] == [True, False, True]
+    assert [options["token_weights"] for options in calls] == [True, False, True]
     assert {options["device"] for options in calls} == {"cpu"}
     default, with_large_ridge, without_token_weights = (
         measured_harm(model, ids, GONE, **options).harm
-        for options in ({}, {"ridge": 2.0}, {"weighted": False})
+        for options in ({}, {"ridge": 2.0}, {"token_weights": False})
     )
     assert not torch.allclose(default, with_large_ridge)
     assert not torch.allclose(default, without_token_weights)

@@ -61,7 +61,7 @@ def test_a_sweep_is_the_same(block, per_round):
 def test_fit_energy_and_statistics_are_the_same(with_target):
     full, rows, w = problem(with_target=with_target)
     kept = torch.tensor([0, 2, 3, 7, 11, 20])
-    expected = least_squares(full.xtx, full.target(w), w, kept, 0.2)
+    expected = least_squares(full.xtx, full.xty(w), w, kept, 0.2)
     fitted = rows.refit(w, kept, 0.2)
     torch.testing.assert_close(fitted, expected, rtol=1e-4, atol=1e-5)
     assert rows.energy(w - fitted) == pytest.approx(full.energy(w - fitted), rel=1e-4)
@@ -69,12 +69,24 @@ def test_fit_energy_and_statistics_are_the_same(with_target):
         assert sums.energy_and_error(w, fitted) == pytest.approx(
             (full.energy(w), full.energy(w - fitted)), rel=1e-4
         )
-    torch.testing.assert_close(rows.unweighted_mean, full.unweighted_mean)
     torch.testing.assert_close(rows.diagonal(), full.diagonal(), rtol=1e-5, atol=0)
     torch.testing.assert_close(rows.xtx, full.xtx, rtol=1e-4, atol=1e-5)
-    bias = torch.randn(w.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    gap = w - fitted
-    assert rows.bias_energy(gap, bias) == pytest.approx(full.bias_energy(gap, bias), rel=1e-5)
+
+
+@pytest.mark.parametrize("form", [MatrixStatistics, TokenStatistics])
+def test_means_and_the_energy_of_a_bias_are_those_of_the_tokens(form):
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(10, 24, generator=generator)
+    gap = torch.randn(24, 5, generator=generator, dtype=torch.float64)
+    bias = torch.randn(5, generator=generator, dtype=torch.float64)
+    weights = torch.rand(10, generator=generator) + 0.5
+    sums = form.zeros(24)
+    sums.add(x[:4], token_weight=weights[:4])
+    sums.add(x[4:], token_weight=weights[4:])
+    torch.testing.assert_close(sums.unweighted_mean, x.double().mean(0), rtol=1e-5, atol=1e-6)
+    outputs = x.double() @ gap
+    added = (outputs - bias).square().sum(1) - outputs.square().sum(1)
+    assert sums.bias_energy(gap, bias) == pytest.approx(float(weights.double().square() @ added), rel=1e-4)
 
 
 @pytest.mark.parametrize("with_target", [False, True])
@@ -83,7 +95,7 @@ def test_a_refit_is_its_formula_and_solves_without_lambda_in_the_divisors(with_t
     kept = torch.tensor([0, 2, 3, 7, 11, 20])
     ridge = 0.2
     x = rows.x.double()
-    target = x @ w if rows.given_target is None else rows.given_target.double()
+    target = x @ w if rows.kept_of_target is None else rows.kept_of_target.double()
     gap = target - x[:, kept] @ w[kept]  # E (T, m)
     energy = x.square().sum(0)[kept]  # diag(C)_K (k,)
     identity = torch.eye(len(x), dtype=torch.float64)

@@ -53,7 +53,7 @@ def test_add_gathers_both_sums_with_weights(seed, t, n, m):
     xty = sum(token_weights[b, i] ** 2 * torch.outer(x[b, i], y[b, i]) for b in range(2) for i in range(t))
     # products run in single precision
     torch.testing.assert_close(statistics.xtx, xtx, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(statistics.given_target, xty, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(statistics.kept_of_target, xty, rtol=1e-5, atol=1e-5)
     assert statistics.tokens == 2 * t
 
 
@@ -69,7 +69,7 @@ def test_halves_of_a_text_add_up(seed, t, n, m):
     second.add(x[t:], y[t:], token_weights[t:])
     total = first + second
     torch.testing.assert_close(total.xtx, all_tokens.xtx, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(total.given_target, all_tokens.given_target, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(total.kept_of_target, all_tokens.kept_of_target, rtol=1e-5, atol=1e-5)
     assert total.tokens == all_tokens.tokens == 2 * t
     assert first.tokens == t, "adding must not change the halves"
 
@@ -81,7 +81,7 @@ def test_halves_without_a_target_add_up():
     second.add(normal(1, 4, 3))
     total = first + second
     torch.testing.assert_close(total.xtx, first.xtx + second.xtx)
-    assert total.given_target is None
+    assert total.kept_of_target is None
     assert total.tokens == 9
 
 
@@ -102,8 +102,8 @@ def test_target_is_the_layers_output_unless_one_is_given():
     with_target = MatrixStatistics.zeros(4, 3)
     without_target.add(x)
     with_target.add(x, y)
-    torch.testing.assert_close(without_target.target(w), x.T @ (x @ w), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(with_target.target(w), x.T @ y, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(without_target.xty(w), x.T @ (x @ w), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(with_target.xty(w), x.T @ y, rtol=1e-5, atol=1e-5)
 
 
 def test_add_wants_a_target_exactly_when_there_is_room_for_one():
