@@ -7,9 +7,9 @@ time it is asked for. Whatever walks from layer to layer (`walk`, `comp.prune_la
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,10 @@ from .families.run import embed, head
 from .families.types import Device, Layer, Model
 
 
-@runtime_checkable
-class Decoder(Protocol):
+class Decoder(ABC):
     """A model as the method needs it.
 
-    d is the width of its residual stream. A subclass has to define all that is here.
+    d is the width of its residual stream. A subclass defines all that is here.
     """
 
     @property

@@ -1,13 +1,12 @@
-"""Where the loop of `comp` puts finished layers: the protocol `Sink`, and `MemorySink`.
+"""Where the loop of `comp` puts finished layers: the interface `Sink`, and `MemorySink`.
 
 `disk.sink` has the one that writes to disk. `decoder` has the other end of the loop: where layers come from.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 
@@ -17,10 +16,10 @@ from .prune_layer import CarriedState, States
 from .report import LayerReport
 
 
-class Sink(Protocol):
+class Sink(ABC):
     """A place for finished layers, and for the hidden states between them.
 
-    A subclass has to define all that is here.
+    A subclass defines all that is here.
     """
 
     @abstractmethod

@@ -32,7 +32,7 @@ from torch import Tensor
 from ..decoder import Decoder
 from ..errors import OutOfReach
 from ..families.find import parts
-from ..families.types import STEPS, Device, Model
+from ..families.types import STEPS, Device, Model, Step
 from ..hybrid_granularity.uniform import parameter_budget
 from ..plan import Plan, PlanRequest
 from ..progress import Progress, no_progress
@@ -45,9 +45,9 @@ from ..walk import walk
 class Unit:
     """A neuron or a KV group in the common ranking."""
 
-    kind: str  # "neuron" | "group"
+    step: Step  # "mlp" of a neuron, "attention" of a KV group
     layer: int
-    index: int  # among those of its kind in the layer
+    index: int  # among those of its step in the layer
     score: float  # standardised
     cost: int  # parameters
 
@@ -70,8 +70,8 @@ def make_plan(
         channel_scores = standardise(attention.square())
         group_scores.append(channel_scores.reshape(group_count, -1).mean(1))
     removed = units_to_remove(request, neuron_scores, group_scores, budget)
-    kept_neurons = remaining_indices(shape.neurons, [unit for unit in removed if unit.kind == "neuron"])
-    kept_groups = remaining_indices(shape.kv_groups, [unit for unit in removed if unit.kind == "group"])
+    kept_neurons = remaining_indices(shape.neurons, [unit for unit in removed if unit.step == "mlp"])
+    kept_groups = remaining_indices(shape.kv_groups, [unit for unit in removed if unit.step == "attention"])
     return request.exact_plan(kept_neurons, kept_groups)
 
 
@@ -124,7 +124,7 @@ def units_to_remove(
 ) -> list[Unit]:
     """The tail of the ranking, so long that the decoder ends less than one neuron below `budget`.
 
-    A KV group that would remove more than is still to go is left out. So is the best unit of each kind in
+    A KV group that would remove more than is still to go is left out. So is the best unit of each step in
     each layer.
 
     Args:
@@ -137,8 +137,8 @@ def units_to_remove(
     """
     shape = request.shape.with_biases() if request.biased else request.shape
     ranking = [
-        *_removable_units("neuron", neuron_scores, shape.neuron_parameters),
-        *_removable_units("group", group_scores, shape.group_parameters),
+        *_removable_units("mlp", neuron_scores, shape.neuron_parameters),
+        *_removable_units("attention", group_scores, shape.group_parameters),
     ]
     ranking.sort(key=lambda unit: unit.score)  # neurons and early layers go first among equal scores
     removed = []
@@ -158,19 +158,19 @@ def units_to_remove(
     return removed
 
 
-def _removable_units(kind: str, scores: Sequence[Tensor], cost: int) -> list[Unit]:
-    """All units of one kind, layer by layer, without the best unit of each layer."""
+def _removable_units(step: Step, scores: Sequence[Tensor], cost: int) -> list[Unit]:
+    """All units of one step, layer by layer, without the best unit of each layer."""
     units = []
     for layer, layer_scores in enumerate(scores):
         best = int(layer_scores.argmax())
         for index, score in enumerate(layer_scores.tolist()):
             if index != best:
-                units.append(Unit(kind, layer, index, score, cost))
+                units.append(Unit(step, layer, index, score, cost))
     return units
 
 
 def remaining_indices(counts: Sequence[int], removed: Sequence[Unit]) -> list[list[int]]:
-    """Ascending indices of the units of one kind that stay in each layer l, which had `counts[l]`."""
+    """Ascending indices of the units of one step that stay in each layer l, which had `counts[l]`."""
     removed_indices: list[set[int]] = [set() for _ in counts]
     for unit in removed:
         removed_indices[unit.layer].add(unit.index)

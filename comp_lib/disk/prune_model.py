@@ -175,17 +175,18 @@ def prune_model(
     check_progress(progress)
     if judged_on is not None:
         check_words("judged_on", judged_on, "the name or the path of a text", example="evaluation:code")
-    text = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
-    options = checked_options(ratio, at_most, preset, text, judged_on, changes, device, dtype)
-    hashes = text_hashes(text.source)
+    if not isinstance(calibration, Calibration):
+        calibration = Calibration(calibration)
+    options = checked_options(ratio, at_most, preset, calibration, judged_on, changes, device, dtype)
+    hashes = text_hashes(calibration.source)
     parent = _Parent.open(str(name), dtype)
     if is_gguf_name(out):
         options = replace(options, gguf_type=gguf_type_above(parent.matrix_type, parent.model.dtype))
     options = _fit_to_model(options, parent)
-    text = options.calibration
+    calibration = options.calibration
     windows_by_text = _windows(judged_on, parent.tokenizer, parent.model.config.max_position_embeddings)
     save_options = _save_options(parent, options, windows_by_text, overwrite=overwrite)
-    checked_run_folder(out, parent.model, (text.sequences or 0) * text.length, save_options)
+    checked_run_folder(out, parent.model, (calibration.sequences or 0) * calibration.length, save_options)
     if options.gguf_type not in (None, parent.matrix_type.lower()):
         warn_once(
             f"comp-lib does not write {parent.matrix_type}: the matrices of {out} will be {options.gguf_type}"
@@ -237,15 +238,15 @@ def _decide(
 
     The model is in memory no longer than this takes.
     """
-    text = options.calibration
+    calibration = options.calibration
     settings = options.settings
     if not options.needs_model:
-        ids = text.tokens(parent.tokenizer, model=None, judged_on=options.judged_on, progress=progress)
+        ids = calibration.tokens(parent.tokenizer, model=None, judged_on=options.judged_on, progress=progress)
         return _Decisions(ids, _with_multiple(settings, parent), plan=None)
     model, _ = load_with_room(
         parent.name, options.dtype, settings.device, copies=options.copies, hint=PRUNING_MEMORY_HINT
     )
-    ids = text.tokens(parent.tokenizer, model=model, judged_on=options.judged_on, progress=progress)
+    ids = calibration.tokens(parent.tokenizer, model=model, judged_on=options.judged_on, progress=progress)
     if options.at_most is not None:
         from .ratio_search import ratio_within
 
@@ -287,11 +288,12 @@ def _fit_to_model(options: RunOptions, parent: _Parent) -> RunOptions:
     check_settings_for(source, settings)
     if options.gguf_type is not None:
         check_pruned_file(source, parent.tokenizer, settings, options.gguf_type)
-    text = options.calibration
-    check_length(text.length, source.config.max_position_embeddings)
-    if text.sequences is None:
-        text = replace(text, sequences=usual_sequences(source.shape, options.preset, text))
-    return replace(options, settings=settings, calibration=text)
+    calibration = options.calibration
+    check_length(calibration.length, source.config.max_position_embeddings)
+    if calibration.sequences is None:
+        sequences = usual_sequences(source.shape, options.preset, calibration)
+        calibration = replace(calibration, sequences=sequences)
+    return replace(options, settings=settings, calibration=calibration)
 
 
 def _windows(judged_on: str | Path | None, tokenizer: Any, max_length: int) -> dict[str, Tensor]:

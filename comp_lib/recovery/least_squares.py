@@ -72,7 +72,7 @@ def choose_ridge(
         held_out.mix_outputs(mix), weight @ mix, kept, LAMBDAS[positions.start : positions.stop]
     )
     position = positions.start + errors.index(min(errors))
-    share = fitting.tokens / (fitting.tokens + held_out.tokens)
+    share = fitting.token_count / (fitting.token_count + held_out.token_count)
     return LAMBDAS[position] * share, position
 
 

@@ -60,7 +60,7 @@ class TokenStatistics(Statistics):
             input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
             weighted_input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
             squared_weight_sum=torch.zeros((), dtype=torch.float64, device=device),
-            tokens=0,
+            token_count=0,
             kept_of_target=None if outputs is None else torch.zeros(0, outputs, device=device),
             squares=torch.zeros(inputs, dtype=torch.float64, device=device),
             x=torch.zeros(0, inputs, device=device),

@@ -43,7 +43,7 @@ class Statistics(ABC):
     """X^T 1 (n,), float64, with the token weights of C: the sum of w² x over the tokens."""
     squared_weight_sum: Tensor
     """1^T 1 (), float64, with the token weights of C: the sum of w² over the tokens."""
-    tokens: int
+    token_count: int
     """Number of tokens that were added."""
     kept_of_target: Tensor | None
     """What is kept of a given target Y*: Y* itself, or B = X^T Y*; None: the target is the own output."""
@@ -76,7 +76,7 @@ class Statistics(ABC):
         sums = self.input_sum.split(COLUMNS_AT_ONCE)
         for total, piece in zip(sums, x.split(COLUMNS_AT_ONCE, dim=1), strict=True):
             total += piece.sum(0, dtype=torch.float64)  # this makes a copy of `piece` in float64
-        self.tokens += len(x)
+        self.token_count += len(x)
         x = x * token_weight[:, None]
         self.weighted_input_sum += x.T @ token_weight
         self.squared_weight_sum += token_weight @ token_weight
@@ -103,7 +103,7 @@ class Statistics(ABC):
             "input_sum": self.input_sum + other.input_sum,
             "weighted_input_sum": self.weighted_input_sum + other.weighted_input_sum,
             "squared_weight_sum": self.squared_weight_sum + other.squared_weight_sum,
-            "tokens": self.tokens + other.tokens,
+            "token_count": self.token_count + other.token_count,
         }
 
     @abstractmethod
@@ -155,7 +155,7 @@ class Statistics(ABC):
     @property
     def unweighted_mean(self) -> Tensor:
         """Mean input (n,), each token once: without the token weights of C."""
-        return self.input_sum / max(self.tokens, 1)
+        return self.input_sum / max(self.token_count, 1)
 
     @property
     def variance(self) -> Tensor:
@@ -193,7 +193,7 @@ class MatrixStatistics(Statistics):
             input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
             weighted_input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
             squared_weight_sum=torch.zeros((), dtype=torch.float64, device=device),
-            tokens=0,
+            token_count=0,
             kept_of_target=kept_of_target,
             _xtx=torch.zeros(inputs, inputs, dtype=dtype, device=device),
         )
@@ -206,7 +206,7 @@ class MatrixStatistics(Statistics):
             input_sum=xtx.new_zeros(inputs),
             weighted_input_sum=xtx.new_zeros(inputs),
             squared_weight_sum=xtx.new_zeros(()),
-            tokens=0,
+            token_count=0,
             kept_of_target=None,
             _xtx=xtx,
         )

@@ -84,12 +84,12 @@ def narrowed_alone(
         judged = {index: visit.send_through(states) for index, states in judged.items()}
         statistics = gather_and_pass(visit.layer, stream, arguments)
         weight = weight_of(visit.layer)
-        energy = statistics.diagonal() * weight.square().sum(1) / statistics.tokens
+        energy = statistics.diagonal() * weight.square().sum(1) / statistics.token_count
         energies.append(energy.sort().values)
         if visit.index % layer_step == 0 or visit.index == len(layers_of(model)) - 1:
             kept = energy.argsort()[removed:].sort().values
             refitted = statistics.refit(weight, kept, RIDGE)
-            errors.append(float(statistics.energy(weight - refitted) / statistics.tokens))
+            errors.append(float(statistics.energy(weight - refitted) / statistics.token_count))
             visit.after, judged[visit.index] = with_weights(
                 visit.layer, visit.before, visit.arguments, refitted
             )

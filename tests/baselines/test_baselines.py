@@ -267,8 +267,8 @@ def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
         """Indices of the neurons and of the KV groups that stay in each layer."""
         removed = flap.units_to_remove(request, *scores, budget)
         return [
-            flap.remaining_indices(counts, [unit for unit in removed if unit.kind == kind])
-            for kind, counts in (("neuron", shape.neurons), ("group", shape.kv_groups))
+            flap.remaining_indices(counts, [unit for unit in removed if unit.step == step])
+            for step, counts in (("mlp", shape.neurons), ("attention", shape.kv_groups))
         ]
 
     everything = [[[0, 1, 2, 3], [0, 1, 2, 3]], [[0, 1], [0, 1]]]
@@ -287,11 +287,11 @@ def test_units_of_equal_score_go_neurons_first_and_early_layers_first():
     shape = Shape(32, 8, 2, (3, 3), (2, 2), 10, 10, (0, 0), 0)
     scores = ([torch.zeros(3)] * 2, [torch.zeros(2)] * 2)
     removed = flap.units_to_remove(PlanRequest(shape, 0.5), *scores, shape.decoder_parameters - 60)
-    units = [(unit.kind, unit.layer, unit.index) for unit in removed]
+    units = [(unit.step, unit.layer, unit.index) for unit in removed]
     assert units == [
-        *(("neuron", layer, index) for layer in (0, 1) for index in (1, 2)),
-        *(("group", layer, 1) for layer in (0, 1)),
-    ], "the first of each kind counts as the best of its layer"
+        *(("mlp", layer, index) for layer in (0, 1) for index in (1, 2)),
+        *(("attention", layer, 1) for layer in (0, 1)),
+    ], "the first of each step counts as the best of its layer"
 
 
 def test_standardised_scores():

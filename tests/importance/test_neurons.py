@@ -45,7 +45,7 @@ def layer(seed: int, blocks: int, size: int = 1, m: int = 4, ridge: float = 1e-2
         "weighted_input_sum": x.sum(0),
         "squared_weight_sum": torch.tensor(float(len(x))),
     }
-    statistics = replace(MatrixStatistics.of(x.T @ x), **sums, tokens=len(x))
+    statistics = replace(MatrixStatistics.of(x.T @ x), **sums, token_count=len(x))
     return x, Problem(statistics, weight, lambda: owned, size, ridge)
 
 

@@ -54,7 +54,7 @@ def test_add_gathers_both_sums_with_weights(seed, t, n, m):
     # products run in single precision
     torch.testing.assert_close(statistics.xtx, xtx, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(statistics.kept_of_target, xty, rtol=1e-5, atol=1e-5)
-    assert statistics.tokens == 2 * t
+    assert statistics.token_count == 2 * t
 
 
 @quick
@@ -70,8 +70,8 @@ def test_halves_of_a_text_add_up(seed, t, n, m):
     total = first + second
     torch.testing.assert_close(total.xtx, all_tokens.xtx, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(total.kept_of_target, all_tokens.kept_of_target, rtol=1e-5, atol=1e-5)
-    assert total.tokens == all_tokens.tokens == 2 * t
-    assert first.tokens == t, "adding must not change the halves"
+    assert total.token_count == all_tokens.token_count == 2 * t
+    assert first.token_count == t, "adding must not change the halves"
 
 
 def test_halves_without_a_target_add_up():
@@ -82,7 +82,7 @@ def test_halves_without_a_target_add_up():
     total = first + second
     torch.testing.assert_close(total.xtx, first.xtx + second.xtx)
     assert total.kept_of_target is None
-    assert total.tokens == 9
+    assert total.token_count == 9
 
 
 @pytest.mark.parametrize("form", [MatrixStatistics, TokenStatistics])
