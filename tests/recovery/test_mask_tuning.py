@@ -232,7 +232,7 @@ def test_the_guard_ends_where_no_mask_can_be_tuned(monkeypatch, values):
     ridges = []
     mask = torch.tensor(values, dtype=torch.float64)
     monkeypatch.setattr(mask_tuning, "solve_mask", lambda gram, kept, ridge: ridges.append(ridge) or mask)
-    with pytest.raises(InputError, match="for which a mask can be tuned, got one of variance"):
+    with pytest.raises(InputError, match="for which a mask can be tuned, got a mask of variance"):
         tune_mask(torch.eye(2), torch.tensor([0, 1]))
     assert len(ridges) == mask_tuning.MAX_ROUNDS
 
