@@ -169,7 +169,7 @@ def go_on_with_a_generator(patch, planted, folder):
     streams = CarriedFiles("states-0", None, False, {}, (1, 255))
     journal = SimpleNamespace(state=RunState({}, streams=streams), work=folder)
     model = SimpleNamespace(shape=Shape.of(build()))
-    sink = SimpleNamespace(journal=journal, model=model, text_shape=(1, 8))
+    sink = SimpleNamespace(journal=journal, parent=model, text_shape=(1, 8))
     patch.setattr(torch, "Generator", lambda: SimpleNamespace(set_state=planted))
     DiskSink.resume(sink)
 
