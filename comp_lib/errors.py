@@ -219,9 +219,13 @@ def check_words(name: str, value: object, description: str, example: str) -> Non
 
 
 def check_text(name: str, value: object, description: str, example: str) -> None:
-    """Raises InputError, as `check_words` does, for a value that is no string."""
+    """Raises InputError, which names the argument, for a value that is no string: a path is none.
+
+    description: what the value should be, in words, as for `check_words`.
+    """
     if not isinstance(value, str):
-        check_words(name, None, description, example)
+        expected = f"{name} to be {description}"
+        raise InputError(expected=expected, got=reprlib.repr(value), hint=f"such as {example!r}")
 
 
 def check_seed(seed: object) -> None:

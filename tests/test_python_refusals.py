@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import math
 import typing
+from pathlib import Path
 
 import pytest
 import torch
@@ -305,6 +306,17 @@ def test_an_argument_of_a_wrong_type_is_refused_in_one_line(
         assert "\n" not in message
         assert error.value.hint
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [0, Path("cuda"), torch.device("cpu")])
+def test_what_is_no_string_is_named_in_its_refusal(value):
+    for name, call in {
+        "name": lambda: prune(build(), tokens(4, 32), SETTINGS, name=value),
+        "device": lambda: Settings(device=value),
+    }.items():
+        with pytest.raises(InputError, match=f"^expected {name} to be ") as error:
+            call()
+        assert error.value.got == repr(value)
 
 
 @pytest.mark.usefixtures("own_cache")
