@@ -208,22 +208,14 @@ def check_switch(name: str, value: object) -> None:
         raise InputError(expected=expected, got=repr(value), hint="write it without quotes")
 
 
-def check_words(name: str, value: object, description: str, example: str) -> None:
-    """Raises InputError, which names the argument, for a value that is no string or path.
+def check_words(
+    name: str, value: object, description: str, example: str, *, allowed: tuple[type, ...] = (str, Path)
+) -> None:
+    """Raises InputError, which names the argument, for a value of a type that is not allowed.
 
     description: what the value should be, in words, such as "the name of a text".
     """
-    if not isinstance(value, str | Path):
-        expected = f"{name} to be {description}"
-        raise InputError(expected=expected, got=reprlib.repr(value), hint=f"such as {example!r}")
-
-
-def check_text(name: str, value: object, description: str, example: str) -> None:
-    """Raises InputError, which names the argument, for a value that is no string: a path is none.
-
-    description: what the value should be, in words, as for `check_words`.
-    """
-    if not isinstance(value, str):
+    if not isinstance(value, allowed):
         expected = f"{name} to be {description}"
         raise InputError(expected=expected, got=reprlib.repr(value), hint=f"such as {example!r}")
 

@@ -249,10 +249,10 @@ def gather(
     settings = run.settings
     stream = carried.pruned_stream
     count, length, _ = stream.shape
-    linear = parts(layer)[task.step].output_linear
+    output_linear = parts(layer)[task.step].output_linear
     inputs = None
-    if task.step == "mlp" and count * length <= linear.in_features:
-        size = (count, length, linear.in_features)
+    if task.step == "mlp" and count * length <= output_linear.in_features:
+        size = (count, length, output_linear.in_features)
         inputs = StoredInputs(torch.empty(size, dtype=stream.dtype, device=settings.device))
     if settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1:
         return search_ridge(run, layer, task, aimed_stream, carried, inputs)

@@ -1,4 +1,4 @@
-"""A text on its way through a decoder, layer by layer: every measurement of a model is made of it.
+"""A text on its way through a decoder, layer by layer: what measures layers walks this way.
 
 A measurement needs what flows *into* a layer, and nothing of the layers around it. So only the hidden states
 of all sequences, h (S, L, d), are in memory from the start of a walk to its end. A layer is copied to the

@@ -9,7 +9,7 @@
     sample = draw(tokenizer, window_count=2, window_length=128)
     seaborn.lineplot(neurons(model, sample), x="layer", y="cost")
 
-Each function returns one row an observation; `COLUMNS` says what the columns mean, with their units.
+Each frame has one row an observation; `COLUMNS` says what the columns mean, with their units.
 """
 
 from .columns import COLUMNS, Sample, draw

@@ -120,7 +120,7 @@ def write_modelling_file(folder: Path, model_type: str) -> None:
 def say_foreign_files(folder: Path, model_type: str) -> None:
     """Say in a line of the log of each Python file in `folder` that is not the one written here.
 
-    None is run in any case. A link, a folder or a pipe of such a name has the hash of no bytes.
+    None is run in any case. A folder, a pipe or a broken link of such a name has the hash of no bytes.
     """
     for path in sorted(folder.glob("*.py")):
         content = path.read_bytes() if path.is_file() else b""

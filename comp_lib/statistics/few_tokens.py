@@ -179,7 +179,7 @@ def empty_statistics(
     *,
     needs_matrix: bool = False,
 ) -> Statistics:
-    """Statistics of no token yet, in the form that takes less memory for `token_count` tokens.
+    """Statistics of no token yet, in the form that suits `token_count` tokens: see `tokens_for_matrix`.
 
     outputs: of a target that is given; None: the target is the layer's own output.
     needs_matrix: whether the reader of the sums needs C itself, which only `MatrixStatistics` has at hand.

@@ -137,11 +137,11 @@ def test_a_calibration_draws_what_calibration_tokens_draws(tokenizer, model, sho
     assert Calibration(short_file, length=4).tokens(tokenizer).shape == (USUAL_SEQUENCES, 4)
     with pytest.raises(InputError, match="which are the same"):
         Calibration("calibration", 4).tokens(tokenizer, judged_on="calibration")
-    windows_drawn = []
+    labels = []
     Calibration("self", 2, 8, seed=9).tokens(
-        tokenizer, model=model, progress=lambda what, *_: windows_drawn.append(what)
+        tokenizer, model=model, progress=lambda label, *_: labels.append(label)
     )
-    assert set(windows_drawn) == {"writing text"}
+    assert set(labels) == {"writing text"}
 
 
 @pytest.mark.parametrize(

@@ -512,9 +512,9 @@ def test_another_request_is_refused_by_what_differs(parent, tmp_path, tokenizer)
         prune_to(out, opened(parent), tokenizer, tokens(seed=1), SETTINGS)
     with pytest.raises(InputError, match="different: dtype"):
         prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, options=SaveOptions(dtype=torch.float16))
-    another, _ = saved(tmp_path / "other", "tied")
+    another_parent, _ = saved(tmp_path / "other", "tied")
     with pytest.raises(InputError, match="different: model"):
-        prune_to(out, opened(another), tokenizer, tokens(), SETTINGS)
+        prune_to(out, opened(another_parent), tokenizer, tokens(), SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -600,9 +600,9 @@ def test_states_are_a_tensor_on_disk(dtype, tmp_path):
     states[2:5] = values[2:]
     assert torch.equal(states[0:5], values)
     assert torch.equal(states[1:3], values[1:3])
-    another = StatesFile.create(tmp_path, values.shape, dtype)
-    assert another.path != states.path
-    assert not another[0:5].any()
+    other_states = StatesFile.create(tmp_path, values.shape, dtype)
+    assert other_states.path != states.path
+    assert not other_states[0:5].any()
 
 
 @pytest.mark.parametrize("name, kind", [("tied", "q8_0"), ("qwen2", "f16")])

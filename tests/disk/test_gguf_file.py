@@ -284,7 +284,7 @@ def moments_to_kill_at(names):
     """The middle moment of each function, and all moments from the export on."""
     middle = set()
     for name in set(names):
-        numbers = [number for number, name_of_step in enumerate(names, 1) if name_of_step == name]
+        numbers = [number for number, called in enumerate(names, 1) if called == name]
         middle.add(numbers[len(numbers) // 2])
     assert len(middle) == 6
     return sorted(middle | {*range(names.index("export_gguf") + 1, len(names) + 1)})

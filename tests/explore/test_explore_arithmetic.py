@@ -175,20 +175,18 @@ def test_two_neurons_against_brute_force(javascript, arrows):
     answer = javascript("arrows.js", body, arrows)
     matrix = torch.tensor(arrows, dtype=torch.float64)
     assert torch.allclose(torch.tensor(answer["gram"], dtype=torch.float64), matrix @ matrix.T)
-    for removed_count, worth in enumerate(answer["worth"]):
-        kept = [index for index in range(3) if index != removed_count]
-        solution = torch.linalg.lstsq(
-            matrix[kept].T, matrix[removed_count][:, None], driver="gelsd"
-        ).solution[:, 0]
-        left = float((matrix[removed_count] - solution @ matrix[kept]).square().sum())
+    for removed, worth in enumerate(answer["worth"]):
+        kept = [index for index in range(3) if index != removed]
+        solution = torch.linalg.lstsq(matrix[kept].T, matrix[removed][:, None], driver="gelsd").solution[:, 0]
+        left = float((matrix[removed] - solution @ matrix[kept]).square().sum())
         assert worth["price"] == pytest.approx(left, abs=1e-12)
-        assert worth["energy"] == float(matrix[removed_count].square().sum())
+        assert worth["energy"] == float(matrix[removed].square().sum())
         if left > 1e-9:
             assert worth["condition"] == pytest.approx((worth["energy"] / left) ** 0.5)
-        factors = torch.tensor(answer["refits"][removed_count]["factors"], dtype=torch.float64)
-        assert factors[removed_count] == 0
+        factors = torch.tensor(answer["refits"][removed]["factors"], dtype=torch.float64)
+        assert factors[removed] == 0
         lost = float(((1 - factors) @ matrix).square().sum())
-        assert answer["refits"][removed_count]["error"] == pytest.approx(lost, abs=1e-12)
+        assert answer["refits"][removed]["error"] == pytest.approx(lost, abs=1e-12)
         assert lost == pytest.approx(left, abs=1e-12), "no factors are better"
 
 

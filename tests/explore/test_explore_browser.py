@@ -232,11 +232,11 @@ def predicted_share(numbers, widths):
     record = {"multiple": numbers["multiple"], "gone": numbers["removed"]}
     record |= {"kl": numbers["harm"], "curves": numbers["curves"]}
     removed = [full - width for full, width in zip(numbers["neurons"], widths, strict=True)]
-    from_page = sum(measure.predicted_harms(record, removed))
+    predicted = sum(measure.predicted_harms(record, removed))
     mean = sum(removed) / len(removed)
     low = int(mean)
     below, above = (sum(measure.predicted_harms(record, [low + extra] * len(removed))) for extra in (0, 1))
-    return from_page / (below + (above - below) * (mean - low))
+    return predicted / (below + (above - below) * (mean - low))
 
 
 def test_a_layer_is_skipped_and_tokens_are_looked_at(open_page):
@@ -349,10 +349,10 @@ def axe(tmp_path_factory):
 def test_axe_finds_no_serious_violation(open_page, axe, scheme):
     page = open_page(color_scheme=scheme, bypass_csp=True)
     page.evaluate(axe)
-    from_page = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
+    violations = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
     serious = [
         (violation["id"], violation["nodes"][0]["html"][:200])
-        for violation in from_page
+        for violation in violations
         if violation["impact"] in ("serious", "critical")
     ]
     assert serious == []

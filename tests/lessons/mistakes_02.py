@@ -9,14 +9,14 @@ import torch
 inv = torch.linalg.inv
 
 
-def price_after(c, w, leaving, judged, leave_out=True, refitted=True):
+def price_after(c, w, removed, judged, leave_out=True, refitted=True):
     """The right price, unless an argument makes it wrong.
 
     Args:
         leave_out: whether the neuron that has left is left out of the inverse.
         refitted: whether the others have new rows.
     """
-    kept = [i for i in range(len(c)) if i != leaving]
+    kept = [i for i in range(len(c)) if i != removed]
     v = w.clone()
     if refitted:
         v[kept] = torch.linalg.solve(c[kept][:, kept], c[kept] @ w)
@@ -26,9 +26,9 @@ def price_after(c, w, leaving, judged, leave_out=True, refitted=True):
     return v[judged].square().sum() / p
 
 
-def both(c, w, leaving, judged):
+def both(c, w, removed, judged):
     """The price of the two together."""
-    r = [leaving, judged]
+    r = [removed, judged]
     return (w[r] * torch.linalg.solve(inv(c)[r][:, r], w[r])).sum()
 
 

@@ -21,9 +21,9 @@ def rounds(price_of_group, new_rows=True, fresh=True):
 
     def removed_groups(c, w, size, remove):
         blocks = torch.arange(len(w)).split(size)
-        leaving = []
+        removed = []
         for _ in range(remove):
-            left = [i for i in range(len(blocks)) if i not in leaving]
+            left = [i for i in range(len(blocks)) if i not in removed]
             kept = torch.cat([blocks[i] for i in left])
             p = torch.zeros_like(c)
             p[kept[:, None], kept] = torch.linalg.inv(c[kept][:, kept])
@@ -32,8 +32,8 @@ def rounds(price_of_group, new_rows=True, fresh=True):
                 v = p @ c @ w
             if not fresh:
                 p = torch.linalg.inv(c)
-            leaving.append(min(left, key=lambda i: price_of_group(v[blocks[i]], p[blocks[i]][:, blocks[i]])))
-        return leaving
+            removed.append(min(left, key=lambda i: price_of_group(v[blocks[i]], p[blocks[i]][:, blocks[i]])))
+        return removed
 
     return removed_groups
 

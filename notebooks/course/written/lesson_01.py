@@ -119,11 +119,11 @@ def _halves(layers: int) -> tuple[Halves, list[str]]:
 
         return add
 
-    plans = [
+    all_halves = [
         (half(f"attention {i}", 0.3 + 0.1 * i, 0.2), half(f"MLP {i}", -0.5 + 0.2 * i, 0.7))
         for i in range(layers)
     ]
-    return plans, calls
+    return all_halves, calls
 
 
 def _walk(
