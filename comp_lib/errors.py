@@ -197,7 +197,11 @@ def check_whole_number(name: str, value: object, minimum: int) -> None:
     """Raises InputError, which names the field, for a value that is no integer or below `minimum`."""
     if type(value) is not int or value < minimum:
         expected = f"{name} as a whole number above {minimum - 1}"
-        hint = "write it without quotes" if isinstance(value, str) else f"the smallest is {minimum}"
+        hint = f"such as {minimum}"
+        if isinstance(value, str):
+            hint = "write it without quotes"
+        elif type(value) is int:
+            hint = f"the smallest is {minimum}"
         raise InputError(expected=expected, got=repr(value), hint=hint)
 
 
@@ -205,7 +209,10 @@ def check_switch(name: str, value: object) -> None:
     """Raises InputError, which names the field, for a value that is neither True nor False."""
     if not isinstance(value, bool):
         expected = f"{name} to be True or False"
-        raise InputError(expected=expected, got=repr(value), hint="write it without quotes")
+        hint = f"such as {name}=True"
+        if isinstance(value, str):
+            hint = "write it without quotes"
+        raise InputError(expected=expected, got=reprlib.repr(value), hint=hint)
 
 
 def check_words(

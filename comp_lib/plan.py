@@ -32,7 +32,7 @@ class Plan:
     """The layers of a decoder that stay, and their widths.
 
     The entries of `neurons`, `kv_groups`, `kept_neurons` and `kept_groups` are those of `layers`, in order.
-    Plans are edited by hand, so they are checked.
+    Plans are edited by hand, so they are checked; lists are as good as tuples.
 
     Raises InputError when a plan contradicts itself, or holds values of another kind.
 
@@ -99,9 +99,11 @@ class Plan:
                 got=f"one with {', '.join(map(repr, different[:3]))} missing or unknown",
                 hint="save it anew",
             )
-        return cls(**{name: _as_tuples(item) for name, item in value.items()})
+        return cls(**value)
 
     def __post_init__(self) -> None:
+        for name in ("layers", "neurons", "kv_groups", "kept_neurons", "kept_groups"):
+            object.__setattr__(self, name, _as_tuples(getattr(self, name)))  # the class is frozen
         if not isinstance(self.parent, str):
             raise InputError(expected="a name as parent", got=repr(self.parent), hint=CORRECT_PLAN_HINT)
         self._check_share("ratio", lowest=0)
@@ -183,7 +185,7 @@ class Plan:
 
 
 def _as_tuples(value: Any) -> Any:
-    """A value that was read from JSON, with tuples in place of its lists."""
+    """The value, with tuples in place of its lists."""
     if isinstance(value, list):
         return tuple(map(_as_tuples, value))
     return value

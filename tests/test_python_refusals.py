@@ -256,7 +256,11 @@ GOOD_ARGUMENTS = {
     "load_model": lambda parent, model, tokenizer: {"name": parent},
     "load_text": lambda parent, model, tokenizer: {},
     "prune": lambda parent, model, tokenizer: {"model": model, "ids": tokens()},
-    "prune_model": lambda parent, model, tokenizer: {"model": parent, "out": "out", "calibration": "shipped"},
+    "prune_model": lambda parent, model, tokenizer: {
+        "name": parent,
+        "out": "out",
+        "calibration": Calibration("shipped", length=64),
+    },
 }
 # Of these, nobody makes one: they come back.
 RESULTS = {"Evaluation", "EvaluationByText", "LayerReport", "Pruned", "Report", "Shape", "Verdict"}
@@ -305,6 +309,8 @@ def test_an_argument_of_a_wrong_type_is_refused_in_one_line(
         assert message.startswith("expected ")
         assert "\n" not in message
         assert error.value.hint
+        if not isinstance(value, list):  # which may be too short, so that its length is what came
+            assert type(value).__name__ in error.value.got or str(value) in error.value.got, message
     assert not list(tmp_path.iterdir())
 
 
@@ -317,6 +323,24 @@ def test_what_is_no_string_is_named_in_its_refusal(value):
         with pytest.raises(InputError, match=f"^expected {name} to be ") as error:
             call()
         assert error.value.got == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"), [("no", "write it without quotes"), (1, "such as inplace=True"), (None, "such as")]
+)
+def test_the_hint_for_a_switch_suits_the_value(value, hint):
+    with pytest.raises(InputError, match="inplace to be True or False") as error:
+        prune(build(), tokens(4, 32), SETTINGS, inplace=value)
+    assert error.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"), [(0, "the smallest is 1"), (2.0, "such as 1"), ("2", "write it without quotes")]
+)
+def test_the_hint_for_a_whole_number_suits_the_value(value, hint):
+    with pytest.raises(InputError, match="sequences as a whole number above 0") as error:
+        Calibration("shipped", sequences=value)
+    assert error.value.hint == hint
 
 
 @pytest.mark.usefixtures("own_cache")

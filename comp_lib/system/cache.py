@@ -25,10 +25,14 @@ def load_or_make(path: Path, make: Callable[[], Any]) -> Any:
     `make` runs without gradients. A result is what JSON can hold, with tensors anywhere in it. Tensors come
     back on the CPU, tuples as lists.
 
-    Raises InputError when the entry cannot be written.
+    Raises InputError when the entry cannot be written, or is there and may not be read.
     """
     try:
         entry = load(path.read_bytes())
+    except (IsADirectoryError, PermissionError) as error:
+        raise InputError(
+            expected=f"to read {path}", got=error, hint="delete it, or set COMP_LIB_CACHE"
+        ) from error
     except (FileNotFoundError, NotADirectoryError, SafetensorError):
         with torch.no_grad():
             result = make()

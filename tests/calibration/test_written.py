@@ -14,7 +14,7 @@ from variants import build
 
 from comp_lib.calibration import written as written_module
 from comp_lib.calibration.texts import DATA_FOLDERS
-from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.calibration.windows import Calibration, calibration_tokens
 from comp_lib.calibration.written import (
     WRITERS,
     draw_prefixes,
@@ -222,6 +222,17 @@ def test_a_text_that_ships_serves_its_model_and_seed_alone(
     for parent, seed, sequences in ((model, 1, 16), (model, 0, 40), (other_model, 0, 16)):
         with pytest.raises(pytest.fail.Exception):
             draw(parent, seed, sequences)
+
+
+def test_an_entry_of_the_cache_that_may_not_be_read_is_refused(tokenizer, tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
+    text = Calibration("general", sequences=16, length=16)
+    text.tokens(tokenizer, model=tiny_llama())
+    (entry,) = tmp_path.glob("written/*.safetensors")
+    entry.unlink()
+    entry.mkdir()
+    with pytest.raises(InputError, match=f"^expected to read {entry}, got .*: delete it"):
+        text.tokens(tokenizer, model=tiny_llama())
 
 
 @pytest.mark.real
