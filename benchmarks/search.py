@@ -37,7 +37,7 @@ from comp_lib.families.run import embed, head, layer_arguments
 from comp_lib.families.types import Model
 from comp_lib.importance.measured_harm import gather_and_pass, narrow
 from comp_lib.importance.narrowing import smallest_width
-from comp_lib.importance.neurons import RIDGE
+from comp_lib.importance.problem import RIDGE
 from comp_lib.plan import Plan
 from comp_lib.planning import make_plan
 from comp_lib.shape import Shape

@@ -29,7 +29,8 @@ from comp_lib.families.find import parts
 from comp_lib.families.probe import output_gain
 from comp_lib.families.run import attention_step, embed, layer_arguments, mlp_step
 from comp_lib.families.types import Layer
-from comp_lib.importance.neurons import Problem, energy, full_condition
+from comp_lib.importance.neurons import energy, full_condition
+from comp_lib.importance.problem import Problem
 from comp_lib.recovery.least_squares import LAMBDAS, choose_ridge
 from comp_lib.shape import Shape
 from comp_lib.statistics.solve import keep_rows

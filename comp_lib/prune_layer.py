@@ -22,7 +22,6 @@ import reprlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -30,10 +29,11 @@ from torch import Tensor
 
 from .errors import InputError
 from .families.find import parts
-from .families.probe import output_gain, output_target, stream_after
+from .families.probe import output_target, stream_after
 from .families.run import LayerArguments, run_step
 from .families.types import STEPS, Layer, Step
-from .importance.neurons import METRICS, RIDGE, Problem, Selection, energy, upstream_norms
+from .importance.neurons import METRICS, energy
+from .importance.problem import RIDGE, Problem, Selection
 from .plan import Plan
 from .recovery import RECOVERIES
 from .recovery.least_squares import choose_ridge
@@ -258,7 +258,7 @@ def gather(
         return search_ridge(run, layer, task, aimed_stream, carried, inputs)
     ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
     statistics = sum_statistics(run, layer, task.step, stream, aimed_stream, slice(0, count), inputs)
-    return Gathered(problem_of(layer, task.step, statistics, ridge), inputs, None)
+    return Gathered(Problem.of(layer, task.step, statistics, ridge), inputs, None)
 
 
 def search_ridge(
@@ -280,7 +280,7 @@ def search_ridge(
     half = math.ceil(count / 2)
     fitting = sum_statistics(run, layer, task.step, stream, aimed_stream, slice(0, half), inputs)
     held_out = sum_statistics(run, layer, task.step, stream, aimed_stream, slice(half, count), inputs)
-    problem = problem_of(layer, task.step, fitting)
+    problem = Problem.of(layer, task.step, fitting)
     if task.kept_by_plan is None:
         # The best ridge depends little on which neurons stay, so a cheap metric will do here.
         likely = energy(problem, task.keep, carried.generator).kept
@@ -290,19 +290,6 @@ def search_ridge(
     last_position = carried.ridge_positions.get(task.step)
     ridge, position = choose_ridge(fitting, held_out, problem.weight, kept, problem.gain, last_position)
     return Gathered(replace(problem, statistics=fitting + held_out, ridge=ridge), inputs, position)
-
-
-def problem_of(layer: Layer, step: Step, statistics: Statistics, ridge: float = RIDGE) -> Problem:
-    """The output linear of a step, as metrics and recoveries see it."""
-    part = parts(layer)[step]
-    return Problem(
-        statistics,
-        weight=part.output_linear.weight.detach().T.to(statistics.precision),  # W (n, m)
-        upstream_norms=partial(upstream_norms, layer, step),
-        block_size=part.block_size,
-        ridge=ridge,
-        gain=output_gain(layer, step),
-    )
 
 
 def sum_statistics(

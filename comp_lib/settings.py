@@ -279,7 +279,7 @@ class Settings:
                 )
 
     def _check_ranges(self) -> None:
-        from .importance.neurons import RIDGE
+        from .importance.problem import RIDGE
 
         if not 0.0 < self.ratio < 1.0:  # NaN is in no interval
             raise InputError(

@@ -17,7 +17,7 @@ from variants import build, tokens
 
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
-from comp_lib.importance.neurons import RIDGE
+from comp_lib.importance.problem import RIDGE
 from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plan import Plan
 from comp_lib.pruned import Pruned

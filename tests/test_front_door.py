@@ -20,7 +20,8 @@ USERS_FILE = """\
 import torch
 
 from comp_lib import Calibration, Plan, Settings, evaluate, load_model, prune, prune_model
-from comp_lib.importance.neurons import Problem, Selection, keep_highest, metric
+from comp_lib.importance.neurons import keep_highest, metric
+from comp_lib.importance.problem import Problem, Selection
 from comp_lib.models.card import Provenance
 from comp_lib.models.save import save_checkpoint
 from comp_lib.shape import Shape

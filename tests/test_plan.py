@@ -294,7 +294,9 @@ def test_json_is_readable():
 
 
 def test_lists_are_as_good_as_tuples():
-    edited = replace(PLAN, neurons=list(PLAN.neurons), kept_neurons=[list(kept) for kept in PLAN.kept_neurons])
+    edited = replace(
+        PLAN, neurons=list(PLAN.neurons), kept_neurons=[list(kept) for kept in PLAN.kept_neurons]
+    )
     assert edited == PLAN
     assert hash(edited) == hash(PLAN)
 

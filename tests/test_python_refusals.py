@@ -26,7 +26,8 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import compare_losses, measure_loss
 from comp_lib.healing import HealingSettings
-from comp_lib.importance.neurons import METRICS, Selection, keep_highest, metric
+from comp_lib.importance.neurons import METRICS, keep_highest, metric
+from comp_lib.importance.problem import Selection
 from comp_lib.settings import PRESETS, MethodChanges, PresetName, Settings, SettingsChanges
 
 LONG = "sequences of at most 128 tokens, the model's, got 200"

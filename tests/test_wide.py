@@ -9,7 +9,8 @@ from variants import build, tokens
 
 from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.importance.measured_harm import MeasuredHarm, interpolate, measured_harm
-from comp_lib.importance.neurons import METRICS, Problem
+from comp_lib.importance.neurons import METRICS
+from comp_lib.importance.problem import Problem
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings

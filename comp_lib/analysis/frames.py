@@ -21,9 +21,9 @@ from ..families.find import layers_of, parts
 from ..families.types import STEPS, Device, Layer, Model, Step
 from ..importance.layers import cosine_distance, sequence_loss_increase
 from ..importance.matrix_condition import scores_of, sweep
-from ..importance.neurons import METRICS, Problem
+from ..importance.neurons import METRICS
+from ..importance.problem import Problem
 from ..progress import Progress, no_progress
-from ..prune_layer import problem_of
 from ..statistics.few_tokens import empty_statistics
 from ..statistics.solve import Inverse, penalty
 from ..statistics.sums import Statistics, token_weight
@@ -182,8 +182,8 @@ def _examine_layer(visit: LayerVisit) -> Tables:
         distances["attention"].append(cosine_distance(batch.before, batch.between))
         distances["mlp"].append(cosine_distance(batch.between, batch.after))
     tables = {"layers": {part: torch.cat(values) for part, values in distances.items()}}
-    tables["groups"] = _group_table(problem_of(layer, "attention", statistics.pop("attention")))
-    problem = problem_of(layer, "mlp", statistics.pop("mlp"))
+    tables["groups"] = _group_table(Problem.of(layer, "attention", statistics.pop("attention")))
+    problem = Problem.of(layer, "mlp", statistics.pop("mlp"))
     tables["neurons"], tables["curves"] = _neuron_tables(problem)
     return tables
 

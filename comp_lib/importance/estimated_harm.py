@@ -22,15 +22,14 @@ from torch import Tensor
 
 from ..decoder import Decoder, as_decoder
 from ..families.find import parts
-from ..families.probe import output_gain
-from ..families.types import Layer, Model
+from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..statistics.few_tokens import TokenStatistics
 from ..statistics.sums import token_weight
 from ..walk import LayerVisit, walk
 from .narrowing import check_sequences, divergences, smallest_width, with_weights
-from .neurons import RIDGE, times_gain
+from .problem import RIDGE, Problem, times_gain
 
 # Sequences to which a narrowed layer is refitted, and those that judge: these shares of all, so that a small
 # text has a small price, and no more than these numbers.
@@ -99,11 +98,12 @@ def estimated_harm(
     for visit in walk(decoder, text, device):
         streams = {index: visit.send_through(stream) for index, stream in streams.items()}
         statistics = _gather_first_sequences(visit, fitted_count, token_weights)
-        energy = _energies(visit.layer, statistics)
+        problem = Problem.of(visit.layer, "mlp", statistics, RIDGE if ridge is None else ridge)
+        energy = _energies(problem)
         energies.append(energy.sort().values.cpu())
         if visit.index % LAYER_STEP == 0 or visit.index == layer_count - 1:
             kept = energy.argsort()[removals[visit.index] :].sort().values
-            weight = _refitted(visit.layer, statistics, kept, RIDGE if ridge is None else ridge)
+            weight = statistics.refit(problem.weight, kept, problem.ridge)
             judging = visit.before[fitted_count:]
             streams[visit.index] = with_weights(visit.layer, judging, visit.arguments, weight)[1]
         progress("harm of layers", visit.index + 1, layer_count)
@@ -124,13 +124,7 @@ def _gather_first_sequences(visit: LayerVisit, fitted_count: int, token_weights:
     return statistics
 
 
-def _energies(layer: Layer, statistics: TokenStatistics) -> Tensor:
-    """||x_i||^2 ||w_i||^2 of each neuron (n,), as `neurons.energy` has it, squared."""
-    weight = parts(layer)["mlp"].output_linear.weight.detach().T.double()  # (n, m)
-    return statistics.diagonal() * times_gain(weight, output_gain(layer, "mlp")).square().sum(1)
-
-
-def _refitted(layer: Layer, statistics: TokenStatistics, kept: Tensor, ridge: float) -> Tensor:
-    """The weights V (n, m) of down_proj, refitted on the neurons `kept` (k,) and zero elsewhere."""
-    weight = parts(layer)["mlp"].output_linear.weight.detach().T
-    return statistics.refit(weight.to(statistics.precision), kept, ridge)
+def _energies(problem: Problem) -> Tensor:
+    """||x_i||^2 ||w_i||^2 of each neuron (n,), float64: `neurons.energy` squared."""
+    weight = times_gain(problem.weight.double(), problem.gain)  # (n, m)
+    return problem.statistics.diagonal() * weight.square().sum(1)

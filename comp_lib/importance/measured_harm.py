@@ -21,7 +21,6 @@ from torch import Tensor
 
 from ..decoder import Decoder, as_decoder
 from ..families.find import parts
-from ..families.probe import output_gain
 from ..families.run import LayerArguments, layer_arguments
 from ..families.types import Layer, Model
 from ..progress import Progress, no_progress
@@ -31,7 +30,7 @@ from ..statistics.sums import MatrixStatistics, token_weight
 from ..walk import passed_batches, walk
 from .matrix_condition import Sweep, sweep
 from .narrowing import check_sequences, divergences, smallest_width, with_weights
-from .neurons import RIDGE, times_gain
+from .problem import RIDGE, Problem
 
 FITTED_SEQUENCES = 32  # sequences on which layers are refitted: widths need few
 JUDGING_SEQUENCES = 4  # sequences on which the refitted layers are judged
@@ -150,12 +149,14 @@ def narrow(layer: Layer, statistics: MatrixStatistics, removed: int, ridge: floa
 
     statistics: the sums of what down_proj reads, from `gather_and_pass`.
     """
-    stored_weight = parts(layer)["mlp"].output_linear.weight
-    weight = stored_weight.detach().T.to(statistics.precision)  # (n, m)
-    scaled = times_gain(weight, output_gain(layer, "mlp"))
-    fewest = smallest_width(len(weight))
-    input_penalties = penalty(statistics.diagonal(), ridge)
-    swept = sweep(statistics.inverse(ridge), scaled, len(weight) - fewest, input_penalties=input_penalties)
-    kept = torch.ones(len(weight), dtype=torch.bool, device=stored_weight.device)
-    kept[swept.order[:removed].to(stored_weight.device)] = False
-    return swept, statistics.refit(weight, kept.nonzero().flatten(), ridge)
+    problem = Problem.of(layer, "mlp", statistics, ridge)
+    swept = sweep(
+        statistics.inverse(ridge),
+        problem.scaled_weight,
+        problem.blocks - smallest_width(problem.blocks),
+        input_penalties=penalty(statistics.diagonal(), ridge),
+    )
+    device = problem.weight.device
+    stays = torch.ones(problem.blocks, dtype=torch.bool, device=device)
+    stays[swept.order[:removed].to(device)] = False
+    return swept, statistics.refit(problem.weight, stays.nonzero().flatten(), ridge)

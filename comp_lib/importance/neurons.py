@@ -11,95 +11,18 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..families.find import parts
-from ..families.types import Layer, Step
 from ..methods import METHODS
-from ..statistics.blocks import inputs_of_blocks
 from ..statistics.solve import penalty, spd_inverse, with_ridge
-from ..statistics.sums import Statistics, contributions
-from .matrix_condition import Sweep, sweep
+from ..statistics.sums import contributions
+from .matrix_condition import sweep
+from .problem import Problem, Selection
 
-RIDGE = 0.1  # lambda of the library, unless something else is asked for
-ROWS_IN_FLOAT64 = 1024  # rows of a matrix in float64 at once, since all of them may be a gigabyte
 MASK_BLOCKS_PER_ROUND = 32  # blocks that go before the mask is tuned again
-
-
-def upstream_norms(layer: Layer, step: Step) -> Tensor:
-    """The squared norm of the weights that produce each block of the inputs: (blocks,), float64."""
-    part = parts(layer)[step]
-    norms = []
-    for name, rows in part.producer_rows.items():
-        weight = getattr(part.module, name).weight.detach()
-        row_norms = [piece.double().square().sum(1) for piece in weight.split(ROWS_IN_FLOAT64)]
-        norms.append(torch.cat(row_norms)[rows].sum(1))
-    return torch.stack(norms).sum(0)
-
-
-def times_gain(weight: Tensor, gain: Tensor | None) -> Tensor:
-    """W (n, m) times the gain of each output (m,), where outputs have one."""
-    return weight if gain is None else weight * gain.to(weight)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """An output linear y = X W with n inputs and m outputs, as metrics and recoveries read it."""
-
-    statistics: Statistics
-    """The sums over the calibration text: C = X^T X and what belongs to it."""
-    weight: Tensor
-    """W (n, m), in the precision of the statistics."""
-    upstream_norms: Callable[[], Tensor]
-    """Computes the squared norm of the weights that produce each block (gate, up; q, k, v): (blocks,)."""
-    block_size: int = 1
-    """The number of consecutive inputs that go together."""
-    ridge: float = RIDGE
-    """Lambda, relative to each input's own energy."""
-    gain: Tensor | None = None
-    """Factors of the outputs on their way to the stream (m,); None: all outputs have the same factor."""
-
-    @property
-    def scaled_weight(self) -> Tensor:
-        """W (n, m) times the gain of each output, for comparisons of errors of different outputs."""
-        return times_gain(self.weight, self.gain)
-
-    @property
-    def blocks(self) -> int:
-        """The number of blocks."""
-        return len(self.weight) // self.block_size
-
-    def per_block(self, values: Tensor) -> Tensor:
-        """The sum of values (n,) over each block: (blocks,)."""
-        return values.reshape(self.blocks, self.block_size).sum(1)
-
-    def inputs_of(self, blocks: Tensor) -> Tensor:
-        """Indices of the inputs in these blocks, on the device of the weights: (k,) -> (k * block_size,)."""
-        return inputs_of_blocks(blocks.to(self.weight.device), self.block_size)
-
-    @property
-    def xtx(self) -> Tensor:
-        """C (n, n), in the precision of the weights."""
-        return self.statistics.xtx.to(self.weight.dtype)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The blocks that a metric has chosen, with their scores."""
-
-    kept: Tensor
-    """The blocks that stay, ascending (k,)."""
-    scores: Tensor
-    """The importance of each block (blocks,): a block with a larger score is worth more."""
-    refitted: Tensor | None = None
-    """Least-squares weights V (n, m), if the metric's sweep has found them already."""
-    swept: Sweep | None = None
-    """The sweep, if there was one."""
-
 
 NeuronMetric = Callable[[Problem, int, torch.Generator], Selection]
 """A function that chooses the `keep` blocks of an output linear that stay."""

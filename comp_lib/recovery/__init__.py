@@ -6,7 +6,7 @@ does nothing.
 
 from collections.abc import Callable
 
-from ..importance.neurons import Problem, Selection
+from ..importance.problem import Problem, Selection
 from ..methods import RecoveryName
 from .bias import keep_weights, refit_by_bias
 from .least_squares import refit_by_least_squares

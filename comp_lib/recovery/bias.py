@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..importance.neurons import Problem, Selection
+from ..importance.problem import Problem, Selection
 from ..statistics.solve import keep_rows
 from ..statistics.sums import relative_error
 from .refit import Refit

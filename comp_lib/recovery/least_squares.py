@@ -24,7 +24,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..importance.neurons import Problem, Selection
+from ..importance.problem import Problem, Selection
 from ..statistics.sums import Statistics, relative_error
 from .refit import Refit
 
@@ -81,7 +81,7 @@ def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:
     statistics = problem.statistics
     weight = problem.weight
     swept = selection.swept
-    if selection.refitted is not None and swept is not None and statistics.kept_of_target is None:
+    if selection.refitted is not None and swept is not None and not statistics.has_target:
         refitted = selection.refitted  # the sweep has solved the same problem
         energy = statistics.energy(weight)
         error = max(0.0, float(swept.errors[-1]))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..importance.neurons import Problem, Selection
+from ..importance.problem import Problem, Selection
 from ..statistics.solve import keep_rows, least_squares
 from ..statistics.sums import contributions, relative_error
 from .refit import Refit

@@ -26,7 +26,7 @@ The mask problem has no dual form, since the rank of C o W W^T is not bounded by
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,13 +42,15 @@ INPUTS_PER_PANEL = 256  # inputs whose values for all tokens are in memory in fl
 
 @dataclass
 class TokenStatistics(Statistics):
-    """The weighted tokens themselves, instead of their sums, for few tokens beside many inputs.
-
-    `kept_of_target` is Y* (T, m), float32.
-    """
+    """The weighted tokens themselves, instead of their sums, for few tokens beside many inputs."""
 
     squares: Tensor  # C_ii (n,), float64
     x: Tensor  # X (T, n), float32
+    given_target: Tensor | None  # Y* (T, m), float32, where a target is given
+
+    @property
+    def has_target(self) -> bool:
+        return self.given_target is not None
 
     @property
     def precision(self) -> torch.dtype:
@@ -61,27 +63,32 @@ class TokenStatistics(Statistics):
             weighted_input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
             squared_weight_sum=torch.zeros((), dtype=torch.float64, device=device),
             token_count=0,
-            kept_of_target=None if outputs is None else torch.zeros(0, outputs, device=device),
             squares=torch.zeros(inputs, dtype=torch.float64, device=device),
             x=torch.zeros(0, inputs, device=device),
+            given_target=None if outputs is None else torch.zeros(0, outputs, device=device),
         )
 
     def add_weighted(self, x: Tensor, target: Tensor | None) -> None:
         self.squares += sum(piece.double().square().sum(0) for piece in x.split(TOKENS_PER_PIECE))
         self.x = torch.cat([self.x, x])
-        if target is not None and self.kept_of_target is not None:
-            self.kept_of_target = torch.cat([self.kept_of_target, target])
+        if target is not None and self.given_target is not None:
+            self.given_target = torch.cat([self.given_target, target])
 
     def __add__(self, other: Self) -> Self:
-        kept_of_target = None
-        if self.kept_of_target is not None and other.kept_of_target is not None:
-            kept_of_target = torch.cat([self.kept_of_target, other.kept_of_target])
+        given_target = None
+        if self.given_target is not None and other.given_target is not None:
+            given_target = torch.cat([self.given_target, other.given_target])
         return type(self)(
             **self._plain_sums(other),
-            kept_of_target=kept_of_target,
             squares=self.squares + other.squares,
             x=torch.cat([self.x, other.x]),
+            given_target=given_target,
         )
+
+    def mix_outputs(self, mix: Tensor) -> Self:
+        if self.given_target is None:
+            return self
+        return replace(self, given_target=self.given_target @ mix.to(self.given_target))
 
     def diagonal(self) -> Tensor:
         return self.squares
@@ -146,7 +153,7 @@ class TokenStatistics(Statistics):
 
     def target_energy(self, weight: Tensor) -> float:
         """||Y*||^2, where the layer's own output is Y* = X W, for weight W (n, m)."""
-        target = self.x @ weight.float() if self.kept_of_target is None else self.kept_of_target
+        target = self.x @ weight.float() if self.given_target is None else self.given_target
         return float(target.double().square().sum())
 
     def gap(self, weight: Tensor, kept: Tensor, outputs: slice = slice(None)) -> Tensor:
@@ -157,8 +164,8 @@ class TokenStatistics(Statistics):
         outputs: the outputs for which E is computed; by default all.
         """
         weight = weight[:, outputs]
-        if self.kept_of_target is not None:
-            return (self.kept_of_target[:, outputs] - self._outputs_of(kept, weight)).double()
+        if self.given_target is not None:
+            return (self.given_target[:, outputs] - self._outputs_of(kept, weight)).double()
         removed = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
         removed[kept] = False
         return self._outputs_of(removed.nonzero().flatten(), weight).double()

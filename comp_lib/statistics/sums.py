@@ -45,8 +45,11 @@ class Statistics(ABC):
     """1^T 1 (), float64, with the token weights of C: the sum of w² over the tokens."""
     token_count: int
     """Number of tokens that were added."""
-    kept_of_target: Tensor | None
-    """What is kept of a given target Y*: Y* itself, or B = X^T Y*; None: the target is the own output."""
+
+    @property
+    @abstractmethod
+    def has_target(self) -> bool:
+        """Whether a target Y* is given; otherwise the target is the layer's own output."""
 
     @property
     @abstractmethod
@@ -66,7 +69,7 @@ class Statistics(ABC):
             target: the target (..., m), if the sums were made for one.
             token_weight: a weight for each token (...); None: 1.
         """
-        if (target is None) != (self.kept_of_target is None):
+        if (target is not None) != self.has_target:
             raise ValueError("expected a target exactly when the sums were made for one")
         x = x.detach().flatten(0, -2).float()
         if token_weight is None:
@@ -97,7 +100,7 @@ class Statistics(ABC):
 
         Raises ValueError if only one of both has a target, which their sum would lose.
         """
-        if (self.kept_of_target is None) != (other.kept_of_target is None):
+        if self.has_target != other.has_target:
             raise ValueError("expected sums that both have a target, or that both have none")
         return {
             "input_sum": self.input_sum + other.input_sum,
@@ -146,11 +149,9 @@ class Statistics(ABC):
             ridges: the lambdas.
         """
 
+    @abstractmethod
     def mix_outputs(self, mix: Tensor) -> Self:
         """The sums for mixtures of the outputs, Y* M with M (m, p)."""
-        if self.kept_of_target is None:
-            return self
-        return replace(self, kept_of_target=self.kept_of_target @ mix.to(self.kept_of_target))
 
     @property
     def unweighted_mean(self) -> Tensor:
@@ -172,12 +173,14 @@ class Statistics(ABC):
 
 @dataclass
 class MatrixStatistics(Statistics):
-    """The sums as matrices.
-
-    `kept_of_target` is B = X^T Y* (n, m), in the precision of C.
-    """
+    """The sums as matrices."""
 
     _xtx: Tensor  # C, float64, or float32 from SINGLE_PRECISION_INPUTS on
+    given_xty: Tensor | None  # B = X^T Y* (n, m) of a target that is given, in the precision of C
+
+    @property
+    def has_target(self) -> bool:
+        return self.given_xty is not None
 
     @property
     def precision(self) -> torch.dtype:
@@ -186,16 +189,16 @@ class MatrixStatistics(Statistics):
     @classmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
         dtype = torch.float32 if inputs >= SINGLE_PRECISION_INPUTS else torch.float64
-        kept_of_target = None
+        given_xty = None
         if outputs is not None:
-            kept_of_target = torch.zeros(inputs, outputs, dtype=dtype, device=device)
+            given_xty = torch.zeros(inputs, outputs, dtype=dtype, device=device)
         return cls(
             input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
             weighted_input_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
             squared_weight_sum=torch.zeros((), dtype=torch.float64, device=device),
             token_count=0,
-            kept_of_target=kept_of_target,
             _xtx=torch.zeros(inputs, inputs, dtype=dtype, device=device),
+            given_xty=given_xty,
         )
 
     @classmethod
@@ -207,24 +210,29 @@ class MatrixStatistics(Statistics):
             weighted_input_sum=xtx.new_zeros(inputs),
             squared_weight_sum=xtx.new_zeros(()),
             token_count=0,
-            kept_of_target=None,
             _xtx=xtx,
+            given_xty=None,
         )
 
     def add_weighted(self, x: Tensor, target: Tensor | None) -> None:
         add_square(self.xtx, x)
-        if target is not None and self.kept_of_target is not None:
-            self.kept_of_target += x.T @ target
+        if target is not None and self.given_xty is not None:
+            self.given_xty += x.T @ target
 
     def __add__(self, other: Self) -> Self:
-        kept_of_target = None
-        if self.kept_of_target is not None and other.kept_of_target is not None:
-            kept_of_target = self.kept_of_target + other.kept_of_target
+        given_xty = None
+        if self.given_xty is not None and other.given_xty is not None:
+            given_xty = self.given_xty + other.given_xty
         return type(self)(
             **self._plain_sums(other),
-            kept_of_target=kept_of_target,
             _xtx=self.xtx + other.xtx,
+            given_xty=given_xty,
         )
+
+    def mix_outputs(self, mix: Tensor) -> Self:
+        if self.given_xty is None:
+            return self
+        return replace(self, given_xty=self.given_xty @ mix.to(self.given_xty))
 
     def diagonal(self) -> Tensor:
         return self.xtx.diagonal()
@@ -262,7 +270,7 @@ class MatrixStatistics(Statistics):
 
     def xty(self, weight: Tensor) -> Tensor:
         """B = X^T Y* (n, m), which is C W where the target is the layer's own output, for weight W (n, m)."""
-        return self.xtx @ weight.to(self.xtx) if self.kept_of_target is None else self.kept_of_target
+        return self.xtx @ weight.to(self.xtx) if self.given_xty is None else self.given_xty
 
 
 def tokens_for_matrix(inputs: int) -> int:

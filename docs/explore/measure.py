@@ -41,7 +41,8 @@ from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep, sweep
 from comp_lib.importance.measured_harm import gather_and_pass
 from comp_lib.importance.narrowing import smallest_width
-from comp_lib.importance.neurons import METRICS, RIDGE, Problem
+from comp_lib.importance.neurons import METRICS
+from comp_lib.importance.problem import RIDGE, Problem
 from comp_lib.models.load import load_model
 from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plan import Plan, PlanRequest

@@ -16,7 +16,7 @@ from comp_lib.errors import InputError
 from comp_lib.families.find import layers_of, parts
 from comp_lib.families.run import LayerArguments, embed, layer_arguments, run_step
 from comp_lib.families.types import STEPS, Layer, Model, Step
-from comp_lib.importance.neurons import RIDGE, Problem, upstream_norms
+from comp_lib.importance.problem import RIDGE, Problem, upstream_norms
 from comp_lib.statistics.sums import MatrixStatistics, Statistics, token_weight
 from comp_lib.walk import batches, send_through
 

@@ -24,7 +24,7 @@ from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.measured_harm import MeasuredHarm, gather_and_pass
 from comp_lib.importance.narrowing import with_weights
-from comp_lib.importance.neurons import RIDGE
+from comp_lib.importance.problem import RIDGE
 from comp_lib.plan import FLOOR_SHARE, Plan, PlanRequest
 from comp_lib.shape import Shape
 from comp_lib.walk import walk

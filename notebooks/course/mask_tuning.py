@@ -14,7 +14,7 @@ from torch import Tensor
 
 from comp_lib.families.find import layers_of
 from comp_lib.families.types import Model
-from comp_lib.importance.neurons import Problem
+from comp_lib.importance.problem import Problem
 from comp_lib.recovery.mask_tuning import fold_mask
 from comp_lib.statistics.sums import contributions
 from comp_lib.surgery import shallow_copy, shrink, update_config

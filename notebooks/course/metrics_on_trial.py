@@ -11,7 +11,7 @@ from torch import Tensor
 
 from comp_lib.families.find import parts
 from comp_lib.families.types import Model
-from comp_lib.importance.neurons import RIDGE
+from comp_lib.importance.problem import RIDGE
 from comp_lib.statistics.sums import MatrixStatistics
 from comp_lib.surgery import shallow_copy, shrink
 from comp_lib.walk import sequence_losses, walk

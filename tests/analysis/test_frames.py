@@ -12,7 +12,7 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.windows import evaluation_tokens
 from comp_lib.importance.layers import block_influence, sequence_loss_increase
-from comp_lib.importance.neurons import RIDGE
+from comp_lib.importance.problem import RIDGE
 from comp_lib.settings import Settings
 from comp_lib.statistics.solve import with_ridge
 from comp_lib.statistics.sums import MatrixStatistics, token_weight

@@ -13,7 +13,7 @@ from packing import as_base64
 from comp_lib.families.find import layers_of
 from comp_lib.importance import matrix_condition
 from comp_lib.importance.measured_harm import MeasuredHarm
-from comp_lib.importance.neurons import RIDGE
+from comp_lib.importance.problem import RIDGE
 from comp_lib.plan import PlanRequest
 from comp_lib.shape import Shape
 from comp_lib.statistics.solve import spd_inverse, with_ridge

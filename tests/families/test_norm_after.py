@@ -10,7 +10,8 @@ from variants import NORM_AFTER, build
 
 from comp_lib.families.find import parts
 from comp_lib.families.probe import output_gain, output_target
-from comp_lib.importance.neurons import Problem, full_condition
+from comp_lib.importance.neurons import full_condition
+from comp_lib.importance.problem import Problem
 from comp_lib.statistics.sums import MatrixStatistics
 
 

@@ -12,7 +12,7 @@ from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.importance import estimated_harm as module
 from comp_lib.importance.estimated_harm import estimated_harm
 from comp_lib.importance.narrowing import smallest_width
-from comp_lib.importance.neurons import RIDGE
+from comp_lib.importance.problem import RIDGE
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings

@@ -25,7 +25,7 @@ from comp_lib.importance.measured_harm import (
     narrow,
 )
 from comp_lib.importance.narrowing import with_weights
-from comp_lib.importance.neurons import RIDGE
+from comp_lib.importance.problem import RIDGE
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings

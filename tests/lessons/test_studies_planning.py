@@ -15,7 +15,7 @@ from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.measured_harm import MeasuredHarm
-from comp_lib.importance.neurons import RIDGE
+from comp_lib.importance.problem import RIDGE
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.shape import Shape
 from course import hybrid_granularity as planning

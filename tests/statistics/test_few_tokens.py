@@ -10,7 +10,8 @@ from variants import build, tokens
 
 from comp_lib.comp import prune
 from comp_lib.importance.matrix_condition import sweep
-from comp_lib.importance.neurons import Problem, full_condition
+from comp_lib.importance.neurons import full_condition
+from comp_lib.importance.problem import Problem
 from comp_lib.settings import Settings
 from comp_lib.statistics import few_tokens
 from comp_lib.statistics.few_tokens import DualInverse, TokenStatistics
@@ -96,7 +97,7 @@ def test_a_refit_is_its_formula_and_solves_without_lambda_in_the_divisors(with_t
     kept = torch.tensor([0, 2, 3, 7, 11, 20])
     ridge = 0.2
     x = rows.x.double()
-    target = x @ w if rows.kept_of_target is None else rows.kept_of_target.double()
+    target = rows.given_target.double() if rows.has_target else x @ w
     gap = target - x[:, kept] @ w[kept]  # E (T, m)
     energy = x.square().sum(0)[kept]  # diag(C)_K (k,)
     identity = torch.eye(len(x), dtype=torch.float64)

@@ -53,7 +53,7 @@ def test_add_gathers_both_sums_with_weights(seed, t, n, m):
     xty = sum(token_weights[b, i] ** 2 * torch.outer(x[b, i], y[b, i]) for b in range(2) for i in range(t))
     # products run in single precision
     torch.testing.assert_close(statistics.xtx, xtx, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(statistics.kept_of_target, xty, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(statistics.given_xty, xty, rtol=1e-5, atol=1e-5)
     assert statistics.token_count == 2 * t
 
 
@@ -69,7 +69,7 @@ def test_halves_of_a_text_add_up(seed, t, n, m):
     second.add(x[t:], y[t:], token_weights[t:])
     total = first + second
     torch.testing.assert_close(total.xtx, all_tokens.xtx, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(total.kept_of_target, all_tokens.kept_of_target, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(total.given_xty, all_tokens.given_xty, rtol=1e-5, atol=1e-5)
     assert total.token_count == all_tokens.token_count == 2 * t
     assert first.token_count == t, "adding must not change the halves"
 
@@ -81,7 +81,7 @@ def test_halves_without_a_target_add_up():
     second.add(normal(1, 4, 3))
     total = first + second
     torch.testing.assert_close(total.xtx, first.xtx + second.xtx)
-    assert total.kept_of_target is None
+    assert not total.has_target
     assert total.token_count == 9
 
 
