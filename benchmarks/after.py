@@ -88,7 +88,7 @@ def parent_row(parent: Model, windows_by_text: dict[str, torch.Tensor]) -> dict:
         "of": None,
         "bytes": 4 * parent.num_parameters(),
         "imports_megabytes": peak,
-        "mean_loss": judge(parent, windows_by_text).mean["loss"],
+        "mean_loss": judge(parent, windows_by_text).mean.loss,
     }
 
 
@@ -112,9 +112,9 @@ def step_row(
         row |= in_llama_cpp(output, small, windows_by_text)
     else:
         row["removed"] = 1 - decoder_parameters(small) / decoder_parameters(parent)
-    interval = judgement.compute_intervals()["increase"] or NO_INTERVAL
-    row["mean"] = [judgement.mean["increase"], *interval]
-    row["kl"] = judgement.mean["kl"]
+    interval = judgement.intervals.increase or NO_INTERVAL
+    row["mean"] = [judgement.mean.increase, *interval]
+    row["kl"] = judgement.mean.kl
     row["windows"] = {
         kind: [round(gap, 5) for gap in evaluation.by_sequence["increase"]]
         for kind, evaluation in judgement.texts.items()

@@ -9,7 +9,7 @@ output that the layer had.
     model, tokenizer = load_model("smollm2-135m")
     ids = Calibration("general", sequences=128).tokens(tokenizer, model=model)  # (128, 256)
     pruned = prune(model, ids, Settings(ratio=0.2))  # .model, .plan and .report
-    evaluate(pruned.model, tokenizer, parent=model).mean  # loss and the like, mean over eight kinds of text
+    evaluate(pruned.model, tokenizer, parent=model).mean.increase  # of the loss, over eight kinds of text
 
 `prune_model("smollm2-135m", "build/small")` does that from disk to disk: it saves the pruned model and
 returns a verdict on it.
@@ -39,7 +39,10 @@ if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .disk.verdict import Verdict
     from .errors import InputError
     from .evaluation.by_kind import EvaluationByText, evaluate
-    from .evaluation.loss import Evaluation
+    from .evaluation.confidence import Intervals
+    from .evaluation.loss import Evaluation, Measures
+    from .importance.neurons import keep_highest, metric
+    from .importance.problem import Problem, Selection
     from .models.load import load_model
     from .plan import Plan
     from .progress import Progress
@@ -59,18 +62,24 @@ __all__ = [
     "Evaluation",
     "EvaluationByText",
     "InputError",
+    "Intervals",
     "LayerReport",
+    "Measures",
     "Plan",
+    "Problem",
     "Progress",
     "Pruned",
     "Report",
+    "Selection",
     "Settings",
     "Shape",
     "Verdict",
     "__version__",
     "evaluate",
+    "keep_highest",
     "load_model",
     "load_text",
+    "metric",
     "prune",
     "prune_model",
 ]
@@ -81,17 +90,23 @@ _MODULES = {  # public name -> the module that defines it
     "Evaluation": "comp_lib.evaluation.loss",
     "EvaluationByText": "comp_lib.evaluation.by_kind",
     "InputError": "comp_lib.errors",
+    "Intervals": "comp_lib.evaluation.confidence",
     "LayerReport": "comp_lib.report",
+    "Measures": "comp_lib.evaluation.loss",
     "Plan": "comp_lib.plan",
+    "Problem": "comp_lib.importance.problem",
     "Progress": "comp_lib.progress",
-    "Report": "comp_lib.report",
     "Pruned": "comp_lib.pruned",
+    "Report": "comp_lib.report",
+    "Selection": "comp_lib.importance.problem",
     "Settings": "comp_lib.settings",
     "Shape": "comp_lib.shape",
     "Verdict": "comp_lib.disk.verdict",
     "evaluate": "comp_lib.evaluation.by_kind",
+    "keep_highest": "comp_lib.importance.neurons",
     "load_model": "comp_lib.models.load",
     "load_text": "comp_lib.calibration.texts",
+    "metric": "comp_lib.importance.neurons",
     "prune": "comp_lib.comp",
     "prune_model": "comp_lib.disk.prune_model",
 }

@@ -152,7 +152,8 @@ class Settings:
         Settings.preset("stock", ratio=0.3)  # what `comp-lib prune --preset stock --ratio 0.3` does
 
     What is left out follows the method: COMP gets the preset "tailored", and the methods of others one width
-    for all layers and the recovery of their makers.
+    for all layers and the recovery of their makers. Of the values that decide nothing, None leaves a setting
+    to the method or to the model, and "auto" to the rule that is said with the setting.
 
     Args:
         ratio: part of the parameters of the decoder to remove, at least; above 0 and below 1. 0.2 is a fifth.

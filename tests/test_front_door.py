@@ -19,12 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 USERS_FILE = """\
 import torch
 
-from comp_lib import Calibration, Plan, Settings, evaluate, load_model, prune, prune_model
-from comp_lib.importance.neurons import keep_highest, metric
-from comp_lib.importance.problem import Problem, Selection
-from comp_lib.models.card import Provenance
-from comp_lib.models.save import save_checkpoint
-from comp_lib.shape import Shape
+from comp_lib import Calibration, Plan, Problem, Selection, Settings
+from comp_lib import evaluate, keep_highest, load_model, metric, prune, prune_model
 
 
 @metric("loudest")
@@ -37,11 +33,10 @@ model, tokenizer = load_model("PARENT")
 text = Calibration("calibration", sequences=8, length=24)
 pruned = prune(model, text.tokens(tokenizer), Settings(ratio=0.2, method="loudest", multiple=4))
 quality = evaluate(pruned.model, tokenizer, "evaluation:code", parent=model, window_length=24, window_count=8)
-card = Provenance("PARENT", Shape.of(model), "8 x 24 tokens")
-folder = save_checkpoint("in-memory", pruned.model, tokenizer, pruned.plan, card)
+folder = pruned.save("in-memory", tokenizer)
 verdict = prune_model("PARENT", "on-disk", 0.2, calibration=text, multiple=4, judged_on=None)
 plan: Plan = verdict.plan
-print(folder, plan.removed, quality.mean["increase"])
+print(folder, plan.removed, quality.mean.increase)
 """
 MISTAKES = {
     "prune(model)": "Missing positional argument",
@@ -84,7 +79,7 @@ def test_a_users_file_runs(parent, tmp_path):
     dense, tokenizer = load_model(parent)
     pruned, _ = load_model(tmp_path / "in-memory")
     quality = evaluate(pruned, tokenizer, "evaluation:code", parent=dense, window_length=24, window_count=8)
-    assert float(increase) == pytest.approx(quality.mean["increase"], abs=1e-4)
+    assert float(increase) == pytest.approx(quality.mean.increase, abs=1e-4)
     assert (tmp_path / "on-disk" / "model.safetensors").is_file()
 
 
@@ -100,8 +95,8 @@ def test_a_tiny_model_is_pruned_and_evaluated(tiny_llama, tokenizer):
     with torch.no_grad():
         dense_loss = float(model(windows, labels=windows).loss)
         loss = float(pruned.model(windows, labels=windows).loss)
-    assert quality.mean["loss"] == pytest.approx(loss, rel=1e-5)
-    assert quality.mean["increase"] == pytest.approx(loss - dense_loss, abs=1e-4)
+    assert quality.mean.loss == pytest.approx(loss, rel=1e-5)
+    assert quality.mean.increase == pytest.approx(loss - dense_loss, abs=1e-4)
 
 
 def test_what_is_exported_looked_up_and_shown_to_type_checkers_is_the_same():

@@ -59,6 +59,6 @@ def test_an_evaluation_prints_a_line_for_each_text_and_one_for_the_mean(pruned):
     judged = judge(pruned.model, windows, build())
     lines = str(judged).splitlines()
     assert len(lines) == 3
-    low, high = judged.compute_intervals()["increase"]
-    assert lines[-1] == f"mean of 2    increase {judged.mean['increase']:.3f} ({low:.3f} to {high:.3f})"
+    low, high = judged.intervals.increase
+    assert lines[-1] == f"mean of 2    increase {judged.mean.increase:.3f} ({low:.3f} to {high:.3f})"
     assert str(judge(pruned.model, {"few": tokens(2, 32)})).startswith("few  loss ")

@@ -115,7 +115,7 @@ def evaluate(
             arguments = ["generate", model, "--prompt", PROMPT]
         echo(f"next: {as_typed_here(shlex.join(['comp-lib', *arguments]))}")
     read_by = parent or model
-    loss = judged.mean["loss" if parent is None else "dense_loss"]
+    loss = judged.mean.values["loss" if parent is None else "dense_loss"]
     for sentence in describe_chance(read_by, loss, loaded.config.vocab_size):
         complain(sentence)
 
@@ -125,8 +125,8 @@ def _perplexity_in_words(judged: "EvaluationByText") -> str:
     from ..evaluation.loss import perplexity_of
     from ..evaluation.words import perplexity_range
 
-    interval = judged.compute_intervals()["loss"]
-    perplexity = perplexity_of(judged.mean["loss"])
+    interval = judged.intervals.loss
+    perplexity = perplexity_of(judged.mean.loss)
     return f"perplexity {perplexity:.1f}{perplexity_range(interval, '.1f')} on {judged.mean_name}"
 
 

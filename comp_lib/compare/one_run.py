@@ -67,9 +67,9 @@ def measure(
     # the parent's tokens per second divided by the small model's: below 1 the small model is faster
     decode_ratio, _, _ = speed.median_ratio(rates[0].decode, rates[1].decode)
     judged = judge(small, windows_by_text, fresh_parent)
-    low, high = judged.compute_intervals()["increase"] or NO_INTERVAL
+    low, high = judged.intervals.increase or NO_INTERVAL
     libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    quality_columns = judged.mean | {"increase_low": low, "increase_high": high}
+    quality_columns = judged.mean.values | {"increase_low": low, "increase_high": high}
     size_columns = {"removed": pruned.plan.removed, "parameters": small.num_parameters()}
     machine_columns = {
         "seconds": seconds,

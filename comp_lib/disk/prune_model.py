@@ -333,7 +333,7 @@ def _verdict(
     warnings = []
     if quality is not None:
         vocabulary = parent.model.config.vocab_size
-        warnings = describe_chance(parent.name, quality.mean["dense_loss"], vocabulary)
+        warnings = describe_chance(parent.name, quality.mean.values["dense_loss"], vocabulary)
     return Verdict(
         **vars(saved),
         parent=parent.name,

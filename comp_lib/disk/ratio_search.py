@@ -51,7 +51,7 @@ def ratio_within(
     none.
     """
     ids, settings = checked_call(model, ids, settings)
-    dense_loss = judge(model, windows_by_text).mean["loss"]
+    dense_loss = judge(model, windows_by_text).mean.loss
     for sentence in describe_chance("the model", dense_loss, model.config.vocab_size):
         warn_once(sentence)
     outcome = ""  # of the last ratio, in words
@@ -69,7 +69,7 @@ def ratio_within(
         small = prune(model, ids, tried, plan=plan, progress=progress)
         round_weights(small.model, saved_dtype, gguf_type)
         try:
-            cost = judge(small.model, windows_by_text).mean["loss"] - dense_loss
+            cost = judge(small.model, windows_by_text).mean.loss - dense_loss
         except NoNumber:
             outcome = f"the loss without {small.plan.removed:.1%} of the decoder is no number"
             hint = "choose other settings"

@@ -78,7 +78,7 @@ class Verdict(SavedModel):
         if self.quality is None:
             return {}
         losses = {name: evaluation.values for name, evaluation in self.quality.texts.items()}
-        return losses | {self.quality.mean_name: self.quality.mean}
+        return losses | {self.quality.mean_name: self.quality.mean.values}
 
     def __str__(self) -> str:
         """At most 12 lines, one more if clearly more went than was asked for, and the warnings."""
@@ -128,8 +128,8 @@ class Verdict(SavedModel):
 
 def _quality_lines(quality: EvaluationByText) -> list[str]:
     """What the model lost: on the mean of the texts with its interval, and by kind of text."""
-    losses = quality.mean
-    interval = quality.compute_intervals()["increase"]
+    losses = quality.mean.values
+    interval = quality.intervals.increase
     increase = with_interval(losses["increase"], interval, "+")
     factor = perplexity_factor(losses["increase"], interval)
     before, after = (perplexity_of(losses[name]) for name in ("dense_loss", "loss"))

@@ -21,8 +21,8 @@ from ..errors import InputError, known_keywords
 from ..families.find import check_model
 from ..families.types import Model
 from ..progress import Progress, check_progress, no_progress
-from .confidence import Interval, intervals_by_measure
-from .loss import Evaluation, compare_losses, measure_loss
+from .confidence import Interval, Intervals
+from .loss import Evaluation, Measures, compare_losses, measure_loss
 from .windows import windows_of
 from .words import with_interval
 
@@ -37,20 +37,20 @@ class EvaluationByText:
     texts: dict[str, Evaluation]  # name of a text -> the quality on it
 
     @property
-    def mean(self) -> dict[str, float]:
-        """Mean over the texts of `Evaluation.values`: nats per token, or 0 to 1 for `top1_agreement`."""
+    def mean(self) -> Measures:
+        """The mean of each measure over the texts."""
         rows = [evaluation.values for evaluation in self.texts.values()]
-        return {measure: float(np.mean([row[measure] for row in rows])) for measure in rows[0]}
+        return Measures(**{measure: float(np.mean([row[measure] for row in rows])) for measure in rows[0]})
 
-    def compute_intervals(self) -> dict[str, Interval | None]:
-        """95% intervals of `mean`; None where a measure has none (see `confidence`)."""
-        return intervals_by_measure([evaluation.by_sequence for evaluation in self.texts.values()])
+    @property
+    def intervals(self) -> Intervals:
+        """95% intervals of `mean` (see `confidence`)."""
+        return Intervals.of([evaluation.by_sequence for evaluation in self.texts.values()])
 
     def make_rows(self) -> dict[str, Row]:
         """Values and 95% intervals of each text, in the order of `texts`."""
         return {
-            name: (evaluation.values, evaluation.compute_intervals())
-            for name, evaluation in self.texts.items()
+            name: (evaluation.values, vars(evaluation.intervals)) for name, evaluation in self.texts.items()
         }
 
     @property
@@ -68,7 +68,7 @@ class EvaluationByText:
         """
         if len(self.texts) == 1:
             return None
-        return self.mean_name, (self.mean, self.compute_intervals())
+        return self.mean_name, (self.mean.values, vars(self.intervals))
 
     def make_rows_and_mean(self) -> dict[str, Row]:
         """The rows of a table: `make_rows`, and the row of the mean below them where there is one."""
@@ -123,8 +123,8 @@ def evaluate(
         small, tokenizer = load_model("build/small")
         parent, _ = load_model("smollm2-135m")
         quality = evaluate(small, tokenizer, "evaluation:code", parent=parent)
-        print(quality.mean["increase"])  # nats per token
-        print(quality.compute_intervals()["increase"])  # its 95% interval
+        print(quality.mean.increase)  # nats per token
+        print(quality.intervals.increase)  # its 95% interval
     """
     check_model(model)
     if parent is not None:

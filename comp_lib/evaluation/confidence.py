@@ -21,6 +21,7 @@ samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -53,17 +54,36 @@ def confidence_interval(values: Sequence[float] | np.ndarray) -> Interval:
     return low, high
 
 
-def intervals_by_measure(kinds: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Interval | None]:
-    """The interval of the mean over kinds of each measure; None where there is none.
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """The 95% interval of each measure; None: it was not measured, or in too few sequences."""
 
-    kinds: a mapping for each kind, from the name of a measure to its values.
-    """
-    tables = [np.array(list(columns.values())) for columns in kinds]  # (measures, n) of each kind
-    bounds = confidence_intervals(*tables).tolist()
-    return {
-        measure: None if np.isnan(low) else (low, high)
-        for measure, (low, high) in zip(kinds[0], bounds, strict=True)
-    }
+    loss: Interval | None = None
+    """Of the loss, nats per token."""
+    dense_loss: Interval | None = None
+    """Of the loss of the parent, nats per token."""
+    increase: Interval | None = None
+    """Of the increase of the loss, nats per token; both models are judged on the same sequences."""
+    kl: Interval | None = None
+    """Of the KL divergence from the parent, nats per token."""
+    top1_agreement: Interval | None = None
+    """Of the share of positions at which both models put the same token first, 0 to 1."""
+
+    @classmethod
+    def of(cls, kinds: Sequence[Mapping[str, Sequence[float]]]) -> Intervals:
+        """The intervals of the mean over kinds.
+
+        kinds: a mapping for each kind, from the name of a measure to its values.
+        """
+        tables = [np.array(list(columns.values())) for columns in kinds]  # (measures, n) of each kind
+        bounds = confidence_intervals(*tables).tolist()
+        return cls(
+            **{
+                measure: (low, high)
+                for measure, (low, high) in zip(kinds[0], bounds, strict=True)
+                if not np.isnan(low)
+            }
+        )
 
 
 def confidence_intervals(*kinds: np.ndarray) -> np.ndarray:

@@ -13,8 +13,7 @@ zero only if nothing changed, and by the share of positions at which both put th
 alone can hide a change: a pruned model may lose what it knew and still guess the next word as well on
 average.
 
-Every number is a mean over sequences of equal length. The value of each sequence is kept, for
-`compute_intervals`.
+Every number is a mean over sequences of equal length. The value of each sequence is kept, for the intervals.
 
 Papers report WikiText-2: the test split, its rows joined with two line ends, cut into consecutive windows of
 2,048 tokens (or as many as the model takes), no window seeing the window before: `--judged-on wikitext2
@@ -42,21 +41,17 @@ from ..families.run import check_length, checked_tokens, evaluation_mode, head
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..system.tensors import check_numbers
-from .confidence import Interval, intervals_by_measure
+from .confidence import Intervals
 
 MEASURES = ("dense_loss", "loss", "increase", "kl", "top1_agreement")
 BATCH = 4  # sequences that pass at once
 HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a vocabulary of 49,152
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Quality of a model on a text; only a comparison with a parent sets the fields that may be None."""
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """How good a model is; only a comparison with a parent sets the fields that may be None."""
 
-    by_sequence: dict[str, tuple[float, ...]]
-    """Measure -> its value for each sequence."""
-    token_count: int
-    """How many tokens are predicted."""
     loss: float
     """Nats per token."""
     dense_loss: float | None = None
@@ -68,18 +63,6 @@ class Evaluation:
     top1_agreement: float | None = None
     """Share of positions at which both put the same token first, 0 to 1."""
 
-    @classmethod
-    def of(cls, columns: Mapping[str, Tensor], ids: Tensor) -> Evaluation:
-        """The evaluation on ids (S, L) with these values (S,) of each measure."""
-        by_sequence = {measure: tuple(column.tolist()) for measure, column in columns.items()}
-        means = {measure: column.mean().item() for measure, column in columns.items()}
-        return cls(by_sequence, ids[:, 1:].numel(), **means)
-
-    @property
-    def losses(self) -> tuple[float, ...]:
-        """Loss of each sequence, nats per token."""
-        return self.by_sequence["loss"]
-
     @property
     def perplexity(self) -> float:
         """exp(loss)."""
@@ -87,17 +70,35 @@ class Evaluation:
 
     @property
     def values(self) -> dict[str, float]:
-        """`loss`, and after a comparison also `dense_loss`, `increase`, `kl` and `top1_agreement`."""
-        return {measure: getattr(self, measure) for measure in self.by_sequence}
+        """What was measured, by the names of the fields, in the order of MEASURES."""
+        return {measure: getattr(self, measure) for measure in MEASURES if getattr(self, measure) is not None}
 
-    def compute_intervals(self) -> dict[str, Interval | None]:
-        """95% intervals of `values` (paired for `increase`) and of `perplexity`; None where there is none."""
-        bounds = intervals_by_measure([self.by_sequence])
-        bounds["perplexity"] = None
-        if bounds["loss"] is not None:
-            low, high = bounds["loss"]
-            bounds["perplexity"] = (perplexity_of(low), perplexity_of(high))
-        return bounds
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Measures):
+    """Quality of a model on a text."""
+
+    by_sequence: dict[str, tuple[float, ...]]
+    """Measure -> its value for each sequence."""
+    token_count: int
+    """How many tokens are predicted."""
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Tensor], ids: Tensor) -> Evaluation:
+        """The evaluation on ids (S, L) with these values (S,) of each measure."""
+        by_sequence = {measure: tuple(column.tolist()) for measure, column in columns.items()}
+        means = {measure: column.mean().item() for measure, column in columns.items()}
+        return cls(by_sequence=by_sequence, token_count=ids[:, 1:].numel(), **means)
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Loss of each sequence, nats per token."""
+        return self.by_sequence["loss"]
+
+    @property
+    def intervals(self) -> Intervals:
+        """95% intervals of the measures."""
+        return Intervals.of([self.by_sequence])
 
 
 def measure_loss(

@@ -62,7 +62,7 @@ def perplexity_range(interval: Interval | None, digits: str = ".2f") -> str:
 
 def factor_of_mean(judged: EvaluationByText) -> str:
     """What multiplied the perplexity of the parent on the mean of the texts, with its 95% interval."""
-    return perplexity_factor(judged.mean["increase"], judged.compute_intervals()["increase"])
+    return perplexity_factor(judged.mean.values["increase"], judged.intervals.increase)
 
 
 def is_by_chance(loss: float, vocabulary: int) -> bool:

@@ -38,8 +38,8 @@ def rounded(model):
 def test_price_and_sizes_are_those_of_the_files(model, windows_by_text, own_cache, tokenizer, tmp_path):
     bits = fewer_bits(model, windows_by_text)
     expected = judge(rounded(model), windows_by_text, model)
-    assert bits.increase == pytest.approx(expected.mean["increase"], abs=1e-6)
-    assert (bits.low, bits.high) == pytest.approx(expected.compute_intervals()["increase"], abs=1e-6)
+    assert bits.increase == pytest.approx(expected.mean.increase, abs=1e-6)
+    assert (bits.low, bits.high) == pytest.approx(expected.intervals.increase, abs=1e-6)
     assert bits.moved > ON_THE_GRID
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
@@ -66,7 +66,7 @@ def test_weights_that_were_in_4_bits_before_pay_as_others_do(model, windows_by_t
             old = before.get_parameter(name)
             distance += float((weight - old).detach().square().sum())
             size += float(old.detach().square().sum())
-    assert bits.increase == pytest.approx(judge(turned, windows_by_text, before).mean["increase"], abs=1e-6)
+    assert bits.increase == pytest.approx(judge(turned, windows_by_text, before).mean.increase, abs=1e-6)
     fresh = fewer_bits(model, windows_by_text).moved
     assert (distance / size) ** 0.5 == pytest.approx(fresh, rel=0.2)  # as weights that lay on no grid
 

@@ -80,8 +80,8 @@ def test_one_text_without_a_dense_model_is_its_loss_and_perplexity(damaged, expe
 def test_it_ends_with_what_multiplies_the_perplexity_and_with_the_next_command(parent, damaged, expected):
     lines = ran("evaluate", damaged, *SMALL, "--against", parent).stdout.splitlines()
     judged = EvaluationByText(expected)
-    low, high = judged.compute_intervals()["increase"]
-    factor = f"{exp(judged.mean['increase']):.2f} ({exp(low):.2f} to {exp(high):.2f})"
+    low, high = judged.intervals.increase
+    factor = f"{exp(judged.mean.increase):.2f} ({exp(low):.2f} to {exp(high):.2f})"
     sentence = f"{damaged} against {parent}: perplexity times {factor} on mean of 8; least on "
     assert lines[-2].startswith(sentence)
     worst_kind = max(expected, key=lambda kind: expected[kind].increase)

@@ -165,17 +165,17 @@ def test_quality_pairs_the_windows_of_each_kind(tiny_llama):
         measure_loss(small, row[None]).loss - measure_loss(dense, row[None]).loss
         for row in windows_by_text["code"]
     ]
-    assert on_code.mean["increase"] == pytest.approx(np.mean(increases), abs=1e-6)
-    assert on_code.compute_intervals()["increase"] == pytest.approx(confidence_interval(increases), abs=1e-5)
+    assert on_code.mean.increase == pytest.approx(np.mean(increases), abs=1e-6)
+    assert on_code.intervals.increase == pytest.approx(confidence_interval(increases), abs=1e-5)
     on_both = judge(small, windows_by_text, dense)
     increases = [
         measure_loss(small, ids).loss - measure_loss(dense, ids).loss for ids in windows_by_text.values()
     ]
-    assert on_both.mean["increase"] == pytest.approx(np.mean(increases), abs=1e-6)
-    low, high = on_both.compute_intervals()["increase"]
-    assert low < on_both.mean["increase"] < high
+    assert on_both.mean.increase == pytest.approx(np.mean(increases), abs=1e-6)
+    low, high = on_both.intervals.increase
+    assert low < on_both.mean.increase < high
     on_five_windows = judge(small, {"code": windows_by_text["code"][:5]}, dense)
-    assert on_five_windows.compute_intervals()["increase"] is None
+    assert on_five_windows.intervals.increase is None
 
 
 @pytest.mark.skipif(

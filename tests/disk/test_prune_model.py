@@ -122,8 +122,8 @@ def test_the_verdict_prints_what_a_reader_needs(judged_on_kinds):
 
 def test_the_verdict_prints_the_loss_with_its_interval(judged_on_kinds):
     _, verdict = judged_on_kinds
-    increase = verdict.quality.mean["increase"]
-    low, high = verdict.quality.compute_intervals()["increase"]
+    increase = verdict.quality.mean.increase
+    low, high = verdict.quality.intervals.increase
     assert f"{increase:+.3f} ({low:.3f} to {high:.3f})" in str(verdict)
     assert f"times {exp(increase):.2f} ({exp(low):.2f} to {exp(high):.2f})" in str(verdict)
     # two windows of each kind are too few for an interval, and for three decimals

@@ -11,7 +11,7 @@ import torch
 from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import EvaluationByText, evaluate, judge
-from comp_lib.evaluation.confidence import confidence_intervals
+from comp_lib.evaluation.confidence import Intervals, confidence_intervals
 from comp_lib.evaluation.loss import Evaluation, compare_losses, measure_loss
 from comp_lib.evaluation.windows import evaluation_tokens, windows_of
 
@@ -40,7 +40,7 @@ def made_up(losses, dense):
     columns |= {"kl": [x / 2 for x in losses], "top1_agreement": [1 / (1 + x) for x in losses]}
     means = {name: sum(values) / len(losses) for name, values in columns.items()}
     by_sequence = {name: tuple(values) for name, values in columns.items()}
-    return Evaluation(by_sequence, 0, **means)
+    return Evaluation(by_sequence=by_sequence, token_count=0, **means)
 
 
 def test_the_windows_are_those_of_each_text(tokenizer, windows_by_text):
@@ -67,21 +67,21 @@ def test_it_is_the_same_as_one_by_one(pair, windows_by_text):
     calls = []
     alone = judge(model, windows_by_text)
     assert alone.texts == {kind: measure_loss(model, windows_by_text[kind]) for kind in KINDS}
-    assert list(alone.mean) == ["loss"]
+    assert list(alone.mean.values) == ["loss"]
     beside = judge(model, windows_by_text, dense, progress=lambda *call: calls.append(call[:3]))
     assert beside.texts == {kind: compare_losses(model, dense, windows_by_text[kind]) for kind in KINDS}
     assert calls == [(kind, 3, 3) for kind in KINDS]
-    for name, value in beside.mean.items():
+    for name, value in beside.mean.values.items():
         total = sum(getattr(evaluation, name) for evaluation in beside.texts.values())
         assert value == pytest.approx(total / 8, rel=1e-12)
-        low, high = beside.compute_intervals()[name]
+        low, high = getattr(beside.intervals, name)
         assert low < value < high
     # the case is worth its name
-    assert beside.mean["kl"] > 0.01
-    assert 0 < beside.mean["top1_agreement"] < 1
+    assert beside.mean.kl > 0.01
+    assert 0 < beside.mean.top1_agreement < 1
     rows = beside.make_rows()
     assert tuple(rows) == KINDS
-    assert beside.make_mean_row() == ("mean of 8", (beside.mean, beside.compute_intervals()))
+    assert beside.make_mean_row() == ("mean of 8", (beside.mean.values, vars(beside.intervals)))
     assert rows["code"][0]["increase"] == beside.texts["code"].increase
     assert set(rows["code"][1].values()) == {None}  # of three windows
 
@@ -124,37 +124,37 @@ def test_windows_of_no_tokens_and_a_progress_that_is_none_are_refused(pair, wind
 
 
 def test_kinds_weigh_alike_however_many_sequences_they_have(judged):
-    assert judged.mean["loss"] == pytest.approx(np.mean([np.mean(losses) for losses in GROUPS.values()]))
-    assert judged.mean["loss"] != pytest.approx(np.mean(sum(GROUPS.values(), [])), rel=0.01)
+    assert judged.mean.loss == pytest.approx(np.mean([np.mean(losses) for losses in GROUPS.values()]))
+    assert judged.mean.loss != pytest.approx(np.mean(sum(GROUPS.values(), [])), rel=0.01)
     differences = [np.subtract(GROUPS[name], DENSE[name]).mean() for name in GROUPS]
-    assert judged.mean["increase"] == pytest.approx(np.mean(differences))
+    assert judged.mean.increase == pytest.approx(np.mean(differences))
 
 
 def test_intervals_are_those_of_the_mean_over_kinds(judged):
-    bounds = judged.compute_intervals()
-    assert list(bounds) == list(judged.mean)
-    for name, (low, high) in bounds.items():
-        assert low < judged.mean[name] < high
+    bounds = judged.intervals
+    for name in ("dense_loss", "loss", "increase"):
+        low, high = getattr(bounds, name)
+        assert low < getattr(judged.mean, name) < high
     differences = [np.subtract(GROUPS[name], DENSE[name])[None] for name in GROUPS]
-    assert bounds["increase"] == pytest.approx(confidence_intervals(*differences)[0])
-    assert bounds["loss"][1] - bounds["loss"][0] > bounds["increase"][1] - bounds["increase"][0]
+    assert bounds.increase == pytest.approx(confidence_intervals(*differences)[0])
+    assert bounds.loss[1] - bounds.loss[0] > bounds.increase[1] - bounds.increase[0]
 
 
 def test_of_one_kind_the_interval_is_its_own():
     alone = EvaluationByText({"b": made_up([*GROUPS["b"], 4.9, 5.3], [*DENSE["b"], 4.0, 4.4])})
-    bounds = alone.texts["b"].compute_intervals()
-    assert alone.compute_intervals() == {name: bounds[name] for name in alone.mean}
+    bounds = alone.texts["b"].intervals
+    assert alone.intervals == bounds
     assert alone.make_mean_row() is None
-    assert None not in bounds.values()
+    assert None not in (bounds.dense_loss, bounds.loss, bounds.increase)
 
 
 def test_one_sequence_of_a_kind_or_a_number_that_is_none_has_no_interval():
     lone = EvaluationByText({"a": made_up([1.0] * 20, [1.0] * 20), "b": made_up([3.0], [2.5])})
-    assert set(lone.compute_intervals().values()) == {None}
+    assert lone.intervals == Intervals()
     lost = EvaluationByText(
         {"a": made_up([1.0] * 8 + [math.inf], [1.0] * 8 + [1.5]), "b": made_up([3.0, 4.0], [2.5, 2.6])}
     )
-    bounds = lost.compute_intervals()
-    assert bounds["loss"] is None
-    assert bounds["increase"] is None
-    assert bounds["dense_loss"][0] < 1.9
+    bounds = lost.intervals
+    assert bounds.loss is None
+    assert bounds.increase is None
+    assert bounds.dense_loss[0] < 1.9

@@ -11,9 +11,9 @@ from scipy import stats
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import (
     MIN_VALUES,
+    Intervals,
     confidence_interval,
     confidence_intervals,
-    intervals_by_measure,
 )
 
 
@@ -40,7 +40,7 @@ def test_of_fewer_than_eight_values_or_what_is_no_number_it_is_refused(values):
         InputError, match=f"expected at least 8 finite values for an interval, got {len(values)}, of"
     ):
         confidence_interval(values)
-    assert intervals_by_measure([{"loss": values}]) == {"loss": None}
+    assert Intervals.of([{"loss": values}]) == Intervals()
 
 
 def test_rows_are_as_one_by_one_and_equal_values_leave_no_doubt():

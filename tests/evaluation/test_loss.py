@@ -12,8 +12,8 @@ from variants import VARIANTS, build, tokens
 from comp_lib.calibration.texts import encode, load_text
 from comp_lib.errors import InputError, NoNumber
 from comp_lib.evaluation import loss as evaluate
-from comp_lib.evaluation.confidence import confidence_interval
-from comp_lib.evaluation.loss import compare_losses, measure_loss
+from comp_lib.evaluation.confidence import Intervals, confidence_interval
+from comp_lib.evaluation.loss import MEASURES, Evaluation, compare_losses, measure_loss
 from comp_lib.evaluation.windows import evaluation_tokens
 
 
@@ -147,15 +147,14 @@ def test_intervals_hold_their_means_and_the_increase_is_paired(compared, ids):
     model, dense, _ = compared
     nine_sequences = torch.randint(0, 512, (9, 20), generator=torch.Generator().manual_seed(3))
     result = compare_losses(model, dense, nine_sequences)
-    bounds = result.compute_intervals()
-    assert set(bounds) == {"loss", "perplexity", *result.values}
-    for name, (low, high) in bounds.items():
+    bounds = result.intervals
+    for name in MEASURES:
+        low, high = getattr(bounds, name)
         assert low < getattr(result, name) < high
     assert result.increase == pytest.approx(result.loss - result.dense_loss)
-    assert bounds["perplexity"] == pytest.approx(tuple(map(math.exp, bounds["loss"])))
     differences = [compare_losses(model, dense, row[None]).increase for row in nine_sequences]
-    assert bounds["increase"] == pytest.approx(confidence_interval(differences), rel=1e-3)
-    assert set(measure_loss(model, ids).compute_intervals().values()) == {None}  # five sequences have none
+    assert bounds.increase == pytest.approx(confidence_interval(differences), rel=1e-3)
+    assert measure_loss(model, ids).intervals == Intervals()  # five sequences have none
     assert measure_loss(model, ids).increase is None
 
 
@@ -164,9 +163,9 @@ def test_pairing_cancels_what_makes_a_text_hard():
         "loss": tuple(map(float, range(8))),
         "increase": tuple(0.2 + 0.01 * (-1) ** number for number in range(8)),
     }
-    bounds = evaluate.Evaluation(columns, 80, 3.5).compute_intervals()
-    assert 0.18 < bounds["increase"][0] < 0.2 < bounds["increase"][1] < 0.22
-    assert bounds["loss"][1] - bounds["loss"][0] > 2.0
+    bounds = Evaluation(by_sequence=columns, token_count=80, loss=3.5).intervals
+    assert 0.18 < bounds.increase[0] < 0.2 < bounds.increase[1] < 0.22
+    assert bounds.loss[1] - bounds.loss[0] > 2.0
 
 
 # --- windows ------------------------------------------------------------------------------------------------
