@@ -229,7 +229,7 @@ def in_llama_cpp(folder: Path, prompts: list[list[int]], file: Path) -> dict[str
     for prompt in prompts:
         request = {"prompt": prompt, "n_predict": NEW_TOKENS, "temperature": 0, "verbose": True}
         reply = server.handle_completions(request | {"return_tokens": True, "cache_prompt": False})
-        texts.append(llama_cpp.check_reply(reply)["__verbose"]["tokens"])
+        texts.append(llama_cpp.checked_reply(reply)["__verbose"]["tokens"])
     return {"version": f"xllamacpp {importlib.metadata.version('xllamacpp')}", "texts": texts}
 
 

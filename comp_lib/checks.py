@@ -39,7 +39,7 @@ def check_settings_for(model: Model | Decoder, settings: CompleteSettings) -> No
                 got=f"{settings.method} with {count} KV groups",
                 hint="leave kv_groups out, or choose another method",
             )
-    if settings.recovery == "bias":
+    if settings.adds_biases:
         check_biases(decoder.structure)
     planner_of(settings).check_settings(shape, settings)
 
@@ -62,8 +62,7 @@ def check_plan(plan: Plan, model: Model | Decoder, settings: CompleteSettings) -
             hint="take a plan for this model, or leave the plan out",
         )
     is_finished = plan.kept_neurons is not None
-    adds_parameters = settings.recovery == "bias"
-    if is_finished and not adds_parameters and not plan.removes_what_it_says(shape):
+    if is_finished and not settings.adds_biases and not plan.removes_what_it_says(shape):
         raise InputError(
             expected=f"a plan for this model, of which {plan.removed:.1%} of the decoder go",
             got=f"one that removes {plan.removed_from(shape):.1%} of it, so of another model",
@@ -143,6 +142,6 @@ def checked_call(
             )
     else:
         check_plan(plan, decoder, settings)
-        if settings.recovery == "bias":
+        if settings.adds_biases:
             check_biases(decoder.structure)
     return tokens, settings

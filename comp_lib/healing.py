@@ -86,7 +86,7 @@ def heal(
     model: Model,
     ids: Tensor,
     parent: Model,
-    healing: HealingSettings = HealingSettings(),
+    settings: HealingSettings = HealingSettings(),
     progress: Progress = no_progress,
 ) -> HealingResult:
     """Train a copy of `model` on ids (S, L) towards the answers of `parent`.
@@ -95,7 +95,7 @@ def heal(
 
     Raises InputError for too few sequences, and where the training does not converge.
     """
-    minimum = JUDGING_SEQUENCES + healing.batch_size
+    minimum = JUDGING_SEQUENCES + settings.batch_size
     if len(ids) < minimum:
         raise InputError(
             expected=f"at least {minimum} sequences, of which {JUDGING_SEQUENCES} judge",
@@ -104,10 +104,10 @@ def heal(
         )
     training_ids = ids[:-JUDGING_SEQUENCES]
     judging_ids = ids[-JUDGING_SEQUENCES:]
-    adapted = _with_low_rank_changes(model, healing)
+    adapted = _with_low_rank_changes(model, settings)
     with evaluation_mode(adapted, parent):
         before = _mean_divergence(adapted, parent, judging_ids)
-        _train(adapted, training_ids, parent, healing, progress)
+        _train(adapted, training_ids, parent, settings, progress)
         healed = adapted.merge_and_unload().requires_grad_(False)
         after = _mean_divergence(healed, parent, judging_ids)
     if not math.isfinite(after):
@@ -119,34 +119,34 @@ def heal(
     return HealingResult(healed, before, after)
 
 
-def _with_low_rank_changes(model: Model, healing: HealingSettings) -> Any:
+def _with_low_rank_changes(model: Model, settings: HealingSettings) -> Any:
     """A copy of `model` (peft's) in which only A and B of each linear are trainable."""
     import peft
 
     config = peft.LoraConfig(
-        r=healing.rank, lora_alpha=healing.alpha, lora_dropout=0.0, target_modules="all-linear"
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules="all-linear"
     )
     with torch.random.fork_rng(devices=[]):  # A is drawn from the global state
-        torch.manual_seed(healing.seed)
+        torch.manual_seed(settings.seed)
         # A deep copy, since a pruned model shares tensors with its parent.
         return peft.get_peft_model(copy.deepcopy(model), config)
 
 
-def _train(model: Any, ids: Tensor, parent: Model, healing: HealingSettings, progress: Progress) -> None:
+def _train(model: Any, ids: Tensor, parent: Model, settings: HealingSettings, progress: Progress) -> None:
     """Train `model` in place, so that its answers on ids (S, L) come nearer to the answers of `parent`."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters)
-    for step in range(healing.steps):
+    for step in range(settings.steps):
         optimizer.zero_grad()
-        start = step * healing.batch_size
-        for number in range(start, start + healing.batch_size):
+        start = step * settings.batch_size
+        for number in range(start, start + settings.batch_size):
             sequence = ids[number % len(ids)]  # all sequences teach before one teaches again
-            loss = _divergence(model, parent, sequence) / healing.batch_size
+            loss = _divergence(model, parent, sequence) / settings.batch_size
             loss.backward()
         nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM_LIMIT)
-        optimizer.param_groups[0]["lr"] = rate_of_step(step, healing)
+        optimizer.param_groups[0]["lr"] = rate_of_step(step, settings)
         optimizer.step()
-        progress("healing", step + 1, healing.steps)
+        progress("healing", step + 1, settings.steps)
 
 
 def divergence(logits: Tensor, parent_logits: Tensor) -> Tensor:
@@ -156,12 +156,12 @@ def divergence(logits: Tensor, parent_logits: Tensor) -> Tensor:
     return divergence_terms(log_p, log_q).sum() / len(log_q)
 
 
-def rate_of_step(step: int, healing: HealingSettings) -> float:
+def rate_of_step(step: int, settings: HealingSettings) -> float:
     """Learning rate of a step: it rises for WARM_UP_SHARE of the steps, then falls in a line towards 0."""
-    warm_up_steps = max(1, round(WARM_UP_SHARE * healing.steps))
+    warm_up_steps = max(1, round(WARM_UP_SHARE * settings.steps))
     rising = (step + 1) / warm_up_steps
-    falling = (healing.steps - step) / max(1, healing.steps - warm_up_steps)
-    return healing.learning_rate * min(rising, falling)
+    falling = (settings.steps - step) / max(1, settings.steps - warm_up_steps)
+    return settings.learning_rate * min(rising, falling)
 
 
 def _divergence(model: Model, parent: Model, sequence: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ def prune_layer(run: RunContext, index: int, layer: Layer, carried: CarriedState
     Returns None where the plan drops the layer.
     """
     start = time.perf_counter()
-    if run.settings.recovery == "bias":
+    if run.settings.adds_biases:
         add_biases(layer)
     targets = advance_dense_stream(run, layer, carried)
     if index not in run.plan.layers:
@@ -254,7 +254,7 @@ def gather(
     if task.step == "mlp" and count * length <= output_linear.in_features:
         size = (count, length, output_linear.in_features)
         inputs = StoredInputs(torch.empty(size, dtype=stream.dtype, device=settings.device))
-    if settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1:
+    if settings.ridge == "auto" and settings.fits_all_weights and count > 1:
         return search_ridge(run, layer, task, aimed_stream, carried, inputs)
     ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
     statistics = sum_statistics(run, layer, task.step, stream, aimed_stream, slice(0, count), inputs)

@@ -63,5 +63,5 @@ class Pruned:
         check_switch("overwrite", overwrite)
         text = f"{self.report.token_count:,} tokens"
         parent = self.plan.parent or hide_folders(self.model.name_or_path) or "a model"
-        card = Provenance(parent, self.parent_shape, text, asdict(self.report.settings))
-        return save_checkpoint(out, self.model, tokenizer, self.plan, card, overwrite=overwrite)
+        provenance = Provenance(parent, self.parent_shape, text, asdict(self.report.settings))
+        return save_checkpoint(out, self.model, tokenizer, self.plan, provenance, overwrite=overwrite)

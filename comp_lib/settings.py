@@ -339,7 +339,7 @@ class Settings:
             ratio=self.ratio,
             kv_groups=self.kv_groups,
             parent=name,
-            biased=self.completed().recovery == "bias",
+            biased=self.completed().adds_biases,
         )
         multiple = self.multiple
         if multiple is None:
@@ -355,6 +355,16 @@ class CompleteSettings(Settings):
     widths: Widths = field(kw_only=True)
 
     @property
+    def adds_biases(self) -> bool:
+        """Whether the recovery gives biases to output linears that have none."""
+        return self.recovery == "bias"
+
+    @property
+    def fits_all_weights(self) -> bool:
+        """Whether the recovery fits all weights of what stays, by least squares."""
+        return self.recovery == "least-squares"
+
+    @property
     def neuron_metric(self) -> str:
         """The metric that chooses the neurons, a name in METRICS.
 
@@ -363,7 +373,7 @@ class CompleteSettings(Settings):
         metric = method_of(self.method).neuron_metric or self.method
         if metric != "condition":
             return metric
-        return "full-condition" if self.recovery == "least-squares" else "mask-condition"
+        return "full-condition" if self.fits_all_weights else "mask-condition"
 
     def aims_at_dense(self, plan: Plan, shape: Shape) -> bool:
         """Whether the fit aims at the dense model's stream, at the price of a second walk.
@@ -374,7 +384,7 @@ class CompleteSettings(Settings):
 
         shape: the shape of the parent.
         """
-        if self.recovery != "least-squares":
+        if not self.fits_all_weights:
             return False
         if self.aim != "auto":
             return self.aim == "dense"

@@ -152,4 +152,6 @@ def sequence_losses(model: Model | Decoder, hidden: Tensor, ids: Tensor) -> Tens
             columns = next_tokens[rows] - first_token
             inside = (columns >= 0) & (columns < logits.shape[1])
             next_logits[rows[inside]] = logits[inside, columns[inside]]
-    return check_numbers("loss", (log_sums - next_logits).view(len(ids), -1).mean(1))
+    losses = (log_sums - next_logits).view(len(ids), -1).mean(1)
+    check_numbers("loss", losses)
+    return losses

@@ -78,7 +78,7 @@ def one_tensor(patch, planted, folder):
 
 def files_of_an_index(patch, planted, folder):
     (folder / tensors.SINGLE).unlink()
-    (folder / tensors.INDEX).write_text('{"weight_map": {"a": "a.safetensors"}}')
+    (folder / tensors.INDEX_FILE).write_text('{"weight_map": {"a": "a.safetensors"}}')
     patch.setattr(Path, "name", property(planted))
     tensors.TensorFiles(folder)
 

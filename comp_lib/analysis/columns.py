@@ -24,7 +24,7 @@ from ..system.cache import load_or_make
 from ..system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from ..system.machine import cache_folder
 
-INDEX = ("model", "seed", "kind")
+INDEX_COLUMNS = ("model", "seed", "kind")
 ALL_KINDS = "all"  # the kind of a row about several kinds together
 LAYER = "number of the decoder layer, from 0"
 TOKENS = {"tokens": "number of tokens that the row is from"}
@@ -108,7 +108,7 @@ COLUMNS: dict[str, dict[str, str]] = {
 def tidy(name: str, rows: pd.DataFrame | list[dict[str, Any]], model: Model, seed: int) -> pd.DataFrame:
     """The frame of that name from rows with its columns and their `kind`."""
     table = pd.DataFrame(rows, columns=["kind", *COLUMNS[name]])
-    return table.assign(model=hash_of_model(model), seed=seed).set_index(list(INDEX))
+    return table.assign(model=hash_of_model(model), seed=seed).set_index(list(INDEX_COLUMNS))
 
 
 def rows_of_mean(costs: pd.DataFrame) -> pd.DataFrame:

@@ -73,7 +73,7 @@ def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     budget = parameter_budget(settings.plan_request(shape), settings.drop_layers)
     # The budget also pays for biases that the recovery adds, so what stays is counted with them. What may go
     # is counted without them, since the parent does not have them.
-    with_biases = shape.with_biases() if settings.recovery == "bias" else shape
+    with_biases = shape.with_biases() if settings.completed().adds_biases else shape
     layers = prunable_layers(shape.layer_count)
     neurons = list(shape.neurons)
     groups = list(shape.kv_groups)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError, check_words
-from .texts import check_text
+from .texts import check_encodable
 
 Source = str | Path | Sequence[str]
 """What calibrates: a name or a path (see `shares`), or texts in memory."""
@@ -54,7 +54,7 @@ def as_source(name: str, value: object) -> Source:
                 got=f"{type(text).__name__} as {name}[{number}]",
                 hint="take the column that has the texts, such as data['text']",
             )
-        check_text(f"{name}[{number}]", text)
+        check_encodable(f"{name}[{number}]", text)
     texts = GivenTexts(value)
     if not texts.joined.strip():
         raise InputError(

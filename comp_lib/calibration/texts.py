@@ -48,7 +48,7 @@ def read_text(name_or_path: str | Path, names: Iterable[str]) -> str:
     """`load_text`, for a caller who takes these `names`, of which a refusal offers the nearest."""
     check_words("a text", name_or_path, "the name or the path of one", example="evaluation:code")
     text_name = str(name_or_path)
-    check_text("the name of a text", text_name)
+    check_encodable("the name of a text", text_name)
     if text_name == EVERY_KIND:
         return "\n\n\n".join(load_text(kind_text) for kind_text in judging_texts(EVERY_KIND).values())
     if text_name.split(":")[0] == WIKITEXT:
@@ -140,13 +140,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     Raises InputError for what is no tokenizer, and for what is no text.
     """
     check_tokenizer(tokenizer)
-    check_text("text", text)
+    check_encodable("text", text)
     # verbose=False: the text may well be longer than the model's context, but no window of it will be
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)
 
 
-def check_text(name: str, text: object) -> None:
+def check_encodable(name: str, text: object) -> None:
     """Raises InputError, which says what `text` is, for what is no text, or has a part of a character.
 
     Python has such parts where the system or a terminal gave bytes that are no text.

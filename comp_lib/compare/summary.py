@@ -28,8 +28,8 @@ class Measure(NamedTuple):
     best: str | None  # "min" or "max": the best value; None: no value is better
 
 
-# column -> how it is shown
-MEASURES = {
+# column -> how its table shows it
+TABLES = {
     "increase": Measure("Increase of the loss over the dense model (nats per token)", ".3f", "min"),
     "kl": Measure("KL divergence from the dense model (nats per token)", ".3f", "min"),
     "top1_agreement": Measure("Same first choice as the dense model (share of tokens)", ".3f", "max"),
@@ -59,7 +59,7 @@ def markdown(rows: pd.DataFrame) -> str:
             f"model's loss is {first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); "
             "best mean in bold."
         )
-        for column, measure in MEASURES.items():
+        for column, measure in TABLES.items():
             paragraphs.append(f"## {measure.heading}\n\n{comparison_table(group, column)}")
     failures = []
     for row in rows_with_status(rows, "failed").itertuples():
@@ -73,8 +73,8 @@ def markdown(rows: pd.DataFrame) -> str:
 
 
 def comparison_table(rows: pd.DataFrame, column: str) -> str:
-    """A Markdown table of one of MEASURES, methods x ratios, from finished rows of one calibration size."""
-    measure = MEASURES[column]
+    """A Markdown table of one of TABLES, methods x ratios, from finished rows of one calibration size."""
+    measure = TABLES[column]
     seeds = rows.seed.nunique()
     table = pd.DataFrame("-", index=rows.label.unique(), columns=sorted(rows.ratio.unique()))
     for ratio, rows_of_ratio in rows.groupby("ratio"):

@@ -53,7 +53,7 @@ class SaveOptions:
     name: str = ""  # name of the parent, as the user knows it
     windows: Tensor | None = None  # tokens (S, L) on which both models are measured
     text: str = "evaluation"  # name of the text that these tokens are of
-    card: Provenance | None = None  # content of the model card; None: a short card
+    provenance: Provenance | None = None  # of the pruned model, for its card; None: a short one
     overwrite: bool = False  # whether an earlier result in the folder may be replaced
     dtype: torch.dtype | None = None  # dtype of the files; None: that in which the model computes
     gguf_type: str | None = None  # type of the matrices of a GGUF file (`gguf.write.TYPES`); None: a folder

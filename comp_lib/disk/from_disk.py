@@ -154,8 +154,8 @@ def prune_to(
         plan = finished_plan(plan, reports, parent.shape, small.shape)
         report = Report(settings, ids.numel(), tuple(reports), seconds=time.perf_counter() - started)
         if options.gguf_type is None:
-            card = _card(options, parent.shape, ids, settings, dense_losses, small_losses)
-            save_metadata(work, target.name, tokenizer, small.shape, plan, card)
+            provenance = _provenance(options, parent.shape, ids, settings, dense_losses, small_losses)
+            save_metadata(work, target.name, tokenizer, small.shape, plan, provenance)
     # after the lock is let go: Windows renames no folder in which a file is open
     if options.gguf_type is None:
         finish_folder(work, target, parent, overwrite=options.overwrite)
@@ -286,7 +286,7 @@ def planned_meta_model(
     small = make_meta_model(parent.config, dtype)
     layers = layers_of(small)
     for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
-        if settings.recovery == "bias":
+        if settings.adds_biases:
             add_biases(layers[index])
         shrink(layers[index], "attention", torch.arange(groups))
         shrink(layers[index], "mlp", torch.arange(neurons))
@@ -299,7 +299,7 @@ def planned_meta_model(
     return small
 
 
-def _card(
+def _provenance(
     options: SaveOptions,
     parent_shape: Shape,
     ids: Tensor,
@@ -307,13 +307,13 @@ def _card(
     dense_losses: Sequence[float],
     small_losses: Sequence[float],
 ) -> Provenance:
-    """The model card that `options` have, or a short one, with the perplexities that were measured."""
-    card = options.card
-    if card is None:
+    """The provenance that `options` have, or a short one, with the perplexities that were measured."""
+    provenance = options.provenance
+    if provenance is None:
         text = f"{ids.shape[0]} x {ids.shape[1]} tokens"
-        card = Provenance(options.name or "a model", parent_shape, text, asdict(settings))
+        provenance = Provenance(options.name or "a model", parent_shape, text, asdict(settings))
     if options.windows is None:
-        return card
+        return provenance
     losses = torch.tensor([dense_losses, small_losses], dtype=torch.float64)
     before, after = losses.mean(1).exp().tolist()
-    return replace(card, perplexities=((options.text, options.windows[:, 1:].numel(), before, after),))
+    return replace(provenance, perplexities=((options.text, options.windows[:, 1:].numel(), before, after),))

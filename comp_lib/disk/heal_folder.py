@@ -24,7 +24,7 @@ def heal_folder(
     name: str | Path,
     parent: str | Path,
     out: str | Path,
-    healing: HealingSettings = HealingSettings(),  # noqa: B008  a frozen value
+    settings: HealingSettings = HealingSettings(),  # noqa: B008  a frozen value
     calibration: Calibration = Calibration("written", USUAL_SEQUENCES),  # noqa: B008  a frozen value
     *,
     overwrite: bool = False,
@@ -56,7 +56,7 @@ def heal_folder(
     parent_model, _ = load_model(parent, device=device)
     pruned_model, _ = load_with_room(name, device=device, copies=2)
     ids = calibration.tokens(tokenizer, model=parent_model, progress=progress)
-    healed = heal(pruned_model, ids, parent_model, healing, progress)
+    healed = heal(pruned_model, ids, parent_model, settings, progress)
     if healed.divergence_after >= healed.divergence_before and not force:
         raise InputError(
             expected=f"less divergence from {hide_folders(parent)} on text that did not teach",
@@ -70,15 +70,15 @@ def heal_folder(
         f"divergence {healed.divergence_before:.3f} before, "
         f"{healed.divergence_after:.3f} nats per token after"
     )
-    card = Provenance(
+    provenance = Provenance(
         str(parent),
         Shape.of(parent_model),
         history,
-        vars(healing) | {"sequences": len(ids), "length": calibration.length},
+        vars(settings) | {"sequences": len(ids), "length": calibration.length},
         hashes=(*calibration_hashes(files.path), *hashes),
     )
     converted_model = healed.model.to(meta_model.dtype)  # type: ignore[arg-type]
-    save_checkpoint(out, converted_model, tokenizer, plan, card, overwrite=overwrite)
+    save_checkpoint(out, converted_model, tokenizer, plan, provenance, overwrite=overwrite)
     return healed
 
 

@@ -53,8 +53,8 @@ from .gguf_file import (
     working_dtype,
 )
 from .model_on_disk import ModelOnDisk
-from .run_card import card_of_run
 from .run_options import RunOptions, checked_options, usual_sequences
+from .run_provenance import provenance_of_run
 from .verdict import Verdict, quality_of
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def prune_model(
             f"comp-lib does not write {parent.matrix_type}: the matrices of {out} will be {options.gguf_type}"
         )
     decisions = _decide(options, parent, windows_by_text, progress)
-    card = card_of_run(
+    provenance = provenance_of_run(
         out,
         parent.name,
         parent.model.shape,
@@ -207,7 +207,7 @@ def prune_model(
         decisions.ids,
         decisions.settings,
         plan=decisions.plan,
-        options=replace(save_options, card=card),
+        options=replace(save_options, provenance=provenance),
         progress=progress,
     )
     return _verdict(saved, parent, options.gguf_type, windows_by_text, started)

@@ -28,7 +28,7 @@ from torch import Tensor
 from ..errors import InputError, refusing
 from ..system.files import fsync, take_name
 from ..system.hashes import as_bytes, checksum_of_file
-from ..system.tensors import INDEX, LARGEST_FILE_BYTES, stored_type
+from ..system.tensors import INDEX_FILE, LARGEST_FILE_BYTES, stored_type
 from .run_state import BEGIN_ANEW_HINT, EXPECTED_PROGRESS, STATES_PREFIX, RunState
 
 JOURNAL = "progress.json"  # name of the journal's file
@@ -114,7 +114,7 @@ def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Slot]:
             slots[name] = Slot(path, data_start + start, tensor.nbytes, tensor[0].nbytes)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     return slots
 
 

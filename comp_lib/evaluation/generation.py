@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from ..calibration.texts import check_text
+from ..calibration.texts import check_encodable
 from ..errors import InputError
 from ..families.run import check_below_vocabulary, evaluation_mode
 from ..families.types import CausalLM, Model
@@ -22,7 +22,7 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
     Raises InputError for a prompt that is no text or an empty one, and for more tokens than the model's
     context holds.
     """
-    check_text("a prompt", prompt)
+    check_encodable("a prompt", prompt)
     if not prompt.strip():
         raise InputError(
             expected="a prompt with some text",

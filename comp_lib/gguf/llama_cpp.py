@@ -62,7 +62,7 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
         ) from error
     # A server that is deleted before its own thread runs waits for that thread forever. A reply shows that
     # the thread runs.
-    check_reply(server.handle_completions({"prompt": [0], "n_predict": 0}))
+    checked_reply(server.handle_completions({"prompt": [0], "n_predict": 0}))
     return server
 
 
@@ -104,7 +104,7 @@ def _force(server: Any, context: list[int], token: int, listed: int) -> dict[str
         "temperature": 0,
         "logit_bias": [[token, FORCING_BIAS]],
     }
-    logprobs = check_reply(server.handle_completions(request))["choices"][0]["logprobs"]
+    logprobs = checked_reply(server.handle_completions(request))["choices"][0]["logprobs"]
     if logprobs is None:
         return None
     reply: dict[str, Any] = logprobs["content"][0]
@@ -113,7 +113,7 @@ def _force(server: Any, context: list[int], token: int, listed: int) -> dict[str
     return reply
 
 
-def check_reply(reply: dict[str, Any]) -> dict[str, Any]:
+def checked_reply(reply: dict[str, Any]) -> dict[str, Any]:
     """Return `reply`.
 
     Raises InputError where llama.cpp says in it that it cannot answer.

@@ -348,7 +348,9 @@ class GgufTensors(StoredTensors):
                 pieces.append(piece.from_file(values))
             values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
             values = values if rows is None else values[rows.numpy()]
-        return check_finite(name, torch.from_numpy(values).to(dtype))
+        tensor = torch.from_numpy(values).to(dtype)
+        check_finite(name, tensor)
+        return tensor
 
     def _expand(self, name: str, stored_name: str, rows: slice | np.ndarray) -> np.ndarray:
         """The numbers of `rows` of a tensor of the file, which has rows of the tensor `name` of the model."""

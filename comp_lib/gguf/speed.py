@@ -24,7 +24,7 @@ from torch import Tensor
 from ..evaluation.generation import generate_greedily
 from ..families.types import Model
 from ..progress import Progress, no_progress
-from .llama_cpp import check_reply, start
+from .llama_cpp import checked_reply, start
 from .read import GgufFile
 
 Seconds = tuple[float, float]  # time to the first token, and time of the `new_tokens` after that
@@ -161,7 +161,7 @@ def _round_of(model: Model | str | Path, prompt: int, new_tokens: int) -> Round:
     }
 
     def run() -> Seconds:
-        timings = check_reply(server.handle_completions(request))["timings"]
+        timings = checked_reply(server.handle_completions(request))["timings"]
         # the first predicted token comes with the prompt; the clock of the predicted tokens starts after it
         seconds_per_token = timings["predicted_ms"] / 1e3 / (timings["predicted_n"] - 1)
         return timings["prompt_ms"] / 1e3, seconds_per_token * new_tokens

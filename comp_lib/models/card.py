@@ -49,13 +49,13 @@ class Provenance:
     """`text_hashes` of the text of the calibration."""
 
 
-def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type: str) -> str:
+def model_card(name: str, shape: Shape, plan: Plan, provenance: Provenance, model_type: str) -> str:
     """The README.md of a model called `name`: YAML front matter (JSON is YAML), then Markdown."""
-    wheel = WHEELS.get(card.parent)
-    parent = hide_folders(card.parent) if wheel is None else wheel.source
+    wheel = WHEELS.get(provenance.parent)
+    parent = hide_folders(provenance.parent) if wheel is None else wheel.source
     licence = None if wheel is None else wheel.licence
-    settings = ", ".join(f"{setting} {hide_folders(value)}" for setting, value in card.settings.items())
-    command = f" Made by\n\n```bash\n{card.command}\n```" if card.command else ""
+    settings = ", ".join(f"{setting} {hide_folders(value)}" for setting, value in provenance.settings.items())
+    command = f" Made by\n\n```bash\n{provenance.command}\n```" if provenance.command else ""
     note = STOCK_NOTE
     trust = ""
     with_comp_lib = ""
@@ -70,7 +70,7 @@ base_model: {json.dumps(parent)}
 library_name: "transformers"
 pipeline_tag: "text-generation"
 tags: ["comp-lib", "structured-pruning", "pruned"]
-{CALIBRATED_ON}{json.dumps(card.hashes)}
+{CALIBRATED_ON}{json.dumps(provenance.hashes)}
 ---
 
 # {name}
@@ -79,9 +79,9 @@ A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its decoder 
 by structured pruning with comp_lib {__version__} ([arXiv 2501.15255](https://arxiv.org/abs/2501.15255)). \
 `comp_plan.json` lists the layers, neurons and KV groups that were kept.
 
-{_comparison_table(shape, card)}
+{_comparison_table(shape, provenance)}
 
-Calibrated on {card.calibration}. Settings: {settings or "those of comp_lib"}.{command}
+Calibrated on {provenance.calibration}. Settings: {settings or "those of comp_lib"}.{command}
 
 ## How to load
 
@@ -98,9 +98,9 @@ The licence of the parent model ({licence or "not known to the tool: ask its mak
 """
 
 
-def _comparison_table(shape: Shape, card: Provenance) -> str:
+def _comparison_table(shape: Shape, provenance: Provenance) -> str:
     """A table in Markdown: the parent beside this model, whose shape is `shape`."""
-    parent = card.parent_shape
+    parent = provenance.parent_shape
     rows: list[tuple[object, object, object]] = [
         ("", "parent", "this model"),
         ("---", "---", "---"),
@@ -110,7 +110,7 @@ def _comparison_table(shape: Shape, card: Provenance) -> str:
         ("parameters of the decoder", f"{parent.decoder_parameters:,}", f"{shape.decoder_parameters:,}"),
         ("parameters of the model", f"{parent.total_parameters:,}", f"{shape.total_parameters:,}"),
     ]
-    for text, tokens, parent_perplexity, perplexity in card.perplexities:
+    for text, tokens, parent_perplexity, perplexity in provenance.perplexities:
         rows.append(
             (f"perplexity on {text} ({tokens:,} tokens)", f"{parent_perplexity:.2f}", f"{perplexity:.2f}")
         )

@@ -33,7 +33,7 @@ def save_checkpoint(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
     plan: Plan,
-    card: Provenance,
+    provenance: Provenance,
     *,
     overwrite: bool = False,
 ) -> Path:
@@ -49,7 +49,7 @@ def save_checkpoint(
     result = with_true_config(model)
     with stage(target) as partial:
         write_weights(partial, result)
-        save_metadata(partial, target.name, tokenizer, shape, plan, card)
+        save_metadata(partial, target.name, tokenizer, shape, plan, provenance)
     return Path(out).expanduser()
 
 
@@ -65,11 +65,16 @@ def write_weights(folder: Path, model: Model) -> None:
 
 
 def save_metadata(
-    folder: Path, name: str, tokenizer: PreTrainedTokenizerBase, shape: Shape, plan: Plan, card: Provenance
+    folder: Path,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    shape: Shape,
+    plan: Plan,
+    provenance: Provenance,
 ) -> None:
     """Write all files of the checkpoint `name` but its weights and its config, which must be there."""
     tokenizer.save_pretrained(folder)
     shared_plan = replace(plan, parent=hide_folders(plan.parent))
     (folder / PLAN_FILE).write_text(shared_plan.to_json(), encoding="utf-8")
     model_type = read_object(folder / "config.json")["model_type"].removeprefix(TYPE_PREFIX)
-    write_card(folder, model_card(name, shape, plan, card, model_type))
+    write_card(folder, model_card(name, shape, plan, provenance, model_type))

@@ -22,7 +22,7 @@ from ..errors import InputError, NoNumber, refusing
 from .files import SAVE_AGAIN_HINT, read_object
 from .hashes import hash_of_file, hash_of_value
 
-INDEX = "model.safetensors.index.json"
+INDEX_FILE = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 LARGEST_FILE_BYTES = 5_000_000_000  # the largest file of weights that users of the Hub expect
 # endings of the files of a folder that hold no weights, and decide the result too
@@ -136,11 +136,13 @@ class TensorFiles(StoredTensors):
             safe_open(path, framework="pt") as file,
         ):
             stored = file.get_tensor(name)
+            tensor: Tensor
             if rows is None:
                 tensor = stored.to(dtype, copy=True)
             else:
                 tensor = stored[rows].to(dtype)
-        return check_finite(name, tensor)
+        check_finite(name, tensor)
+        return tensor
 
     def fingerprint(self) -> str:
         """A short name for the content of the folder: weights, config and tokenizer, all of each."""
@@ -154,7 +156,7 @@ class TensorFiles(StoredTensors):
 def _weight_files(folder: Path) -> list[Path]:
     """`model.safetensors`, else the files that the index names."""
     single = folder / SINGLE
-    index = folder / INDEX
+    index = folder / INDEX_FILE
     if single.is_file():
         return [single]
     if index.exists():
@@ -190,11 +192,8 @@ def _files_of_index(index: Path) -> list[Path]:
     return sorted(folder / name for name in names)
 
 
-def check_finite(name: str, tensor: Tensor) -> Tensor:
-    """Return `tensor`.
-
-    Raises InputError, which says `name`, when there is a NaN or an infinity in it.
-    """
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raises InputError, which says `name`, when there is a NaN or an infinity in `tensor`."""
     lowest, highest = torch.aminmax(tensor)  # without a second tensor of this size
     if not (torch.isfinite(lowest) and torch.isfinite(highest)):
         raise InputError(
@@ -202,18 +201,13 @@ def check_finite(name: str, tensor: Tensor) -> Tensor:
             got=f"NaN or infinity in {name}",
             hint=f"{SAVE_AGAIN_HINT}, or take dtype float32",
         )
-    return tensor
 
 
-def check_numbers(measure: str, values: Tensor) -> Tensor:
-    """Return the values of a measure.
-
-    Raises NoNumber, which says `measure`, when one of them is NaN or infinite.
-    """
+def check_numbers(measure: str, values: Tensor) -> None:
+    """Raises NoNumber, which says `measure`, when one of its values is NaN or infinite."""
     if not values.isfinite().all():
         raise NoNumber(
             expected=f"{measure} as a finite number",
             got=values[~values.isfinite()][0].item(),
             hint="look at the numbers in config.json and the weights, or take dtype float32",
         )
-    return values

@@ -95,12 +95,12 @@ def test_frames_have_the_promised_columns_and_index_and_something_behind_each_nu
 ):
     for name, frame in frames(model, sample, windows_by_text):
         assert list(frame.columns) == list(columns.COLUMNS[name]), name
-        assert list(frame.index.names) == list(columns.INDEX), name
+        assert list(frame.index.names) == list(columns.INDEX_COLUMNS), name
         assert set(frame.index.get_level_values("model")) == {hash_of_model(model)}
         assert len(frame), name
         assert (frame.tokens > 0).all(), name
         assert not frame.drop(columns=["removed_at"], errors="ignore").isna().any().any(), name
-        assert not frame.reset_index().duplicated([*columns.INDEX, *frame.columns[:4]]).any(), name
+        assert not frame.reset_index().duplicated([*columns.INDEX_COLUMNS, *frame.columns[:4]]).any(), name
 
 
 def test_layers_equal_the_library(model, sample):

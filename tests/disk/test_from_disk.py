@@ -83,7 +83,7 @@ def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
         tokenizer,
         ids,
         settings,
-        options=SaveOptions(name="parent", card=card),
+        options=SaveOptions(name="parent", provenance=card),
     )
     assert from_files.plan == in_memory.plan
     assert from_files.shape == Shape.of(in_memory.model)

@@ -23,7 +23,7 @@ from comp_lib.gguf.read import GgufFile
 from comp_lib.models import load, locate
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model
-from comp_lib.system.tensors import INDEX, SINGLE, TensorFiles
+from comp_lib.system.tensors import INDEX_FILE, SINGLE, TensorFiles
 
 NONE = object()  # the field is to be taken out
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -96,7 +96,7 @@ def index(content):
         (folder / SINGLE).rename(folder / "a.safetensors")
         entries = content(dict.fromkeys(names, "a.safetensors")) if callable(content) else content
         text = entries if isinstance(entries, str) else json.dumps(entries)
-        (folder / INDEX).write_text(text)
+        (folder / INDEX_FILE).write_text(text)
 
     return spoil
 
@@ -157,9 +157,9 @@ FOLDERS = [
     ),
     ("no-widths", config(model_type="comp_llama"), ["config.json that can be built"]),
     # weights
-    ("index-no-json", index("{"), ["JSON", INDEX]),
-    ("index-no-map", index({"metadata": {}}), ["weight_map", INDEX]),
-    ("index-numbers", shards(7), ["weight_map", INDEX]),
+    ("index-no-json", index("{"), ["JSON", INDEX_FILE]),
+    ("index-no-map", index({"metadata": {}}), ["weight_map", INDEX_FILE]),
+    ("index-numbers", shards(7), ["weight_map", INDEX_FILE]),
     ("index-pickle", shards("a.bin"), ["weight_map", "beside"]),
     ("index-missing-shard", shards("b.safetensors"), ["weight_map", "beside"]),
     *(

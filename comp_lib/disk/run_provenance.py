@@ -1,4 +1,4 @@
-"""What the model card of a run says: its calibration text, its settings, and the command that repeats it."""
+"""Where a model that a run has pruned comes from: the text, the settings, and the command for the same again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .run_options import RunOptions
 SETTINGS_WITHOUT_FLAG = ("widths", "recovery", "aim", "ridge", "layer_metric", "token_weights")
 
 
-def card_of_run(
+def provenance_of_run(
     out: str | Path,
     parent: str,
     parent_shape: Shape,
@@ -27,7 +27,7 @@ def card_of_run(
     ids: Tensor,
     hashes: tuple[str, ...],
 ) -> Provenance:
-    """The content of the model card of a run on ids (S, L).
+    """The provenance of what a run on ids (S, L) has pruned, for its model card.
 
     Args:
         parent: name of the model that was pruned, as the user knows it.
