@@ -34,13 +34,11 @@ def test_walk_reproduces_the_model(name, length):
     model = build(name)
     ids = tokens(3, length)
     expected = model(ids, output_hidden_states=True)
-    hidden = embed(model, ids)
-    arguments = layer_arguments(model, length, "cpu", hidden.dtype)
-    for layer, states in zip(model.model.layers, expected.hidden_states, strict=False):
-        torch.testing.assert_close(hidden, states, rtol=1e-5, atol=1e-5)
-        hidden = send_through(layer, hidden, arguments, "cpu")
+    for visit, states in zip(walk(model, ids), expected.hidden_states, strict=False):
+        torch.testing.assert_close(visit.before, states, rtol=1e-5, atol=1e-5)
+    assert visit.index == len(model.model.layers) - 1
     # transformers puts the last hidden states through the norm
-    normed = model.model.norm(hidden)
+    normed = model.model.norm(visit.after)
     torch.testing.assert_close(normed, expected.hidden_states[-1], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(head(model, normed), expected.logits, rtol=1e-4, atol=1e-4)
 

@@ -141,7 +141,7 @@ def lock(work: Path) -> Iterator[None]:
 
     Raises InputError when another process works there.
     Raises InputError when the disk refuses something in the block, such as more of a full disk. Other errors
-    of the system, such as a broken pipe of whoever shows the progress, are none of the folder's.
+    of the system pass, such as the broken pipe of a program that reads the progress.
     """
     try:
         work.mkdir(parents=True, exist_ok=True)

@@ -145,8 +145,8 @@ def prune_model(
             `ratio_search.ratio_within`.
         preset: one of PRESETS; None: what `Settings` does where nothing is said, which is "tailored" for
             COMP.
-        calibration: text that decides: its name or path, a list of texts, or a `Calibration`, which says how
-            much of it, too. Its seed is also that of metrics that draw.
+        calibration: text that calibrates: its name or path, a list of texts, or a `Calibration`, which also
+            says how much of it. Its seed is that of metrics that draw, too.
         judged_on: text that judges. None: nothing is measured.
         device: where it computes, in float64 too: "cpu", "cuda", "cuda:1", or "auto" for the best.
         dtype: to compute in: "float32", "bfloat16" or "float16".
@@ -154,7 +154,7 @@ def prune_model(
         progress: called after each step of the work.
         changes: fields of `Settings`, such as `method`, `widths` or `recovery`, which win over the preset's.
 
-    Raises InputError, before the model writes any text, for arguments that cannot be.
+    Raises InputError, before the model writes any text, for arguments of a wrong type or value.
     Raises InputError for an `at_most` that is out of reach.
 
         from comp_lib import Calibration, prune_model

@@ -30,7 +30,7 @@ class RunOptions:
     """Options of a call of `prune_model`, checked."""
 
     settings: Settings  # of the run; with at_most their ratio is SMALLEST_RATIO until one is found
-    calibration: Calibration  # text that decides
+    calibration: Calibration  # text that calibrates
     preset: PresetName  # a key of PRESETS; the one of the method where none was given
     judged_on: str | Path | None  # text that judges; None: nothing is measured
     dtype: DtypeName  # dtype to compute in

@@ -1,4 +1,4 @@
-"""Where a model that a run has pruned comes from: the text, the settings, and the command for the same again."""
+"""Where a model that a run has pruned comes from: its text, its settings, and the command that repeats it."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from command import QUICK_FLAGS, refused, run
 
+from comp_lib.cli.app import COMMANDS
 from comp_lib.errors import DEBUG_VARIABLE
 
 pytestmark = pytest.mark.slow
@@ -49,18 +50,8 @@ def test_debug_of_what_the_system_refuses(parent, monkeypatch):
 
 def test_every_command_takes_debug(parent, tmp_path):
     """After it as before it: what is refused is another thing."""
-    for command in (
-        "demo",
-        "inspect",
-        "prune",
-        "evaluate",
-        "generate",
-        "compare",
-        "export",
-        "report",
-        "heal",
-    ):
-        result = run(command, "--no-such-flag", "--debug")
+    for command in COMMANDS:
+        result = run(command.__name__, "--no-such-flag", "--debug")
         assert result.exit_code == 2
         assert "no-such-flag" in result.stderr
         assert "--debug" not in result.stderr

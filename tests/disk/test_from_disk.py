@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from command import content
+from on_disk import SETTINGS, Killed, opened, saved
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from variants import LAYOUTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.comp import prune
@@ -33,31 +34,13 @@ from comp_lib.importance.measured_harm import measured_harm
 from comp_lib.models.card import Provenance
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model, open_model
-from comp_lib.models.meta_model import make_meta_model
 from comp_lib.models.save import save_checkpoint
 from comp_lib.recovery import RECOVERIES
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.system.tensors import EMBEDDING, HEAD, TensorFiles
+from comp_lib.system.tensors import EMBEDDING, HEAD
 
-SETTINGS = Settings(ratio=0.3, drop_layers=1, multiple=4, kv_groups=1, widths="uniform", aim="dense")
 OWN_WIDTHS = Settings(ratio=0.2, multiple=4, widths="measured", aim="self")
-
-
-class Killed(BaseException):
-    """Stands for kill -9: like that, no code of the library may catch it."""
-
-
-def opened(folder, dtype=torch.float32):
-    """The model in a folder, which stays on disk."""
-    return ModelOnDisk(make_meta_model(AutoConfig.from_pretrained(folder), dtype), TensorFiles(folder))
-
-
-def saved(folder, name="gqa", **overrides):
-    """Write a variant into a folder: (that folder, the model as it loads from there)."""
-    model = build(name, **overrides)
-    model.save_pretrained(folder)
-    return folder, type(model).from_pretrained(folder, attn_implementation="sdpa").eval()
 
 
 @pytest.fixture(scope="module")
@@ -466,7 +449,8 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(parent, tmp_path,
 SCRIPT = """
 import sys, time
 sys.path[:0] = sys.argv[3:]
-from test_from_disk import SETTINGS, opened, tokens
+from on_disk import SETTINGS, opened
+from variants import tokens
 from comp_lib.disk.from_disk import prune_to
 from transformers import AutoTokenizer
 parent, out = sys.argv[1:3]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_own_widths import IDS, NAMES, edit, save, uneven
 from tools import logits
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from uneven import IDS, NAMES, edit, save, uneven
 
 from comp_lib import errors
 from comp_lib.errors import InputError

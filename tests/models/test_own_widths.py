@@ -10,7 +10,8 @@ import transformers
 from safetensors.torch import load_file
 from tools import logits
 from transformers import AutoModelForCausalLM, StableLmConfig, StableLmForCausalLM
-from variants import build, tokens
+from uneven import IDS, NAMES, edit, save, uneven
+from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.families.find import has_inseparable_groups
@@ -22,9 +23,6 @@ from comp_lib.models.padded import export_padded, padded_shape
 from comp_lib.shape import Shape
 from comp_lib.surgery import shrink
 
-NAMES = ("all-at-once", "mistral-window", "qwen2", "qwen3", "smollm3", "gemma3", "phi3", "granite", "olmo2")
-NAMES += ("ernie4_5-bias",)
-IDS = tokens(2, 16)
 PER_LAYER = {  # whether KV groups stay whole -> the field of `uneven`, whose widest layer is the last
     False: {
         "0": {"intermediate_size": 20},
@@ -33,29 +31,6 @@ PER_LAYER = {  # whether KV groups stay whole -> the field of `uneven`, whose wi
     True: {"0": {"intermediate_size": 20}, "1": {"intermediate_size": 24}},
 }
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
-
-
-def uneven(name: str = "gqa", **overrides):
-    """A model with 20, 24 and 28 neurons in its layers, and one KV group instead of two in the second."""
-    model = build(name, **overrides)
-    for index, layer in enumerate(model.model.layers):
-        shrink(layer, "mlp", torch.arange(20 + 4 * index))
-        if index == 1 and not has_inseparable_groups(model):
-            shrink(layer, "attention", torch.arange(1, 2))
-    return model
-
-
-def save(model, tokenizer, folder):
-    with_true_config(model).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def edit(folder, **fields):
-    """Set these fields of the folder's config.json; None deletes one."""
-    path = folder / "config.json"
-    changed = json.loads(path.read_text()) | fields
-    path.write_text(json.dumps({name: value for name, value in changed.items() if value is not None}))
 
 
 @pytest.mark.parametrize("name", NAMES)
