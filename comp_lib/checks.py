@@ -44,6 +44,20 @@ def check_settings_for(model: Model | Decoder, settings: CompleteSettings) -> No
     planner_of(settings).check_settings(shape, settings)
 
 
+def checked_settings(settings: object) -> Settings:
+    """Return `settings`.
+
+    Raises InputError where they are something else than a `Settings`.
+    """
+    if not isinstance(settings, Settings):
+        raise InputError(
+            expected="settings as Settings(...)",
+            got=reprlib.repr(settings),
+            hint="such as Settings(ratio=0.2), from comp_lib",
+        )
+    return settings
+
+
 def check_plan(plan: Plan, model: Model | Decoder, settings: CompleteSettings) -> None:
     """Raises InputError unless `plan` can be carried out on `model`."""
     decoder = as_decoder(model)
@@ -115,12 +129,7 @@ def checked_call(
 
     Raises InputError for all that can be refused before any work.
     """
-    if not isinstance(settings, Settings):
-        raise InputError(
-            expected="settings as Settings(...)",
-            got=reprlib.repr(settings),
-            hint="such as Settings(ratio=0.2), from comp_lib",
-        )
+    settings = checked_settings(settings)
     device = available_device(settings.device, double=True)
     if not isinstance(model, Decoder):
         check_model(model)

@@ -82,7 +82,7 @@ class OutOfReach(InputError):
 class NoNumber(InputError):
     """A measured value that is NaN or infinite, which is shown and saved nowhere.
 
-    The input passed each check, and what came of it makes no sense. The command line ends with exit code 1.
+    Only the work could tell that the input makes no sense. The command line ends with exit code 1.
     """
 
 

@@ -25,10 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from .divergence import divergence_terms
-from .errors import InputError, check_seed, check_whole_number
-from .families.run import evaluation_mode
+from .errors import InputError, NoNumber, check_seed, check_whole_number
+from .families.find import check_model
+from .families.run import checked_tokens, evaluation_mode
 from .families.types import Model
-from .progress import Progress, no_progress
+from .progress import Progress, check_progress, no_progress
 
 JUDGING_SEQUENCES = 8  # sequences, the last ones, that judge before and after, and do not teach
 WARM_UP_SHARE = 0.1  # part of the steps in which the learning rate rises; then it falls in a straight line
@@ -93,8 +94,12 @@ def heal(
 
     The last JUDGING_SEQUENCES sequences do not teach: they judge.
 
-    Raises InputError for too few sequences, and where the training does not converge.
+    Raises InputError for what is no model or no tokens, and for too few sequences; NoNumber where the training does not converge.
     """
+    for either in (model, parent):
+        check_model(either)
+    check_progress(progress)
+    ids = checked_tokens(ids, model.config.vocab_size)
     minimum = JUDGING_SEQUENCES + settings.batch_size
     if len(ids) < minimum:
         raise InputError(
@@ -111,7 +116,7 @@ def heal(
         healed = adapted.merge_and_unload().requires_grad_(False)
         after = _mean_divergence(healed, parent, judging_ids)
     if not math.isfinite(after):
-        raise InputError(
+        raise NoNumber(
             expected="a training that converges",
             got=f"a divergence of {after}",
             hint="lower the learning rate",

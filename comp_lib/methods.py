@@ -22,7 +22,7 @@ class Method:
     recovery: RecoveryName = "none"
     """What its makers do after the cut, one of RECOVERY_NAMES.
 
-    The makers of LLM-Pruner fine-tune, which no method here may.
+    The makers of LLM-Pruner fine-tune, which comp-lib leaves to `healing`, after any method.
     """
     preset: Literal["stock", "tailored"] = "stock"
     """The preset used where none is named.

@@ -186,7 +186,7 @@ class Plan:
 
 def _as_tuples(value: Any) -> Any:
     """The value, with tuples in place of its lists."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return tuple(map(_as_tuples, value))
     return value
 

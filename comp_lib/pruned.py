@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,5 +63,5 @@ class Pruned:
         check_switch("overwrite", overwrite)
         text = f"{self.report.token_count:,} tokens"
         parent = self.plan.parent or hide_folders(self.model.name_or_path) or "a model"
-        provenance = Provenance(parent, self.parent_shape, text, asdict(self.report.settings))
+        provenance = Provenance(parent, self.parent_shape, text, self.report.settings.stated())
         return save_checkpoint(out, self.model, tokenizer, self.plan, provenance, overwrite=overwrite)

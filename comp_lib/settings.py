@@ -152,8 +152,8 @@ class Settings:
         Settings.preset("stock", ratio=0.3)  # what `comp-lib prune --preset stock --ratio 0.3` does
 
     What is left out follows the method: COMP gets the preset "tailored", and the methods of others one width
-    for all layers and the recovery of their makers. Of the values that decide nothing, None leaves a setting
-    to the method or to the model, and "auto" to the rule that is said with the setting.
+    for all layers and the recovery of their makers. None: the method or the model
+    decides. "auto": the rule that is given with the setting.
 
     Args:
         ratio: part of the parameters of the decoder to remove, at least; above 0 and below 1. 0.2 is a fifth.
@@ -166,7 +166,8 @@ class Settings:
             by layer importance, the paper's way; "estimated" or "measured", by a short or a long measurement
             of the harm. None: as the preset of the method has it, or "uniform" if the recovery is not least
             squares, for which alone widths are estimated.
-        kv_groups: KV groups to keep in each layer, a number above 0. None: all.
+        kv_groups: KV groups to keep in each layer, a number above 0. None: all, but for the methods
+            "llm-pruner" and "flap", which choose among groups too.
         recovery: what follows the cut, for any method: "least-squares" refits the weights that stay, "mask"
             scales them, "bias" adds a mean, "none" leaves them. None: that of the makers of the method, see
             `methods.default_recovery`.
@@ -178,7 +179,8 @@ class Settings:
             measured or estimated, 0.1.
         token_weights: whether each token is divided by the norm of its residual stream.
         multiple: widths are multiples of this number of neurons. None: of 64, which is halved until it is
-            fine enough for the ratio. Most GGUF types need 32.
+            fine enough for the ratio. Most GGUF types need 32. The methods "llm-pruner" and "flap" do not
+            round widths.
         seed: what metrics that draw at random begin with.
         device: where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1", or "auto" for
             the best. Whether this machine has it is checked when work is to begin.
@@ -243,6 +245,16 @@ class Settings:
             refit = recovery == "least-squares"
             widths = PRESETS[usual_preset(self.method)]["widths"] if refit else "uniform"
         return CompleteSettings(**{**vars(self), "recovery": recovery, "widths": widths})
+
+    def stated(self) -> dict[str, Any]:
+        """The settings by name, for a reader: without those that the method decides by itself."""
+        values = dict(vars(self))
+        allowed = method_of(self.method).allowed
+        if allowed:
+            # what a method drops and narrows it judges in its own way; the recovery is free in any case
+            for name in {"layer_metric", *allowed} - {"recovery"}:
+                del values[name]
+        return values
 
     def _check_numbers(self) -> None:
         for name, (types, description, example) in NUMBERS.items():
@@ -368,6 +380,7 @@ class CompleteSettings(Settings):
     def neuron_metric(self) -> str:
         """The metric that chooses the neurons, a name in METRICS.
 
+        Of a method whose plan names what stays, it is that method's own name: no metric chooses there.
         COMP has two metrics, of which each presumes a recovery, so the recovery decides between them.
         """
         metric = method_of(self.method).neuron_metric or self.method

@@ -12,7 +12,7 @@ import variants
 from tools import logits
 
 from comp_lib.comp import prune
-from comp_lib.errors import InputError
+from comp_lib.errors import InputError, NoNumber
 from comp_lib.healing import JUDGING_SEQUENCES, HealingSettings, divergence, heal, rate_of_step
 from comp_lib.settings import Settings
 
@@ -132,10 +132,22 @@ def test_the_rate_rises_and_falls_in_straight_lines():
 
 @pytest.mark.slow
 @needs_peft
+def test_what_is_no_model_or_no_tokens_is_refused():
+    model, small, ids = pair()
+    with pytest.raises(InputError, match="expected a model, got str"):
+        heal("build/small", ids, model)
+    with pytest.raises(InputError, match="expected a model, got str"):
+        heal(small, ids, "smollm2-135m")
+    with pytest.raises(InputError, match="expected tokens"):
+        heal(small, ids.tolist(), model)
+
+
+@pytest.mark.slow
+@needs_peft
 def test_too_little_text_and_a_training_that_does_not_converge_are_refused():
     model, small, ids = pair()
     with pytest.raises(InputError, match=f"at least {JUDGING_SEQUENCES + 4} sequences"):
         heal(small, ids[: JUDGING_SEQUENCES + 3], model)
     small.model.layers[0].mlp.down_proj.weight.data[0, 0] = float("nan")
-    with pytest.raises(InputError, match="lower the learning rate"):
+    with pytest.raises(NoNumber, match="lower the learning rate"):
         heal(small, ids, model, QUICK)

@@ -1,4 +1,4 @@
-"""Plans: budget arithmetic, the two planners, and JSON that survives a person's hand."""
+"""Plans: budget arithmetic, COMP's planners, and JSON that survives a person's hand."""
 
 from __future__ import annotations
 

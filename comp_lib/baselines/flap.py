@@ -14,11 +14,13 @@ The public code goes beyond the formula: it squares the scores of o_proj before 
 too, since the published numbers come from it (and it serves better: perplexity 63 against 67 on SmolLM2-135M
 without a fifth of its decoder, 8 x 128 tokens).
 
-Three things differ. The running variance of the public code leaves out the first sequence; otherwise it
-differs from the exact one by a factor that standardising takes out. With the public code, a layer may lose
-all of its heads; here the best neuron and the best KV group of each layer stay. There the bias holds the mean
-of the dense model's inputs (perplexity 66 instead of 67). Here it holds the mean of what the layer reads once
-the layers before it are pruned, as in every recovery of this package.
+Three things differ from the public code:
+
+- Its running variance leaves out the first sequence; otherwise it differs from the exact one by a factor that
+  standardising takes out.
+- With it a layer may lose all of its heads; here the best neuron and the best KV group of each layer stay.
+- Its bias holds the mean of the dense model's inputs (perplexity 66 instead of 67). Here the bias holds the
+  mean of what the layer reads once the layers before it are pruned, as in every recovery of this package.
 """
 
 from __future__ import annotations
@@ -124,7 +126,7 @@ def units_to_remove(
 ) -> list[Unit]:
     """The tail of the ranking, so long that the decoder ends less than one neuron below `budget`.
 
-    A KV group that would remove more than is still to go is left out. So is the best unit of each step in
+    A KV group is left out where it would end the decoder lower than that. So is the best unit of each step in
     each layer.
 
     Args:

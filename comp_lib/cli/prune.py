@@ -45,7 +45,7 @@ AT_MOST_HELP = (
     "In its place, how much the loss may rise: 0.2nats finds the ratio by up to 5 prunings in memory."
 )
 METHOD_HELP = ", ".join(METHODS) + "."
-GROUPS_HELP = "KV groups to keep in each layer (default: all)."
+GROUPS_HELP = "KV groups to keep in each layer (default: all; llm-pruner and flap choose)."
 DROP_LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
 JUDGED_ON_HELP = "Text that judges both models, or none; kinds: a little of each that ships."
 SEQUENCES_HELP = (

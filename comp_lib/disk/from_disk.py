@@ -30,7 +30,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,7 @@ def _identity(
         judged_on = hash_of_value(options.windows.tolist())
     return {
         "model": parent.files.fingerprint(),
-        "settings": asdict(settings),
+        "settings": settings.stated(),
         "dtype": [str(parent.dtype), str(options.dtype or parent.dtype)],
         "gguf_type": options.gguf_type,
         "name": options.name,
@@ -311,7 +311,7 @@ def _provenance(
     provenance = options.provenance
     if provenance is None:
         text = f"{ids.shape[0]} x {ids.shape[1]} tokens"
-        provenance = Provenance(options.name or "a model", parent_shape, text, asdict(settings))
+        provenance = Provenance(options.name or "a model", parent_shape, text, settings.stated())
     if options.windows is None:
         return provenance
     losses = torch.tensor([dense_losses, small_losses], dtype=torch.float64)

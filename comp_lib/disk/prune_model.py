@@ -25,7 +25,7 @@ from ..calibration.given import Source
 from ..calibration.shares import text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration
-from ..checks import check_settings_for
+from ..checks import check_settings_for, checked_settings
 from ..errors import InputError, check_switch, check_words, known_keywords, warn_once
 from ..evaluation.windows import windows_of
 from ..evaluation.words import describe_chance
@@ -114,7 +114,6 @@ class _Decisions:
     elsewhere={
         **dict.fromkeys(("sequences", "length", "seed"), "pass it in calibration=Calibration(...)"),
         "evaluate": "judged_on names the text that judges",
-        "settings": "pass its fields as keywords, such as method='wanda-sp'",
     },
 )
 def prune_model(
@@ -122,6 +121,7 @@ def prune_model(
     out: str | Path,
     ratio: float | None = None,
     *,
+    settings: Settings | None = None,
     at_most: float | str | None = None,
     preset: PresetName | None = None,
     calibration: Calibration | Source = Calibration(),  # noqa: B008  a frozen value
@@ -141,6 +141,7 @@ def prune_model(
     Args:
         name: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
+        settings: as for `prune`, in place of `ratio`, `preset`, `device` and `changes`.
         at_most: in place of a ratio, how much the loss may rise, in nats per token; see
             `ratio_search.ratio_within`.
         preset: one of PRESETS; None: what `Settings` does where nothing is said, which is "tailored" for
@@ -173,11 +174,15 @@ def prune_model(
     check_words("out", out, "the name of a folder", example="build/small")
     check_switch("overwrite", overwrite)
     check_progress(progress)
+    if settings is not None:
+        checked_settings(settings)
     if judged_on is not None:
         check_words("judged_on", judged_on, "the name or the path of a text", example="evaluation:code")
     if not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
-    options = checked_options(ratio, at_most, preset, calibration, judged_on, changes, device, dtype)
+    options = checked_options(
+        settings, ratio, at_most, preset, calibration, judged_on, changes, device, dtype
+    )
     hashes = text_hashes(calibration.source)
     parent = _Parent.open(str(name), dtype)
     if is_gguf_name(out):

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..methods import method_of
 from ..models.load import DtypeName
 from ..settings import (
+    DEFAULTS,
     MAX_TOKENS,
     PRESET_TABLE,
     TOKENS_PER_NEURON,
@@ -58,6 +59,7 @@ class RunOptions:
 
 
 def checked_options(
+    settings: Settings | None,
     ratio: float | None,
     at_most: float | str | None,
     preset: PresetName | None,
@@ -71,6 +73,20 @@ def checked_options(
 
     Raises InputError for arguments that mean nothing, alone or together.
     """
+    seed = calibration.seed
+    if settings is not None:
+        fields: dict[str, object] = {**changes, "ratio": ratio, "preset": preset}
+        given = [name for name, value in fields.items() if value is not None]
+        if given or device != DEFAULTS["device"]:
+            raise InputError(
+                expected="settings, or their fields as arguments",
+                got=f"both, with {', '.join(given) or 'device'}",
+                hint="say it in the Settings alone",
+            )
+        ratio = settings.ratio
+        device = settings.device
+        seed = settings.seed
+        changes = changes_of(settings)
     nats = None
     if at_most is not None:
         from .ratio_search import SMALLEST_RATIO, parse_nats
@@ -87,13 +103,24 @@ def checked_options(
                 hint="name a text, or let every kind of text judge",
             )
         ratio = SMALLEST_RATIO
-    wanted: dict[str, Any] = {**changes, "seed": calibration.seed}
+    wanted: dict[str, Any] = {**changes, "seed": seed}
     wanted["device"] = str(available_device(device, double=True))
     if ratio is not None:
         wanted["ratio"] = ratio
     settings = Settings.preset(preset, **wanted)
     preset = preset or usual_preset(settings.method)
     return RunOptions(settings, calibration, preset, judged_on, dtype, nats, changes)
+
+
+def changes_of(settings: Settings) -> MethodChanges:
+    """The fields of `settings` that say how, as far as they differ from those of `Settings()`."""
+    usual = Settings()
+    changes = MethodChanges()
+    for name in MethodChanges.__annotations__:
+        value = getattr(settings, name)
+        if value != getattr(usual, name):
+            changes[name] = value  # type: ignore[literal-required]
+    return changes
 
 
 def usual_sequences(shape: Shape, preset: str, calibration: Calibration) -> int:

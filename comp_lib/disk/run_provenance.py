@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -40,7 +39,7 @@ def provenance_of_run(
     text = f"{sequences} x {length} tokens of {hide_folders(source)}, drawn with seed {calibration.seed}"
     if len(shares) > 1:
         text += f" ({', '.join(f'{hide_folders(part)} {share:.0%}' for part, share in shares.items())})"
-    settings = asdict(options.settings)
+    settings = options.settings.stated()
     command = command_of_run(parent, out, options)
     return Provenance(parent, parent_shape, text, settings, command=command, hashes=hashes)
 
@@ -52,7 +51,7 @@ def command_of_run(name: str, out: str | Path, options: RunOptions) -> str:
     if options.changes.get("drop_layers") == "auto" and "drop_layers" in PRESETS[options.preset]:
         return ""  # without the flag the preset's number counts, and the flag takes no "auto"
     calibration = options.calibration
-    if isinstance(calibration.source, GivenTexts):
+    if isinstance(calibration.source, GivenTexts) or calibration.seed != options.settings.seed:
         return ""
     flags: dict[str, object] = {
         "ratio": options.settings.ratio,

@@ -31,7 +31,7 @@ class Verdict(SavedModel):
     parent_megabytes: float
     """Size of the parent's files of weights."""
     parent_megabytes_in_new_type: float
-    """Size that they would have in the type of the model's, which alone compares with the model's."""
+    """Size that they would have in the type of the model's: compare this with `megabytes`."""
     megabytes: float
     """Size of the model's files of weights."""
     parent_stored_type: str
@@ -81,7 +81,7 @@ class Verdict(SavedModel):
         return losses | {self.quality.mean_name: self.quality.mean.values}
 
     def __str__(self) -> str:
-        """At most 12 lines, one more if clearly more went than was asked for, and the warnings."""
+        """What was removed, a table of sizes, what was lost, the warnings, and the next command."""
         return "\n".join([*self.describe(), f"next: {self.next_command}"])
 
     __repr__ = __str__  # what a notebook shows

@@ -23,7 +23,7 @@ CHANCE_SHARE = 0.9
 
 
 def number_format(interval: Interval | None) -> str:
-    """The format of a number with this interval: no number without one is worth three decimals."""
+    """The format of a number with this interval: two decimals where there is no interval, else three."""
     return ROUGH if interval is None else PRECISE
 
 

@@ -42,7 +42,7 @@ class LayerHarms(Protocol):
 
 
 def plan_by_harm(request: PlanRequest, harms: LayerHarms) -> Plan:
-    """As many parameters as `uniform_plan` leaves, more of them in the layers whose narrowing harms most.
+    """At most as many parameters as `uniform_plan` leaves, most of them where narrowing harms most.
 
     Each step narrows one layer to its next lower multiple, where the predicted harm per neuron is least.
     Where there is no room for steps of this size, the result is the uniform plan.

@@ -106,7 +106,7 @@ def random(problem: Problem, keep: int, generator: torch.Generator) -> Selection
 
 @metric("mask-condition")
 def mask_condition(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
-    """COMP before a mask is tuned: energy of the contribution divided by its condition, in rounds."""
+    """COMP before a mask is tuned: energy of the contribution divided by its condition squared, in rounds."""
     gram = contributions(problem.xtx, problem.scaled_weight)  # G (n, n)
     matrix = with_ridge(gram, problem.ridge)  # H = G + lambda diag(G)
     del gram  # as large as H

@@ -22,7 +22,7 @@ OWN_WIDTHS_NOTE = """\
 The layers of this folder differ in width, which no stock class builds. So it brings a short file of Python, \
 `{file}`. Read it, and let transformers run it:"""
 WITH_COMP_LIB_NOTE = """
-Where comp-lib is installed, `comp_lib.models.load.load_model` gives both without the flag: it has classes \
+Where comp-lib is installed, `comp_lib.load_model` gives both without the flag: it has classes \
 of its own, and runs nothing of this folder. `comp-lib export --padded` fills narrower layers up; that \
 folder needs neither.
 """

@@ -110,7 +110,7 @@ def plot_pruned(plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers) 
     """
     labels = ["MLP neurons\n(green: kept)", "error left after\nthe refit (% of energy)"]
     figure, (top, bottom) = panels(2, 1, (9.0, 5.0), "x", ylabel=labels)
-    top.set_title(f"What COMP removed: {plan.removed:.1%} of the decoder's parameters")
+    top.set_title(f"What was removed: {plan.removed:.1%} of the decoder's parameters")
     layers = range(plan.parent_layers)
     top.bar(layers, neurons, color="lightgrey")
     top.bar(plan.layers, plan.neurons, color=GREEN)

@@ -72,7 +72,7 @@ def checksum_of_file(path: Path, start: int = 0, size: int | None = None) -> int
 
 
 def hash_of_model(model: nn.Module) -> str:
-    """Hash of the names, shapes and numbers of its tensors, and of its config, which rotates and masks.
+    """Hash of the names, shapes and numbers of its tensors, and of its config.
 
     Of the numbers of a tensor it takes a sample, spread over the tensor, and sums over all bits. One changed
     weight changes a sum, and so do two weights that change places.

@@ -23,6 +23,7 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.windows import windows_of
 from comp_lib.importance.neurons import METRICS
+from comp_lib.methods import METHODS
 from comp_lib.models.export import export_gguf
 from comp_lib.settings import MAX_TOKENS, Settings
 
@@ -105,7 +106,51 @@ def test_the_verdict_is_that_of_the_files(judged_on_kinds, tokenizer):
     assert list(losses) == [*KINDS, "mean of 8"]
     for name in ("dense_loss", "loss", "increase"):
         assert losses["code"][name] == pytest.approx(getattr(judgement.texts["code"], name), abs=1e-4)
-        assert losses["mean of 8"][name] == pytest.approx(judgement.mean[name], abs=1e-4)
+        assert losses["mean of 8"][name] == pytest.approx(getattr(judgement.mean, name), abs=1e-4)
+
+
+def test_settings_as_a_value_do_what_their_fields_do(parent, tmp_path):
+    text = Calibration("calibration", sequences=8, length=24)
+    wish = Settings(0.3, method="wanda-sp", recovery="mask", multiple=4, kv_groups=1)
+    by_value = prune_model(parent, tmp_path / "value", settings=wish, calibration=text, judged_on=None)
+    fields = {"method": "wanda-sp", "recovery": "mask", "multiple": 4, "kv_groups": 1}
+    by_fields = prune_model(parent, tmp_path / "fields", 0.3, calibration=text, judged_on=None, **fields)
+    assert by_value.plan == by_fields.plan
+    assert by_value.report.settings == by_fields.report.settings
+    assert weights_of(tmp_path / "value") == weights_of(tmp_path / "fields")
+
+
+def weights_of(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ratio": 0.2}, "got both, with ratio"),
+        ({"preset": "stock"}, "got both, with preset"),
+        ({"method": "flap"}, "got both, with method"),
+        ({"device": "auto"}, "got both, with device"),
+        ({"at_most": 0.3}, "expected ratio or at_most"),
+    ],
+)
+def test_settings_and_their_fields_exclude_each_other(arguments, message, parent, tmp_path):
+    with pytest.raises(InputError, match=message):
+        prune_model(parent, tmp_path / "out", settings=Settings(), **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.allowed])
+def test_a_card_has_no_setting_that_the_method_overrules(method, parent, tmp_path):
+    """Such as uniform widths of a method that gives each layer its own."""
+    text = Calibration("calibration", sequences=8, length=24)
+    verdict = prune_model(parent, tmp_path / "out", 0.3, method=method, calibration=text, judged_on=None)
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    (line,) = (line for line in card.splitlines() if "Settings: " in line)
+    assert f"method {method}," in line
+    assert not re.search(r"\b(widths|drop_layers|layer_metric) ", line)
+    assert "recovery " in line
+    assert verdict.report.settings.method == method
 
 
 def test_the_verdict_prints_what_a_reader_needs(judged_on_kinds):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,9 +20,16 @@ from comp_lib.disk.ratio_search import (
     ratio_within,
 )
 from comp_lib.errors import InputError, NoNumber, OutOfReach
+from comp_lib.evaluation.by_kind import EvaluationByText
+from comp_lib.evaluation.loss import Evaluation
 from comp_lib.planning import make_plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
+
+
+def judged_with(loss: float) -> EvaluationByText:
+    """The evaluation of a model that has this loss on the only text."""
+    return EvaluationByText({"text": Evaluation(by_sequence={"loss": (loss,)}, token_count=1, loss=loss)})
 
 
 def search(at_most, cost_of):
@@ -117,7 +123,7 @@ def test_at_most_finds_the_largest_share_in_few_prunings(parent, tmp_path, monke
     def stand_in(model, windows_by_text):
         removed = 1 - Shape.of(model).decoder_parameters / dense
         costs[removed] = curve(removed) if removed else 0.0
-        return SimpleNamespace(mean={"loss": 3.0 + costs[removed]})
+        return judged_with(3.0 + costs[removed])
 
     monkeypatch.setattr("comp_lib.disk.ratio_search.judge", stand_in)
     text = Calibration("calibration", sequences=4, length=24)
@@ -146,7 +152,7 @@ def test_at_most_judges_the_numbers_that_the_files_will_hold(parent, monkeypatch
 
     def stand_in(model, windows_by_text):
         judged.append([weight.clone() for weight in model.parameters()])
-        return SimpleNamespace(mean={"loss": 3.0})
+        return judged_with(3.0)
 
     monkeypatch.setattr("comp_lib.disk.ratio_search.judge", stand_in)
     ids = torch.arange(64).view(4, 16)
@@ -184,7 +190,7 @@ def test_the_search_goes_on_below_a_ratio_whose_loss_is_no_number(parent, monkey
     def stand_in(model, windows_by_text):
         if 1 - Shape.of(model).decoder_parameters / dense > 0.1:
             raise NoNumber(expected="loss as a finite number", got="nan")
-        return SimpleNamespace(mean={"loss": 3.0})
+        return judged_with(3.0)
 
     monkeypatch.setattr("comp_lib.disk.ratio_search.judge", stand_in)
     ids = torch.arange(64).view(4, 16)
@@ -214,7 +220,7 @@ def test_at_most_goes_on_after_a_ratio_out_of_reach_and_after_no_other_refusal(p
         return make_plan(model, ids, settings, progress=progress)
 
     monkeypatch.setattr("comp_lib.disk.ratio_search.make_plan", make_plan_below_a_tenth)
-    judged = SimpleNamespace(mean={"loss": 3.0})
+    judged = judged_with(3.0)
     monkeypatch.setattr("comp_lib.disk.ratio_search.judge", lambda model, windows_by_text: judged)
     ids = torch.arange(64).view(4, 16)
     settings = Settings(method="random", recovery="none", multiple=1)
@@ -232,7 +238,7 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
     losses = iter([3.0, 3.9, 3.8, 3.7, 3.5])
     monkeypatch.setattr(
         "comp_lib.disk.ratio_search.judge",
-        lambda model, windows_by_text: SimpleNamespace(mean={"loss": next(losses)}),
+        lambda model, windows_by_text: judged_with(next(losses)),
     )
     flags = ["--at-most", "0.01", *QUICK_FLAGS[:4], "--multiple", "1", "--calibration", "calibration"]
     result = run("prune", parent, "--out", tmp_path / "small", *flags)
@@ -262,7 +268,7 @@ def test_at_most_says_so_where_no_plan_reaches_the_smallest_ratio(parent, monkey
     monkeypatch.setattr("comp_lib.disk.ratio_search.make_plan", make_plan_above_a_tenth)
     monkeypatch.setattr(
         "comp_lib.disk.ratio_search.judge",
-        lambda model, windows_by_text: SimpleNamespace(mean={"loss": next(losses)}),
+        lambda model, windows_by_text: judged_with(next(losses)),
     )
     ids = torch.arange(64).view(4, 16)
     settings = Settings(method="random", recovery="none", multiple=1)

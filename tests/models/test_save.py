@@ -248,7 +248,7 @@ def test_card(small, uneven, tmp_path):
     assert "| MLP neurons per layer | 48 | 20 to 40 |" in text
     assert "`modeling_comp_llama.py`. Read it" in text
     assert 'AutoModelForCausalLM.from_pretrained("out", trust_remote_code=True)' in text
-    assert "`comp_lib.models.load.load_model` gives both without the flag" in text
+    assert "`comp_lib.load_model` gives both without the flag" in text
     assert "perplexity on" not in text
     assert 'license: "apache-2.0"' in text
     assert "HuggingFaceTB/SmolLM2" in text

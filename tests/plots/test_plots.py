@@ -120,7 +120,7 @@ def test_no_setting_of_matplotlib_is_changed():
 def test_what_was_removed_has_two_charts():
     figure = pruned()
     assert [axes.get_ylabel().split("\n")[0] for axes in figure.axes] == ["MLP neurons", "error left after"]
-    assert figure.axes[0].get_title().startswith("What COMP removed: ")
+    assert figure.axes[0].get_title().startswith("What was removed: ")
     assert figure.alt_text.startswith("Two charts over 4 decoder layers. 1 layers were dropped")
     assert "layer 1, 8.0%" in figure.alt_text
 

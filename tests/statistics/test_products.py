@@ -33,7 +33,8 @@ def test_a_triangle_makes_the_whole_product(size, alike, seed):
         sums.COLUMNS_AT_ONCE = columns_at_once
     exact = x.double().T @ x.double()
     norms = x.double().norm(dim=0)
-    assert torch.equal(product, product.T) or size < 16
+    if size >= 16:  # smaller ones are one product, of which not every library computes two equal halves
+        assert torch.equal(product, product.T)
     assert (product.double() - exact).abs().le(1e-6 * norms[:, None] * norms).all()
 
 
