@@ -94,7 +94,8 @@ def heal(
 
     The last JUDGING_SEQUENCES sequences do not teach: they judge.
 
-    Raises InputError for what is no model or no tokens, and for too few sequences; NoNumber where the training does not converge.
+    Raises InputError for what is no model or no tokens, and for too few sequences; NoNumber where the
+    training does not converge.
     """
     for either in (model, parent):
         check_model(either)
