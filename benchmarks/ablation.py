@@ -156,7 +156,7 @@ def measure(model: Model, dense: Evaluation, tokenizer: Any, windows: torch.Tens
         "removed": pruned.plan.removed,
         "layers": len(pruned.plan.layers),
         "neurons": [min(pruned.plan.neurons), max(pruned.plan.neurons)],
-        "error": fmean(layer.error for layer in pruned.report.layers),
+        "error": fmean(layer.mlp_error for layer in pruned.report.layers),
         "increase": fmean(increases),
         "increases": [round(increase, 5) for increase in increases],
         "seconds": round(seconds, 1),

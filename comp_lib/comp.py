@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .checks import checked_call
 from .decoder import Decoder, ModelInMemory, as_decoder
-from .errors import check_switch, check_words, known_keywords
+from .errors import check_switch, check_type, known_keywords
 from .families.run import layer_arguments
 from .families.types import CausalLM, Model
 from .plan import Plan
@@ -96,7 +96,7 @@ def prune(
     if settings is None:
         settings = Settings()
     ids, settings = checked_call(model, ids, settings, plan)
-    check_words("name", name, "that of the model", example="smollm2-135m", allowed=(str,))
+    check_type("name", name, "that of the model", example="smollm2-135m", allowed=(str,))
     check_progress(progress)
     check_switch("inplace", inplace)
     for weight_name, weight in model.named_parameters():

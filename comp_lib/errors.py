@@ -215,7 +215,7 @@ def check_switch(name: str, value: object) -> None:
         raise InputError(expected=expected, got=reprlib.repr(value), hint=hint)
 
 
-def check_words(
+def check_type(
     name: str, value: object, description: str, example: str, *, allowed: tuple[type, ...] = (str, Path)
 ) -> None:
     """Raises InputError, which names the argument, for a value of a type that is not allowed.

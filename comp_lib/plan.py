@@ -249,7 +249,7 @@ class PlanRequest:
         return tuple(sorted(set(range(self.shape.layer_count)) - set(self.drop)))
 
     @property
-    def groups(self) -> tuple[int, ...]:
+    def groups_by_layer(self) -> tuple[int, ...]:
         """How many KV groups each layer that stays keeps."""
         return tuple(self.kv_groups or self.shape.kv_groups[layer] for layer in self.layers)
 
@@ -261,7 +261,7 @@ class PlanRequest:
         """
         parent = self.shape.with_biases() if self.biased else self.shape
         if groups is None:
-            groups = self.groups
+            groups = self.groups_by_layer
         pruned = parent.with_widths(neurons, groups, self.layers)
         return (self.shape.decoder_parameters - pruned.decoder_parameters) / self.shape.decoder_parameters
 
@@ -272,7 +272,7 @@ class PlanRequest:
             parent_layers=self.shape.layer_count,
             layers=self.layers,
             neurons=tuple(widths),
-            kv_groups=self.groups,
+            kv_groups=self.groups_by_layer,
             ratio=self.ratio,
             removed=self.removed_share(widths),
         )

@@ -175,9 +175,9 @@ def prune_layer(run: RunContext, index: int, layer: Layer, carried: CarriedState
     mlp = prune_step(run, layer, mlp_task, targets.get("mlp"), carried)
     return LayerReport(
         layer=index,
-        error=mlp.error,
+        mlp_error=mlp.error,
         attention_error=attention.error,
-        ridge=mlp.ridge,
+        mlp_ridge=mlp.ridge,
         seconds=time.perf_counter() - start,
         kept_neurons=tuple(mlp.kept.tolist()),
         kept_groups=tuple(attention.kept.tolist()),

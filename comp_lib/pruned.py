@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import check_switch, check_words
+from .errors import check_switch, check_type
 from .families.types import CausalLM
 from .plan import Plan
 from .report import Report
@@ -58,7 +58,7 @@ class Pruned:
         from .models.card import Provenance, hide_folders
         from .models.save import save_checkpoint
 
-        check_words("out", out, "the name of a folder", example="build/small")
+        check_type("out", out, "the name of a folder", example="build/small")
         check_tokenizer(tokenizer)
         check_switch("overwrite", overwrite)
         text = f"{self.report.token_count:,} tokens"

@@ -16,14 +16,14 @@ class LayerReport:
 
     layer: int
     """Its index in the parent."""
-    error: float
+    mlp_error: float
     """||X W - X V||^2 / ||X W||^2 of down_proj after the recovery, over the calibration text.
 
     The tokens are weighted as the settings say.
     """
     attention_error: float
     """The same for o_proj."""
-    ridge: float | None
+    mlp_ridge: float | None
     """The lambda with which the recovery of down_proj was solved; None: it solves nothing."""
     seconds: float
     """The time that the layer took."""
@@ -56,7 +56,7 @@ class Report:
         for layer in self.layers:
             lines.append(
                 f"{layer.layer:>5}  {len(layer.kept_neurons):>7,}  {len(layer.kept_groups):>9}  "
-                f"{layer.error:>9.4f}  {layer.attention_error:>15.4f}"
+                f"{layer.mlp_error:>9.4f}  {layer.attention_error:>15.4f}"
             )
         return "\n".join(lines)
 

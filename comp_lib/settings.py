@@ -17,8 +17,8 @@ from .errors import (
     InputError,
     check_seed,
     check_switch,
+    check_type,
     check_whole_number,
-    check_words,
     known_keywords,
     suggestion,
 )
@@ -270,7 +270,7 @@ class Settings:
                 check_whole_number(name, value, 1)
         check_seed(self.seed)
         check_switch("token_weights", self.token_weights)
-        check_words("device", self.device, "the name of a device", example="cuda", allowed=(str,))
+        check_type("device", self.device, "the name of a device", example="cuda", allowed=(str,))
 
     def _check_names(self) -> None:
         from .importance.neurons import METRICS

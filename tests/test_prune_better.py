@@ -62,7 +62,7 @@ def test_reported_errors_are_measured_on_the_stream(count):
 
     expected = output(parent)
     error = float((output(pruned.model) - expected).square().sum() / expected.square().sum())
-    assert pruned.report.layers[0].error == pytest.approx(error, rel=1e-3)
+    assert pruned.report.layers[0].mlp_error == pytest.approx(error, rel=1e-3)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -186,5 +186,5 @@ def test_guard_holds_the_mask_and_reports_lambda():
     settings = replace(SETTINGS, recovery="mask", method="random", ridge=1e-7)
     report = prune(parent, ids, settings, plan=plan_of_everything(parent, neurons=(47, 24, 47))).report
     first, second, _ = report.layers
-    assert first.ridge == 1e-7
-    assert second.ridge > 1e-7
+    assert first.mlp_ridge == 1e-7
+    assert second.mlp_ridge > 1e-7

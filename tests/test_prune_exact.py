@@ -34,7 +34,7 @@ def test_zero_pruning_is_the_identity_to_the_bit(name, aim):
     assert storages(pruned.model) == storages(parent), "nothing changed, so nothing is copied"
     assert pruned.model.num_parameters() == parent.num_parameters()
     assert pruned.plan.kept_neurons == (tuple(range(48)),) * 3
-    assert [entry.error for entry in pruned.report.layers] == [0.0] * 3
+    assert [entry.mlp_error for entry in pruned.report.layers] == [0.0] * 3
 
 
 @pytest.mark.parametrize("name", VARIANTS)

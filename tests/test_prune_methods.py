@@ -26,8 +26,8 @@ def test_every_method_runs_with_every_recovery(method, recovery):
     pruned = prune(build(), tokens(2, 16), replace(SETTINGS, method=method, recovery=recovery, kv_groups=1))
     assert pruned.plan.removed >= 0.25
     for entry in pruned.report.layers:
-        assert (entry.ridge is not None) == (recovery in ("least-squares", "mask"))
-        assert entry.error > 0.0
+        assert (entry.mlp_ridge is not None) == (recovery in ("least-squares", "mask"))
+        assert entry.mlp_error > 0.0
         assert entry.attention_error > 0.0
 
 
@@ -47,7 +47,7 @@ def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
     pruned = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
     assert len(pruned.plan.dropped) == 1
     assert len(set(pruned.plan.neurons)) > 1
-    assert {layer.ridge / settings.ridge for layer in pruned.report.layers} <= {
+    assert {layer.mlp_ridge / settings.ridge for layer in pruned.report.layers} <= {
         4.0**power for power in range(64)
     }
 
@@ -67,7 +67,7 @@ def test_layers_that_do_nothing_break_no_recovery(part, recovery):
     for calibration in (ids, ids[:1, :12]):  # of many tokens sums are kept, few tokens are kept themselves
         pruned = prune(parent, calibration, replace(SETTINGS, recovery=recovery, kv_groups=1))
         assert logits(pruned.model, ids).isfinite().all()
-        assert pruned.report.layers[1].error == pytest.approx(0.0, abs=1e-6)
+        assert pruned.report.layers[1].mlp_error == pytest.approx(0.0, abs=1e-6)
 
 
 OPTIONS = (

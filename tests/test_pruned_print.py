@@ -26,7 +26,7 @@ def test_a_report_prints_as_a_table_with_a_row_for_each_layer(pruned):
             str(layer.layer),
             str(len(layer.kept_neurons)),
             str(len(layer.kept_groups)),
-            f"{layer.error:.4f}",
+            f"{layer.mlp_error:.4f}",
             f"{layer.attention_error:.4f}",
         ]
 

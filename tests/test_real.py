@@ -64,7 +64,7 @@ def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_
     # no headline: so little text calibrates
     assert dense.loss < tuned.loss < dense.loss + 1.0
     assert tuned.loss < untuned.loss - 0.2
-    assert all(0.0 < layer.error < 0.2 for layer in comp.report.layers)
+    assert all(0.0 < layer.mlp_error < 0.2 for layer in comp.report.layers)
 
     card = Provenance("smollm2-135m", before, "a test")
     folder = save_checkpoint(tmp_path / "small", comp.model, tokenizer, comp.plan, card)

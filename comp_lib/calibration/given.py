@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import InputError, check_words
+from ..errors import InputError, check_type
 from .texts import check_encodable
 
 Source = str | Path | Sequence[str]
@@ -44,8 +44,8 @@ def as_source(name: str, value: object) -> Source:
     if hasattr(value, "tolist"):  # a column of pandas
         value = value.tolist()
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        check_words(name, value, "the name or the path of a text, or a list of texts", example="shipped")
-        path: Source = value  # type: ignore[assignment]  # `check_words` lets nothing else pass
+        check_type(name, value, "the name or the path of a text, or a list of texts", example="shipped")
+        path: Source = value  # type: ignore[assignment]  # `check_type` lets nothing else pass
         return path
     for number, text in enumerate(value):
         if not isinstance(text, str):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, check_package, check_words, refusing, suggestion
+from ..errors import InputError, check_package, check_type, refusing, suggestion
 
 TEXT_SETS = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
@@ -46,7 +46,7 @@ def load_text(name_or_path: str | Path) -> str:
 
 def read_text(name_or_path: str | Path, names: Iterable[str]) -> str:
     """`load_text`, for a caller who takes these `names`, of which a refusal offers the nearest."""
-    check_words("a text", name_or_path, "the name or the path of one", example="evaluation:code")
+    check_type("a text", name_or_path, "the name or the path of one", example="evaluation:code")
     text_name = str(name_or_path)
     check_encodable("the name of a text", text_name)
     if text_name == EVERY_KIND:

@@ -149,7 +149,7 @@ def demo(
     with progress_bars() as bars:
         judged = judge(pruned_model, windows_by_text, parent, progress=bars)
     shape = verdict.parent_shape
-    errors = [layer.error for layer in verdict.report.layers]
+    errors = [layer.mlp_error for layer in verdict.report.layers]
     figure = plot_pruned(verdict.plan, shape.neurons, shape.kv_groups, errors)
     write_atomically(pruned_picture, png(figure))
     write_atomically(kinds_picture, png(plot_kinds(judged.make_rows(), judged.make_mean_row())))

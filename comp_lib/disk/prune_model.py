@@ -26,7 +26,7 @@ from ..calibration.shares import text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration
 from ..checks import check_settings_for, checked_settings
-from ..errors import InputError, check_switch, check_words, known_keywords, warn_once
+from ..errors import InputError, check_switch, check_type, known_keywords, warn_once
 from ..evaluation.windows import windows_of
 from ..evaluation.words import describe_chance
 from ..families.run import check_length
@@ -171,13 +171,13 @@ def prune_model(
             got=type(name).__name__,
             hint="a loaded model is for comp_lib.prune",
         )
-    check_words("out", out, "the name of a folder", example="build/small")
+    check_type("out", out, "the name of a folder", example="build/small")
     check_switch("overwrite", overwrite)
     check_progress(progress)
     if settings is not None:
         checked_settings(settings)
     if judged_on is not None:
-        check_words("judged_on", judged_on, "the name or the path of a text", example="evaluation:code")
+        check_type("judged_on", judged_on, "the name or the path of a text", example="evaluation:code")
     if not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
     options = checked_options(

@@ -347,7 +347,7 @@ def test_the_reported_error_knows_the_bias(token_weights):
         after = model.model(ids, output_hidden_states=True).hidden_states[1].detach()
         token_weight = 1 / after.flatten(0, 1).norm(dim=-1, keepdim=True)
     gap = (x[:, removed] - x[:, removed].mean(0)) @ w[removed] * token_weight
-    assert pruned.report.layers[0].error == pytest.approx(
+    assert pruned.report.layers[0].mlp_error == pytest.approx(
         float(gap.square().sum() / (x @ w * token_weight).square().sum()), rel=1e-4
     )
     assert pruned.report.layers[1].attention_error > 0.0
@@ -532,7 +532,7 @@ def test_least_squares_refits_a_peer_s_choice():
     ids = tokens(8)
     none, fitted = (prune(model, ids, baseline("llm-pruner", recovery=r)) for r in ("none", "least-squares"))
     assert none.plan.kept_neurons == fitted.plan.kept_neurons
-    assert 0.0 < fitted.report.layers[1].error < none.report.layers[1].error
+    assert 0.0 < fitted.report.layers[1].mlp_error < none.report.layers[1].mlp_error
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_prune_reports_the_ridge_it_chose(tiny_llama):
     settings = Settings(ratio=0.3, drop_layers=0, multiple=4, widths="uniform", aim="self")
     assert settings.ridge == "auto"
     searched = prune(model, ids, settings)
-    chosen = [layer.ridge for layer in searched.report.layers]
+    chosen = [layer.mlp_ridge for layer in searched.report.layers]
     assert all(any(ridge == pytest.approx(value / 2) for value in LAMBDAS) for ridge in chosen)
     fixed = prune(model, ids, replace(settings, ridge=chosen[0]))
     first, second = (run.model.model.layers[0].mlp.down_proj.weight for run in (searched, fixed))
@@ -110,7 +110,7 @@ def test_one_sequence_cannot_be_halved(tiny_llama):
         torch.arange(32)[None],
         Settings(ratio=0.3, drop_layers=0, multiple=4, widths="uniform", aim="self"),
     )
-    assert {layer.ridge for layer in pruned.report.layers} == {0.1}
+    assert {layer.mlp_ridge for layer in pruned.report.layers} == {0.1}
 
 
 def layer_of_many_outputs(form, with_target):
