@@ -38,7 +38,7 @@ def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
     errors = {
         recovery: prune(parent, ids, replace(settings, recovery=recovery), plan=plan)
         .report.layers[layer]
-        .error
+        .mlp_error
         for recovery in ("least-squares", "mask", "none")
     }
     assert 0.0 < errors["least-squares"] < errors["mask"] < errors["none"]
@@ -46,7 +46,7 @@ def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_reported_errors_are_measured_on_the_stream(count):
-    """`error` of the first layer, with tokens unweighted, by hand."""
+    """`mlp_error` of the first layer, with tokens unweighted, by hand."""
     parent = build("all-at-once")
     ids = tokens(count)
     plan = plan_of_everything(parent, neurons=(20, 48, 48))
