@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .comp import prune
     from .disk.prune_model import prune_model
     from .disk.verdict import Verdict
-    from .errors import InputError
+    from .errors import InputError, NoNumber, OutOfReach
     from .evaluation.by_kind import EvaluationByText, evaluate
     from .evaluation.confidence import Intervals
     from .evaluation.loss import Evaluation, Measures
@@ -65,6 +65,8 @@ __all__ = [
     "Intervals",
     "LayerReport",
     "Measures",
+    "NoNumber",
+    "OutOfReach",
     "Plan",
     "Problem",
     "Progress",
@@ -93,6 +95,8 @@ _MODULES = {  # public name -> the module that defines it
     "Intervals": "comp_lib.evaluation.confidence",
     "LayerReport": "comp_lib.report",
     "Measures": "comp_lib.evaluation.loss",
+    "NoNumber": "comp_lib.errors",
+    "OutOfReach": "comp_lib.errors",
     "Plan": "comp_lib.plan",
     "Problem": "comp_lib.importance.problem",
     "Progress": "comp_lib.progress",

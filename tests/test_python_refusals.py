@@ -271,7 +271,7 @@ RESULTS = {
 }
 # What a metric gets and returns: `prune` checks it.
 OF_A_METRIC = {"Problem", "Selection", "keep_highest"}
-OTHERS = {"InputError", "PRESETS", "Progress", "__version__"}
+OTHERS = {"InputError", "NoNumber", "OutOfReach", "PRESETS", "Progress", "__version__"}
 ARGUMENTS = [
     (name, argument)
     for name in GOOD_ARGUMENTS

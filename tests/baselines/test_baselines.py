@@ -361,7 +361,7 @@ def test_a_bias_is_better_than_nothing_where_it_is_fitted(seed):
     errors = [
         prune(model, ids, Settings(method="random", recovery=r, token_weights=False), plan=plan)
         .report.layers[0]
-        .error
+        .mlp_error
         for r in ("bias", "none")
     ]
     assert errors[0] < errors[1]
