@@ -12,14 +12,8 @@ from tools import inputs_and_weights, normal
 from variants import build
 
 from comp_lib.importance.matrix_condition import condition_numbers
-from comp_lib.importance.neurons import (
-    METRICS,
-    Problem,
-    full_condition,
-    keep_highest,
-    mask_condition,
-    upstream_norms,
-)
+from comp_lib.importance.neurons import METRICS, full_condition, keep_highest, mask_condition
+from comp_lib.importance.problem import Problem, upstream_norms
 from comp_lib.recovery.mask_tuning import solve_mask
 from comp_lib.statistics.few_tokens import TokenStatistics
 from comp_lib.statistics.solve import least_squares

@@ -172,8 +172,8 @@ def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypat
     assert dual.plan == primal.plan
     assert len(calls) == calls_of_dual  # the second run had the n x n form
     for dual_values, primal_values in zip(dual.report.layers, primal.report.layers, strict=True):
-        assert dual_values.error == pytest.approx(primal_values.error, rel=1e-3)
-        assert dual_values.ridge == primal_values.ridge
+        assert dual_values.mlp_error == pytest.approx(primal_values.mlp_error, rel=1e-3)
+        assert dual_values.mlp_ridge == primal_values.mlp_ridge
     for dual_values, primal_values in zip(dual.model.parameters(), primal.model.parameters(), strict=True):
         torch.testing.assert_close(dual_values, primal_values, rtol=1e-3, atol=1e-3)
 
