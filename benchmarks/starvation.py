@@ -31,7 +31,7 @@ from comp_lib.families.run import attention_step, embed, layer_arguments, mlp_st
 from comp_lib.families.types import Layer
 from comp_lib.importance.neurons import energy, full_condition
 from comp_lib.importance.problem import Problem
-from comp_lib.recovery.least_squares import LAMBDAS, choose_ridge
+from comp_lib.recovery.least_squares import RIDGES, choose_ridge
 from comp_lib.shape import Shape
 from comp_lib.statistics.solve import keep_rows
 from comp_lib.statistics.sums import MatrixStatistics, token_weight
@@ -100,7 +100,7 @@ class DownProj:
         """The ridge for the text of both, as the loudest neurons need it."""
         kept = self.by_energy(fitted, 0.1)
         _, position = choose_ridge(fitted, held_out, self.weight, kept, self.gain)
-        return LAMBDAS[position] / 2
+        return RIDGES[position] / 2
 
 
 @dataclass(frozen=True)

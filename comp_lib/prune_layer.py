@@ -90,7 +90,7 @@ class CarriedState:
     may_differ: bool = False
     """Whether the two streams may differ by now."""
     ridge_positions: dict[Step, int] = field(default_factory=dict)
-    """Where the lambdas of the last layer are in the grid of lambdas."""
+    """Positions in `least_squares.RIDGES` of the ridges of the last layer."""
     generator: torch.Generator = field(default_factory=torch.Generator)
     """The source of random numbers, for a metric that draws them."""
 
@@ -137,9 +137,9 @@ class StoredInputs:
         """Keep the inputs x (B, L, n) of the sequences `rows`."""
         self.values[rows] = x
 
-    def read(self, rows: slice, kept: Tensor) -> Tensor:
-        """The inputs (B, L, k) of the sequences `rows` that stay, which have the indices `kept` (k,)."""
-        return self.values[rows][..., kept]
+    def read(self, rows: slice, kept_inputs: Tensor) -> Tensor:
+        """The inputs (B, L, k) of the sequences `rows` that stay, by their indices (k,)."""
+        return self.values[rows][..., kept_inputs]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Gathered:
     Those of o_proj never are, and those of down_proj only where they take less room than the statistics.
     """
     ridge_position: int | None
-    """Where the chosen lambda is in the grid of lambdas; None: the lambda was given."""
+    """Position in `least_squares.RIDGES` of the ridge that was chosen; None: it was given."""
 
 
 def prune_layer(run: RunContext, index: int, layer: Layer, carried: CarriedState) -> LayerReport | None:
@@ -286,9 +286,11 @@ def search_ridge(
         likely = energy(problem, task.keep, carried.generator).kept
     else:
         likely = torch.tensor(task.kept_by_plan)
-    kept = problem.inputs_of(likely)
+    kept_inputs = problem.inputs_of(likely)
     last_position = carried.ridge_positions.get(task.step)
-    ridge, position = choose_ridge(fitting, held_out, problem.weight, kept, problem.gain, last_position)
+    ridge, position = choose_ridge(
+        fitting, held_out, problem.weight, kept_inputs, problem.gain, last_position
+    )
     return Gathered(replace(problem, statistics=fitting + held_out, ridge=ridge), inputs, position)
 
 
@@ -391,7 +393,7 @@ def pass_on(
     before: States,
     after: States,
     inputs: StoredInputs | None = None,
-    kept: Tensor | None = None,
+    kept_inputs: Tensor | None = None,
 ) -> None:
     """Phase 5: send all sequences through one residual step, from `before` to `after`.
 
@@ -400,11 +402,11 @@ def pass_on(
         after: takes the stream (S, L, d) that leaves it. It may be `before`, which is then written over.
         inputs: the inputs of the output linear as it was, of which those that stay are not computed again.
             None: all are.
-        kept: the indices (k,) of the inputs that stay, where `inputs` are given.
+        kept_inputs: the indices (k,) of the inputs that stay, where `inputs` are given.
     """
     for rows in batches(*before.shape[:2]):
         entering = before[rows].to(run.settings.device)
-        if inputs is None or kept is None:
+        if inputs is None or kept_inputs is None:
             after[rows] = run_step(layer, step, entering, run.arguments)[0]
         else:
-            after[rows] = stream_after(layer, step, entering, inputs.read(rows, kept))
+            after[rows] = stream_after(layer, step, entering, inputs.read(rows, kept_inputs))

@@ -28,8 +28,8 @@ from ..importance.problem import Problem, Selection
 from ..statistics.sums import Statistics, relative_error
 from .refit import Refit
 
-LAMBDAS = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
-PROJECTIONS = 128  # mixtures of outputs on which lambdas are compared, for twice as many outputs or more
+RIDGES = tuple(0.01 * 3.0**k for k in range(8))  # lambdas: 0.01 to 21.9, relative to each input's own energy
+PROJECTIONS = 128  # mixtures of outputs on which ridges are compared, for twice as many outputs or more
 
 
 def _signs(outputs: int, mixtures: int) -> Tensor:
@@ -49,7 +49,7 @@ def choose_ridge(
     gain: Tensor | None = None,
     previous: int | None = None,
 ) -> tuple[float, int]:
-    """Lambda for both halves of the text together, and its position in LAMBDAS.
+    """The ridge for both halves of the text together, and its position in RIDGES.
 
     Args:
         fitting: the half of the text that weights are fitted to.
@@ -57,23 +57,23 @@ def choose_ridge(
         weight: W (n, m).
         kept: the inputs that stay (k,).
         gain: how much an error of each output counts (m,); None: all alike.
-        previous: the position that the layer before got. Lambdas change slowly from layer to layer, so only
-            this position and its neighbours are tried; None: all lambdas are tried.
+        previous: the position that the layer before got. The ridge changes slowly from layer to layer, so
+            only this position and its neighbours are tried; None: all ridges are tried.
     """
-    positions = range(len(LAMBDAS))
+    positions = range(len(RIDGES))
     if previous is not None:
-        positions = range(max(0, previous - 1), min(len(LAMBDAS), previous + 2))
+        positions = range(max(0, previous - 1), min(len(RIDGES), previous + 2))
     outputs = weight.shape[1]
     mix = _signs(outputs, PROJECTIONS) if outputs >= 2 * PROJECTIONS else torch.eye(outputs)  # (m, p)
     mix = mix.to(weight)
     if gain is not None:
         mix = gain.to(weight)[:, None] * mix
     errors = fitting.mix_outputs(mix).held_out_errors(
-        held_out.mix_outputs(mix), weight @ mix, kept, LAMBDAS[positions.start : positions.stop]
+        held_out.mix_outputs(mix), weight @ mix, kept, RIDGES[positions.start : positions.stop]
     )
     position = positions.start + errors.index(min(errors))
     share = fitting.token_count / (fitting.token_count + held_out.token_count)
-    return LAMBDAS[position] * share, position
+    return RIDGES[position] * share, position
 
 
 def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:

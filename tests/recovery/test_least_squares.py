@@ -9,7 +9,7 @@ import torch
 
 from comp_lib.comp import prune
 from comp_lib.recovery import least_squares
-from comp_lib.recovery.least_squares import LAMBDAS, choose_ridge
+from comp_lib.recovery.least_squares import RIDGES, choose_ridge
 from comp_lib.settings import Settings
 from comp_lib.statistics.few_tokens import TokenStatistics
 from comp_lib.statistics.solve import ridge_solve, spd_factor
@@ -55,13 +55,13 @@ def test_held_out_error_is_that_of_the_tokens(ridge):
 def test_the_search_takes_the_best_of_the_grid_and_walks_beside_it():
     kept = torch.arange(8)
     halves, w = problem(10, noise=20.0)
-    best = min(LAMBDAS, key=lambda ridge: brute_force(halves, w, kept, ridge))
+    best = min(RIDGES, key=lambda ridge: brute_force(halves, w, kept, ridge))
     ridge, position = choose_ridge(halves[0][2], halves[1][2], w, kept)
     assert ridge == pytest.approx(best / 2)
-    assert LAMBDAS[position] == best
+    assert RIDGES[position] == best
     plenty, w = problem(4000)
     smaller, _ = choose_ridge(plenty[0][2], plenty[1][2], w, kept, previous=position)
-    assert smaller * 2 == pytest.approx(LAMBDAS[LAMBDAS.index(best) - 1])  # one step at a time
+    assert smaller * 2 == pytest.approx(RIDGES[RIDGES.index(best) - 1])  # one step at a time
 
 
 @pytest.mark.parametrize("tokens", [(10, 30), (30, 10)])
@@ -69,7 +69,7 @@ def test_the_whole_text_gets_the_pull_of_the_half_that_was_fitted(tokens):
     """Lambda counts per token, so that of the whole is as much smaller as the whole has more tokens."""
     kept = torch.arange(8)
     halves, w = problem(*tokens, noise=20.0)
-    best = min(LAMBDAS, key=lambda ridge: brute_force(halves, w, kept, ridge))
+    best = min(RIDGES, key=lambda ridge: brute_force(halves, w, kept, ridge))
     ridge, _ = choose_ridge(halves[0][2], halves[1][2], w, kept)
     assert ridge == pytest.approx(best * tokens[0] / 40)
 
@@ -98,7 +98,7 @@ def test_prune_reports_the_ridge_it_chose(tiny_llama):
     assert settings.ridge == "auto"
     searched = prune(model, ids, settings)
     chosen = [layer.mlp_ridge for layer in searched.report.layers]
-    assert all(any(ridge == pytest.approx(value / 2) for value in LAMBDAS) for ridge in chosen)
+    assert all(any(ridge == pytest.approx(value / 2) for value in RIDGES) for ridge in chosen)
     fixed = prune(model, ids, replace(settings, ridge=chosen[0]))
     first, second = (run.model.model.layers[0].mlp.down_proj.weight for run in (searched, fixed))
     torch.testing.assert_close(first, second)  # halves added up are the whole
@@ -158,11 +158,11 @@ def test_of_many_outputs_mixtures_are_judged(form, with_target, monkeypatch):
     assert positions[100] == positions[10**6]
     mix = mixes[-1]
     assert mix.shape == (200, 100)
-    exact_errors = halves[0].held_out_errors(halves[1], weight, kept, LAMBDAS)
+    exact_errors = halves[0].held_out_errors(halves[1], weight, kept, RIDGES)
     mixed_halves = [half.mix_outputs(mix) for half in halves]
-    mixed_errors = mixed_halves[0].held_out_errors(mixed_halves[1], weight @ mix, kept, LAMBDAS)
+    mixed_errors = mixed_halves[0].held_out_errors(mixed_halves[1], weight @ mix, kept, RIDGES)
     if not with_target:  # of the layer's own output only W decides
-        assert mixed_errors == halves[0].held_out_errors(halves[1], weight @ mix, kept, LAMBDAS)
+        assert mixed_errors == halves[0].held_out_errors(halves[1], weight @ mix, kept, RIDGES)
     gaps = [abs(mixed - exact) for mixed, exact in zip(mixed_errors, exact_errors, strict=True)]
     assert 0.0 < max(gaps) < 0.25 * energy
     assert gaps[positions[100]] < 0.05 * energy
@@ -175,8 +175,8 @@ def test_an_output_counts_by_its_gain():
     best_ridges = {}
     for output in range(w.shape[1]):
         single_halves = [(x, y[:, [output]], None) for x, y, _ in halves]
-        errors = [brute_force(single_halves, w[:, [output]], kept, ridge) for ridge in LAMBDAS]
-        best_ridges[output] = LAMBDAS[errors.index(min(errors))]
+        errors = [brute_force(single_halves, w[:, [output]], kept, ridge) for ridge in RIDGES]
+        best_ridges[output] = RIDGES[errors.index(min(errors))]
     assert len(set(best_ridges.values())) > 1
     for output, best in best_ridges.items():
         gain = torch.full((w.shape[1],), 1e-6)
