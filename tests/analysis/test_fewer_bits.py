@@ -57,7 +57,7 @@ def test_weights_that_were_in_4_bits_before_pay_as_others_do(model, windows_by_t
     assert bits.was_rounded
     assert not fewer_bits(model, windows_by_text).was_rounded
     judged_again = judge(rounded(before), windows_by_text, before).mean
-    assert abs(judged_again["increase"]) < 1e-5
+    assert abs(judged_again.increase) < 1e-5
     turned = copy.deepcopy(before)
     distance = size = 0.0
     for name, weight in turned.named_parameters():

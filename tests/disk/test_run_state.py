@@ -18,7 +18,7 @@ STREAMS = CarriedFiles("states-0", "states-3", True, {"mlp": 2}, (1, 255))
 STATE = RunState(
     {"name": "a", "plan": None, "dtype": ["x"]},
     plan="{}",
-    layers=(None, A_REPORT, replace(A_REPORT, error=0, ridge=0.5)),
+    layers=(None, A_REPORT, replace(A_REPORT, mlp_error=0, mlp_ridge=0.5)),
     streams=STREAMS,
     dense_losses=(1.5, 2.0),
     checksums={"states-0": 7},
