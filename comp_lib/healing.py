@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from .divergence import divergence_terms
-from .errors import InputError, NoNumber, check_seed, check_whole_number
+from .errors import InputError, NoNumber, check_package, check_seed, check_whole_number
 from .families.find import check_model
 from .families.run import checked_tokens, evaluation_mode
 from .families.types import Model
@@ -97,6 +97,7 @@ def heal(
     Raises InputError for what is no model or no tokens, and for too few sequences; NoNumber where the
     training does not converge.
     """
+    check_package("peft", "heal")
     for either in (model, parent):
         check_model(either)
     check_progress(progress)

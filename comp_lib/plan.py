@@ -19,7 +19,8 @@ from typing import Any
 from .errors import InputError, refusing
 from .shape import Shape
 
-# Smallest share of its neurons that COMP's planners leave a layer, which is better dropped than starved.
+# Smallest share of its neurons that COMP's planners leave a layer, which is better dropped than starved. The
+# width is then rounded down to a multiple.
 # `hybrid_granularity.uniform` ends widths here, and `importance.narrowing` ends error curves here.
 FLOOR_SHARE = 0.1
 REMOVED_TOLERANCE = 0.02  # of the decoder, between what a plan removes and what it says that it removes

@@ -73,9 +73,10 @@ def planner_of(settings: Settings) -> Planner:
 def why_more_was_removed(plan: Plan, settings: Settings) -> str:
     """One line that says why a plan by these settings removes clearly more than was asked for."""
     multiple = settings.multiple
-    if method_of(settings.method).whole_layers_only:
+    method = method_of(settings.method)
+    if method.whole_layers_only:
         reason = f"{settings.method} removes nothing but whole layers"
-    elif multiple not in (None, 1):
+    elif multiple not in (None, 1) and not method.names_what_stays:
         reason = f"widths are multiples of {multiple}: multiple {max(1, multiple // 4)} comes nearer"
         if multiple == GGUF_BLOCK:
             reason += ", but most GGUF files need 32"

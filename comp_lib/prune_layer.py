@@ -151,7 +151,7 @@ class Gathered:
     inputs: StoredInputs | None
     """The inputs of down_proj, to be passed on without their computation; None: they are not kept.
 
-    Those of o_proj never are, and those of down_proj only where they take less room than the statistics.
+    Those of o_proj never are, and those of down_proj only where the text has no more tokens than inputs.
     """
     ridge_position: int | None
     """Position in `least_squares.RIDGES` of the ridge that was chosen; None: it was given."""

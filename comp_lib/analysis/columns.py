@@ -58,8 +58,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "neuron": "number of the MLP neuron in its layer, from 0",
         "energy": "share of the sum of all neurons' own energies ||x_i||^2 ||w_i||^2 in the layer, 0 to 1",
         "condition": "kappa_i, at least 1, no unit: how well the others can stand in for it",
-        "cost": "share of ||X W||^2 lost with it alone, the others' weights refitted, 0 to 1"
-        " (full-condition score)",
+        "cost": "rise of the fit's objective, ridge included, with it alone gone and the others' weights"
+        " refitted, as a share of ||X W||^2; at least 0 (full-condition score)",
         "removed_at": "share of the layer's neurons that are gone once it goes, 0 to 1;"
         " NaN: it stays to the end",
         "wanda_sp": "score of Wanda-sp, sum_j |w_ij| ||x_i||, tokens weighted, no unit",
@@ -72,7 +72,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "group": "number of the KV group in its layer, from 0",
         "energy": "share of the sum of all groups' own energies in the layer, 0 to 1",
         "condition": "largest kappa_i among the group's inputs, at least 1, no unit",
-        "cost": "share of ||X W||^2 of o_proj lost with it alone, the others' weights refitted, 0 to 1",
+        "cost": "the same of o_proj, as a share of its ||X W||^2; at least 0",
     }
     | TOKENS,
     "curves": {

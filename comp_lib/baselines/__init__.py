@@ -15,6 +15,6 @@ says which it follows. The last three methods judge one output linear at a time,
 (wanda-sp sees tokens as COMP weights them). The modules of this package are planners, which
 `planning.PLANNERS` lists beside COMP's. The plan of SlimGPT has widths alone. The other planners look at the
 whole model and return an exact plan, which `prune` carries out to the letter with any recovery. All methods
-remove as many parameters as a uniform plan would at the same settings (`parameter_budget` in
-`hybrid_granularity.uniform`); whole layers are coarser.
+remove about as many parameters as a uniform plan would at the same settings: LLM-Pruner and FLAP by
+`hybrid_granularity.uniform.parameter_budget`, SlimGPT by its own widths; whole layers are coarser.
 """

@@ -3,9 +3,10 @@
 The loop is the same as in memory, `comp.prune_layers`, with other ends: a layer is read from its files
 (`model_on_disk.ModelOnDisk`), pruned, and written to its bytes in the files of the new model (`sink`).
 Hidden states are in files, too. So `prune_to` never has the whole model in memory: its memory grows with the
-largest layer, not with the number of layers. There is one exception. What judges a layer by the model's
+largest layer, not with the number of layers. There are two exceptions. What judges a layer by the model's
 answer (measured or estimated widths, layers to drop) keeps the hidden states of a few sequences for each
-layer.
+layer. The planners of FLAP and ShortGPT keep those of the whole text, once, and so does what judges the
+result, of its windows.
 
 Its caller `prune_model` does have the whole model in memory for a while where the model writes text, for
 `at_most`, and for a method that needs gradients.
@@ -19,7 +20,8 @@ The work is done in the folder `NAME.partial`, which becomes the folder NAME in 
 
 What progress.json names is on the disk before it is named, with a checksum. What it does not name is made
 again. So a run that was cut off at any point ends with the bytes of an undisturbed one, or is refused where
-somebody damaged what was finished. Anything but ordinary files in the folder is refused, too.
+somebody damaged what was finished. Anything in the folder but ordinary files and a folder of chat templates
+is refused, too.
 
 A run that makes a GGUF file NAME.gguf works in `NAME.gguf.partial` in the same way. Its last step exports
 what is there as the file, which then takes its name, and deletes the folder.
@@ -30,7 +32,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +213,7 @@ def _identity(
         judged_on = hash_of_value(options.windows.tolist())
     return {
         "model": parent.files.fingerprint(),
-        "settings": settings.stated(),
+        "settings": asdict(settings),
         "dtype": [str(parent.dtype), str(options.dtype or parent.dtype)],
         "gguf_type": options.gguf_type,
         "name": options.name,

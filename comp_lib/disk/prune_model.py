@@ -141,13 +141,14 @@ def prune_model(
     Args:
         name: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
-        settings: as for `prune`, in place of `ratio`, `preset`, `device` and `changes`.
+        settings: as for `prune`, in place of `ratio`, `preset`, `device` and `changes`; its seed is that of
+            metrics that draw. With `at_most` its ratio does not count. It says nothing of the amount of text.
         at_most: in place of a ratio, how much the loss may rise, in nats per token; see
             `ratio_search.ratio_within`.
         preset: one of PRESETS; None: what `Settings` does where nothing is said, which is "tailored" for
             COMP.
         calibration: text that calibrates: its name or path, a list of texts, or a `Calibration`, which also
-            says how much of it. Its seed is that of metrics that draw, too.
+            says how much of it. Its seed is that of metrics that draw, too, unless there are `settings`.
         judged_on: text that judges. None: nothing is measured.
         device: where it computes, in float64 too: "cpu", "cuda", "cuda:1", or "auto" for the best.
         dtype: to compute in: "float32", "bfloat16" or "float16".

@@ -83,7 +83,8 @@ def checked_options(
                 got=f"both, with {', '.join(given) or 'device'}",
                 hint="say it in the Settings alone",
             )
-        ratio = settings.ratio
+        if at_most is None:
+            ratio = settings.ratio
         device = settings.device
         seed = settings.seed
         changes = changes_of(settings)

@@ -15,7 +15,7 @@ from ..plan import FLOOR_SHARE, Plan, PlanRequest
 from ..shape import Shape
 
 # Smallest share of its neurons that a layer keeps where `drop_count` chooses how many layers are dropped
-# ("auto"). No planner of COMP goes below `plan.FLOOR_SHARE`, which is smaller.
+# ("auto"). No planner of COMP goes below `plan.FLOOR_SHARE`, which is smaller, but to round to a multiple.
 COMFORTABLE_SHARE = 0.25
 RATIO_TOLERANCE = 0.005  # share of the decoder that a plan may remove beyond the ratio
 GGUF_BLOCK = 32  # most GGUF files need widths that are multiples of this

@@ -49,6 +49,8 @@ class MeasuredHarm:
     def errors(self, layer: int, neurons: int) -> Tensor:
         """Error of a layer's output with 0, 1, ... of its `neurons` removed, as far as its sweep goes."""
         swept = self.sweeps[layer]
+        if len(swept.counts) == 0:  # a layer of one neuron, which stays
+            return torch.zeros(1, dtype=torch.float64)
         last_count = int(swept.counts[-1])
         return interpolate(swept.counts, swept.errors, neurons)[: last_count + 1]
 

@@ -49,7 +49,7 @@ def check_sequences(ids: Tensor) -> None:
 
 
 def smallest_width(neurons: int) -> int:
-    """The fewest neurons that a plan leaves in a layer of so many `neurons`."""
+    """The fewest neurons that a plan leaves in a layer of so many `neurons`, before it rounds them."""
     return max(1, int(FLOOR_SHARE * neurons))
 
 

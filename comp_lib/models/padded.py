@@ -43,8 +43,8 @@ def export_padded(name: str | Path, out: str | Path, *, overwrite: bool = False)
             got=f"{narrow.config.model_type} with one for all",
             hint="every runtime takes it as it is",
         )
-    for name in (PLAN_FILE, CARD_FILE):
-        check_link(files.path, files.path / name)
+    for copied_file in (PLAN_FILE, CARD_FILE):
+        check_link(files.path, files.path / copied_file)
     wide = make_meta_model(config_with_widths(narrow.config, padded_shape(shape)), narrow.dtype)
     wide.generation_config = narrow.generation_config
     check_new_folder(out, overwrite, Shape.of(wide).total_parameters * narrow.dtype.itemsize, files.path)

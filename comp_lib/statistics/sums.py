@@ -276,7 +276,7 @@ class MatrixStatistics(Statistics):
 def tokens_for_matrix(inputs: int) -> int:
     """The number of tokens from which C is kept.
 
-    Fewer tokens are kept themselves, if they take less memory (`few_tokens`).
+    Fewer tokens are kept themselves (`few_tokens`), which then take at most half the memory of C.
     """
     return inputs // 2 if inputs >= SINGLE_PRECISION_INPUTS else inputs
 

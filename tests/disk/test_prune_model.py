@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from math import exp
 from pathlib import Path
 from unittest.mock import patch
@@ -19,6 +20,8 @@ from comp_lib import Calibration, prune_model
 from comp_lib.calibration.texts import DATA_FOLDERS, KINDS, load_text
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.comp import prune
+from comp_lib.disk.ratio_search import SMALLEST_RATIO
+from comp_lib.disk.run_options import checked_options
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.windows import windows_of
@@ -124,6 +127,13 @@ def weights_of(folder):
     return (folder / "model.safetensors").read_bytes()
 
 
+def test_at_most_replaces_the_ratio_of_settings():
+    wish = Settings(0.3, method="wanda-sp")
+    options = checked_options(wish, None, "0.2nats", None, Calibration(), "kinds", {}, "cpu", "float32")
+    assert options.at_most == 0.2
+    assert options.settings == replace(wish, ratio=SMALLEST_RATIO)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -131,7 +141,6 @@ def weights_of(folder):
         ({"preset": "stock"}, "got both, with preset"),
         ({"method": "flap"}, "got both, with method"),
         ({"device": "auto"}, "got both, with device"),
-        ({"at_most": 0.3}, "expected ratio or at_most"),
     ],
 )
 def test_settings_and_their_fields_exclude_each_other(arguments, message, parent, tmp_path):

@@ -28,8 +28,8 @@ OTHER_VALUES = {
     "plan": [3, False, [], {}],
     "layers": [None, 3, "x", {}, [3], ["x"], [[]], [{}]],
     "layers 1 layer": ["1", 1.5, True, None, []],
-    "layers 1 error": ["0.1", None, True, [], {}],
-    "layers 1 ridge": ["0.1", False, [], {}],
+    "layers 1 mlp_error": ["0.1", None, True, [], {}],
+    "layers 1 mlp_ridge": ["0.1", False, [], {}],
     "layers 1 kept_neurons": [None, 3, "01", {}, ["0"], [0.5], [None], [True]],
     "layers 1 more": [0],
     "streams": [3, "x", [], {}],
@@ -82,7 +82,12 @@ def test_a_field_that_is_left_out_is_refused(name):
 
 @pytest.mark.parametrize(
     ("path_of_field", "value"),
-    [("layers 1 error", 0.2), ("dense_losses", [1.5, 2.5]), ("streams generator", [1, 254]), ("layers", [])],
+    [
+        ("layers 1 mlp_error", 0.2),
+        ("dense_losses", [1.5, 2.5]),
+        ("streams generator", [1, 254]),
+        ("layers", []),
+    ],
 )
 def test_a_value_of_the_same_type_is_refused_by_the_checksum(path_of_field, value):
     first_checksum = json.loads(STATE.to_json())["checksum"]
