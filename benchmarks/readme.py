@@ -31,6 +31,7 @@ from comp_lib.settings import USUAL_PRESET
 
 SECOND = "gemma3-270m"
 MODELS = (INCLUDED_MODEL, SECOND, "qwen-coder-0.5b", "qwen-coder-1.5b")
+WITH_MORE_TEXT = ("best", "tailored")  # presets whose rows with more text than usual are shown
 SETUP = ("calibration", "sequences", "length", "windows")
 UNSEEN = "wikitext2-valid.txt"  # of which nothing calibrates
 NAMES = {  # of README.md's bars
@@ -168,7 +169,7 @@ def losses(model: str) -> str:
     for row in every_row(model):
         same_text = row["calibration"] == reference["calibration"]
         longer = row["sequences"] > reference["sequences"]
-        if preset(row["settings"]) == "best" and same_text and longer:
+        if preset(row["settings"]) in WITH_MORE_TEXT and same_text and longer:
             add_row(groups, f"{label_of(row['settings'])}, {row['sequences']} sequences", row)
     ratios = sorted({row["settings"]["ratio"] for row in usual})
     main_ratio = 0.2 if 0.2 in ratios else ratios[0]
