@@ -152,8 +152,8 @@ class Settings:
         Settings.preset("stock", ratio=0.3)  # what `comp-lib prune --preset stock --ratio 0.3` does
 
     What is left out follows the method: COMP gets the preset "tailored", and the methods of others one width
-    for all layers and the recovery of their makers. None: the method or the model
-    decides. "auto": the rule that is given with the setting.
+    for all layers and the recovery of their makers. None: the method or the model decides. "auto": the rule
+    that is given with the setting.
 
     Args:
         ratio: part of the parameters of the decoder to remove, at least; above 0 and below 1. 0.2 is a fifth.

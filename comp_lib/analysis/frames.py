@@ -216,7 +216,7 @@ def _worth_alone(problem: Problem, inverse: Inverse) -> dict[str, Tensor]:
     weight = problem.scaled_weight
     input_energy = problem.statistics.diagonal()  # (n,)
     smallest = torch.finfo(input_energy.dtype).tiny
-    energy = problem.per_block(input_energy * weight.square().sum(1))
+    energy = problem.per_block(problem.energies)
     inverse_diagonal = inverse.blocks.diagonal(dim1=1, dim2=2).flatten()  # P_ii (n,)
     squared_condition = (input_energy + penalty(input_energy, problem.ridge)) * inverse_diagonal
     condition = squared_condition.clamp_min(1.0).sqrt()

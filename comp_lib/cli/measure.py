@@ -94,12 +94,13 @@ def evaluate(
         return
     load_text(judged_on)  # raises for a wrong text before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
+    if window_length is not None:
+        check_length(window_length, loaded.config.max_position_embeddings)
     loaded_parent = None
     if parent is not None:
         loaded_parent, _ = load_model(parent, dtype, device)
     if window_length is None:
         window_length = usual_window_length(loaded, loaded_parent)
-    check_length(window_length, loaded.config.max_position_embeddings)
     windows_by_text = windows_of(judged_on, tokenizer, window_length, window_count)
     _warn_of_calibration_text(model, judged_on)
     with progress_bars() as bars:

@@ -25,7 +25,7 @@ from ..calibration.given import Source
 from ..calibration.shares import text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration
-from ..checks import check_settings_for, checked_settings
+from ..checks import check_settings_for
 from ..errors import InputError, check_switch, check_type, known_keywords, warn_once
 from ..evaluation.windows import windows_of
 from ..evaluation.words import describe_chance
@@ -175,8 +175,6 @@ def prune_model(
     check_type("out", out, "the name of a folder", example="build/small")
     check_switch("overwrite", overwrite)
     check_progress(progress)
-    if settings is not None:
-        checked_settings(settings)
     if judged_on is not None:
         check_type("judged_on", judged_on, "the name or the path of a text", example="evaluation:code")
     if not isinstance(calibration, Calibration):

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..calibration.shares import MIXTURES, WRITTEN, shares_of
 from ..calibration.windows import Calibration
+from ..checks import checked_settings
 from ..errors import InputError
 from ..methods import method_of
 from ..models.load import DtypeName
@@ -73,8 +74,9 @@ def checked_options(
 
     Raises InputError for arguments that mean nothing, alone or together.
     """
-    seed = calibration.seed
+    wanted: dict[str, Any] = {**changes, "seed": calibration.seed, "device": device}
     if settings is not None:
+        settings = checked_settings(settings)
         fields: dict[str, object] = {**changes, "ratio": ratio, "preset": preset}
         given = [name for name, value in fields.items() if value is not None]
         if given or device != DEFAULTS["device"]:
@@ -83,10 +85,7 @@ def checked_options(
                 got=f"both, with {', '.join(given) or 'device'}",
                 hint="say it in the Settings alone",
             )
-        if at_most is None:
-            ratio = settings.ratio
-        device = settings.device
-        seed = settings.seed
+        wanted = dict(vars(settings))
         changes = changes_of(settings)
     nats = None
     if at_most is not None:
@@ -104,8 +103,7 @@ def checked_options(
                 hint="name a text, or let every kind of text judge",
             )
         ratio = SMALLEST_RATIO
-    wanted: dict[str, Any] = {**changes, "seed": seed}
-    wanted["device"] = str(available_device(device, double=True))
+    wanted["device"] = str(available_device(wanted["device"], double=True))
     if ratio is not None:
         wanted["ratio"] = ratio
     settings = Settings.preset(preset, **wanted)

@@ -125,6 +125,6 @@ def _gather_first_sequences(visit: LayerVisit, fitted_count: int, token_weights:
 
 
 def _energies(problem: Problem) -> Tensor:
-    """||x_i||^2 ||w_i||^2 of each neuron (n,), float64: `neurons.energy` squared."""
+    """`Problem.energies` (n,), computed in float64."""
     weight = times_gain(problem.weight.double(), problem.gain)  # (n, m)
     return problem.statistics.diagonal() * weight.square().sum(1)

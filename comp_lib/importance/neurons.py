@@ -93,8 +93,7 @@ def wanda_sp(problem: Problem, keep: int, generator: torch.Generator) -> Selecti
 @metric("energy")
 def energy(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """||x_i|| ||w_i||, the size of a block's contribution: what COMP divides by the condition."""
-    squares = problem.statistics.diagonal() * problem.scaled_weight.square().sum(1)
-    return keep_highest(problem.per_block(squares).sqrt(), keep)
+    return keep_highest(problem.per_block(problem.energies).sqrt(), keep)
 
 
 @metric("random")

@@ -60,6 +60,11 @@ class Problem:
         return times_gain(self.weight, self.gain)
 
     @property
+    def energies(self) -> Tensor:
+        """||x_i||^2 ||w_i||^2 (n,): what each input alone sends, with W as the stream gets it."""
+        return self.statistics.diagonal() * self.scaled_weight.square().sum(1)
+
+    @property
     def blocks(self) -> int:
         """The number of blocks."""
         return len(self.weight) // self.block_size

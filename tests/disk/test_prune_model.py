@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from command import QUICK_FLAGS, ran
+from command import QUICK_FLAGS, content, ran
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from variants import build, tokens
@@ -120,11 +120,8 @@ def test_settings_as_a_value_do_what_their_fields_do(parent, tmp_path):
     by_fields = prune_model(parent, tmp_path / "fields", 0.3, calibration=text, judged_on=None, **fields)
     assert by_value.plan == by_fields.plan
     assert by_value.report.settings == by_fields.report.settings
-    assert weights_of(tmp_path / "value") == weights_of(tmp_path / "fields")
-
-
-def weights_of(folder):
-    return (folder / "model.safetensors").read_bytes()
+    weights = [content(tmp_path / name)["model.safetensors"] for name in ("value", "fields")]
+    assert weights[0] == weights[1]
 
 
 def test_at_most_replaces_the_ratio_of_settings():
