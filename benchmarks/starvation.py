@@ -26,7 +26,7 @@ from torch import Tensor
 from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.evaluation.windows import windows_of
 from comp_lib.families.find import parts
-from comp_lib.families.probe import output_gain
+from comp_lib.families.probe import OutputPath
 from comp_lib.families.run import attention_step, embed, layer_arguments, mlp_step
 from comp_lib.families.types import Layer
 from comp_lib.importance.neurons import energy, full_condition
@@ -147,7 +147,7 @@ def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, cures: int) -
     pieces = [gathered(layer, before[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     totals = list(accumulate(pieces, add))
     weight = linear.weight.detach().T.to(pieces[0].precision)
-    down_proj = DownProj(weight, output_gain(layer, "mlp"), keep)
+    down_proj = DownProj(weight, OutputPath.of(layer, "mlp").gain, keep)
 
     all_sums = totals[-1]
     all_ridge = down_proj.ridge(totals[-2], pieces[-1])

@@ -35,15 +35,19 @@ if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .calibration.texts import load_text
     from .calibration.windows import Calibration
     from .comp import prune
+    from .disk.heal_folder import heal_folder
     from .disk.prune_model import prune_model
     from .disk.verdict import Verdict
     from .errors import InputError, NoNumber, OutOfReach
     from .evaluation.by_kind import EvaluationByText, evaluate
     from .evaluation.confidence import Intervals
     from .evaluation.loss import Evaluation, Measures
+    from .healing import HealingResult, HealingSettings, heal
     from .importance.neurons import keep_highest, metric
     from .importance.problem import Problem, Selection
+    from .models.export import export_gguf
     from .models.load import load_model
+    from .models.padded import export_padded
     from .plan import Plan
     from .progress import Progress
     from .pruned import Pruned
@@ -57,6 +61,12 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "HealingResult",
+    "HealingSettings",
+    "heal",
+    "heal_folder",
+    "export_gguf",
+    "export_padded",
     "PRESETS",
     "Calibration",
     "Evaluation",
@@ -91,6 +101,8 @@ _MODULES = {  # public name -> the module that defines it
     "Calibration": "comp_lib.calibration.windows",
     "Evaluation": "comp_lib.evaluation.loss",
     "EvaluationByText": "comp_lib.evaluation.by_kind",
+    "HealingResult": "comp_lib.healing",
+    "HealingSettings": "comp_lib.healing",
     "InputError": "comp_lib.errors",
     "Intervals": "comp_lib.evaluation.confidence",
     "LayerReport": "comp_lib.report",
@@ -107,6 +119,10 @@ _MODULES = {  # public name -> the module that defines it
     "Shape": "comp_lib.shape",
     "Verdict": "comp_lib.disk.verdict",
     "evaluate": "comp_lib.evaluation.by_kind",
+    "export_gguf": "comp_lib.models.export",
+    "export_padded": "comp_lib.models.padded",
+    "heal": "comp_lib.healing",
+    "heal_folder": "comp_lib.disk.heal_folder",
     "keep_highest": "comp_lib.importance.neurons",
     "load_model": "comp_lib.models.load",
     "load_text": "comp_lib.calibration.texts",

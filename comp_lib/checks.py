@@ -17,6 +17,7 @@ from .errors import InputError
 from .families.find import check_layers, check_linears, check_model, has_inseparable_groups
 from .families.run import check_length, checked_tokens
 from .families.types import Model
+from .importance.narrowing import check_sequences
 from .methods import method_of
 from .plan import Plan
 from .planning import complete_settings, planner_of
@@ -143,12 +144,8 @@ def checked_call(
     settings = replace(complete_settings(decoder, settings), device=str(device))
     if plan is None:
         check_settings_for(decoder, settings)
-        if settings.widths in ("estimated", "measured") and len(tokens) < 2:
-            raise InputError(
-                expected=f"2 or more sequences for {settings.widths} widths",
-                got=1,
-                hint="one of them judges; give more, or choose the widths uniform",
-            )
+        if settings.widths in ("estimated", "measured"):
+            check_sequences(tokens)
     else:
         check_plan(plan, decoder, settings)
         if settings.adds_biases:

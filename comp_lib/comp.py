@@ -24,9 +24,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .arguments import check_switch, check_type, known_keywords
 from .checks import checked_call
 from .decoder import Decoder, ModelInMemory, as_decoder
-from .errors import check_switch, check_type, known_keywords
 from .families.run import layer_arguments
 from .families.types import CausalLM, Model
 from .plan import Plan

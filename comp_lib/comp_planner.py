@@ -17,6 +17,7 @@ from .importance.estimated_harm import estimated_harm
 from .importance.layers import layers_to_drop
 from .importance.measured_harm import measured_harm
 from .importance.narrowing import reference_removals
+from .importance.problem import ridge_or_usual
 from .plan import Plan, PlanRequest
 from .progress import Progress
 from .settings import CompleteSettings, Settings
@@ -59,7 +60,7 @@ def _plan_by_measurement(
         decoder,
         ids,
         removals,
-        ridge=None if isinstance(settings.ridge, str) else settings.ridge,
+        ridge=ridge_or_usual(settings.ridge),
         token_weights=settings.token_weights,
         device=settings.device,
         progress=progress,

@@ -8,19 +8,12 @@ on the command line, an InputError keeps its traceback too, with the error that 
 
 from __future__ import annotations
 
-import difflib
 import functools
-import importlib.util
-import inspect
 import logging
 import os
-import reprlib
-import shlex
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
@@ -29,12 +22,6 @@ DEBUG_VARIABLE = "COMP_LIB_DEBUG"  # name of an environment variable
 RUST_PANIC = "PanicException"
 OUT_OF_MEMORY = "OutOfMemoryError"  # name of torch's error, since importing torch takes seconds
 FOREIGN_MESSAGE_LENGTH = 500  # characters of a foreign error that are shown
-LARGEST_INTEGER = 2**63 - 1  # the largest seed that torch takes; the limit of other whole numbers, too
-LONGEST_WORD = 100  # letters of an unknown word that are compared
-LEAST_LIKENESS = 0.5  # of an option to an unknown word, 0 to 1, for which it is offered
-# the kinds of parameters that have names for a caller
-NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-Called = TypeVar("Called", bound=Callable[..., Any])
 # Errors that only a mistake in a program raises.
 BUGS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
 
@@ -139,109 +126,3 @@ def is_bug_of_ours(error: BaseException) -> bool:
     if trace is None or not isinstance(error, BUGS):
         return False
     return Path(trace.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
-
-
-def suggestion(word: str, options: Iterable[str], otherwise: str = "") -> str:
-    """A hint for an unknown word: the nearest of `options`, and of equally near ones each, in their order.
-
-    otherwise: the hint where none is near; "": all of them.
-
-    >>> suggestion("wandasp", ["wanda-sp", "random"])
-    "did you mean 'wanda-sp'?"
-    """
-    options = list(options)
-    matcher = difflib.SequenceMatcher(None, b=word[:LONGEST_WORD].lower())
-    likeness: dict[str, float] = {}  # 0 to 1
-    for option in options:
-        matcher.set_seq1(option.lower())
-        likeness[option] = matcher.ratio()
-    highest = max(likeness.values(), default=0.0)
-    if highest >= LEAST_LIKENESS:
-        nearest = [option for option in likeness if likeness[option] == highest]
-        return f"did you mean {' or '.join(map(repr, nearest))}?"
-    return otherwise or f"choose one of {', '.join(options)}"
-
-
-def known_keywords(*names: str, elsewhere: Mapping[str, str] | None = None) -> Callable[[Called], Called]:
-    """A decorator for a function or a class: an unknown keyword is refused, and the nearest is offered.
-
-    Args:
-        names: keywords that it takes beside its parameters.
-        elsewhere: keywords that belong to something else -> the hint that says to what.
-    """
-    hints = elsewhere or {}
-
-    def decorate(called: Called) -> Called:
-        if isinstance(called, type):
-            called.__init__ = decorate(called.__init__)  # type: ignore[misc]
-            return called
-        parameters = inspect.signature(called).parameters.values()
-        own_names = [one.name for one in parameters if one.kind in NAMED and one.name not in ("self", "cls")]
-        options = (*own_names, *names)
-
-        @functools.wraps(called)
-        def checked(*arguments: Any, **keywords: Any) -> Any:
-            for keyword in keywords:
-                if keyword not in options:
-                    name = called.__qualname__.removesuffix(".__init__")
-                    hint = hints.get(keyword) or suggestion(keyword, options)
-                    raise InputError(expected=f"keywords that {name} has", got=repr(keyword), hint=hint)
-            return called(*arguments, **keywords)
-
-        return checked  # type: ignore[return-value]  # which is called as `called` is
-
-    return decorate
-
-
-def check_whole_number(name: str, value: object, minimum: int) -> None:
-    """Raises InputError, which names the field, for a value that is no integer or below `minimum`."""
-    if type(value) is not int or value < minimum:
-        expected = f"{name} as a whole number above {minimum - 1}"
-        hint = f"such as {minimum}"
-        if isinstance(value, str):
-            hint = "write it without quotes"
-        elif type(value) is int:
-            hint = f"the smallest is {minimum}"
-        raise InputError(expected=expected, got=repr(value), hint=hint)
-
-
-def check_switch(name: str, value: object) -> None:
-    """Raises InputError, which names the field, for a value that is neither True nor False."""
-    if not isinstance(value, bool):
-        expected = f"{name} to be True or False"
-        hint = f"such as {name}=True"
-        if isinstance(value, str):
-            hint = "write it without quotes"
-        raise InputError(expected=expected, got=reprlib.repr(value), hint=hint)
-
-
-def check_type(
-    name: str, value: object, description: str, example: str, *, allowed: tuple[type, ...] = (str, Path)
-) -> None:
-    """Raises InputError, which names the argument, for a value of a type that is not allowed.
-
-    description: what the value should be, in words, such as "the name of a text".
-    """
-    if not isinstance(value, allowed):
-        expected = f"{name} to be {description}"
-        raise InputError(expected=expected, got=reprlib.repr(value), hint=f"such as {example!r}")
-
-
-def check_seed(seed: object) -> None:
-    """Raises InputError for a seed that is no integer, or one that torch cannot take."""
-    if type(seed) is not int or abs(seed) > LARGEST_INTEGER:
-        raise InputError(expected="seed to be a whole number", got=repr(seed), hint="0 is the usual one")
-
-
-def check_package(package: str, extra: str) -> None:
-    """Raises InputError unless the `package` is installed, which our extra `extra` brings."""
-    if importlib.util.find_spec(package) is None:
-        raise InputError(expected=f"the package {package}", got="none", hint=pip_command(extra))
-
-
-def pip_command(*extras: str) -> str:
-    """The command that installs these of our extras beside the Python that runs, activated or not."""
-    python = Path(sys.executable)
-    if python.is_relative_to(Path.cwd()):
-        python = python.relative_to(Path.cwd())
-    return f"{shlex.quote(str(python))} -m pip install 'comp-lib[{','.join(extras)}]'"

@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .arguments import check_package, check_seed, check_type, check_whole_number
 from .divergence import divergence_terms
-from .errors import InputError, NoNumber, check_package, check_seed, check_whole_number
+from .errors import InputError, NoNumber
 from .families.find import check_model
 from .families.run import checked_tokens, evaluation_mode
 from .families.types import Model
@@ -94,21 +95,16 @@ def heal(
 
     The last JUDGING_SEQUENCES sequences do not teach: they judge.
 
-    Raises InputError for what is no model or no tokens, and for too few sequences; NoNumber where the
-    training does not converge.
+    Raises InputError for arguments of a wrong type, for too few sequences, and where peft is missing;
+    NoNumber where the training does not converge.
     """
-    check_package("peft", "heal")
     for either in (model, parent):
         check_model(either)
+    check_healing(settings)
     check_progress(progress)
     ids = checked_tokens(ids, model.config.vocab_size)
-    minimum = JUDGING_SEQUENCES + settings.batch_size
-    if len(ids) < minimum:
-        raise InputError(
-            expected=f"at least {minimum} sequences, of which {JUDGING_SEQUENCES} judge",
-            got=len(ids),
-            hint="ask for more",
-        )
+    check_sequences(len(ids), settings)
+    check_package("peft", "heal")
     training_ids = ids[:-JUDGING_SEQUENCES]
     judging_ids = ids[-JUDGING_SEQUENCES:]
     adapted = _with_low_rank_changes(model, settings)
@@ -124,6 +120,23 @@ def heal(
             hint="lower the learning rate",
         )
     return HealingResult(healed, before, after)
+
+
+def check_healing(settings: object) -> None:
+    """Raises InputError for settings that are something else than a `HealingSettings`."""
+    example = HealingSettings()
+    check_type("settings", settings, "HealingSettings(...)", example, allowed=(HealingSettings,))
+
+
+def check_sequences(count: int, settings: HealingSettings) -> None:
+    """Raises InputError for fewer sequences than those of a step and those that judge."""
+    minimum = JUDGING_SEQUENCES + settings.batch_size
+    if count < minimum:
+        raise InputError(
+            expected=f"at least {minimum} sequences, of which {JUDGING_SEQUENCES} judge",
+            got=count,
+            hint="ask for more",
+        )
 
 
 def _with_low_rank_changes(model: Model, settings: HealingSettings) -> Any:
@@ -148,7 +161,7 @@ def _train(model: Any, ids: Tensor, parent: Model, settings: HealingSettings, pr
         start = step * settings.batch_size
         for number in range(start, start + settings.batch_size):
             sequence = ids[number % len(ids)]  # all sequences teach before one teaches again
-            loss = _divergence(model, parent, sequence) / settings.batch_size
+            loss = _divergence_on(model, parent, sequence) / settings.batch_size
             loss.backward()
         nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM_LIMIT)
         optimizer.param_groups[0]["lr"] = rate_of_step(step, settings)
@@ -171,7 +184,7 @@ def rate_of_step(step: int, settings: HealingSettings) -> float:
     return settings.learning_rate * min(rising, falling)
 
 
-def _divergence(model: Model, parent: Model, sequence: Tensor) -> Tensor:
+def _divergence_on(model: Model, parent: Model, sequence: Tensor) -> Tensor:
     """Divergence of the model's answers from the parent's on a sequence of tokens (L,), with its gradient."""
     ids = sequence[None].to(parent.device)
     with torch.no_grad():
@@ -183,4 +196,4 @@ def _divergence(model: Model, parent: Model, sequence: Tensor) -> Tensor:
 @torch.no_grad()
 def _mean_divergence(model: Model, parent: Model, ids: Tensor) -> float:
     """Mean divergence over the sequences ids (S, L), nats per token."""
-    return sum(_divergence(model, parent, sequence).item() for sequence in ids) / len(ids)
+    return sum(_divergence_on(model, parent, sequence).item() for sequence in ids) / len(ids)

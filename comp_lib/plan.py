@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .arguments import check_ratio
 from .errors import InputError, refusing
 from .shape import Shape
 
@@ -67,8 +68,7 @@ class Plan:
 
     def removed_from(self, shape: Shape) -> float:
         """Share of the decoder's parameters that these widths remove from a parent of that shape."""
-        pruned = shape.with_widths(self.neurons, self.kv_groups, self.layers)
-        return 1.0 - pruned.decoder_parameters / shape.decoder_parameters
+        return shape.share_without(shape.with_widths(self.neurons, self.kv_groups, self.layers))
 
     def removes_what_it_says(self, shape: Shape) -> bool:
         """Whether `removed` is what these widths remove from a parent of that shape, to REMOVED_TOLERANCE."""
@@ -218,12 +218,7 @@ class PlanRequest:
     biased: bool = False  # whether the recovery adds biases, which are parameters
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.ratio < 1.0:
-            raise InputError(
-                expected="a ratio between 0 and 1 (such as 0.2)",
-                got=f"{self.ratio:g}",
-                hint="0.2 removes a fifth of the decoder",
-            )
+        check_ratio(self.ratio)
         if self.multiple < 1:
             raise InputError(
                 expected="a multiple of at least 1", got=self.multiple, hint="64 suits most hardware"
@@ -263,8 +258,7 @@ class PlanRequest:
         parent = self.shape.with_biases() if self.biased else self.shape
         if groups is None:
             groups = self.groups_by_layer
-        pruned = parent.with_widths(neurons, groups, self.layers)
-        return (self.shape.decoder_parameters - pruned.decoder_parameters) / self.shape.decoder_parameters
+        return self.shape.share_without(parent.with_widths(neurons, groups, self.layers))
 
     def plan_with(self, widths: Sequence[int]) -> Plan:
         """The plan in which the layers that stay have these widths, in neurons."""

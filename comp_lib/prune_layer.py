@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .families.find import parts
-from .families.probe import output_target, stream_after
+from .families.find import Part, parts
+from .families.probe import OutputPath, stream_after
 from .families.run import LayerArguments, run_step
 from .families.types import STEPS, Layer, Step
 from .importance.neurons import METRICS, energy
-from .importance.problem import RIDGE, Problem, Selection
+from .importance.problem import Problem, Selection, ridge_or_usual
 from .plan import Plan
 from .recovery import RECOVERIES
 from .recovery.least_squares import choose_ridge
@@ -128,6 +128,27 @@ class WidthTask:
 
 
 @dataclass(frozen=True)
+class StepRun:
+    """One step of a layer, with the text that enters it and the stream that it should lead to."""
+
+    run: RunContext
+    """What all layers have in common."""
+    layer: Layer
+    """The layer as it is now."""
+    task: WidthTask
+    """How much of the step stays."""
+    stream: States
+    """The hidden states (S, L, d) in the pruned model that enter the step."""
+    aimed_stream: States | None
+    """The stream (S, L, d) that the step should lead to; None: the one that it leads to as it is."""
+
+    @property
+    def part(self) -> Part:
+        """The part of the layer that makes the step."""
+        return parts(self.layer)[self.task.step]
+
+
+@dataclass(frozen=True)
 class StoredInputs:
     """The inputs X (S, L, n) of an output linear, kept from `gather` to `pass_on`."""
 
@@ -169,10 +190,13 @@ def prune_layer(run: RunContext, index: int, layer: Layer, carried: CarriedState
     if index not in run.plan.layers:
         carried.may_differ = True
         return None
-    attention_task = WidthTask.of(run, index, "attention")
-    attention = prune_step(run, layer, attention_task, targets.get("attention"), carried)
-    mlp_task = WidthTask.of(run, index, "mlp")
-    mlp = prune_step(run, layer, mlp_task, targets.get("mlp"), carried)
+    refits = dict[Step, Refit]()
+    for step in STEPS:
+        task = WidthTask.of(run, index, step)
+        step_run = StepRun(run, layer, task, carried.pruned_stream, targets.get(step))
+        refits[step] = prune_step(step_run, carried)
+    attention = refits["attention"]
+    mlp = refits["mlp"]
     return LayerReport(
         layer=index,
         mlp_error=mlp.error,
@@ -200,18 +224,16 @@ def advance_dense_stream(run: RunContext, layer: Layer, carried: CarriedState) -
     return targets
 
 
-def prune_step(
-    run: RunContext, layer: Layer, task: WidthTask, aimed_stream: States | None, carried: CarriedState
-) -> Refit:
-    """Take one step of a layer through the five phases.
-
-    aimed_stream (S, L, d): the stream that the step should lead to; None: the one that it leads to as it is.
-    """
+def prune_step(step_run: StepRun, carried: CarriedState) -> Refit:
+    """Take one step of a layer through the five phases."""
+    run = step_run.run
+    layer = step_run.layer
+    task = step_run.task
     refit = Refit(torch.arange(task.full_width))
     inputs = None
-    block_size = parts(layer)[task.step].block_size
+    block_size = step_run.part.block_size
     if needs_refit(task, carried):
-        gathered = gather(run, layer, task, aimed_stream, carried)
+        gathered = gather(step_run, carried)
         inputs = gathered.inputs
         if gathered.ridge_position is not None:
             carried.ridge_positions[task.step] = gathered.ridge_position
@@ -222,7 +244,7 @@ def prune_step(
         shrink(layer, task.step, refit.kept, refit.weight, refit.bias_change)
         refit = replace(refit, weight=None)
         carried.may_differ = True
-    before = carried.pruned_stream
+    before = step_run.stream
     if task.step == "attention":
         # It is not written over: a run on disk that is cut off in this layer begins the layer again from it.
         after = run.new_states(tuple(before.shape), dtype=before.dtype)
@@ -242,45 +264,37 @@ def needs_refit(task: WidthTask, carried: CarriedState) -> bool:
     return task.keep < task.full_width or can_make_good
 
 
-def gather(
-    run: RunContext, layer: Layer, task: WidthTask, aimed_stream: States | None, carried: CarriedState
-) -> Gathered:
+def gather(step_run: StepRun, carried: CarriedState) -> Gathered:
     """Phase 1: gather the statistics of the text in the output linear, and the ridge that suits them."""
-    settings = run.settings
-    stream = carried.pruned_stream
+    settings = step_run.run.settings
+    stream = step_run.stream
     count, length, _ = stream.shape
-    output_linear = parts(layer)[task.step].output_linear
+    input_count = step_run.part.output_linear.in_features
     inputs = None
-    if task.step == "mlp" and count * length <= output_linear.in_features:
-        size = (count, length, output_linear.in_features)
+    if step_run.task.step == "mlp" and count * length <= input_count:
+        size = (count, length, input_count)
         inputs = StoredInputs(torch.empty(size, dtype=stream.dtype, device=settings.device))
     if settings.ridge == "auto" and settings.fits_all_weights and count > 1:
-        return search_ridge(run, layer, task, aimed_stream, carried, inputs)
-    ridge = RIDGE if isinstance(settings.ridge, str) else settings.ridge
-    statistics = sum_statistics(run, layer, task.step, stream, aimed_stream, slice(0, count), inputs)
-    return Gathered(Problem.of(layer, task.step, statistics, ridge), inputs, None)
+        return search_ridge(step_run, carried, inputs)
+    statistics = sum_statistics(step_run, slice(0, count), inputs)
+    ridge = ridge_or_usual(settings.ridge)
+    problem = Problem.of(step_run.layer, step_run.task.step, statistics, ridge)
+    return Gathered(problem, inputs, ridge_position=None)
 
 
-def search_ridge(
-    run: RunContext,
-    layer: Layer,
-    task: WidthTask,
-    aimed_stream: States | None,
-    carried: CarriedState,
-    inputs: StoredInputs | None,
-) -> Gathered:
+def search_ridge(step_run: StepRun, carried: CarriedState, inputs: StoredInputs | None) -> Gathered:
     """Gather the statistics, with the ridge that serves held-out text best.
 
     The search fits weights to the first half of the text and judges them on the second.
 
     inputs: takes the inputs of the output linear; None: they are not kept.
     """
-    stream = carried.pruned_stream
-    count = stream.shape[0]
+    task = step_run.task
+    count = step_run.stream.shape[0]
     half = math.ceil(count / 2)
-    fitting = sum_statistics(run, layer, task.step, stream, aimed_stream, slice(0, half), inputs)
-    held_out = sum_statistics(run, layer, task.step, stream, aimed_stream, slice(half, count), inputs)
-    problem = Problem.of(layer, task.step, fitting)
+    fitting = sum_statistics(step_run, slice(0, half), inputs)
+    held_out = sum_statistics(step_run, slice(half, count), inputs)
+    problem = Problem.of(step_run.layer, task.step, fitting)
     if task.kept_by_plan is None:
         # The best ridge depends little on which neurons stay, so a cheap metric will do here.
         likely = energy(problem, task.keep, carried.generator).kept
@@ -294,27 +308,20 @@ def search_ridge(
     return Gathered(replace(problem, statistics=fitting + held_out, ridge=ridge), inputs, position)
 
 
-def sum_statistics(
-    run: RunContext,
-    layer: Layer,
-    step: Step,
-    stream: States,
-    aimed_stream: States | None,
-    sequences: slice,
-    inputs: StoredInputs | None,
-) -> Statistics:
+def sum_statistics(step_run: StepRun, sequences: slice, inputs: StoredInputs | None) -> Statistics:
     """Sum the statistics of the output linear over some `sequences`.
 
-    Args:
-        stream: the hidden states (S, L, d) that enter the step.
-        aimed_stream: the stream (S, L, d) that the step should lead to; None: the one that it leads to as
-            it is.
-        inputs: takes the inputs of the output linear; None: they are not kept.
+    inputs: takes the inputs of the output linear; None: they are not kept.
     """
+    run = step_run.run
     settings = run.settings
-    output_linear = parts(layer)[step].output_linear
+    layer = step_run.layer
+    step = step_run.task.step
+    aimed_stream = step_run.aimed_stream
+    output_linear = step_run.part.output_linear
     device = output_linear.weight.device
-    count, length, _ = stream.shape
+    count, length, _ = step_run.stream.shape
+    path = OutputPath.of(layer, step)
     statistics = empty_statistics(
         output_linear.in_features,
         None if aimed_stream is None else output_linear.out_features,
@@ -324,11 +331,11 @@ def sum_statistics(
     )
     for batch in batches(sequences.stop - sequences.start, length):
         rows = slice(sequences.start + batch.start, sequences.start + batch.stop)
-        before = stream[rows].to(device)
+        before = step_run.stream[rows].to(device)
         after, x = run_step(layer, step, before, run.arguments)
         target_output = None
         if aimed_stream is not None:
-            target_output = output_target(layer, step, aimed_stream[rows].to(device) - before, x)
+            target_output = path.target(aimed_stream[rows].to(device) - before, x)
         weight_of_token = token_weight(after) if settings.token_weights else None
         del before, after  # the products need their memory
         if inputs is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import check_switch, check_type
+from .arguments import check_switch, check_type
 from .families.types import CausalLM
 from .plan import Plan
 from .report import Report
@@ -62,6 +62,6 @@ class Pruned:
         check_tokenizer(tokenizer)
         check_switch("overwrite", overwrite)
         text = f"{self.report.token_count:,} tokens"
-        parent = self.plan.parent or hide_folders(self.model.name_or_path) or "a model"
-        provenance = Provenance(parent, self.parent_shape, text, self.report.settings.stated())
+        parent_name = self.plan.parent or hide_folders(self.model.name_or_path) or "a model"
+        provenance = Provenance(parent_name, self.parent_shape, text, self.report.settings.stated())
         return save_checkpoint(out, self.model, tokenizer, self.plan, provenance, overwrite=overwrite)

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
-from .calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
-from .errors import (
+from .arguments import (
     LARGEST_INTEGER,
-    InputError,
+    check_ratio,
     check_seed,
     check_switch,
     check_type,
@@ -22,6 +21,8 @@ from .errors import (
     known_keywords,
     suggestion,
 )
+from .calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
+from .errors import InputError
 from .importance import LAYER_METRIC_NAMES, LayerMetricName
 from .methods import METHODS, RECOVERY_NAMES, RecoveryName, default_recovery, method_of
 
@@ -294,12 +295,7 @@ class Settings:
     def _check_ranges(self) -> None:
         from .importance.problem import RIDGE
 
-        if not 0.0 < self.ratio < 1.0:  # NaN is in no interval
-            raise InputError(
-                expected="ratio to be between 0 and 1 (such as 0.2)",
-                got=repr(self.ratio),
-                hint="0.2 removes a fifth of the decoder",
-            )
+        check_ratio(self.ratio)
         count = self.drop_layers
         if isinstance(count, str):
             valid = count == "auto"

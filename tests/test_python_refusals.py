@@ -254,6 +254,11 @@ GOOD_ARGUMENTS = {
     "Plan": lambda parent, model, tokenizer: vars(plan_of_everything(model)),
     "Settings": lambda parent, model, tokenizer: {},
     "evaluate": lambda parent, model, tokenizer: {"model": model, "tokenizer": tokenizer},
+    "HealingSettings": lambda parent, model, tokenizer: {},
+    "export_gguf": lambda parent, model, tokenizer: {"name": parent, "out": "out.gguf"},
+    "export_padded": lambda parent, model, tokenizer: {"name": parent, "out": "out"},
+    "heal": lambda parent, model, tokenizer: {"model": model, "ids": tokens(12), "parent": model},
+    "heal_folder": lambda parent, model, tokenizer: {"name": parent, "parent_name": parent, "out": "out"},
     "load_model": lambda parent, model, tokenizer: {"name": parent},
     "load_text": lambda parent, model, tokenizer: {},
     "metric": lambda parent, model, tokenizer: {},
@@ -267,7 +272,7 @@ GOOD_ARGUMENTS = {
 # Of these, nobody makes one: they come back.
 RESULTS = {
     *("Evaluation", "EvaluationByText", "Intervals", "LayerReport", "Measures", "Pruned", "Report", "Shape"),
-    "Verdict",
+    *("HealingResult", "Verdict"),
 }
 # What a metric gets and returns: `prune` checks it.
 OF_A_METRIC = {"Problem", "Selection", "keep_highest"}
@@ -289,8 +294,10 @@ WRONG_VALUES = [
 RIGHT_VALUES = {
     "at_most": [2.5, "512"],
     "device": ["512"],  # whether this machine has it is checked when work begins
+    "learning_rate": [2.5],
     "name": ["512"],
     "out": ["512"],
+    "parent_name": ["512"],
     "parent": ["512"],
     "ridge": [2.5],
     "source": ["512"],

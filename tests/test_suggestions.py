@@ -13,13 +13,14 @@ from variants import build, tokens
 import comp_lib
 from comp_lib.analysis.columns import draw
 from comp_lib.analysis.cost_frame import settings_for
+from comp_lib.arguments import known_keywords, suggestion
 from comp_lib.calibration.shares import SOURCES
 from comp_lib.calibration.texts import KINDS, TEXTS, load_text
 from comp_lib.calibration.windows import Calibration, calibration_tokens
 from comp_lib.cli.app import app
 from comp_lib.comp import prune
 from comp_lib.disk.prune_model import prune_model
-from comp_lib.errors import InputError, known_keywords, suggestion
+from comp_lib.errors import InputError
 from comp_lib.gguf.write import TYPES, checked_new_gguf_file
 from comp_lib.importance import LAYER_METRIC_NAMES
 from comp_lib.importance.neurons import METRICS

@@ -16,9 +16,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..arguments import suggestion
 from ..calibration.texts import KINDS
 from ..calibration.windows import calibration_tokens
-from ..errors import InputError, suggestion
+from ..errors import InputError
 from ..families.types import Model
 from ..system.cache import load_or_make
 from ..system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value

@@ -11,9 +11,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..arguments import suggestion
 from ..checks import check_settings_for
 from ..comp import prune
-from ..errors import InputError, suggestion
+from ..errors import InputError
 from ..evaluation.by_kind import EvaluationByText, Row, judge
 from ..evaluation.confidence import NO_INTERVAL
 from ..evaluation.loss import Evaluation
@@ -114,7 +115,7 @@ def _measure(
     """Prune and judge: a row for each kind, and a row for their mean where there are several kinds."""
     small = prune(model, sample.ids, settings, progress=progress).model
     small_shape = Shape.of(small)
-    removed = 1 - small_shape.decoder_parameters / Shape.of(model).decoder_parameters
+    removed = Shape.of(model).share_without(small_shape)
     sizes = {"removed": removed, "parameters": small_shape.total_parameters}
     judged = compare_with_dense(small, model, windows_by_text, progress)
     return [sizes | row for row in rows_of(judged)]

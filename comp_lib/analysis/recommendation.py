@@ -14,6 +14,7 @@ from html import escape
 
 import pandas as pd
 
+from ..evaluation.generation import EXAMPLE_PROMPT
 from ..evaluation.words import describe_chance
 from ..plan import Plan
 from ..settings import DEFAULTS, PRESETS, USUAL_PRESET
@@ -21,7 +22,6 @@ from .columns import ALL_KINDS, rows_of_mean
 from .fewer_bits import FEW_BITS, MANY_BITS, FewerBits
 
 LONGER_SEQUENCES = 256  # calibration sequences of a longer check-up: the shipped texts have as many
-PROMPT = "'The water cycle begins when the sun'"
 BOX_STYLE = "border: 2px solid #2a6f97; border-radius: 6px; padding: 0 1em; max-width: 44em"
 BOX_HTML = f'<div style="{BOX_STYLE}">\n{{}}\n</div>'
 CODE_STYLE = (
@@ -35,7 +35,11 @@ def describe_untrained(name: str, loss: float, vocabulary: int) -> list[str]:
     sentences = describe_chance(name, loss, vocabulary)
     if not sentences:
         return []
-    return [*sentences, "Look:", f"comp-lib generate {shlex.quote(name)} --prompt {PROMPT}"]
+    return [
+        *sentences,
+        "Look:",
+        f"comp-lib generate {shlex.quote(name)} --prompt {shlex.quote(EXAMPLE_PROMPT)}",
+    ]
 
 
 def recommend(

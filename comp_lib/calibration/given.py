@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import InputError, check_type
+from ..arguments import check_type
+from ..errors import InputError
 from .texts import check_encodable
 
 Source = str | Path | Sequence[str]

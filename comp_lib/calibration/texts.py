@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, check_package, check_type, refusing, suggestion
+from ..arguments import check_package, check_type, suggestion
+from ..errors import InputError, refusing
 
 TEXT_SETS = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, check_seed, check_whole_number, known_keywords
+from ..arguments import check_seed, check_whole_number, known_keywords
+from ..errors import InputError
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from .defaults import USUAL_LENGTH, USUAL_SEQUENCES

@@ -10,7 +10,7 @@ from pathlib import Path
 from typer import Exit, echo
 
 from .. import __version__
-from ..errors import pip_command
+from ..arguments import pip_command
 from .console import make_table, output
 
 MIN_MEMORY = 2 * 2**30  # bytes, for a run of the included model

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 from rich.table import Table
 from typer import Exit, Option, echo
 
+from ..arguments import check_package
 from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_WINDOW
-from ..errors import InputError, check_package
+from ..errors import InputError
 from .console import as_typed_here, complain, make_table, output, progress_bars, split_values
 from .options import LENGTH_HELP, QUALITY, CalibrationText, Device, Dtype, Length, ModelName, Multiple
 
@@ -40,7 +41,6 @@ TASKS_EXPLANATION = (
     "acc: share of items answered rightly; acc_norm: the same, answers weighed by their length. "
     "difference: of the same items, pruned - dense."
 )
-PROMPT = "The water cycle begins when the sun"  # of the command that looks at what a model writes
 SCHEDULER_HELP = "Address of a Dask cluster that makes the runs: tcp://host:8786."
 
 
@@ -71,7 +71,7 @@ def evaluate(
     judged_on: Annotated[str, Option(help=JUDGED_ON_HELP)] = "kinds",
     window_length: Annotated[int | None, Option(min=2, max=1_000_000, help=WINDOW_LENGTH_HELP)] = None,
     window_count: Annotated[int | None, Option(min=1, help=WINDOW_COUNT_HELP)] = None,
-    parent: Annotated[str | None, Option("--against", help=AGAINST_HELP)] = None,
+    parent_name: Annotated[str | None, Option("--against", help=AGAINST_HELP)] = None,
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -79,6 +79,7 @@ def evaluate(
     """Loss of MODEL on every kind of text, or on one text, with 95% intervals, or its accuracy in tasks."""
     from ..calibration.texts import load_text
     from ..evaluation.by_kind import judge, usual_window_length
+    from ..evaluation.generation import EXAMPLE_PROMPT
     from ..evaluation.windows import windows_of
     from ..evaluation.words import describe_chance
     from ..families.run import check_length
@@ -90,15 +91,15 @@ def evaluate(
         if any(value != parameters[name].default for name, value in values.items()):
             expected = "--tasks without --judged-on, --window-length or --window-count"
             raise InputError(expected=expected, got="both", hint="leave one out: tasks bring their own text")
-        _evaluate_tasks(model, parent, tasks, dtype, device)
+        _evaluate_tasks(model, parent_name, tasks, dtype, device)
         return
     load_text(judged_on)  # raises for a wrong text before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
     if window_length is not None:
         check_length(window_length, loaded.config.max_position_embeddings)
     loaded_parent = None
-    if parent is not None:
-        loaded_parent, _ = load_model(parent, dtype, device)
+    if parent_name is not None:
+        loaded_parent, _ = load_model(parent_name, dtype, device)
     if window_length is None:
         window_length = usual_window_length(loaded, loaded_parent)
     windows_by_text = windows_of(judged_on, tokenizer, window_length, window_count)
@@ -106,17 +107,17 @@ def evaluate(
     with progress_bars() as bars:
         judged = judge(loaded, windows_by_text, loaded_parent, progress=bars)
     output.print(kinds_table(judged))
-    if parent is None:
+    if parent_name is None:
         echo(f"{model}: {_perplexity_in_words(judged)}")
         echo("what pruning cost, if it was pruned: the same with --against PARENT")
     else:
-        echo(f"{model} against {parent}: {cost_in_words(judged)}")
-        arguments = ["evaluate", model, "--against", parent, "--tasks", "offline"]
+        echo(f"{model} against {parent_name}: {cost_in_words(judged)}")
+        arguments = ["evaluate", model, "--against", parent_name, "--tasks", "offline"]
         if find_spec("lm_eval") is None:
-            arguments = ["generate", model, "--prompt", PROMPT]
+            arguments = ["generate", model, "--prompt", EXAMPLE_PROMPT]
         echo(f"next: {as_typed_here(shlex.join(['comp-lib', *arguments]))}")
-    read_by = parent or model
-    loss = judged.mean.values["loss" if parent is None else "dense_loss"]
+    read_by = parent_name or model
+    loss = judged.mean.values["loss" if parent_name is None else "dense_loss"]
     for sentence in describe_chance(read_by, loss, loaded.config.vocab_size):
         complain(sentence)
 
@@ -146,11 +147,12 @@ def cost_in_words(judged: "EvaluationByText") -> str:
     return f"{sentence}; least on {least} ({factors[least]:.1f}), most on {most} ({factors[most]:.1f})"
 
 
-def _evaluate_tasks(model: str, parent: str | None, tasks: str, dtype: Dtype, device: str) -> None:
+def _evaluate_tasks(model: str, parent_name: str | None, tasks: str, dtype: Dtype, device: str) -> None:
     """Print the accuracy of a model in tasks of lm-eval, beside that of its parent where it is given."""
     check_package("lm_eval", "evaluate")
     from lm_eval import utils
 
+    from ..evaluation.generation import EXAMPLE_PROMPT
     from ..evaluation.task_differences import task_differences
     from ..evaluation.zero_shot import load_tasks, zero_shot
     from ..models.load import load_model
@@ -158,17 +160,17 @@ def _evaluate_tasks(model: str, parent: str | None, tasks: str, dtype: Dtype, de
     suite = load_tasks(tasks)  # raises for a wrong name before the model is loaded
     results = zero_shot(*load_model(model, dtype, device), suite)
     differences = []
-    if parent is not None:
-        parent_results = zero_shot(*load_model(parent, dtype, device), suite)
+    if parent_name is not None:
+        parent_results = zero_shot(*load_model(parent_name, dtype, device), suite)
         differences = task_differences(results, parent_results)
     if not differences:  # no parent, or tasks that are scored otherwise
         echo(utils.make_table(results))
-        if parent is not None:
-            echo(f"{parent}:\n{utils.make_table(parent_results)}")
+        if parent_name is not None:
+            echo(f"{parent_name}:\n{utils.make_table(parent_results)}")
         return
     output.print(_tasks_table(differences))
-    echo(f"{model} against {parent}: {_differences_in_words(differences)}")
-    echo(f"next: {as_typed_here(shlex.join(['comp-lib', 'generate', model, '--prompt', PROMPT]))}")
+    echo(f"{model} against {parent_name}: {_differences_in_words(differences)}")
+    echo(f"next: {as_typed_here(shlex.join(['comp-lib', 'generate', model, '--prompt', EXAMPLE_PROMPT]))}")
 
 
 def _tasks_table(differences: "list[TaskDifference]") -> Table:

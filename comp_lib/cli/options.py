@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from ..errors import LARGEST_INTEGER
+from ..arguments import LARGEST_INTEGER
 from ..methods import METHODS
 from ..settings import PRESET_TABLE
 

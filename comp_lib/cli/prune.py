@@ -8,8 +8,8 @@ from typing import Annotated
 
 from typer import Option, echo
 
+from ..arguments import check_package
 from ..calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
-from ..errors import check_package
 from ..methods import METHODS
 from ..settings import PRESET_TABLE, MethodChanges
 from .console import as_typed_here, make_table, output, progress_bars
@@ -33,11 +33,8 @@ DEMO_MULTIPLE = 32
 DEMO_WINDOWS = 10  # windows of each kind of text: fewer would have no honest interval
 DEMO_WINDOW_LENGTH = 64
 DEMO_NEW_TOKENS = 40
-DEMO_PROMPTS = (
-    "The water cycle begins when the sun",
-    "def is_prime(n):",
-    "Question: what is the capital of France? Answer:",
-)
+# Texts that both models continue in the demo, besides `evaluation.generation.EXAMPLE_PROMPT`.
+DEMO_PROMPTS = ("def is_prime(n):", "Question: what is the capital of France? Answer:")
 DEMO_ANSWER = "Paris"  # what a model that knows it writes after the last of them
 
 RATIO_HELP = "Part of the decoder's parameters to remove, at least (default: 0.2)."
@@ -115,7 +112,7 @@ def demo(
     from ..calibration.windows import Calibration
     from ..disk.prune_model import prune_model
     from ..evaluation.by_kind import judge
-    from ..evaluation.generation import continuation
+    from ..evaluation.generation import EXAMPLE_PROMPT, continuation
     from ..evaluation.windows import windows_of
     from ..models.load import load_model
     from ..models.wheels import INCLUDED_MODEL
@@ -153,14 +150,15 @@ def demo(
     figure = plot_pruned(verdict.plan, shape.neurons, shape.kv_groups, errors)
     write_atomically(pruned_picture, png(figure))
     write_atomically(kinds_picture, png(plot_kinds(judged.make_rows(), judged.make_mean_row())))
-    echo(f"both models continue {len(DEMO_PROMPTS)} texts")
+    prompts = (EXAMPLE_PROMPT, *DEMO_PROMPTS)
+    echo(f"both models continue {len(prompts)} texts")
     texts = []
     with progress_bars() as bars:
-        for prompt in DEMO_PROMPTS:
+        for prompt in prompts:
             parent_text = continuation(parent, tokenizer, prompt, DEMO_NEW_TOKENS)
             pruned_text = continuation(pruned_model, tokenizer, prompt, DEMO_NEW_TOKENS)
             texts.append((prompt, parent_text, pruned_text))
-            bars("texts", len(texts), len(DEMO_PROMPTS))
+            bars("texts", len(texts), len(prompts))
     output.print(kinds_table(judged), make_table(("prompt", "dense", "pruned"), texts))
     echo(f"pictures: {pruned_picture}, {kinds_picture}")
     sentences = [f"{verdict.plan.removed:.0%} of the decoder is gone", cost_in_words(judged)]

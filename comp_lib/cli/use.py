@@ -5,8 +5,9 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, echo
 
+from ..arguments import check_package
 from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_SEQUENCES
-from ..errors import InputError, check_package
+from ..errors import InputError
 from ..settings import USUAL_PRESET
 from .console import complain, progress_bars, split_values
 from .options import CalibrationText, Device, Dtype, Length, ModelName, Overwrite, Seed, SolvingDevice
@@ -65,13 +66,13 @@ def export(
 
 def heal(
     model: Annotated[str, Argument(help="The pruned folder.")],
-    parent: Annotated[str, Option(help="The model that was pruned.")],
+    parent_name: Annotated[str, Option("--parent", help="The model that was pruned.")],
     folder: Annotated[Path, Option("--out", help="Folder for the healed model.")],
     steps: Annotated[int, Option(min=1, max=100_000, help="Training steps.")] = 100,
     learning_rate: Annotated[float, Option(min=0, max=1, help="Learning rate, at its highest.")] = 1e-3,
     calibration: Annotated[str, Option(help=TEACHING_TEXT_HELP)] = "written",
     sequences: Annotated[
-        int, Option(min=12, max=100_000, help="Sequences of that text; the last 8 judge.")
+        int, Option(min=1, max=100_000, help="Sequences of that text; the last ones judge.")
     ] = USUAL_SEQUENCES,
     length: Length = USUAL_LENGTH,
     seed: Seed = 0,
@@ -80,26 +81,24 @@ def heal(
     force: Annotated[bool, Option("--force", help=FORCE_HELP)] = False,
 ) -> None:
     """Train MODEL, a pruned folder, to answer as its parent does. Needs the extra heal."""
-    check_package("peft", "heal")
     from ..calibration.windows import Calibration
     from ..disk.heal_folder import heal_folder
     from ..healing import HealingSettings
-    from ..system.machine import available_device
 
     with progress_bars() as bars:
         healed = heal_folder(
             model,
-            parent,
+            parent_name,
             folder,
             HealingSettings(steps=steps, learning_rate=learning_rate, seed=seed),
             Calibration(calibration, sequences, length, seed),
             overwrite=overwrite,
             force=force,
-            device=str(available_device(device)),
+            device=device,
             progress=bars,
         )
     echo(
-        f"divergence from {parent} on text that did not teach: "
+        f"divergence from {parent_name} on text that did not teach: "
         f"{healed.divergence_before:.4f} before, {healed.divergence_after:.4f} after"
     )
     if healed.divergence_after >= healed.divergence_before:

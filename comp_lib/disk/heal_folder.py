@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..arguments import check_package, check_switch, check_type
 from ..calibration.defaults import USUAL_SEQUENCES
 from ..calibration.shares import text_hashes
 from ..calibration.windows import Calibration
 from ..errors import InputError
 from ..families.run import check_length
 from ..families.types import Model
-from ..healing import HealingResult, HealingSettings, heal
+from ..healing import HealingResult, HealingSettings, check_healing, check_sequences, heal
 from ..models.card import Provenance, calibration_hashes, hide_folders
 from ..models.load import load_model, load_with_room, open_model
 from ..models.new_folder import PLAN_FILE, check_new_folder
 from ..models.save import save_checkpoint
 from ..plan import Plan
-from ..progress import Progress, no_progress
+from ..progress import Progress, check_progress, no_progress
 from ..shape import Shape
+from ..system.machine import available_device
 
 
 def heal_folder(
     name: str | Path,
-    parent: str | Path,
+    parent_name: str | Path,
     out: str | Path,
     settings: HealingSettings = HealingSettings(),  # noqa: B008  a frozen value
     calibration: Calibration = Calibration("written", USUAL_SEQUENCES),  # noqa: B008  a frozen value
@@ -32,34 +34,48 @@ def heal_folder(
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> HealingResult:
-    """Heal `name`, a folder that `comp-lib prune` wrote, by `parent`, on the text of `calibration`.
+    """Heal `name`, a folder that `comp-lib prune` wrote, by its parent, on the text of `calibration`.
 
     The training computes in float32; the files in `out` get the dtype of the pruned model. Only the weights,
     the tokenizer and the plan of `name` are read, so no other file of it gets into `out`.
 
     Args:
+        parent_name: name or folder of the model that was pruned.
         calibration: the text; its last JUDGING_SEQUENCES sequences do not teach.
         overwrite: whether a pruned model that is in `out` is replaced.
         force: whether a model is saved even if it got no better on the sequences that did not teach.
+        device: where both models compute: "cpu", "cuda", "cuda:1", or "auto" for the best.
 
-    Raises InputError, before any work, for a parent from which `name` cannot have been pruned, and for what
-    `save_checkpoint` refuses; after the training, unless `force`, for a model that got no better.
+    Raises InputError, before any work, for arguments of a wrong type, where peft is missing, for too few
+    sequences, for a parent from which `name` cannot have been pruned, and for what `save_checkpoint` refuses;
+    after the training, unless `force`, for a model that got no better.
     """
+    for argument, folder in (("name", name), ("parent_name", parent_name), ("out", out)):
+        check_type(argument, folder, "the name of a folder", example="build/small")
+    check_healing(settings)
+    example = Calibration("written")
+    check_type("calibration", calibration, "Calibration(...)", example, allowed=(Calibration,))
+    check_switch("overwrite", overwrite)
+    check_switch("force", force)
+    check_progress(progress)
+    device = str(available_device(device))
+    check_package("peft", "heal")
+    check_sequences(calibration.sequences or USUAL_SEQUENCES, settings)
     hashes = text_hashes(calibration.source)
     meta_model, files, tokenizer = open_model(name)
     size = Shape.of(meta_model).total_parameters * meta_model.dtype.itemsize
-    check_new_folder(out, overwrite, size, files.path, parent)
+    check_new_folder(out, overwrite, size, files.path, parent_name)
     check_length(calibration.length, meta_model.config.max_position_embeddings)
     plan = Plan.load(files.path / PLAN_FILE)
-    meta_parent, _, _ = open_model(parent)
+    meta_parent, _, _ = open_model(parent_name)
     _check_parent(meta_model, meta_parent, plan)
-    parent_model, _ = load_model(parent, device=device)
+    parent_model, _ = load_model(parent_name, device=device)
     pruned_model, _ = load_with_room(name, device=device, copies=2)
     ids = calibration.tokens(tokenizer, model=parent_model, progress=progress)
     healed = heal(pruned_model, ids, parent_model, settings, progress)
     if healed.divergence_after >= healed.divergence_before and not force:
         raise InputError(
-            expected=f"less divergence from {hide_folders(parent)} on text that did not teach",
+            expected=f"less divergence from {hide_folders(parent_name)} on text that did not teach",
             got=f"{healed.divergence_before:.4f} before and {healed.divergence_after:.4f} after",
             hint="lower the learning rate, raise the number of sequences, or force it",
         )
@@ -71,7 +87,7 @@ def heal_folder(
         f"{healed.divergence_after:.3f} nats per token after"
     )
     provenance = Provenance(
-        str(parent),
+        str(parent_name),
         Shape.of(parent_model),
         history,
         vars(settings) | {"sequences": len(ids), "length": calibration.length},

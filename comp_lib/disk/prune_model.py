@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..arguments import check_switch, check_type, known_keywords
 from ..calibration.defaults import USUAL_WINDOW
 from ..calibration.given import Source
 from ..calibration.shares import text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration
 from ..checks import check_settings_for
-from ..errors import InputError, check_switch, check_type, known_keywords, warn_once
+from ..errors import InputError, warn_once
 from ..evaluation.windows import windows_of
 from ..evaluation.words import describe_chance
 from ..families.run import check_length
@@ -340,7 +341,7 @@ def _verdict(
         warnings = describe_chance(parent.name, quality.mean.values["dense_loss"], vocabulary)
     return Verdict(
         **vars(saved),
-        parent=parent.name,
+        parent_name=parent.name,
         parent_megabytes=parent_megabytes,
         parent_megabytes_in_new_type=parent_megabytes if parent_type == new_type else parent_bytes / 1e6,
         megabytes=_megabytes(new_files),

@@ -20,7 +20,7 @@ SETTINGS_WITHOUT_FLAG = ("widths", "recovery", "aim", "ridge", "layer_metric", "
 
 def provenance_of_run(
     out: str | Path,
-    parent: str,
+    parent_name: str,
     parent_shape: Shape,
     options: RunOptions,
     ids: Tensor,
@@ -29,7 +29,7 @@ def provenance_of_run(
     """The provenance of what a run on ids (S, L) has pruned, for its model card.
 
     Args:
-        parent: name of the model that was pruned, as the user knows it.
+        parent_name: name of the model that was pruned, as the user knows it.
         hashes: of the calibration text.
     """
     calibration = options.calibration
@@ -40,8 +40,8 @@ def provenance_of_run(
     if len(shares) > 1:
         text += f" ({', '.join(f'{hide_folders(part)} {share:.0%}' for part, share in shares.items())})"
     settings = options.settings.stated()
-    command = command_of_run(parent, out, options)
-    return Provenance(parent, parent_shape, text, settings, command=command, hashes=hashes)
+    command = command_of_run(parent_name, out, options)
+    return Provenance(parent_name, parent_shape, text, settings, command=command, hashes=hashes)
 
 
 def command_of_run(name: str, out: str | Path, options: RunOptions) -> str:

@@ -26,7 +26,7 @@ COLUMNS = 80  # columns of a terminal
 class Verdict(SavedModel):
     """A pruned model on disk: how much smaller it is than its parent, and at what price."""
 
-    parent: str
+    parent_name: str
     """Name of the parent, as the user knows it."""
     parent_megabytes: float
     """Size of the parent's files of weights."""
@@ -51,7 +51,7 @@ class Verdict(SavedModel):
         """The numbers that `comp-lib prune --json` writes."""
         return {
             "saved": str(self.path),
-            "parent": self.parent,
+            "parent": self.parent_name,
             "removed": self.plan.removed,
             "parameters": {
                 "before": self.parent_shape.total_parameters,
@@ -104,7 +104,7 @@ class Verdict(SavedModel):
         after = self.shape
         remark = ""
         if self.parent_stored_type != self.stored_type:
-            parent_name = Path(self.parent).name
+            parent_name = Path(self.parent_name).name
             remark = f"{parent_name} itself: {self.parent_megabytes:.1f} MB, {self.parent_stored_type}"
         old_size = f"{self.parent_megabytes_in_new_type:.1f} MB"
         new_size = f"{self.megabytes:.1f} MB"

@@ -15,9 +15,10 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..arguments import known_keywords
 from ..calibration.defaults import USUAL_WINDOW
 from ..calibration.texts import EVERY_KIND, check_tokenizer
-from ..errors import InputError, known_keywords
+from ..errors import InputError
 from ..families.find import check_model
 from ..families.types import Model
 from ..progress import Progress, check_progress, no_progress

@@ -13,6 +13,8 @@ from ..errors import InputError
 from ..families.run import check_below_vocabulary, evaluation_mode
 from ..families.types import CausalLM, Model
 
+EXAMPLE_PROMPT = "The water cycle begins when the sun"  # for a first look at what a model writes
+
 
 def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
     """Text that a model writes after `prompt`, at most `tokens` tokens.

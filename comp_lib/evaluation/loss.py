@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -43,7 +43,6 @@ from ..progress import Progress, no_progress
 from ..system.tensors import check_numbers
 from .confidence import Intervals
 
-MEASURES = ("dense_loss", "loss", "increase", "kl", "top1_agreement")
 BATCH = 4  # sequences that pass at once
 HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a vocabulary of 49,152
 
@@ -52,10 +51,10 @@ HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a voc
 class Measures:
     """How good a model is; only a comparison with a parent sets the fields that may be None."""
 
-    loss: float
-    """Nats per token."""
     dense_loss: float | None = None
     """The loss of the parent, nats per token."""
+    loss: float
+    """The loss of the model itself, nats per token."""
     increase: float | None = None
     """`loss` - `dense_loss`, nats per token."""
     kl: float | None = None
@@ -72,6 +71,9 @@ class Measures:
     def values(self) -> dict[str, float]:
         """What was measured, by the names of the fields, in the order of MEASURES."""
         return {measure: getattr(self, measure) for measure in MEASURES if getattr(self, measure) is not None}
+
+
+MEASURES = tuple(field.name for field in fields(Measures))
 
 
 @dataclass(frozen=True, kw_only=True)

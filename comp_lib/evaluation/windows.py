@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..arguments import check_whole_number
 from ..calibration.defaults import USUAL_WINDOW
 from ..calibration.texts import encode, judging_texts, load_text, opening_tokens
 from ..calibration.windows import cut_windows
-from ..errors import check_whole_number
 
 
 def windows_of(

@@ -23,8 +23,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..arguments import suggestion
 from ..calibration.texts import DATA_FOLDERS, find_shipped
-from ..errors import InputError, refusing, suggestion
+from ..errors import InputError, refusing
 from ..families.types import Model
 
 SETS = {

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import inspect
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import refusing
 from .find import Part, parts, refuse, with_children
@@ -90,73 +91,76 @@ def stream_after(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor:
     return run_layer(layer, stream, None, **SILENCE | {step: output})[0]
 
 
-@torch.no_grad()
-def output_scale(layer: Layer, step: Step) -> tuple[Tensor, bool]:
-    """Find how the outputs of an output linear are scaled on their way to the stream.
+@dataclass(frozen=True)
+class OutputPath:
+    """The way of an output linear to the stream: each output is multiplied, and perhaps a norm is passed."""
 
-    Returns the factors (d,) that multiply them, and whether an RMS norm is on the way.
+    linear: nn.Linear  # the output linear
+    scale: Tensor  # factor of each output (d,)
+    normed: bool  # whether an RMS norm is on the way
 
-    Raises InputError where they reach it in another way.
-    """
-    weight = parts(layer)[step].output_linear.weight
-    ones = torch.ones_like(weight[:, 0])
-    signs = torch.where(torch.arange(len(ones), device=ones.device) % 2 == 0, ones, -ones)
-    outputs = SILENCE | {step: torch.stack([LARGE_INPUT * ones, 2 * LARGE_INPUT * ones, signs])}
-    states, _ = run_layer(layer, weight.new_zeros(1, 3, len(weight)), None, **outputs)
-    single, double, signed = states[0]
-    normed = nearly_equal(double, single)
-    scale = single if normed else single / LARGE_INPUT
-    linear = normed or nearly_equal(double, 2 * single)
-    if not linear or not nearly_equal(signed, scale * signs) or not single.any():
-        refuse(layer, f"another way from its {step} to the stream than a number or an RMS norm")
-    return scale, normed
+    @classmethod
+    @torch.no_grad()
+    def of(cls, layer: Layer, step: Step) -> OutputPath:
+        """Find the way by a probe of the layer.
 
+        Raises InputError where the outputs reach the stream in another way.
+        """
+        linear = parts(layer)[step].output_linear
+        ones = torch.ones_like(linear.weight[:, 0])
+        signs = torch.where(torch.arange(len(ones), device=ones.device) % 2 == 0, ones, -ones)
+        outputs = SILENCE | {step: torch.stack([LARGE_INPUT * ones, 2 * LARGE_INPUT * ones, signs])}
+        states, _ = run_layer(layer, linear.weight.new_zeros(1, 3, len(ones)), None, **outputs)
+        single, double, signed = states[0]
+        normed = nearly_equal(double, single)
+        scale = single if normed else single / LARGE_INPUT
+        proportional = normed or nearly_equal(double, 2 * single)
+        if not proportional or not nearly_equal(signed, scale * signs) or not single.any():
+            refuse(layer, f"another way from its {step} to the stream than a number or an RMS norm")
+        return cls(linear, scale, normed)
 
-def output_target(layer: Layer, step: Step, change: Tensor, x: Tensor) -> Tensor:
-    """The output, without its bias, by which an output linear adds `change` (..., d) to the stream.
+    def target(self, change: Tensor, x: Tensor) -> Tensor:
+        """The output, without its bias, by which the output linear adds `change` (..., d) to the stream.
 
-    A norm y -> g y / |y| forgets how large y is. So of a change r that is to be added only the direction
-    r / g can be met, and any y along it does so. The target is as large as the layer's own output:
-    y* = |y| r / g. Where nothing is missing, r = g y / |y|, and y* is y. (Our derivation.)
+        A norm y -> g y / |y| forgets how large y is. So of a change r that is to be added only the direction
+        r / g can be met, and any y along it does so. The target is as large as the layer's own output:
+        y* = |y| r / g. Where nothing is missing, r = g y / |y|, and y* is y. (Our derivation.)
 
-    An output that does not reach the stream, or hardly, keeps the value that it has.
+        An output that does not reach the stream, or hardly, keeps the value that it has.
 
-    x (..., n): inputs of the output linear.
-    """
-    linear = parts(layer)[step].output_linear
-    scale, normed = output_scale(layer, step)
-    if normed:
-        output: Tensor = linear(x)
-        size = output.float().square().mean(-1, keepdim=True).sqrt().to(output)
-        small = scale.abs() < SMALL_GAIN * scale.abs().mean()
-        divisor = torch.where(small, torch.ones_like(scale), scale)
-        target = torch.where(small, output, change * size / divisor)
-    else:
-        target = change / scale
-        unheard = scale == 0.0
-        if unheard.any():
-            target = torch.where(unheard, linear(x), target)
-    if linear.bias is not None:
-        target = target - linear.bias
-    return target
+        x (..., n): inputs of the output linear.
+        """
+        if self.normed:
+            output: Tensor = self.linear(x)
+            size = output.float().square().mean(-1, keepdim=True).sqrt().to(output)
+            small = self.scale.abs() < SMALL_GAIN * self.scale.abs().mean()
+            divisor = torch.where(small, torch.ones_like(self.scale), self.scale)
+            target = torch.where(small, output, change * size / divisor)
+        else:
+            target = change / self.scale
+            unheard = self.scale == 0.0
+            if unheard.any():
+                target = torch.where(unheard, self.linear(x), target)
+        if self.linear.bias is not None:
+            target = target - self.linear.bias
+        return target
 
+    @property
+    def gain(self) -> Tensor | None:
+        """The gain g (d,) of each output of the linear on its way to the stream, with rms 1.
 
-def output_gain(layer: Layer, step: Step) -> Tensor | None:
-    """The gain g (d,) of each output of the linear on its way to the stream, with rms 1.
+        It is None where all outputs have the same gain and no norm is on the way.
 
-    It is None where all outputs have the same gain and no norm is on the way.
-
-    After a norm an error e of the output y adds g e / |y| to the stream. That holds to first order, and not
-    for the part of e along y. In the first layer of Gemma 3 270M g goes from 0.2 to 150. So outputs times g
-    decide which blocks go, and how hard the others are held. The refit of each output by itself stays what it
-    is. (Our derivation, tested against brute force.)
-    """
-    scale, normed = output_scale(layer, step)
-    gain = scale.float().abs()
-    even = bool((gain == gain[0]).all())
-    if even and not normed:
-        return None
-    return gain / gain.square().mean().sqrt()
+        After a norm an error e of the output y adds g e / |y| to the stream. That holds to first order, and
+        not for the part of e along y. In the first layer of Gemma 3 270M g goes from 0.2 to 150. So outputs
+        times g decide which blocks go, and how hard the others are held. The refit of each output by itself
+        stays what it is. (Our derivation, tested against brute force.)
+        """
+        gain = self.scale.float().abs()
+        even = bool((gain == gain[0]).all())
+        if even and not self.normed:
+            return None
+        return gain / gain.square().mean().sqrt()
 
 
 def nearly_equal(values: Tensor, reference: Tensor) -> bool:
@@ -173,7 +177,7 @@ def check_two_steps(layer: Layer, hidden: Tensor, call: CallArguments) -> None:
 
     - the layer puts out finite numbers;
     - the two steps, one after the other, give the layer's own output;
-    - a step adds what its output linear puts out, in a way that `output_scale` knows;
+    - a step adds what its output linear puts out, in a way that `OutputPath` knows;
     - where all rows that produce some blocks of the output linear's inputs are silent, just these inputs are
       0.
 
@@ -202,7 +206,7 @@ def _check_step(layer: Layer, step: Step, run_part: Any, before: Tensor) -> Tens
     part = parts(layer)[step]
     after: Tensor
     after, (x, *_) = run_part(before)
-    output_scale(layer, step)
+    OutputPath.of(layer, step)
     if not nearly_equal(stream_after(layer, step, before, x), after):
         refuse(layer, f"a {part.name} whose {part.output_name} is not what the stream gets")
     if part.separable:

@@ -5,7 +5,7 @@ stream, its output linear:
 
     r  = h + out(o_proj(X_o)),      h' = r + out(down_proj(X))
 
-`out` is the identity, a multiplication, or a norm: `probe.output_scale` finds out which.
+`out` is the identity, a multiplication, or a norm: `probe.OutputPath` finds out which.
 """
 
 from __future__ import annotations

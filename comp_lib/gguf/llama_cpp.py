@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError, check_package
+from ..arguments import check_package
+from ..errors import InputError
 from .read import GgufFile
 
 FORCING_BIAS = 1e6  # a bias that no difference between logits makes up for

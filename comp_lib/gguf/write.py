@@ -22,7 +22,8 @@ import torch
 from gguf import GGMLQuantizationType
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, suggestion
+from ..arguments import suggestion
+from ..errors import InputError
 from ..families.table import TYPE_PREFIX
 from ..families.types import Model
 from ..progress import Progress, no_progress
@@ -88,7 +89,7 @@ def checked_new_gguf_file(file: str | Path, gguf_type: str, overwrite: bool = Fa
     Raises InputError for a `gguf_type` that is not one of TYPES, a name with another ending, a file that is
     there already unless it is to `overwrite`, and a folder that cannot be written to.
     """
-    if gguf_type not in TYPES:
+    if not isinstance(gguf_type, str) or gguf_type not in TYPES:
         hint = suggestion(str(gguf_type), TYPES)
         raise InputError(expected=f"a type among {', '.join(TYPES)}", got=repr(gguf_type), hint=hint)
     target = checked_new_file(file, overwrite)

@@ -28,7 +28,7 @@ from ..shape import Shape
 from ..statistics.few_tokens import TokenStatistics
 from ..statistics.sums import token_weight
 from ..walk import LayerVisit, walk
-from .narrowing import check_sequences, divergences, smallest_width, with_weights
+from .narrowing import check_sequences, divergences_of_streams, smallest_width, with_weights
 from .problem import RIDGE, Problem, times_gain
 
 # Sequences to which a narrowed layer is refitted, and those that judge: these shares of all, so that a small
@@ -63,7 +63,7 @@ def estimated_harm(
     ids: Tensor,
     removals: Sequence[int],
     *,
-    ridge: float | None = None,
+    ridge: float = RIDGE,
     token_weights: bool = True,
     device: str = "cpu",
     progress: Progress = no_progress,
@@ -82,7 +82,7 @@ def estimated_harm(
     Args:
         ids: at least 2 sequences.
         removals: number of neurons that go from each layer.
-        ridge: lambda of the fit; None: RIDGE.
+        ridge: lambda of the fit.
         token_weights: whether tokens are weighted by 1 / ||h||.
 
     Raises InputError for fewer than 2 sequences.
@@ -98,7 +98,7 @@ def estimated_harm(
     for visit in walk(decoder, text, device):
         streams = {index: visit.send_through(stream) for index, stream in streams.items()}
         statistics = _gather_first_sequences(visit, fitted_count, token_weights)
-        problem = Problem.of(visit.layer, "mlp", statistics, RIDGE if ridge is None else ridge)
+        problem = Problem.of(visit.layer, "mlp", statistics, ridge)
         energy = _energies(problem)
         energies.append(energy.sort().values.cpu())
         if visit.index % LAYER_STEP == 0 or visit.index == layer_count - 1:
@@ -108,7 +108,7 @@ def estimated_harm(
             streams[visit.index] = with_weights(visit.layer, judging, visit.arguments, weight)[1]
         progress("harm of layers", visit.index + 1, layer_count)
         dense = visit.after[fitted_count:]
-    tried = divergences(decoder, dense, [*streams.values()], COMPARED_POSITIONS, progress)
+    tried = divergences_of_streams(decoder, dense, [*streams.values()], COMPARED_POSITIONS, progress)
     harm = np.interp(range(layer_count), [*streams], tried.numpy())
     return EstimatedHarm(tuple(removals), torch.from_numpy(harm), tuple(energies))
 

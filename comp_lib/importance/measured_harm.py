@@ -29,7 +29,7 @@ from ..statistics.solve import penalty
 from ..statistics.sums import MatrixStatistics, token_weight
 from ..walk import passed_batches, walk
 from .matrix_condition import Sweep, sweep
-from .narrowing import check_sequences, divergences, smallest_width, with_weights
+from .narrowing import check_sequences, divergences_of_streams, smallest_width, with_weights
 from .problem import RIDGE, Problem
 
 FITTED_SEQUENCES = 32  # sequences on which layers are refitted: widths need few
@@ -72,7 +72,7 @@ def measured_harm(
     ids: Tensor,
     removals: int | Sequence[int],
     *,
-    ridge: float | None = None,
+    ridge: float = RIDGE,
     token_weights: bool = True,
     device: str = "cpu",
     progress: Progress = no_progress,
@@ -94,7 +94,7 @@ def measured_harm(
     Args:
         ids: at least 2 sequences.
         removals: number of neurons that go, one for all layers or one for each.
-        ridge: lambda of the fit; None: RIDGE.
+        ridge: lambda of the fit.
         token_weights: whether tokens are weighted by 1 / ||h||.
 
     Raises InputError for fewer than 2 sequences.
@@ -109,14 +109,13 @@ def measured_harm(
     fitted_count = min(FITTED_SEQUENCES, len(ids) - judging_count)
     fitting = decoder.embed(ids[:fitted_count])
     fitting_arguments = layer_arguments(decoder.structure, ids.shape[1], device, fitting.dtype)
-    fitted_ridge = RIDGE if ridge is None else ridge
     dense_stream = torch.empty(0)
     narrowed_streams: list[Tensor] = []  # the judging stream so far, for each layer that was narrowed alone
     sweeps = []
     for visit in walk(decoder, judging_ids, device):
         narrowed_streams = [visit.send_through(stream) for stream in narrowed_streams]
         statistics = gather_and_pass(visit.layer, fitting, fitting_arguments, token_weights)
-        swept, weight = narrow(visit.layer, statistics, removals[visit.index], fitted_ridge)
+        swept, weight = narrow(visit.layer, statistics, removals[visit.index], ridge)
         after, stream = with_weights(visit.layer, visit.before, visit.arguments, weight)
         visit.after = after
         narrowed_streams.append(stream)
@@ -124,7 +123,7 @@ def measured_harm(
         sweeps.append(replace(swept, weights=torch.empty(0)))  # all weights would be as large as half a model
         del swept, statistics, weight  # before the next layer is read
         progress("harm of layers", visit.index + 1, shape.layer_count)
-    harm = divergences(decoder, dense_stream, narrowed_streams, COMPARED_POSITIONS, progress)
+    harm = divergences_of_streams(decoder, dense_stream, narrowed_streams, COMPARED_POSITIONS, progress)
     return MeasuredHarm(tuple(removals), harm, tuple(sweeps))
 
 

@@ -44,7 +44,9 @@ def check_sequences(ids: Tensor) -> None:
     """Raises InputError for ids (S, L) of which no sequence is left to judge what another one fitted."""
     if len(ids) < 2:
         raise InputError(
-            expected="ids of 2 or more sequences", got=len(ids), hint="one of them judges; give more"
+            expected="2 or more sequences for widths by harm",
+            got=len(ids),
+            hint="one of them judges; give more, or choose the widths uniform",
         )
 
 
@@ -68,7 +70,7 @@ def with_weights(
     return after, changed_after
 
 
-def divergences(
+def divergences_of_streams(
     decoder: Decoder, dense: Tensor, streams: Sequence[Tensor], positions: int, progress: Progress
 ) -> Tensor:
     """mean_t KL(p_t || q_t), (streams,), nats: p from the dense stream, q from each of `streams`.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..families.find import parts
-from ..families.probe import output_gain
+from ..families.probe import OutputPath
 from ..families.types import Layer, Step
 from ..statistics.blocks import inputs_of_blocks
 from ..statistics.sums import Statistics
@@ -51,7 +51,7 @@ class Problem:
             upstream_norms=partial(upstream_norms, layer, step),
             block_size=part.block_size,
             ridge=ridge,
-            gain=output_gain(layer, step),
+            gain=OutputPath.of(layer, step).gain,
         )
 
     @property
@@ -95,6 +95,11 @@ class Selection:
     """Least-squares weights V (n, m), if the metric's sweep has found them already."""
     swept: Sweep | None = None
     """The sweep, if there was one."""
+
+
+def ridge_or_usual(ridge: float | str) -> float:
+    """The lambda of a setting; RIDGE for "auto", where no text is left to choose one."""
+    return RIDGE if isinstance(ridge, str) else ridge
 
 
 def upstream_norms(layer: Layer, step: Step) -> Tensor:

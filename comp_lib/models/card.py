@@ -33,7 +33,7 @@ TRUST = ", trust_remote_code=True"
 class Provenance:
     """Where a pruned model comes from: the facts on its card that neither the model nor the plan can tell."""
 
-    parent: str
+    parent_name: str
     """The name by which the parent was loaded; for a name of WHEELS the card has Hub id and licence."""
     parent_shape: Shape
     """The shape of the parent, for the table of what was removed."""
@@ -51,8 +51,8 @@ class Provenance:
 
 def model_card(name: str, shape: Shape, plan: Plan, provenance: Provenance, model_type: str) -> str:
     """The README.md of a model called `name`: YAML front matter (JSON is YAML), then Markdown."""
-    wheel = WHEELS.get(provenance.parent)
-    parent = hide_folders(provenance.parent) if wheel is None else wheel.source
+    wheel = WHEELS.get(provenance.parent_name)
+    parent = hide_folders(provenance.parent_name) if wheel is None else wheel.source
     licence = None if wheel is None else wheel.licence
     settings = ", ".join(f"{setting} {hide_folders(value)}" for setting, value in provenance.settings.items())
     command = f" Made by\n\n```bash\n{provenance.command}\n```" if provenance.command else ""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..arguments import check_switch, check_type
 from ..errors import InputError
 from ..gguf.write import checked_new_gguf_file, write_gguf
-from ..progress import Progress, no_progress
+from ..progress import Progress, check_progress, no_progress
 from ..system.files import resolve
 from .load import open_model
 
@@ -25,10 +26,14 @@ def export_gguf(
     the embeddings and the head become q8_0, as in most files of that type. The file appears complete or not
     at all.
 
-    Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, for a file
-    that is there already unless it is to `overwrite`, and for a folder or disk that cannot take it. Only
-    weights that are not finite, or too large for the type, are refused later.
+    Raises InputError, before anything is written, for arguments of a wrong type, for what llama.cpp or the
+    type cannot hold, for a file that is there already unless it is to `overwrite`, and for a folder or disk
+    that cannot take it. Only weights that are not finite, or too large for the type, are refused later.
     """
+    check_type("name", name, "the name or the folder of a model", example="build/small")
+    check_type("out", out, "the name of a file", example="small.gguf")
+    check_switch("overwrite", overwrite)
+    check_progress(progress)
     if resolve(out) == resolve(name):
         raise InputError(expected="a file apart from the model", got=out, hint="choose another name")
     target = checked_new_gguf_file(out, gguf_type, overwrite)

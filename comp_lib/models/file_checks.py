@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from ..errors import LARGEST_INTEGER, InputError
+from ..arguments import LARGEST_INTEGER
+from ..errors import InputError
 from ..families.types import Model
 from ..system.files import SAVE_AGAIN_HINT
 from ..system.tensors import EMBEDDING, HEAD, StoredTensors, weight_shapes

@@ -19,7 +19,8 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from ..errors import InputError, known_keywords, refusing, suggestion, warn_once
+from ..arguments import known_keywords, suggestion
+from ..errors import InputError, refusing, warn_once
 from ..families.find import check_layers
 from ..families.table import TYPE_PREFIX
 from ..families.types import CausalLM, Model

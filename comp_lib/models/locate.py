@@ -8,7 +8,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from ..errors import InputError, refusing, suggestion
+from ..arguments import suggestion
+from ..errors import InputError, refusing
 from .wheels import INCLUDED_MODEL, WHEELS, wheel_gguf
 
 FILES_NOT_FETCHED = ("original/*", "consolidated*")  # patterns of the same weights in other forms

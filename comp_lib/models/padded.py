@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from ..arguments import check_switch, check_type
 from ..errors import InputError
 from ..families.find import layers_of, parts
 from ..families.types import Layer
@@ -32,9 +33,12 @@ def export_padded(name: str | Path, out: str | Path, *, overwrite: bool = False)
 
     Returns the folder. All of the padded model is in memory.
 
-    Raises InputError, before anything is written, for a model that is stock already, for a plan or a card
-    that is a link to somewhere else, and for a folder that cannot be written.
+    Raises InputError, before anything is written, for arguments of a wrong type, for a model that is stock
+    already, for a plan or a card that is a link to somewhere else, and for a folder that cannot be written.
     """
+    check_type("name", name, "the folder of a model", example="build/small")
+    check_type("out", out, "the name of a folder", example="build/padded")
+    check_switch("overwrite", overwrite)
     narrow, files, tokenizer = open_model(name)
     shape = Shape.of(narrow)
     if shape.stock:

@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from ..errors import InputError, suggestion
+from ..arguments import suggestion
+from ..errors import InputError
 from .files import resolve
 
 # folder where Linux, with control groups v2, says what a container may use; the files of v1 are not read

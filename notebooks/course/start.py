@@ -19,7 +19,7 @@ from IPython.display import Markdown, display
 from IPython.utils.capture import capture_output
 from transformers.utils import logging
 
-from comp_lib.errors import check_package
+from comp_lib.arguments import check_package
 from comp_lib.families.types import Model
 from comp_lib.models.load import DtypeName, load_with_room
 from comp_lib.models.wheels import INCLUDED_MODEL

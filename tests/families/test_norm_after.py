@@ -9,7 +9,7 @@ import torch
 from variants import NORM_AFTER, build
 
 from comp_lib.families.find import parts
-from comp_lib.families.probe import output_gain, output_target
+from comp_lib.families.probe import OutputPath
 from comp_lib.importance.neurons import full_condition
 from comp_lib.importance.problem import Problem
 from comp_lib.statistics.sums import MatrixStatistics
@@ -30,9 +30,9 @@ def test_after_a_norm_the_target_adds_the_direction_that_is_missing(name, step):
     x = torch.randn(2, 5, linear.in_features, generator=generator)
     output = linear(x)
     with torch.no_grad():
-        same = output_target(layer, step, norm(output), x)
+        same = OutputPath.of(layer, step).target(norm(output), x)
         change = norm(torch.randn(output.shape, generator=generator))
-        added = norm(output_target(layer, step, 3.0 * change, x))
+        added = norm(OutputPath.of(layer, step).target(3.0 * change, x))
     torch.testing.assert_close(same, output, rtol=1e-4, atol=1e-4)
     weight = norm.weight + (name == "gemma3")
     strong = weight.abs() >= 0.05 * weight.abs().mean()
@@ -52,7 +52,7 @@ def test_after_a_norm_an_error_reaches_the_stream_times_the_gain(name, step):
     e -= (e * y).sum(1, keepdim=True) / y.square().sum(1, keepdim=True) * y
     with torch.no_grad():
         added = (norm(y + 1e-3 * e) - norm(y)) / 1e-3
-    gain = output_gain(layer, step)
+    gain = OutputPath.of(layer, step).gain
     size = y.square().mean(1, keepdim=True).sqrt()
     assert float(gain.square().mean()) == pytest.approx(1.0, rel=1e-5)
     assert float(gain.std()) > 0.05
@@ -65,7 +65,7 @@ def test_after_a_norm_an_error_reaches_the_stream_times_the_gain(name, step):
 def test_a_neuron_before_a_norm_costs_what_the_stream_loses(name):
     """Brute force: each neuron is removed alone, the others are refitted, and errors count by their gain."""
     layer = build(name).model.layers[1]
-    gain = output_gain(layer, "mlp").double()
+    gain = OutputPath.of(layer, "mlp").gain.double()
     ridge = 0.1
     weight = parts(layer)["mlp"].output_linear.weight.detach().T.double()  # (n, m)
     x = torch.randn(200, len(weight), generator=torch.Generator().manual_seed(0)).double()

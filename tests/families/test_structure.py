@@ -14,7 +14,7 @@ from variants import SPECIAL_TOKENS, build, tokens
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.families.find import has_inseparable_groups
-from comp_lib.families.probe import output_gain, output_target
+from comp_lib.families.probe import OutputPath
 from comp_lib.families.run import attention_step, embed, head, layer_arguments, mlp_step
 from comp_lib.gguf.architectures import architecture_of
 from comp_lib.models.load import open_model
@@ -105,7 +105,7 @@ def test_steps_and_head_are_the_model(kind):
     expected = model(ids).logits
     assert float((stepped(model, ids) - expected).norm() / expected.norm()) < 1e-4
     assert has_inseparable_groups(model) == (kind in GROUPS_STAY)
-    assert (output_gain(model.model.layers[0], "mlp") is not None) == (kind in NORM_AFTER)
+    assert (OutputPath.of(model.model.layers[0], "mlp").gain is not None) == (kind in NORM_AFTER)
 
 
 @pytest.mark.parametrize("kind", FITTING_TYPES)
@@ -241,10 +241,10 @@ def test_gain_and_target_of_a_norm_are_its_weight():
     layer = tiny("gemma3_text").model.layers[0]
     x = torch.randn(2, 3, 48, generator=torch.Generator().manual_seed(0))
     gain = 1 + layer.post_feedforward_layernorm.weight
-    torch.testing.assert_close(output_gain(layer, "mlp"), gain.abs() / gain.square().mean().sqrt())
+    torch.testing.assert_close(OutputPath.of(layer, "mlp").gain, gain.abs() / gain.square().mean().sqrt())
     change = layer.post_feedforward_layernorm(layer.mlp.down_proj(x))
     torch.testing.assert_close(
-        output_target(layer, "mlp", change, x), layer.mlp.down_proj(x), rtol=1e-3, atol=1e-4
+        OutputPath.of(layer, "mlp").target(change, x), layer.mlp.down_proj(x), rtol=1e-3, atol=1e-4
     )
 
 
@@ -254,8 +254,8 @@ def test_target_before_a_factor_is_divided_by_it():
     generator = torch.Generator().manual_seed(1)
     change = torch.randn(2, 3, 32, generator=generator)
     x = torch.randn(2, 3, 48, generator=generator)
-    torch.testing.assert_close(output_target(layer, "mlp", change, x), change / 0.4)
-    assert output_gain(layer, "mlp") is None
+    torch.testing.assert_close(OutputPath.of(layer, "mlp").target(change, x), change / 0.4)
+    assert OutputPath.of(layer, "mlp").gain is None
 
 
 @torch.inference_mode()
@@ -271,7 +271,7 @@ def test_target_of_an_output_that_never_reaches_the_stream_is_what_it_is():
     generator = torch.Generator().manual_seed(1)
     change = torch.randn(2, 3, 32, generator=generator)
     x = torch.randn(2, 3, 48, generator=generator)
-    target = output_target(layer, "mlp", change, x)
+    target = OutputPath.of(layer, "mlp").target(change, x)
     expected = change / factors
     expected[..., 5] = layer.mlp.down_proj(x)[..., 5]
     torch.testing.assert_close(target, expected)

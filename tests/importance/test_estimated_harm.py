@@ -104,5 +104,5 @@ def test_make_plan_takes_the_widths_of_the_estimated_harm(tiny_llama):
 def test_one_sequence_is_refused_before_any_work(tiny_llama):
     with pytest.raises(InputError, match="2 or more sequences"):
         estimated_harm(tiny_llama(), tokens(1, 24), [GONE])
-    with pytest.raises(InputError, match="2 or more sequences for estimated widths"):
+    with pytest.raises(InputError, match="2 or more sequences for widths by harm"):
         prune(tiny_llama(), tokens(1, 24), Settings(widths="estimated"))

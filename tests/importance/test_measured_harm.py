@@ -210,7 +210,7 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
 
 def test_a_single_sequence_is_refused(model, ids):
     """It would judge what was fitted to it."""
-    with pytest.raises(InputError, match="ids of 2 or more sequences, got 1: one of them judges"):
+    with pytest.raises(InputError, match="2 or more sequences for widths by harm, got 1: one of them judges"):
         measured_harm(model, ids[:1], GONE)
 
 

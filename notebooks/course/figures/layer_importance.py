@@ -10,7 +10,8 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from comp_lib.errors import InputError, suggestion
+from comp_lib.arguments import suggestion
+from comp_lib.errors import InputError
 from comp_lib.plots.base import (
     BLUE,
     GREY,
