@@ -84,7 +84,7 @@ ROWS = [
     ("heal", "--length 4096", "at most 128 tokens"),
     ("heal", "--steps 0", "Invalid value for '--steps'"),
     ("heal", "--learning-rate x", "Invalid value for '--learning-rate'"),
-    ("heal", "--sequences 1", "Invalid value for '--sequences'"),
+    ("heal", "--sequences 1", "at least 12 sequences, of which 8 judge, got 1"),
     ("heal", "--seed -1", "Invalid value for '--seed'"),
     ("heal", "--device quantum", "an available device"),
     # --- models and texts

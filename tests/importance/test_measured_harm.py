@@ -233,7 +233,7 @@ def test_prune_with_measured_widths_removes_what_uniform_ones_do(model, ids):
 
 
 def test_what_cannot_be_measured_is_refused(model, ids):
-    with pytest.raises(InputError, match="2 or more sequences for measured widths, got 1"):
+    with pytest.raises(InputError, match="2 or more sequences for widths by harm, got 1"):
         prune(model, ids[:1], Settings(widths="measured"))
     with pytest.raises(InputError, match="recovery to be least-squares with widths measured"):
         Settings(widths="measured", recovery="mask")
@@ -249,7 +249,7 @@ def test_measured_widths_obey_ridge_token_weights_and_device(model, ids, monkeyp
     monkeypatch.setattr("comp_lib.comp_planner.measured_harm", recorded)
     for ridge, weighted in ((2.0, True), (0.1, False), ("auto", True)):
         make_plan(model, ids, Settings(widths="measured", multiple=4, ridge=ridge, token_weights=weighted))
-    assert [options["ridge"] for options in calls] == [2.0, 0.1, None]
+    assert [options["ridge"] for options in calls] == [2.0, 0.1, RIDGE]
     assert [options["token_weights"] for options in calls] == [True, False, True]
     assert {options["device"] for options in calls} == {"cpu"}
     default, with_large_ridge, without_token_weights = (

@@ -210,7 +210,7 @@ def test_nothing_tells_of_this_machine_or_of_the_parents_format(kind, request, t
     model.config._model_name_or_path = "Tiny 1M"
     model.config.auto_map = {"AutoConfig": "code.Config"}
     plan = replace(plan, parent=str(parent))
-    card = replace(card, parent=str(parent), settings={"model": parent})
+    card = replace(card, parent_name=str(parent), settings={"model": parent})
     folder = save_checkpoint(tmp_path / "out", model, tokenizer, plan, card)
     for path in folder.iterdir():
         content = path.read_bytes()
@@ -243,7 +243,7 @@ def test_card(small, uneven, tmp_path):
     assert "trust_remote_code" not in text
 
     text = model_card(
-        "out", Shape.of(uneven[0]), uneven[2], replace(card, parent=INCLUDED_MODEL, perplexities=()), "llama"
+        "out", Shape.of(uneven[0]), uneven[2], replace(card, parent_name=INCLUDED_MODEL, perplexities=()), "llama"
     )
     assert "| MLP neurons per layer | 48 | 20 to 40 |" in text
     assert "`modeling_comp_llama.py`. Read it" in text
