@@ -223,13 +223,13 @@ class PlanRequest:
             raise InputError(
                 expected="a multiple of at least 1", got=self.multiple, hint="64 suits most hardware"
             )
-        layers = self.shape.layer_count
-        outside = [layer for layer in self.drop if not 0 <= layer < layers]
-        if outside or len(set(self.drop)) >= layers:
+        layer_count = self.shape.layer_count
+        outside = [layer for layer in self.drop if not 0 <= layer < layer_count]
+        if outside or len(set(self.drop)) >= layer_count:
             raise InputError(
-                expected=f"fewer than {layers} layers to drop, of 0 to {layers - 1}",
+                expected=f"fewer than {layer_count} layers to drop, of 0 to {layer_count - 1}",
                 got=list(self.drop),
-                hint=f"name some of the layers 0 to {layers - 1}, not all",
+                hint=f"name some of the layers 0 to {layer_count - 1}, not all",
             )
         fewest = min(self.shape.kv_groups[layer] for layer in self.layers)
         if self.kv_groups is not None and not 1 <= self.kv_groups <= fewest:

@@ -45,7 +45,7 @@ def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_reported_errors_are_measured_on_the_stream(count):
+def test_reported_errors_are_those_of_the_outputs(count):
     """`mlp_error` of the first layer, with tokens unweighted, by hand."""
     parent = build("all-at-once")
     ids = tokens(count)

@@ -60,9 +60,9 @@ def check_settings(shape: Shape, settings: Settings) -> None:
     widths(shape, settings)
 
 
-def prunable_layers(layers: int) -> range:
+def prunable_layers(layer_count: int) -> range:
     """The layers that may be pruned: of 32 all but the first 4 and the last 2, of fewer the same shares."""
-    return range(min(4, (layers + 4) // 8), layers - min(2, (layers + 8) // 16))
+    return range(min(4, (layer_count + 4) // 8), layer_count - min(2, (layer_count + 8) // 16))
 
 
 def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:

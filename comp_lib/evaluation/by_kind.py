@@ -35,7 +35,8 @@ Row = tuple[dict[str, float], dict[str, Interval | None]]
 class EvaluationByText:
     """Quality of a model on several texts, and on their mean."""
 
-    texts: dict[str, Evaluation]  # name of a text -> the quality on it
+    texts: dict[str, Evaluation]
+    """Name of a text -> the quality on it."""
 
     @property
     def mean(self) -> Measures:

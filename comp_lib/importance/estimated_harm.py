@@ -102,8 +102,8 @@ def estimated_harm(
         energy = _energies(problem)
         energies.append(energy.sort().values.cpu())
         if visit.index % LAYER_STEP == 0 or visit.index == layer_count - 1:
-            kept = energy.argsort()[removals[visit.index] :].sort().values
-            weight = statistics.refit(problem.weight, kept, problem.ridge)
+            kept_inputs = energy.argsort()[removals[visit.index] :].sort().values
+            weight = statistics.refit(problem.weight, kept_inputs, problem.ridge)
             judging = visit.before[fitted_count:]
             streams[visit.index] = with_weights(visit.layer, judging, visit.arguments, weight)[1]
         progress("harm of layers", visit.index + 1, layer_count)

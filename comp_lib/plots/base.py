@@ -104,12 +104,12 @@ def log_y(axes: Axes, percent: bool = False, max_ticks: int = 8) -> None:
     plain_ticks(axes.yaxis, axes.get_ylim(), percent, max_ticks)
 
 
-def layer_axis(axes: Axes, layers: int | None = None, label: str = "decoder layer") -> None:
+def layer_axis(axes: Axes, layer_count: int | None = None, label: str = "decoder layer") -> None:
     """Show integers on an x axis of layers; where their number is given, the axis spans just these layers."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if layers is not None:
-        axes.set_xlim(-0.7, layers - 0.3)
+    if layer_count is not None:
+        axes.set_xlim(-0.7, layer_count - 0.3)
 
 
 def style(index: int) -> dict[str, Any]:

@@ -14,16 +14,16 @@ from ..statistics.sums import relative_error
 from .refit import Refit
 
 
-def mean_bias(mean: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
+def mean_bias(mean: Tensor, weight: Tensor, kept_inputs: Tensor) -> Tensor:
     """b (m,), the mean contribution of the inputs that went.
 
     Args:
         mean: the mean of each input (n,).
         weight: W (n, m).
-        kept: the inputs that stay (k,).
+        kept_inputs: the inputs that stay (k,).
     """
     removed_mean = mean.clone()
-    removed_mean[kept] = 0.0
+    removed_mean[kept_inputs] = 0.0
     return removed_mean @ weight.to(removed_mean)
 
 

@@ -45,7 +45,7 @@ def choose_ridge(
     fitting: Statistics,
     held_out: Statistics,
     weight: Tensor,
-    kept: Tensor,
+    kept_inputs: Tensor,
     gain: Tensor | None = None,
     previous: int | None = None,
 ) -> tuple[float, int]:
@@ -55,7 +55,7 @@ def choose_ridge(
         fitting: the half of the text that weights are fitted to.
         held_out: the half that judges them.
         weight: W (n, m).
-        kept: the inputs that stay (k,).
+        kept_inputs: the inputs that stay (k,).
         gain: how much an error of each output counts (m,); None: all alike.
         previous: the position that the layer before got. The ridge changes slowly from layer to layer, so
             only this position and its neighbours are tried; None: all ridges are tried.
@@ -69,7 +69,7 @@ def choose_ridge(
     if gain is not None:
         mix = gain.to(weight)[:, None] * mix
     errors = fitting.mix_outputs(mix).held_out_errors(
-        held_out.mix_outputs(mix), weight @ mix, kept, RIDGES[positions.start : positions.stop]
+        held_out.mix_outputs(mix), weight @ mix, kept_inputs, RIDGES[positions.start : positions.stop]
     )
     position = positions.start + errors.index(min(errors))
     share = fitting.token_count / (fitting.token_count + held_out.token_count)

@@ -29,7 +29,7 @@ MAX_ROUNDS = 64
 MAX_VARIANCE = 0.05  # variance of a tuned mask, above which a few neurons imitate many
 
 
-def solve_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
+def solve_mask(gram: Tensor, kept_inputs: Tensor, ridge: float) -> Tensor:
     """The mask m_K (k,) for a given lambda, without the guard of `tune_mask`.
 
     It solves the least-squares problem with one output and W = 1, whose stationary point is
@@ -38,28 +38,28 @@ def solve_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
 
     Args:
         gram: G (n, n).
-        kept: the inputs that stay (k,).
+        kept_inputs: the inputs that stay (k,).
         ridge: lambda.
     """
     ones = torch.ones(len(gram), 1, dtype=gram.dtype, device=gram.device)
-    return least_squares(gram, gram.sum(1, keepdim=True), ones, kept, ridge)[kept, 0]
+    return least_squares(gram, gram.sum(1, keepdim=True), ones, kept_inputs, ridge)[kept_inputs, 0]
 
 
-def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2) -> tuple[Tensor, float]:
+def tune_mask(gram: Tensor, kept_inputs: Tensor, ridge: float = 1e-2) -> tuple[Tensor, float]:
     """The mask (k,) under the guard, and its lambda.
 
     Lambda is multiplied by 4 until the variance of the mask is at most MAX_VARIANCE.
 
     Args:
         gram: G (n, n).
-        kept: the inputs that stay (k,).
+        kept_inputs: the inputs that stay (k,).
         ridge: the first lambda.
 
     Raises InputError when no mask is found in MAX_ROUNDS rounds.
     """
     variance = 0.0
     for _ in range(MAX_ROUNDS):
-        mask = solve_mask(gram, kept, ridge)
+        mask = solve_mask(gram, kept_inputs, ridge)
         variance = float(mask.var(unbiased=False))
         if variance <= MAX_VARIANCE:
             return mask, ridge
@@ -71,10 +71,10 @@ def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2) -> tuple[Tensor, 
     )
 
 
-def fold_mask(weight: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
+def fold_mask(weight: Tensor, kept_inputs: Tensor, mask: Tensor) -> Tensor:
     """V (n, m): rows of `weight` (n, m) times the mask (k,), zero where an input went."""
-    folded = keep_rows(weight, kept)
-    folded[kept] *= mask[:, None]
+    folded = keep_rows(weight, kept_inputs)
+    folded[kept_inputs] *= mask[:, None]
     return folded
 
 

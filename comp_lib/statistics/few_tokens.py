@@ -117,32 +117,32 @@ class TokenStatistics(Statistics):
     def inverse(self, ridge: float, block_size: int = 1) -> Inverse:
         return DualInverse(self.x, penalty(self.diagonal(), ridge), block_size)
 
-    def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
+    def refit(self, weight: Tensor, kept_inputs: Tensor, ridge: float) -> Tensor:
         # D_K^-1 X_K^T (I + K)^-1 E is computed without lambda in the divisors, which is the same:
         # diag(C)_K^-1 X_K^T (lambda I + X_K diag(C)_K^-1 X_K^T)^-1 E.
-        root = _root(penalty(self.squares, 1.0)[kept])  # diag(C)_K^1/2 (k,)
-        factor, _ = spd_factor(row_products(self.x, self.x, root, kept), ridge)
+        root = _root(penalty(self.squares, 1.0)[kept_inputs])  # diag(C)_K^1/2 (k,)
+        factor, _ = spd_factor(row_products(self.x, self.x, root, kept_inputs), ridge)
         # (lambda I + X_K diag(C)_K^-1 X_K^T)^-1 E (T, m)
         solved = self.x.new_empty(len(self.x), weight.shape[1])
         for outputs in slices_of(weight.shape[1], PIECE):
-            solved[:, outputs] = factor_solve(factor, self.gap(weight, kept, outputs))
+            solved[:, outputs] = factor_solve(factor, self.gap(weight, kept_inputs, outputs))
         del factor  # it is as large as the weights, which are made next
         refitted = torch.zeros_like(weight)
-        for piece in slices_of(len(kept), PIECE):
-            inputs = kept[piece]
+        for piece in slices_of(len(kept_inputs), PIECE):
+            inputs = kept_inputs[piece]
             divisor = root[piece]
             shift = ((self.x[:, inputs] / divisor).T @ solved).div_(divisor[:, None])
             refitted[inputs] = shift.to(weight).add_(weight[inputs])
         return refitted
 
     def held_out_errors(
-        self, held_out: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
+        self, held_out: Self, weight: Tensor, kept_inputs: Tensor, ridges: Sequence[float]
     ) -> list[float]:
-        root = _root(penalty(self.squares, 1.0)[kept])
-        inner = row_products(self.x, self.x, root, kept)  # (T, T)
-        outer = row_products(held_out.x, self.x, root, kept)  # (T', T)
-        gap = self.gap(weight, kept)
-        held_out_gap = held_out.gap(weight, kept)
+        root = _root(penalty(self.squares, 1.0)[kept_inputs])
+        inner = row_products(self.x, self.x, root, kept_inputs)  # (T, T)
+        outer = row_products(held_out.x, self.x, root, kept_inputs)  # (T', T)
+        gap = self.gap(weight, kept_inputs)
+        held_out_gap = held_out.gap(weight, kept_inputs)
         target_energy = held_out.target_energy(weight)
         errors = []
         for ridge in ridges:
@@ -156,7 +156,7 @@ class TokenStatistics(Statistics):
         target = self.x @ weight.float() if self.given_target is None else self.given_target
         return float(target.double().square().sum())
 
-    def gap(self, weight: Tensor, kept: Tensor, outputs: slice = slice(None)) -> Tensor:
+    def gap(self, weight: Tensor, kept_inputs: Tensor, outputs: slice = slice(None)) -> Tensor:
         """E = Y* - X_K W_K (T, m), the error of the kept inputs with their old weights W (n, m).
 
         It is computed in float32, and returned in float64 for what is solved with it.
@@ -165,9 +165,9 @@ class TokenStatistics(Statistics):
         """
         weight = weight[:, outputs]
         if self.given_target is not None:
-            return (self.given_target[:, outputs] - self._outputs_of(kept, weight)).double()
+            return (self.given_target[:, outputs] - self._outputs_of(kept_inputs, weight)).double()
         removed = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
-        removed[kept] = False
+        removed[kept_inputs] = False
         return self._outputs_of(removed.nonzero().flatten(), weight).double()
 
     def _outputs_of(self, inputs: Tensor, weight: Tensor) -> Tensor:
@@ -249,7 +249,9 @@ def _root(penalties: Tensor) -> Tensor:
     return penalties.sqrt().float().clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def row_products(x: Tensor, y: Tensor, divisor: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
+def row_products(
+    x: Tensor, y: Tensor, divisor: Tensor | None = None, kept_inputs: Tensor | None = None
+) -> Tensor:
     """X Y^T (T, T'), float64, for X (T, n) and Y (T', n), float32.
 
     X and Y are copied in pieces only. The error of an entry x_s . y_t is less than 1e-6 ||x_s|| ||y_t||
@@ -257,12 +259,12 @@ def row_products(x: Tensor, y: Tensor, divisor: Tensor | None = None, kept: Tens
 
     Args:
         divisor: a number for each input that counts (k,), float32, by which X and Y are divided first.
-        kept: the inputs that count (k,); None: all.
+        kept_inputs: the inputs that count (k,); None: all.
     """
     total = torch.zeros(len(x), len(y), dtype=torch.float64, device=x.device)
-    count = x.shape[1] if kept is None else len(kept)
+    count = x.shape[1] if kept_inputs is None else len(kept_inputs)
     for piece in slices_of(count, PIECE):
-        inputs = piece if kept is None else kept[piece]
+        inputs = piece if kept_inputs is None else kept_inputs[piece]
         scale = 1.0 if divisor is None else divisor[piece]
         left = x[:, inputs] / scale
         right = left if y is x else y[:, inputs] / scale

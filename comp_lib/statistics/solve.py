@@ -90,7 +90,7 @@ def spd_inverse(matrix: Tensor) -> tuple[Tensor, float]:
     return torch.cholesky_inverse(factor), added
 
 
-def least_squares(xtx: Tensor, xty: Tensor, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
+def least_squares(xtx: Tensor, xty: Tensor, weight: Tensor, kept_inputs: Tensor, ridge: float) -> Tensor:
     """V (n, m) that minimises ||Y* - X V||^2 + sum_i D_ii ||v_i - w_i||^2 over the kept rows.
 
     D is lambda diag(C). If an input is rescaled (x_i -> c x_i, w_i -> w_i / c), its v_i is rescaled as w_i
@@ -100,12 +100,14 @@ def least_squares(xtx: Tensor, xty: Tensor, weight: Tensor, kept: Tensor, ridge:
         xtx: C (n, n).
         xty: B = X^T Y* (n, m).
         weight: W (n, m).
-        kept: the inputs that stay (k,).
+        kept_inputs: the inputs that stay (k,).
         ridge: lambda, relative to each input's own energy.
     """
     refitted = torch.zeros_like(weight)
-    penalties = penalty(xtx.diagonal(), ridge)[kept]
-    refitted[kept] = ridge_solve(xtx[kept[:, None], kept], penalties, xty[kept], weight[kept])
+    penalties = penalty(xtx.diagonal(), ridge)[kept_inputs]
+    refitted[kept_inputs] = ridge_solve(
+        xtx[kept_inputs[:, None], kept_inputs], penalties, xty[kept_inputs], weight[kept_inputs]
+    )
     return refitted
 
 
@@ -116,10 +118,10 @@ def ridge_solve(matrix: Tensor, penalties: Tensor, xty: Tensor, weight: Tensor) 
     return torch.cholesky_solve(xty + (penalties + added)[:, None] * weight, factor)
 
 
-def keep_rows(weight: Tensor, kept: Tensor) -> Tensor:
-    """W (n, m) with zeros in all rows but the `kept` ones (k,)."""
+def keep_rows(weight: Tensor, kept_inputs: Tensor) -> Tensor:
+    """W (n, m) with zeros in all rows but those of `kept_inputs` (k,)."""
     remaining = torch.zeros_like(weight)
-    remaining[kept] = weight[kept]
+    remaining[kept_inputs] = weight[kept_inputs]
     return remaining
 
 

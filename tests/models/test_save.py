@@ -243,7 +243,11 @@ def test_card(small, uneven, tmp_path):
     assert "trust_remote_code" not in text
 
     text = model_card(
-        "out", Shape.of(uneven[0]), uneven[2], replace(card, parent_name=INCLUDED_MODEL, perplexities=()), "llama"
+        "out",
+        Shape.of(uneven[0]),
+        uneven[2],
+        replace(card, parent_name=INCLUDED_MODEL, perplexities=()),
+        "llama",
     )
     assert "| MLP neurons per layer | 48 | 20 to 40 |" in text
     assert "`modeling_comp_llama.py`. Read it" in text
