@@ -104,7 +104,7 @@ def test_frames_have_the_promised_columns_and_index_and_something_behind_each_nu
 
 
 def price_of_removal(matrix, weight, inputs):
-    """min over V with V = 0 in the rows `inputs` of tr((V - W)^T H (V - W)), by a solve for the other rows."""
+    """min over V with V = 0 in rows `inputs` of tr((V - W)^T H (V - W)), by a solve for the other rows."""
     others = torch.tensor([row for row in range(len(weight)) if row not in inputs])
     change = -weight.clone()
     change[others] = torch.linalg.solve(
