@@ -9,7 +9,7 @@ TIMED_COLUMNS = ("seconds", "peak_megabytes", "decode_ratio")  # differ from run
 ANSWER = {"status": "ok", "versions": "0"} | dict.fromkeys(
     (*MEASURED_COLUMNS, "increase_low", "increase_high", *TIMED_COLUMNS), 0.5
 )
-COLUMNS = (*ANSWER, "length", "windows", "window")
+COLUMNS = (*ANSWER, "length", "window_count", "window_length")
 
 INCREASES = {  # (method, ratio): one for each seed
     ("comp", 0.2): (0.4, 0.6),
@@ -41,7 +41,7 @@ def rows_of(increases=INCREASES, sequences=8, **columns):
                 "decode_ratio": 1 - ratio,
                 "peak_megabytes": 90.0 if method == "comp" else 60.0,
                 "calibration": "a",
-                "evaluation": "b",
+                "judged_on": "b",
                 "versions": "comp-lib 0",
                 "kinds": None,
             }

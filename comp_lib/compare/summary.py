@@ -55,8 +55,8 @@ def markdown(rows: pd.DataFrame) -> str:
         first = group.iloc[0]
         paragraphs.append(
             f"# {first.model}, {sequences} x {first.length} tokens of {first.calibration}\n\n"
-            f"Judged on {first.windows} x {first.window} tokens of {first.evaluation}, where the dense "
-            f"model's loss is {first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); "
+            f"Judged on {first.window_count} x {first.window_length} tokens of {first.judged_on}, where the "
+            f"dense model's loss is {first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); "
             "best mean in bold."
         )
         for column, measure in TABLES.items():
