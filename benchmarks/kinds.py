@@ -76,6 +76,7 @@ class Plans:
 def spared_plan(dense: Model, settings: Settings) -> Plan:
     """LLM-Pruner's widths, without the removal of KV groups."""
     shape = Shape.of(dense)
+    settings = settings.completed()
     neurons, _ = widths(shape, replace(settings, kv_groups=max(shape.kv_groups)))
     return replace(settings.plan_request(shape), multiple=1).plan_with(neurons)
 

@@ -35,13 +35,14 @@ if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .calibration.texts import load_text
     from .calibration.windows import Calibration
     from .comp import prune
+    from .disk.from_disk import SavedModel
     from .disk.heal_folder import heal_folder
     from .disk.prune_model import prune_model
     from .disk.verdict import Verdict
     from .errors import InputError, NoNumber, OutOfReach
-    from .evaluation.by_kind import EvaluationByText, evaluate
+    from .evaluation.by_kind import ComparisonByText, EvaluationByText, evaluate
     from .evaluation.confidence import Intervals
-    from .evaluation.loss import Evaluation, Measures
+    from .evaluation.loss import Comparison, Evaluation, Measures
     from .healing import HealingResult, HealingSettings, heal
     from .importance.neurons import keep_highest, metric
     from .importance.problem import Problem, Selection
@@ -49,11 +50,12 @@ if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .models.load import load_model
     from .models.padded import export_padded
     from .plan import Plan
-    from .progress import Progress
+    from .progress import Progress, log_lines
     from .pruned import Pruned
     from .report import LayerReport, Report
-    from .settings import PRESETS, Settings
+    from .settings import PRESETS, CompleteSettings, Settings
     from .shape import Shape
+    from .statistics.sums import Statistics
 
 try:
     __version__ = version("comp-lib")
@@ -61,16 +63,15 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
-    "HealingResult",
-    "HealingSettings",
-    "heal",
-    "heal_folder",
-    "export_gguf",
-    "export_padded",
     "PRESETS",
     "Calibration",
+    "Comparison",
+    "ComparisonByText",
+    "CompleteSettings",
     "Evaluation",
     "EvaluationByText",
+    "HealingResult",
+    "HealingSettings",
     "InputError",
     "Intervals",
     "LayerReport",
@@ -82,15 +83,22 @@ __all__ = [
     "Progress",
     "Pruned",
     "Report",
+    "SavedModel",
     "Selection",
     "Settings",
     "Shape",
+    "Statistics",
     "Verdict",
     "__version__",
     "evaluate",
+    "export_gguf",
+    "export_padded",
+    "heal",
+    "heal_folder",
     "keep_highest",
     "load_model",
     "load_text",
+    "log_lines",
     "metric",
     "prune",
     "prune_model",
@@ -99,6 +107,9 @@ __all__ = [
 _MODULES = {  # public name -> the module that defines it
     "PRESETS": "comp_lib.settings",
     "Calibration": "comp_lib.calibration.windows",
+    "Comparison": "comp_lib.evaluation.loss",
+    "ComparisonByText": "comp_lib.evaluation.by_kind",
+    "CompleteSettings": "comp_lib.settings",
     "Evaluation": "comp_lib.evaluation.loss",
     "EvaluationByText": "comp_lib.evaluation.by_kind",
     "HealingResult": "comp_lib.healing",
@@ -114,9 +125,11 @@ _MODULES = {  # public name -> the module that defines it
     "Progress": "comp_lib.progress",
     "Pruned": "comp_lib.pruned",
     "Report": "comp_lib.report",
+    "SavedModel": "comp_lib.disk.from_disk",
     "Selection": "comp_lib.importance.problem",
     "Settings": "comp_lib.settings",
     "Shape": "comp_lib.shape",
+    "Statistics": "comp_lib.statistics.sums",
     "Verdict": "comp_lib.disk.verdict",
     "evaluate": "comp_lib.evaluation.by_kind",
     "export_gguf": "comp_lib.models.export",
@@ -126,6 +139,7 @@ _MODULES = {  # public name -> the module that defines it
     "keep_highest": "comp_lib.importance.neurons",
     "load_model": "comp_lib.models.load",
     "load_text": "comp_lib.calibration.texts",
+    "log_lines": "comp_lib.progress",
     "metric": "comp_lib.importance.neurons",
     "prune": "comp_lib.comp",
     "prune_model": "comp_lib.disk.prune_model",

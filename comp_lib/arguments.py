@@ -79,7 +79,7 @@ def known_keywords(*names: str, elsewhere: Mapping[str, str] | None = None) -> C
 
 
 def check_whole_number(name: str, value: object, minimum: int) -> None:
-    """Raises InputError, which names the field, for a value that is no integer or below `minimum`."""
+    """Raises InputError, which names the field, for anything but an integer from `minimum` on."""
     if type(value) is not int or value < minimum:
         expected = f"{name} as a whole number above {minimum - 1}"
         hint = f"such as {minimum}"
@@ -113,9 +113,11 @@ def check_type(
 
 
 def check_seed(seed: object) -> None:
-    """Raises InputError for a seed that is no integer, or one that torch cannot take."""
-    if type(seed) is not int or abs(seed) > LARGEST_INTEGER:
-        raise InputError(expected="seed to be a whole number", got=repr(seed), hint="0 is the usual one")
+    """Raises InputError for anything but a whole number from 0 that torch can take."""
+    if type(seed) is not int or not 0 <= seed <= LARGEST_INTEGER:
+        raise InputError(
+            expected="seed to be a whole number from 0", got=repr(seed), hint="0 is the usual one"
+        )
 
 
 def check_ratio(ratio: float) -> None:

@@ -17,11 +17,11 @@ from .errors import InputError
 from .families.find import check_layers, check_linears, check_model, has_inseparable_groups
 from .families.run import check_length, checked_tokens
 from .families.types import Model
-from .importance.narrowing import check_sequences
+from .importance.narrowing import check_two_sequences
 from .methods import method_of
 from .plan import Plan
 from .planning import complete_settings, planner_of
-from .settings import CompleteSettings, Settings
+from .settings import WIDTHS_BY_HARM, CompleteSettings, Settings
 from .shape import Shape
 from .surgery import check_biases
 from .system.machine import available_device
@@ -80,7 +80,7 @@ def check_plan(plan: Plan, model: Model | Decoder, settings: CompleteSettings) -
     if is_finished and not settings.adds_biases and not plan.removes_what_it_says(shape):
         raise InputError(
             expected=f"a plan for this model, of which {plan.removed:.1%} of the decoder go",
-            got=f"one that removes {plan.removed_from(shape):.1%} of it, so of another model",
+            got=f"one that removes {plan.removed_share(shape):.1%} of it, so of another model",
             hint="take a plan for this model, or leave the plan out",
         )
     _check_widths("neurons", plan, plan.neurons, plan.kept_neurons, shape.neurons)
@@ -144,8 +144,8 @@ def checked_call(
     settings = replace(complete_settings(decoder, settings), device=str(device))
     if plan is None:
         check_settings_for(decoder, settings)
-        if settings.widths in ("estimated", "measured"):
-            check_sequences(tokens)
+        if settings.widths in WIDTHS_BY_HARM:
+            check_two_sequences(tokens)
     else:
         check_plan(plan, decoder, settings)
         if settings.adds_biases:

@@ -71,7 +71,7 @@ def prune(
             plan, what `settings` say of `ratio`, `drop_layers`, `layer_metric`, `widths`, `kv_groups` and
             `multiple` is ignored. None: a plan is made by `settings`.
         name: the name of the model, for the plan.
-        progress: called with the report of each layer that is finished.
+        progress: called after each step; with its report where a layer is finished.
         inplace: whether the layers of `model` are given up one by one, which halves the memory. Otherwise
             `model` stays as it is, and the result shares the tensors that do not change. A run in place that
             stops half way leaves a model of no use: load it anew.

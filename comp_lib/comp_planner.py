@@ -20,7 +20,7 @@ from .importance.narrowing import reference_removals
 from .importance.problem import ridge_or_usual
 from .plan import Plan, PlanRequest
 from .progress import Progress
-from .settings import CompleteSettings, Settings
+from .settings import CompleteSettings
 from .shape import Shape
 
 IMPORTANCE_SEQUENCES = 4  # sequences on which whole layers are judged: a ranking needs fewer than a fit
@@ -68,7 +68,7 @@ def _plan_by_measurement(
     return plan_by_harm(request, measured)
 
 
-def check_settings(shape: Shape, settings: Settings) -> None:
+def check_settings(shape: Shape, settings: CompleteSettings) -> None:
     """Raises InputError for settings that no plan for a model of that shape can meet."""
     request = settings.plan_request(shape)
     # If the ratio is in reach at all, it is with the largest layers dropped.

@@ -2,11 +2,11 @@
 
 The parent's answers teach, on text that the parent wrote, so no data is needed (self-distillation):
 
-    L = sum_t KL(p_t || q_t),     p_t, q_t: next token after x_1 ... x_t, by the parent, by the pruned model,
-    dL / dz_t = q_t - p_t,        z_t the logits of the pruned model.
+    L = mean_t KL(p_t || q_t),      p_t, q_t: next token after x_1 ... x_t, by the parent, the pruned model,
+    dL / dz_t = (q_t - p_t) / T,    z_t the logits of the pruned model, T the number of tokens.
 
 Each linear in the layers gets a change of low rank (LoRA; Hu et al., arXiv 2106.09685), which is trained and
-at the end added to the weights,
+at the end added to the weights, here W (m, n) as torch stores them, y = W x,
 
     W' = W + (alpha / r) B A,     A (r, n) random, B (m, r) = 0 at the start,
 
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .arguments import check_package, check_seed, check_type, check_whole_number
+from .arguments import check_package, check_seed, check_type, check_whole_number, known_keywords
 from .divergence import divergence_terms
 from .errors import InputError, NoNumber
 from .families.find import check_model
@@ -37,12 +37,13 @@ WARM_UP_SHARE = 0.1  # part of the steps in which the learning rate rises; then 
 GRADIENT_NORM_LIMIT = 1.0  # largest norm of the gradient of a step; a larger gradient is scaled down
 
 
+@known_keywords()
 @dataclass(frozen=True)
 class HealingSettings:
     """The settings of a training.
 
-    Raises InputError for steps, batch_size, rank or alpha that are no whole number above 0, for a
-    learning_rate that is no finite number above 0, and for a seed that is no whole number.
+    Raises InputError unless steps, batch_size, rank and alpha are whole numbers above 0, learning_rate is a
+    finite number above 0, and seed is a whole number from 0.
 
     >>> HealingSettings(steps=0)
     Traceback (most recent call last):
@@ -84,16 +85,23 @@ class HealingResult(NamedTuple):
     """The same after the training."""
 
 
+@known_keywords()
 def heal(
     model: Model,
     ids: Tensor,
     parent: Model,
     settings: HealingSettings = HealingSettings(),
+    *,
     progress: Progress = no_progress,
 ) -> HealingResult:
     """Train a copy of `model` on ids (S, L) towards the answers of `parent`.
 
     The last JUDGING_SEQUENCES sequences do not teach: they judge.
+
+    Args:
+        parent: the model whose answers teach, mostly the one that was pruned.
+        settings: how long and how strongly it is trained.
+        progress: called after each step of the training.
 
     Raises InputError for arguments of a wrong type, for too few sequences, and where peft is missing;
     NoNumber where the training does not converge.
@@ -103,7 +111,7 @@ def heal(
     check_healing(settings)
     check_progress(progress)
     ids = checked_tokens(ids, model.config.vocab_size)
-    check_sequences(len(ids), settings)
+    check_amount(len(ids), settings)
     check_package("peft", "heal")
     training_ids = ids[:-JUDGING_SEQUENCES]
     judging_ids = ids[-JUDGING_SEQUENCES:]
@@ -128,7 +136,7 @@ def check_healing(settings: object) -> None:
     check_type("settings", settings, "HealingSettings(...)", example, allowed=(HealingSettings,))
 
 
-def check_sequences(count: int, settings: HealingSettings) -> None:
+def check_amount(count: int, settings: HealingSettings) -> None:
     """Raises InputError for fewer sequences than those of a step and those that judge."""
     minimum = JUDGING_SEQUENCES + settings.batch_size
     if count < minimum:

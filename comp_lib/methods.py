@@ -82,7 +82,7 @@ METHODS = {
             "kv_groups": (None,),
             "widths": ("uniform",),
             # no bias, which would stand for the mean of a channel: none goes
-            "recovery": ("least-squares", "mask", "none"),
+            "recovery": tuple(name for name in RECOVERY_NAMES if name != "bias"),
         },
     ),
 }

@@ -66,13 +66,13 @@ class Plan:
         """Layers of the parent that go."""
         return tuple(sorted(set(range(self.parent_layers)) - set(self.layers)))
 
-    def removed_from(self, shape: Shape) -> float:
+    def removed_share(self, shape: Shape) -> float:
         """Share of the decoder's parameters that these widths remove from a parent of that shape."""
-        return shape.share_without(shape.with_widths(self.neurons, self.kv_groups, self.layers))
+        return shape.removed_share(shape.with_widths(self.neurons, self.kv_groups, self.layers))
 
     def removes_what_it_says(self, shape: Shape) -> bool:
         """Whether `removed` is what these widths remove from a parent of that shape, to REMOVED_TOLERANCE."""
-        return abs(self.removed_from(shape) - self.removed) <= REMOVED_TOLERANCE
+        return abs(self.removed_share(shape) - self.removed) <= REMOVED_TOLERANCE
 
     def to_json(self) -> str:
         """Readable JSON: one line for each field."""
@@ -209,13 +209,20 @@ class PlanRequest:
     Raises InputError for a ratio, layers, KV groups or a multiple that make no sense.
     """
 
-    shape: Shape  # of the model to plan for
-    ratio: float  # part of the decoder's parameters to remove, at least
-    drop: Sequence[int] = ()  # indices of the whole layers that go
-    kv_groups: int | None = None  # KV groups to keep in each layer that stays; None: all
-    multiple: int = 64  # of which all widths are multiples
-    parent: str = ""  # name of the model
-    biased: bool = False  # whether the recovery adds biases, which are parameters
+    shape: Shape
+    """The shape of the model to plan for."""
+    ratio: float
+    """Part of the decoder's parameters to remove, at least."""
+    drop: Sequence[int] = ()
+    """Indices of the whole layers that go."""
+    kv_groups: int | None = None
+    """KV groups to keep in each layer that stays; None: all."""
+    multiple: int = 64
+    """A number of which all widths are multiples."""
+    parent: str = ""
+    """Name of the model."""
+    biased: bool = False
+    """Whether the recovery adds biases, which are parameters."""
 
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
@@ -258,7 +265,7 @@ class PlanRequest:
         parent = self.shape.with_biases() if self.biased else self.shape
         if groups is None:
             groups = self.groups_by_layer
-        return self.shape.share_without(parent.with_widths(neurons, groups, self.layers))
+        return self.shape.removed_share(parent.with_widths(neurons, groups, self.layers))
 
     def plan_with(self, widths: Sequence[int]) -> Plan:
         """The plan in which the layers that stay have these widths, in neurons."""

@@ -32,7 +32,7 @@ class Planner(Protocol):
     ) -> Plan:
         """The plan for the model called `name`, from what it does with tokens ids (S, L)."""
 
-    def check_settings(self, shape: Shape, settings: Settings, /) -> None:
+    def check_settings(self, shape: Shape, settings: CompleteSettings, /) -> None:
         """Raises InputError, before any text is read, for settings that no plan can meet."""
 
 

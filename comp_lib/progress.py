@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 import sys
 import time
 from typing import Protocol
@@ -30,7 +32,15 @@ def no_progress(label: str, finished: int, total: int, report: object = None, /)
 
 
 def log_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Progress:
-    """A `Progress` that writes a line to stderr, at the earliest `seconds` after its last one."""
+    """A `Progress` that writes a line to stderr, at the earliest `seconds` after its last one.
+
+    Raises InputError for seconds that are not a number from 0.
+
+        verdict = prune_model("smollm2-135m", "build/small", progress=log_lines())
+    """
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds < math.inf:
+        raise InputError(expected="seconds as a number from 0", got=reprlib.repr(seconds), hint="such as 8.0")
     started = time.monotonic()
     written = started
 

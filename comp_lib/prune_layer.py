@@ -72,11 +72,16 @@ class NewStates(Protocol):
 class RunContext:
     """Values that are the same for all layers of a run."""
 
-    settings: CompleteSettings  # of the run
-    plan: Plan  # how much of each layer stays
-    shape: Shape  # of the parent
-    arguments: LayerArguments  # which the parent hands its layers
-    new_states: NewStates = torch.empty  # makes room for hidden states
+    settings: CompleteSettings
+    """The settings of the run."""
+    plan: Plan
+    """How much of each layer stays."""
+    shape: Shape
+    """The shape of the parent."""
+    arguments: LayerArguments
+    """The arguments that the parent hands its layers."""
+    new_states: NewStates = torch.empty
+    """A function that makes room for hidden states."""
 
 
 @dataclass
@@ -110,10 +115,14 @@ class CarriedState:
 class WidthTask:
     """The width that one step of a layer is to have."""
 
-    step: Step  # the step that is narrowed
-    full_width: int  # how many neurons or KV groups it has
-    keep: int  # how many of them stay
-    kept_by_plan: Sequence[int] | None  # those that the plan names; None: the metric chooses
+    step: Step
+    """The step that is narrowed."""
+    full_width: int
+    """How many neurons or KV groups it has."""
+    keep: int
+    """How many of them stay."""
+    kept_by_plan: Sequence[int] | None
+    """The indices of those that the plan names; None: the metric chooses."""
 
     @classmethod
     def of(cls, run: RunContext, index: int, step: Step) -> WidthTask:
@@ -152,7 +161,8 @@ class StepRun:
 class StoredInputs:
     """The inputs X (S, L, n) of an output linear, kept from `gather` to `pass_on`."""
 
-    values: Tensor  # X (S, L, n)
+    values: Tensor
+    """The inputs X (S, L, n)."""
 
     def write(self, rows: slice, x: Tensor) -> None:
         """Keep the inputs x (B, L, n) of the sequences `rows`."""
@@ -327,7 +337,7 @@ def sum_statistics(step_run: StepRun, sequences: slice, inputs: StoredInputs | N
         None if aimed_stream is None else output_linear.out_features,
         count * length,  # of the whole text, so that the statistics of two halves have one form
         device,
-        needs_matrix=settings.recovery == "mask" or settings.neuron_metric == "mask-condition",
+        needs_matrix=settings.reads_matrix,
     )
     for batch in batches(sequences.stop - sequences.start, length):
         rows = slice(sequences.start + batch.start, sequences.start + batch.stop)
@@ -348,11 +358,11 @@ def sum_statistics(step_run: StepRun, sequences: slice, inputs: StoredInputs | N
 def choose(run: RunContext, problem: Problem, task: WidthTask, generator: torch.Generator) -> Selection:
     """Phase 2: say which blocks stay, the best by the metric or those that the plan names."""
     if task.kept_by_plan is not None:
-        no_scores = torch.full((problem.blocks,), torch.nan)
+        no_scores = torch.full((problem.block_count,), torch.nan)
         return Selection(torch.tensor(task.kept_by_plan), no_scores)
     name = run.settings.neuron_metric
     selection = METRICS[name](problem, task.keep, generator)
-    _check_selection(selection, problem.blocks, task.keep, name)
+    _check_selection(selection, problem.block_count, task.keep, name)
     return selection
 
 

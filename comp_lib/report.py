@@ -73,5 +73,5 @@ def finished_plan(plan: Plan, reports: Sequence[LayerReport], before: Shape, aft
         plan,
         kept_neurons=tuple(tuple(layer.kept_neurons) for layer in reports),
         kept_groups=tuple(tuple(layer.kept_groups) for layer in reports),
-        removed=before.share_without(after),
+        removed=before.removed_share(after),
     )

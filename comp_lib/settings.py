@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 # "measured": by a long one.
 Widths = Literal["uniform", "per-layer", "estimated", "measured"]
 WIDTHS: tuple[Widths, ...] = get_args(Widths)
+WIDTHS_BY_HARM: tuple[Widths, ...] = ("estimated", "measured")  # made for a recovery by least squares
 Aim = Literal["self", "dense", "auto"]
 AIMS: tuple[Aim, ...] = get_args(Aim)
 PresetName = Literal["stock", "tailored", "best", "paper"]
@@ -248,7 +249,7 @@ class Settings:
         return CompleteSettings(**{**vars(self), "recovery": recovery, "widths": widths})
 
     def stated(self) -> dict[str, Any]:
-        """The settings by name, for a reader: without those that the method decides by itself."""
+        """The settings by name, for a card: those that the method overrules are left out."""
         values = dict(vars(self))
         allowed = method_of(self.method).allowed
         if allowed:
@@ -315,7 +316,7 @@ class Settings:
             )
 
     def _check_combinations(self) -> None:
-        if self.widths in ("estimated", "measured") and self.recovery != "least-squares":
+        if self.widths in WIDTHS_BY_HARM and self.recovery != "least-squares":
             raise InputError(
                 expected=f"recovery to be least-squares with widths {self.widths}, which are made for it",
                 got=repr(self.recovery),
@@ -337,23 +338,6 @@ class Settings:
                     hint="leave it out, or choose another method or the preset stock",
                 )
 
-    def plan_request(self, shape: Shape, name: str = "") -> PlanRequest:
-        """The request to a planner for a model of that shape and name; no layers are dropped yet."""
-        from .hybrid_granularity.uniform import coarsest_multiple
-        from .plan import PlanRequest
-
-        request = PlanRequest(
-            shape=shape,
-            ratio=self.ratio,
-            kv_groups=self.kv_groups,
-            parent=name,
-            biased=self.completed().adds_biases,
-        )
-        multiple = self.multiple
-        if multiple is None:
-            multiple = coarsest_multiple(request, self.drop_layers)
-        return replace(request, multiple=multiple)
-
 
 @dataclass(frozen=True)
 class CompleteSettings(Settings):
@@ -373,6 +357,11 @@ class CompleteSettings(Settings):
         return self.recovery == "least-squares"
 
     @property
+    def reads_matrix(self) -> bool:
+        """Whether the recovery or the metric reads C itself, which not every form of the sums has."""
+        return self.recovery == "mask" or self.neuron_metric == "mask-condition"
+
+    @property
     def neuron_metric(self) -> str:
         """The metric that chooses the neurons, a name in METRICS.
 
@@ -383,6 +372,23 @@ class CompleteSettings(Settings):
         if metric != "condition":
             return metric
         return "full-condition" if self.fits_all_weights else "mask-condition"
+
+    def plan_request(self, shape: Shape, name: str = "") -> PlanRequest:
+        """The request to a planner for a model of that shape and name; no layers are dropped yet."""
+        from .hybrid_granularity.uniform import coarsest_multiple
+        from .plan import PlanRequest
+
+        request = PlanRequest(
+            shape=shape,
+            ratio=self.ratio,
+            kv_groups=self.kv_groups,
+            parent=name,
+            biased=self.adds_biases,
+        )
+        multiple = self.multiple
+        if multiple is None:
+            multiple = coarsest_multiple(request, self.drop_layers)
+        return replace(request, multiple=multiple)
 
     def aims_at_dense(self, plan: Plan, shape: Shape) -> bool:
         """Whether the fit aims at the dense model's stream, at the price of a second walk.
@@ -397,5 +403,5 @@ class CompleteSettings(Settings):
             return False
         if self.aim != "auto":
             return self.aim == "dense"
-        ratio = plan.ratio if plan.removes_what_it_says(shape) else plan.removed_from(shape)
+        ratio = plan.ratio if plan.removes_what_it_says(shape) else plan.removed_share(shape)
         return ratio > LARGE_RATIO

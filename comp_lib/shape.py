@@ -168,7 +168,7 @@ class Shape:
         fixed = fixed[: len(neurons)]
         return replace(self, neurons=tuple(neurons), kv_groups=tuple(kv_groups), fixed_parameters=fixed)
 
-    def share_without(self, pruned: Shape) -> float:
+    def removed_share(self, pruned: Shape) -> float:
         """The part of the decoder's parameters that a `pruned` shape has not; below 0 where it has more."""
         return (self.decoder_parameters - pruned.decoder_parameters) / self.decoder_parameters
 

@@ -81,7 +81,7 @@ def check_budget(shape: Shape, plan: Plan, multiple: int) -> None:
 @settings(quick, max_examples=20)
 @given(shape=shapes, ratio=st.floats(0.01, 0.95), kv_groups=st.sampled_from([None, 1, 2]))
 def test_the_multiple_is_the_coarsest_whose_excess_is_tolerated(shape, ratio, kv_groups):
-    request = Settings(ratio, kv_groups=kv_groups).plan_request(shape)
+    request = Settings(ratio, kv_groups=kv_groups).completed().plan_request(shape)
 
     def excess(multiple: int) -> float:
         """Share of the decoder that goes beyond the ratio; 1 where no plan of that multiple reaches it."""
@@ -108,10 +108,11 @@ def test_the_multiple_is_the_same_for_all_methods_and_the_users_own_stays():
         *(name for name, method in METHODS.items() if method.planner not in ("comp", "shortgpt")),
     ):
         requests = [
-            Settings(0.21, method, recovery=recovery).plan_request(shape) for recovery in ("none", "bias")
+            Settings(0.21, method, recovery=recovery).completed().plan_request(shape)
+            for recovery in ("none", "bias")
         ]
         assert [request.multiple for request in requests] == [32, 32], method
-    assert Settings(0.21, multiple=64).plan_request(shape).multiple == 64
+    assert Settings(0.21, multiple=64).completed().plan_request(shape).multiple == 64
 
 
 @pytest.mark.parametrize(

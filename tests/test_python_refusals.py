@@ -138,9 +138,13 @@ ROWS = [
         lambda model: HealingSettings(learning_rate=True),
         "learning_rate as a finite number above 0, got True:",
     ),
-    (lambda model: HealingSettings(seed=1.5), "seed to be a whole number, got 1.5:"),
-    (lambda model: HealingSettings(seed=True), "seed to be a whole number, got True:"),
-    (lambda model: HealingSettings(seed=2**70), "seed to be a whole number, got 1180591620717411303424:"),
+    (lambda model: HealingSettings(seed=1.5), "seed to be a whole number from 0, got 1.5:"),
+    (lambda model: HealingSettings(seed=True), "seed to be a whole number from 0, got True:"),
+    (lambda model: HealingSettings(seed=-1), "seed to be a whole number from 0, got -1:"),
+    (
+        lambda model: HealingSettings(seed=2**70),
+        "seed to be a whole number from 0, got 1180591620717411303424:",
+    ),
     (lambda model: Settings(kv_groups=0), "kv_groups as a whole number above 0, got 0:"),
     (lambda model: Settings(multiple=0), "multiple as a whole number above 0, got 0:"),
     # --- types
@@ -260,6 +264,7 @@ GOOD_ARGUMENTS = {
     "heal": lambda parent, model, tokenizer: {"model": model, "ids": tokens(12), "parent": model},
     "heal_folder": lambda parent, model, tokenizer: {"name": parent, "parent_name": parent, "out": "out"},
     "load_model": lambda parent, model, tokenizer: {"name": parent},
+    "log_lines": lambda parent, model, tokenizer: {},
     "load_text": lambda parent, model, tokenizer: {},
     "metric": lambda parent, model, tokenizer: {},
     "prune": lambda parent, model, tokenizer: {"model": model, "ids": tokens()},
@@ -272,10 +277,10 @@ GOOD_ARGUMENTS = {
 # Of these, nobody makes one: they come back.
 RESULTS = {
     *("Evaluation", "EvaluationByText", "Intervals", "LayerReport", "Measures", "Pruned", "Report", "Shape"),
-    *("HealingResult", "Verdict"),
+    *("Comparison", "ComparisonByText", "CompleteSettings", "HealingResult", "SavedModel", "Verdict"),
 }
 # What a metric gets and returns: `prune` checks it.
-OF_A_METRIC = {"Problem", "Selection", "keep_highest"}
+OF_A_METRIC = {"Problem", "Selection", "Statistics", "keep_highest"}
 OTHERS = {"InputError", "NoNumber", "OutOfReach", "PRESETS", "Progress", "__version__"}
 ARGUMENTS = [
     (name, argument)
@@ -300,6 +305,7 @@ RIGHT_VALUES = {
     "parent_name": ["512"],
     "parent": ["512"],
     "ridge": [2.5],
+    "seconds": [2.5],
     "source": ["512"],
 }
 
@@ -410,7 +416,7 @@ def chosen(kept, blocks):
 @pytest.mark.parametrize("complaint", WRONG_ANSWERS)
 def test_what_a_metric_of_ones_own_returns_is_checked_at_the_first_layer(monkeypatch, complaint):
     answer = WRONG_ANSWERS[complaint]
-    monkeypatch.setitem(METRICS, "mine", lambda problem, keep, generator: answer(problem.blocks, keep))
+    monkeypatch.setitem(METRICS, "mine", lambda problem, keep, generator: answer(problem.block_count, keep))
     finished = []
     settings = dataclasses.replace(SETTINGS, method="mine")
     with pytest.raises(InputError, match=complaint):

@@ -211,7 +211,11 @@ def test_a_typo_in_a_task_offers_the_task():
 
 
 @pytest.mark.parametrize(
-    "function", [Settings, Calibration, prune, prune_model, load_model, comp_lib.evaluate]
+    "function",
+    [
+        *(Settings, Calibration, prune, prune_model, load_model, comp_lib.evaluate, comp_lib.heal),
+        *(comp_lib.heal_folder, comp_lib.export_gguf, comp_lib.export_padded),
+    ],
 )
 def test_help_says_what_each_argument_is(function):
     text = inspect.getdoc(function)

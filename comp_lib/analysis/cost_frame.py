@@ -115,7 +115,7 @@ def _measure(
     """Prune and judge: a row for each kind, and a row for their mean where there are several kinds."""
     small = prune(model, sample.ids, settings, progress=progress).model
     small_shape = Shape.of(small)
-    removed = Shape.of(model).share_without(small_shape)
+    removed = Shape.of(model).removed_share(small_shape)
     sizes = {"removed": removed, "parameters": small_shape.total_parameters}
     judged = compare_with_dense(small, model, windows_by_text, progress)
     return [sizes | row for row in rows_of(judged)]

@@ -18,13 +18,13 @@ import gguf
 from torch import Tensor
 
 from ..families.types import Model
-from ..gguf.write import TYPES, as_stored, size_of_tensors, tensor_type
+from ..gguf.write import TYPES, GgufType, as_stored, size_of_tensors, tensor_type
 from ..progress import Progress, no_progress, with_label
 from .columns import load_or_compute
 from .cost_frame import cache_key, compare_with_dense, rows_of
 
-FEW_BITS = "q4_1"
-MANY_BITS = "q8_0"
+FEW_BITS: GgufType = "q4_1"
+MANY_BITS: GgufType = "q8_0"
 # Distance of the rounded weights from the weights, relative to these, below which the weights lay on the grid
 # of FEW_BITS before: rounding to 16 numbers a block moves others by 5% to 10%.
 ON_THE_GRID = 0.01
@@ -104,7 +104,7 @@ def _round(model: Model, progress: Progress, turned_by: int = 0) -> tuple[Model,
     return rounded, (squared_distance / squared_norm) ** 0.5
 
 
-def _bytes_per_weight(gguf_type: str) -> float:
+def _bytes_per_weight(gguf_type: GgufType) -> float:
     """Bytes that a GGUF file takes for a weight of a matrix of that type."""
     block_values, block_bytes = gguf.GGML_QUANT_SIZES[TYPES[gguf_type]]
     return block_bytes / block_values

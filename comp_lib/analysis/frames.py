@@ -197,15 +197,15 @@ def _empty_statistics(layer: Layer, step: Step, tokens: int) -> Statistics:
 def _group_table(problem: Problem) -> dict[str, Tensor]:
     """The columns of the frame of KV groups."""
     inverse = problem.statistics.inverse(problem.ridge, problem.block_size)
-    return {"group": torch.arange(problem.blocks)} | _worth_alone(problem, inverse)
+    return {"group": torch.arange(problem.block_count)} | _worth_alone(problem, inverse)
 
 
 def _neuron_tables(problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The columns of the frames of neurons and of curves."""
     inverse = problem.statistics.inverse(problem.ridge, problem.block_size)
-    table = {"neuron": torch.arange(problem.blocks)} | _worth_alone(problem, inverse)
+    table = {"neuron": torch.arange(problem.block_count)} | _worth_alone(problem, inverse)
     for name in RIVALS:
-        scores = METRICS[name](problem, problem.blocks, torch.Generator()).scores
+        scores = METRICS[name](problem, problem.block_count, torch.Generator()).scores
         table[name.replace("-", "_")] = scores.double()
     table["removed_at"], curve = _removal(problem, inverse)
     return table, curve
@@ -217,14 +217,14 @@ def _worth_alone(problem: Problem, inverse: Inverse) -> dict[str, Tensor]:
     input_energy = problem.statistics.diagonal()  # (n,)
     smallest = torch.finfo(input_energy.dtype).tiny
     energy = problem.per_block(problem.energies)
-    inverse_diagonal = inverse.blocks.diagonal(dim1=1, dim2=2).flatten()  # P_ii (n,)
+    inverse_diagonal = inverse.diagonal_blocks.diagonal(dim1=1, dim2=2).flatten()  # P_ii (n,)
     squared_condition = (input_energy + penalty(input_energy, problem.ridge)) * inverse_diagonal
     condition = squared_condition.clamp_min(1.0).sqrt()
     layer_energy = max(problem.statistics.energy(weight), smallest)
     return {
         "energy": energy / energy.sum().clamp_min(smallest),
-        "condition": condition.reshape(problem.blocks, -1).amax(1),
-        "cost": scores_of(inverse.blocks, weight).double() / layer_energy,
+        "condition": condition.reshape(problem.block_count, -1).amax(1),
+        "cost": scores_of(inverse.diagonal_blocks, weight).double() / layer_energy,
     }
 
 
@@ -233,7 +233,7 @@ def _removal(problem: Problem, inverse: Inverse) -> tuple[Tensor, dict[str, Tens
 
     A neuron that stays to the end has NaN. The values of `inverse` are overwritten.
     """
-    count = problem.blocks
+    count = problem.block_count
     weight = problem.scaled_weight
     per_round = max(1, count // ROUNDS)
     removed = 0

@@ -1,6 +1,7 @@
 """FLAP (An et al. 2023): channels that hardly fluctuate can be replaced by their means.
 
-For an output linear y = W x, input channel j is worth the error that remains when its mean takes its place,
+For an output linear y = W x (W (m, n), as its makers write it) input channel j is worth the error that
+remains when its mean takes its place,
 
     WIFV_j = var_t(x_j) ||W_:j||^2                      "weighted input feature variance"
 
@@ -38,7 +39,7 @@ from ..families.types import STEPS, Device, Model, Step
 from ..hybrid_granularity.uniform import parameter_budget
 from ..plan import Plan, PlanRequest
 from ..progress import Progress, no_progress
-from ..settings import CompleteSettings, Settings
+from ..settings import CompleteSettings
 from ..shape import Shape
 from ..walk import walk
 
@@ -77,7 +78,7 @@ def make_plan(
     return request.exact_plan(kept_neurons, kept_groups)
 
 
-def check_settings(shape: Shape, settings: Settings) -> None:
+def check_settings(shape: Shape, settings: CompleteSettings) -> None:
     """Raises OutOfReach when the ratio cannot be reached."""
     parameter_budget(settings.plan_request(shape), settings.drop_layers)
 

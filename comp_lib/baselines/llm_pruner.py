@@ -32,7 +32,7 @@ from ..hybrid_granularity.uniform import parameter_budget
 from ..importance.neurons import keep_highest
 from ..plan import Plan
 from ..progress import Progress, no_progress
-from ..settings import CompleteSettings, Settings
+from ..settings import CompleteSettings
 from ..shape import Shape
 
 
@@ -55,7 +55,7 @@ def make_plan(
     return settings.plan_request(shape, name).exact_plan(kept_neurons, kept_groups)
 
 
-def check_settings(shape: Shape, settings: Settings) -> None:
+def check_settings(shape: Shape, settings: CompleteSettings) -> None:
     """Raises OutOfReach when the ratio cannot be reached in the layers that may be pruned."""
     widths(shape, settings)
 
@@ -65,7 +65,7 @@ def prunable_layers(layer_count: int) -> range:
     return range(min(4, (layer_count + 4) // 8), layer_count - min(2, (layer_count + 8) // 16))
 
 
-def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
+def widths(shape: Shape, settings: CompleteSettings) -> tuple[list[int], list[int]]:
     """The numbers of neurons and KV groups that each layer keeps under the common budget.
 
     Raises OutOfReach when the ratio cannot be reached in the layers that may be pruned.
@@ -73,7 +73,7 @@ def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     budget = parameter_budget(settings.plan_request(shape), settings.drop_layers)
     # The budget also pays for biases that the recovery adds, so what stays is counted with them. What may go
     # is counted without them, since the parent does not have them.
-    with_biases = shape.with_biases() if settings.completed().adds_biases else shape
+    with_biases = shape.with_biases() if settings.adds_biases else shape
     layers = prunable_layers(shape.layer_count)
     neurons = list(shape.neurons)
     groups = list(shape.kv_groups)

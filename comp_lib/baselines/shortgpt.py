@@ -40,7 +40,7 @@ def make_plan(
     raise _out_of_reach(shape, settings)
 
 
-def check_settings(shape: Shape, settings: Settings) -> None:
+def check_settings(shape: Shape, settings: CompleteSettings) -> None:
     """Raises OutOfReach where even dropping all layers but the smallest does not reach the ratio."""
     request = settings.plan_request(shape)
     largest_share = 0.0

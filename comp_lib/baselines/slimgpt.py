@@ -22,7 +22,7 @@ from ..decoder import Decoder
 from ..hybrid_granularity.uniform import widths_for_ratio
 from ..plan import Plan, PlanRequest
 from ..progress import Progress
-from ..settings import CompleteSettings, Settings
+from ..settings import CompleteSettings
 from ..shape import Shape
 
 
@@ -36,7 +36,7 @@ def make_plan(
     return falling_widths(settings.plan_request(Shape.of(decoder), name))
 
 
-def check_settings(shape: Shape, settings: Settings) -> None:
+def check_settings(shape: Shape, settings: CompleteSettings) -> None:
     """Raises OutOfReach when the ratio cannot be reached."""
     falling_widths(settings.plan_request(shape))
 

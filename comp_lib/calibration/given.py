@@ -33,8 +33,8 @@ class GivenTexts(tuple[str, ...]):
 def as_source(name: str, value: object) -> Source:
     """`value`, with a sequence of texts, or a column of a data frame, as `GivenTexts`.
 
-    Raises InputError, which calls the argument `name`, for what is no source: no texts, empty ones, or things
-    of another type among them.
+    Raises InputError, which calls the argument `name`, for any other value: an empty list, empty texts, or
+    things of another type among them.
     """
     if isinstance(value, Mapping) or hasattr(value, "columns"):
         raise InputError(

@@ -24,7 +24,7 @@ TEXT_SETS = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
 # a wheel carries the texts beside the code, a source checkout has them one folder further up
 DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
-SHOWN_LETTERS = 20  # letters that are shown of a text, before one that is none
+SHOWN_LETTERS = 20  # letters of a text that are shown before a part of a character
 WIKITEXT = "wikitext2"
 EVERY_KIND = "kinds"  # the evaluation texts of all kinds
 TEXTS = (*TEXT_SETS, EVERY_KIND, *(f"{name}:{kind}" for name in TEXT_SETS for kind in KINDS), WIKITEXT)
@@ -38,9 +38,9 @@ def load_text(name_or_path: str | Path) -> str:
     kinds. `wikitext2` is the test split of WikiText-2; `wikitext2:train` is another split. A name wins over a
     file: write `./calibration` for the file.
 
-    Raises InputError for what is no string or path, a name or file that does not exist, a file that is empty,
-    not readable or not UTF-8, and a text that cannot be fetched. A name that UTF-8 cannot hold is refused,
-    too, since a model's card has the names of its texts.
+    Raises InputError for anything but a string or a path, a name or file that does not exist, a file that
+    is empty, not readable or not UTF-8, and a text that cannot be fetched. A name that UTF-8 cannot hold is
+    refused, too, since a model's card has the names of its texts.
     """
     return read_text(name_or_path, TEXTS)
 
@@ -138,7 +138,7 @@ def _load_wikitext(split: str) -> str:
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     """Token ids of a long text, (N,), without special tokens: windows are cut out of its middle.
 
-    Raises InputError for what is no tokenizer, and for what is no text.
+    Raises InputError for anything but a tokenizer and a text.
     """
     check_tokenizer(tokenizer)
     check_encodable("text", text)
@@ -148,9 +148,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
 
 
 def check_encodable(name: str, text: object) -> None:
-    """Raises InputError, which says what `text` is, for what is no text, or has a part of a character.
+    """Raises InputError, which says what `text` is, for anything but text, or a part of a character in it.
 
-    Python has such parts where the system or a terminal gave bytes that are no text.
+    Python has such parts where the system or a terminal gave other bytes than UTF-8.
     """
     if not isinstance(text, str):
         raise InputError(expected=name, got=type(text).__name__, hint="write it in quotes")

@@ -1,7 +1,7 @@
 """Windows of token ids that calibrate: they show a method what the model does.
 
-A window is a stretch of consecutive tokens, cut out of a text. Those that calibrate are the *sequences* of a
-run, (S, L); those that judge are called windows everywhere.
+A window is a stretch of consecutive tokens, cut out of a text. The windows that a run of pruning or healing
+takes are its *sequences*, (S, L). Some of these may be held out, to judge a fit.
 
 Every statistic of a pruning run is a sum over the few thousand tokens of its calibration batch. So the
 windows are drawn under a seed, and never from the text that will judge the result, whose windows are made in

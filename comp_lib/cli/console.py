@@ -22,7 +22,7 @@ from ..arguments import suggestion
 from ..errors import OUT_OF_MEMORY, InputError, NoNumber, as_printable, in_debug_mode
 
 PROGRAM = "comp-lib"
-SECONDS_BETWEEN_LINES = 2  # seconds between two lines of progress in a log
+SECONDS_BETWEEN_LOG_LINES = 2  # seconds between two lines of progress in a log
 AS_FLAGS = {"set overwrite": "add --overwrite"}  # words of a hint of the library -> what to type
 DEBUG_FLAG = "--debug"  # flag of `app.set_up`
 # The error of typer for a call that makes no sense; which package defines it depends on the version.
@@ -91,7 +91,7 @@ class Commands(TyperGroup):
 
 
 def _usage_refusal(error: Any, context: Any) -> Exit:
-    """The exit of a call that typer refuses, after its line: a flag that is not there, a number that is none.
+    """The exit of a call that typer refuses, after its line: an unknown flag, a word in place of a number.
 
     context: typer's, of the whole program.
     """
@@ -153,7 +153,7 @@ def _line_printer() -> Callable[..., None]:
 
     def print_line(task: str, finished: int, total: int, report: object = None) -> None:
         now = time.monotonic()
-        is_due = task not in printed or now - printed[task] >= SECONDS_BETWEEN_LINES
+        is_due = task not in printed or now - printed[task] >= SECONDS_BETWEEN_LOG_LINES
         if is_due or report is not None or finished == total:
             printed[task] = now
             echo(f"{task}: {finished} of {total}, {now - started:.0f} s", err=True)

@@ -135,9 +135,10 @@ def _perplexity_in_words(judged: "EvaluationByText") -> str:
 def cost_in_words(judged: "EvaluationByText") -> str:
     """What multiplied the perplexity of the parent, and on which kinds of text least and most."""
     from ..evaluation.loss import perplexity_of
-    from ..evaluation.words import factor_of_mean
+    from ..evaluation.words import perplexity_factor
 
-    sentence = f"perplexity times {factor_of_mean(judged)} on {judged.mean_name}"
+    factor = perplexity_factor(judged.mean.values["increase"], judged.intervals.increase)
+    sentence = f"perplexity times {factor} on {judged.mean_name}"
     if len(judged.texts) == 1:
         return sentence
     factors = {

@@ -1,7 +1,7 @@
 """The commands that use a model: `generate`, `export`, `heal` and `report`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option, echo
 
@@ -11,6 +11,11 @@ from ..errors import InputError
 from ..settings import USUAL_PRESET
 from .console import complain, progress_bars, split_values
 from .options import CalibrationText, Device, Dtype, Length, ModelName, Overwrite, Seed, SolvingDevice
+
+if TYPE_CHECKING:
+    from ..gguf.write import GgufType
+else:  # any word: the library refuses others, and says which it takes
+    GgufType = str
 
 TYPE_HELP = "Of the GGUF matrices: f32, f16, q8_0, q4_1 or q4_0."
 PADDED_HELP = "Folder whose layers have one width, filled up with zeros."
@@ -42,7 +47,7 @@ def generate(
 def export(
     model: ModelName,
     file: Annotated[Path | None, Option("--gguf", help="File for llama.cpp.")] = None,
-    gguf_type: Annotated[str, Option("--type", help=TYPE_HELP)] = "f16",
+    gguf_type: Annotated[GgufType, Option("--type", help=TYPE_HELP)] = "f16",
     padded: Annotated[Path | None, Option(help=PADDED_HELP)] = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -56,8 +56,8 @@ def markdown(rows: pd.DataFrame) -> str:
         paragraphs.append(
             f"# {first.model}, {sequences} x {first.length} tokens of {first.calibration}\n\n"
             f"Judged on {first.window_count} x {first.window_length} tokens of {first.judged_on}, where the "
-            f"dense model's loss is {first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); "
-            "best mean in bold."
+            f"dense model's loss is {first.dense_loss:.3f} nats per token. "
+            "Mean over seeds (smallest to largest); best mean in bold."
         )
         for column, measure in TABLES.items():
             paragraphs.append(f"## {measure.heading}\n\n{comparison_table(group, column)}")

@@ -20,11 +20,12 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..errors import InputError
+from ..gguf.write import GgufType
 from ..models.card import Provenance
 from ..models.new_folder import PLAN_FILE, check_new_folder
 from ..models.own_texts import TEMPLATE_FOLDER
 from ..system.files import checked_new_file, fsync, resolve, take_name
-from .gguf_file import check_pruned_gguf_file
+from .gguf_file import check_gguf_target
 from .model_on_disk import ModelOnDisk
 from .work_folder import JOURNAL, read_state
 
@@ -56,7 +57,7 @@ class SaveOptions:
     provenance: Provenance | None = None  # of the pruned model, for its card; None: a short one
     overwrite: bool = False  # whether an earlier result in the folder may be replaced
     dtype: torch.dtype | None = None  # dtype of the files; None: that in which the model computes
-    gguf_type: str | None = None  # type of the matrices of a GGUF file (`gguf.write.TYPES`); None: a folder
+    gguf_type: GgufType | None = None  # type of the matrices of a GGUF file; None: a folder
 
 
 def checked_run_folder(out: str | Path, parent: ModelOnDisk, token_count: int, options: SaveOptions) -> Path:
@@ -100,7 +101,7 @@ def checked_run_folder(out: str | Path, parent: ModelOnDisk, token_count: int, o
         if options.gguf_type is None:
             check_new_folder(out, options.overwrite, needed_bytes, parent.files.path)
         else:
-            check_pruned_gguf_file(
+            check_gguf_target(
                 out, options.gguf_type, needed_bytes, parent.files.path, overwrite=options.overwrite
             )
     return work

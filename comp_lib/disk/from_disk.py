@@ -46,7 +46,7 @@ from ..comp import prune_layers
 from ..errors import InputError
 from ..families.find import layers_of
 from ..families.types import Model
-from ..gguf.write import check_exportable
+from ..gguf.write import GgufType, check_exportable
 from ..methods import method_of
 from ..models.card import Provenance
 from ..models.export import export_gguf
@@ -115,7 +115,7 @@ def prune_to(
             say of `ratio`, `drop_layers`, `layer_metric`, `widths`, `kv_groups` and `multiple` is ignored. A
             method that needs gradients needs a plan, which was made in memory.
         options: how the result is written and judged.
-        progress: called with the report of each layer that is finished.
+        progress: called after each step; with its report where a layer is finished.
 
     Raises InputError before any work for what `prune` and `save_checkpoint` refuse; for NaN when it is read.
     Raises InputError when another process prunes into `out`.
@@ -171,7 +171,7 @@ def _export(
     journal: Journal,
     target: Path,
     tokenizer: PreTrainedTokenizerBase,
-    gguf_type: str,
+    gguf_type: GgufType,
     dtype: torch.dtype,
     progress: Progress,
 ) -> ModelOnDisk:

@@ -21,10 +21,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..gguf.write import TYPES, check_exportable, checked_new_gguf_file
+from ..gguf.write import TYPES, GgufType, check_exportable, checked_new_gguf_file
 from ..hybrid_granularity.uniform import GGUF_BLOCK
 from ..methods import method_of
-from ..settings import CompleteSettings, Settings
+from ..settings import CompleteSettings
 from ..shape import Shape
 from ..system.files import check_room, resolve
 from ..system.tensors import StoredTensors
@@ -44,7 +44,7 @@ def matrix_type(files: StoredTensors) -> str:
     return files.usual_type(matrices)
 
 
-def gguf_type_above(stored: str, dtype: torch.dtype) -> str:
+def gguf_type_above(stored: str, dtype: torch.dtype) -> GgufType:
     """The type of a pruned file, one of TYPES, whose parent's matrices are `stored`, such as "Q6_K".
 
     dtype: in which the model computes; no number takes more bytes than that.
@@ -52,13 +52,11 @@ def gguf_type_above(stored: str, dtype: torch.dtype) -> str:
     >>> [gguf_type_above(stored, torch.float32) for stored in ("Q8_0", "Q4_K", "Q6_K", "BF16")]
     ['q8_0', 'q4_1', 'q8_0', 'f16']
     """
-    gguf_type = stored.lower()
-    if gguf_type == "bf16":
-        gguf_type = "f16"
-    if gguf_type not in TYPES:
-        bits = _bits(gguf.GGMLQuantizationType[stored])
-        above = [name for name, written_type in TYPES.items() if _bits(written_type) > bits]
-        gguf_type = min(above, key=lambda name: _bits(TYPES[name]), default="f32")
+    wanted = "F16" if stored == "BF16" else stored
+    bits = _bits(gguf.GGMLQuantizationType[wanted])
+    same = [name for name in TYPES if name == wanted.lower()]
+    above = [name for name, written_type in TYPES.items() if _bits(written_type) > bits]
+    gguf_type: GgufType = min(same or above, key=lambda name: _bits(TYPES[name]), default="f32")
     if gguf_type == "f32" and dtype.itemsize < torch.float32.itemsize:
         return "f16"
     return gguf_type
@@ -70,12 +68,12 @@ def _bits(stored: gguf.GGMLQuantizationType) -> float:
     return 8 * block_bytes / block_values
 
 
-def working_dtype(gguf_type: str) -> torch.dtype:
+def working_dtype(gguf_type: GgufType) -> torch.dtype:
     """The dtype of the numbers until a file of type `gguf_type` is written."""
     return torch.float16 if gguf_type == "f16" else torch.float32
 
 
-def with_fitting_multiple(settings: CompleteSettings, shape: Shape, gguf_type: str) -> CompleteSettings:
+def with_fitting_multiple(settings: CompleteSettings, shape: Shape, gguf_type: GgufType) -> CompleteSettings:
     """The settings with a multiple that rows of the type `gguf_type` can have.
 
     shape: of the parent.
@@ -95,8 +93,8 @@ def with_fitting_multiple(settings: CompleteSettings, shape: Shape, gguf_type: s
     )
 
 
-def check_pruned_file(
-    model: ModelOnDisk, tokenizer: PreTrainedTokenizerBase, settings: Settings, gguf_type: str
+def check_result_fits(
+    model: ModelOnDisk, tokenizer: PreTrainedTokenizerBase, settings: CompleteSettings, gguf_type: GgufType
 ) -> None:
     """Check that what these settings make of `model` can be written with matrices of the type `gguf_type`.
 
@@ -111,7 +109,7 @@ def check_pruned_file(
     if method.whole_layers_only:
         return
     block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[gguf_type]]
-    if block_values > 1 and method.planner != "comp":
+    if block_values > 1 and method.names_what_stays:
         raise InputError(
             expected=(
                 f"a method whose widths are multiples of {block_values}, for a file of the type {gguf_type}"
@@ -136,8 +134,8 @@ def check_pruned_file(
         raise InputError(expected=error.expected, got=error.got, hint=hint) from error
 
 
-def check_pruned_gguf_file(
-    out: str | Path, gguf_type: str, needed_bytes: int, source: Path, *, overwrite: bool
+def check_gguf_target(
+    out: str | Path, gguf_type: GgufType, needed_bytes: int, source: Path, *, overwrite: bool
 ) -> None:
     """Check that the file `out` can be written.
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..arguments import check_package, check_switch, check_type
+from ..arguments import check_package, check_switch, check_type, known_keywords
 from ..calibration.defaults import USUAL_SEQUENCES
 from ..calibration.shares import text_hashes
 from ..calibration.windows import Calibration
 from ..errors import InputError
 from ..families.run import check_length
 from ..families.types import Model
-from ..healing import HealingResult, HealingSettings, check_healing, check_sequences, heal
+from ..healing import HealingResult, HealingSettings, check_amount, check_healing, heal
 from ..models.card import Provenance, calibration_hashes, hide_folders
 from ..models.load import load_model, load_with_room, open_model
 from ..models.new_folder import PLAN_FILE, check_new_folder
@@ -22,6 +22,7 @@ from ..shape import Shape
 from ..system.machine import available_device
 
 
+@known_keywords()
 def heal_folder(
     name: str | Path,
     parent_name: str | Path,
@@ -40,11 +41,14 @@ def heal_folder(
     the tokenizer and the plan of `name` are read, so no other file of it gets into `out`.
 
     Args:
+        name: of that folder.
         parent_name: name or folder of the model that was pruned.
+        settings: of the training.
         calibration: the text; its last JUDGING_SEQUENCES sequences do not teach.
         overwrite: whether a pruned model that is in `out` is replaced.
         force: whether a model is saved even if it got no better on the sequences that did not teach.
         device: where both models compute: "cpu", "cuda", "cuda:1", or "auto" for the best.
+        progress: called while the parent writes the text, and after each step of the training.
 
     Raises InputError, before any work, for arguments of a wrong type, where peft is missing, for too few
     sequences, for a parent from which `name` cannot have been pruned, and for what `save_checkpoint` refuses;
@@ -60,7 +64,7 @@ def heal_folder(
     check_progress(progress)
     device = str(available_device(device))
     check_package("peft", "heal")
-    check_sequences(calibration.sequences or USUAL_SEQUENCES, settings)
+    check_amount(calibration.sequences or USUAL_SEQUENCES, settings)
     hashes = text_hashes(calibration.source)
     meta_model, files, tokenizer = open_model(name)
     size = Shape.of(meta_model).total_parameters * meta_model.dtype.itemsize
@@ -72,7 +76,7 @@ def heal_folder(
     parent_model, _ = load_model(parent_name, device=device)
     pruned_model, _ = load_with_room(name, device=device, copies=2)
     ids = calibration.tokens(tokenizer, model=parent_model, progress=progress)
-    healed = heal(pruned_model, ids, parent_model, settings, progress)
+    healed = heal(pruned_model, ids, parent_model, settings, progress=progress)
     if healed.divergence_after >= healed.divergence_before and not force:
         raise InputError(
             expected=f"less divergence from {hide_folders(parent_name)} on text that did not teach",

@@ -31,12 +31,13 @@ from ..errors import InputError, warn_once
 from ..evaluation.windows import windows_of
 from ..evaluation.words import describe_chance
 from ..families.run import check_length
-from ..gguf.write import size_of_tensors
+from ..gguf.write import GgufType, size_of_tensors
 from ..models.load import DtypeName, load_with_room, open_model
 from ..plan import Plan
 from ..planning import complete_settings, make_plan
 from ..progress import Progress, check_progress, no_progress
 from ..settings import (
+    CompleteSettings,
     MethodChanges,
     PresetName,
     Settings,
@@ -46,7 +47,7 @@ from ..system.tensors import STORED_TYPES, stored_type
 from .destination import SaveOptions, checked_run_folder
 from .from_disk import SavedModel, prune_to
 from .gguf_file import (
-    check_pruned_file,
+    check_result_fits,
     gguf_type_above,
     is_gguf_name,
     matrix_type,
@@ -90,7 +91,7 @@ class _Parent:
         """The type as which most of the numbers in the matrices of its layers are stored."""
         return matrix_type(self.model.files)
 
-    def saved_dtype(self, gguf_type: str | None) -> torch.dtype:
+    def saved_dtype(self, gguf_type: GgufType | None) -> torch.dtype:
         """The dtype in which the pruned model is saved.
 
         gguf_type: the type of the GGUF file that is then made of it; None: none is.
@@ -106,7 +107,7 @@ class _Decisions:
     """Decisions that are made before the first layer is pruned."""
 
     ids: Tensor  # calibration tokens (S, L)
-    settings: Settings  # with the ratio, also where it was sought
+    settings: CompleteSettings  # with the ratio, also where it was sought
     plan: Plan | None  # of a method that needs gradients; None: it is made from the files
 
 
@@ -181,13 +182,22 @@ def prune_model(
     if not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
     options = checked_options(
-        settings, ratio, at_most, preset, calibration, judged_on, changes, device, dtype
+        settings=settings,
+        ratio=ratio,
+        at_most=at_most,
+        preset=preset,
+        calibration=calibration,
+        judged_on=judged_on,
+        changes=changes,
+        device=device,
+        dtype=dtype,
     )
     hashes = text_hashes(calibration.source)
     parent = _Parent.open(str(name), dtype)
     if is_gguf_name(out):
         options = replace(options, gguf_type=gguf_type_above(parent.matrix_type, parent.model.dtype))
-    options = _fit_to_model(options, parent)
+    settings_for_model = _fit_settings(options, parent)
+    options = _fit_to_model(options, settings_for_model, parent)
     calibration = options.calibration
     windows_by_text = _windows(judged_on, parent.tokenizer, parent.model.config.max_position_embeddings)
     save_options = _save_options(parent, options, windows_by_text, overwrite=overwrite)
@@ -196,7 +206,7 @@ def prune_model(
         warn_once(
             f"comp-lib does not write {parent.matrix_type}: the matrices of {out} will be {options.gguf_type}"
         )
-    decisions = _decide(options, parent, windows_by_text, progress)
+    decisions = _decide(options, settings_for_model, parent, windows_by_text, progress)
     provenance = provenance_of_run(
         out,
         parent.name,
@@ -237,14 +247,17 @@ def _save_options(
 
 
 def _decide(
-    options: RunOptions, parent: _Parent, windows_by_text: dict[str, Tensor], progress: Progress
+    options: RunOptions,
+    settings: CompleteSettings,
+    parent: _Parent,
+    windows_by_text: dict[str, Tensor],
+    progress: Progress,
 ) -> _Decisions:
     """Read or write the calibration text, and decide what only a model in memory can decide.
 
     The model is in memory no longer than this takes.
     """
     calibration = options.calibration
-    settings = options.settings
     if not options.needs_model:
         ids = calibration.tokens(parent.tokenizer, model=None, judged_on=options.judged_on, progress=progress)
         return _Decisions(ids, _with_multiple(settings, parent), plan=None)
@@ -272,16 +285,16 @@ def _decide(
     return _Decisions(ids, _with_multiple(settings, parent), plan)
 
 
-def _with_multiple(settings: Settings, parent: _Parent) -> Settings:
+def _with_multiple(settings: CompleteSettings, parent: _Parent) -> CompleteSettings:
     """The settings with the multiple that a plan would find by itself, so that the card names it."""
     return replace(settings, multiple=settings.plan_request(parent.model.shape).multiple)
 
 
-def _fit_to_model(options: RunOptions, parent: _Parent) -> RunOptions:
-    """Fit the options to this model.
+def _fit_settings(options: RunOptions, parent: _Parent) -> CompleteSettings:
+    """The settings of the run for this model.
 
-    They get a number of sequences, the recovery and widths of the method where none is named, and for a GGUF
-    file a multiple that its matrices can have.
+    They get the recovery and widths of the method where none is named, and for a GGUF file a multiple that
+    its matrices can have.
 
     Raises InputError, before any text is read, for what no plan for the model can meet, and for what a GGUF
     file cannot hold.
@@ -292,7 +305,16 @@ def _fit_to_model(options: RunOptions, parent: _Parent) -> RunOptions:
         settings = with_fitting_multiple(settings, source.shape, options.gguf_type)
     check_settings_for(source, settings)
     if options.gguf_type is not None:
-        check_pruned_file(source, parent.tokenizer, settings, options.gguf_type)
+        check_result_fits(source, parent.tokenizer, settings, options.gguf_type)
+    return settings
+
+
+def _fit_to_model(options: RunOptions, settings: CompleteSettings, parent: _Parent) -> RunOptions:
+    """The options with these settings, and with a number of sequences that suits the model.
+
+    Raises InputError for sequences that are longer than the model's context.
+    """
+    source = parent.model
     calibration = options.calibration
     check_length(calibration.length, source.config.max_position_embeddings)
     if calibration.sequences is None:
@@ -314,7 +336,7 @@ def _windows(judged_on: str | Path | None, tokenizer: Any, max_length: int) -> d
 def _verdict(
     saved: SavedModel,
     parent: _Parent,
-    gguf_type: str | None,
+    gguf_type: GgufType | None,
     windows_by_text: dict[str, Tensor],
     started: float,
 ) -> Verdict:

@@ -16,7 +16,7 @@ from ..errors import InputError, NoNumber, OutOfReach, warn_once
 from ..evaluation.by_kind import judge
 from ..evaluation.words import describe_chance
 from ..families.types import Model
-from ..gguf.write import as_stored
+from ..gguf.write import GgufType, as_stored
 from ..planning import make_plan
 from ..progress import Progress, no_progress
 from ..settings import Settings
@@ -35,7 +35,7 @@ def ratio_within(
     settings: Settings,
     *,
     saved_dtype: torch.dtype,
-    gguf_type: str | None = None,
+    gguf_type: GgufType | None = None,
     progress: Progress = no_progress,
 ) -> float:
     """The largest ratio found that raises the loss by no more than `at_most`, nats per token.
@@ -125,7 +125,7 @@ def largest_ratio(
 
 
 @torch.no_grad()
-def round_weights(model: Model, dtype: torch.dtype, gguf_type: str | None = None) -> None:
+def round_weights(model: Model, dtype: torch.dtype, gguf_type: GgufType | None = None) -> None:
     """Give `model` the numbers that it will have when it is read again from files in `dtype`.
 
     gguf_type: the type of the matrices of a GGUF file that is made of those; None: none is.

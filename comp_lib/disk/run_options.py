@@ -11,6 +11,7 @@ from ..calibration.shares import MIXTURES, WRITTEN, shares_of
 from ..calibration.windows import Calibration
 from ..checks import checked_settings
 from ..errors import InputError
+from ..gguf.write import GgufType
 from ..methods import method_of
 from ..models.load import DtypeName
 from ..settings import (
@@ -38,7 +39,7 @@ class RunOptions:
     dtype: DtypeName  # dtype to compute in
     at_most: float | None  # nats per token that the loss may rise
     changes: MethodChanges  # the settings that the caller gave
-    gguf_type: str | None = None  # type of the matrices of a GGUF file; None: a folder is made
+    gguf_type: GgufType | None = None  # type of the matrices of a GGUF file; None: a folder is made
 
     @property
     def needs_model(self) -> bool:
@@ -60,6 +61,7 @@ class RunOptions:
 
 
 def checked_options(
+    *,
     settings: Settings | None,
     ratio: float | None,
     at_most: float | str | None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from torch import Tensor
@@ -23,7 +24,7 @@ from ..families.find import check_model
 from ..families.types import Model
 from ..progress import Progress, check_progress, no_progress
 from .confidence import Interval, Intervals
-from .loss import Evaluation, Measures, compare_losses, measure_loss
+from .loss import Comparison, Evaluation, Measures, compare_losses, measure_loss
 from .windows import windows_of
 from .words import with_interval
 
@@ -97,6 +98,42 @@ class EvaluationByText:
     __repr__ = __str__  # what a notebook shows
 
 
+@dataclass(frozen=True, repr=False)
+class ComparisonByText(EvaluationByText):
+    """Quality of a model on several texts beside that of its parent, and on their mean."""
+
+    @property
+    def mean(self) -> Comparison:
+        """The mean of each measure over the texts."""
+        return Comparison(**super().mean.values)
+
+
+@overload
+def evaluate(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    judged_on: str | Path = EVERY_KIND,
+    *,
+    parent: Model,
+    window_length: int | None = None,
+    window_count: int | None = None,
+    progress: Progress = no_progress,
+) -> ComparisonByText: ...
+
+
+@overload
+def evaluate(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    judged_on: str | Path = EVERY_KIND,
+    *,
+    parent: Model | None = None,
+    window_length: int | None = None,
+    window_count: int | None = None,
+    progress: Progress = no_progress,
+) -> EvaluationByText: ...
+
+
 @known_keywords()
 def evaluate(
     model: Model,
@@ -112,7 +149,8 @@ def evaluate(
 
     Args:
         judged_on: text that judges, as for `load_text`; the default is a text of each kind that ships.
-        parent: the model that was pruned, for what was lost; None: `model` is measured alone.
+        parent: the model that was pruned, for what was lost; None: `model` is measured alone. With a parent a
+            `ComparisonByText` comes back, whose mean has a number for each measure.
         window_length: tokens of each window; None: USUAL_WINDOW, or as many as both models read.
         window_count: how many windows of each text; None: see `windows_of`.
         progress: called after each batch of windows.
@@ -158,7 +196,7 @@ def judge(
 
     `progress` is called with the name of the text and with its sequences.
 
-    Raises InputError for what is no such windows, and as `loss.compare_losses` does.
+    Raises InputError for anything but such windows, and as `loss.compare_losses` does.
     """
     check_progress(progress)
     if not isinstance(windows_by_text, Mapping) or not windows_by_text:
@@ -173,4 +211,4 @@ def judge(
             texts[name] = measure_loss(model, ids, progress, name)
         else:
             texts[name] = compare_losses(model, parent, ids, progress, name)
-    return EvaluationByText(texts)
+    return EvaluationByText(texts) if parent is None else ComparisonByText(texts)

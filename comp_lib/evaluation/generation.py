@@ -21,7 +21,7 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
 
     Each token is the most likely one, so the text is the same every time.
 
-    Raises InputError for a prompt that is no text or an empty one, and for more tokens than the model's
+    Raises InputError for a prompt that is empty or anything but text, and for more tokens than the model's
     context holds.
     """
     check_encodable("a prompt", prompt)

@@ -73,6 +73,16 @@ class Measures:
         return {measure: getattr(self, measure) for measure in MEASURES if getattr(self, measure) is not None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Measures):
+    """How good a model is beside its parent: each measure is a number."""
+
+    dense_loss: float
+    increase: float
+    kl: float
+    top1_agreement: float
+
+
 MEASURES = tuple(field.name for field in fields(Measures))
 
 
@@ -108,7 +118,7 @@ def measure_loss(
 ) -> Evaluation:
     """Loss and perplexity of `model` on `ids` (S, L); `label` names the work to `progress`.
 
-    Raises InputError for what is no model or no tokens, and for sequences that are longer than the model's
+    Raises InputError for anything but a model and tokens, and for sequences that are longer than the model's
     context; NoNumber for a loss that is NaN or infinite.
     """
     check_model(model)

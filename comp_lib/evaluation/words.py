@@ -7,13 +7,9 @@ before, and the ends of the interval of d give those of the factor.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from .confidence import Interval
 from .loss import perplexity_of
-
-if TYPE_CHECKING:  # by_kind uses this module to say its numbers
-    from .by_kind import EvaluationByText
 
 PRECISE = ".3f"  # format of nats per token
 ROUGH = ".2f"  # the same where there are too few windows for an interval
@@ -58,11 +54,6 @@ def perplexity_range(interval: Interval | None, digits: str = ".2f") -> str:
         return ""
     low, high = map(perplexity_of, interval)
     return f" ({low:{digits}} to {high:{digits}})"
-
-
-def factor_of_mean(judged: EvaluationByText) -> str:
-    """What multiplied the perplexity of the parent on the mean of the texts, with its 95% interval."""
-    return perplexity_factor(judged.mean.values["increase"], judged.intervals.increase)
 
 
 def is_by_chance(loss: float, vocabulary: int) -> bool:

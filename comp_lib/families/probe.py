@@ -102,7 +102,11 @@ class OutputPath:
     @classmethod
     @torch.no_grad()
     def of(cls, layer: Layer, step: Step) -> OutputPath:
-        """Find the way by a probe of the layer.
+        """Find the way by a probe: three tokens, for which the output linear puts out given values.
+
+        The first has a large value in all outputs. The second has twice that value, which a norm forgets and
+        a factor doubles. The third has other signs: where outputs are mixed, it is no product of signs and
+        factors.
 
         Raises InputError where the outputs reach the stream in another way.
         """

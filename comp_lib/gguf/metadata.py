@@ -134,11 +134,14 @@ def check_metadata(
     """
     prefix = f"{architecture.name}."
     stated = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    meant = _keys(meta_model, architecture)
-    assumed = _assumed(meta_model, metadata)
-    for key in [key for key in stated | meant if key not in HARMLESS]:
-        expected = meant.get(key, TAKEN_FOR_GRANTED.get(key))
-        if not _is_equal(stated.get(key, assumed.get(key)), expected):
+    of_model = _keys(meta_model, architecture)
+    # what the file should say: what is true of the model, else what llama.cpp takes for granted
+    meant = TAKEN_FOR_GRANTED | of_model
+    # what the file says, or means where it says nothing
+    read = _assumed(meta_model, metadata) | stated
+    for key in [key for key in stated | of_model if key not in HARMLESS]:
+        expected = meant.get(key)
+        if not _is_equal(read.get(key), expected):
             name = repr(prefix + key)[1:-1]  # in one line, whatever it holds
             said = f"{name} = {str(stated[key])[:40]!r}" if key in stated else f"no {name}"
             known = "not converted" if expected is None else f"{str(expected)[:40]} in the model read from it"

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gguf
 import numpy as np
@@ -36,7 +36,9 @@ from .metadata import add_fields, model_fields, scaled_rope
 from .read import CONFIG_KEY
 from .tokenizer import name_for_llama_cpp, tokenizer_metadata
 
-TYPES = {
+GgufType = Literal["f32", "f16", "q8_0", "q4_0", "q4_1"]
+"""A type in which matrices can be written."""
+TYPES: dict[GgufType, GGMLQuantizationType] = {
     "f32": GGMLQuantizationType.F32,
     "f16": GGMLQuantizationType.F16,
     "q8_0": GGMLQuantizationType.Q8_0,
@@ -83,7 +85,7 @@ class _ExportedTensor:
         return stored
 
 
-def checked_new_gguf_file(file: str | Path, gguf_type: str, overwrite: bool = False) -> Path:
+def checked_new_gguf_file(file: str | Path, gguf_type: GgufType, overwrite: bool = False) -> Path:
     """The path of a GGUF file to write, without links.
 
     Raises InputError for a `gguf_type` that is not one of TYPES, a name with another ending, a file that is
@@ -103,7 +105,7 @@ def write_gguf(
     meta_model: Model,
     files: StoredTensors,
     tokenizer: PreTrainedTokenizerBase,
-    gguf_type: str,
+    gguf_type: GgufType,
     progress: Progress = no_progress,
 ) -> None:
     """Write a model as a GGUF file, which appears complete or not at all.
@@ -152,7 +154,9 @@ def write_gguf(
             writer.write_tensor_data(values)
 
 
-def check_exportable(model: Model, shape: Shape, tokenizer: PreTrainedTokenizerBase, gguf_type: str) -> None:
+def check_exportable(
+    model: Model, shape: Shape, tokenizer: PreTrainedTokenizerBase, gguf_type: GgufType
+) -> None:
     """Check that `model` could be written as a GGUF file, with the widths that `shape` says.
 
     Args:
@@ -166,7 +170,7 @@ def check_exportable(model: Model, shape: Shape, tokenizer: PreTrainedTokenizerB
     tokenizer_metadata(tokenizer, model.config.vocab_size)
 
 
-def _check_widths(shape: Shape, gguf_type: str) -> None:
+def _check_widths(shape: Shape, gguf_type: GgufType) -> None:
     """Check that each row of each matrix is a number of complete blocks of the type `gguf_type`.
 
     Raises InputError for a width that is no multiple of the block.
@@ -187,7 +191,7 @@ def _check_widths(shape: Shape, gguf_type: str) -> None:
             )
 
 
-def tensor_type(name: str, size: tuple[int, ...], gguf_type: str) -> GGMLQuantizationType:
+def tensor_type(name: str, size: tuple[int, ...], gguf_type: GgufType) -> GGMLQuantizationType:
     """The type of the tensor `name` of transformers in a file of type `gguf_type`."""
     if len(size) == 1:
         return GGMLQuantizationType.F32
@@ -196,7 +200,7 @@ def tensor_type(name: str, size: tuple[int, ...], gguf_type: str) -> GGMLQuantiz
     return TYPES[gguf_type]
 
 
-def size_of_tensors(shapes: Mapping[str, tuple[int, ...]], gguf_type: str) -> int:
+def size_of_tensors(shapes: Mapping[str, tuple[int, ...]], gguf_type: GgufType) -> int:
     """Bytes of tensors of these shapes, by their names in transformers, in a file of type `gguf_type`."""
     total = 0
     for name, shape in shapes.items():
@@ -205,7 +209,7 @@ def size_of_tensors(shapes: Mapping[str, tuple[int, ...]], gguf_type: str) -> in
     return total
 
 
-def as_stored(name: str, weight: torch.Tensor, gguf_type: str) -> torch.Tensor:
+def as_stored(name: str, weight: torch.Tensor, gguf_type: GgufType) -> torch.Tensor:
     """The numbers that a file of type `gguf_type` holds of `weight`, the tensor `name` of transformers."""
     stored_as = tensor_type(name, tuple(weight.shape), gguf_type)
     if stored_as == GGMLQuantizationType.F32:
@@ -214,7 +218,7 @@ def as_stored(name: str, weight: torch.Tensor, gguf_type: str) -> torch.Tensor:
     return torch.from_numpy(gguf.quants.dequantize(blocks, stored_as)).to(weight)
 
 
-def _general_fields(config: Any, tokenizer: PreTrainedTokenizerBase, gguf_type: str) -> dict[str, Any]:
+def _general_fields(config: Any, tokenizer: PreTrainedTokenizerBase, gguf_type: GgufType) -> dict[str, Any]:
     """What the file says of itself: NAME -> value, for `add_NAME` of GGUFWriter."""
     precision = "ALL" if gguf_type == "f32" else "MOSTLY"
     return {

@@ -30,7 +30,7 @@ class LayerHarms(Protocol):
     """What a plan reads, of `importance`: a `MeasuredHarm` or an `EstimatedHarm`."""
 
     @property
-    def removed(self) -> tuple[int, ...]:
+    def removals(self) -> tuple[int, ...]:
         """How many neurons each layer alone lost (layers,)."""
 
     @property
@@ -54,7 +54,7 @@ def plan_by_harm(request: PlanRequest, harms: LayerHarms) -> Plan:
     predicted = {}
     for layer in uniform.layers:
         errors = harms.errors(layer, shape.neurons[layer])
-        reference = float(errors[harms.removed[layer]].clamp_min(SMALLEST_ERROR))
+        reference = float(errors[harms.removals[layer]].clamp_min(SMALLEST_ERROR))
         harm = max(float(harms.harm[layer]), 0.0) ** HARM_EXPONENT
         predicted[layer] = harm * errors / reference
     widths = allocate_widths(shape, predicted, sum(uniform.neurons), request.multiple)

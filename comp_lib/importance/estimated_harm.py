@@ -28,7 +28,7 @@ from ..shape import Shape
 from ..statistics.few_tokens import TokenStatistics
 from ..statistics.sums import token_weight
 from ..walk import LayerVisit, walk
-from .narrowing import check_sequences, divergences_of_streams, smallest_width, with_weights
+from .narrowing import check_two_sequences, divergences_of_streams, smallest_width, with_weights
 from .problem import RIDGE, Problem, times_gain
 
 # Sequences to which a narrowed layer is refitted, and those that judge: these shares of all, so that a small
@@ -46,7 +46,7 @@ LAYER_STEP = 2  # every second layer is tried, and the last one
 class EstimatedHarm:
     """The effect on the model if one layer of the parent loses some MLP neurons and no other changes."""
 
-    removed: tuple[int, ...]  # number of neurons that go (layers,)
+    removals: tuple[int, ...]  # number of neurons that go (layers,)
     harm: Tensor  # divergence, nats per token (layers,)
     energies: tuple[Tensor, ...]  # energy of the neurons of each layer, ascending (layers,)
 
@@ -87,7 +87,7 @@ def estimated_harm(
 
     Raises InputError for fewer than 2 sequences.
     """
-    check_sequences(ids)
+    check_two_sequences(ids)
     decoder = as_decoder(model)
     layer_count = Shape.of(decoder).layer_count
     judging_count = max(1, min(JUDGING_SEQUENCES, int(JUDGING_SHARE * len(ids))))

@@ -139,7 +139,7 @@ def sweep(
     refitted = weights.clone(memory_format=torch.contiguous_format)  # each round needs the norms of its rows
     alive = torch.ones(len(weights) // block_size, dtype=torch.bool, device=weights.device)
     per_round = per_round or max(BLOCKS_PER_ROUND, len(alive) // ROUNDS_FOR_ALL)
-    first_scores = scores_of(inverse.blocks, refitted)
+    first_scores = scores_of(inverse.diagonal_blocks, refitted)
     scores = first_scores
     objective = 0.0
     order: list[int] = []
@@ -167,7 +167,7 @@ def sweep(
             round_penalty = movement_penalty(input_penalties, weights, refitted)
         round_penalties.append(round_penalty)
         if len(order) < remove:
-            scores = scores_of(inverse.blocks, refitted)
+            scores = scores_of(inverse.diagonal_blocks, refitted)
     return Sweep(
         kept=alive.nonzero().flatten(),
         order=torch.tensor(order, dtype=torch.long),

@@ -29,7 +29,7 @@ from ..statistics.solve import penalty
 from ..statistics.sums import MatrixStatistics, token_weight
 from ..walk import passed_batches, walk
 from .matrix_condition import Sweep, sweep
-from .narrowing import check_sequences, divergences_of_streams, smallest_width, with_weights
+from .narrowing import check_two_sequences, divergences_of_streams, smallest_width, with_weights
 from .problem import RIDGE, Problem
 
 FITTED_SEQUENCES = 32  # sequences on which layers are refitted: widths need few
@@ -42,7 +42,7 @@ COMPARED_POSITIONS = 512  # judging tokens at which the predictions of the model
 class MeasuredHarm:
     """The effect on the model if one layer of the parent loses some MLP neurons and no other changes."""
 
-    removed: tuple[int, ...]  # number of neurons that go (layers,)
+    removals: tuple[int, ...]  # number of neurons that go (layers,)
     harm: Tensor  # divergence, nats per token (layers,)
     sweeps: tuple[Sweep, ...]  # down to FLOOR_SHARE of each layer (layers,)
 
@@ -99,7 +99,7 @@ def measured_harm(
 
     Raises InputError for fewer than 2 sequences.
     """
-    check_sequences(ids)
+    check_two_sequences(ids)
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
     if isinstance(removals, int):
@@ -154,10 +154,10 @@ def narrow(layer: Layer, statistics: MatrixStatistics, removed: int, ridge: floa
     swept = sweep(
         statistics.inverse(ridge),
         problem.scaled_weight,
-        problem.blocks - smallest_width(problem.blocks),
+        problem.block_count - smallest_width(problem.block_count),
         input_penalties=penalty(statistics.diagonal(), ridge),
     )
     device = problem.weight.device
-    stays = torch.ones(problem.blocks, dtype=torch.bool, device=device)
+    stays = torch.ones(problem.block_count, dtype=torch.bool, device=device)
     stays[swept.order[:removed].to(device)] = False
     return swept, statistics.refit(problem.weight, stays.nonzero().flatten(), ridge)

@@ -40,7 +40,7 @@ def reference_removals(shape: Shape, plan: Plan) -> tuple[int, ...]:
     return tuple(compared)
 
 
-def check_sequences(ids: Tensor) -> None:
+def check_two_sequences(ids: Tensor) -> None:
     """Raises InputError for ids (S, L) of which no sequence is left to judge what another one fitted."""
     if len(ids) < 2:
         raise InputError(

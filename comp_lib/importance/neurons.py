@@ -37,7 +37,7 @@ def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
 
     A name may be registered again, as a cell of a notebook does that runs twice.
 
-    Raises InputError for the name of a metric or a method of comp_lib, and for what is no name.
+    Raises InputError for the name of a metric or a method of comp_lib, and for anything but a name.
     """
     if not isinstance(name, str) or not re.fullmatch(METRIC_NAME, name):
         raise InputError(
@@ -99,7 +99,7 @@ def energy(problem: Problem, keep: int, generator: torch.Generator) -> Selection
 @metric("random")
 def random(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
     """Random scores: a metric that is no better than this one is worth nothing."""
-    scores = torch.rand(problem.blocks, generator=generator, dtype=torch.float64)
+    scores = torch.rand(problem.block_count, generator=generator, dtype=torch.float64)
     return keep_highest(scores.to(problem.weight.device), keep)
 
 
@@ -113,7 +113,7 @@ def mask_condition(problem: Problem, keep: int, generator: torch.Generator) -> S
     swept = sweep(
         spd_inverse(matrix)[0],
         ones,
-        problem.blocks - keep,
+        problem.block_count - keep,
         block_size=problem.block_size,
         per_round=MASK_BLOCKS_PER_ROUND,
     )
@@ -126,9 +126,9 @@ def full_condition(problem: Problem, keep: int, generator: torch.Generator) -> S
     swept = sweep(
         problem.statistics.inverse(problem.ridge, problem.block_size),
         problem.scaled_weight,
-        problem.blocks - keep,
+        problem.block_count - keep,
         block_size=problem.block_size,
         input_penalties=penalty(problem.statistics.diagonal(), problem.ridge),
     )
-    refitted = swept.weights if problem.gain is None else None  # with a gain, the sweep has V times the gain
-    return Selection(swept.kept, swept.scores, refitted, swept)
+    no_gain = problem.gain is None  # with a gain, the sweep has V times the gain
+    return Selection(swept.kept, swept.scores, swept, swept_weights=no_gain)

@@ -65,13 +65,13 @@ class Problem:
         return self.statistics.diagonal() * self.scaled_weight.square().sum(1)
 
     @property
-    def blocks(self) -> int:
+    def block_count(self) -> int:
         """The number of blocks."""
         return len(self.weight) // self.block_size
 
     def per_block(self, values: Tensor) -> Tensor:
         """The sum of values (n,) over each block: (blocks,)."""
-        return values.reshape(self.blocks, self.block_size).sum(1)
+        return values.reshape(self.block_count, self.block_size).sum(1)
 
     def inputs_of(self, blocks: Tensor) -> Tensor:
         """Indices of the inputs in these blocks, on the device of the weights: (k,) -> (k * block_size,)."""
@@ -91,10 +91,10 @@ class Selection:
     """The blocks that stay, ascending (k,)."""
     scores: Tensor
     """The importance of each block (blocks,): a block with a larger score is worth more."""
-    refitted: Tensor | None = None
-    """Least-squares weights V (n, m), if the metric's sweep has found them already."""
     swept: Sweep | None = None
-    """The sweep, if there was one."""
+    """The sweep that chose them, if there was one."""
+    swept_weights: bool = False
+    """Whether the weights of the sweep are those that least squares would find for these blocks."""
 
 
 def ridge_or_usual(ridge: float | str) -> float:

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..arguments import check_switch, check_type
+from ..arguments import check_switch, check_type, known_keywords
 from ..errors import InputError
-from ..gguf.write import checked_new_gguf_file, write_gguf
+from ..gguf.write import GgufType, checked_new_gguf_file, write_gguf
 from ..progress import Progress, check_progress, no_progress
 from ..system.files import resolve
 from .load import open_model
 
 
+@known_keywords()
 def export_gguf(
     name: str | Path,
     out: str | Path,
-    gguf_type: str = "f16",
+    gguf_type: GgufType = "f16",
     *,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Path:
-    """Write `name` (a folder, a .gguf file or "smollm2-135m") as the GGUF file `out`, and return its path.
+    """Write a model as the GGUF file `out`, and return its path.
 
-    `gguf_type` is the type of the matrices, one of `gguf.write.TYPES`. Vectors stay f32. With a 4-bit type
-    the embeddings and the head become q8_0, as in most files of that type. The file appears complete or not
-    at all.
+    The file appears complete or not at all.
+
+    Args:
+        name: as for `load_model`: a folder, a .gguf file or "smollm2-135m".
+        gguf_type: the type of the matrices, one of `gguf.write.TYPES`. Vectors stay f32. With a 4-bit type
+            the embeddings and the head become q8_0, as in most files of that type.
+        overwrite: whether a file that is there may be replaced.
+        progress: called after each tensor.
 
     Raises InputError, before anything is written, for arguments of a wrong type, for what llama.cpp or the
-    type cannot hold, for a file that is there already unless it is to `overwrite`, and for a folder or disk
+    type cannot hold, for a file that is there already, and for a folder or disk
     that cannot take it. Only weights that are not finite, or too large for the type, are refused later.
     """
     check_type("name", name, "the name or the folder of a model", example="build/small")

@@ -82,7 +82,7 @@ def _check_replaceable(folder: str | Path, target: Path, overwrite: bool) -> Non
 
 
 def _foreign_names(folder: Path) -> list[str]:
-    """The names of all in `folder` that no model has, and of what is no ordinary file."""
+    """The names of all in `folder` that no model has, and of all but ordinary files."""
     paths = []
     for path in sorted(folder.iterdir()):
         is_template_folder = path.name == TEMPLATE_FOLDER and path.is_dir() and not path.is_symlink()

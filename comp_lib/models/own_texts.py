@@ -65,5 +65,5 @@ def _parse(record: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> str:
-    """The text of a file, with a mark in place of bytes that are no text."""
+    """The text of a file, with a mark in place of bytes that UTF-8 does not have."""
     return path.read_text("utf-8", errors="replace")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..arguments import check_switch, check_type
+from ..arguments import check_switch, check_type, known_keywords
 from ..errors import InputError
 from ..families.find import layers_of, parts
 from ..families.types import Layer
@@ -28,10 +28,15 @@ PADDED_NOTE = (
 )
 
 
+@known_keywords()
 def export_padded(name: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
     """Write `name`, a folder whose layers differ in width, in its family's stock form to the folder `out`.
 
     Returns the folder. All of the padded model is in memory.
+
+    Args:
+        name: of the folder.
+        overwrite: whether an earlier result in `out` may be replaced.
 
     Raises InputError, before anything is written, for arguments of a wrong type, for a model that is stock
     already, for a plan or a card that is a link to somewhere else, and for a folder that cannot be written.

@@ -121,7 +121,7 @@ def _from_lists(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _refuse(got: object, layers: object) -> NoReturn:
-    """Raise InputError for what is no `per_layer_config` of a model with `layers` layers."""
+    """Raises InputError for anything but the `per_layer_config` of a model with `layers` layers."""
     raise InputError(
         expected=f"a config.json that can be built, with {FIELD} as {{LAYER: {{FIELD: NUMBER}}}}: layers "
         f"below {layers}, the fields {NEURONS}, {HEADS} and {GROUPS}, numbers above 0, heads that fit groups",

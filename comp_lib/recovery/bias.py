@@ -32,7 +32,7 @@ def refit_by_bias(problem: Problem, selection: Selection) -> Refit:
     statistics = problem.statistics
     inputs = problem.inputs_of(selection.kept)
     refitted = keep_rows(problem.weight, inputs)
-    bias = mean_bias(statistics.unweighted_mean, problem.weight, inputs)
+    bias = mean_bias(statistics.unweighted_mean(), problem.weight, inputs)
     energy, error = statistics.energy_and_error(problem.weight, refitted)
     error += statistics.bias_energy(problem.weight - refitted, bias)
     return Refit(selection.kept, refitted, bias, error=relative_error(error, energy))

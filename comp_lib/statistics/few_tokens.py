@@ -118,8 +118,10 @@ class TokenStatistics(Statistics):
         return DualInverse(self.x, penalty(self.diagonal(), ridge), block_size)
 
     def refit(self, weight: Tensor, kept_inputs: Tensor, ridge: float) -> Tensor:
-        # D_K^-1 X_K^T (I + K)^-1 E is computed without lambda in the divisors, which is the same:
-        # diag(C)_K^-1 X_K^T (lambda I + X_K diag(C)_K^-1 X_K^T)^-1 E.
+        # With D = lambda diag(C), lambda can leave the divisors and enter the matrix that is solved with:
+        #     D_K^-1 X_K^T (I + X_K D_K^-1 X_K^T)^-1 E
+        #     = diag(C)_K^-1 X_K^T (lambda I + X_K diag(C)_K^-1 X_K^T)^-1 E.
+        # The divisor diag(C)_K is applied as its root, once on each side.
         root = _root(penalty(self.squares, 1.0)[kept_inputs])  # diag(C)_K^1/2 (k,)
         factor, _ = spd_factor(row_products(self.x, self.x, root, kept_inputs), ridge)
         # (lambda I + X_K diag(C)_K^-1 X_K^T)^-1 E (T, m)
@@ -206,7 +208,9 @@ class DualInverse(Inverse):
         self.inverse_penalties = 1.0 / penalties  # D^-1 (n,), zero for inputs that went
         width = max(1, INPUTS_PER_PANEL // block_size) * block_size  # a panel has whole blocks
         panels = slices_of(len(penalties), width)
-        self.blocks = torch.cat([self._diagonal_blocks(factor, panel, block_size) for panel in panels])
+        self.diagonal_blocks = torch.cat(
+            [self._diagonal_blocks(factor, panel, block_size) for panel in panels]
+        )
         self.token_inverse = torch.cholesky_inverse(factor)  # M (T, T)
 
     def _diagonal_blocks(self, factor: Tensor, inputs: slice, block_size: int) -> Tensor:
@@ -237,7 +241,7 @@ class DualInverse(Inverse):
         if rows.half is None:
             raise ValueError("expected rows of this form, got those of an n x n inverse")
         self.token_inverse.addmm_(rows.half, inner_inverse @ rows.half.T)
-        downdate(self.blocks, rows, inner_inverse @ rows.values)
+        downdate(self.diagonal_blocks, rows, inner_inverse @ rows.values)
         self.inverse_penalties[rows.index] = 0.0
 
 

@@ -144,7 +144,7 @@ class InverseRows:
 class Inverse(ABC):
     """P = H^-1 (n, n) for a sweep, which reads its rows and removes inputs."""
 
-    blocks: Tensor
+    diagonal_blocks: Tensor
     """The diagonal blocks of P (n / b, b, b)."""
 
     @abstractmethod
@@ -171,7 +171,7 @@ class MatrixInverse(Inverse):
 
     def __init__(self, matrix: Tensor, block_size: int = 1) -> None:
         self.matrix = matrix
-        self.blocks = diagonal_blocks(matrix, block_size)
+        self.diagonal_blocks = diagonal_blocks(matrix, block_size)
         self.alive = torch.ones(len(matrix), dtype=matrix.dtype, device=matrix.device)
         # pairs of factors (r, n): P is `matrix` minus left^T right of each
         self.updates: list[tuple[Tensor, Tensor]] = []
@@ -190,7 +190,7 @@ class MatrixInverse(Inverse):
             left, right = map(torch.cat, zip(*self.updates, strict=True))
             self.matrix.addmm_(left.T, right, alpha=-1.0)
             self.updates = []
-        downdate(self.blocks, rows, down)
+        downdate(self.diagonal_blocks, rows, down)
         self.alive[rows.index] = 0.0
 
 

@@ -158,12 +158,10 @@ class Statistics(ABC):
     def mix_outputs(self, mix: Tensor) -> Self:
         """The sums for mixtures of the outputs, Y* M with M (m, p)."""
 
-    @property
     def unweighted_mean(self) -> Tensor:
         """Mean input (n,), each token once: without the token weights of C."""
         return self.input_sum / max(self.token_count, 1)
 
-    @property
     def variance(self) -> Tensor:
         """Variance of each input (n,), with the token weights of C."""
         mean = self.weighted_input_sum / self.squared_weight_sum

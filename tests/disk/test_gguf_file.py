@@ -396,6 +396,16 @@ def test_what_cannot_be_written_is_refused_before_any_work(make, options, messag
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_method_that_rounds_its_widths_makes_a_file_in_blocks(parent_of, tmp_path):
+    """The widths of SlimGPT differ from layer to layer, and are multiples of a block's 32 as COMP's are."""
+    verdict = prune_model(parent_of("q8_0"), tmp_path / "out.gguf", **QUICK | {"method": "slimgpt"})
+    widths = verdict.shape.neurons
+    assert len(set(widths)) > 1
+    assert not any(width % 32 for width in widths)
+    small, _ = load_model(tmp_path / "out.gguf")
+    assert Shape.of(small).neurons == widths
+
+
 def test_no_folder_for_the_file(parent_of, tmp_path):
     with pytest.raises(InputError, match="a file in a folder that can be written to"):
         prune_model(parent_of("q8_0"), tmp_path / "nowhere" / "out.gguf", **QUICK)

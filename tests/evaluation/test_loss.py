@@ -11,7 +11,7 @@ from variants import VARIANTS, build, tokens
 
 from comp_lib.calibration.texts import encode, load_text
 from comp_lib.errors import InputError, NoNumber
-from comp_lib.evaluation import loss as evaluate
+from comp_lib.evaluation import loss as loss_module
 from comp_lib.evaluation.confidence import Intervals, confidence_interval
 from comp_lib.evaluation.loss import MEASURES, Evaluation, compare_losses, measure_loss
 from comp_lib.evaluation.windows import evaluation_tokens
@@ -35,8 +35,8 @@ def brute_loss(model, ids):
 @pytest.mark.parametrize("head_rows", [7, 256])
 @pytest.mark.parametrize("overrides", [{}, {"tie_word_embeddings": True}], ids=["untied", "tied"])
 def test_perplexity(monkeypatch, tiny_llama, ids, batch, head_rows, overrides):
-    monkeypatch.setattr(evaluate, "HEAD_ROWS", head_rows)
-    monkeypatch.setattr(evaluate, "BATCH", batch)
+    monkeypatch.setattr(loss_module, "HEAD_ROWS", head_rows)
+    monkeypatch.setattr(loss_module, "BATCH", batch)
     model = tiny_llama(**overrides)
     calls = []
     result = measure_loss(model, ids, progress=lambda label, step, total: calls.append((step, total)))
@@ -59,7 +59,7 @@ def test_every_family_answers_as_transformers_does(name):
 
 @pytest.mark.parametrize("head_rows", [7, 256])
 def test_compare(monkeypatch, tiny_llama, ids, head_rows):
-    monkeypatch.setattr(evaluate, "HEAD_ROWS", head_rows)
+    monkeypatch.setattr(loss_module, "HEAD_ROWS", head_rows)
     dense = tiny_llama()
     model = tiny_llama()
     generator = torch.Generator().manual_seed(1)

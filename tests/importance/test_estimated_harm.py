@@ -96,7 +96,7 @@ def test_make_plan_takes_the_widths_of_the_estimated_harm(tiny_llama):
     shape = Shape.of(model)
     removals = [shape.neurons[0] - width for width in uniform.neurons]
     estimated = estimated_harm(model, ids, removals)
-    assert plan.neurons == plan_by_harm(settings.plan_request(shape), estimated).neurons
+    assert plan.neurons == plan_by_harm(settings.completed().plan_request(shape), estimated).neurons
     assert len(set(plan.neurons)) > 1
     assert sum(plan.neurons) == sum(uniform.neurons)
 

@@ -129,14 +129,14 @@ def test_full_condition_brings_the_least_squares_weights(seed, blocks, size, dat
     selection = full_condition(problem, keep, rng())
     inputs = torch.tensor([g * size + j for g in selection.kept.tolist() for j in range(size)])
     expected = least_squares(problem.xtx, problem.xtx @ problem.weight, problem.weight, inputs, problem.ridge)
-    torch.testing.assert_close(selection.refitted, expected, **CLOSE)
+    torch.testing.assert_close(selection.swept.weights, expected, **CLOSE)
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_keeping_everything_changes_nothing(size):
     _, problem = layer(4, 6, size)
     selection = full_condition(problem, 6, rng())
-    assert torch.equal(selection.refitted, problem.weight)
+    assert torch.equal(selection.swept.weights, problem.weight)
     assert selection.kept.tolist() == list(range(6))
     assert torch.equal(
         mask_condition(problem, 6, rng()).swept.weights, torch.ones(6 * size, 1, dtype=torch.float64)
@@ -197,7 +197,7 @@ def test_dead_neurons_break_no_metric(name, dead):
     assert selection.scores.isfinite().all()
     if dead == "some" and name not in ("random", "magnitude"):
         assert selection.kept.tolist() == [0, 2, 4, 5]
-    assert selection.refitted is None or selection.refitted.isfinite().all()
+    assert selection.swept is None or selection.swept.weights.isfinite().all()
 
 
 def test_the_variance_of_an_input_has_the_weights_of_the_tokens():
@@ -207,7 +207,7 @@ def test_the_variance_of_an_input_has_the_weights_of_the_tokens():
     statistics.add(x, token_weight=weights)
     shares = weights.square() / weights.square().sum()  # C has the squares of the weights
     centred = x - shares @ x
-    torch.testing.assert_close(statistics.variance, shares @ centred.square(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(statistics.variance(), shares @ centred.square(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["mha", "gqa", "mqa", "head-dim", "qwen2"])

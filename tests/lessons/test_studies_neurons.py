@@ -54,7 +54,7 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(
     assert problem.xtx.dtype == torch.float64
     torch.testing.assert_close(problem.xtx.float(), x.T @ x, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(problem.weight.float().T, part.output_linear.weight)
-    assert problem.blocks == blocks
+    assert problem.block_count == blocks
     assert problem.ridge == 0.1
     assert problem.upstream_norms().shape == (blocks,)
     without_ridge = study.dense_problem(model, ids, layer, step, weighted=False)

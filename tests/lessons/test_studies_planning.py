@@ -57,7 +57,7 @@ def plan_of(layers, widths) -> Plan:
 def test_stored_curves_go_through_their_points():
     record = {"gone": 32, "kl": [0.5, 0.25], "curves": [[0.0, 0.1, 0.3], [0.0, 0.2, 0.8]]}
     measured = planning.stored_harm(record)
-    assert measured.removed == (32, 32)
+    assert measured.removals == (32, 32)
     assert measured.harm.tolist() == [0.5, 0.25]
     errors = measured.errors(0, 100)[[0, 16, 32, 48, 64]].tolist()
     assert errors == pytest.approx([0.0, 0.05, 0.1, 0.2, 0.3])

@@ -43,7 +43,7 @@ def test_a_sweep_is_the_same(block, per_round):
     inverse, _ = spd_inverse(with_ridge(full.xtx, 0.1))
     dual_inverse = DualInverse(rows.x, penalties, block)
     torch.testing.assert_close(
-        dual_inverse.blocks.diagonal(dim1=1, dim2=2).flatten(), inverse.diagonal(), rtol=1e-5, atol=0
+        dual_inverse.diagonal_blocks.diagonal(dim1=1, dim2=2).flatten(), inverse.diagonal(), rtol=1e-5, atol=0
     )
     torch.testing.assert_close(
         dual_inverse.rows(torch.tensor([3, 7])).values, inverse[[3, 7]], rtol=1e-4, atol=1e-5
@@ -85,7 +85,7 @@ def test_means_and_the_energy_of_a_bias_are_those_of_the_tokens(form):
     for half, rows in zip(halves, (slice(0, 4), slice(4, None)), strict=True):
         half.add(x[rows], token_weight=weights[rows])
     sums = halves[0] + halves[1]
-    torch.testing.assert_close(sums.unweighted_mean, x.double().mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sums.unweighted_mean(), x.double().mean(0), rtol=1e-5, atol=1e-6)
     outputs = x.double() @ gap
     added = (outputs - bias).square().sum(1) - outputs.square().sum(1)
     assert sums.bias_energy(gap, bias) == pytest.approx(float(weights.double().square() @ added), rel=1e-5)
@@ -132,11 +132,11 @@ def test_the_metric_chooses_the_same_with_single_weights():
     primal = full_condition(Problem(full, w, torch.ones), 15, torch.Generator())
     dual = full_condition(Problem(rows, w.float(), torch.ones), 15, torch.Generator())
     assert torch.equal(primal.kept, dual.kept)
-    assert dual.refitted.dtype == torch.float32
-    torch.testing.assert_close(dual.refitted.double(), primal.refitted, rtol=1e-3, atol=1e-4)
+    assert dual.swept.weights.dtype == torch.float32
+    torch.testing.assert_close(dual.swept.weights.double(), primal.swept.weights, rtol=1e-3, atol=1e-4)
     matrix = with_ridge(full.xtx, 0.1)
     torch.testing.assert_close(
-        rows.inverse(0.1).blocks.flatten(), spd_inverse(matrix)[0].diagonal(), rtol=1e-4, atol=0
+        rows.inverse(0.1).diagonal_blocks.flatten(), spd_inverse(matrix)[0].diagonal(), rtol=1e-4, atol=0
     )
 
 
