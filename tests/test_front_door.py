@@ -36,13 +36,14 @@ quality = evaluate(pruned.model, tokenizer, "evaluation:code", parent=model, win
 folder = pruned.save("in-memory", tokenizer)
 verdict = prune_model("PARENT", "on-disk", 0.2, calibration=text, multiple=4, judged_on=None)
 plan: Plan = verdict.plan
-print(folder, plan.removed, quality.mean.increase)
+increase: float = quality.mean.increase
+print(folder, plan.removed, increase)
 """
 MISTAKES = {
     "prune(model)": "Missing positional argument",
     'prune(model, text, Settings(ratio="a fifth"))': "incompatible type",
     'prune_model("PARENT", "out", sequence=3)': "Unexpected keyword argument",
-    "evaluate(model)": "Missing positional argument",
+    "evaluate(model)": "No overload variant",
     "load_model(3)": "incompatible type",
     "plan.kept": "has no attribute",
 }
