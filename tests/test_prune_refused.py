@@ -38,7 +38,7 @@ from comp_lib.settings import Settings
         ({"drop_layers": None}, "expected drop_layers"),
         ({"kv_groups": "2"}, "expected kv_groups to be a whole number or None, got '2'"),
         ({"seed": 2**70}, "seed to be a whole number"),
-        ({"seed": 1.0}, "seed to be a whole number, got 1.0"),
+        ({"seed": 1.0}, "seed to be a whole number from 0, got 1.0"),
         ({"multiple": 8.5}, "multiple to be a whole number or None, got 8.5"),
         ({"kv_groups": 0}, "kv_groups as a whole number above 0, got 0"),
         ({"multiple": 0}, "multiple as a whole number above 0, got 0"),

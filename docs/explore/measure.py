@@ -330,7 +330,7 @@ def predicted_harms(record: dict[str, Any], removed: Sequence[int]) -> list[floa
     found = []
     for layer, count in enumerate(removed):
         errors = harms.errors(layer, record["multiple"] * (len(record["curves"][layer]) - 1))
-        share = float(errors[count] / errors[harms.removed[layer]])
+        share = float(errors[count] / errors[harms.removals[layer]])
         found.append(float(harms.harm[layer]) ** HARM_EXPONENT * share)
     return found
 

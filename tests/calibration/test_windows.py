@@ -155,7 +155,7 @@ def test_a_calibration_draws_what_calibration_tokens_draws(tokenizer, model, sho
         ({"length": 1}, "length as a whole number above 1, got 1"),
         ({"length": 2.0}, "length as a whole number above 1, got 2.0"),
         ({"length": None}, "length as a whole number above 1, got None"),
-        ({"seed": 1.0}, "seed to be a whole number, got 1.0"),
+        ({"seed": 1.0}, "seed to be a whole number from 0, got 1.0"),
         ({"seed": 2**70}, "seed to be a whole number"),
     ],
 )

@@ -126,7 +126,17 @@ def test_settings_as_a_value_do_what_their_fields_do(parent, tmp_path):
 
 def test_at_most_replaces_the_ratio_of_settings():
     wish = Settings(0.3, method="wanda-sp")
-    options = checked_options(wish, None, "0.2nats", None, Calibration(), "kinds", {}, "cpu", "float32")
+    options = checked_options(
+        settings=wish,
+        ratio=None,
+        at_most="0.2nats",
+        preset=None,
+        calibration=Calibration(),
+        judged_on="kinds",
+        changes={},
+        device="cpu",
+        dtype="float32",
+    )
     assert options.at_most == 0.2
     assert options.settings == replace(wish, ratio=SMALLEST_RATIO)
 
