@@ -36,13 +36,13 @@ if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .calibration.windows import Calibration
     from .comp import prune
     from .disk.from_disk import SavedModel
-    from .disk.heal_folder import heal_folder
+    from .disk.heal_folder import HealedFolder, heal_folder
     from .disk.prune_model import prune_model
     from .disk.verdict import Verdict
     from .errors import InputError, NoNumber, OutOfReach
     from .evaluation.by_kind import ComparisonByText, EvaluationByText, evaluate
     from .evaluation.confidence import Intervals
-    from .evaluation.loss import Comparison, Evaluation, Measures
+    from .evaluation.loss import ComparedEvaluation, Comparison, Evaluation, Measures
     from .healing import HealingResult, HealingSettings, heal
     from .importance.neurons import keep_highest, metric
     from .importance.problem import Problem, Selection
@@ -65,11 +65,13 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 __all__ = [
     "PRESETS",
     "Calibration",
+    "ComparedEvaluation",
     "Comparison",
     "ComparisonByText",
     "CompleteSettings",
     "Evaluation",
     "EvaluationByText",
+    "HealedFolder",
     "HealingResult",
     "HealingSettings",
     "InputError",
@@ -107,11 +109,13 @@ __all__ = [
 _MODULES = {  # public name -> the module that defines it
     "PRESETS": "comp_lib.settings",
     "Calibration": "comp_lib.calibration.windows",
+    "ComparedEvaluation": "comp_lib.evaluation.loss",
     "Comparison": "comp_lib.evaluation.loss",
     "ComparisonByText": "comp_lib.evaluation.by_kind",
     "CompleteSettings": "comp_lib.settings",
     "Evaluation": "comp_lib.evaluation.loss",
     "EvaluationByText": "comp_lib.evaluation.by_kind",
+    "HealedFolder": "comp_lib.disk.heal_folder",
     "HealingResult": "comp_lib.healing",
     "HealingSettings": "comp_lib.healing",
     "InputError": "comp_lib.errors",

@@ -51,7 +51,7 @@ def prune(
     settings: Settings | None = None,
     *,
     plan: Plan | None = None,
-    name: str = "",
+    model_name: str = "",
     progress: Progress = no_progress,
     inplace: bool = False,
 ) -> Pruned:
@@ -70,7 +70,7 @@ def prune(
             (`kept_neurons` and `kept_groups`, as a finished plan does) is carried out to the letter. With a
             plan, what `settings` say of `ratio`, `drop_layers`, `layer_metric`, `widths`, `kv_groups` and
             `multiple` is ignored. None: a plan is made by `settings`.
-        name: the name of the model, for the plan.
+        model_name: the name of the model, for the plan.
         progress: called after each step; with its report where a layer is finished.
         inplace: whether the layers of `model` are given up one by one, which halves the memory. Otherwise
             `model` stays as it is, and the result shares the tensors that do not change. A run in place that
@@ -96,13 +96,13 @@ def prune(
     if settings is None:
         settings = Settings()
     ids, settings = checked_call(model, ids, settings, plan)
-    check_type("name", name, "that of the model", example="smollm2-135m", allowed=(str,))
+    check_type("model_name", model_name, "the name of the model", example="smollm2-135m", allowed=(str,))
     check_progress(progress)
     check_switch("inplace", inplace)
     for weight_name, weight in model.named_parameters():
         check_finite(weight_name, weight)
     before = Shape.of(model)
-    plan = plan or make_plan(model, ids, settings, name, progress)
+    plan = plan or make_plan(model, ids, settings, model_name, progress)
     small = model if inplace else shallow_copy(model)
     decoder = ModelInMemory(small, give_up_layers=inplace)
     reports = prune_layers(decoder, ids, settings, plan, MemorySink(small), progress)

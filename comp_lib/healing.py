@@ -28,7 +28,7 @@ from .arguments import check_package, check_seed, check_type, check_whole_number
 from .divergence import divergence_terms
 from .errors import InputError, NoNumber
 from .families.find import check_model
-from .families.run import checked_tokens, evaluation_mode
+from .families.run import check_length, check_same_vocabulary, checked_tokens, evaluation_mode
 from .families.types import Model
 from .progress import Progress, check_progress, no_progress
 
@@ -89,9 +89,9 @@ class HealingResult(NamedTuple):
 def heal(
     model: Model,
     ids: Tensor,
+    *,
     parent: Model,
     settings: HealingSettings = HealingSettings(),
-    *,
     progress: Progress = no_progress,
 ) -> HealingResult:
     """Train a copy of `model` on ids (S, L) towards the answers of `parent`.
@@ -103,14 +103,17 @@ def heal(
         settings: how long and how strongly it is trained.
         progress: called after each step of the training.
 
-    Raises InputError for arguments of a wrong type, for too few sequences, and where peft is missing;
-    NoNumber where the training does not converge.
+    Raises InputError for arguments of a wrong type, for models of different vocabularies, for too few or too
+    long sequences, and where peft is missing; NoNumber where the training does not converge.
     """
     for either in (model, parent):
         check_model(either)
     check_healing(settings)
     check_progress(progress)
     ids = checked_tokens(ids, model.config.vocab_size)
+    check_same_vocabulary(model, parent)
+    for either in (model, parent):
+        check_length(ids.shape[1], either.config.max_position_embeddings)
     check_amount(len(ids), settings)
     check_package("peft", "heal")
     training_ids = ids[:-JUDGING_SEQUENCES]
@@ -194,11 +197,11 @@ def rate_of_step(step: int, settings: HealingSettings) -> float:
 
 def _divergence_on(model: Model, parent: Model, sequence: Tensor) -> Tensor:
     """Divergence of the model's answers from the parent's on a sequence of tokens (L,), with its gradient."""
-    ids = sequence[None].to(parent.device)
+    ids = sequence[None]
     with torch.no_grad():
-        parent_logits = parent(input_ids=ids, use_cache=False).logits[0]
-    logits = model(input_ids=ids, use_cache=False).logits[0]
-    return divergence(logits, parent_logits)
+        parent_logits = parent(input_ids=ids.to(parent.device), use_cache=False).logits[0]
+    logits = model(input_ids=ids.to(model.device), use_cache=False).logits[0]
+    return divergence(logits, parent_logits.to(logits.device))
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """One layer of the decoder, in five phases: gather, choose, recover, shrink, pass on.
 
 A layer is two residual *steps*, "attention" and "mlp". Each step ends in its *output linear*, o_proj or
-down_proj, which writes to the residual stream. `prune_step` takes both through five *phases*:
+down_proj, which writes to the residual stream. `prune_step` takes one of them through five *phases*:
 
 1. gather     `gather` sums up statistics of the text, and chooses the ridge of the recovery by held-out text
 2. choose     `choose` says by the metric which blocks of inputs stay
@@ -242,7 +242,7 @@ def prune_step(step_run: StepRun, carried: CarriedState) -> Refit:
     refit = Refit(torch.arange(task.full_width))
     inputs = None
     block_size = step_run.part.block_size
-    if needs_refit(task, carried):
+    if has_work(task, carried):
         gathered = gather(step_run, carried)
         inputs = gathered.inputs
         if gathered.ridge_position is not None:
@@ -265,8 +265,8 @@ def prune_step(step_run: StepRun, carried: CarriedState) -> Refit:
     return refit
 
 
-def needs_refit(task: WidthTask, carried: CarriedState) -> bool:
-    """Whether the output linear has to be solved anew.
+def has_work(task: WidthTask, carried: CarriedState) -> bool:
+    """Whether anything is to be done to the step before the text is passed on.
 
     It has to where blocks go. An MLP that keeps all its blocks can make good the errors of earlier layers.
     """

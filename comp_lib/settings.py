@@ -168,8 +168,8 @@ class Settings:
             by layer importance, the paper's way; "estimated" or "measured", by a short or a long measurement
             of the harm. None: as the preset of the method has it, or "uniform" if the recovery is not least
             squares, for which alone widths are estimated.
-        kv_groups: KV groups to keep in each layer, a number above 0. None: all, but for the methods
-            "llm-pruner" and "flap", which choose among groups too.
+        kv_groups: KV groups to keep in each layer, a number above 0; with "llm-pruner" in each layer that it
+            may narrow. None: all, but for the methods "llm-pruner" and "flap", which choose among groups too.
         recovery: what follows the cut, for any method: "least-squares" refits the weights that stay, "mask"
             scales them, "bias" adds a mean, "none" leaves them. None: that of the makers of the method, see
             `methods.default_recovery`.

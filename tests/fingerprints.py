@@ -119,7 +119,7 @@ def real(name: str, model, tokenizer) -> Pruned:
         ids = calibration_tokens(
             "calibration", tokenizer, sequences=sequences, length=length, judged_on="evaluation"
         )
-        return prune(model, ids, settings, name=INCLUDED_MODEL)
+        return prune(model, ids, settings, model_name=INCLUDED_MODEL)
 
 
 def read_stored() -> dict:

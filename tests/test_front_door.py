@@ -37,6 +37,8 @@ folder = pruned.save("in-memory", tokenizer)
 verdict = prune_model("PARENT", "on-disk", 0.2, calibration=text, multiple=4, judged_on=None)
 plan: Plan = verdict.plan
 increase: float = quality.mean.increase
+if verdict.quality is not None:
+    increase_on_prose: float = verdict.quality.texts["prose"].increase
 print(folder, plan.removed, increase)
 """
 MISTAKES = {

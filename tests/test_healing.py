@@ -60,7 +60,9 @@ def test_healing_brings_the_answers_nearer(name):
     before_in_training = mean_divergence(small, model, training_ids)
     parent_logits = logits(model, ids)
     state = copy.deepcopy(small.state_dict())
-    healed = heal(small, ids, model, HealingSettings(steps=30, batch_size=4, rank=4, learning_rate=1e-2))
+    healed = heal(
+        small, ids, parent=model, settings=HealingSettings(steps=30, batch_size=4, rank=4, learning_rate=1e-2)
+    )
     assert healed.divergence_before == pytest.approx(before, rel=1e-4)
     assert healed.divergence_after == pytest.approx(
         mean_divergence(healed.model, model, judging_ids), rel=1e-4
@@ -80,7 +82,9 @@ def test_healing_brings_the_answers_nearer(name):
 @needs_peft
 def test_nothing_is_changed_before_the_first_step():
     model, small, ids = pair()
-    healed = heal(small, ids, model, HealingSettings(steps=1, batch_size=2, rank=2, learning_rate=1e-30))
+    healed = heal(
+        small, ids, parent=model, settings=HealingSettings(steps=1, batch_size=2, rank=2, learning_rate=1e-30)
+    )
     for name, tensor in healed.model.state_dict().items():
         torch.testing.assert_close(tensor, small.state_dict()[name], rtol=0, atol=1e-7)
 
@@ -92,10 +96,10 @@ def test_the_seed_decides_and_the_random_state_is_left_alone():
     torch.manual_seed(3)
     draws = torch.rand(3)
     torch.manual_seed(3)
-    first = logits(heal(small, ids, model, QUICK).model, ids)
+    first = logits(heal(small, ids, parent=model, settings=QUICK).model, ids)
     assert torch.equal(torch.rand(3), draws)
-    repeated = logits(heal(small, ids, model, replace(QUICK, seed=0)).model, ids)
-    with_another_seed = logits(heal(small, ids, model, replace(QUICK, seed=1)).model, ids)
+    repeated = logits(heal(small, ids, parent=model, settings=replace(QUICK, seed=0)).model, ids)
+    with_another_seed = logits(heal(small, ids, parent=model, settings=replace(QUICK, seed=1)).model, ids)
     assert torch.equal(first, repeated)
     assert not torch.equal(first, with_another_seed)
 
@@ -104,12 +108,12 @@ def test_the_seed_decides_and_the_random_state_is_left_alone():
 @needs_peft
 def test_models_answer_in_evaluation_mode_and_get_their_modes_back():
     model, small, ids = pair()
-    expected = heal(small, ids, model, QUICK)
+    expected = heal(small, ids, parent=model, settings=QUICK)
     for some_model in (model, small):
         some_model.train()
         for layer in some_model.model.layers:
             layer.self_attn.attention_dropout = 0.5
-    healed = heal(small, ids, model, QUICK)
+    healed = heal(small, ids, parent=model, settings=QUICK)
     assert healed[1:] == expected[1:]
     assert all(module.training for module in model.modules())
 
@@ -135,11 +139,21 @@ def test_the_rate_rises_and_falls_in_straight_lines():
 def test_what_is_no_model_or_no_tokens_is_refused():
     model, small, ids = pair()
     with pytest.raises(InputError, match="expected a model, got str"):
-        heal("build/small", ids, model)
+        heal("build/small", ids, parent=model)
     with pytest.raises(InputError, match="expected a model, got str"):
-        heal(small, ids, "smollm2-135m")
+        heal(small, ids, parent="smollm2-135m")
     with pytest.raises(InputError, match="expected tokens"):
-        heal(small, ids.tolist(), model)
+        heal(small, ids.tolist(), parent=model)
+
+
+@pytest.mark.slow
+@needs_peft
+def test_a_parent_that_cannot_read_the_text_is_refused():
+    _, small, ids = pair()
+    with pytest.raises(InputError, match="two models with one vocabulary, got 512 and 600 tokens"):
+        heal(small, ids, parent=variants.build(vocab_size=600))
+    with pytest.raises(InputError, match="sequences of at most 8 tokens"):
+        heal(small, ids, parent=variants.build(max_position_embeddings=8))
 
 
 @pytest.mark.slow
@@ -147,7 +161,7 @@ def test_what_is_no_model_or_no_tokens_is_refused():
 def test_too_little_text_and_a_training_that_does_not_converge_are_refused():
     model, small, ids = pair()
     with pytest.raises(InputError, match=f"at least {JUDGING_SEQUENCES + 4} sequences"):
-        heal(small, ids[: JUDGING_SEQUENCES + 3], model)
+        heal(small, ids[: JUDGING_SEQUENCES + 3], parent=model)
     small.model.layers[0].mlp.down_proj.weight.data[0, 0] = float("nan")
     with pytest.raises(NoNumber, match="lower the learning rate"):
-        heal(small, ids, model, QUICK)
+        heal(small, ids, parent=model, settings=QUICK)

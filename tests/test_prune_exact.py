@@ -58,7 +58,7 @@ def test_removed_is_what_really_went(name):
     parent = build(name)
     ids = tokens()
     options = {"drop_layers": 1, "kv_groups": None if name == "olmo2" else 1}
-    pruned = prune(parent, ids, replace(SETTINGS, ratio=0.4, **options), name="the parent")
+    pruned = prune(parent, ids, replace(SETTINGS, ratio=0.4, **options), model_name="the parent")
     decoder = [sum(p.numel() for p in model.model.layers.parameters()) for model in (parent, pruned.model)]
     assert pruned.plan.removed == pytest.approx(1.0 - decoder[1] / decoder[0])
     assert pruned.plan.removed >= 0.4

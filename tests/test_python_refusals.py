@@ -277,7 +277,16 @@ GOOD_ARGUMENTS = {
 # Of these, nobody makes one: they come back.
 RESULTS = {
     *("Evaluation", "EvaluationByText", "Intervals", "LayerReport", "Measures", "Pruned", "Report", "Shape"),
-    *("Comparison", "ComparisonByText", "CompleteSettings", "HealingResult", "SavedModel", "Verdict"),
+    *(
+        "Comparison",
+        "ComparisonByText",
+        "CompleteSettings",
+        "HealingResult",
+        "SavedModel",
+        "Verdict",
+        "ComparedEvaluation",
+        "HealedFolder",
+    ),
 }
 # What a metric gets and returns: `prune` checks it.
 OF_A_METRIC = {"Problem", "Selection", "Statistics", "keep_highest"}
@@ -300,6 +309,7 @@ RIGHT_VALUES = {
     "at_most": [2.5, "512"],
     "device": ["512"],  # whether this machine has it is checked when work begins
     "learning_rate": [2.5],
+    "model_name": ["512"],
     "name": ["512"],
     "out": ["512"],
     "parent_name": ["512"],
@@ -337,7 +347,7 @@ def test_an_argument_of_a_wrong_type_is_refused_in_one_line(
 @pytest.mark.parametrize("value", [0, Path("cuda"), torch.device("cpu")])
 def test_what_is_no_string_is_named_in_its_refusal(value):
     for name, call in {
-        "name": lambda: prune(build(), tokens(4, 32), SETTINGS, name=value),
+        "model_name": lambda: prune(build(), tokens(4, 32), SETTINGS, model_name=value),
         "device": lambda: Settings(device=value),
     }.items():
         with pytest.raises(InputError, match=f"^expected {name} to be ") as error:

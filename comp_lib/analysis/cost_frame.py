@@ -15,9 +15,9 @@ from ..arguments import suggestion
 from ..checks import check_settings_for
 from ..comp import prune
 from ..errors import InputError
-from ..evaluation.by_kind import EvaluationByText, Row, judge
+from ..evaluation.by_kind import ComparisonByText, EvaluationByText, Row, judge
 from ..evaluation.confidence import NO_INTERVAL
-from ..evaluation.loss import Evaluation
+from ..evaluation.loss import ComparedEvaluation, Evaluation
 from ..families.types import Model
 from ..methods import METHODS
 from ..planning import complete_settings
@@ -123,7 +123,7 @@ def _measure(
 
 def compare_with_dense(
     model: Model, parent: Model, windows_by_text: Mapping[str, Tensor], progress: Progress = no_progress
-) -> EvaluationByText:
+) -> ComparisonByText:
     """The losses of a model and of its parent on each kind; the parent is judged once for all models."""
     dense = dense_quality(parent, windows_by_text, progress)
     judged = judge(model, windows_by_text, progress=progress)
@@ -132,8 +132,8 @@ def compare_with_dense(
         dense_losses = torch.tensor(dense.texts[kind].losses, dtype=torch.float64)
         losses = torch.tensor(judged.texts[kind].losses, dtype=torch.float64)
         columns = {"dense_loss": dense_losses, "loss": losses, "increase": losses - dense_losses}
-        texts[kind] = Evaluation.of(columns, ids)
-    return EvaluationByText(texts)
+        texts[kind] = ComparedEvaluation.of(columns, ids)
+    return ComparisonByText(texts)
 
 
 def rows_of(judged: EvaluationByText) -> list[dict[str, Any]]:

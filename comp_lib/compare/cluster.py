@@ -8,7 +8,6 @@ docs/clusters.md.
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -75,10 +74,7 @@ def measure_in_process(request: dict[str, Any], folder: str, threads: int | None
     if process.returncode != 0:
         return {"status": "failed", "message": _reason_of_death(process)}
     measured: Outcome = json.loads(process.stdout.splitlines()[-1])
-    if math.isfinite(measured["increase"]):
-        return {"status": "ok"} | measured
-    message = f"expected finite numbers, got a loss of {measured['loss']}: remove less"
-    return {"status": "failed", "message": message}
+    return {"status": "ok"} | measured
 
 
 def _reason_of_death(process: subprocess.CompletedProcess[str]) -> str:

@@ -57,7 +57,7 @@ def measure(
         judged_on=judged_on,
     )
     start = time.perf_counter()
-    pruned = prune(parent, ids, settings, name=model, inplace=True)
+    pruned = prune(parent, ids, settings, model_name=model, inplace=True)
     seconds = time.perf_counter() - start
     bytes_of_pruning = peak_bytes() - bytes_of_imports
     del parent  # pruning in place has used it up

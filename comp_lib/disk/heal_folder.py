@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..arguments import check_package, check_switch, check_type, known_keywords
 from ..calibration.defaults import USUAL_SEQUENCES
+from ..calibration.given import Source
 from ..calibration.shares import text_hashes
 from ..calibration.windows import Calibration
 from ..errors import InputError
 from ..families.run import check_length
 from ..families.types import Model
-from ..healing import HealingResult, HealingSettings, check_amount, check_healing, heal
+from ..healing import HealingSettings, check_amount, check_healing, heal
 from ..models.card import Provenance, calibration_hashes, hide_folders
 from ..models.load import load_model, load_with_room, open_model
 from ..models.new_folder import PLAN_FILE, check_new_folder
@@ -22,19 +24,33 @@ from ..shape import Shape
 from ..system.machine import available_device
 
 
+@dataclass(frozen=True)
+class HealedFolder:
+    """A healed model on disk, and how it was judged on sequences that did not teach."""
+
+    path: Path
+    """The folder that has its files."""
+    plan: Plan
+    """The plan of the model that was healed."""
+    divergence_before: float
+    """Divergence from the parent before the training, nats per token."""
+    divergence_after: float
+    """The same after the training."""
+
+
 @known_keywords()
 def heal_folder(
     name: str | Path,
     parent_name: str | Path,
     out: str | Path,
-    settings: HealingSettings = HealingSettings(),  # noqa: B008  a frozen value
-    calibration: Calibration = Calibration("written", USUAL_SEQUENCES),  # noqa: B008  a frozen value
     *,
+    settings: HealingSettings = HealingSettings(),  # noqa: B008  a frozen value
+    calibration: Calibration | Source = Calibration("written"),  # noqa: B008  a frozen value
     overwrite: bool = False,
     force: bool = False,
     device: str = "cpu",
     progress: Progress = no_progress,
-) -> HealingResult:
+) -> HealedFolder:
     """Heal `name`, a folder that `comp-lib prune` wrote, by its parent, on the text of `calibration`.
 
     The training computes in float32; the files in `out` get the dtype of the pruned model. Only the weights,
@@ -44,7 +60,7 @@ def heal_folder(
         name: of that folder.
         parent_name: name or folder of the model that was pruned.
         settings: of the training.
-        calibration: the text; its last JUDGING_SEQUENCES sequences do not teach.
+        calibration: the text, as for `prune_model`; its last JUDGING_SEQUENCES sequences do not teach.
         overwrite: whether a pruned model that is in `out` is replaced.
         force: whether a model is saved even if it got no better on the sequences that did not teach.
         device: where both models compute: "cpu", "cuda", "cuda:1", or "auto" for the best.
@@ -57,8 +73,8 @@ def heal_folder(
     for argument, folder in (("name", name), ("parent_name", parent_name), ("out", out)):
         check_type(argument, folder, "the name of a folder", example="build/small")
     check_healing(settings)
-    example = Calibration("written")
-    check_type("calibration", calibration, "Calibration(...)", example, allowed=(Calibration,))
+    if not isinstance(calibration, Calibration):
+        calibration = Calibration(calibration)
     check_switch("overwrite", overwrite)
     check_switch("force", force)
     check_progress(progress)
@@ -76,7 +92,7 @@ def heal_folder(
     parent_model, _ = load_model(parent_name, device=device)
     pruned_model, _ = load_with_room(name, device=device, copies=2)
     ids = calibration.tokens(tokenizer, model=parent_model, progress=progress)
-    healed = heal(pruned_model, ids, parent_model, settings, progress=progress)
+    healed = heal(pruned_model, ids, parent=parent_model, settings=settings, progress=progress)
     if healed.divergence_after >= healed.divergence_before and not force:
         raise InputError(
             expected=f"less divergence from {hide_folders(parent_name)} on text that did not teach",
@@ -98,8 +114,8 @@ def heal_folder(
         hashes=(*calibration_hashes(files.path), *hashes),
     )
     converted_model = healed.model.to(meta_model.dtype)  # type: ignore[arg-type]
-    save_checkpoint(out, converted_model, tokenizer, plan, provenance, overwrite=overwrite)
-    return healed
+    path = save_checkpoint(out, converted_model, tokenizer, plan, provenance, overwrite=overwrite)
+    return HealedFolder(path, plan, healed.divergence_before, healed.divergence_after)
 
 
 def _check_parent(pruned: Model, parent: Model, plan: Plan) -> None:

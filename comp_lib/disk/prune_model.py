@@ -144,7 +144,8 @@ def prune_model(
         name: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
         settings: as for `prune`, in place of `ratio`, `preset`, `device` and `changes`; its seed is that of
-            metrics that draw. With `at_most` its ratio does not count. It says nothing of the amount of text.
+            metrics that draw. With `at_most` its ratio does not count. The usual amount of text is that of
+            the preset whose settings it has.
         at_most: in place of a ratio, how much the loss may rise, in nats per token; see
             `ratio_search.ratio_within`.
         preset: one of PRESETS; None: what `Settings` does where nothing is said, which is "tailored" for
@@ -196,8 +197,8 @@ def prune_model(
     parent = _Parent.open(str(name), dtype)
     if is_gguf_name(out):
         options = replace(options, gguf_type=gguf_type_above(parent.matrix_type, parent.model.dtype))
-    settings_for_model = _fit_settings(options, parent)
-    options = _fit_to_model(options, settings_for_model, parent)
+    complete = _fit_settings(options, parent)
+    options = _with_sequences(options, parent)
     calibration = options.calibration
     windows_by_text = _windows(judged_on, parent.tokenizer, parent.model.config.max_position_embeddings)
     save_options = _save_options(parent, options, windows_by_text, overwrite=overwrite)
@@ -206,7 +207,7 @@ def prune_model(
         warn_once(
             f"comp-lib does not write {parent.matrix_type}: the matrices of {out} will be {options.gguf_type}"
         )
-    decisions = _decide(options, settings_for_model, parent, windows_by_text, progress)
+    decisions = _decide(options, complete, parent, windows_by_text, progress)
     provenance = provenance_of_run(
         out,
         parent.name,
@@ -309,8 +310,8 @@ def _fit_settings(options: RunOptions, parent: _Parent) -> CompleteSettings:
     return settings
 
 
-def _fit_to_model(options: RunOptions, settings: CompleteSettings, parent: _Parent) -> RunOptions:
-    """The options with these settings, and with a number of sequences that suits the model.
+def _with_sequences(options: RunOptions, parent: _Parent) -> RunOptions:
+    """The options, with a number of sequences that suits the model where nobody said it.
 
     Raises InputError for sequences that are longer than the model's context.
     """
@@ -320,7 +321,7 @@ def _fit_to_model(options: RunOptions, settings: CompleteSettings, parent: _Pare
     if calibration.sequences is None:
         sequences = usual_sequences(source.shape, options.preset, calibration)
         calibration = replace(calibration, sequences=sequences)
-    return replace(options, settings=settings, calibration=calibration)
+    return replace(options, calibration=calibration)
 
 
 def _windows(judged_on: str | Path | None, tokenizer: Any, max_length: int) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..calibration.shares import MIXTURES, WRITTEN, shares_of
 from ..calibration.windows import Calibration
@@ -18,6 +18,7 @@ from ..settings import (
     DEFAULTS,
     MAX_TOKENS,
     PRESET_TABLE,
+    PRESETS,
     TOKENS_PER_NEURON,
     MethodChanges,
     PresetName,
@@ -109,8 +110,18 @@ def checked_options(
     if ratio is not None:
         wanted["ratio"] = ratio
     settings = Settings.preset(preset, **wanted)
-    preset = preset or usual_preset(settings.method)
+    preset = preset or preset_of(settings)
     return RunOptions(settings, calibration, preset, judged_on, dtype, nats, changes)
+
+
+def preset_of(settings: Settings) -> PresetName:
+    """The preset whose settings these are; where there is none, the usual one of the method."""
+    values = vars(settings.completed())
+    for name in get_args(PresetName):
+        if PRESETS[name].items() <= values.items():
+            preset: PresetName = name
+            return preset
+    return usual_preset(settings.method)
 
 
 def changes_of(settings: Settings) -> MethodChanges:

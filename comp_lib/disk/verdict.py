@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..evaluation.by_kind import EvaluationByText
-from ..evaluation.loss import Evaluation, perplexity_of
+from ..evaluation.by_kind import ComparisonByText
+from ..evaluation.loss import ComparedEvaluation, perplexity_of
 from ..evaluation.words import number_format, perplexity_factor, with_interval
 from ..hybrid_granularity.uniform import RATIO_TOLERANCE
 from ..planning import why_more_was_removed
@@ -38,7 +38,7 @@ class Verdict(SavedModel):
     """Type of most numbers in the parent's files, such as "BF16"; of a GGUF file, of the layers' matrices."""
     stored_type: str
     """The same of the model's files."""
-    quality: EvaluationByText | None
+    quality: ComparisonByText | None
     """`loss`, `dense_loss` and `increase` on each text, nats per token; None where nothing was measured."""
     warnings: tuple[str, ...]
     """Sentences on what makes the result worthless: a parent that reads by chance. Mostly none."""
@@ -126,7 +126,7 @@ class Verdict(SavedModel):
         ]
 
 
-def _quality_lines(quality: EvaluationByText) -> list[str]:
+def _quality_lines(quality: ComparisonByText) -> list[str]:
     """What the model lost: on the mean of the texts with its interval, and by kind of text."""
     losses = quality.mean.values
     interval = quality.intervals.increase
@@ -151,7 +151,7 @@ def _quality_lines(quality: EvaluationByText) -> list[str]:
     return lines
 
 
-def quality_of(saved: SavedModel, windows_by_text: Mapping[str, Tensor]) -> EvaluationByText | None:
+def quality_of(saved: SavedModel, windows_by_text: Mapping[str, Tensor]) -> ComparisonByText | None:
     """The quality of a model on each text, from the losses in its windows; None if none was measured."""
     if not windows_by_text:
         return None
@@ -161,5 +161,7 @@ def quality_of(saved: SavedModel, windows_by_text: Mapping[str, Tensor]) -> Eval
         losses = torch.tensor(saved.losses[start : start + len(ids)], dtype=torch.float64)  # (windows, 2)
         start += len(ids)
         dense, small = losses.T
-        texts[name] = Evaluation.of({"dense_loss": dense, "loss": small, "increase": small - dense}, ids)
-    return EvaluationByText(texts)
+        texts[name] = ComparedEvaluation.of(
+            {"dense_loss": dense, "loss": small, "increase": small - dense}, ids
+        )
+    return ComparisonByText(texts)

@@ -24,7 +24,7 @@ from ..families.find import check_model
 from ..families.types import Model
 from ..progress import Progress, check_progress, no_progress
 from .confidence import Interval, Intervals
-from .loss import Comparison, Evaluation, Measures, compare_losses, measure_loss
+from .loss import ComparedEvaluation, Comparison, Evaluation, Measures, compare_losses, measure_loss
 from .windows import windows_of
 from .words import with_interval
 
@@ -36,7 +36,7 @@ Row = tuple[dict[str, float], dict[str, Interval | None]]
 class EvaluationByText:
     """Quality of a model on several texts, and on their mean."""
 
-    texts: dict[str, Evaluation]
+    texts: Mapping[str, Evaluation]
     """Name of a text -> the quality on it."""
 
     @property
@@ -101,6 +101,9 @@ class EvaluationByText:
 @dataclass(frozen=True, repr=False)
 class ComparisonByText(EvaluationByText):
     """Quality of a model on several texts beside that of its parent, and on their mean."""
+
+    texts: Mapping[str, ComparedEvaluation]
+    """Name of a text -> the quality on it."""
 
     @property
     def mean(self) -> Comparison:
@@ -205,10 +208,10 @@ def judge(
             got=repr(windows_by_text)[:40],
             hint="evaluate takes the name of a text",
         )
-    texts = {}
-    for name, ids in windows_by_text.items():
-        if parent is None:
-            texts[name] = measure_loss(model, ids, progress, name)
-        else:
-            texts[name] = compare_losses(model, parent, ids, progress, name)
-    return EvaluationByText(texts) if parent is None else ComparisonByText(texts)
+    if parent is None:
+        return EvaluationByText(
+            {name: measure_loss(model, ids, progress, name) for name, ids in windows_by_text.items()}
+        )
+    return ComparisonByText(
+        {name: compare_losses(model, parent, ids, progress, name) for name, ids in windows_by_text.items()}
+    )

@@ -33,11 +33,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import Self
 
 from ..divergence import divergence_terms
-from ..errors import InputError, refusing
+from ..errors import refusing
 from ..families.find import check_model
-from ..families.run import check_length, checked_tokens, evaluation_mode, head
+from ..families.run import check_length, check_same_vocabulary, checked_tokens, evaluation_mode, head
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..system.tensors import check_numbers
@@ -75,12 +76,10 @@ class Measures:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Measures):
-    """How good a model is beside its parent: each measure is a number."""
+    """How good a model is beside its parent: both losses are there."""
 
     dense_loss: float
     increase: float
-    kl: float
-    top1_agreement: float
 
 
 MEASURES = tuple(field.name for field in fields(Measures))
@@ -96,7 +95,7 @@ class Evaluation(Measures):
     """How many tokens are predicted."""
 
     @classmethod
-    def of(cls, columns: Mapping[str, Tensor], ids: Tensor) -> Evaluation:
+    def of(cls, columns: Mapping[str, Tensor], ids: Tensor) -> Self:
         """The evaluation on ids (S, L) with these values (S,) of each measure."""
         by_sequence = {measure: tuple(column.tolist()) for measure, column in columns.items()}
         means = {measure: column.mean().item() for measure, column in columns.items()}
@@ -113,6 +112,11 @@ class Evaluation(Measures):
         return Intervals.of([self.by_sequence])
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComparedEvaluation(Comparison, Evaluation):
+    """Quality of a model on a text beside that of its parent."""
+
+
 def measure_loss(
     model: Model, ids: Tensor, progress: Progress = no_progress, label: str = "measuring"
 ) -> Evaluation:
@@ -122,32 +126,28 @@ def measure_loss(
     context; NoNumber for a loss that is NaN or infinite.
     """
     check_model(model)
-    return _evaluation([model], ids, progress, label)
+    return Evaluation.of(_columns([model], ids, progress, label), ids)
 
 
 def compare_losses(
     model: Model, parent: Model, ids: Tensor, progress: Progress = no_progress, label: str = "measuring"
-) -> Evaluation:
+) -> ComparedEvaluation:
     """Losses of `model` and of `parent`, KL divergence and top-1 agreement, in one pass over `ids` (S, L).
 
     Raises InputError when the two have different vocabularies, and as `measure_loss` does.
     """
     for either in (model, parent):
         check_model(either)
-    vocabulary = model.get_output_embeddings().out_features
-    parent_vocabulary = parent.get_output_embeddings().out_features
-    if vocabulary != parent_vocabulary:
-        raise InputError(
-            expected="two models with one vocabulary",
-            got=f"{vocabulary} and {parent_vocabulary} tokens",
-            hint="compare a model with its parent",
-        )
-    return _evaluation([model, parent], ids, progress, label)
+    check_same_vocabulary(model, parent)
+    return ComparedEvaluation.of(_columns([model, parent], ids, progress, label), ids)
 
 
 @torch.inference_mode()
-def _evaluation(models: list[Model], ids: Tensor, progress: Progress, label: str) -> Evaluation:
-    """Evaluation of the first of some checked `models`, compared with its parent, the second, if any."""
+def _columns(models: list[Model], ids: Tensor, progress: Progress, label: str) -> dict[str, Tensor]:
+    """The measures of the first of some checked `models`, beside its parent, the second, if any.
+
+    Returns the values (S,) of each measure.
+    """
     for model in models:
         ids = checked_tokens(ids, model.config.vocab_size)
         check_length(ids.shape[1], model.config.max_position_embeddings)
@@ -162,7 +162,7 @@ def _evaluation(models: list[Model], ids: Tensor, progress: Progress, label: str
             chunks.append(rows)
             sequences += len(batch)
             progress(label, sequences, len(ids))
-    return Evaluation.of(dict(zip(measures, torch.cat(chunks).T, strict=True)), ids)
+    return dict(zip(measures, torch.cat(chunks).T, strict=True))
 
 
 def _measures_by_sequence(models: list[Model], ids: Tensor) -> Tensor:

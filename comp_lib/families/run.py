@@ -69,6 +69,18 @@ def check_below_vocabulary(ids: Tensor, vocabulary: int) -> None:
         )
 
 
+def check_same_vocabulary(model: Model, parent: Model) -> None:
+    """Raises InputError for two models that choose among different numbers of tokens."""
+    vocabulary = model.get_output_embeddings().out_features
+    parent_vocabulary = parent.get_output_embeddings().out_features
+    if vocabulary != parent_vocabulary:
+        raise InputError(
+            expected="two models with one vocabulary",
+            got=f"{vocabulary} and {parent_vocabulary} tokens",
+            hint="compare a model with its parent",
+        )
+
+
 def check_length(length: int, context: int) -> None:
     """Raises InputError for sequences of more tokens than `context`, the most that a model takes."""
     if length > context:

@@ -131,4 +131,4 @@ def full_condition(problem: Problem, keep: int, generator: torch.Generator) -> S
         input_penalties=penalty(problem.statistics.diagonal(), problem.ridge),
     )
     no_gain = problem.gain is None  # with a gain, the sweep has V times the gain
-    return Selection(swept.kept, swept.scores, swept, swept_weights=no_gain)
+    return Selection(swept.kept, swept.scores, swept, sweep_solved_it=no_gain)

@@ -93,7 +93,7 @@ class Selection:
     """The importance of each block (blocks,): a block with a larger score is worth more."""
     swept: Sweep | None = None
     """The sweep that chose them, if there was one."""
-    swept_weights: bool = False
+    sweep_solved_it: bool = False
     """Whether the weights of the sweep are those that least squares would find for these blocks."""
 
 

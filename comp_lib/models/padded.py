@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..arguments import check_switch, check_type, known_keywords
-from ..errors import InputError
+from ..errors import InputError, warn_once
 from ..families.find import layers_of, parts
 from ..families.types import Layer
 from ..shape import Shape
@@ -77,7 +77,10 @@ def _copy_metadata(source: Path, target: Path, model_type: str) -> None:
         (target / PLAN_FILE).write_bytes((source / PLAN_FILE).read_bytes())
     if (source / CARD_FILE).is_file():
         text = (source / CARD_FILE).read_text("utf-8", errors="replace")
-        text = text.replace(OWN_WIDTHS_NOTE.format(file=file_name(model_type)), PADDED_NOTE)
+        note = OWN_WIDTHS_NOTE.format(file=file_name(model_type))
+        if note not in text:
+            warn_once(f"{CARD_FILE} of the source has another note on loading: correct it in the new folder")
+        text = text.replace(note, PADDED_NOTE)
         write_card(target, text.replace(TRUST, "").replace(WITH_COMP_LIB_NOTE, ""))
 
 

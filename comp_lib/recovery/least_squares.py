@@ -81,7 +81,7 @@ def refit_by_least_squares(problem: Problem, selection: Selection) -> Refit:
     statistics = problem.statistics
     weight = problem.weight
     swept = selection.swept
-    if swept is not None and selection.swept_weights and not statistics.has_target:
+    if swept is not None and selection.sweep_solved_it and not statistics.has_target:
         refitted = swept.weights  # the sweep has solved the same problem
         energy = statistics.energy(weight)
         error = max(0.0, float(swept.errors[-1]))

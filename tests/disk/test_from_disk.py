@@ -57,7 +57,7 @@ def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
     ids = tokens()
     source = opened(parent)
     settings = replace(SETTINGS, kv_groups=None) if name in WHOLE_ATTENTION else SETTINGS
-    in_memory = prune(model, ids, settings, name="parent")
+    in_memory = prune(model, ids, settings, model_name="parent")
     card = Provenance("parent", source.shape, "some tokens")
     save_checkpoint(tmp_path / "inside" / "small", in_memory.model, tokenizer, in_memory.plan, card)
     from_files = prune_to(

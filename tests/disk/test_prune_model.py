@@ -28,7 +28,7 @@ from comp_lib.evaluation.windows import windows_of
 from comp_lib.importance.neurons import METRICS
 from comp_lib.methods import METHODS
 from comp_lib.models.export import export_gguf
-from comp_lib.settings import MAX_TOKENS, Settings
+from comp_lib.settings import MAX_TOKENS, PRESETS, Settings
 
 QUICK_OPTIONS = {"calibration": Calibration("calibration", sequences=8, length=24), "multiple": 4}
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -122,6 +122,22 @@ def test_settings_as_a_value_do_what_their_fields_do(parent, tmp_path):
     assert by_value.report.settings == by_fields.report.settings
     weights = [content(tmp_path / name)["model.safetensors"] for name in ("value", "fields")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_settings_of_a_preset_get_its_amount_of_text(preset):
+    options = checked_options(
+        settings=Settings.preset(preset, ratio=0.3),
+        ratio=None,
+        at_most=None,
+        preset=None,
+        calibration=Calibration(),
+        judged_on=None,
+        changes={},
+        device="cpu",
+        dtype="float32",
+    )
+    assert options.preset == preset
 
 
 def test_at_most_replaces_the_ratio_of_settings():
