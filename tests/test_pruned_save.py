@@ -25,7 +25,7 @@ from comp_lib.shape import Shape
 
 @pytest.fixture(scope="module")
 def pruned():
-    return prune(build(), tokens(), SETTINGS, name="tiny")
+    return prune(build(), tokens(), SETTINGS, model_name="tiny")
 
 
 def test_the_folder_has_the_model_its_plan_and_a_card(pruned, tokenizer, tmp_path):
