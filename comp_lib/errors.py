@@ -60,7 +60,7 @@ class InputError(ValueError):
 
 
 class OutOfReach(InputError):
-    """A ratio that cannot be reached with what may go.
+    """A ratio that cannot be reached with what may go, or a loss that even the smallest ratio exceeds.
 
     A caller that tries several ratios goes on after it, and after no other InputError.
     """

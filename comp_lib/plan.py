@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote.
+        """The plan that `to_json` wrote, also without the names of what stays.
 
         Raises InputError when fields are missing, unknown or disagree in length.
         """
@@ -91,7 +91,7 @@ class Plan:
             value = json.loads(text)
         if not isinstance(value, dict):
             raise InputError(expected=expected, got=f"a {type(value).__name__}", hint="save it anew")
-        missing = [name for name in names if name not in value]
+        missing = [name for name, field in names.items() if field.default is MISSING and name not in value]
         unknown = [name for name in value if name not in names]
         different = missing + unknown
         if different:

@@ -115,3 +115,9 @@ def test_what_is_exported_looked_up_and_shown_to_type_checkers_is_the_same():
     for name, module in typed.items():
         value = getattr(comp_lib, name)
         assert getattr(value, "__module__", module) == module, "it is looked up where it is defined"
+
+
+def test_the_page_on_python_names_all_that_is_exported():
+    page = (ROOT / "docs" / "python.md").read_text("utf-8")
+    missing = [name for name in comp_lib.__all__ if not re.search(rf"\b{name}\b", page)]
+    assert missing == ["__version__"]

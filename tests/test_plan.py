@@ -275,6 +275,16 @@ PLAN = Plan(
 )
 
 
+def test_the_names_of_what_stays_may_be_deleted_by_hand():
+    fields = json.loads(PLAN.to_json())
+    for name in ("kept_neurons", "kept_groups"):
+        del fields[name]
+    assert Plan.from_json(json.dumps(fields)) == replace(PLAN, kept_neurons=None, kept_groups=None)
+    del fields["neurons"]
+    with pytest.raises(InputError, match="one with 'neurons' missing or unknown"):
+        Plan.from_json(json.dumps(fields))
+
+
 @pytest.mark.parametrize(
     "plan",
     [PLAN, replace(PLAN, kept_neurons=None, kept_groups=None), uniform_plan(PlanRequest(EVEN_SHAPE, 0.3))],

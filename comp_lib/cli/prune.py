@@ -12,7 +12,7 @@ from ..arguments import check_package
 from ..calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
 from ..methods import METHODS
 from ..settings import PRESET_TABLE, MethodChanges
-from .console import as_typed_here, make_table, output, progress_bars
+from .console import as_typed_here, complain, make_table, output, progress_bars
 from .options import (
     QUALITY,
     RESEARCH,
@@ -98,6 +98,8 @@ def prune(
         )
     if as_json:
         echo(json.dumps(verdict.as_dict()))
+        for sentence in verdict.warnings:
+            complain(sentence)
     else:
         echo(replace(verdict, next_command=as_typed_here(verdict.next_command)))
 

@@ -160,7 +160,7 @@ def prune_model(
         changes: fields of `Settings`, such as `method`, `widths` or `recovery`, which win over the preset's.
 
     Raises InputError, before the model writes any text, for arguments of a wrong type or value.
-    Raises InputError for an `at_most` that is out of reach.
+    Raises OutOfReach for an `at_most` that even the smallest step exceeds.
 
         from comp_lib import Calibration, prune_model
 

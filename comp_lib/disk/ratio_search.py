@@ -47,7 +47,7 @@ def ratio_within(
     A ratio whose loss is no number counts as too large: weights can be finite in memory, and infinite in the
     dtype of the files.
 
-    Raises InputError when even the smallest step costs more; NoNumber for a loss of `model` itself that is
+    Raises OutOfReach when even the smallest step costs more; NoNumber for a loss of `model` itself that is
     none.
     """
     ids, settings = checked_call(model, ids, settings)
@@ -80,7 +80,7 @@ def ratio_within(
 
     ratio = largest_ratio(at_most, cost_of, progress)
     if ratio is None:
-        raise InputError(
+        raise OutOfReach(
             expected="at_most to allow the loss that the smallest step costs, in nats per token",
             got=f"{at_most:g}, where {outcome}",
             hint=hint,

@@ -68,17 +68,27 @@ class Verdict(SavedModel):
             },
             "stored": {"before": self.parent_stored_type, "after": self.stored_type},
             "loss": self._losses(),
+            "increase_interval": self._interval(),
+            "warnings": list(self.warnings),
             "seconds": self.seconds,
             "calibration_tokens": self.report.token_count,
             "next": self.next_command,
         }
 
     def _losses(self) -> dict[str, dict[str, float]]:
-        """Text -> its losses, and for several texts those of their mean, by its name."""
+        """Text -> its losses, and for several texts "mean" -> those of their mean."""
         if self.quality is None:
             return {}
         losses = {name: evaluation.values for name, evaluation in self.quality.texts.items()}
-        return losses | {self.quality.mean_name: self.quality.mean.values}
+        if len(losses) > 1:
+            losses["mean"] = self.quality.mean.values
+        return losses
+
+    def _interval(self) -> list[float] | None:
+        """The 95% interval of the mean increase of the loss; None where there is none."""
+        if self.quality is None or self.quality.intervals.increase is None:
+            return None
+        return list(self.quality.intervals.increase)
 
     def __str__(self) -> str:
         """What was removed, a table of sizes, what was lost, the warnings, and the next command."""

@@ -153,7 +153,7 @@ def evaluate(
     Args:
         judged_on: text that judges, as for `load_text`; the default is a text of each kind that ships.
         parent: the model that was pruned, for what was lost; None: `model` is measured alone. With a parent a
-            `ComparisonByText` comes back, whose mean has a number for each measure.
+            `ComparisonByText` comes back, whose mean and texts have both losses and their difference.
         window_length: tokens of each window; None: USUAL_WINDOW, or as many as both models read.
         window_count: how many windows of each text; None: see `windows_of`.
         progress: called after each batch of windows.

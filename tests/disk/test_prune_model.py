@@ -106,10 +106,10 @@ def test_the_verdict_is_that_of_the_files(judged_on_kinds, tokenizer):
             assert values == pytest.approx(expected.by_sequence[name], abs=1e-4)
         assert evaluation.increase == pytest.approx(expected.increase, abs=1e-4)
     losses = verdict.as_dict()["loss"]
-    assert list(losses) == [*KINDS, "mean of 8"]
+    assert list(losses) == [*KINDS, "mean"]
     for name in ("dense_loss", "loss", "increase"):
         assert losses["code"][name] == pytest.approx(getattr(judgement.texts["code"], name), abs=1e-4)
-        assert losses["mean of 8"][name] == pytest.approx(getattr(judgement.mean, name), abs=1e-4)
+        assert losses["mean"][name] == pytest.approx(getattr(judgement.mean, name), abs=1e-4)
 
 
 def test_settings_as_a_value_do_what_their_fields_do(parent, tmp_path):
@@ -211,7 +211,12 @@ def test_the_verdict_prints_the_loss_with_its_interval(judged_on_kinds):
 def test_the_command_says_what_the_function_returns(judged_on_kinds, tmp_path):
     parent, verdict = judged_on_kinds
     flags = [*QUICK_FLAGS[:-4], "--calibration", "calibration", "--out"]
-    of_command = json.loads(ran("prune", parent, *flags, tmp_path / "other", "--json").stdout)
+    result = ran("prune", parent, *flags, tmp_path / "other", "--json")
+    of_command = json.loads(result.stdout)
+    assert len(of_command["warnings"]) == 2
+    assert all(sentence in result.stderr for sentence in of_command["warnings"])
+    low, high = of_command["increase_interval"]
+    assert low < of_command["loss"]["mean"]["increase"] < high
     of_function = json.loads(json.dumps(verdict.as_dict()))
     assert of_command.keys() == of_function.keys()
     different = {name for name, value in of_command.items() if value != of_function[name]}
