@@ -260,14 +260,14 @@ class MatrixStatistics(Statistics):
         weight = weight.to(self.xtx)
         kept_block = (kept_inputs[:, None], kept_inputs)  # index of C_KK
         old_weight = weight[kept_inputs]
-        matrix = self.xtx[kept_block]
         xty = self.xty(weight)[kept_inputs]
         held_out_matrix = held_out.xtx[kept_block]
         held_out_xty = held_out.xty(weight)[kept_inputs]
         errors = []
         for ridge in ridges:
             penalties = penalty(self.diagonal(), ridge)[kept_inputs]
-            refitted = ridge_solve(matrix.clone(), penalties, xty, old_weight)  # (k, m)
+            # each solve uses up its C_KK, so a copy is made for it and none is kept beside it
+            refitted = ridge_solve(self.xtx[kept_block], penalties, xty, old_weight)  # (k, m)
             errors.append(float((refitted * (held_out_matrix @ refitted - 2.0 * held_out_xty)).sum()))
         return errors
 
