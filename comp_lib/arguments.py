@@ -78,6 +78,11 @@ def known_keywords(*names: str, elsewhere: Mapping[str, str] | None = None) -> C
     return decorate
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a number: True and False, which Python counts among them, are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def check_whole_number(name: str, value: object, minimum: int) -> None:
     """Raises InputError, which names the field, for anything but an integer from `minimum` on."""
     if type(value) is not int or value < minimum:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .arguments import check_package, check_seed, check_type, check_whole_number, known_keywords
+from .arguments import check_package, check_seed, check_type, check_whole_number, is_number, known_keywords
 from .divergence import divergence_terms
 from .errors import InputError, NoNumber
 from .families.find import check_model
@@ -67,8 +67,7 @@ class HealingSettings:
         for name in ("steps", "batch_size", "rank", "alpha"):
             check_whole_number(name, getattr(self, name), 1)
         rate = self.learning_rate
-        is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
-        if not is_number or not 0.0 < rate < math.inf:
+        if not is_number(rate) or not 0.0 < rate < math.inf:
             raise InputError(
                 expected="learning_rate as a finite number above 0", got=repr(rate), hint="1e-3 is usual"
             )

@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .arguments import check_ratio
+from .arguments import check_ratio, is_number
 from .errors import InputError, refusing
 from .shape import Shape
 
@@ -91,7 +91,7 @@ class Plan:
             value = json.loads(text)
         if not isinstance(value, dict):
             raise InputError(expected=expected, got=f"a {type(value).__name__}", hint="save it anew")
-        missing = [name for name, field in names.items() if field.default is MISSING and name not in value]
+        missing = [name for name in names if names[name].default is MISSING and name not in value]
         unknown = [name for name in value if name not in names]
         different = missing + unknown
         if different:
@@ -123,8 +123,7 @@ class Plan:
 
     def _check_share(self, name: str, lowest: int) -> None:
         share = getattr(self, name)
-        is_number = isinstance(share, int | float) and not isinstance(share, bool)
-        if not is_number or not lowest <= share <= 1:  # NaN is in no interval
+        if not is_number(share) or not lowest <= share <= 1:  # NaN is in no interval
             raise InputError(
                 expected=f"a number as {name}, from {lowest} to 1",
                 got=repr(share),

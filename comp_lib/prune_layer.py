@@ -331,7 +331,7 @@ def sum_statistics(step_run: StepRun, sequences: slice, inputs: StoredInputs | N
     output_linear = step_run.part.output_linear
     device = output_linear.weight.device
     count, length, _ = step_run.stream.shape
-    path = OutputPath.of(layer, step)
+    path = None if aimed_stream is None else OutputPath.of(layer, step)
     statistics = empty_statistics(
         output_linear.in_features,
         None if aimed_stream is None else output_linear.out_features,
@@ -344,7 +344,7 @@ def sum_statistics(step_run: StepRun, sequences: slice, inputs: StoredInputs | N
         before = step_run.stream[rows].to(device)
         after, x = run_step(layer, step, before, run.arguments)
         target_output = None
-        if aimed_stream is not None:
+        if aimed_stream is not None and path is not None:
             target_output = path.target(aimed_stream[rows].to(device) - before, x)
         weight_of_token = token_weight(after) if settings.token_weights else None
         del before, after  # the products need their memory

@@ -131,8 +131,7 @@ def compare_with_dense(
     for kind, ids in windows_by_text.items():
         dense_losses = torch.tensor(dense.texts[kind].losses, dtype=torch.float64)
         losses = torch.tensor(judged.texts[kind].losses, dtype=torch.float64)
-        columns = {"dense_loss": dense_losses, "loss": losses, "increase": losses - dense_losses}
-        texts[kind] = ComparedEvaluation.of(columns, ids)
+        texts[kind] = ComparedEvaluation.of_losses(dense_losses, losses, ids)
     return ComparisonByText(texts)
 
 

@@ -117,11 +117,10 @@ def checked_options(
 def preset_of(settings: Settings) -> PresetName:
     """The preset whose settings these are; where there is none, the usual one of the method."""
     values = vars(settings.completed())
-    for name in get_args(PresetName):
-        if PRESETS[name].items() <= values.items():
-            preset: PresetName = name
-            return preset
-    return usual_preset(settings.method)
+    names: list[PresetName] = [
+        name for name in get_args(PresetName) if PRESETS[name].items() <= values.items()
+    ]
+    return names[0] if names else usual_preset(settings.method)
 
 
 def changes_of(settings: Settings) -> MethodChanges:

@@ -114,8 +114,8 @@ class Verdict(SavedModel):
         after = self.shape
         remark = ""
         if self.parent_stored_type != self.stored_type:
-            parent_name = Path(self.parent_name).name
-            remark = f"{parent_name} itself: {self.parent_megabytes:.1f} MB, {self.parent_stored_type}"
+            file_name = Path(self.parent_name).name
+            remark = f"{file_name} itself: {self.parent_megabytes:.1f} MB, {self.parent_stored_type}"
         old_size = f"{self.parent_megabytes_in_new_type:.1f} MB"
         new_size = f"{self.megabytes:.1f} MB"
         shapes = [
@@ -170,8 +170,6 @@ def quality_of(saved: SavedModel, windows_by_text: Mapping[str, Tensor]) -> Comp
     for name, ids in windows_by_text.items():
         losses = torch.tensor(saved.losses[start : start + len(ids)], dtype=torch.float64)  # (windows, 2)
         start += len(ids)
-        dense, small = losses.T
-        texts[name] = ComparedEvaluation.of(
-            {"dense_loss": dense, "loss": small, "increase": small - dense}, ids
-        )
+        dense_losses, small_losses = losses.T
+        texts[name] = ComparedEvaluation.of_losses(dense_losses, small_losses, ids)
     return ComparisonByText(texts)

@@ -116,6 +116,11 @@ class Evaluation(Measures):
 class ComparedEvaluation(Comparison, Evaluation):
     """Quality of a model on a text beside that of its parent."""
 
+    @classmethod
+    def of_losses(cls, dense_losses: Tensor, losses: Tensor, ids: Tensor) -> Self:
+        """The comparison on ids (S, L) of which only the losses (S,) of both models are known."""
+        return cls.of({"dense_loss": dense_losses, "loss": losses, "increase": losses - dense_losses}, ids)
+
 
 def measure_loss(
     model: Model, ids: Tensor, progress: Progress = no_progress, label: str = "measuring"

@@ -6,11 +6,10 @@ llama.cpp has tokenizers of its own, in two kinds that LLaMA-class models use:
     llama  sentencepiece: tokens with scores, the highest merges first; unknown characters become bytes
 
 Both are read from the tokenizer's own JSON. A rule has only a name in GGUF, so it is recognised by what it
-does to a probe. The tokenizer that `read.GgufFile.tokenizer` builds of
-a rule is recognised as that rule. A tokenizer of another kind
-is refused by name: llama.cpp would run it, but would cut a text into other tokens than the model was trained
-on. The same holds for a file that is read: its rule has to be one that both cut alike, and what it leaves
-out means what llama.cpp takes for granted.
+does to a probe. The tokenizer that `read.GgufFile.tokenizer` builds of a rule is recognised as that rule. A
+tokenizer of another kind is refused by name: llama.cpp would run it, but would cut a text into other tokens
+than the model was trained on. The same holds for a file that is read: its rule has to be one that both cut
+alike, and what it leaves out means what llama.cpp takes for granted.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ def export_gguf(
         progress: called after each tensor.
 
     Raises InputError, before anything is written, for arguments of a wrong type, for what llama.cpp or the
-    type cannot hold, for a file that is there already, and for a folder or disk
-    that cannot take it. Only weights that are not finite, or too large for the type, are refused later.
+    type cannot hold, for a file that is there already, unless `overwrite`, and for a folder or disk that
+    cannot take it. Only weights that are not finite, or too large for the type, are refused later.
     """
     check_type("name", name, "the name or the folder of a model", example="build/small")
     check_type("out", out, "the name of a file", example="small.gguf")

@@ -124,28 +124,12 @@ def test_settings_as_a_value_do_what_their_fields_do(parent, tmp_path):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_settings_of_a_preset_get_its_amount_of_text(preset):
-    options = checked_options(
-        settings=Settings.preset(preset, ratio=0.3),
+def options_of(settings, at_most=None):
+    """The options of a call with these settings and nothing else."""
+    return checked_options(
+        settings=settings,
         ratio=None,
-        at_most=None,
-        preset=None,
-        calibration=Calibration(),
-        judged_on=None,
-        changes={},
-        device="cpu",
-        dtype="float32",
-    )
-    assert options.preset == preset
-
-
-def test_at_most_replaces_the_ratio_of_settings():
-    wish = Settings(0.3, method="wanda-sp")
-    options = checked_options(
-        settings=wish,
-        ratio=None,
-        at_most="0.2nats",
+        at_most=at_most,
         preset=None,
         calibration=Calibration(),
         judged_on="kinds",
@@ -153,6 +137,16 @@ def test_at_most_replaces_the_ratio_of_settings():
         device="cpu",
         dtype="float32",
     )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_settings_of_a_preset_get_its_amount_of_text(preset):
+    assert options_of(Settings.preset(preset, ratio=0.3)).preset == preset
+
+
+def test_at_most_replaces_the_ratio_of_settings():
+    wish = Settings(0.3, method="wanda-sp")
+    options = options_of(wish, at_most="0.2nats")
     assert options.at_most == 0.2
     assert options.settings == replace(wish, ratio=SMALLEST_RATIO)
 
