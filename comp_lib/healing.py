@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,10 +74,12 @@ class HealingSettings:
         check_seed(self.seed)
 
 
-class HealingResult(NamedTuple):
+@dataclass(frozen=True)
+class HealingResult:
     """A healed model, and how it was judged on sequences that did not teach."""
 
     model: Model
+    """The copy, with the changes in its weights."""
     divergence_before: float
     """Divergence from the parent before the training, nats per token."""
     divergence_after: float

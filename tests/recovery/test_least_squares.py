@@ -16,7 +16,7 @@ from comp_lib.statistics.solve import ridge_solve, spd_factor
 from comp_lib.statistics.sums import MatrixStatistics
 
 
-def problem(*tokens, n=12, m=5, noise=0.0, seed=0):
+def two_halves(*tokens, n=12, m=5, noise=0.0, seed=0):
     """Two halves (X, Y*, MatrixStatistics) of a text whose target is not the layer's own output, and W.
 
     tokens: of both halves, or of each.
@@ -46,7 +46,7 @@ def brute_force(halves, w, kept, ridge):
 
 @pytest.mark.parametrize("ridge", [0.01, 0.3, 5.0])
 def test_held_out_error_is_that_of_the_tokens(ridge):
-    halves, w = problem(40, noise=0.5)
+    halves, w = two_halves(40, noise=0.5)
     kept = torch.tensor([0, 2, 3, 7, 11])
     (error,) = halves[0][2].held_out_errors(halves[1][2], w, kept, [ridge])
     assert error == pytest.approx(brute_force(halves, w, kept, ridge), rel=1e-4)
@@ -54,12 +54,12 @@ def test_held_out_error_is_that_of_the_tokens(ridge):
 
 def test_the_search_takes_the_best_of_the_grid_and_walks_beside_it():
     kept = torch.arange(8)
-    halves, w = problem(10, noise=20.0)
+    halves, w = two_halves(10, noise=20.0)
     best = min(RIDGES, key=lambda ridge: brute_force(halves, w, kept, ridge))
     ridge, position = choose_ridge(halves[0][2], halves[1][2], w, kept)
     assert ridge == pytest.approx(best / 2)
     assert RIDGES[position] == best
-    plenty, w = problem(4000)
+    plenty, w = two_halves(4000)
     smaller, _ = choose_ridge(plenty[0][2], plenty[1][2], w, kept, previous=position)
     assert smaller * 2 == pytest.approx(RIDGES[RIDGES.index(best) - 1])  # one step at a time
 
@@ -68,7 +68,7 @@ def test_the_search_takes_the_best_of_the_grid_and_walks_beside_it():
 def test_the_whole_text_gets_the_pull_of_the_half_that_was_fitted(tokens):
     """Lambda counts per token, so that of the whole is as much smaller as the whole has more tokens."""
     kept = torch.arange(8)
-    halves, w = problem(*tokens, noise=20.0)
+    halves, w = two_halves(*tokens, noise=20.0)
     best = min(RIDGES, key=lambda ridge: brute_force(halves, w, kept, ridge))
     ridge, _ = choose_ridge(halves[0][2], halves[1][2], w, kept)
     assert ridge == pytest.approx(best * tokens[0] / 40)
@@ -86,7 +86,7 @@ def test_a_direction_that_no_token_has_keeps_its_old_weights():
 
 def test_few_tokens_want_more_ridge_than_many():
     kept = torch.arange(8)
-    few, many = (problem(tokens, noise=20.0) for tokens in (10, 4000))
+    few, many = (two_halves(tokens, noise=20.0) for tokens in (10, 4000))
     ridges = [choose_ridge(halves[0][2], halves[1][2], w, kept)[0] for halves, w in (few, many)]
     assert ridges[0] > 3 * ridges[1]
 
@@ -171,7 +171,7 @@ def test_of_many_outputs_mixtures_are_judged(form, with_target, monkeypatch):
 def test_an_output_counts_by_its_gain():
     """An output that counts nearly alone decides lambda, by brute force, and outputs disagree."""
     kept = torch.arange(8)
-    halves, w = problem(14, noise=20.0)
+    halves, w = two_halves(14, noise=20.0)
     best_ridges = {}
     for output in range(w.shape[1]):
         single_halves = [(x, y[:, [output]], None) for x, y, _ in halves]

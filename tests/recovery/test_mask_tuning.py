@@ -19,7 +19,7 @@ CLOSE = {"rtol": 1e-6, "atol": 1e-8}
 seeds = st.integers(0, 10**6)
 
 
-def problem(seed: int, n: int, m: int = 4, spare: int = 6):
+def random_layer(seed: int, n: int, m: int = 4, spare: int = 6):
     """X (n + spare, n), W (n, m), and about half of the inputs."""
     generator = torch.Generator().manual_seed(seed)
     kept = torch.randperm(n, generator=generator)[: (n + 1) // 2].sort().values
@@ -37,7 +37,7 @@ def lstsq(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 @given(seed=seeds, n=st.integers(2, 9), ridge=st.sampled_from([0.0, 1e-2, 1.0]))
 def test_mask_solves_the_augmented_least_squares_problem(seed, n, ridge):
     """On the tokens: rows of contributions, and below them sqrt(lambda G_ii) (m_i - 1)."""
-    x, w, kept = problem(seed, n)
+    x, w, kept = random_layer(seed, n)
     columns = torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(n)], dim=1)  # (T * m, n)
     gram = contributions(x.T @ x, w)
     penalty = torch.diag((ridge * gram.diagonal()[kept]).sqrt())
@@ -48,7 +48,7 @@ def test_mask_solves_the_augmented_least_squares_problem(seed, n, ridge):
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.1])
 def test_mask_is_where_numerical_minimisation_ends(ridge):
-    x, w, kept = problem(11, 8)
+    x, w, kept = random_layer(11, 8)
     gram = contributions(x.T @ x, w)
     mask = torch.zeros(len(kept), dtype=torch.float64, requires_grad=True)
     precise = {
@@ -71,7 +71,7 @@ def test_mask_is_where_numerical_minimisation_ends(ridge):
 
 
 def test_mask_of_everything_is_one():
-    x, w, _ = problem(3, 6)
+    x, w, _ = random_layer(3, 6)
     mask, ridge = tune_mask(contributions(x.T @ x, w), torch.arange(6))
     torch.testing.assert_close(mask, torch.ones(6, dtype=torch.float64), rtol=0, atol=1e-8)
     assert ridge == 1e-2
@@ -111,7 +111,7 @@ def test_unguarded_mask_is_a_trap_and_the_guard_springs_it():
 
 def test_guard_leaves_a_calm_mask_alone(monkeypatch):
     monkeypatch.setattr(mask_tuning, "MAX_VARIANCE", 1e3)
-    x, w, kept = problem(5, 8, spare=200)
+    x, w, kept = random_layer(5, 8, spare=200)
     mask, ridge = tune_mask(gram := contributions(x.T @ x, w), kept, 1e-2)
     assert ridge == 1e-2
     assert torch.equal(mask, solve_mask(gram, kept, 1e-2))
@@ -142,7 +142,7 @@ def test_fold_mask_and_keep_rows():
 @quick
 @given(seed=seeds, n=st.integers(2, 9))
 def test_folded_mask_has_the_error_of_the_quadratic_form(seed, n):
-    x, w, kept = problem(seed, n)
+    x, w, kept = random_layer(seed, n)
     gram = contributions(x.T @ x, w)
     mask = solve_mask(gram, kept, 0.1)
     gap = torch.ones(n, dtype=torch.float64)
@@ -158,7 +158,7 @@ def test_folded_mask_has_the_error_of_the_quadratic_form(seed, n):
 @given(seed=seeds, n=st.integers(2, 9), with_target=st.booleans(), ridge=st.sampled_from([1e-4, 1e-2, 1.0]))
 def test_least_squares_solves_the_augmented_problem(seed, n, with_target, ridge):
     """min ||Y* - X V||^2 + lambda sum_i ||x_i||^2 ||v_i - w_i||^2 over the kept rows."""
-    x, w, kept = problem(seed, n)
+    x, w, kept = random_layer(seed, n)
     y = normal(seed + 3, len(x), 4) if with_target else x @ w
     xtx = x.T @ x
     fitted = least_squares(xtx, x.T @ y, w, kept, ridge)
@@ -175,13 +175,13 @@ def test_least_squares_solves_the_augmented_problem(seed, n, with_target, ridge)
 
 
 def test_least_squares_towards_the_own_output_changes_nothing_when_all_stay():
-    x, w, _ = problem(2, 6)
+    x, w, _ = random_layer(2, 6)
     fitted = least_squares(x.T @ x, x.T @ (x @ w), w, torch.arange(6), 1e-2)
     torch.testing.assert_close(fitted, w, rtol=1e-9, atol=1e-9)
 
 
 def test_a_strong_ridge_holds_the_weights_and_a_weak_one_lets_them_go():
-    x, w, kept = problem(2, 8)
+    x, w, kept = random_layer(2, 8)
     y = normal(7, len(x), 4)
 
     def drift(ridge):
@@ -201,7 +201,7 @@ def test_least_squares_with_fewer_tokens_than_inputs_stays_finite():
 
 
 def test_dead_inputs_keep_their_weights_and_disturb_nobody():
-    x, w, _ = problem(2, 8)
+    x, w, _ = random_layer(2, 8)
     x[:, [1, 5]] = 0.0
     kept = torch.tensor([0, 1, 3, 5, 6])
     fitted = least_squares(x.T @ x, x.T @ (x @ w), w, kept, 0.1)
@@ -215,7 +215,7 @@ def test_dead_inputs_keep_their_weights_and_disturb_nobody():
 @quick
 @given(seed=seeds, n=st.integers(2, 10))
 def test_each_recovery_beats_the_simpler_one_on_the_calibration_text(seed, n):
-    x, w, kept = problem(seed, n, spare=30)
+    x, w, kept = random_layer(seed, n, spare=30)
     xtx = x.T @ x
     mask, _ = tune_mask(contributions(xtx, w), kept, 1e-3)
     fitted = least_squares(xtx, xtx @ w, w, kept, 1e-9)

@@ -19,7 +19,7 @@ from comp_lib.statistics.solve import factor_solve, least_squares, penalty, spd_
 from comp_lib.statistics.sums import MatrixStatistics
 
 
-def problem(tokens=10, n=24, m=5, with_target=True, seed=0):
+def two_statistics(tokens=10, n=24, m=5, with_target=True, seed=0):
     """(primal, dual, W) for the same weighted tokens, fewer than inputs."""
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn(n, m, generator=generator, dtype=torch.float64)
@@ -38,7 +38,7 @@ def problem(tokens=10, n=24, m=5, with_target=True, seed=0):
 @pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize("per_round", [1, 3, 32])
 def test_a_sweep_is_the_same(block, per_round):
-    full, rows, w = problem(with_target=False)
+    full, rows, w = two_statistics(with_target=False)
     penalties = penalty(full.xtx.diagonal(), 0.1)
     inverse, _ = spd_inverse(with_ridge(full.xtx, 0.1))
     dual_inverse = DualInverse(rows.x, penalties, block)
@@ -60,7 +60,7 @@ def test_a_sweep_is_the_same(block, per_round):
 
 @pytest.mark.parametrize("with_target", [False, True])
 def test_fit_energy_and_statistics_are_the_same(with_target):
-    full, rows, w = problem(with_target=with_target)
+    full, rows, w = two_statistics(with_target=with_target)
     kept = torch.tensor([0, 2, 3, 7, 11, 20])
     expected = least_squares(full.xtx, full.xty(w), w, kept, 0.2)
     fitted = rows.refit(w, kept, 0.2)
@@ -93,7 +93,7 @@ def test_means_and_the_energy_of_a_bias_are_those_of_the_tokens(form):
 
 @pytest.mark.parametrize("with_target", [False, True])
 def test_a_refit_is_its_formula_and_solves_without_lambda_in_the_divisors(with_target, monkeypatch):
-    _, rows, w = problem(with_target=with_target)
+    _, rows, w = two_statistics(with_target=with_target)
     kept = torch.tensor([0, 2, 3, 7, 11, 20])
     ridge = 0.2
     x = rows.x.double()
@@ -118,8 +118,8 @@ def test_a_refit_is_its_formula_and_solves_without_lambda_in_the_divisors(with_t
 
 @pytest.mark.parametrize("with_target", [False, True])
 def test_held_out_errors_are_the_same(with_target):
-    full, rows, w = problem(with_target=with_target)
-    full_held_out, rows_held_out, _ = problem(tokens=7, with_target=with_target, seed=1)
+    full, rows, w = two_statistics(with_target=with_target)
+    full_held_out, rows_held_out, _ = two_statistics(tokens=7, with_target=with_target, seed=1)
     kept = torch.tensor([1, 2, 5, 9, 13])
     ridges = (0.01, 0.3, 5.0)
     assert rows.held_out_errors(rows_held_out, w, kept, ridges) == pytest.approx(
@@ -128,7 +128,7 @@ def test_held_out_errors_are_the_same(with_target):
 
 
 def test_the_metric_chooses_the_same_with_single_weights():
-    full, rows, w = problem(with_target=False)
+    full, rows, w = two_statistics(with_target=False)
     primal = full_condition(Problem(full, w, torch.ones), 15, torch.Generator())
     dual = full_condition(Problem(rows, w.float(), torch.ones), 15, torch.Generator())
     assert torch.equal(primal.kept, dual.kept)
