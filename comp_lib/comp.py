@@ -59,9 +59,9 @@ def prune(
 
     With one width for all layers, pruning takes the time of about two forward passes of the dense model and
     of the solves. The aim "dense" adds a walk of the same text through the dense model. Estimated widths add
-    about half a pass over 8,192 tokens, and measured widths may take as long as all the rest. Pruning takes
-    memory for the hidden states of all tokens, one layer and a few n x n matrices. The recovery "bias" adds
-    parameters, which the `removed` of the plan counts.
+    a pass over 1,536 tokens and, for each layer, one over about 130; measured widths may take as long as all
+    the rest. Pruning takes memory for the hidden states of all tokens, one layer and a few n x n matrices.
+    The recovery "bias" adds parameters, which the `removed` of the plan counts.
 
     Args:
         settings: all that decides the outcome, besides the model and the tokens; None: `Settings()`, which

@@ -1,8 +1,9 @@
 """What is said to a user: the error that one can cause, how errors of foreign code become it, and remarks.
 
 Every message is a single line: what was expected, what came, and mostly what to do. The command line
-shows the line and exits with code 2. It does the same with what the system refuses (OSError). Anything else
-that escapes is a bug of ours and keeps its traceback. With COMP_LIB_DEBUG=1 in the environment, or `--debug`
+shows the line and exits with code 2, for a NoNumber with 1. It does the same with what the system refuses
+(OSError) and with a device that runs out of memory. Any other error that escapes is a bug of ours and keeps
+its traceback. With COMP_LIB_DEBUG=1 in the environment, or `--debug`
 on the command line, an InputError keeps its traceback too, with the error that caused it.
 """
 

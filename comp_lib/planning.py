@@ -70,18 +70,20 @@ def planner_of(settings: Settings) -> Planner:
     return PLANNERS[method_of(settings.method).planner]
 
 
-def why_more_was_removed(plan: Plan, settings: Settings) -> str:
+def why_more_was_removed(plan: Plan, settings: Settings, parent_shape: Shape) -> str:
     """One line that says why a plan by these settings removes clearly more than was asked for."""
     multiple = settings.multiple
+    all_neurons = [parent_shape.neurons[index] for index in plan.layers]
+    unnarrowed_shape = parent_shape.with_widths(all_neurons, plan.kv_groups, plan.layers)
     method = method_of(settings.method)
     if method.whole_layers_only:
         reason = f"{settings.method} removes nothing but whole layers"
+    elif parent_shape.removed_share(unnarrowed_shape) > plan.ratio:
+        reason = "the whole layers or KV groups that go are larger"
     elif multiple not in (None, 1) and not method.names_what_stays:
         reason = f"widths are multiples of {multiple}: multiple {max(1, multiple // 4)} comes nearer"
         if multiple == GGUF_BLOCK:
             reason += ", but most GGUF files need 32"
-    elif len(plan.layers) < plan.parent_layers or settings.kv_groups is not None:
-        reason = "the whole layers or KV groups that go are larger"
     else:
         reason = "no finer step of the widths comes nearer"
     return f"{plan.removed:.1%} went where {plan.ratio:.1%} was asked for: {reason}"

@@ -215,7 +215,7 @@ class Settings:
         Raises InputError for another name, and as `Settings` does.
         """
         if name is None:
-            return cls(**changes)
+            return Settings(**changes)
         if not isinstance(name, str) or name not in PRESETS:
             raise InputError(
                 expected=f"preset to be one of {', '.join(PRESETS)}",
@@ -223,7 +223,7 @@ class Settings:
                 hint=suggestion(str(name), PRESETS, otherwise="check the spelling"),
             )
         values: dict[str, Any] = {**PRESETS[name], **changes}
-        return cls(**values)
+        return Settings(**values)
 
     def __post_init__(self) -> None:
         self._check_numbers()

@@ -122,15 +122,28 @@ def test_the_multiple_is_the_same_for_all_methods_and_the_users_own_stays():
         ({"multiple": 64}, 0.22, "multiples of 64: multiple 16 comes nearer"),
         ({"multiple": 32}, 0.22, ": multiple 8 comes nearer, but most GGUF files need 32"),
         ({"multiple": 2}, 0.22, ": multiple 1 comes nearer"),
-        ({"kv_groups": 1}, 0.22, "layers or KV groups that go are larger"),
         ({}, 0.22, "no finer step"),
     ],
 )
 def test_a_plan_that_removes_more_than_was_asked_says_why(options, removed, reason):
     plan = replace(uniform_plan(PlanRequest(EVEN_SHAPE, 0.2)), removed=removed)
-    explanation = why_more_was_removed(plan, Settings(0.2, **options))
+    explanation = why_more_was_removed(plan, Settings(0.2, **options), EVEN_SHAPE)
     assert reason in explanation
     assert f"{removed:.1%} went" in explanation
+
+
+@pytest.mark.parametrize(("layers", "groups"), [((0, 2, 3), 2), ((0, 1, 2, 3), 1)])
+def test_what_went_whole_is_named_before_a_multiple(layers, groups):
+    """A GGUF file has a multiple in each run, also where no width is the reason."""
+    plan = replace(
+        uniform_plan(PlanRequest(EVEN_SHAPE, 0.05)),
+        layers=layers,
+        neurons=(128,) * len(layers),
+        kv_groups=(groups,) * len(layers),
+    )
+    assert plan.removed_share(EVEN_SHAPE) > plan.ratio
+    explanation = why_more_was_removed(plan, Settings(0.05, multiple=32), EVEN_SHAPE)
+    assert "layers or KV groups that go are larger" in explanation
 
 
 def removed(shape: Shape, layers, neurons, groups) -> float:

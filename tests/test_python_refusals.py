@@ -28,7 +28,7 @@ from comp_lib.evaluation.loss import compare_losses, measure_loss
 from comp_lib.healing import HealingSettings
 from comp_lib.importance.neurons import METRICS, keep_highest, metric
 from comp_lib.importance.problem import Selection
-from comp_lib.settings import PRESETS, MethodChanges, PresetName, Settings, SettingsChanges
+from comp_lib.settings import PRESETS, CompleteSettings, MethodChanges, PresetName, Settings, SettingsChanges
 
 LONG = "sequences of at most 128 tokens, the model's, got 200"
 LONG_IDS = tokens(2, 200)
@@ -170,7 +170,7 @@ ROWS = [
     (lambda model: metric("condition")(lambda *all: None), "no method of comp_lib has, got 'condition'"),
     (
         lambda model: metric(lambda *all: None),
-        "the name of a metric, of letters, digits and hyphens, got <function",
+        "the name of a metric, of letters, digits, hyphens and underscores, got <function",
     ),
     (lambda model: shares_of("general++self"), "each side of a \"+\", got 'general++self'"),
     (lambda model: shares_of("+general"), "each side of a \"+\", got '+general'"),
@@ -401,7 +401,7 @@ def test_a_metric_of_ones_own_may_be_registered_again(monkeypatch):
 
 @pytest.mark.parametrize("name", ["", " mine", "a,b", "x/y", 3, "mine!"])
 def test_a_metric_has_a_name_that_can_be_typed(name):
-    with pytest.raises(InputError, match="the name of a metric, of letters, digits and hyphens"):
+    with pytest.raises(InputError, match="the name of a metric, of letters, digits, hyphens and underscores"):
         metric(name)
 
 
@@ -441,6 +441,7 @@ def test_nobody_can_change_a_preset(preset):
     with pytest.raises(TypeError):
         PRESETS[preset] = {}
     assert Settings(**PRESETS[preset]) == Settings.preset(preset)
+    assert CompleteSettings.preset(preset) == Settings.preset(preset)
 
 
 def test_a_preset_takes_changes_and_the_recovery_of_a_method():

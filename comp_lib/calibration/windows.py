@@ -39,8 +39,8 @@ class Calibration:
     Args:
         source: a text, "self", a mixture, or several of these with "+" between: see `shares`. Or texts in
             memory: a list of strings, or a column of a data set.
-        sequences: how many sequences. None: `prune_model` takes its preset's number, `tokens` takes
-            USUAL_SEQUENCES.
+        sequences: how many sequences. None: `prune_model` takes the number of its preset, of a mixture
+            one that suits the widest layer; `tokens` takes USUAL_SEQUENCES.
         length: tokens in each sequence, at least 2.
         seed: it decides which windows are drawn, in which order, and what the model writes.
 

@@ -160,7 +160,8 @@ def prune_model(
         changes: fields of `Settings`, such as `method`, `widths` or `recovery`, which win over the preset's.
 
     Raises InputError, before the model writes any text, for arguments of a wrong type or value.
-    Raises OutOfReach for an `at_most` that even the smallest step exceeds.
+    Raises OutOfReach for an `at_most` that even the smallest step exceeds; NoNumber for a model whose loss or
+    divergence is no number.
 
         from comp_lib import Calibration, prune_model
 

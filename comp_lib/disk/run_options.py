@@ -137,7 +137,8 @@ def changes_of(settings: Settings) -> MethodChanges:
 def usual_sequences(shape: Shape, preset: str, calibration: Calibration) -> int:
     """The number of sequences that calibrate where nobody says it.
 
-    A mixture of texts gives TOKENS_PER_NEURON tokens for each neuron, where that is more.
+    A mixture of texts gives TOKENS_PER_NEURON tokens for each neuron, where that is more, but at most
+    MAX_TOKENS.
     """
     usual = PRESET_TABLE[preset].sequences
     if calibration.source not in MIXTURES:

@@ -102,7 +102,7 @@ class Verdict(SavedModel):
         removal = f"{self.plan.removed:.1%} of the decoder removed by {settings.method}"
         lines = [f"{removal}, in {self.seconds:.0f} s on {self.report.token_count:,} tokens"]
         if self.plan.removed > self.plan.ratio + RATIO_TOLERANCE:
-            lines.append(why_more_was_removed(self.plan, settings))
+            lines.append(why_more_was_removed(self.plan, settings, self.parent_shape))
         lines += self._table()
         if self.quality is not None:
             lines += _quality_lines(self.quality)

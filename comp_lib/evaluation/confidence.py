@@ -11,8 +11,9 @@ differences, sequence by sequence. Some texts are hard for every model; in the d
 the interval is many times narrower than what the two models' own intervals suggest.
 
 The mean over several kinds of text weighs kinds alike, and only sequences vary, within each kind: Student's t
-with n - 1 degrees of freedom for each kind. On why what differs between kinds does not count: Davison and
-Hinkley, Bootstrap Methods and their Application, 1997, section 3.2.
+with n - 1 degrees of freedom for each kind, as if sequences deviated alike in all kinds. Where one kind
+deviates more than the others, the interval of few sequences is too narrow. On why what differs between kinds
+does not count: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.2.
 
 An interval tells what other sequences of the same texts would give, nothing about other texts or calibration
 samples.

@@ -15,7 +15,7 @@ v_i follows as v_i / c, and scores and errors stay (with a ridge r I they would 
 Intuition. Removing i hurts as much as the others are unable to reproduce it. With P = H^-1,
 
     kappa_i = sqrt(H_ii P_ii) >= 1        individual condition number (Stewart's collinearity index, 1987)
-    s_i     = ||w_i||^2 / P_ii            = energy / kappa_i^2 = the rise of the objective after a refit
+    s_i     = ||w_i||^2 / P_ii = H_ii ||w_i||^2 / kappa_i^2   the rise of the objective after a refit
 
 and for a block g of inputs that go together (a KV group): s_g = tr(W_g^T (P_gg)^-1 W_g).
 

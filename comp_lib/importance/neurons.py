@@ -27,7 +27,7 @@ MASK_BLOCKS_PER_ROUND = 32  # blocks that go before the mask is tuned again
 NeuronMetric = Callable[[Problem, int, torch.Generator], Selection]
 """A function that chooses the `keep` blocks of an output linear that stay."""
 
-METRIC_NAME = r"[A-Za-z0-9][\w-]*"  # what the command line can take, with commas between two
+METRIC_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"  # what the command line can take, with commas between two
 METRICS: dict[str, NeuronMetric] = {}
 """All metrics by name. `metric` adds one."""
 
@@ -41,7 +41,7 @@ def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
     """
     if not isinstance(name, str) or not re.fullmatch(METRIC_NAME, name):
         raise InputError(
-            expected="the name of a metric, of letters, digits and hyphens",
+            expected="the name of a metric, of letters, digits, hyphens and underscores",
             got=reprlib.repr(name),
             hint="write @metric('loudest')",
         )
@@ -92,7 +92,7 @@ def wanda_sp(problem: Problem, keep: int, generator: torch.Generator) -> Selecti
 
 @metric("energy")
 def energy(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
-    """||x_i|| ||w_i||, the size of a block's contribution: what COMP divides by the condition."""
+    """||x_i|| ||w_i||, a neuron's contribution; of a block, the root of the sum of their squares."""
     return keep_highest(problem.per_block(problem.energies).sqrt(), keep)
 
 
@@ -105,7 +105,7 @@ def random(problem: Problem, keep: int, generator: torch.Generator) -> Selection
 
 @metric("mask-condition")
 def mask_condition(problem: Problem, keep: int, generator: torch.Generator) -> Selection:
-    """COMP before a mask is tuned: energy of the contribution divided by its condition squared, in rounds."""
+    """COMP before a mask is tuned: H_ii / kappa_i^2 of the contributions' H, in rounds."""
     gram = contributions(problem.xtx, problem.scaled_weight)  # G (n, n)
     matrix = with_ridge(gram, problem.ridge)  # H = G + lambda diag(G)
     del gram  # as large as H
