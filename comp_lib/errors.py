@@ -3,8 +3,8 @@
 Every message is a single line: what was expected, what came, and mostly what to do. The command line
 shows the line and exits with code 2, for a NoNumber with 1. It does the same with what the system refuses
 (OSError) and with a device that runs out of memory. Any other error that escapes is a bug of ours and keeps
-its traceback. With COMP_LIB_DEBUG=1 in the environment, or `--debug`
-on the command line, an InputError keeps its traceback too, with the error that caused it.
+its traceback. With COMP_LIB_DEBUG=1 in the environment, or `--debug` on the command line, an InputError keeps
+its traceback too, with the error that caused it.
 """
 
 from __future__ import annotations

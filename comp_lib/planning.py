@@ -7,6 +7,7 @@ whole model in their own ways.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor
@@ -73,12 +74,12 @@ def planner_of(settings: Settings) -> Planner:
 def why_more_was_removed(plan: Plan, settings: Settings, parent_shape: Shape) -> str:
     """One line that says why a plan by these settings removes clearly more than was asked for."""
     multiple = settings.multiple
-    all_neurons = [parent_shape.neurons[index] for index in plan.layers]
-    unnarrowed_shape = parent_shape.with_widths(all_neurons, plan.kv_groups, plan.layers)
+    all_neurons = tuple(parent_shape.neurons[index] for index in plan.layers)
+    unnarrowed = replace(plan, neurons=all_neurons, kept_neurons=None)
     method = method_of(settings.method)
     if method.whole_layers_only:
         reason = f"{settings.method} removes nothing but whole layers"
-    elif parent_shape.removed_share(unnarrowed_shape) > plan.ratio:
+    elif unnarrowed.removed_share(parent_shape) > plan.ratio:
         reason = "the whole layers or KV groups that go are larger"
     elif multiple not in (None, 1) and not method.names_what_stays:
         reason = f"widths are multiples of {multiple}: multiple {max(1, multiple // 4)} comes nearer"

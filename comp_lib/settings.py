@@ -205,9 +205,9 @@ class Settings:
     seed: int = 0
     device: str = "cpu"
 
-    @classmethod
+    @staticmethod
     @known_keywords(*SettingsChanges.__annotations__)
-    def preset(cls, name: PresetName | None = None, **changes: Unpack[SettingsChanges]) -> Settings:
+    def preset(name: PresetName | None = None, **changes: Unpack[SettingsChanges]) -> Settings:
         """The settings of a preset with these changes, each of which wins over the preset.
 
         name: a key of PRESETS; None: the preset of the method, so the same as `Settings(**changes)`.

@@ -399,7 +399,7 @@ def test_a_metric_of_ones_own_may_be_registered_again(monkeypatch):
         assert METRICS["loudest"] is loudest
 
 
-@pytest.mark.parametrize("name", ["", " mine", "a,b", "x/y", 3, "mine!"])
+@pytest.mark.parametrize("name", ["", " mine", "a,b", "x/y", 3, "mine!", "größe"])
 def test_a_metric_has_a_name_that_can_be_typed(name):
     with pytest.raises(InputError, match="the name of a metric, of letters, digits, hyphens and underscores"):
         metric(name)
