@@ -56,6 +56,7 @@ STRING_TYPE = 8
 LIST_TYPE = 9
 COMPLETE_GGUF = "a complete GGUF file"
 WRITE_AGAIN_HINT = "fetch or write it again"
+ROWS_AT_ONCE = 4096  # expanded at a time: gguf.dequantize takes the memory of its result twice
 CONFIG_KEY = "comp_lib.config"  # our own: the config.json of the model, as text
 # llama.cpp's name of an architecture -> the model type of transformers, where they differ
 MODEL_TYPES = {"gemma3": "gemma3_text"}
@@ -361,13 +362,23 @@ class GgufTensors(StoredTensors):
             offset=self.data_start + record.start,
             shape=(*record.shape[:-1], record.row_bytes),
         )
-        blocks = np.array(stored if stored.ndim == 1 else stored[rows])
         with refusing(
             "weights of a type that can be read", f"{name} in {self.path}", "export the model again"
         ):
-            dequantised = gguf.dequantize(blocks, record.gguf_type)
-        return np.asarray(dequantised, dtype=np.float32)
+            if stored.ndim == 1:
+                return _dequantised(stored, record)
+            blocks = stored[rows]
+            values = np.empty((len(blocks), *record.shape[1:]), dtype=np.float32)
+            for start in range(0, len(blocks), ROWS_AT_ONCE):
+                group = slice(start, start + ROWS_AT_ONCE)
+                values[group] = _dequantised(blocks[group], record)
+        return values
 
     def fingerprint(self) -> str:
         """A short name for the content: all bytes of the file, for such files are small."""
         return hash_of_file(self.path)[:16]
+
+
+def _dequantised(stored: np.ndarray, record: TensorRecord) -> np.ndarray:
+    """The numbers in `stored` bytes of the tensor that `record` describes; the bytes are read into memory."""
+    return np.asarray(gguf.dequantize(np.array(stored), record.gguf_type), dtype=np.float32)

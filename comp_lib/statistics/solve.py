@@ -115,7 +115,7 @@ def ridge_solve(matrix: Tensor, penalties: Tensor, xty: Tensor, weight: Tensor) 
     """(A + D)^-1 (B + D W), (k, m), for A (k, k), D_ii (k,), B and W (k, m); A is used up."""
     factor, added = spd_factor(matrix, penalties)
     del matrix  # as large as the factor
-    return torch.cholesky_solve(xty + (penalties + added)[:, None] * weight, factor)
+    return factor_solve(factor, xty + (penalties + added)[:, None] * weight)
 
 
 def keep_rows(weight: Tensor, kept_inputs: Tensor) -> Tensor:

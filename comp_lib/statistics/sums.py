@@ -261,14 +261,15 @@ class MatrixStatistics(Statistics):
         kept_block = (kept_inputs[:, None], kept_inputs)  # index of C_KK
         old_weight = weight[kept_inputs]
         xty = self.xty(weight)[kept_inputs]
-        held_out_matrix = held_out.xtx[kept_block]
-        held_out_xty = held_out.xty(weight)[kept_inputs]
+        held_out_xty = held_out.xty(weight)  # (n, m)
         errors = []
         for ridge in ridges:
             penalties = penalty(self.diagonal(), ridge)[kept_inputs]
             # each solve uses up its C_KK, so a copy is made for it and none is kept beside it
-            refitted = ridge_solve(self.xtx[kept_block], penalties, xty, old_weight)  # (k, m)
-            errors.append(float((refitted * (held_out_matrix @ refitted - 2.0 * held_out_xty)).sum()))
+            refitted = torch.zeros_like(weight)
+            refitted[kept_inputs] = ridge_solve(self.xtx[kept_block], penalties, xty, old_weight)
+            # with its rows of zeros (n, m), so that no C_KK of the held-out half is kept beside them
+            errors.append(float((refitted * (held_out.xtx @ refitted - 2.0 * held_out_xty)).sum()))
         return errors
 
     def xty(self, weight: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from comp_lib.evaluation.confidence import (
 def test_it_is_students_interval(count):
     values = np.random.default_rng(count).gamma(1.0, size=count)
     theirs = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
-    assert confidence_interval(values) == pytest.approx(theirs, abs=2e-3)
+    assert confidence_interval(values) == pytest.approx(theirs, rel=1e-9)
 
 
 @pytest.mark.parametrize("count", [MIN_VALUES, 40])
@@ -67,14 +67,32 @@ def test_of_large_kinds_what_differs_between_them_does_not_count():
     assert bounds == pytest.approx((middle - 1.96 * error, middle + 1.96 * error), abs=0.02)
 
 
-def test_of_kinds_it_is_students_with_the_freedom_of_all():
-    kinds = [np.random.default_rng(number).normal(5.0 * number, 1.0, size=(2, 3)) for number in range(4)]
-    error = sum(values.var(1, ddof=1) / 3 for values in kinds) ** 0.5 / 4
-    middle = np.mean([values.mean(1) for values in kinds], 0)
-    wide = stats.t.ppf(0.975, 8) * error
-    assert confidence_intervals(*kinds) == pytest.approx(
-        np.stack([middle - wide, middle + wide], 1), rel=1e-3
-    )
+def test_of_two_kinds_it_is_welchs_interval():
+    """scipy's interval of the difference of two means, of which one is turned round; ours is half as wide."""
+    random = np.random.default_rng(7)
+    few = random.normal(1.0, 3.0, size=5)
+    many = random.normal(2.0, 0.5, size=11)
+    theirs = stats.ttest_ind(few, -many, equal_var=False).confidence_interval(0.95)
+    assert confidence_intervals(few[None], many[None]) == pytest.approx(np.array([theirs]) / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("deviations", [[1.0] * 8, [1.0] * 7 + [3.0], [0.3] * 7 + [5.0]])
+def test_nineteen_of_twenty_intervals_of_kinds_hold_the_truth_however_unlike_they_deviate(deviations):
+    random = np.random.default_rng(8)
+    kinds = [random.normal(2.0, deviation, size=(2000, 8)) for deviation in deviations]
+    low, high = confidence_intervals(*kinds).T
+    assert 0.935 <= np.mean((low <= 2.0) & (high >= 2.0)) <= 0.965
+
+
+def test_of_kinds_too_few_values_have_none():
+    kinds = [np.random.default_rng(number).normal(size=(2, 3)) for number in range(4)]
+    assert not np.isnan(confidence_intervals(*kinds)).any()
     # three kinds have six degrees of freedom, as seven windows of one text have
     assert np.isnan(confidence_intervals(*kinds[:3])).all()
     assert np.isnan(confidence_intervals(*kinds, np.ones((2, 1)))).all()
+
+
+def test_kinds_without_any_deviation_leave_no_doubt():
+    assert confidence_intervals(np.full((1, 5), 2.0), np.full((1, 5), 4.0)) == pytest.approx(
+        np.array([[3.0, 3.0]])
+    )
