@@ -44,7 +44,7 @@ from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import sequence_loss_increase
-from comp_lib.importance.measured_harm import JUDGING_SEQUENCES, MeasuredHarm, measured_harm
+from comp_lib.importance.measured_harm import JUDGING_SEQUENCES, MeasuredHarm, measure_harm
 from comp_lib.models.wheels import INCLUDED_MODEL
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.settings import Settings
@@ -117,7 +117,7 @@ def look(model: Model, name: str, ids: Tensor, windows: Tensor) -> dict[str, Any
     """What all plans rest on."""
     shape = Shape.of(model)
     removed = shape.neurons[0] - uniform_plan(PlanRequest(shape, RATIOS[0], multiple=MULTIPLE)).neurons[0]
-    measured = measured_harm(model, ids, removed)
+    measured = measure_harm(model, ids, removed)
     counts = list(range(0, measured.sweeps[0].counts.max().item() + 1, MULTIPLE))
     fitted = (len(ids) - JUDGING_SEQUENCES) * ids.shape[
         1

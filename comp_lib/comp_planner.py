@@ -13,9 +13,9 @@ from .decoder import Decoder
 from .hybrid_granularity.by_harm import plan_by_harm
 from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import drop_count, uniform_plan
-from .importance.estimated_harm import estimated_harm
+from .importance.estimated_harm import estimate_harm
 from .importance.layers import layers_to_drop
-from .importance.measured_harm import measured_harm
+from .importance.measured_harm import measure_harm
 from .importance.narrowing import reference_removals
 from .importance.problem import ridge_or_usual
 from .plan import Plan, PlanRequest
@@ -55,7 +55,7 @@ def _plan_by_measurement(
     removals = reference_removals(request.shape, plan)
     if not removals:  # no neuron has to go
         return plan
-    measure = estimated_harm if settings.widths == "estimated" else measured_harm
+    measure = estimate_harm if settings.widths == "estimated" else measure_harm
     measured = measure(
         decoder,
         ids,

@@ -29,7 +29,7 @@ from .divergence import divergence_terms
 from .errors import InputError, NoNumber
 from .families.find import check_model
 from .families.run import check_length, check_same_vocabulary, checked_tokens, evaluation_mode
-from .families.types import Model
+from .families.types import CausalLM, Model
 from .progress import Progress, check_progress, no_progress
 
 JUDGING_SEQUENCES = 8  # sequences, the last ones, that judge before and after, and do not teach
@@ -78,7 +78,7 @@ class HealingSettings:
 class HealingResult:
     """A healed model, and how it was judged on sequences that did not teach."""
 
-    model: Model
+    model: CausalLM
     """The copy, with the changes in its weights."""
     divergence_before: float
     """Divergence from the parent before the training, nats per token."""

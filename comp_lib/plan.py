@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .arguments import check_ratio, is_number
+from .arguments import check_ratio, is_number, known_keywords
 from .errors import InputError, refusing
 from .shape import Shape
 
@@ -165,6 +165,7 @@ class Plan:
                     hint=CORRECT_PLAN_HINT,
                 )
 
+    @known_keywords()
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file, which is replaced if it is there.
 
@@ -174,6 +175,7 @@ class Plan:
             Path(path).write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
+    @known_keywords()
     def load(cls, path: str | Path) -> Plan:
         """The plan in a file.
 

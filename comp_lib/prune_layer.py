@@ -112,12 +112,10 @@ class CarriedState:
 
 
 @dataclass(frozen=True)
-class WidthTask:
+class StepWidth:
     """The width that one step of a layer is to have."""
 
-    step: Step
-    """The step that is narrowed."""
-    full_width: int
+    full: int
     """How many neurons or KV groups it has."""
     keep: int
     """How many of them stay."""
@@ -125,27 +123,48 @@ class WidthTask:
     """The indices of those that the plan names; None: the metric chooses."""
 
     @classmethod
-    def of(cls, run: RunContext, index: int, step: Step) -> WidthTask:
-        """The task for a step of layer `index` of the parent, which stays."""
+    def of(cls, run: RunContext, index: int, step: Step) -> StepWidth:
+        """The width of a step of layer `index` of the parent, which stays."""
         plan = run.plan
         position = plan.layers.index(index)
         if step == "mlp":
             kept_neurons = None if plan.kept_neurons is None else plan.kept_neurons[position]
-            return cls(step, run.shape.neurons[index], plan.neurons[position], kept_neurons)
+            return cls(run.shape.neurons[index], plan.neurons[position], kept_neurons)
         kept_groups = None if plan.kept_groups is None else plan.kept_groups[position]
-        return cls(step, run.shape.kv_groups[index], plan.kv_groups[position], kept_groups)
+        return cls(run.shape.kv_groups[index], plan.kv_groups[position], kept_groups)
 
 
 @dataclass(frozen=True)
-class StepRun:
+class AimedOutput:
+    """What an output linear should put out, so that its step leads to a given stream."""
+
+    path: OutputPath
+    """The way from the output linear to the stream."""
+    stream: States
+    """The stream (S, L, d) that the step should lead to."""
+
+    def target(self, rows: slice, before: Tensor, x: Tensor) -> Tensor:
+        """The output (B, L, d) of the sequences `rows`.
+
+        Args:
+            before: the hidden states (B, L, d) that enter the step.
+            x: the inputs (B, L, n) of the output linear.
+        """
+        return self.path.target(self.stream[rows].to(before.device) - before, x)
+
+
+@dataclass(frozen=True)
+class StepTask:
     """One step of a layer, with the text that enters it and the stream that it should lead to."""
 
     run: RunContext
     """What all layers have in common."""
     layer: Layer
     """The layer as it is now."""
-    task: WidthTask
-    """How much of the step stays."""
+    step: Step
+    """The step that is narrowed."""
+    width: StepWidth
+    """How much of it stays."""
     stream: States
     """The hidden states (S, L, d) in the pruned model that enter the step."""
     aimed_stream: States | None
@@ -154,7 +173,16 @@ class StepRun:
     @property
     def part(self) -> Part:
         """The part of the layer that makes the step."""
-        return parts(self.layer)[self.task.step]
+        return parts(self.layer)[self.step]
+
+    def aimed_output(self) -> AimedOutput | None:
+        """What the output linear should put out; None: what it does put out.
+
+        Raises InputError where its outputs reach the stream in a way that `OutputPath` does not know.
+        """
+        if self.aimed_stream is None:
+            return None
+        return AimedOutput(OutputPath.of(self.layer, self.step), self.aimed_stream)
 
 
 @dataclass(frozen=True)
@@ -202,9 +230,9 @@ def prune_layer(run: RunContext, index: int, layer: Layer, carried: CarriedState
         return None
     refits = dict[Step, Refit]()
     for step in STEPS:
-        task = WidthTask.of(run, index, step)
-        step_run = StepRun(run, layer, task, carried.pruned_stream, targets.get(step))
-        refits[step] = prune_step(step_run, carried)
+        width = StepWidth.of(run, index, step)
+        task = StepTask(run, layer, step, width, carried.pruned_stream, targets.get(step))
+        refits[step] = prune_step(task, carried)
     attention = refits["attention"]
     mlp = refits["mlp"]
     return LayerReport(
@@ -234,27 +262,27 @@ def advance_dense_stream(run: RunContext, layer: Layer, carried: CarriedState) -
     return targets
 
 
-def prune_step(step_run: StepRun, carried: CarriedState) -> Refit:
+def prune_step(task: StepTask, carried: CarriedState) -> Refit:
     """Take one step of a layer through the five phases."""
-    run = step_run.run
-    layer = step_run.layer
-    task = step_run.task
-    refit = Refit(torch.arange(task.full_width))
+    run = task.run
+    layer = task.layer
+    width = task.width
+    refit = Refit(torch.arange(width.full))
     inputs = None
-    block_size = step_run.part.block_size
+    block_size = task.part.block_size
     if has_work(task, carried):
-        gathered = gather(step_run, carried)
+        gathered = gather(task, carried)
         inputs = gathered.inputs
         if gathered.ridge_position is not None:
             carried.ridge_positions[task.step] = gathered.ridge_position
-        selection = choose(run, gathered.problem, task, carried.generator)
+        selection = choose(run, gathered.problem, width, carried.generator)
         recover = RECOVERIES[run.settings.recovery]
         refit = recover(gathered.problem, selection)
         del gathered, selection  # they have matrices of the size of the layer
         shrink(layer, task.step, refit.kept, refit.weight, refit.bias_change)
         refit = replace(refit, weight=None)
         carried.may_differ = True
-    before = step_run.stream
+    before = task.stream
     if task.step == "attention":
         # It is not written over: a run on disk that is cut off in this layer begins the layer again from it.
         after = run.new_states(tuple(before.shape), dtype=before.dtype)
@@ -265,51 +293,51 @@ def prune_step(step_run: StepRun, carried: CarriedState) -> Refit:
     return refit
 
 
-def has_work(task: WidthTask, carried: CarriedState) -> bool:
+def has_work(task: StepTask, carried: CarriedState) -> bool:
     """Whether anything is to be done to the step before the text is passed on.
 
     It has to where blocks go. An MLP that keeps all its blocks can make good the errors of earlier layers.
     """
     can_make_good = task.step == "mlp" and carried.dense_stream is not None and carried.may_differ
-    return task.keep < task.full_width or can_make_good
+    return task.width.keep < task.width.full or can_make_good
 
 
-def gather(step_run: StepRun, carried: CarriedState) -> Gathered:
+def gather(task: StepTask, carried: CarriedState) -> Gathered:
     """Phase 1: gather the statistics of the text in the output linear, and the ridge that suits them."""
-    settings = step_run.run.settings
-    stream = step_run.stream
+    settings = task.run.settings
+    stream = task.stream
     count, length, _ = stream.shape
-    input_count = step_run.part.output_linear.in_features
+    input_count = task.part.output_linear.in_features
     inputs = None
-    if step_run.task.step == "mlp" and count * length <= input_count:
+    if task.step == "mlp" and count * length <= input_count:
         size = (count, length, input_count)
         inputs = StoredInputs(torch.empty(size, dtype=stream.dtype, device=settings.device))
     if settings.ridge == "auto" and settings.fits_all_weights and count > 1:
-        return search_ridge(step_run, carried, inputs)
-    statistics = sum_statistics(step_run, slice(0, count), inputs)
+        return search_ridge(task, carried, inputs)
+    statistics = sum_statistics(task, slice(0, count), inputs)
     ridge = ridge_or_usual(settings.ridge)
-    problem = Problem.of(step_run.layer, step_run.task.step, statistics, ridge)
+    problem = Problem.of(task.layer, task.step, statistics, ridge)
     return Gathered(problem, inputs, ridge_position=None)
 
 
-def search_ridge(step_run: StepRun, carried: CarriedState, inputs: StoredInputs | None) -> Gathered:
+def search_ridge(task: StepTask, carried: CarriedState, inputs: StoredInputs | None) -> Gathered:
     """Gather the statistics, with the ridge that serves held-out text best.
 
     The search fits weights to the first half of the text and judges them on the second.
 
     inputs: takes the inputs of the output linear; None: they are not kept.
     """
-    task = step_run.task
-    count = step_run.stream.shape[0]
+    width = task.width
+    count = task.stream.shape[0]
     half = math.ceil(count / 2)
-    fitting = sum_statistics(step_run, slice(0, half), inputs)
-    held_out = sum_statistics(step_run, slice(half, count), inputs)
-    problem = Problem.of(step_run.layer, task.step, fitting)
-    if task.kept_by_plan is None:
+    fitting = sum_statistics(task, slice(0, half), inputs)
+    held_out = sum_statistics(task, slice(half, count), inputs)
+    problem = Problem.of(task.layer, task.step, fitting)
+    if width.kept_by_plan is None:
         # The best ridge depends little on which neurons stay, so a cheap metric will do here.
-        likely = energy(problem, task.keep, carried.generator).kept
+        likely = energy(problem, width.keep, carried.generator).kept
     else:
-        likely = torch.tensor(task.kept_by_plan)
+        likely = torch.tensor(width.kept_by_plan)
     kept_inputs = problem.inputs_of(likely)
     last_position = carried.ridge_positions.get(task.step)
     ridge, position = choose_ridge(
@@ -318,34 +346,31 @@ def search_ridge(step_run: StepRun, carried: CarriedState, inputs: StoredInputs 
     return Gathered(replace(problem, statistics=fitting + held_out, ridge=ridge), inputs, position)
 
 
-def sum_statistics(step_run: StepRun, sequences: slice, inputs: StoredInputs | None) -> Statistics:
+def sum_statistics(task: StepTask, sequences: slice, inputs: StoredInputs | None) -> Statistics:
     """Sum the statistics of the output linear over some `sequences`.
 
     inputs: takes the inputs of the output linear; None: they are not kept.
     """
-    run = step_run.run
+    run = task.run
     settings = run.settings
-    layer = step_run.layer
-    step = step_run.task.step
-    aimed_stream = step_run.aimed_stream
-    output_linear = step_run.part.output_linear
+    layer = task.layer
+    step = task.step
+    aim = task.aimed_output()
+    output_linear = task.part.output_linear
     device = output_linear.weight.device
-    count, length, _ = step_run.stream.shape
-    path = None if aimed_stream is None else OutputPath.of(layer, step)
+    count, length, _ = task.stream.shape
     statistics = empty_statistics(
         output_linear.in_features,
-        None if aimed_stream is None else output_linear.out_features,
+        None if aim is None else output_linear.out_features,
         count * length,  # of the whole text, so that the statistics of two halves have one form
         device,
         needs_matrix=settings.reads_matrix,
     )
     for batch in batches(sequences.stop - sequences.start, length):
         rows = slice(sequences.start + batch.start, sequences.start + batch.stop)
-        before = step_run.stream[rows].to(device)
+        before = task.stream[rows].to(device)
         after, x = run_step(layer, step, before, run.arguments)
-        target_output = None
-        if aimed_stream is not None and path is not None:
-            target_output = path.target(aimed_stream[rows].to(device) - before, x)
+        target_output = None if aim is None else aim.target(rows, before, x)
         weight_of_token = token_weight(after) if settings.token_weights else None
         del before, after  # the products need their memory
         if inputs is not None:
@@ -355,14 +380,14 @@ def sum_statistics(step_run: StepRun, sequences: slice, inputs: StoredInputs | N
     return statistics
 
 
-def choose(run: RunContext, problem: Problem, task: WidthTask, generator: torch.Generator) -> Selection:
+def choose(run: RunContext, problem: Problem, width: StepWidth, generator: torch.Generator) -> Selection:
     """Phase 2: say which blocks stay, the best by the metric or those that the plan names."""
-    if task.kept_by_plan is not None:
+    if width.kept_by_plan is not None:
         no_scores = torch.full((problem.block_count,), torch.nan)
-        return Selection(torch.tensor(task.kept_by_plan), no_scores)
+        return Selection(torch.tensor(width.kept_by_plan), no_scores)
     name = run.settings.neuron_metric
-    selection = METRICS[name](problem, task.keep, generator)
-    _check_selection(selection, problem.block_count, task.keep, name)
+    selection = METRICS[name](problem, width.keep, generator)
+    _check_selection(selection, problem.block_count, width.keep, name)
     return selection
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import check_switch, check_type
+from .arguments import check_switch, check_type, known_keywords
 from .families.types import CausalLM
 from .plan import Plan
 from .report import Report
@@ -43,6 +43,7 @@ class Pruned:
 
     __repr__ = __str__  # what a notebook shows
 
+    @known_keywords()
     def save(self, out: str | Path, tokenizer: PreTrainedTokenizerBase, *, overwrite: bool = False) -> Path:
         """Write the smaller model to the folder `out`, with its plan and a model card, and return the folder.
 

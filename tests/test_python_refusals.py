@@ -262,7 +262,7 @@ GOOD_ARGUMENTS = {
     "export_gguf": lambda parent, model, tokenizer: {"name": parent, "out": "out.gguf"},
     "export_padded": lambda parent, model, tokenizer: {"name": parent, "out": "out"},
     "heal": lambda parent, model, tokenizer: {"model": model, "ids": tokens(12), "parent": model},
-    "heal_folder": lambda parent, model, tokenizer: {"name": parent, "parent_name": parent, "out": "out"},
+    "heal_folder": lambda parent, model, tokenizer: {"name": parent, "out": "out", "parent_name": parent},
     "load_model": lambda parent, model, tokenizer: {"name": parent},
     "log_lines": lambda parent, model, tokenizer: {},
     "load_text": lambda parent, model, tokenizer: {},

@@ -124,6 +124,20 @@ def test_a_keyword_of_something_else_says_where_it_belongs():
         prune_model("m", "out", sequences=3)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(Settings, Settings.preset, Calibration, prune, prune_model, load_model, comp_lib.evaluate),
+        *(comp_lib.heal, comp_lib.heal_folder, comp_lib.HealingSettings, comp_lib.export_gguf),
+        *(comp_lib.export_padded, comp_lib.load_text, comp_lib.log_lines, comp_lib.metric),
+        *(comp_lib.keep_highest, comp_lib.Plan.load, comp_lib.Plan.save, comp_lib.Pruned.save),
+    ],
+)
+def test_an_unknown_keyword_is_refused_by_all_that_the_package_exports(function):
+    with pytest.raises(InputError, match="keywords that .* has, got 'nonsense'"):
+        function(nonsense=1)
+
+
 def test_a_function_with_known_keywords_stays_what_it_was():
     @known_keywords("more")
     def add(left: int, /, right: int = 1, **others: int) -> int:

@@ -8,7 +8,7 @@ from tools import curve_of
 from variants import build, tokens
 
 from comp_lib.hybrid_granularity.by_harm import plan_by_harm
-from comp_lib.importance.measured_harm import MeasuredHarm, interpolate, measured_harm
+from comp_lib.importance.measured_harm import MeasuredHarm, interpolate, measure_harm
 from comp_lib.importance.neurons import METRICS
 from comp_lib.importance.problem import Problem
 from comp_lib.plan import PlanRequest
@@ -83,7 +83,7 @@ def test_32_neurons_go_in_a_round_and_the_others_are_judged_anew(name, problem):
 
 
 def test_the_curve_of_a_layer_has_a_point_for_each_round_down_to_the_narrowest_width(model, ids):
-    for swept in measured_harm(model, ids, 96).sweeps:
+    for swept in measure_harm(model, ids, 96).sweeps:
         assert swept.counts.tolist() == ROUNDS
 
 

@@ -30,7 +30,7 @@ class GivenTexts(tuple[str, ...]):
         return "\n\n".join(self)
 
 
-def as_source(name: str, value: object) -> Source:
+def as_source(name: str, value: object) -> str | Path | GivenTexts:
     """`value`, with a sequence of texts, or a column of a data frame, as `GivenTexts`.
 
     Raises InputError, which calls the argument `name`, for any other value: an empty list, empty texts, or
@@ -46,7 +46,7 @@ def as_source(name: str, value: object) -> Source:
         value = value.tolist()
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         check_type(name, value, "the name or the path of a text, or a list of texts", example="shipped")
-        path: Source = value  # type: ignore[assignment]  # `check_type` lets nothing else pass
+        path: str | Path = value  # type: ignore[assignment]  # `check_type` lets nothing else pass
         return path
     for number, text in enumerate(value):
         if not isinstance(text, str):

@@ -93,8 +93,8 @@ def heal(
     with progress_bars() as bars:
         healed = heal_folder(
             model,
-            parent_name,
             folder,
+            parent_name=parent_name,
             settings=HealingSettings(steps=steps, learning_rate=learning_rate, seed=seed),
             calibration=Calibration(calibration, sequences, length, seed),
             overwrite=overwrite,

@@ -73,24 +73,30 @@ def working_dtype(gguf_type: GgufType) -> torch.dtype:
     return torch.float16 if gguf_type == "f16" else torch.float32
 
 
-def with_fitting_multiple(settings: CompleteSettings, shape: Shape, gguf_type: GgufType) -> CompleteSettings:
+def with_fitting_multiple(
+    settings: CompleteSettings, shape: Shape, gguf_type: GgufType, *, ratio_known: bool
+) -> CompleteSettings:
     """The settings with a multiple that rows of the type `gguf_type` can have.
 
-    shape: of the parent.
+    Args:
+        shape: of the parent.
+        ratio_known: whether the ratio of the settings is the one of the run; else it is sought later, and the
+            multiple suits any ratio.
 
     Raises InputError for another multiple that somebody asked for.
     """
     block_values, _ = gguf.GGML_QUANT_SIZES[TYPES[gguf_type]]
-    multiple = settings.plan_request(shape).multiple
-    if multiple % block_values == 0:
+    if settings.multiple is not None and settings.multiple % block_values != 0:
+        raise InputError(
+            expected=f"a multiple of {block_values}, for a file of the type {gguf_type}",
+            got=f"the multiple {settings.multiple}",
+            hint="leave it out, or prune into a folder",
+        )
+    if block_values == 1 or settings.multiple is not None:
         return settings
-    if settings.multiple is None:
-        return replace(settings, multiple=GGUF_BLOCK)
-    raise InputError(
-        expected=f"a multiple of {block_values}, for a file of the type {gguf_type}",
-        got=f"the multiple {settings.multiple}",
-        hint="leave it out, or prune into a folder",
-    )
+    if ratio_known and settings.plan_request(shape).multiple % block_values == 0:
+        return settings
+    return replace(settings, multiple=GGUF_BLOCK)
 
 
 def check_result_fits(

@@ -41,9 +41,9 @@ class HealedFolder:
 @known_keywords()
 def heal_folder(
     name: str | Path,
-    parent_name: str | Path,
     out: str | Path,
     *,
+    parent_name: str | Path,
     settings: HealingSettings = HealingSettings(),  # noqa: B008  a frozen value
     calibration: Calibration | Source = Calibration("written"),  # noqa: B008  a frozen value
     overwrite: bool = False,
@@ -58,6 +58,7 @@ def heal_folder(
 
     Args:
         name: of that folder.
+        out: the folder of the healed model.
         parent_name: name or folder of the model that was pruned.
         settings: of the training.
         calibration: the text, as for `prune_model`; its last JUDGING_SEQUENCES sequences do not teach.
@@ -70,7 +71,7 @@ def heal_folder(
     sequences, for a parent from which `name` cannot have been pruned, and for what `save_checkpoint` refuses;
     after the training, unless `force`, for a model that got no better.
     """
-    for argument, folder in (("name", name), ("parent_name", parent_name), ("out", out)):
+    for argument, folder in (("name", name), ("out", out), ("parent_name", parent_name)):
         check_type(argument, folder, "the name of a folder", example="build/small")
     check_healing(settings)
     if not isinstance(calibration, Calibration):

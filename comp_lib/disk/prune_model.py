@@ -304,7 +304,9 @@ def _fit_settings(options: RunOptions, parent: _Parent) -> CompleteSettings:
     source = parent.model
     settings = complete_settings(source, options.settings)
     if options.gguf_type is not None:
-        settings = with_fitting_multiple(settings, source.shape, options.gguf_type)
+        settings = with_fitting_multiple(
+            settings, source.shape, options.gguf_type, ratio_known=options.at_most is None
+        )
     check_settings_for(source, settings)
     if options.gguf_type is not None:
         check_result_fits(source, parent.tokenizer, settings, options.gguf_type)

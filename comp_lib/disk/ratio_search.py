@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,15 @@ SMALLEST_RATIO = 0.01  # no ratio below it is tried
 LARGEST_RATIO = 0.8  # no ratio above it is tried
 TRIES = 5  # prunings at most
 SUFFICIENT_SHARE = 0.9  # a ratio that costs this share of the allowed loss ends the search
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of one ratio that is tried."""
+
+    cost: float | None  # by how much the loss rises, nats per token; None: no model of that ratio has a loss
+    words: str  # the same in words
+    hint: str  # what to do where this is too much
 
 
 def ratio_within(
@@ -54,38 +63,37 @@ def ratio_within(
     dense_loss = judge(model, windows_by_text).mean.loss
     for sentence in describe_chance("the model", dense_loss, model.config.vocab_size):
         warn_once(sentence)
-    outcome = ""  # of the last ratio, in words
-    hint = ""
 
-    def cost_of(ratio: float) -> float | None:
-        nonlocal outcome, hint
+    def outcome_of(ratio: float) -> Outcome:
         tried = replace(settings, ratio=ratio)
         try:
             plan = make_plan(model, ids, tried, progress=progress)
         except OutOfReach:
-            outcome = f"no plan reaches the ratio {ratio:g}"
-            hint = "choose other settings"
-            return None
+            return Outcome(None, f"no plan reaches the ratio {ratio:g}", "choose other settings")
         small = prune(model, ids, tried, plan=plan, progress=progress)
         round_weights(small.model, saved_dtype, gguf_type)
+        removed = f"{small.plan.removed:.1%} of the decoder"
         try:
             cost = judge(small.model, windows_by_text).mean.loss - dense_loss
         except NoNumber:
-            outcome = f"the loss without {small.plan.removed:.1%} of the decoder is no number"
-            hint = "choose other settings"
-            return None
-        outcome = f"{small.plan.removed:.1%} of the decoder costs {cost:.3f} already"
-        hint = "allow more"
-        return cost
+            return Outcome(None, f"the loss without {removed} is no number", "choose other settings")
+        return Outcome(cost, f"{removed} costs {cost:.3f} already", "allow more")
 
-    ratio = largest_ratio(at_most, cost_of, progress)
-    if ratio is None:
+    outcomes = list[Outcome]()
+
+    def cost_of(ratio: float) -> float | None:
+        outcomes.append(outcome_of(ratio))
+        return outcomes[-1].cost
+
+    found = largest_ratio(at_most, cost_of, progress)
+    if found is None:
+        last = outcomes[-1]
         raise OutOfReach(
             expected="at_most to allow the loss that the smallest step costs, in nats per token",
-            got=f"{at_most:g}, where {outcome}",
-            hint=hint,
+            got=f"{at_most:g}, where {last.words}",
+            hint=last.hint,
         )
-    return ratio
+    return found
 
 
 def largest_ratio(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -18,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..arguments import known_keywords
 from ..calibration.defaults import USUAL_WINDOW
+from ..calibration.given import Source
 from ..calibration.texts import EVERY_KIND, check_tokenizer
 from ..errors import InputError
 from ..families.find import check_model
@@ -115,7 +115,7 @@ class ComparisonByText(EvaluationByText):
 def evaluate(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
-    judged_on: str | Path = EVERY_KIND,
+    judged_on: Source = EVERY_KIND,
     *,
     parent: Model,
     window_length: int | None = None,
@@ -128,7 +128,7 @@ def evaluate(
 def evaluate(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
-    judged_on: str | Path = EVERY_KIND,
+    judged_on: Source = EVERY_KIND,
     *,
     parent: Model | None = None,
     window_length: int | None = None,
@@ -141,17 +141,18 @@ def evaluate(
 def evaluate(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
-    judged_on: str | Path = EVERY_KIND,
+    judged_on: Source = EVERY_KIND,
     *,
     parent: Model | None = None,
     window_length: int | None = None,
     window_count: int | None = None,
     progress: Progress = no_progress,
 ) -> EvaluationByText:
-    """Measure `model` on the text of that name or file, beside its `parent` where it is given.
+    """Measure `model` on a text, beside its `parent` where it is given.
 
     Args:
-        judged_on: text that judges, as for `load_text`; the default is a text of each kind that ships.
+        judged_on: text that judges, as for `load_text`, or a list of texts in memory, which count as one. The
+            default is a text of each kind that ships.
         parent: the model that was pruned, for what was lost; None: `model` is measured alone. With a parent a
             `ComparisonByText` comes back, whose mean and texts have both losses and their difference.
         window_length: tokens of each window; None: USUAL_WINDOW, or as many as both models read.

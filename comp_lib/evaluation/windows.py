@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..arguments import check_whole_number
 from ..calibration.defaults import USUAL_WINDOW
+from ..calibration.given import GivenTexts, Source, as_source
 from ..calibration.texts import encode, judging_texts, load_text, opening_tokens
 from ..calibration.windows import cut_windows
 
 
 def windows_of(
-    judged_on: str | Path, tokenizer: Any, window_length: int = USUAL_WINDOW, window_count: int | None = None
+    judged_on: Source, tokenizer: Any, window_length: int = USUAL_WINDOW, window_count: int | None = None
 ) -> dict[str, Tensor]:
     """Windows (S, L) of the text that judges, by its name; for EVERY_KIND those of each of KINDS.
 
     Args:
-        judged_on: name or path of the text.
+        judged_on: name or path of the text, or texts in memory, which count as one.
         window_length: tokens of each window.
         window_count: how many windows of each text; None: all full windows; of several texts the longest
             gives only as many as the second longest, since it weighs no more than that in their mean.
 
-    Raises InputError as `load_text` and `evaluation_tokens` do.
+    Raises InputError as `load_text`, `as_source` and `evaluation_tokens` do.
     """
+    source = as_source("judged_on", judged_on)
+    if isinstance(source, GivenTexts):
+        return {str(source): evaluation_tokens(tokenizer, source.joined, window_length, window_count)}
     windows_by_text = {
         label: evaluation_tokens(tokenizer, load_text(text_name), window_length, window_count)
-        for label, text_name in judging_texts(judged_on).items()
+        for label, text_name in judging_texts(source).items()
     }
     if window_count is None and len(windows_by_text) > 1:
-        *_, most, _ = sorted(map(len, windows_by_text.values()))
-        windows_by_text = {label: ids[:most] for label, ids in windows_by_text.items()}
+        *_, second_most, _ = sorted(map(len, windows_by_text.values()))
+        windows_by_text = {label: ids[:second_most] for label, ids in windows_by_text.items()}
     return windows_by_text
 
 

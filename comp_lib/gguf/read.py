@@ -56,7 +56,9 @@ STRING_TYPE = 8
 LIST_TYPE = 9
 COMPLETE_GGUF = "a complete GGUF file"
 WRITE_AGAIN_HINT = "fetch or write it again"
-ROWS_AT_ONCE = 4096  # expanded at a time: gguf.dequantize takes the memory of its result twice
+ROWS_AT_ONCE = (
+    4096  # rows that are converted at a time: gguf's functions take the memory of their result twice
+)
 CONFIG_KEY = "comp_lib.config"  # our own: the config.json of the model, as text
 # llama.cpp's name of an architecture -> the model type of transformers, where they differ
 MODEL_TYPES = {"gemma3": "gemma3_text"}

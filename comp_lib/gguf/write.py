@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -31,9 +31,9 @@ from ..shape import Shape
 from ..system.files import check_room, checked_new_file, stage
 from ..system.tensors import EMBEDDING, HEAD, StoredTensors
 from .architectures import choose_architecture
-from .layout import Layout, layouts_of
+from .layout import Layout, Piece, layouts_of
 from .metadata import add_fields, model_fields, scaled_rope
-from .read import CONFIG_KEY
+from .read import CONFIG_KEY, ROWS_AT_ONCE
 from .tokenizer import name_for_llama_cpp, tokenizer_metadata
 
 GgufType = Literal["f32", "f16", "q8_0", "q4_0", "q4_1"]
@@ -68,21 +68,30 @@ class _ExportedTensor:
 
         Raises InputError for numbers that are too large or not finite.
         """
-        pieces = []
+        stored = []
         for piece in self.layout.pieces:
-            values = files.read(piece.source, torch.float32).numpy()[piece.start : piece.start + piece.rows]
-            pieces.append(piece.to_file(values))
-            if (
-                self.gguf_type != GGMLQuantizationType.F32
-                and np.abs(pieces[-1]).max(initial=0.0) > LARGEST_HALF
-            ):
-                raise InputError(
-                    expected=f"weights that {self.gguf_type.name.lower()} can hold",
-                    got=f"more than {LARGEST_HALF:g} in {piece.source}",
-                    hint="export with the type f32",
-                )
-        stored: np.ndarray = gguf.quants.quantize(np.concatenate(pieces), self.gguf_type)
-        return stored
+            for values in self._read(piece, files):
+                numbers = piece.to_file(values)
+                if (
+                    self.gguf_type != GGMLQuantizationType.F32
+                    and np.abs(numbers).max(initial=0.0) > LARGEST_HALF
+                ):
+                    raise InputError(
+                        expected=f"weights that {self.gguf_type.name.lower()} can hold",
+                        got=f"more than {LARGEST_HALF:g} in {piece.source}",
+                        hint="export with the type f32",
+                    )
+                stored.append(gguf.quants.quantize(numbers, self.gguf_type))
+        return np.concatenate(stored)
+
+    def _read(self, piece: Piece, files: StoredTensors) -> Iterator[np.ndarray]:
+        """The rows of a piece in float32: ROWS_AT_ONCE of a matrix, all where the file interleaves them."""
+        stop = piece.start + piece.rows
+        if len(self.layout.shape) == 1 or piece.head_dim is not None or piece.rows <= ROWS_AT_ONCE:
+            yield files.read(piece.source, torch.float32).numpy()[piece.start : stop]
+            return
+        for rows in torch.arange(piece.start, stop).split(ROWS_AT_ONCE):
+            yield files.read(piece.source, torch.float32, rows).numpy()
 
 
 def checked_new_gguf_file(file: str | Path, gguf_type: GgufType, overwrite: bool = False) -> Path:

@@ -58,7 +58,7 @@ class EstimatedHarm:
 
 
 @torch.no_grad()
-def estimated_harm(
+def estimate_harm(
     model: Model | Decoder,
     ids: Tensor,
     removals: Sequence[int],

@@ -67,7 +67,7 @@ def interpolate(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
 
 
 @torch.no_grad()
-def measured_harm(
+def measure_harm(
     model: Model | Decoder,
     ids: Tensor,
     removals: int | Sequence[int],

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..arguments import known_keywords
 from ..errors import InputError
 from ..methods import METHODS
 from ..statistics.solve import penalty, spd_inverse, with_ridge
@@ -32,6 +33,7 @@ METRICS: dict[str, NeuronMetric] = {}
 """All metrics by name. `metric` adds one."""
 
 
+@known_keywords()
 def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
     """Add the decorated function to METRICS under `name`, for `Settings.method` and `--method`.
 
@@ -61,6 +63,7 @@ def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
     return add
 
 
+@known_keywords()
 def keep_highest(scores: Tensor, keep: int) -> Selection:
     """Keep the `keep` highest scores; equal scores keep the earlier block."""
     order = torch.argsort(scores, descending=True, stable=True)

@@ -30,7 +30,7 @@ from comp_lib.disk.work_folder import StatesFile
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.importance.layers import block_influence, sequence_loss_increase
-from comp_lib.importance.measured_harm import measured_harm
+from comp_lib.importance.measured_harm import measure_harm
 from comp_lib.models.card import Provenance
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model, open_model
@@ -152,11 +152,11 @@ def test_measured_harm_reads_each_layer_once(name, tmp_path, monkeypatch):
         return read_tensor(name, dtype, rows)
 
     monkeypatch.setattr(source.files, "read", watched_read)
-    measured = measured_harm(source, tokens(8), 12)
+    measured = measure_harm(source, tokens(8), 12)
     of_layers = [name for name in names_read if ".layers." in name]
     assert len(of_layers) == len(set(of_layers)) == 27
     assert names_read[-1] == (EMBEDDING if name == "tied" else HEAD)
-    assert torch.equal(measured.harm, measured_harm(model, tokens(8), 12).harm)
+    assert torch.equal(measured.harm, measure_harm(model, tokens(8), 12).harm)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_each_layer_is_let_go_before_the_next(name, tmp_path, tokenizer, weights
     """`weights_in_memory` asserts it, where harm is measured and in a run."""
     parent, _ = saved(tmp_path / "parent", name)
     source = opened(parent)
-    measured_harm(source, tokens(8), 12)
+    measure_harm(source, tokens(8), 12)
     assert weights_in_memory["layer"]
     prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
 
@@ -200,7 +200,7 @@ def test_each_layer_is_let_go_before_the_next(name, tmp_path, tokenizer, weights
 def test_the_head_is_kept_from_the_first_answer_until_a_layer_is_asked_for(name, tmp_path, weights_in_memory):
     parent, _ = saved(tmp_path / "parent", name)
     source = opened(parent)
-    measured_harm(source, tokens(8), 12)
+    measure_harm(source, tokens(8), 12)
     assert weights_in_memory["head"][-1]() is not None
     source.layer(0, "cpu")
     assert weights_in_memory["head"][-1]() is None
@@ -425,7 +425,7 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(parent, tmp_path,
 
     def counted(*arguments, **options):
         measurements.append(arguments)
-        return measured_harm(*arguments, **options)
+        return measure_harm(*arguments, **options)
 
     def observe(stage, count, total, report=None):
         if (stage, count) == stop:
@@ -434,7 +434,7 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(parent, tmp_path,
     def run(out, **options):
         return prune_to(out, opened(parent), tokenizer, tokens(8), OWN_WIDTHS, **options)
 
-    monkeypatch.setattr("comp_lib.comp_planner.measured_harm", counted)
+    monkeypatch.setattr("comp_lib.comp_planner.measure_harm", counted)
     plan = run(tmp_path / "undisturbed" / "small").plan
     for stop, expected in ((("comparing answers", 64), 2), (("pruning", 1), 1)):
         out = tmp_path / stop[0] / "small"

@@ -28,6 +28,7 @@ from comp_lib.gguf.read import GgufFile
 from comp_lib.models.export import export_gguf
 from comp_lib.models.load import load_model, open_model
 from comp_lib.models.new_folder import PLAN_FILE
+from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
 QUICK = {
@@ -237,6 +238,16 @@ def test_at_most_judges_the_numbers_of_the_file(parent_of, tmp_path, monkeypatch
     verdict = prune_model(parent_of("q4_0"), tmp_path / "small.gguf", at_most=5, **options)
     assert {*judged} == {(torch.float32, "q4_0")}
     assert verdict.report.settings.multiple % 32 == 0
+
+
+def test_a_ratio_that_is_sought_later_gets_a_multiple_that_suits_any_ratio():
+    """With a quarter gone one of these layers goes whole, so widths of 64 do; most ratios need others."""
+    shape = Shape(64, 16, 2, (64,) * 4, (2,) * 4, 192, 6144, (128,) * 4, 5000)
+    settings = Settings(ratio=0.25).completed()
+    assert settings.plan_request(shape).multiple == 64
+    for kind, ratio_known, multiple in (("q4_0", True, None), ("q4_0", False, 32), ("f16", False, None)):
+        fitting = gguf_file.with_fitting_multiple(settings, shape, kind, ratio_known=ratio_known)
+        assert fitting.multiple == multiple
 
 
 def test_a_folder_becomes_a_file_too(tokenizer, tmp_path):

@@ -53,8 +53,10 @@ def test_the_windows_are_those_of_each_text(tokenizer, windows_by_text):
     every = windows_of("kinds", tokenizer, 128)
     # without a number: all full windows of each kind, of the much longer prose as many as of another kind
     counts = {kind: len(ids) for kind, ids in every.items()}
+    prose_count = counts.pop("prose")
     prose = windows_of("evaluation", tokenizer, 128)["evaluation"]
-    assert len(prose) > 2 * counts.pop("prose") == 2 * max(counts.values())
+    assert prose_count == max(counts.values())
+    assert len(prose) > 2 * prose_count
     assert every["prose"].equal(prose[: len(every["prose"])])
     assert len(set(counts.values())) > 1
     assert every["code"].equal(windows_of("evaluation:code", tokenizer, 128)["evaluation:code"])
@@ -95,6 +97,19 @@ def test_windows_are_no_longer_than_either_model_reads(pair, tiny_llama, tokeniz
     assert quality.texts["evaluation:code"].token_count == 2 * 63
     with pytest.raises(InputError, match="at most 64 tokens"):
         evaluate(model, tokenizer, "evaluation:code", parent=short_parent, window_length=65, window_count=2)
+
+
+def test_texts_in_memory_judge_as_one_text_in_a_file(pair, tokenizer, tmp_path):
+    texts = [load_text("evaluation:code"), load_text("evaluation:dialogue")]
+    (tmp_path / "both.txt").write_text("\n\n".join(texts), "utf-8")
+    in_memory, from_file = (
+        evaluate(pair[0], tokenizer, judged_on, parent=pair[1], window_length=32, window_count=3)
+        for judged_on in (texts, tmp_path / "both.txt")
+    )
+    assert [*in_memory.texts] == ["2 texts in memory"]
+    assert in_memory.mean == from_file.mean
+    with pytest.raises(InputError, match=r"judged_on to be a list of texts, got int as judged_on\[1\]"):
+        evaluate(pair[0], tokenizer, [texts[0], 3])
 
 
 # --- mean and intervals, by numbers that are made up --------------------------------------------------------

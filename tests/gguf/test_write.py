@@ -18,7 +18,7 @@ from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.evaluation.windows import evaluation_tokens
-from comp_lib.gguf import layout, llama_cpp
+from comp_lib.gguf import layout, llama_cpp, read, write
 from comp_lib.gguf.layout import interleave
 from comp_lib.gguf.read import GgufFile
 from comp_lib.gguf.write import TYPES
@@ -160,6 +160,20 @@ def test_a_model_comes_back_bit_for_bit(saved, own_cache, tmp_path, tokenizer, n
     assert its_tokenizer(text)["input_ids"] == load_model(folder)[1](text)["input_ids"]
     second_file = export_gguf(tmp_path / "m.gguf", tmp_path / "again.gguf", "f32")  # from GGUF to GGUF
     assert contents(second_file) == contents(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("f32", "gqa"), ("q8_0", "qwen2"), ("q4_0", "tied")])
+def test_rows_that_are_converted_in_groups_give_the_same_file_and_the_same_model(
+    saved, own_cache, tmp_path, monkeypatch, kind, name
+):
+    folder, _ = saved(name, intermediate_size=64)
+    whole_file = export_gguf(folder, tmp_path / "whole.gguf", kind)
+    whole = load_model(whole_file)[0].state_dict()
+    for module in (read, write):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 24)  # no divisor of any number of rows
+    assert contents(export_gguf(folder, tmp_path / "grouped.gguf", kind)) == contents(whole_file)
+    grouped = load_model(whole_file)[0].state_dict()
+    assert all(torch.equal(grouped[key], whole[key]) for key in whole)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

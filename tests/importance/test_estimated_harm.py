@@ -10,7 +10,7 @@ from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.importance import estimated_harm as module
-from comp_lib.importance.estimated_harm import estimated_harm
+from comp_lib.importance.estimated_harm import estimate_harm
 from comp_lib.importance.narrowing import smallest_width
 from comp_lib.importance.problem import RIDGE
 from comp_lib.plan import PlanRequest
@@ -45,7 +45,7 @@ def test_harm_is_the_divergence_of_a_model_that_lost_these_neurons(name, every_t
     model = build(name)
     ids = tokens(24, 24)
     shape = Shape.of(model)
-    estimated = estimated_harm(model, ids, [GONE] * shape.layer_count)
+    estimated = estimate_harm(model, ids, [GONE] * shape.layer_count)
     tried = [layer for layer in range(shape.layer_count) if layer % 2 == 0 or layer == shape.layer_count - 1]
     assert len(tried) < shape.layer_count
     for layer in tried:
@@ -56,7 +56,7 @@ def test_harm_is_the_divergence_of_a_model_that_lost_these_neurons(name, every_t
 
 def test_a_layer_that_was_not_tried_lies_between_its_neighbours(tiny_llama):
     model = tiny_llama()
-    harm = estimated_harm(model, tokens(12, 24), [GONE] * Shape.of(model).layer_count).harm
+    harm = estimate_harm(model, tokens(12, 24), [GONE] * Shape.of(model).layer_count).harm
     assert float(harm[1]) == pytest.approx(float(harm[0] + harm[2]) / 2)
 
 
@@ -64,7 +64,7 @@ def test_errors_are_the_energies_of_what_goes_down_to_the_floor(tiny_llama):
     model = tiny_llama()
     ids = tokens(12, 24)
     neurons = Shape.of(model).neurons[0]
-    estimated = estimated_harm(model, ids, [GONE] * Shape.of(model).layer_count)
+    estimated = estimate_harm(model, ids, [GONE] * Shape.of(model).layer_count)
     errors = estimated.errors(0, neurons)
     energies = estimated.energies[0]
     assert len(errors) == neurons - smallest_width(neurons) + 1
@@ -80,10 +80,10 @@ def test_only_the_opening_tokens_of_the_first_and_last_sequences_are_read(tiny_l
     changed_ids = ids.clone()
     changed_ids[:, module.LENGTH :] = 7
     changed_ids[module.FITTED_SEQUENCES : -module.JUDGING_SEQUENCES] = 7
-    expected = estimated_harm(model, ids, removals).harm
-    assert torch.equal(estimated_harm(model, changed_ids, removals).harm, expected)
+    expected = estimate_harm(model, ids, removals).harm
+    assert torch.equal(estimate_harm(model, changed_ids, removals).harm, expected)
     changed_ids[0, 0] += 1
-    assert not torch.equal(estimated_harm(model, changed_ids, removals).harm, expected)
+    assert not torch.equal(estimate_harm(model, changed_ids, removals).harm, expected)
 
 
 def test_make_plan_takes_the_widths_of_the_estimated_harm(tiny_llama):
@@ -95,7 +95,7 @@ def test_make_plan_takes_the_widths_of_the_estimated_harm(tiny_llama):
     uniform = make_plan(model, ids, Settings(ratio=0.3, widths="uniform", multiple=1))
     shape = Shape.of(model)
     removals = [shape.neurons[0] - width for width in uniform.neurons]
-    estimated = estimated_harm(model, ids, removals)
+    estimated = estimate_harm(model, ids, removals)
     assert plan.neurons == plan_by_harm(settings.completed().plan_request(shape), estimated).neurons
     assert len(set(plan.neurons)) > 1
     assert sum(plan.neurons) == sum(uniform.neurons)
@@ -103,6 +103,6 @@ def test_make_plan_takes_the_widths_of_the_estimated_harm(tiny_llama):
 
 def test_one_sequence_is_refused_before_any_work(tiny_llama):
     with pytest.raises(InputError, match="2 or more sequences"):
-        estimated_harm(tiny_llama(), tokens(1, 24), [GONE])
+        estimate_harm(tiny_llama(), tokens(1, 24), [GONE])
     with pytest.raises(InputError, match="2 or more sequences for widths by harm"):
         prune(tiny_llama(), tokens(1, 24), Settings(widths="estimated"))

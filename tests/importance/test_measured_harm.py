@@ -21,7 +21,7 @@ from comp_lib.importance.measured_harm import (
     MeasuredHarm,
     gather_and_pass,
     interpolate,
-    measured_harm,
+    measure_harm,
     narrow,
 )
 from comp_lib.importance.narrowing import with_weights
@@ -47,7 +47,7 @@ def ids():
 
 @pytest.fixture(scope="module")
 def measured(model, ids):
-    return measured_harm(model, ids, GONE)
+    return measure_harm(model, ids, GONE)
 
 
 def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, ids, measured):
@@ -118,7 +118,7 @@ def test_one_walk_gives_the_harms_of_many_to_the_bit(name):
     model = build(name)
     ids = tokens(10, 24)
     expected = layer_by_layer(model, ids[:-4], ids[-4:], GONE)
-    assert torch.equal(measured_harm(model, ids, GONE).harm, expected)
+    assert torch.equal(measure_harm(model, ids, GONE).harm, expected)
     assert bool((expected > 1e-4).all())
 
 
@@ -130,7 +130,7 @@ def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
     ids = tokens(10, 24)
     fitted_ids = ids[:-4]
     judging_ids = ids[-4:]
-    measured = measured_harm(model, ids, GONE)
+    measured = measure_harm(model, ids, GONE)
     stream = embed(model, fitted_ids)
     arguments = layer_arguments(model, ids.shape[1], "cpu", torch.float32)
     p = model(judging_ids).logits.log_softmax(-1)
@@ -157,7 +157,7 @@ def test_the_walk_keeps_to_its_limits(limits, model, ids, monkeypatch):
         module = narrowing if name == "POSITIONS_PER_BATCH" else harm_module
         monkeypatch.setattr(module, name, value)
     expected = layer_by_layer(model, ids[:-4], ids[-4:, : limits.get("JUDGED_LENGTH")], GONE)
-    assert torch.equal(measured_harm(model, ids, GONE).harm, expected)
+    assert torch.equal(measure_harm(model, ids, GONE).harm, expected)
 
 
 def test_no_weights_of_a_curve_stay_in_memory(measured):
@@ -167,15 +167,15 @@ def test_no_weights_of_a_curve_stay_in_memory(measured):
 
 def test_the_model_stays_as_it_was(model, ids):
     before = copy.deepcopy(model.state_dict())
-    measured_harm(model, ids[:2], 1)
+    measure_harm(model, ids[:2], 1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_sequences_that_judge_are_not_fitted(model, ids):
     """Another judge changes the harms, not the curves."""
     other_ids = torch.cat([ids[:-4], ids[-4:].flip(1)])
-    measured = measured_harm(model, ids, GONE)
-    measured_on_others = measured_harm(model, other_ids, GONE)
+    measured = measure_harm(model, ids, GONE)
+    measured_on_others = measure_harm(model, other_ids, GONE)
     assert torch.equal(measured.sweeps[0].objectives, measured_on_others.sweeps[0].objectives)
     assert not torch.allclose(measured.harm, measured_on_others.harm)
 
@@ -211,7 +211,7 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
 def test_a_single_sequence_is_refused(model, ids):
     """It would judge what was fitted to it."""
     with pytest.raises(InputError, match="2 or more sequences for widths by harm, got 1: one of them judges"):
-        measured_harm(model, ids[:1], GONE)
+        measure_harm(model, ids[:1], GONE)
 
 
 def test_widths_are_none_where_there_is_no_room_for_a_step():
@@ -244,16 +244,16 @@ def test_measured_widths_obey_ridge_token_weights_and_device(model, ids, monkeyp
 
     def recorded(*arguments, **options):
         calls.append(options)
-        return measured_harm(*arguments, **options)
+        return measure_harm(*arguments, **options)
 
-    monkeypatch.setattr("comp_lib.comp_planner.measured_harm", recorded)
+    monkeypatch.setattr("comp_lib.comp_planner.measure_harm", recorded)
     for ridge, weighted in ((2.0, True), (0.1, False), ("auto", True)):
         make_plan(model, ids, Settings(widths="measured", multiple=4, ridge=ridge, token_weights=weighted))
     assert [options["ridge"] for options in calls] == [2.0, 0.1, RIDGE]
     assert [options["token_weights"] for options in calls] == [True, False, True]
     assert {options["device"] for options in calls} == {"cpu"}
     default, with_large_ridge, without_token_weights = (
-        measured_harm(model, ids, GONE, **options).harm
+        measure_harm(model, ids, GONE, **options).harm
         for options in ({}, {"ridge": 2.0}, {"token_weights": False})
     )
     assert not torch.allclose(default, with_large_ridge)
