@@ -48,9 +48,12 @@ PresetName = Literal["stock", "tailored", "best", "paper"]
 class Preset:
     """Settings that belong together; benchmarks/RESULTS.md says what each costs and reaches."""
 
-    settings: Mapping[str, Any]  # fields of `Settings`
-    words: str  # what it does, for the help of the command line
-    sequences: int = USUAL_SEQUENCES  # of calibration text where nobody says how many (`disk.prune_model`)
+    settings: Mapping[str, Any]
+    """Fields of `Settings`."""
+    words: str
+    """What it does, for the help of the command line."""
+    sequences: int = USUAL_SEQUENCES
+    """How many sequences of text calibrate where nobody says it (`disk.prune_model`)."""
 
 
 PRESET_TABLE = MappingProxyType(

@@ -122,9 +122,12 @@ def rows_of_mean(costs: pd.DataFrame) -> pd.DataFrame:
 class Sample:
     """Windows of text as token ids."""
 
-    ids: Tensor  # token ids (S, L)
-    kinds: tuple[str, ...]  # kind of each window (S,)
-    seed: int = 0  # seed that drew the windows
+    ids: Tensor
+    """Token ids (S, L)."""
+    kinds: tuple[str, ...]
+    """Kind of each window (S,)."""
+    seed: int = 0
+    """Seed that drew the windows."""
 
     @property
     def name(self) -> str:

@@ -48,11 +48,15 @@ from ..walk import walk
 class Unit:
     """A neuron or a KV group in the common ranking."""
 
-    step: Step  # "mlp" of a neuron, "attention" of a KV group
+    step: Step
+    """The step that has it: "mlp" for a neuron, "attention" for a KV group."""
     layer: int
-    index: int  # among those of its step in the layer
-    score: float  # standardised
-    cost: int  # parameters
+    index: int
+    """Its index among those of its step in the layer."""
+    score: float
+    """The standardised score."""
+    cost: int
+    """The number of parameters that go with it."""
 
 
 def make_plan(

@@ -30,10 +30,14 @@ EXTRAS = {  # extra -> a package that it brings
 class Finding:
     """One thing that the doctor has examined."""
 
-    name: str  # what was examined
-    value: str  # what was found
-    is_enough: bool = True  # whether the included model can run with it
-    remedy: str = ""  # what to do where it is not enough
+    name: str
+    """What was examined."""
+    value: str
+    """What was found."""
+    is_enough: bool = True
+    """Whether the included model can run with it."""
+    remedy: str = ""
+    """What to do where it is not enough."""
 
 
 def doctor() -> None:

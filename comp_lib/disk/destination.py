@@ -51,13 +51,20 @@ DISK_BLOCK = 512  # bytes of a block: the system counts in blocks what a file ta
 class SaveOptions:
     """Options that say how the result of `prune_to` is written and judged."""
 
-    name: str = ""  # name of the parent, as the user knows it
-    windows: Tensor | None = None  # tokens (S, L) on which both models are measured
-    text: str = "evaluation"  # name of the text that these tokens are of
-    provenance: Provenance | None = None  # of the pruned model, for its card; None: a short one
-    overwrite: bool = False  # whether an earlier result in the folder may be replaced
-    dtype: torch.dtype | None = None  # dtype of the files; None: that in which the model computes
-    gguf_type: GgufType | None = None  # type of the matrices of a GGUF file; None: a folder
+    name: str = ""
+    """Name of the parent, as the user knows it."""
+    windows: Tensor | None = None
+    """Tokens (S, L) on which both models are measured."""
+    text: str = "evaluation"
+    """Name of the text that these tokens are of."""
+    provenance: Provenance | None = None
+    """The provenance of the pruned model, for its card; None: a short one."""
+    overwrite: bool = False
+    """Whether an earlier result in the folder may be replaced."""
+    dtype: torch.dtype | None = None
+    """Dtype of the files; None: that in which the model computes."""
+    gguf_type: GgufType | None = None
+    """Type of the matrices of a GGUF file; None: a folder."""
 
 
 def checked_run_folder(out: str | Path, parent: ModelOnDisk, token_count: int, options: SaveOptions) -> Path:

@@ -75,10 +75,14 @@ PRUNING_MEMORY_HINT = (
 class _Parent:
     """The model that is to be pruned, as its files hold it."""
 
-    name: str  # as the user knows it
-    model: ModelOnDisk  # reads one layer at a time
-    tokenizer: PreTrainedTokenizerBase  # of the model
-    stored_type: str  # the type as which most of its numbers are stored
+    name: str
+    """The name that the user knows."""
+    model: ModelOnDisk
+    """The model, of which one layer at a time is read."""
+    tokenizer: PreTrainedTokenizerBase
+    """The tokenizer of the model."""
+    stored_type: str
+    """The type as which most of its numbers are stored."""
 
     @classmethod
     def open(cls, name: str, dtype: DtypeName) -> _Parent:
@@ -106,9 +110,12 @@ class _Parent:
 class _Decisions:
     """Decisions that are made before the first layer is pruned."""
 
-    ids: Tensor  # calibration tokens (S, L)
-    settings: CompleteSettings  # with the ratio, also where it was sought
-    plan: Plan | None  # of a method that needs gradients; None: it is made from the files
+    ids: Tensor
+    """Calibration tokens (S, L)."""
+    settings: CompleteSettings
+    """The settings, with the ratio also where it was sought."""
+    plan: Plan | None
+    """The plan of a method that needs gradients; None: it is made from the files."""
 
 
 @known_keywords(

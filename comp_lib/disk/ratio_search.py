@@ -31,9 +31,12 @@ SUFFICIENT_SHARE = 0.9  # a ratio that costs this share of the allowed loss ends
 class Outcome:
     """The outcome of one ratio that is tried."""
 
-    cost: float | None  # by how much the loss rises, nats per token; None: no model of that ratio has a loss
-    words: str  # the same in words
-    hint: str  # what to do where this is too much
+    cost: float | None
+    """By how much the loss rises, nats per token; None: no model of that ratio has a loss."""
+    words: str
+    """The same in words."""
+    hint: str
+    """What to do where this is too much."""
 
 
 def ratio_within(

@@ -33,14 +33,22 @@ from ..system.machine import available_device
 class RunOptions:
     """Options of a call of `prune_model`, checked."""
 
-    settings: Settings  # of the run; with at_most their ratio is SMALLEST_RATIO until one is found
-    calibration: Calibration  # text that calibrates
-    preset: PresetName  # a key of PRESETS; the one of the method where none was given
-    judged_on: str | Path | None  # text that judges; None: nothing is measured
-    dtype: DtypeName  # dtype to compute in
-    at_most: float | None  # nats per token that the loss may rise
-    changes: MethodChanges  # the settings that the caller gave
-    gguf_type: GgufType | None = None  # type of the matrices of a GGUF file; None: a folder is made
+    settings: Settings
+    """The settings of the run; with at_most their ratio is SMALLEST_RATIO until one is found."""
+    calibration: Calibration
+    """Text that calibrates."""
+    preset: PresetName
+    """A key of PRESETS; the one of the method where none was given."""
+    judged_on: str | Path | None
+    """Text that judges; None: nothing is measured."""
+    dtype: DtypeName
+    """Dtype to compute in."""
+    at_most: float | None
+    """Nats per token that the loss may rise."""
+    changes: MethodChanges
+    """The settings that the caller gave."""
+    gguf_type: GgufType | None = None
+    """Type of the matrices of a GGUF file; None: a folder is made."""
 
     @property
     def needs_model(self) -> bool:

@@ -24,11 +24,14 @@ STATES_PREFIX = "states-"  # how the names of files with hidden states begin
 class CarriedFiles:
     """A `CarriedState` on disk, with the names of files for hidden states."""
 
-    pruned_stream: str  # name of the file with the hidden states in the pruned model
-    dense_stream: str | None  # the same in the dense model; None: no recovery aims at them
+    pruned_stream: str
+    """Name of the file with the hidden states in the pruned model."""
+    dense_stream: str | None
+    """The same in the dense model; None: no recovery aims at them."""
     may_differ: bool
     ridge_positions: dict[Step, int]
-    generator: tuple[int, ...]  # bytes of the state of the generator of random numbers
+    generator: tuple[int, ...]
+    """Bytes of the state of the generator of random numbers."""
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,12 @@ ALIGNMENT = 8  # bytes of which the length of a header is a multiple
 class StatesFile:
     """Hidden states (S, L, d) in the file `path`: `states[rows]` reads, `states[rows] = values` writes."""
 
-    path: Path  # of the file
-    shape: tuple[int, ...]  # (S, L, d)
-    dtype: torch.dtype  # of the numbers in the file
+    path: Path
+    """Path of the file."""
+    shape: tuple[int, ...]
+    """The sizes (S, L, d)."""
+    dtype: torch.dtype
+    """Dtype of the numbers in the file."""
 
     @classmethod
     def create(cls, folder: Path, shape: Sequence[int], dtype: torch.dtype) -> StatesFile:
@@ -76,10 +79,14 @@ class StatesFile:
 class Slot(NamedTuple):
     """The place of a tensor's bytes."""
 
-    path: Path  # of the file that has them
-    start: int  # position of the first byte in the file
-    size: int  # bytes of the tensor
-    row_bytes: int  # bytes of one row
+    path: Path
+    """Path of the file that has them."""
+    start: int
+    """Position of the first byte in the file."""
+    size: int
+    """Bytes of the tensor."""
+    row_bytes: int
+    """Bytes of one row."""
 
 
 def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Slot]:

@@ -95,9 +95,12 @@ def stream_after(layer: Layer, step: Step, stream: Tensor, x: Tensor) -> Tensor:
 class OutputPath:
     """The way of an output linear to the stream: each output is multiplied, and perhaps a norm is passed."""
 
-    linear: nn.Linear  # the output linear
-    scale: Tensor  # factor of each output (d,)
-    normed: bool  # whether an RMS norm is on the way
+    linear: nn.Linear
+    """The output linear."""
+    scale: Tensor
+    """Factor of each output (d,)."""
+    normed: bool
+    """Whether an RMS norm is on the way."""
 
     @classmethod
     @torch.no_grad()

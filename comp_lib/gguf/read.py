@@ -68,10 +68,14 @@ MODEL_TYPES = {"gemma3": "gemma3_text"}
 class TensorRecord:
     """A tensor as the header of a GGUF file describes it."""
 
-    shape: tuple[int, ...]  # sizes in the order of torch
-    gguf_type: gguf.GGMLQuantizationType  # type of its numbers
-    start: int  # position of its first byte, from the end of the header
-    row_bytes: int  # size of a row, or of all of a vector
+    shape: tuple[int, ...]
+    """Sizes in the order of torch."""
+    gguf_type: gguf.GGMLQuantizationType
+    """Type of its numbers."""
+    start: int
+    """Position of its first byte, from the end of the header."""
+    row_bytes: int
+    """Size of a row, or of all of a vector."""
 
     @property
     def n_bytes(self) -> int:

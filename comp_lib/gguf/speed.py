@@ -35,11 +35,16 @@ Round = Callable[[], Seconds]  # one run of a model
 class Timing:
     """The speed of one model in one runtime; the tuples have an entry for each round."""
 
-    name: str  # name of the model
-    bytes_per_token: int  # bytes that a step of decoding reads
-    first: tuple[float, ...]  # seconds from the prompt to the first token
-    prefill: tuple[float, ...]  # tokens of the prompt read per second
-    decode: tuple[float, ...]  # tokens written per second
+    name: str
+    """Name of the model."""
+    bytes_per_token: int
+    """Bytes that a step of decoding reads."""
+    first: tuple[float, ...]
+    """Seconds from the prompt to the first token."""
+    prefill: tuple[float, ...]
+    """Tokens of the prompt read per second."""
+    decode: tuple[float, ...]
+    """Tokens written per second."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ class _ExportedTensor:
     """A tensor of the file, and how it is made from tensors of the model."""
 
     layout: Layout
-    gguf_type: GGMLQuantizationType  # type of the numbers in the file
+    gguf_type: GGMLQuantizationType
+    """Type of the numbers in the file."""
 
     @property
     def n_bytes(self) -> int:

@@ -46,9 +46,12 @@ LAYER_STEP = 2  # every second layer is tried, and the last one
 class EstimatedHarm:
     """The effect on the model if one layer of the parent loses some MLP neurons and no other changes."""
 
-    removals: tuple[int, ...]  # number of neurons that go (layers,)
-    harm: Tensor  # divergence, nats per token (layers,)
-    energies: tuple[Tensor, ...]  # energy of the neurons of each layer, ascending (layers,)
+    removals: tuple[int, ...]
+    """Number of neurons that go (layers,)."""
+    harm: Tensor
+    """Divergence of the model, nats per token (layers,)."""
+    energies: tuple[Tensor, ...]
+    """Energy of the neurons of each layer, ascending (layers,)."""
 
     def errors(self, layer: int, neurons: int) -> Tensor:
         """Energy of 0, 1, ... of the layer's `neurons` removed, down to the narrowest width of a plan."""

@@ -42,9 +42,12 @@ COMPARED_POSITIONS = 512  # judging tokens at which the predictions of the model
 class MeasuredHarm:
     """The effect on the model if one layer of the parent loses some MLP neurons and no other changes."""
 
-    removals: tuple[int, ...]  # number of neurons that go (layers,)
-    harm: Tensor  # divergence, nats per token (layers,)
-    sweeps: tuple[Sweep, ...]  # down to FLOOR_SHARE of each layer (layers,)
+    removals: tuple[int, ...]
+    """Number of neurons that go (layers,)."""
+    harm: Tensor
+    """Divergence of the model, nats per token (layers,)."""
+    sweeps: tuple[Sweep, ...]
+    """The sweep of each layer, down to FLOOR_SHARE of its neurons (layers,)."""
 
     def errors(self, layer: int, neurons: int) -> Tensor:
         """Error of a layer's output with 0, 1, ... of its `neurons` removed, as far as its sweep goes."""

@@ -44,9 +44,12 @@ INPUTS_PER_PANEL = 256  # inputs whose values for all tokens are in memory in fl
 class TokenStatistics(Statistics):
     """The weighted tokens themselves, instead of their sums, for few tokens beside many inputs."""
 
-    squares: Tensor  # C_ii (n,), float64
-    x: Tensor  # X (T, n), float32
-    given_target: Tensor | None  # Y* (T, m), float32, where a target is given
+    squares: Tensor
+    """C_ii (n,), float64."""
+    x: Tensor
+    """X (T, n), float32."""
+    given_target: Tensor | None
+    """Y* (T, m), float32, where a target is given."""
 
     @property
     def has_target(self) -> bool:

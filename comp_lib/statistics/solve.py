@@ -136,9 +136,12 @@ def diagonal_blocks(matrix: Tensor, block_size: int = 1) -> Tensor:
 class InverseRows:
     """Some rows of an inverse P, which `Inverse.rows` reads and `Inverse.remove` takes."""
 
-    index: Tensor  # the inputs R (r,)
-    values: Tensor  # P_R (r, n)
-    half: Tensor | None = None  # M X_R D_R^-1 (T, r), in the dual form (`few_tokens`)
+    index: Tensor
+    """The inputs R (r,)."""
+    values: Tensor
+    """P_R (r, n)."""
+    half: Tensor | None = None
+    """M X_R D_R^-1 (T, r), in the dual form (`few_tokens`)."""
 
 
 class Inverse(ABC):

@@ -178,8 +178,10 @@ class Statistics(ABC):
 class MatrixStatistics(Statistics):
     """The sums as matrices."""
 
-    _xtx: Tensor  # C, float64, or float32 from SINGLE_PRECISION_INPUTS on
-    given_xty: Tensor | None  # B = X^T Y* (n, m) of a target that is given, in the precision of C
+    _xtx: Tensor
+    """C, float64, or float32 from SINGLE_PRECISION_INPUTS on."""
+    given_xty: Tensor | None
+    """B = X^T Y* (n, m) of a target that is given, in the precision of C."""
 
     @property
     def has_target(self) -> bool:
