@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -88,31 +89,15 @@ def checked_options(
     wanted: dict[str, Any] = {**changes, "seed": calibration.seed, "device": device}
     if settings is not None:
         settings = checked_settings(settings)
-        fields: dict[str, object] = {**changes, "ratio": ratio, "preset": preset}
-        given = [name for name, value in fields.items() if value is not None]
-        if given or device != DEFAULTS["device"]:
-            raise InputError(
-                expected="settings, or their fields as arguments",
-                got=f"both, with {', '.join(given) or 'device'}",
-                hint="say it in the Settings alone",
-            )
+        _check_nothing_beside_settings({**changes, "ratio": ratio, "preset": preset}, device)
         wanted = dict(vars(settings))
         changes = changes_of(settings)
     nats = None
     if at_most is not None:
         from .ratio_search import SMALLEST_RATIO, parse_nats
 
-        if ratio is not None:
-            raise InputError(
-                expected="ratio or at_most", got=f"{ratio} and {at_most}", hint="leave one of them out"
-            )
         nats = parse_nats(at_most)
-        if judged_on is None:
-            raise InputError(
-                expected="a text that judges, for at_most",
-                got="none",
-                hint="name a text, or let every kind of text judge",
-            )
+        _check_beside_at_most(nats, ratio, judged_on)
         ratio = SMALLEST_RATIO
     wanted["device"] = str(available_device(wanted["device"], double=True))
     if ratio is not None:
@@ -120,6 +105,31 @@ def checked_options(
     settings = Settings.preset(preset, **wanted)
     preset = preset or preset_of(settings)
     return RunOptions(settings, calibration, preset, judged_on, dtype, nats, changes)
+
+
+def _check_nothing_beside_settings(fields: Mapping[str, object], device: str) -> None:
+    """Raises InputError where a caller gives `settings` and also some of their `fields`, or a device."""
+    given = [name for name, value in fields.items() if value is not None]
+    if given or device != DEFAULTS["device"]:
+        raise InputError(
+            expected="settings, or their fields as arguments",
+            got=f"both, with {', '.join(given) or 'device'}",
+            hint="say it in the Settings alone",
+        )
+
+
+def _check_beside_at_most(at_most: float, ratio: float | None, judged_on: str | Path | None) -> None:
+    """Raises InputError for a ratio beside `at_most`, which finds one, and where no text judges."""
+    if ratio is not None:
+        raise InputError(
+            expected="ratio or at_most", got=f"{ratio} and {at_most:g}", hint="leave one of them out"
+        )
+    if judged_on is None:
+        raise InputError(
+            expected="a text that judges, for at_most",
+            got="none",
+            hint="name a text, or let every kind of text judge",
+        )
 
 
 def preset_of(settings: Settings) -> PresetName:
