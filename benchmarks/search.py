@@ -35,7 +35,7 @@ from comp_lib.evaluation.windows import windows_of
 from comp_lib.families.find import parts
 from comp_lib.families.run import embed, head, layer_arguments
 from comp_lib.families.types import Model
-from comp_lib.importance.measured_harm import gather_and_pass, narrow
+from comp_lib.importance.measured_harm import gather_and_pass, sweep_and_refit
 from comp_lib.importance.narrowing import smallest_width
 from comp_lib.importance.problem import RIDGE
 from comp_lib.plan import Plan
@@ -66,7 +66,7 @@ def make_levels(model: Model, ids: Tensor, folder: Path) -> None:
         weight = parts(layer)["mlp"].output_linear.weight.detach().T
         neurons = len(weight)
         statistics = gather_and_pass(layer, stream, arguments)
-        swept, _ = narrow(layer, statistics, STEP, RIDGE)
+        swept, _ = sweep_and_refit(layer, statistics, STEP, RIDGE)
         for removed in range(STEP, neurons - smallest_width(neurons), STEP):
             kept = torch.ones(neurons, dtype=torch.bool).index_fill(0, swept.order[:removed], False)
             refitted = statistics.refit(weight, kept.nonzero().flatten(), RIDGE)

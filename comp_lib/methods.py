@@ -35,6 +35,8 @@ class Method:
     """The metric that chooses the neurons, "condition" for COMP's; None: the one with the method's name."""
     planner: str = "comp"
     """Name of its planner in `planning.PLANNERS`."""
+    narrows_alike: bool = True
+    """Whether all layers that it narrows keep one width where `Settings.widths` is "uniform"."""
     names_what_stays: bool = False
     """Whether its plan names the neurons and KV groups that stay, so that no metric chooses."""
     removes_groups: bool = False
@@ -54,6 +56,7 @@ METHODS = {
     "random": Method(),
     "llm-pruner": Method(
         planner="llm-pruner",
+        narrows_alike=False,
         names_what_stays=True,
         removes_groups=True,
         needs_gradients=True,
@@ -63,6 +66,7 @@ METHODS = {
         recovery="bias",
         recovery_without_biases="none",
         planner="flap",
+        narrows_alike=False,
         names_what_stays=True,
         removes_groups=True,
         allowed={"drop_layers": ("auto", 0), "widths": ("uniform",), "kv_groups": (None,)},
@@ -71,6 +75,7 @@ METHODS = {
         recovery="least-squares",
         neuron_metric="condition",
         planner="slimgpt",
+        narrows_alike=False,
         allowed={"drop_layers": ("auto", 0), "widths": ("uniform",)},
     ),
     "shortgpt": Method(

@@ -296,7 +296,7 @@ def prune_step(task: StepTask, carried: CarriedState) -> Refit:
 def has_work(task: StepTask, carried: CarriedState) -> bool:
     """Whether anything is to be done to the step before the text is passed on.
 
-    It has to where blocks go. An MLP that keeps all its blocks can make good the errors of earlier layers.
+    True where blocks go, and for an MLP that keeps them all but can make good the errors of earlier layers.
     """
     can_make_good = task.step == "mlp" and carried.dense_stream is not None and carried.may_differ
     return task.width.keep < task.width.full or can_make_good
@@ -381,10 +381,13 @@ def sum_statistics(task: StepTask, sequences: slice, inputs: StoredInputs | None
 
 
 def choose(run: RunContext, problem: Problem, width: StepWidth, generator: torch.Generator) -> Selection:
-    """Phase 2: say which blocks stay, the best by the metric or those that the plan names."""
-    if width.kept_by_plan is not None:
+    """Phase 2: say which blocks stay, the best by the metric, or all, or those that the plan names."""
+    kept = width.kept_by_plan
+    if kept is None and width.keep == width.full:
+        kept = range(width.full)
+    if kept is not None:
         no_scores = torch.full((problem.block_count,), torch.nan)
-        return Selection(torch.tensor(width.kept_by_plan), no_scores)
+        return Selection(torch.tensor(kept), no_scores)
     name = run.settings.neuron_metric
     selection = METRICS[name](problem, width.keep, generator)
     _check_selection(selection, problem.block_count, width.keep, name)

@@ -125,7 +125,7 @@ NUMBERS: dict[str, tuple[tuple[type, ...], str, str]] = {
 
 
 class MethodChanges(TypedDict, total=False):
-    """The fields of `Settings` that say how, as keywords, any of which may be left out: see there."""
+    """The fields of `Settings` that say how to prune, as keywords, which are all optional."""
 
     method: str
     drop_layers: float | Literal["auto"]
@@ -140,7 +140,7 @@ class MethodChanges(TypedDict, total=False):
 
 
 class SettingsChanges(MethodChanges, total=False):
-    """All fields of `Settings` as keywords, any of which may be left out: see there."""
+    """All fields of `Settings` as keywords, which are all optional."""
 
     ratio: float
     seed: int

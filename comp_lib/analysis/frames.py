@@ -20,7 +20,7 @@ from ..evaluation.confidence import confidence_intervals
 from ..families.find import layers_of, parts
 from ..families.types import STEPS, Device, Layer, Model, Step
 from ..importance.layers import cosine_distance, sequence_loss_increase
-from ..importance.matrix_condition import scores_of, sweep
+from ..importance.matrix_condition import condition_numbers, scores_of, sweep
 from ..importance.neurons import METRICS
 from ..importance.problem import Problem
 from ..progress import Progress, no_progress
@@ -218,8 +218,8 @@ def _worth_alone(problem: Problem, inverse: Inverse) -> dict[str, Tensor]:
     smallest = torch.finfo(input_energy.dtype).tiny
     energy = problem.per_block(problem.energies)
     inverse_diagonal = inverse.diagonal_blocks.diagonal(dim1=1, dim2=2).flatten()  # P_ii (n,)
-    squared_condition = (input_energy + penalty(input_energy, problem.ridge)) * inverse_diagonal
-    condition = squared_condition.clamp_min(1.0).sqrt()
+    diagonal = input_energy + penalty(input_energy, problem.ridge)  # H_ii (n,)
+    condition = condition_numbers(diagonal, inverse_diagonal)
     layer_energy = max(problem.statistics.energy(weight), smallest)
     return {
         "energy": energy / energy.sum().clamp_min(smallest),

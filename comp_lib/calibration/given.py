@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..arguments import check_type
 from ..errors import InputError
-from .texts import check_encodable
+from .texts import check_encodable, judging_texts, load_text
 
 Source = str | Path | Sequence[str]
 """What calibrates: a name or a path (see `shares`), or texts in memory."""
@@ -64,3 +64,14 @@ def as_source(name: str, value: object) -> str | Path | GivenTexts:
             hint="choose others",
         )
     return texts
+
+
+def read_judging_texts(judged_on: Source) -> dict[str, str]:
+    """The texts that judge, by their labels in a table; texts in memory count as one.
+
+    Raises InputError as `as_source` and `load_text` do.
+    """
+    source = as_source("judged_on", judged_on)
+    if isinstance(source, GivenTexts):
+        return {str(source): source.joined}
+    return {label: load_text(text_name) for label, text_name in judging_texts(source).items()}

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from ..errors import InputError
 from ..system.hashes import hash_of_value
-from .given import GivenTexts, Source
-from .texts import KINDS, TEXTS, judging_texts, load_text, read_text
+from .given import GivenTexts, Source, read_judging_texts
+from .texts import KINDS, TEXTS, read_text
 from .written import WRITERS
 
 # text -> how many sequences it has, relative to the others of the mixture
@@ -82,16 +81,16 @@ def text_hashes(source: Source) -> tuple[str, ...]:
     return tuple(hash_of_value(text)[:16] for text in texts_of(source).values())
 
 
-def load_apart_from(judged_on: str | Path | None, source: Source) -> dict[str, str]:
+def load_apart_from(judged_on: Source | None, source: Source) -> dict[str, str]:
     """The texts of a source that can be read, by name.
 
-    judged_on: name or path of the text that judges; None: no text judges.
+    judged_on: name or path of the text that judges, or texts in memory; None: no text judges.
 
     Raises InputError where one of the texts contains the text that judges, or is a part of it.
     """
     judging: list[str] = []
     if judged_on is not None:
-        judging = [load_text(name).strip() for name in judging_texts(judged_on).values()]
+        judging = [text.strip() for text in read_judging_texts(judged_on).values()]
     texts = texts_of(source)
     for text_name, text in texts.items():
         if any(judge and (judge in text or text.strip() in judge) for judge in judging):

@@ -25,6 +25,9 @@ KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", 
 # a wheel carries the texts beside the code, a source checkout has them one folder further up
 DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
 SHOWN_LETTERS = 20  # letters of a text that are shown before a part of a character
+SHOWN_NAME_LETTERS = 200  # letters of the name of a text that a refusal shows
+WORDS_OF_A_TEXT = 3  # spaces in a name that is taken for a text itself
+TEXT_ITSELF_HINT = "check the spelling; a text itself goes in a list: [text]"
 WIKITEXT = "wikitext2"
 EVERY_KIND = "kinds"  # the evaluation texts of all kinds
 TEXTS = (*TEXT_SETS, EVERY_KIND, *(f"{name}:{kind}" for name in TEXT_SETS for kind in KINDS), WIKITEXT)
@@ -56,7 +59,10 @@ def read_text(name_or_path: str | Path, names: Iterable[str]) -> str:
     if text_name.split(":")[0] == WIKITEXT:
         return _load_wikitext(split=text_name.removeprefix(WIKITEXT).removeprefix(":") or "test")
     path = _shipped_file(text_name) if text_name in TEXTS else Path(name_or_path)
-    if text_name and path.is_dir():
+    shown_name = text_name[:SHOWN_NAME_LETTERS]
+    with refusing("the name or the path of a text", shown_name, TEXT_ITSELF_HINT):
+        is_folder = path.is_dir()  # which is refused for a name of 5,000 letters, such as a text itself
+    if text_name and is_folder:
         raise InputError(expected="a text file", got=f"the folder {text_name!r}", hint="name a file in it")
     advice = "check its permissions, or convert it, for example with iconv -t utf-8"
     with refusing("readable text in UTF-8", str(path), advice):
@@ -65,7 +71,7 @@ def read_text(name_or_path: str | Path, names: Iterable[str]) -> str:
     if text is None:
         raise InputError(
             expected="a text file or the name of a text",
-            got=f"{text_name!r}, no such file",
+            got=f"{shown_name!r}, no such file",
             hint=_hint_for_no_text(path, names),
         )
     if not text.strip():
@@ -78,8 +84,11 @@ def _hint_for_no_text(path: Path, names: Iterable[str]) -> str:
 
     A path is compared with the files beside where it should be, and a name with `names`.
     """
-    if "," in path.name:
-        return f"write + between two texts: {str(path).replace(', ', '+').replace(',', '+')!r}"
+    parts = [part.strip() for part in str(path).split(",")]
+    if len(parts) > 1 and any(part in names or Path(part).is_file() for part in parts):
+        return f"write + between two texts: {'+'.join(parts)!r}"
+    if "\n" in str(path) or path.name.count(" ") >= WORDS_OF_A_TEXT:
+        return TEXT_ITSELF_HINT
     if path.suffix == "" and path == Path(path.name):
         return suggestion(str(path), names)
     folder = path.parent

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -76,7 +75,7 @@ class Calibration:
         tokenizer: PreTrainedTokenizerBase,
         *,
         model: Model | None = None,
-        judged_on: str | Path | None = None,
+        judged_on: Source | None = None,
         progress: Progress = no_progress,
     ) -> Tensor:
         """Draw the windows, token ids (S, L): see `calibration_tokens`.
@@ -104,7 +103,7 @@ def calibration_tokens(
     sequences: int = USUAL_SEQUENCES,
     length: int = USUAL_LENGTH,
     seed: int = 0,
-    judged_on: str | Path | None = None,
+    judged_on: Source | None = None,
     progress: Progress = no_progress,
 ) -> Tensor:
     """Draw `sequences` windows of `length` tokens that do not overlap: token ids (S, L).
@@ -118,7 +117,8 @@ def calibration_tokens(
             texts in memory: a list of strings, or a column of a data set.
         model: writes the text where the source asks for it (WRITTEN); None: no model is there to do so.
         seed: decides which windows are drawn, in which order, and what the model writes.
-        judged_on: name or path of the text that will judge the result. It may not be a calibration text.
+        judged_on: the text that will judge the result, by name or path, or texts in memory. It may not be a
+            calibration text.
         progress: called while `model` writes.
 
     Raises InputError for too little text, for the text that judges among the calibration texts, and where a

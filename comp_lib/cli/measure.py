@@ -78,9 +78,8 @@ def evaluate(
 ) -> None:
     """Loss of MODEL on every kind of text, or on one text, with 95% intervals, or its accuracy in tasks."""
     from ..calibration.texts import load_text
-    from ..evaluation.by_kind import judge, usual_window_length
+    from ..evaluation import by_kind
     from ..evaluation.generation import EXAMPLE_PROMPT
-    from ..evaluation.windows import windows_of
     from ..evaluation.words import describe_chance
     from ..families.run import check_length
     from ..models.load import load_model
@@ -100,12 +99,17 @@ def evaluate(
     loaded_parent = None
     if parent_name is not None:
         loaded_parent, _ = load_model(parent_name, dtype, device)
-    if window_length is None:
-        window_length = usual_window_length(loaded, loaded_parent)
-    windows_by_text = windows_of(judged_on, tokenizer, window_length, window_count)
     _warn_of_calibration_text(model, judged_on)
     with progress_bars() as bars:
-        judged = judge(loaded, windows_by_text, loaded_parent, progress=bars)
+        judged = by_kind.evaluate(
+            loaded,
+            tokenizer,
+            judged_on,
+            parent=loaded_parent,
+            window_length=window_length,
+            window_count=window_count,
+            progress=bars,
+        )
     output.print(kinds_table(judged))
     if parent_name is None:
         echo(f"{model}: {_perplexity_in_words(judged)}")

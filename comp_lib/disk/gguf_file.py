@@ -125,7 +125,7 @@ def check_result_fits(
         )
     groups = [count if settings.kv_groups is None else settings.kv_groups for count in shape.kv_groups]
     neurons = [min(settings.plan_request(shape).multiple, width) for width in shape.neurons]
-    if settings.widths != "uniform" or method.planner != "comp" or not shape.uniform:
+    if settings.widths != "uniform" or not method.narrows_alike or not shape.uniform:
         neurons[0] = shape.neurons[0]
         if method.removes_groups:
             groups[0] = max(groups[0] - 1, 1)
@@ -135,7 +135,7 @@ def check_result_fits(
     except InputError as error:
         hint = "prune into a folder"
         if not pruned_shape.uniform:
-            way_out = "--preset stock gives one" if method.planner == "comp" else "choose another method"
+            way_out = "--preset stock gives one" if method.narrows_alike else "choose another method"
             hint = f"{way_out}; {PADDED_HINT}"
         raise InputError(expected=error.expected, got=error.got, hint=hint) from error
 

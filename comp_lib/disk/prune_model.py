@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..arguments import check_switch, check_type, known_keywords
 from ..calibration.defaults import USUAL_WINDOW
-from ..calibration.given import Source
+from ..calibration.given import Source, as_source
 from ..calibration.shares import text_hashes
 from ..calibration.texts import EVERY_KIND
 from ..calibration.windows import Calibration
@@ -32,7 +32,7 @@ from ..evaluation.windows import windows_of
 from ..evaluation.words import describe_chance
 from ..families.run import check_length
 from ..gguf.write import GgufType, size_of_tensors
-from ..models.load import DtypeName, load_with_room, open_model
+from ..models.load import DtypeName, check_dtype, load_with_room, open_model
 from ..plan import Plan
 from ..planning import complete_settings, make_plan
 from ..progress import Progress, check_progress, no_progress
@@ -55,7 +55,7 @@ from .gguf_file import (
     working_dtype,
 )
 from .model_on_disk import ModelOnDisk
-from .run_options import RunOptions, checked_options, usual_sequences
+from .run_options import FittedOptions, RunOptions, checked_options, usual_sequences
 from .run_provenance import provenance_of_run
 from .verdict import Verdict, quality_of
 
@@ -134,7 +134,7 @@ def prune_model(
     at_most: float | str | None = None,
     preset: PresetName | None = None,
     calibration: Calibration | Source = Calibration(),  # noqa: B008  a frozen value
-    judged_on: str | Path | None = EVERY_KIND,
+    judged_on: Source | None = EVERY_KIND,
     device: str = "cpu",
     dtype: DtypeName = "float32",
     overwrite: bool = False,
@@ -159,7 +159,7 @@ def prune_model(
             COMP.
         calibration: text that calibrates: its name or path, a list of texts, or a `Calibration`, which also
             says how much of it. Its seed is that of metrics that draw, too, unless there are `settings`.
-        judged_on: text that judges. None: nothing is measured.
+        judged_on: text that judges: its name or path, or a list of texts. None: nothing is measured.
         device: where it computes, in float64 too: "cpu", "cuda", "cuda:1", or "auto" for the best.
         dtype: to compute in: "float32", "bfloat16" or "float16".
         overwrite: whether an earlier result in `out` may be replaced.
@@ -186,8 +186,9 @@ def prune_model(
     check_type("out", out, "the name of a folder", example="build/small")
     check_switch("overwrite", overwrite)
     check_progress(progress)
+    check_dtype(dtype)
     if judged_on is not None:
-        check_type("judged_on", judged_on, "the name or the path of a text", example="evaluation:code")
+        judged_on = as_source("judged_on", judged_on)
     if not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
     options = checked_options(
@@ -203,24 +204,20 @@ def prune_model(
     )
     hashes = text_hashes(calibration.source)
     parent = _Parent.open(str(name), dtype)
-    if is_gguf_name(out):
-        options = replace(options, gguf_type=gguf_type_above(parent.matrix_type, parent.model.dtype))
-    complete = _fit_settings(options, parent)
-    options = _with_sequences(options, parent)
-    calibration = options.calibration
+    fitted = _fit(options, parent, out)
     windows_by_text = _windows(judged_on, parent.tokenizer, parent.model.config.max_position_embeddings)
-    save_options = _save_options(parent, options, windows_by_text, overwrite=overwrite)
-    checked_run_folder(out, parent.model, (calibration.sequences or 0) * calibration.length, save_options)
-    if options.gguf_type not in (None, parent.matrix_type.lower()):
+    save_options = _save_options(parent, fitted, windows_by_text, overwrite=overwrite)
+    checked_run_folder(out, parent.model, fitted.token_count, save_options)
+    if fitted.gguf_type not in (None, parent.matrix_type.lower()):
         warn_once(
-            f"comp-lib does not write {parent.matrix_type}: the matrices of {out} will be {options.gguf_type}"
+            f"comp-lib does not write {parent.matrix_type}: the matrices of {out} will be {fitted.gguf_type}"
         )
-    decisions = _decide(options, complete, parent, windows_by_text, progress)
+    decisions = _decide(fitted, parent, windows_by_text, progress)
     provenance = provenance_of_run(
         out,
         parent.name,
         parent.model.shape,
-        replace(options, settings=decisions.settings),
+        replace(fitted, settings=decisions.settings),
         decisions.ids,
         hashes,
     )
@@ -234,11 +231,11 @@ def prune_model(
         options=replace(save_options, provenance=provenance),
         progress=progress,
     )
-    return _verdict(saved, parent, options.gguf_type, windows_by_text, started)
+    return _verdict(saved, parent, fitted.gguf_type, windows_by_text, started)
 
 
 def _save_options(
-    parent: _Parent, options: RunOptions, windows_by_text: dict[str, Tensor], *, overwrite: bool
+    parent: _Parent, options: FittedOptions, windows_by_text: dict[str, Tensor], *, overwrite: bool
 ) -> SaveOptions:
     """Options that say how the result is saved, and that it is judged on `windows_by_text`."""
     save_options = SaveOptions(
@@ -256,8 +253,7 @@ def _save_options(
 
 
 def _decide(
-    options: RunOptions,
-    settings: CompleteSettings,
+    options: FittedOptions,
     parent: _Parent,
     windows_by_text: dict[str, Tensor],
     progress: Progress,
@@ -267,6 +263,7 @@ def _decide(
     The model is in memory no longer than this takes.
     """
     calibration = options.calibration
+    settings = options.settings
     if not options.needs_model:
         ids = calibration.tokens(parent.tokenizer, model=None, judged_on=options.judged_on, progress=progress)
         return _Decisions(ids, _with_multiple(settings, parent), plan=None)
@@ -299,7 +296,22 @@ def _with_multiple(settings: CompleteSettings, parent: _Parent) -> CompleteSetti
     return replace(settings, multiple=settings.plan_request(parent.model.shape).multiple)
 
 
-def _fit_settings(options: RunOptions, parent: _Parent) -> CompleteSettings:
+def _fit(options: RunOptions, parent: _Parent, out: str | Path) -> FittedOptions:
+    """The options, fitted to the model and to the kind of file that `out` is.
+
+    Raises InputError, before any text is read, for what the model or the file cannot have.
+    """
+    gguf_type = None
+    if is_gguf_name(out):
+        gguf_type = gguf_type_above(parent.matrix_type, parent.model.dtype)
+    settings = _fit_settings(options, parent, gguf_type)
+    calibration = _fit_calibration(options, parent)
+    return FittedOptions(
+        **(vars(options) | {"settings": settings, "calibration": calibration}), gguf_type=gguf_type
+    )
+
+
+def _fit_settings(options: RunOptions, parent: _Parent, gguf_type: GgufType | None) -> CompleteSettings:
     """The settings of the run for this model.
 
     They get the recovery and widths of the method where none is named, and for a GGUF file a multiple that
@@ -310,18 +322,18 @@ def _fit_settings(options: RunOptions, parent: _Parent) -> CompleteSettings:
     """
     source = parent.model
     settings = complete_settings(source, options.settings)
-    if options.gguf_type is not None:
+    if gguf_type is not None:
         settings = with_fitting_multiple(
-            settings, source.shape, options.gguf_type, ratio_known=options.at_most is None
+            settings, source.shape, gguf_type, ratio_known=options.at_most is None
         )
     check_settings_for(source, settings)
-    if options.gguf_type is not None:
-        check_result_fits(source, parent.tokenizer, settings, options.gguf_type)
+    if gguf_type is not None:
+        check_result_fits(source, parent.tokenizer, settings, gguf_type)
     return settings
 
 
-def _with_sequences(options: RunOptions, parent: _Parent) -> RunOptions:
-    """The options, with a number of sequences that suits the model where nobody said it.
+def _fit_calibration(options: RunOptions, parent: _Parent) -> Calibration:
+    """The text that calibrates, with a number of sequences that suits the model where nobody said it.
 
     Raises InputError for sequences that are longer than the model's context.
     """
@@ -331,10 +343,10 @@ def _with_sequences(options: RunOptions, parent: _Parent) -> RunOptions:
     if calibration.sequences is None:
         sequences = usual_sequences(source.shape, options.preset, calibration)
         calibration = replace(calibration, sequences=sequences)
-    return replace(options, calibration=calibration)
+    return calibration
 
 
-def _windows(judged_on: str | Path | None, tokenizer: Any, max_length: int) -> dict[str, Tensor]:
+def _windows(judged_on: Source | None, tokenizer: Any, max_length: int) -> dict[str, Tensor]:
     """Windows (S, L) of each text that judges, of at most `max_length` tokens, which the model can read."""
     if judged_on is None:
         return {}

@@ -73,6 +73,9 @@ def ratio_within(
             plan = make_plan(model, ids, tried, progress=progress)
         except OutOfReach:
             return Outcome(None, f"no plan reaches the ratio {ratio:g}", "choose other settings")
+        except NoNumber:
+            words = f"a divergence that a plan for the ratio {ratio:g} needs is no number"
+            return Outcome(None, words, "choose other settings")
         small = prune(model, ids, tried, plan=plan, progress=progress)
         round_weights(small.model, saved_dtype, gguf_type)
         removed = f"{small.plan.removed:.1%} of the decoder"
@@ -104,8 +107,8 @@ def largest_ratio(
 ) -> float | None:
     """The largest of TRIES ratios, or fewer, that costs no more than `at_most`; None where none of them does.
 
-    The next ratio is where a parabola through the two nearest measured ones costs `at_most`. It is moved into
-    the middle half of the interval between them.
+    The next ratio is where a parabola through the two nearest measured ones, flat at the lower of them, costs
+    `at_most`. It is moved into the middle half of the interval between them.
 
     Args:
         at_most: the cost that is allowed, nats per token.
@@ -155,7 +158,7 @@ def round_weights(model: Model, dtype: torch.dtype, gguf_type: GgufType | None =
 
 
 def _next_ratio(at_most: float, low: float, low_cost: float, high: float, high_cost: float) -> float:
-    """The ratio that costs `at_most` on a parabola from (`low`, `low_cost`) to (`high`, `high_cost`).
+    """The ratio that costs `at_most` on a parabola from (`low`, `low_cost`), flat there, to the other point.
 
     It is moved into the middle half of the interval between `low` and `high`.
     """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
+from ..calibration.given import Source
 from ..calibration.shares import MIXTURES, WRITTEN, shares_of
 from ..calibration.windows import Calibration
 from ..checks import checked_settings
@@ -21,6 +21,7 @@ from ..settings import (
     PRESET_TABLE,
     PRESETS,
     TOKENS_PER_NEURON,
+    CompleteSettings,
     MethodChanges,
     PresetName,
     Settings,
@@ -40,7 +41,7 @@ class RunOptions:
     """Text that calibrates."""
     preset: PresetName
     """A key of PRESETS; the one of the method where none was given."""
-    judged_on: str | Path | None
+    judged_on: Source | None
     """Text that judges; None: nothing is measured."""
     dtype: DtypeName
     """Dtype to compute in."""
@@ -48,8 +49,6 @@ class RunOptions:
     """Nats per token that the loss may rise."""
     changes: MethodChanges
     """The settings that the caller gave."""
-    gguf_type: GgufType | None = None
-    """Type of the matrices of a GGUF file; None: a folder is made."""
 
     @property
     def needs_model(self) -> bool:
@@ -70,6 +69,20 @@ class RunOptions:
         return 1 if self.at_most is None else 2
 
 
+@dataclass(frozen=True)
+class FittedOptions(RunOptions):
+    """Options of a call, fitted to the model: what the method or its size decides is decided."""
+
+    settings: CompleteSettings
+    gguf_type: GgufType | None = None
+    """Type of the matrices of a GGUF file; None: a folder is made."""
+
+    @property
+    def token_count(self) -> int:
+        """How many tokens calibrate."""
+        return (self.calibration.sequences or 0) * self.calibration.length
+
+
 def checked_options(
     *,
     settings: Settings | None,
@@ -77,7 +90,7 @@ def checked_options(
     at_most: float | str | None,
     preset: PresetName | None,
     calibration: Calibration,
-    judged_on: str | Path | None,
+    judged_on: Source | None,
     changes: MethodChanges,
     device: str,
     dtype: DtypeName,
@@ -118,7 +131,7 @@ def _check_nothing_beside_settings(fields: Mapping[str, object], device: str) ->
         )
 
 
-def _check_beside_at_most(at_most: float, ratio: float | None, judged_on: str | Path | None) -> None:
+def _check_beside_at_most(at_most: float, ratio: float | None, judged_on: Source | None) -> None:
     """Raises InputError for a ratio beside `at_most`, which finds one, and where no text judges."""
     if ratio is not None:
         raise InputError(

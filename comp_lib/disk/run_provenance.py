@@ -51,6 +51,8 @@ def command_of_run(name: str, out: str | Path, options: RunOptions) -> str:
     if options.changes.get("drop_layers") == "auto" and "drop_layers" in PRESETS[options.preset]:
         return ""  # without the flag the preset's number counts, and the flag takes no "auto"
     calibration = options.calibration
+    if isinstance(options.judged_on, GivenTexts):
+        return ""
     if isinstance(calibration.source, GivenTexts) or calibration.seed != options.settings.seed:
         return ""
     flags: dict[str, object] = {

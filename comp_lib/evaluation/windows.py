@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..arguments import check_whole_number
 from ..calibration.defaults import USUAL_WINDOW
-from ..calibration.given import GivenTexts, Source, as_source
-from ..calibration.texts import encode, judging_texts, load_text, opening_tokens
+from ..calibration.given import Source, read_judging_texts
+from ..calibration.texts import encode, opening_tokens
 from ..calibration.windows import cut_windows
 
 
@@ -24,14 +24,11 @@ def windows_of(
         window_count: how many windows of each text; None: all full windows; of several texts the longest
             gives only as many as the second longest, since it weighs no more than that in their mean.
 
-    Raises InputError as `load_text`, `as_source` and `evaluation_tokens` do.
+    Raises InputError as `read_judging_texts` and `evaluation_tokens` do.
     """
-    source = as_source("judged_on", judged_on)
-    if isinstance(source, GivenTexts):
-        return {str(source): evaluation_tokens(tokenizer, source.joined, window_length, window_count)}
     windows_by_text = {
-        label: evaluation_tokens(tokenizer, load_text(text_name), window_length, window_count)
-        for label, text_name in judging_texts(source).items()
+        label: evaluation_tokens(tokenizer, text, window_length, window_count)
+        for label, text in read_judging_texts(judged_on).items()
     }
     if window_count is None and len(windows_by_text) > 1:
         *_, second_most, _ = sorted(map(len, windows_by_text.values()))

@@ -43,7 +43,7 @@ class Part:
     block_size: int = 1
     """How many inputs of the linear belong to a block."""
     grouped: bool = False
-    """Whether it is attention of queries, keys, values and outputs whose rows are heads."""
+    """Whether its blocks are KV groups, as those of plain attention are."""
     separable: bool = True
     """Whether blocks can go one by one; where a norm spans all heads they cannot."""
 
@@ -143,26 +143,35 @@ def _mixer(name: str, module: Any, linears: set[str], output_name: str) -> Part:
     only_norms_beside = all(owner.endswith("norm") for owner in norm_sizes)
     is_plain_attention = linears in PLAIN_ATTENTIONS and head_dim > 0 and only_norms_beside
     rows_add_up = keys > 0 and produced == queries + 2 * keys
-    if not (is_plain_attention and rows_add_up and _are_whole_groups(queries, keys, head_dim)):
-        rows = {linear_name: torch.arange(width)[None] for linear_name, width in widths.items()}
-        return Part(name, module, output_name, output_linear, rows, queries, separable=False)
-    groups = keys // head_dim
-    query_rows = torch.arange(queries).reshape(groups, -1)  # (groups, rows of a group)
+    if is_plain_attention and rows_add_up and _are_whole_groups(queries, keys, head_dim):
+        groups = keys // head_dim
+        return Part(
+            name,
+            module,
+            output_name,
+            output_linear,
+            _rows_of_groups(queries, keys, groups, joined="qkv_proj" in widths),
+            block_size=queries // groups,
+            grouped=True,
+            separable=max(norm_sizes.values(), default=0) <= head_dim,
+        )
+    rows = {linear_name: torch.arange(width)[None] for linear_name, width in widths.items()}
+    return Part(name, module, output_name, output_linear, rows, queries, separable=False)
+
+
+def _rows_of_groups(queries: int, keys: int, groups: int, *, joined: bool) -> dict[str, Tensor]:
+    """The rows of the linears of plain attention that belong to each KV group: name -> (groups, rows).
+
+    Args:
+        queries: how many rows produce all queries.
+        keys: how many rows produce all keys, and as many all values.
+        joined: whether one linear produces queries, keys and values.
+    """
+    query_rows = torch.arange(queries).reshape(groups, -1)
     key_rows = torch.arange(keys).reshape(groups, -1)
-    if "qkv_proj" in widths:
-        rows = {"qkv_proj": torch.cat([query_rows, key_rows + queries, key_rows + queries + keys], 1)}
-    else:
-        rows = {"q_proj": query_rows, "k_proj": key_rows, "v_proj": key_rows}
-    return Part(
-        name,
-        module,
-        output_name,
-        output_linear,
-        rows,
-        block_size=query_rows.shape[1],
-        grouped=True,
-        separable=max(norm_sizes.values(), default=0) <= head_dim,
-    )
+    if joined:
+        return {"qkv_proj": torch.cat([query_rows, key_rows + queries, key_rows + queries + keys], 1)}
+    return {"q_proj": query_rows, "k_proj": key_rows, "v_proj": key_rows}
 
 
 def _are_whole_groups(queries: int, keys: int, head_dim: int) -> bool:

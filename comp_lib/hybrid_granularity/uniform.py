@@ -32,7 +32,17 @@ def uniform_plan(request: PlanRequest) -> Plan:
     Raises OutOfReach when the ratio cannot be reached with these layers and KV groups.
 
     >>> from comp_lib.shape import Shape
-    >>> shape = Shape(64, 16, 2, (128,) * 4, (2,) * 4, 192, 6144, (128,) * 4, 5000)
+    >>> shape = Shape(
+    ...     hidden_size=64,
+    ...     head_dim=16,
+    ...     group_heads=2,
+    ...     neurons=(128,) * 4,
+    ...     kv_groups=(2,) * 4,
+    ...     neuron_parameters=192,
+    ...     group_parameters=6144,
+    ...     fixed_parameters=(128,) * 4,
+    ...     other_parameters=5000,
+    ... )
     >>> uniform_plan(PlanRequest(shape, 0.2, multiple=16)).neurons
     (80, 80, 80, 80)
     """

@@ -28,7 +28,7 @@ from ..shape import Shape
 from ..statistics.few_tokens import TokenStatistics
 from ..statistics.sums import token_weight
 from ..walk import LayerVisit, walk
-from .narrowing import check_two_sequences, divergences_of_streams, smallest_width, with_weights
+from .narrowing import check_two_sequences, divergences_of_streams, smallest_width, states_with_and_without
 from .problem import RIDGE, Problem, times_gain
 
 # Sequences to which a narrowed layer is refitted, and those that judge: these shares of all, so that a small
@@ -54,7 +54,7 @@ class EstimatedHarm:
     """Energy of the neurons of each layer, ascending (layers,)."""
 
     def errors(self, layer: int, neurons: int) -> Tensor:
-        """Energy of 0, 1, ... of the layer's `neurons` removed, down to the narrowest width of a plan."""
+        """Entry g: the energy lost with the g cheapest of the layer's `neurons`, as far as a plan goes."""
         fewest = smallest_width(neurons)
         added = self.energies[layer][: neurons - fewest].cumsum(0)
         return torch.cat([added.new_zeros(1), added])
@@ -88,7 +88,7 @@ def estimate_harm(
         ridge: lambda of the fit.
         token_weights: whether tokens are weighted by 1 / ||h||.
 
-    Raises InputError for fewer than 2 sequences.
+    Raises InputError for fewer than 2 sequences; NoNumber for a harm that is NaN or infinite.
     """
     check_two_sequences(ids)
     decoder = as_decoder(model)
@@ -108,7 +108,7 @@ def estimate_harm(
             kept_inputs = energy.argsort()[removals[visit.index] :].sort().values
             weight = statistics.refit(problem.weight, kept_inputs, problem.ridge)
             judging = visit.before[fitted_count:]
-            streams[visit.index] = with_weights(visit.layer, judging, visit.arguments, weight)[1]
+            streams[visit.index] = states_with_and_without(visit.layer, judging, visit.arguments, weight)[1]
         progress("harm of layers", visit.index + 1, layer_count)
         dense = visit.after[fitted_count:]
     tried = divergences_of_streams(decoder, dense, [*streams.values()], COMPARED_POSITIONS, progress)

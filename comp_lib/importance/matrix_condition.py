@@ -72,12 +72,12 @@ class Sweep:
         return self.objectives - self.round_penalties
 
 
-def condition_numbers(matrix: Tensor, inverse: Tensor) -> Tensor:
-    """kappa_i = sqrt(H_ii (H^-1)_ii) for H (n, n) and its inverse: (n,), each at least 1.
+def condition_numbers(diagonal: Tensor, inverse_diagonal: Tensor) -> Tensor:
+    """kappa_i = sqrt(H_ii (H^-1)_ii), (n,), each at least 1, from the diagonals (n,) of H and of its inverse.
 
-    The library does not call it, since `scores_of` has the condition in it. The lessons do.
+    A sweep does not need it: the condition is in `scores_of`.
     """
-    return (matrix.diagonal() * inverse.diagonal()).clamp_min(1.0).sqrt()
+    return (diagonal * inverse_diagonal).clamp_min(1.0).sqrt()
 
 
 def scores_of(diagonal_blocks: Tensor, weights: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The harm of narrowing a layer, measured with the model itself.
+"""The harm of narrowing a layer, or its sensitivity to it, measured with the model itself.
 
 The relative error of one layer does not tell what the layers after it make of that error. A plan that
 follows errors alone starves the early layers and loses to uniform widths. Here each layer alone loses the
@@ -29,7 +29,7 @@ from ..statistics.solve import penalty
 from ..statistics.sums import MatrixStatistics, token_weight
 from ..walk import passed_batches, walk
 from .matrix_condition import Sweep, sweep
-from .narrowing import check_two_sequences, divergences_of_streams, smallest_width, with_weights
+from .narrowing import check_two_sequences, divergences_of_streams, smallest_width, states_with_and_without
 from .problem import RIDGE, Problem
 
 FITTED_SEQUENCES = 32  # sequences on which layers are refitted: widths need few
@@ -100,7 +100,7 @@ def measure_harm(
         ridge: lambda of the fit.
         token_weights: whether tokens are weighted by 1 / ||h||.
 
-    Raises InputError for fewer than 2 sequences.
+    Raises InputError for fewer than 2 sequences; NoNumber for a harm that is NaN or infinite.
     """
     check_two_sequences(ids)
     decoder = as_decoder(model)
@@ -118,8 +118,8 @@ def measure_harm(
     for visit in walk(decoder, judging_ids, device):
         narrowed_streams = [visit.send_through(stream) for stream in narrowed_streams]
         statistics = gather_and_pass(visit.layer, fitting, fitting_arguments, token_weights)
-        swept, weight = narrow(visit.layer, statistics, removals[visit.index], ridge)
-        after, stream = with_weights(visit.layer, visit.before, visit.arguments, weight)
+        swept, weight = sweep_and_refit(visit.layer, statistics, removals[visit.index], ridge)
+        after, stream = states_with_and_without(visit.layer, visit.before, visit.arguments, weight)
         visit.after = after
         narrowed_streams.append(stream)
         dense_stream = visit.after
@@ -146,7 +146,9 @@ def gather_and_pass(
     return statistics
 
 
-def narrow(layer: Layer, statistics: MatrixStatistics, removed: int, ridge: float) -> tuple[Sweep, Tensor]:
+def sweep_and_refit(
+    layer: Layer, statistics: MatrixStatistics, removed: int, ridge: float
+) -> tuple[Sweep, Tensor]:
     """The sweep of down_proj, and its refitted weights V (n, m) without the `removed` cheapest neurons.
 
     The layer itself stays as it is. The sweep ends where no plan leaves fewer neurons.

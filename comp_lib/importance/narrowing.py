@@ -16,6 +16,7 @@ from ..families.types import Layer
 from ..plan import FLOOR_SHARE, Plan
 from ..progress import Progress
 from ..shape import Shape
+from ..system.tensors import check_numbers
 from ..walk import passed_batches
 
 POSITIONS_PER_BATCH = 64  # positions that are compared at a time, since a vocabulary is large
@@ -55,10 +56,15 @@ def smallest_width(neurons: int) -> int:
     return max(1, int(FLOOR_SHARE * neurons))
 
 
-def with_weights(
+def states_with_and_without(
     layer: Layer, hidden: Tensor, arguments: LayerArguments, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The states after `layer`, and those after it with V in down_proj, for h (S, L, d) and V (n, m)."""
+    """The states (S, L, d) after `layer` as it is, and those after it without what V leaves out.
+
+    Args:
+        hidden: h (S, L, d), the states before the layer.
+        weight: V (n, m), the refitted weights of down_proj, zero where a neuron goes.
+    """
     stored_weight = parts(layer)["mlp"].output_linear.weight
     changed = copy_layer(layer, stored_weight.device)  # a whole layer, since a norm may follow down_proj
     parts(changed)["mlp"].output_linear.weight = nn.Parameter(weight.T.to(stored_weight), requires_grad=False)
@@ -79,9 +85,11 @@ def divergences_of_streams(
         dense: the states of the text after the last layer (S, L, d).
         streams: the states of the same text in each of the models that are compared with it.
         positions: how many tokens are compared, evenly spread; about as many, or all if that is fewer.
+
+    Raises NoNumber for a divergence that is NaN or infinite.
     """
-    step = -(-dense[..., 0].numel() // positions)
-    states = [decoder.norm(stream.flatten(0, 1)[::step]) for stream in (dense, *streams)]  # (positions, d)
+    stride = -(-dense[..., 0].numel() // positions)
+    states = [decoder.norm(stream.flatten(0, 1)[::stride]) for stream in (dense, *streams)]  # (positions, d)
     total = torch.zeros(len(streams), dtype=torch.float64)
     count = len(states[0])
     for start in range(0, count, POSITIONS_PER_BATCH):
@@ -90,5 +98,7 @@ def divergences_of_streams(
         log_p = next(log_probabilities)  # (rows, V)
         sums = [float(divergence_terms(log_p, log_q).sum(1).sum()) for log_q in log_probabilities]
         total += torch.tensor(sums, dtype=torch.float64)
-        progress("comparing answers", stop, count)
-    return total / count
+        progress("comparing predictions", stop, count)
+    divergences = total / count
+    check_numbers("divergence", divergences)
+    return divergences

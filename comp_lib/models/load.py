@@ -90,6 +90,7 @@ def load_with_room(
     word, and as `load_model` does.
     """
     target = available_device(device)
+    check_dtype(dtype)
     meta_model, files, tokenizer = open_model(name, dtype)
     model_bytes = meta_model.num_parameters() * DTYPES[dtype].itemsize
     if target.type == "cuda":  # the model is read into the memory of the machine, and passes on to the card
@@ -103,6 +104,16 @@ def load_with_room(
     for named in (model, model.config, tokenizer):
         named.name_or_path = str(name)
     return cast("CausalLM", model.to(target)), tokenizer  # type: ignore[arg-type]
+
+
+def check_dtype(dtype: object) -> None:
+    """Raises InputError for anything but one of DTYPES, by its name."""
+    if dtype not in (*DTYPES,):
+        raise InputError(
+            expected=f"a dtype among {', '.join(DTYPES)}",
+            got=repr(dtype),
+            hint=suggestion(str(dtype), DTYPES),
+        )
 
 
 def _check_memory(needed_bytes: int, free_bytes: int, label: str, hint: str) -> None:
@@ -128,12 +139,8 @@ def open_model(
 
     Raises InputError as `load_model` does.
     """
-    if dtype not in (None, *DTYPES):
-        raise InputError(
-            expected=f"a dtype among {', '.join(DTYPES)}",
-            got=repr(dtype),
-            hint=suggestion(str(dtype), DTYPES),
-        )
+    if dtype is not None:
+        check_dtype(dtype)
     path, on_hub = locate(str(name))
     if path.is_file():
         meta_model, files, read_tokenizer = _open_gguf(path, dtype)

@@ -42,9 +42,9 @@ class Statistics(ABC):
     input_sum: Tensor
     """Sum of x (n,), float64; each token counts once, whatever its weight."""
     weighted_input_sum: Tensor
-    """X^T 1 (n,), float64, with the token weights of C: the sum of w² x over the tokens."""
+    """The sum of w² x over the tokens (n,), float64; w are the token weights of C, and formulas say X^T 1."""
     squared_weight_sum: Tensor
-    """1^T 1 (), float64, with the token weights of C: the sum of w² over the tokens."""
+    """The sum of w² over the tokens (), float64; formulas say 1^T 1."""
     token_count: int
     """Number of tokens that were added."""
 

@@ -23,7 +23,7 @@ from comp_lib.hybrid_granularity.by_harm import allocate_widths
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.measured_harm import MeasuredHarm, gather_and_pass
-from comp_lib.importance.narrowing import with_weights
+from comp_lib.importance.narrowing import states_with_and_without
 from comp_lib.importance.problem import RIDGE
 from comp_lib.plan import FLOOR_SHARE, Plan, PlanRequest
 from comp_lib.shape import Shape
@@ -90,7 +90,7 @@ def narrowed_alone(
             kept = energy.argsort()[removed:].sort().values
             refitted = statistics.refit(weight, kept, RIDGE)
             errors.append(float(statistics.energy(weight - refitted) / statistics.token_count))
-            visit.after, judged[visit.index] = with_weights(
+            visit.after, judged[visit.index] = states_with_and_without(
                 visit.layer, visit.before, visit.arguments, refitted
             )
         dense = visit.after

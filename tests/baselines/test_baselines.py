@@ -141,7 +141,17 @@ def test_which_layers_are_protected():
 
 def test_uniform_1120_of_1536_in_30_layers_is_520_of_each_unprotected_one():
     """The widths of SmolLM2-135M, where a quarter of 3 KV groups rounds to none."""
-    shape = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 1728, 294912, (1152,) * 30, 28311552 + 576)
+    shape = Shape(
+        hidden_size=576,
+        head_dim=64,
+        group_heads=3,
+        neurons=(1536,) * 30,
+        kv_groups=(3,) * 30,
+        neuron_parameters=1728,
+        group_parameters=294912,
+        fixed_parameters=(1152,) * 30,
+        other_parameters=28311552 + 576,
+    )
     assert uniform_plan(PlanRequest(shape, 0.2)).neurons == (1088,) * 30, "so many at multiples of 64"
     neurons, groups = llm_pruner.widths(shape, Settings(method="llm-pruner", multiple=64).completed())
     assert neurons == [1536] * 4 + [1536 - 560] * 24 + [1536] * 2, "560 = 30 * (1536 - 1088) / 24"
@@ -271,11 +281,11 @@ def test_flap_ranks_all_layers_together_until_the_budget_is_met():
 
 def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
     shape = Shape(
-        32,
-        8,
-        2,
-        (4, 4),
-        (2, 2),
+        hidden_size=32,
+        head_dim=8,
+        group_heads=2,
+        neurons=(4, 4),
+        kv_groups=(2, 2),
         neuron_parameters=10,
         group_parameters=25,
         fixed_parameters=(0, 0),
@@ -308,7 +318,17 @@ def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
 
 
 def test_units_of_equal_score_go_neurons_first_and_early_layers_first():
-    shape = Shape(32, 8, 2, (3, 3), (2, 2), 10, 10, (0, 0), 0)
+    shape = Shape(
+        hidden_size=32,
+        head_dim=8,
+        group_heads=2,
+        neurons=(3, 3),
+        kv_groups=(2, 2),
+        neuron_parameters=10,
+        group_parameters=10,
+        fixed_parameters=(0, 0),
+        other_parameters=0,
+    )
     scores = ([torch.zeros(3)] * 2, [torch.zeros(2)] * 2)
     removed = flap.units_to_remove(PlanRequest(shape, 0.5), *scores, shape.decoder_parameters - 60)
     units = [(unit.step, unit.layer, unit.index) for unit in removed]

@@ -47,7 +47,17 @@ N = 60
 ENERGY = np.exp(RNG.normal(-8, 1.5, N))
 CONDITION = 1 + np.exp(RNG.normal(-0.5, 0.6, N))
 REMOVED = np.arange(N) % 5 == 0
-SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, (64,) * 4, 16_032)
+SHAPE = Shape(
+    hidden_size=32,
+    head_dim=8,
+    group_heads=2,
+    neurons=(48,) * 4,
+    kv_groups=(2,) * 4,
+    neuron_parameters=96,
+    group_parameters=1536,
+    fixed_parameters=(64,) * 4,
+    other_parameters=16_032,
+)
 UNIFORM_PLAN = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
 MIXED_PLAN = PlanRequest(SHAPE, 0.2, drop=[1], multiple=8).plan_with((16, 48, 40))
 # means, and the ends of their intervals

@@ -25,15 +25,15 @@ from course.widgets import explorers
 pytestmark = pytest.mark.slow
 LAYERS = 30
 SHAPE = Shape(  # SmolLM2-135M's
-    576,
-    64,
-    3,
-    (1536,) * LAYERS,
-    (3,) * LAYERS,
-    3 * 576,
-    8 * 64 * 576,
-    (2 * 576,) * LAYERS,
-    49_152 * 576 + 576,
+    hidden_size=576,
+    head_dim=64,
+    group_heads=3,
+    neurons=(1536,) * LAYERS,
+    kv_groups=(3,) * LAYERS,
+    neuron_parameters=3 * 576,
+    group_parameters=8 * 64 * 576,
+    fixed_parameters=(2 * 576,) * LAYERS,
+    other_parameters=49_152 * 576 + 576,
 )
 FINAL_ERRORS = torch.linspace(0.05, 0.5, LAYERS, dtype=torch.float64)
 CURVES = (FINAL_ERRORS[:, None] * (torch.arange(44) / 44.0) ** 3).tolist()

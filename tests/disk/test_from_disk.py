@@ -133,7 +133,7 @@ def test_own_widths_from_files_are_those_of_memory(name, widths, tmp_path, token
     assert from_files.plan == in_memory.plan
     assert len(set(from_files.plan.neurons)) > 1
     assert calls[:3] == [("harm of layers", count, 3) for count in (1, 2, 3)]
-    assert calls[3][0] == "comparing answers"
+    assert calls[3][0] == "comparing predictions"
     small = load_file(tmp_path / "small" / "model.safetensors")
     expected = in_memory.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in small.items())
@@ -436,7 +436,7 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(parent, tmp_path,
 
     monkeypatch.setattr("comp_lib.comp_planner.measure_harm", counted)
     plan = run(tmp_path / "undisturbed" / "small").plan
-    for stop, expected in ((("comparing answers", 64), 2), (("pruning", 1), 1)):
+    for stop, expected in ((("comparing predictions", 64), 2), (("pruning", 1), 1)):
         out = tmp_path / stop[0] / "small"
         measurements.clear()
         with pytest.raises(Killed):

@@ -242,7 +242,17 @@ def test_at_most_judges_the_numbers_of_the_file(parent_of, tmp_path, monkeypatch
 
 def test_a_ratio_that_is_sought_later_gets_a_multiple_that_suits_any_ratio():
     """With a quarter gone one of these layers goes whole, so widths of 64 do; most ratios need others."""
-    shape = Shape(64, 16, 2, (64,) * 4, (2,) * 4, 192, 6144, (128,) * 4, 5000)
+    shape = Shape(
+        hidden_size=64,
+        head_dim=16,
+        group_heads=2,
+        neurons=(64,) * 4,
+        kv_groups=(2,) * 4,
+        neuron_parameters=192,
+        group_parameters=6144,
+        fixed_parameters=(128,) * 4,
+        other_parameters=5000,
+    )
     settings = Settings(ratio=0.25).completed()
     assert settings.plan_request(shape).multiple == 64
     for kind, ratio_known, multiple in (("q4_0", True, None), ("q4_0", False, 32), ("f16", False, None)):

@@ -7,10 +7,11 @@ import torch
 from variants import LAYOUTS, build, tokens
 
 from comp_lib.comp import prune
-from comp_lib.errors import InputError
+from comp_lib.errors import InputError, NoNumber
 from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.importance import estimated_harm as module
 from comp_lib.importance.estimated_harm import estimate_harm
+from comp_lib.importance.measured_harm import measure_harm
 from comp_lib.importance.narrowing import smallest_width
 from comp_lib.importance.problem import RIDGE
 from comp_lib.plan import PlanRequest
@@ -106,3 +107,18 @@ def test_one_sequence_is_refused_before_any_work(tiny_llama):
         estimate_harm(tiny_llama(), tokens(1, 24), [GONE])
     with pytest.raises(InputError, match="2 or more sequences for widths by harm"):
         prune(tiny_llama(), tokens(1, 24), Settings(widths="estimated"))
+
+
+@pytest.mark.parametrize("measure", [estimate_harm, measure_harm])
+def test_a_harm_that_is_no_number_is_refused(measure):
+    """Without its twin a neuron of weight 5e4 gets twice the weight, which is infinite in float16."""
+    model = build("gqa").half()
+    mlp = model.model.layers[0].mlp
+    with torch.no_grad():
+        for linear in (mlp.gate_proj, mlp.up_proj):
+            linear.weight[1::2] = linear.weight[::2]
+        mlp.up_proj.weight.mul_(1e-6)
+        mlp.down_proj.weight.fill_(5e4)
+    removals = [1] * Shape.of(model).layer_count
+    with pytest.raises(NoNumber, match="divergence"):
+        measure(model, tokens(12, 24), removals)

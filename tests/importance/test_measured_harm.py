@@ -15,16 +15,15 @@ from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.families.run import embed, head, layer_arguments
 from comp_lib.hybrid_granularity.by_harm import HARM_EXPONENT, allocate_widths, plan_by_harm
-from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance import narrowing
 from comp_lib.importance.measured_harm import (
     MeasuredHarm,
     gather_and_pass,
     interpolate,
     measure_harm,
-    narrow,
+    sweep_and_refit,
 )
-from comp_lib.importance.narrowing import with_weights
+from comp_lib.importance.narrowing import states_with_and_without
 from comp_lib.importance.problem import RIDGE
 from comp_lib.plan import PlanRequest
 from comp_lib.planning import make_plan
@@ -58,22 +57,9 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
     with torch.no_grad():
         dense = model(input_ids=judging_ids).logits.log_softmax(-1)
     for layer in range(shape.layer_count):
-        plan = uniform_plan(PlanRequest(shape, 0.01, multiple=1))
-        plan_widths = [shape.neurons[0]] * shape.layer_count
-        plan_widths[layer] -= GONE
         kept = [range(width) for width in shape.neurons]
         kept[layer] = sorted(set(kept[layer]) - set(measured.sweeps[layer].order[:GONE].tolist()))
-        plan = type(plan)(
-            "",
-            shape.layer_count,
-            plan.layers,
-            tuple(plan_widths),
-            plan.kv_groups,
-            0.01,
-            GONE * shape.neuron_parameters / shape.decoder_parameters,
-            tuple(map(tuple, kept)),
-            tuple(tuple(range(groups)) for groups in shape.kv_groups),
-        )
+        plan = PlanRequest(shape, 0.01).exact_plan(kept, [range(groups) for groups in shape.kv_groups])
         pruned = prune(model, fitted_ids, Settings(ridge=0.1, aim="self"), plan=plan).model
         with torch.no_grad():
             changed = pruned(input_ids=judging_ids).logits.log_softmax(-1)
@@ -105,8 +91,10 @@ def layer_by_layer(model, fitted_ids, judging_ids, removed):
     harms = []
     dense_predictions = predictions(dense_stream, 0)
     for index, layer in enumerate(layers):
-        _, refitted = narrow(layer, gather_and_pass(layer, stream, arguments), removed, RIDGE)
-        dense_stream, changed_stream = with_weights(layer, dense_stream, judging_arguments, refitted)
+        _, refitted = sweep_and_refit(layer, gather_and_pass(layer, stream, arguments), removed, RIDGE)
+        dense_stream, changed_stream = states_with_and_without(
+            layer, dense_stream, judging_arguments, refitted
+        )
         pairs = zip(dense_predictions, predictions(changed_stream, index + 1), strict=True)
         total = sum(float((p.exp() * (p - q)).sum(1).sum()) for p, q in pairs)
         harms.append(total / sum(map(len, dense_predictions)))
@@ -136,7 +124,7 @@ def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
     p = model(judging_ids).logits.log_softmax(-1)
     for index, layer in enumerate(model.model.layers):
         changed = copy.deepcopy(model)
-        _, refitted = narrow(layer, gather_and_pass(layer, stream, arguments), GONE, RIDGE)
+        _, refitted = sweep_and_refit(layer, gather_and_pass(layer, stream, arguments), GONE, RIDGE)
         changed.model.layers[index].mlp.down_proj.weight.copy_(refitted.T)
         q = changed(judging_ids).logits.log_softmax(-1)
         assert float(measured.harm[index]) == pytest.approx(

@@ -161,7 +161,7 @@ def test_scores_are_energy_divided_by_condition_squared(seed, n, ridge):
     energy = (1.0 + ridge) * problem.xtx.diagonal() * problem.weight.square().sum(1)
     for choose, gram in ((full_condition, x.T @ x), (mask_condition, contributions(x.T @ x, problem.weight))):
         matrix = gram + ridge * torch.diag(gram.diagonal())
-        kappa = condition_numbers(matrix, torch.linalg.inv(matrix))
+        kappa = condition_numbers(matrix.diagonal(), torch.linalg.inv(matrix).diagonal())
         torch.testing.assert_close(choose(problem, 1, rng()).scores, energy / kappa.square(), **CLOSE)
 
 

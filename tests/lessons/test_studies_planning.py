@@ -27,8 +27,25 @@ COSTS = {
     "fixed_parameters": (64,) * 3,
     "other_parameters": 16_032,
 }
-SHAPE = Shape(32, 8, 2, (8, 8, 8), (2, 2, 2), **COSTS)
-REAL = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 3 * 576, 8 * 64 * 576, (2 * 576,) * 30, 49_152 * 576 + 576)
+SHAPE = Shape(
+    hidden_size=32,
+    head_dim=8,
+    group_heads=2,
+    neurons=(8, 8, 8),
+    kv_groups=(2, 2, 2),
+    **COSTS,
+)
+REAL = Shape(
+    hidden_size=576,
+    head_dim=64,
+    group_heads=3,
+    neurons=(1536,) * 30,
+    kv_groups=(3,) * 30,
+    neuron_parameters=3 * 576,
+    group_parameters=8 * 64 * 576,
+    fixed_parameters=(2 * 576,) * 30,
+    other_parameters=49_152 * 576 + 576,
+)
 STORED = Path(__file__).parents[2] / "benchmarks" / "hybrids.json"
 
 

@@ -20,7 +20,17 @@ from comp_lib.plots.base import plain_ticks
 from comp_lib.shape import Shape
 from course.figures import overlapping_texts
 
-SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, (64,) * 4, 16_032)
+SHAPE = Shape(
+    hidden_size=32,
+    head_dim=8,
+    group_heads=2,
+    neurons=(48,) * 4,
+    kv_groups=(2,) * 4,
+    neuron_parameters=96,
+    group_parameters=1536,
+    fixed_parameters=(64,) * 4,
+    other_parameters=16_032,
+)
 PLAN = uniform_plan(PlanRequest(SHAPE, 0.4, drop=[2], multiple=4))
 NAMES = ("prose", "code", "mean of 2")
 DENSE = (2.0, 1.0, 1.5)

@@ -8,7 +8,17 @@ from comp_lib.shape import Shape
 from course.checking import Wrong, accept, call, check_number, checks
 
 # Three layers of a stream 24 wide: heads of 8, two query heads in a group, layers that differ in width.
-UNEVEN = Shape(24, 8, 2, (40, 28, 12), (3, 2, 1), 72, 1152, (48, 48, 48), 2424)
+UNEVEN = Shape(
+    hidden_size=24,
+    head_dim=8,
+    group_heads=2,
+    neurons=(40, 28, 12),
+    kv_groups=(3, 2, 1),
+    neuron_parameters=72,
+    group_parameters=1152,
+    fixed_parameters=(48, 48, 48),
+    other_parameters=2424,
+)
 
 
 @checks("bytes_for_a_token")
