@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib.util
 import inspect
+import numbers
 import reprlib
 import shlex
 import sys
@@ -81,6 +82,26 @@ def known_keywords(*names: str, elsewhere: Mapping[str, str] | None = None) -> C
 def is_number(value: object) -> bool:
     """Whether a value is a number: True and False, which Python counts among them, are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def plain_number(value: object) -> Any:
+    """A number of NumPy as the number of Python that it is; anything else as it came."""
+    if isinstance(value, numbers.Number) and hasattr(value, "item"):
+        return value.item()
+    return value
+
+
+def takes(function: Callable[..., Any], *arguments: object) -> bool:
+    """Whether a function can be called with these arguments, as far as its signature is known."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of a function that is written in C
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def check_whole_number(name: str, value: object, minimum: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from .decoder import Decoder, as_decoder
-from .errors import InputError
+from .errors import InputError, warn_once
 from .families.find import check_layers, check_linears, check_model, has_inseparable_groups
 from .families.run import check_length, checked_tokens
 from .families.types import Model
@@ -51,11 +51,10 @@ def checked_settings(settings: object) -> Settings:
     Raises InputError where they are something else than a `Settings`.
     """
     if not isinstance(settings, Settings):
-        raise InputError(
-            expected="settings as Settings(...)",
-            got=reprlib.repr(settings),
-            hint="such as Settings(ratio=0.2), from comp_lib",
-        )
+        hint = "such as Settings(ratio=0.2), from comp_lib"
+        if isinstance(settings, Plan):
+            hint = "write plan= before a plan"
+        raise InputError(expected="settings as Settings(...)", got=reprlib.repr(settings), hint=hint)
     return settings
 
 
@@ -82,6 +81,11 @@ def check_plan(plan: Plan, model: Model | Decoder, settings: CompleteSettings) -
             expected=f"a plan for this model, of which {plan.removed:.1%} of the decoder go",
             got=f"one that removes {plan.removed_share(shape):.1%} of it, so of another model",
             hint="take a plan for this model, or leave the plan out",
+        )
+    if not is_finished and not settings.adds_biases and not plan.removes_what_it_says(shape):
+        warn_once(
+            f"the plan says that it removes {plan.removed:.1%} of the decoder; "
+            f"of this model it removes {plan.removed_share(shape):.1%}"
         )
     _check_widths("neurons", plan, plan.neurons, plan.kept_neurons, shape.neurons)
     _check_widths("KV groups", plan, plan.kv_groups, plan.kept_groups, shape.kv_groups)

@@ -43,7 +43,13 @@ from .system.tensors import check_finite
 from .walk import batches
 
 
-@known_keywords(elsewhere=dict.fromkeys(SettingsChanges.__annotations__, "pass it in Settings(...)"))
+@known_keywords(
+    elsewhere={
+        **dict.fromkeys(SettingsChanges.__annotations__, "pass it in Settings(...)"),
+        "preset": "pass Settings.preset('stock', ratio=0.2)",
+        "calibration": "draw ids with Calibration('shipped').tokens(tokenizer)",
+    }
+)
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
 def prune(
     model: Model,
@@ -70,7 +76,7 @@ def prune(
             (`kept_neurons` and `kept_groups`, as a finished plan does) is carried out to the letter. With a
             plan, what `settings` say of `ratio`, `drop_layers`, `layer_metric`, `widths`, `kv_groups` and
             `multiple` is ignored. None: a plan is made by `settings`.
-        model_name: the name of the model, for the plan.
+        model_name: the name of the model, for the plan; "": the one that the model has of itself.
         progress: called after each step; with its report where a layer is finished.
         inplace: whether the layers of `model` are given up one by one, which halves the memory. Otherwise
             `model` stays as it is, and the result shares the tensors that do not change. A run in place that
@@ -102,7 +108,8 @@ def prune(
     for weight_name, weight in model.named_parameters():
         check_finite(weight_name, weight)
     before = Shape.of(model)
-    plan = plan or make_plan(model, ids, settings, model_name, progress)
+    plan_given = plan is not None
+    plan = plan or make_plan(model, ids, settings, model_name or model.name_or_path or "", progress)
     small = model if inplace else shallow_copy(model)
     decoder = ModelInMemory(small, give_up_layers=inplace)
     reports = prune_layers(decoder, ids, settings, plan, MemorySink(small), progress)
@@ -111,7 +118,8 @@ def prune(
     give_true_config(small)
     after = Shape.of(small)
     plan = finished_plan(plan, reports, before, after)
-    report = Report(settings, ids.numel(), tuple(reports), seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    report = Report(settings, ids.numel(), tuple(reports), seconds, plan_given=plan_given)
     return Pruned(cast("CausalLM", small), plan, report, before, after)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class HealingSettings:
 class HealingResult:
     """A healed model, and how it was judged on sequences that did not teach."""
 
-    model: CausalLM
+    model: CausalLM = field(repr=False)
     """The copy, with the changes in its weights."""
     divergence_before: float
     """Divergence from the parent before the training, nats per token."""

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Protocol
 
-from .arguments import is_number, known_keywords
+from .arguments import is_number, known_keywords, takes
 from .errors import InputError
 
 SECONDS_BETWEEN_LINES = 8.0  # seconds in which `log_lines` writes one line at most
@@ -66,10 +66,18 @@ def with_label(prefix: str, progress: Progress) -> Progress:
 
 
 def check_progress(progress: object) -> None:
-    """Raises InputError for what cannot be called."""
+    """Raises InputError for what cannot be called as a `Progress` is."""
     if not callable(progress):
         raise InputError(
             expected="progress to be a function",
             got=repr(progress),
             hint="see comp_lib.Progress, or leave it out",
+        )
+    if progress is log_lines:
+        raise InputError(expected="a Progress", got="log_lines, which makes one", hint="write log_lines()")
+    if not takes(progress, "label", 1, 2, None):
+        raise InputError(
+            expected="progress to take the label, how many steps are finished, how many there are, a report",
+            got=repr(progress),
+            hint="see comp_lib.Progress",
         )

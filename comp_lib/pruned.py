@@ -64,5 +64,6 @@ class Pruned:
         check_switch("overwrite", overwrite)
         text = f"{self.report.token_count:,} tokens"
         parent_name = self.plan.parent or hide_folders(self.model.name_or_path) or "a model"
-        provenance = Provenance(parent_name, self.parent_shape, text, self.report.settings.stated())
+        settings = self.report.settings.stated(plan_given=self.report.plan_given)
+        provenance = Provenance(parent_name, self.parent_shape, text, settings)
         return save_checkpoint(out, self.model, tokenizer, self.plan, provenance, overwrite=overwrite)

@@ -45,6 +45,8 @@ class Report:
     """The reports of the layers that stay."""
     seconds: float
     """The time of the run; of its last attempt, where an earlier one was cut off."""
+    plan_given: bool = False
+    """Whether a plan was given, so that of `settings` those in `settings.DECIDED_BY_PLAN` did not count."""
 
     def __str__(self) -> str:
         """A line about the run, and a table with a row for each layer that stays."""

@@ -19,6 +19,7 @@ from .arguments import (
     check_type,
     check_whole_number,
     known_keywords,
+    plain_number,
     suggestion,
 )
 from .calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
@@ -112,6 +113,8 @@ DEFAULTS: dict[str, Any] = {
 TOKENS_PER_NEURON = 8
 MAX_TOKENS = 65_536
 
+# Settings that do not count where a plan is given, which says how much of each layer stays.
+DECIDED_BY_PLAN = ("ratio", "drop_layers", "layer_metric", "widths", "kv_groups", "multiple")
 MAX_LAYERS = 10_000
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
 # settings that are numbers, besides the seed -> their types, those in words, and an example
@@ -211,7 +214,7 @@ class Settings:
     @staticmethod
     @known_keywords(*SettingsChanges.__annotations__)
     def preset(name: PresetName | None = None, **changes: Unpack[SettingsChanges]) -> Settings:
-        """The settings of a preset with these changes, each of which wins over the preset.
+        """The settings of a preset with these changes, which win over the preset unless they are None.
 
         name: a key of PRESETS; None: the preset of the method, so the same as `Settings(**changes)`.
 
@@ -225,10 +228,13 @@ class Settings:
                 got=repr(name),
                 hint=suggestion(str(name), PRESETS, otherwise="check the spelling"),
             )
-        values: dict[str, Any] = {**PRESETS[name], **changes}
+        values: dict[str, Any] = dict(PRESETS[name])
+        values |= {key: value for key, value in changes.items() if value is not None or key not in values}
         return Settings(**values)
 
     def __post_init__(self) -> None:
+        for name in ("seed", *NUMBERS):
+            object.__setattr__(self, name, plain_number(getattr(self, name)))  # the class is frozen
         self._check_numbers()
         self._check_names()
         self._check_ranges()
@@ -251,14 +257,19 @@ class Settings:
             widths = PRESETS[usual_preset(self.method)]["widths"] if refit else "uniform"
         return CompleteSettings(**{**vars(self), "recovery": recovery, "widths": widths})
 
-    def stated(self) -> dict[str, Any]:
-        """The settings by name, for a card: those that the method overrules are left out."""
+    def stated(self, *, plan_given: bool = False) -> dict[str, Any]:
+        """The settings by name, for a card: those that the method overrules are left out.
+
+        plan_given: whether a plan was given to the run, which overrules DECIDED_BY_PLAN.
+        """
         values = dict(vars(self))
+        if plan_given:
+            values = {name: value for name, value in values.items() if name not in DECIDED_BY_PLAN}
         allowed = method_of(self.method).allowed
         if allowed:
             # what a method drops and narrows it judges in its own way; the recovery is free in any case
             for name in {"layer_metric", *allowed} - {"recovery"}:
-                del values[name]
+                values.pop(name, None)
         return values
 
     def _check_numbers(self) -> None:

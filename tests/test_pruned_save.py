@@ -44,6 +44,15 @@ def test_the_folder_has_the_model_its_plan_and_a_card(pruned, tokenizer, tmp_pat
     assert f"ratio {SETTINGS.ratio}" in card
 
 
+def test_the_card_states_no_setting_that_a_plan_has_overruled(pruned, tokenizer, tmp_path):
+    settings = Settings(ratio=0.5, kv_groups=1, multiple=4, widths="uniform", token_weights=False)
+    again = prune(build(), tokens(), settings, plan=pruned.plan)
+    card = (again.save(tmp_path / "small", tokenizer) / "README.md").read_text("utf-8")
+    assert "token_weights False" in card
+    for setting in ("ratio 0.5", "kv_groups 1", "widths uniform", "multiple 4"):
+        assert setting not in card
+
+
 def test_a_model_without_a_name_is_called_a_model(tokenizer, tmp_path):
     folder = prune(build(), tokens(), SETTINGS).save(tmp_path / "small", tokenizer)
     assert "A smaller copy of a model" in (folder / "README.md").read_text("utf-8")
@@ -54,6 +63,7 @@ def test_the_card_names_the_folder_that_load_model_read_and_not_where_it_lies(to
     loaded, _ = load_model(parent)
     folder = prune(loaded, tokens(), SETTINGS).save(tmp_path / "small", tokenizer)
     card = (folder / "README.md").read_text("utf-8")
+    assert Plan.load(folder / "comp_plan.json").parent == "parent"
     assert "A smaller copy of parent" in card
     assert str(tmp_path) not in card
 

@@ -11,10 +11,15 @@ import inspect
 import math
 import typing
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from tools import SETTINGS, hash_of_weights, plan_of_everything
+from transformers import PreTrainedTokenizerFast
 from variants import build, tokens
 
 import comp_lib
@@ -28,10 +33,13 @@ from comp_lib.evaluation.loss import compare_losses, measure_loss
 from comp_lib.healing import HealingSettings
 from comp_lib.importance.neurons import METRICS, keep_highest, metric
 from comp_lib.importance.problem import Selection
+from comp_lib.progress import log_lines
 from comp_lib.settings import PRESETS, CompleteSettings, MethodChanges, PresetName, Settings, SettingsChanges
 
 LONG = "sequences of at most 128 tokens, the model's, got 200"
 LONG_IDS = tokens(2, 200)
+DRAWN = Calibration("self", sequences=2, length=16)
+TOKENIZER = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel()))
 
 
 def model_with(change):
@@ -112,6 +120,52 @@ ROWS = [
     (lambda model: judge(model, {"text": LONG_IDS}), LONG),
     (lambda model: compare_losses(model, build(max_position_embeddings=256), LONG_IDS), LONG),
     (lambda model: compare_losses(build(max_position_embeddings=256), model, LONG_IDS), LONG),
+    # --- what was meant otherwise
+    (
+        lambda model: prune((model, None), tokens()),
+        "a model, got tuple: unpack it: model, tokenizer = load_model",
+    ),
+    (
+        lambda model: measure_loss(SimpleNamespace(model=model), tokens()),
+        "a model, got SimpleNamespace: take its",
+    ),
+    (lambda model: prune(model, tokens(), plan_of_everything(model)), "write plan= before a plan"),
+    (lambda model: prune(model, tokens(), preset="stock"), r"pass Settings.preset('stock', ratio=0.2)"),
+    (lambda model: prune_model("m", "out", plan=None), "'plan': prune takes one, for a model in memory"),
+    (
+        lambda model: prune(model, tokens(), progress=log_lines),
+        "got log_lines, which makes one: write log_lines()",
+    ),
+    (
+        lambda model: prune(model, tokens(), progress=lambda label: None),
+        "progress to take the label, how many",
+    ),
+    (
+        lambda model: prune_model("m", "out", settings=Settings(device="auto"), device="cpu"),
+        "settings, or their fields as arguments, got both, with device:",
+    ),
+    # --- text to draw
+    (lambda model: DRAWN.tokens(None, model="smollm2-135m"), "a model, got str:"),
+    (lambda model: DRAWN.tokens(None, model=model, progress=True), "progress to be a function, got True:"),
+    (lambda model: Calibration("self", length=200).tokens(None, model=model), LONG),
+    (
+        lambda model: comp_lib.evaluate(model, TOKENIZER, 3),
+        "text, or a list of texts, got 3: such as 'evaluation",
+    ),
+    (
+        lambda model: comp_lib.evaluate(model, TOKENIZER, ["evaluation:code", "evaluation:prose"]),
+        "to be a list of texts, got one of names, such as 'evaluation:code': give what is in the files",
+    ),
+    (
+        lambda model: Calibration([__file__]),
+        "calibration to be a list of texts, got one of names, such as '/",
+    ),
+    # --- metrics
+    (lambda model: keep_highest([1.0, 2.0], 1), "scores as a tensor, got list:"),
+    (
+        lambda model: metric("pair")(lambda problem, keep: None),
+        "takes the problem, how many blocks to keep, and",
+    ),
     # --- numbers
     (lambda model: Settings(ratio=5), "ratio to be between 0 and 1 (such as 0.2), got 5:"),
     (lambda model: Settings(ratio=0), "ratio to be between 0 and 1 (such as 0.2), got 0:"),
@@ -327,7 +381,7 @@ TAKE_NONE = {
     "evaluate": ["parent", "window_length", "window_count"],
     "prune": ["settings", "plan"],
     "prune_model": [
-        *("ratio", "settings", "at_most", "preset", "judged_on"),
+        *("ratio", "settings", "at_most", "preset", "judged_on", "device"),
         *("widths", "kv_groups", "recovery", "multiple"),
     ],
 }
@@ -356,6 +410,33 @@ def test_an_argument_of_a_wrong_type_is_refused_in_one_line(
         if not isinstance(value, list):  # which may be too short, so that its length is what came
             assert type(value).__name__ in error.value.got or str(value) in error.value.got, message
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_the_numbers_that_they_are():
+    settings = Settings(
+        ratio=np.float32(0.25), multiple=np.int64(4), drop_layers=np.int32(0), seed=np.int64(3)
+    )
+    assert settings == Settings(ratio=0.25, multiple=4, drop_layers=0, seed=3)
+    assert {type(value) for value in vars(settings).values()} <= {int, float, str, bool, type(None)}
+    calibration = Calibration("shipped", sequences=np.int64(4), length=np.int32(16))
+    assert calibration == Calibration("shipped", sequences=4, length=16)
+    assert type(calibration.sequences) is int
+
+
+def test_none_does_not_win_over_a_preset():
+    for name in ("stock", "best"):
+        assert Settings.preset(name, widths=None, kv_groups=None) == Settings.preset(name)
+    assert Settings.preset("stock", widths="estimated").widths == "estimated"
+
+
+def test_a_plan_of_widths_that_removes_another_share_is_carried_out_with_a_remark(caplog):
+    small = build(intermediate_size=64)
+    plan = prune(small, tokens(), SETTINGS).plan
+    widths_only = dataclasses.replace(plan, kept_neurons=None, kept_groups=None)
+    prune(small, tokens(), SETTINGS, plan=widths_only)
+    assert not caplog.records
+    prune(build(intermediate_size=128), tokens(), SETTINGS, plan=widths_only)
+    assert "the plan says that it removes" in caplog.text
 
 
 @pytest.mark.parametrize("value", [0, Path("cuda"), torch.device("cpu")])

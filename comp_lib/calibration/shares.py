@@ -68,7 +68,7 @@ def texts_of(source: Source) -> dict[str, str]:
     if isinstance(source, GivenTexts):
         return {str(source): source.joined}
     names = [name for name in shares_of(source) if name not in WRITTEN]
-    return {name: read_text(name, SOURCES) for name in names}
+    return {name: read_text(name, SOURCES, joined=True) for name in names}
 
 
 def text_hashes(source: Source) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", 
 # a wheel carries the texts beside the code, a source checkout has them one folder further up
 DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
 SHOWN_LETTERS = 20  # letters of a text that are shown before a part of a character
+LONGEST_NAME = 255  # bytes of the name of a file, or of a folder on the way to it
+LONGEST_PATH = 4000  # bytes of a path
 SHOWN_NAME_LETTERS = 200  # letters of the name of a text that a refusal shows
 WORDS_OF_A_TEXT = 3  # spaces in a name that is taken for a text itself
 TEXT_ITSELF_HINT = "check the spelling; a text itself goes in a list: [text]"
@@ -49,8 +51,11 @@ def load_text(name_or_path: str | Path) -> str:
     return read_text(name_or_path, TEXTS)
 
 
-def read_text(name_or_path: str | Path, names: Iterable[str]) -> str:
-    """`load_text`, for a caller who takes these `names`, of which a refusal offers the nearest."""
+def read_text(name_or_path: str | Path, names: Iterable[str], *, joined: bool = False) -> str:
+    """`load_text`, for a caller who takes these `names`, of which a refusal offers the nearest.
+
+    joined: whether the caller takes several names with "+" between them, which a refusal then says.
+    """
     check_type("a text", name_or_path, "the name or the path of one", example="evaluation:code")
     text_name = str(name_or_path)
     check_encodable("the name of a text", text_name)
@@ -60,9 +65,13 @@ def read_text(name_or_path: str | Path, names: Iterable[str]) -> str:
         return _load_wikitext(split=text_name.removeprefix(WIKITEXT).removeprefix(":") or "test")
     path = _shipped_file(text_name) if text_name in TEXTS else Path(name_or_path)
     shown_name = text_name[:SHOWN_NAME_LETTERS]
-    with refusing("the name or the path of a text", shown_name, TEXT_ITSELF_HINT):
-        is_folder = path.is_dir()  # which is refused for a name of 5,000 letters, such as a text itself
-    if text_name and is_folder:
+    if not can_be_a_path(path):
+        raise InputError(
+            expected="a text file or the name of a text",
+            got=f"{shown_name!r} and more, which is too long",
+            hint=TEXT_ITSELF_HINT,
+        )
+    if text_name and path.is_dir():
         raise InputError(expected="a text file", got=f"the folder {text_name!r}", hint="name a file in it")
     advice = "check its permissions, or convert it, for example with iconv -t utf-8"
     with refusing("readable text in UTF-8", str(path), advice):
@@ -72,20 +81,26 @@ def read_text(name_or_path: str | Path, names: Iterable[str]) -> str:
         raise InputError(
             expected="a text file or the name of a text",
             got=f"{shown_name!r}, no such file",
-            hint=_hint_for_no_text(path, names),
+            hint=_hint_for_no_text(path, names, joined),
         )
     if not text.strip():
         raise InputError(expected="some text", got=f"the empty file {str(path)!r}", hint="choose another")
     return text
 
 
-def _hint_for_no_text(path: Path, names: Iterable[str]) -> str:
+def can_be_a_path(path: Path) -> bool:
+    """Whether a system can have a file of that name; it has none whose name is a text of 5,000 letters."""
+    parts = [len(os.fsencode(part)) for part in path.parts]
+    return max(parts, default=0) <= LONGEST_NAME and sum(parts) <= LONGEST_PATH
+
+
+def _hint_for_no_text(path: Path, names: Iterable[str], joined: bool) -> str:
     """What to do about a text that is neither one of `names` nor a file.
 
     A path is compared with the files beside where it should be, and a name with `names`.
     """
     parts = [part.strip() for part in str(path).split(",")]
-    if len(parts) > 1 and any(part in names or Path(part).is_file() for part in parts):
+    if joined and len(parts) > 1 and any(part in names or Path(part).is_file() for part in parts):
         return f"write + between two texts: {'+'.join(parts)!r}"
     if "\n" in str(path) or path.name.count(" ") >= WORDS_OF_A_TEXT:
         return TEXT_ITSELF_HINT

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..arguments import check_seed, check_whole_number, known_keywords
+from ..arguments import check_seed, check_whole_number, known_keywords, plain_number
 from ..errors import InputError
+from ..families.find import check_model
+from ..families.run import check_length
 from ..families.types import Model
-from ..progress import Progress, no_progress
+from ..progress import Progress, check_progress, no_progress
 from .defaults import USUAL_LENGTH, USUAL_SEQUENCES
 from .given import Source, as_source
 from .shares import WRITTEN, allot, load_apart_from, sequence_limits, shares_of
@@ -64,6 +66,8 @@ class Calibration:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", as_source("calibration", self.source))
+        for name in ("sequences", "length", "seed"):
+            object.__setattr__(self, name, plain_number(getattr(self, name)))
         if self.sequences is not None:
             check_whole_number("sequences", self.sequences, 1)
         check_whole_number("length", self.length, 2)
@@ -121,12 +125,16 @@ def calibration_tokens(
             calibration text.
         progress: called while `model` writes.
 
-    Raises InputError for too little text, for the text that judges among the calibration texts, and where a
-    model has to write and none is given.
+    Raises InputError for too little text, for the text that judges among the calibration texts, where a model
+    has to write and none is given, and for windows that are too long for the model that is given.
     """
     source = as_source("source", source)
     check_whole_number("sequences", sequences, 1)
     check_whole_number("length", length, 2)
+    check_progress(progress)
+    if model is not None:
+        check_model(model)
+        check_length(length, model.config.max_position_embeddings)
     shares = shares_of(source)
     _check_writer(model, shares, source)
     texts = load_apart_from(judged_on, source)
@@ -141,7 +149,8 @@ def calibration_tokens(
     tokens = torch.empty(sequences, length, dtype=torch.long)
     for text_name, values in ids.items():
         count = len(rows[text_name])
-        windows = cut_windows(values, opening, length, count, f"calibration text in {text_name!r}")
+        name = f"calibration text in {text_name!r}"
+        windows = cut_windows(values, opening, length, count, name, windows="sequences")
         tokens[rows[text_name]] = _draw_windows(windows, count, seed)
     written_rows: list[int] = []
     for text_name in shares:
@@ -155,17 +164,20 @@ def calibration_tokens(
     return tokens
 
 
-def cut_windows(ids: Tensor, opening: Tensor, length: int, minimum: int, name: str) -> Tensor:
+def cut_windows(
+    ids: Tensor, opening: Tensor, length: int, minimum: int, name: str, *, windows: str = "windows"
+) -> Tensor:
     """Consecutive windows (S, L) of the ids (N,) of a text, `opening` (k,) before each.
 
-    Raises InputError, which calls the text `name`, unless there are `minimum` windows.
+    Raises InputError, which calls the text `name` and its windows `windows`, unless there are `minimum` of
+    them.
     """
     span = length - len(opening)  # tokens that the text has in each window
     if len(ids) < minimum * span:
         raise InputError(
             expected=f"at least {minimum * span} tokens of {name} for {minimum} x {length}",
             got=len(ids),
-            hint="take a longer text, or ask for fewer or shorter sequences",
+            hint=f"take a longer text, or ask for fewer or shorter {windows}",
         )
     spans = ids[: len(ids) // span * span].view(-1, span)
     return torch.cat([opening.expand(len(spans), -1), spans], 1)

@@ -123,6 +123,7 @@ class _Decisions:
     elsewhere={
         **dict.fromkeys(("sequences", "length", "seed"), "pass it in calibration=Calibration(...)"),
         "evaluate": "judged_on names the text that judges",
+        "plan": "prune takes one, for a model in memory",
     },
 )
 def prune_model(
@@ -135,7 +136,7 @@ def prune_model(
     preset: PresetName | None = None,
     calibration: Calibration | Source = Calibration(),  # noqa: B008  a frozen value
     judged_on: Source | None = EVERY_KIND,
-    device: str = "cpu",
+    device: str | None = None,
     dtype: DtypeName = "float32",
     overwrite: bool = False,
     progress: Progress = no_progress,
@@ -160,7 +161,8 @@ def prune_model(
         calibration: text that calibrates: its name or path, a list of texts, or a `Calibration`, which also
             says how much of it. Its seed is that of metrics that draw, too, unless there are `settings`.
         judged_on: text that judges: its name or path, or a list of texts. None: nothing is measured.
-        device: where it computes, in float64 too: "cpu", "cuda", "cuda:1", or "auto" for the best.
+        device: where it computes, in float64 too: "cpu", "cuda", "cuda:1", or "auto" for the best. None:
+            "cpu", or what `settings` say.
         dtype: to compute in: "float32", "bfloat16" or "float16".
         overwrite: whether an earlier result in `out` may be replaced.
         progress: called after each step of the work.
@@ -188,7 +190,7 @@ def prune_model(
     check_progress(progress)
     check_dtype(dtype)
     if judged_on is not None:
-        judged_on = as_source("judged_on", judged_on)
+        judged_on = as_source("judged_on", judged_on, example="evaluation:code")
     if not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
     options = checked_options(

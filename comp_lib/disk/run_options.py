@@ -92,17 +92,19 @@ def checked_options(
     calibration: Calibration,
     judged_on: Source | None,
     changes: MethodChanges,
-    device: str,
+    device: str | None,
     dtype: DtypeName,
 ) -> RunOptions:
     """The options of a call, checked as far as that goes without the model.
 
     Raises InputError for arguments that mean nothing, alone or together.
     """
-    wanted: dict[str, Any] = {**changes, "seed": calibration.seed, "device": device}
+    wanted: dict[str, Any] = {**changes, "seed": calibration.seed}
+    if device is not None:
+        wanted["device"] = device
     if settings is not None:
         settings = checked_settings(settings)
-        _check_nothing_beside_settings({**changes, "ratio": ratio, "preset": preset}, device)
+        _check_nothing_beside_settings({**changes, "ratio": ratio, "preset": preset, "device": device})
         wanted = dict(vars(settings))
         changes = changes_of(settings)
     nats = None
@@ -112,7 +114,7 @@ def checked_options(
         nats = parse_nats(at_most)
         _check_beside_at_most(nats, ratio, judged_on)
         ratio = SMALLEST_RATIO
-    wanted["device"] = str(available_device(wanted["device"], double=True))
+    wanted["device"] = str(available_device(wanted.get("device", DEFAULTS["device"]), double=True))
     if ratio is not None:
         wanted["ratio"] = ratio
     settings = Settings.preset(preset, **wanted)
@@ -120,13 +122,13 @@ def checked_options(
     return RunOptions(settings, calibration, preset, judged_on, dtype, nats, changes)
 
 
-def _check_nothing_beside_settings(fields: Mapping[str, object], device: str) -> None:
-    """Raises InputError where a caller gives `settings` and also some of their `fields`, or a device."""
+def _check_nothing_beside_settings(fields: Mapping[str, object]) -> None:
+    """Raises InputError where a caller gives `settings` and also some of their `fields`."""
     given = [name for name, value in fields.items() if value is not None]
-    if given or device != DEFAULTS["device"]:
+    if given:
         raise InputError(
             expected="settings, or their fields as arguments",
-            got=f"both, with {', '.join(given) or 'device'}",
+            got=f"both, with {', '.join(given)}",
             hint="say it in the Settings alone",
         )
 

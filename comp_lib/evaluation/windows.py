@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..arguments import check_whole_number
+from ..arguments import check_whole_number, plain_number
 from ..calibration.defaults import USUAL_WINDOW
 from ..calibration.given import Source, read_judging_texts
 from ..calibration.texts import encode, opening_tokens
@@ -49,6 +49,8 @@ def evaluation_tokens(
 
     Raises InputError for a text that has fewer tokens.
     """
+    window_length = plain_number(window_length)
+    window_count = plain_number(window_count)
     check_whole_number("window_length", window_length, 2)
     if window_count is not None:
         check_whole_number("window_count", window_count, 1)

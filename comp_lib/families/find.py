@@ -188,11 +188,12 @@ def check_model(model: object) -> None:
     from transformers import PreTrainedConfig, PreTrainedModel  # see `types`
 
     if not isinstance(model, PreTrainedModel) or not isinstance(model.config, PreTrainedConfig):
-        raise InputError(
-            expected="a model",
-            got=type(model).__name__,
-            hint="load_model loads it, prune_model takes a name; take it out of what wraps it",
-        )
+        hint = "load_model loads it, prune_model takes a name; take it out of what wraps it"
+        if isinstance(model, tuple):
+            hint = "unpack it: model, tokenizer = load_model(...)"
+        elif isinstance(getattr(model, "model", None), PreTrainedModel):
+            hint = "take its .model"
+        raise InputError(expected="a model", got=type(model).__name__, hint=hint)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
             raise InputError(

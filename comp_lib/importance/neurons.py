@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..arguments import known_keywords
+from ..arguments import known_keywords, takes
 from ..errors import InputError
 from ..methods import METHODS
 from ..statistics.solve import penalty, spd_inverse, with_ridge
@@ -53,6 +53,12 @@ def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
         )
 
     def add(function: NeuronMetric) -> NeuronMetric:
+        if not callable(function) or not takes(function, None, 1, None):
+            raise InputError(
+                expected="a metric that takes the problem, how many blocks to keep, and a generator",
+                got=reprlib.repr(function),
+                hint="def loudest(problem, keep, generator)",
+            )
         if function.__module__ != __name__ and name in {*METHODS, "condition"}:
             raise InputError(
                 expected="a name that no method of comp_lib has", got=repr(name), hint="choose another"
@@ -65,7 +71,14 @@ def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
 
 @known_keywords()
 def keep_highest(scores: Tensor, keep: int) -> Selection:
-    """Keep the `keep` highest scores; equal scores keep the earlier block."""
+    """Keep the `keep` highest scores (blocks,); equal scores keep the earlier block.
+
+    Raises InputError for scores that are no tensor.
+    """
+    if not isinstance(scores, Tensor):
+        raise InputError(
+            expected="scores as a tensor", got=type(scores).__name__, hint="torch.as_tensor(scores) makes one"
+        )
     order = torch.argsort(scores, descending=True, stable=True)
     return Selection(kept=order[:keep].sort().values, scores=scores)
 

@@ -36,10 +36,13 @@ def check_new_folder(
     Raises InputError where the folder cannot be written.
     """
     target = resolve(folder)
+    shown_name = repr(str(folder))
     existing = next(path for path in (*target.parents, target) if path.exists())  # "/" exists
     writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     if not writable or target.is_file() or target.is_mount():
-        raise InputError(expected="a folder that can be written to", got=folder, hint="choose another place")
+        raise InputError(
+            expected="a folder that can be written to", got=shown_name, hint="choose another place"
+        )
     if needed_bytes:
         check_room(existing, needed_bytes + SMALL_FILES_BYTES, folder)
     if not target.exists():
@@ -50,7 +53,7 @@ def check_new_folder(
         if source.exists() and source.samefile(target):
             raise InputError(
                 expected="a folder apart from the models that are read and the one you are in",
-                got=folder,
+                got=shown_name,
                 hint="choose another place",
             )
 
@@ -63,7 +66,7 @@ def _check_replaceable(folder: str | Path, target: Path, overwrite: bool) -> Non
     if not overwrite:
         raise InputError(
             expected="a new or an empty folder",
-            got=f"{folder} with files in it",
+            got=f"{str(folder)!r} with files in it",
             hint="choose another name, or set overwrite",
         )
     foreign_names = _foreign_names(target)
@@ -76,7 +79,7 @@ def _check_replaceable(folder: str | Path, target: Path, overwrite: bool) -> Non
         examples = ", ".join(foreign_names[:3]) or f"no {PLAN_FILE}"
         raise InputError(
             expected="a pruned model to overwrite, and nothing beside it",
-            got=f"{folder} with {examples} in it",
+            got=f"{str(folder)!r} with {examples} in it",
             hint=hint,
         )
 

@@ -14,6 +14,7 @@ from comp_lib.calibration.shares import (
     sequence_limits,
     shares_of,
     text_hashes,
+    texts_of,
 )
 from comp_lib.errors import InputError
 
@@ -41,6 +42,8 @@ def test_one_mixture_alone_needs_no_model():
 
 
 def test_a_part_that_nobody_knows_is_refused():
+    with pytest.raises(InputError, match=r"write \+ between two texts: 'general\+self'"):
+        texts_of("general, self")
     with pytest.raises(InputError, match="'self:opening', no such file"):
         text_hashes("general+self:opening")
 

@@ -129,7 +129,7 @@ def test_text_with_half_a_character_is_refused_before_it_is_encoded(tokenizer):
     [
         ("notez.txt", "did you mean 'notes.txt'?"),
         ("sub/note.txt", "check the path; the current folder is {tmp}"),
-        ("general, notes.txt", "write + between two texts: 'general+notes.txt'"),
+        ("evaluation, notes.txt", "did you mean 'notes.txt'?"),
         ("Hello, world. A text of its own", "a text itself goes in a list: [text]"),
         ("two\nlines", "a text itself goes in a list: [text]"),
         ("The water cycle " * 500, "a text itself goes in a list: [text]"),

@@ -196,7 +196,7 @@ def script(monkeypatch):
 
 
 def never_called(*args, **kwargs):
-    """A `forward` for a model that shall not write."""
+    """In place of `sample`, for a model that shall not write."""
     pytest.fail("the model was asked to write")
 
 
@@ -214,11 +214,10 @@ def test_a_text_that_ships_serves_its_model_and_seed_alone(
     script.write_file(shipped, "a tiny model", model, tokenizer, source, (16,), length=32, seed=0)
     monkeypatch.setattr(written_module, "DATA_FOLDERS", (tmp_path / "data", *DATA_FOLDERS))
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(model, "forward", never_called)
+    monkeypatch.setattr(written_module, "sample", never_called)
     assert torch.equal(draw(model), written_here)
     assert not (tmp_path / "empty").exists()
     other_model = tiny_llama(seed=1)
-    monkeypatch.setattr(other_model, "forward", never_called)
     for parent, seed, sequences in ((model, 1, 16), (model, 0, 40), (other_model, 0, 16)):
         with pytest.raises(pytest.fail.Exception):
             draw(parent, seed, sequences)

@@ -134,7 +134,7 @@ def options_of(settings, at_most=None):
         calibration=Calibration(),
         judged_on="kinds",
         changes={},
-        device="cpu",
+        device=None,
         dtype="float32",
     )
 
