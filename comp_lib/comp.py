@@ -39,6 +39,7 @@ from .settings import CompleteSettings, Settings, SettingsChanges
 from .shape import Shape
 from .sink import MemorySink, Sink
 from .surgery import keep_layers, shallow_copy, update_config
+from .system.files import hide_folders
 from .system.tensors import check_finite
 from .walk import batches
 
@@ -96,7 +97,9 @@ def prune(
         pruned.plan.removed  # 0.2 or a little more
         pruned.save("build/small", tokenizer)
     """
-    from .models.meta_model import give_true_config
+    from .models.meta_model import (
+        give_true_config,  # the method knows no files, but what comes back has a config
+    )
 
     started = time.perf_counter()
     if settings is None:
@@ -109,7 +112,8 @@ def prune(
         check_finite(weight_name, weight)
     before = Shape.of(model)
     plan_given = plan is not None
-    plan = plan or make_plan(model, ids, settings, model_name or model.name_or_path or "", progress)
+    name = model_name or hide_folders(model.name_or_path or "")
+    plan = plan or make_plan(model, ids, settings, name, progress)
     small = model if inplace else shallow_copy(model)
     decoder = ModelInMemory(small, give_up_layers=inplace)
     reports = prune_layers(decoder, ids, settings, plan, MemorySink(small), progress)

@@ -24,7 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .arguments import check_package, check_seed, check_type, check_whole_number, is_number, known_keywords
+from .arguments import (
+    check_package,
+    check_seed,
+    check_type,
+    check_whole_number,
+    is_number,
+    known_keywords,
+    plain_number,
+)
 from .divergence import divergence_terms
 from .errors import InputError, NoNumber
 from .families.find import check_model
@@ -64,6 +72,8 @@ class HealingSettings:
     """Decides the A at the start."""
 
     def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, plain_number(getattr(self, name)))  # the class is frozen
         for name in ("steps", "batch_size", "rank", "alpha"):
             check_whole_number(name, getattr(self, name), 1)
         rate = self.learning_rate

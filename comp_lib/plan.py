@@ -29,6 +29,7 @@ REMOVED_TOLERANCE = 0.02  # of the decoder, between what a plan removes and what
 CORRECT_PLAN_HINT = "correct this field of the plan, as in comp_plan.json"
 
 
+@known_keywords()
 @dataclass(frozen=True)
 class Plan:
     """The layers of a decoder that stay, and their widths.
@@ -103,7 +104,7 @@ class Plan:
         return cls(**value)
 
     def __post_init__(self) -> None:
-        for name in ("layers", "neurons", "kv_groups", "kept_neurons", "kept_groups"):
+        for name in self.__dataclass_fields__:
             object.__setattr__(self, name, _as_tuples(getattr(self, name)))  # the class is frozen
         if not isinstance(self.parent, str):
             raise InputError(expected="a name as parent", got=repr(self.parent), hint=CORRECT_PLAN_HINT)
@@ -187,7 +188,9 @@ class Plan:
 
 
 def _as_tuples(value: Any) -> Any:
-    """The value, with tuples in place of its lists."""
+    """The value, with tuples in place of lists and arrays, and the numbers of Python for those of NumPy."""
+    if hasattr(value, "tolist"):  # an array, a tensor, or a number of NumPy
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return tuple(map(_as_tuples, value))
     return value

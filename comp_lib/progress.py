@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Protocol
 
-from .arguments import is_number, known_keywords, takes
+from .arguments import is_number, known_keywords, plain_number, takes
 from .errors import InputError
 
 SECONDS_BETWEEN_LINES = 8.0  # seconds in which `log_lines` writes one line at most
@@ -40,6 +40,7 @@ def log_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Progress:
 
         verdict = prune_model("smollm2-135m", "build/small", progress=log_lines())
     """
+    seconds = plain_number(seconds)
     if not is_number(seconds) or not 0 <= seconds < math.inf:
         raise InputError(expected="seconds as a number from 0", got=reprlib.repr(seconds), hint="such as 8.0")
     started = time.monotonic()

@@ -11,6 +11,7 @@ from .families.types import CausalLM
 from .plan import Plan
 from .report import Report
 from .shape import Shape
+from .system.files import hide_folders
 
 if TYPE_CHECKING:  # transformers is slow to import
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +57,7 @@ class Pruned:
         Raises InputError, before anything is written, for a folder that has files in it.
         """
         from .calibration.texts import check_tokenizer
-        from .models.card import Provenance, hide_folders
+        from .models.card import Provenance
         from .models.save import save_checkpoint
 
         check_type("out", out, "the name of a folder", example="build/small")

@@ -159,9 +159,10 @@ class Settings:
         Settings(method="wanda-sp")  # as its makers do it
         Settings.preset("stock", ratio=0.3)  # what `comp-lib prune --preset stock --ratio 0.3` does
 
-    What is left out follows the method: COMP gets the preset "tailored", and the methods of others one width
-    for all layers and the recovery of their makers. None: the method or the model decides. "auto": the rule
-    that is given with the setting.
+    What is left out follows the method: COMP gets the preset "tailored". The methods of others get the
+    recovery of their makers, and one width for all layers where they do not decide the widths themselves, as
+    "llm-pruner", "flap" and "slimgpt" do. None: the method or the model decides. "auto": the rule that is
+    given with the setting.
 
     Args:
         ratio: part of the parameters of the decoder to remove, at least; above 0 and below 1. 0.2 is a fifth.
@@ -170,10 +171,11 @@ class Settings:
             fewest that leave the other layers a quarter of their neurons.
         layer_metric: what whole layers are judged by, where some go: "loss", how much the loss rises without
             one, or "block-influence", the paper's, which some layers fool.
-        widths: how much each layer keeps: "uniform", the same for all, which any runtime loads; "per-layer",
-            by layer importance, the paper's way; "estimated" or "measured", by a short or a long measurement
-            of the harm. None: as the preset of the method has it, or "uniform" if the recovery is not least
-            squares, for which alone widths are estimated.
+        widths: how much each layer keeps: "uniform", the same for all, which any runtime loads, or what the
+            methods "llm-pruner", "flap" and "slimgpt" decide; "per-layer", by layer importance, the paper's
+            way; "estimated" or "measured", by a short or a long measurement of the harm. None: as the preset
+            of the method has it, or "uniform" if the recovery is not least squares, for which alone widths
+            are estimated.
         kv_groups: KV groups to keep in each layer, a number above 0; with "llm-pruner" in each layer that it
             may narrow. None: all, but for the methods "llm-pruner" and "flap", which choose among groups too.
         recovery: what follows the cut, for any method: "least-squares" refits the weights that stay, "mask"
@@ -214,7 +216,9 @@ class Settings:
     @staticmethod
     @known_keywords(*SettingsChanges.__annotations__)
     def preset(name: PresetName | None = None, **changes: Unpack[SettingsChanges]) -> Settings:
-        """The settings of a preset with these changes, which win over the preset unless they are None.
+        """The settings of a preset with these changes, which win over it.
+
+        None in a field that the preset names leaves it as the preset has it.
 
         name: a key of PRESETS; None: the preset of the method, so the same as `Settings(**changes)`.
 

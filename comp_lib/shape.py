@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .decoder import Decoder, as_decoder
-from .families.find import Part, layers_of, parts
+from .families.find import Part, backbone_of, layers_of, parts
 from .families.types import Model
 
 
@@ -61,7 +61,11 @@ class Shape:
         """Read the shape from the tensors of `model`, since no config describes every pruned model.
 
         Where the attention of some layer is more than KV groups, each layer has one group of no parameters.
+
+        Raises InputError for what is no model.
         """
+        if not isinstance(model, Decoder):
+            backbone_of(model)
         structure = as_decoder(model).structure
         layers = list(layers_of(structure))
         layer_parts = [parts(layer) for layer in layers]

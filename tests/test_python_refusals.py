@@ -35,6 +35,7 @@ from comp_lib.importance.neurons import METRICS, keep_highest, metric
 from comp_lib.importance.problem import Selection
 from comp_lib.progress import log_lines
 from comp_lib.settings import PRESETS, CompleteSettings, MethodChanges, PresetName, Settings, SettingsChanges
+from comp_lib.shape import Shape
 
 LONG = "sequences of at most 128 tokens, the model's, got 200"
 LONG_IDS = tokens(2, 200)
@@ -160,7 +161,20 @@ ROWS = [
         lambda model: Calibration([__file__]),
         "calibration to be a list of texts, got one of names, such as '/",
     ),
+    (
+        lambda model: Shape.of("smollm2-135m"),
+        "a decoder with embed_tokens, layers and norm, and lm_head over it",
+    ),
     # --- metrics
+    *(
+        (lambda model, keep=keep: keep_highest(torch.ones(4), keep), phrase)
+        for keep, phrase in (
+            (1.5, "keep as a whole number above 0, got 1.5:"),
+            ("2", "got '2': write it without quotes"),
+            (-1, "got -1: the smallest is 1"),
+            (5, "at most 4 blocks to keep, got 5:"),
+        )
+    ),
     (lambda model: keep_highest([1.0, 2.0], 1), "scores as a tensor, got list:"),
     (
         lambda model: metric("pair")(lambda problem, keep: None),
@@ -421,6 +435,13 @@ def test_numbers_of_numpy_are_the_numbers_that_they_are():
     calibration = Calibration("shipped", sequences=np.int64(4), length=np.int32(16))
     assert calibration == Calibration("shipped", sequences=4, length=16)
     assert type(calibration.sequences) is int
+    healing = HealingSettings(steps=np.int64(5), learning_rate=np.float32(0.5))
+    assert healing == HealingSettings(steps=5, learning_rate=0.5)
+    assert type(healing.learning_rate) is float
+    plan = plan_of_everything(build())
+    by_numpy = dataclasses.replace(plan, neurons=np.array(plan.neurons), ratio=np.float32(plan.ratio))
+    assert by_numpy == plan
+    assert by_numpy.to_json() == plan.to_json()
 
 
 def test_none_does_not_win_over_a_preset():

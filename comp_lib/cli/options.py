@@ -28,7 +28,9 @@ LENGTH_HELP = "Tokens per sequence or window."
 MULTIPLE_HELP = "Widths are multiples of this (default: 64, or so fine a part of it as the ratio needs)."
 
 PRESET_HELP = ", ".join(f"{name} ({preset.words})" for name, preset in PRESET_TABLE.items())
-PRESET_HELP += f" (default: {METHODS['comp'].preset}; for the baselines: {METHODS['flap'].preset})."
+PRESET_HELP += (
+    f" (default: {METHODS['comp'].preset}; for baselines {METHODS['flap'].preset}, or their own widths)."
+)
 
 ModelName = Annotated[str, Argument(help=MODEL_HELP)]
 Dtype = Annotated[DtypeName, Option(help="float32, bfloat16 or float16.", rich_help_panel=RESOURCES)]

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
+from ..arguments import check_whole_number
 from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_WINDOW
 from ..calibration.shares import shares_of, texts_of
 from ..calibration.windows import calibration_tokens
@@ -28,12 +29,11 @@ from ..errors import InputError, refusing
 from ..evaluation.windows import windows_of
 from ..families.run import check_length
 from ..methods import METHODS
-from ..models.card import hide_folders
 from ..models.load import load_model
 from ..planning import complete_settings
 from ..progress import Progress, no_progress
 from ..settings import Settings, SettingsChanges
-from ..system.files import write_atomically
+from ..system.files import hide_folders, write_atomically
 from ..system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from ..system.machine import cores
 from .cluster import Outcome, executor, measure_in_process
@@ -113,8 +113,11 @@ def runs_of(grid: Grid) -> dict[str, dict[str, Any]]:
 def _calibration_texts(grid: Grid, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The texts of the calibration source of a grid that no model writes.
 
-    Raises InputError for too little text.
+    Raises InputError for too little text, and for numbers of sequences or tokens that are none.
     """
+    for sequences in grid.sequences:
+        check_whole_number("sequences", sequences, 1)
+    check_whole_number("length", grid.length, 2)
     texts = list(texts_of(grid.calibration).values())
     nothing_to_write = len(texts) == len(shares_of(grid.calibration))
     if nothing_to_write:  # else a model has to write, which takes too long for a check

@@ -131,6 +131,8 @@ def prune_to(
             got=f"the method {settings.method} and no plan",
             hint="it needs the whole model, see planning.make_plan",
         )
+    # a plan that needs gradients follows from the settings
+    plan_given = plan is not None and not method_of(settings.method).needs_gradients
     target = resolve(out)
     work = checked_run_folder(out, parent, ids.numel(), options)
     with lock(work):
@@ -154,9 +156,10 @@ def prune_to(
         small_losses = _measure(journal, "pruned", small, options.windows, settings.device, progress)
         reports = [report for report in sink.reports() if report is not None]
         plan = finished_plan(plan, reports, parent.shape, small.shape)
-        report = Report(settings, ids.numel(), tuple(reports), seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        report = Report(settings, ids.numel(), tuple(reports), seconds, plan_given=plan_given)
         if options.gguf_type is None:
-            provenance = _provenance(options, parent.shape, ids, settings, dense_losses, small_losses)
+            provenance = _provenance(options, parent.shape, ids, report, dense_losses, small_losses)
             save_metadata(work, target.name, tokenizer, small.shape, plan, provenance)
     # after the lock is let go: Windows renames no folder in which a file is open
     if options.gguf_type is None:
@@ -305,7 +308,7 @@ def _provenance(
     options: SaveOptions,
     parent_shape: Shape,
     ids: Tensor,
-    settings: CompleteSettings,
+    report: Report,
     dense_losses: Sequence[float],
     small_losses: Sequence[float],
 ) -> Provenance:
@@ -313,7 +316,8 @@ def _provenance(
     provenance = options.provenance
     if provenance is None:
         text = f"{ids.shape[0]} x {ids.shape[1]} tokens"
-        provenance = Provenance(options.name or "a model", parent_shape, text, settings.stated())
+        settings = report.settings.stated(plan_given=report.plan_given)
+        provenance = Provenance(options.name or "a model", parent_shape, text, settings)
     if options.windows is None:
         return provenance
     losses = torch.tensor([dense_losses, small_losses], dtype=torch.float64)

@@ -14,13 +14,14 @@ from ..errors import InputError
 from ..families.run import check_length
 from ..families.types import Model
 from ..healing import HealingSettings, check_amount, check_healing, heal
-from ..models.card import Provenance, calibration_hashes, hide_folders
+from ..models.card import Provenance, calibration_hashes
 from ..models.load import load_model, load_with_room, open_model
 from ..models.new_folder import PLAN_FILE, check_new_folder
 from ..models.save import save_checkpoint
 from ..plan import Plan
 from ..progress import Progress, check_progress, no_progress
 from ..shape import Shape
+from ..system.files import hide_folders
 from ..system.machine import available_device
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..calibration.given import GivenTexts
 from ..calibration.shares import shares_of
-from ..models.card import Provenance, hide_folders
+from ..models.card import Provenance
 from ..settings import DEFAULTS, PRESETS
 from ..shape import Shape
-from ..system.files import resolve
+from ..system.files import hide_folders, resolve
 from .run_options import RunOptions
 
 SETTINGS_WITHOUT_FLAG = ("widths", "recovery", "aim", "ridge", "layer_metric", "token_weights")

@@ -25,6 +25,7 @@ POSITIONS_PER_BATCH = 64  # positions that are compared at a time, since a vocab
 def reference_removals(shape: Shape, plan: Plan) -> tuple[int, ...]:
     """Numbers of neurons that the layers of the parent lose in the comparison: those of the plan, at least 1.
 
+    A layer of one neuron loses none.
     A layer that the plan drops loses the largest number that the plan takes from any other layer. The result
     is () for a plan that narrows no layer.
     """

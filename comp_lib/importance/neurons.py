@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..arguments import known_keywords, takes
+from ..arguments import check_whole_number, known_keywords, takes
 from ..errors import InputError
 from ..methods import METHODS
 from ..statistics.solve import penalty, spd_inverse, with_ridge
@@ -73,12 +73,15 @@ def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
 def keep_highest(scores: Tensor, keep: int) -> Selection:
     """Keep the `keep` highest scores (blocks,); equal scores keep the earlier block.
 
-    Raises InputError for scores that are no tensor.
+    Raises InputError for scores that are no tensor, and unless `keep` is a number of them from 1 to all.
     """
     if not isinstance(scores, Tensor):
         raise InputError(
             expected="scores as a tensor", got=type(scores).__name__, hint="torch.as_tensor(scores) makes one"
         )
+    check_whole_number("keep", keep, 1)
+    if keep > len(scores):
+        raise InputError(expected=f"at most {len(scores)} blocks to keep", got=keep, hint="keep fewer")
     order = torch.argsort(scores, descending=True, stable=True)
     return Selection(kept=order[:keep].sort().values, scores=scores)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from .. import __version__
 from ..plan import Plan
 from ..shape import Shape, widths_in_words
+from ..system.files import hide_folders
 from .modelling_file import file_name
 from .own_texts import CARD_FILE
 from .wheels import WHEELS
@@ -129,18 +129,3 @@ def calibration_hashes(folder: str | Path) -> tuple[str, ...]:
         if line.startswith(CALIBRATED_ON):
             return tuple(re.findall(r'"([0-9a-f]{16})"', line))
     return ()
-
-
-def hide_folders(value: object) -> str:
-    """`value` as text, without the folders of a path: their names are nobody's business.
-
-    >>> hide_folders("/models/tiny"), hide_folders("general+/texts/mine.txt")
-    ('tiny', 'general+mine.txt')
-    """
-    text = str(value)
-    exists = os.path.exists(text)
-    if "+" in text and not exists:
-        return "+".join(map(hide_folders, text.split("+")))
-    if exists or os.path.isabs(text):
-        return os.path.basename(os.path.abspath(text))
-    return text

@@ -19,9 +19,9 @@ from ..families.table import TYPE_PREFIX
 from ..families.types import Model
 from ..plan import Plan
 from ..shape import Shape
-from ..system.files import read_object, resolve, stage
+from ..system.files import hide_folders, read_object, resolve, stage
 from ..system.tensors import LARGEST_FILE_BYTES
-from .card import Provenance, hide_folders, model_card
+from .card import Provenance, model_card
 from .load import silence_transformers
 from .meta_model import with_true_config
 from .new_folder import PLAN_FILE, check_new_folder

@@ -166,3 +166,18 @@ def read_object(path: Path) -> dict[str, Any]:
             expected=expected, got=f"{str(path)!r}: a {type(content).__name__}", hint=SAVE_AGAIN_HINT
         )
     return content
+
+
+def hide_folders(value: object) -> str:
+    """`value` as text, without the folders of a path: their names are nobody's business.
+
+    >>> hide_folders("/models/tiny"), hide_folders("general+/texts/mine.txt")
+    ('tiny', 'general+mine.txt')
+    """
+    text = str(value)
+    exists = os.path.exists(text)
+    if "+" in text and not exists:
+        return "+".join(map(hide_folders, text.split("+")))
+    if exists or os.path.isabs(text):
+        return os.path.basename(os.path.abspath(text))
+    return text

@@ -53,7 +53,7 @@ Result = dict[str, Any]  # "key"; "extra": kind -> extra loss in each window, na
 
 def check(plan: Plan, model: Model) -> None:
     """Raises InputError for a plan that cannot be ranked among those for `model`."""
-    check_plan(plan, model, SETTINGS)
+    check_plan(plan, model, SETTINGS.completed())
     shape = Shape.of(model)
     pruned_shape = shape.with_widths(plan.neurons, plan.kv_groups, plan.layers)
     removed = 1 - pruned_shape.decoder_parameters / shape.decoder_parameters

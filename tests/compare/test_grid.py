@@ -309,6 +309,7 @@ def test_a_failure_shows_in_the_exit_code_and_the_table(parent, tmp_path, monkey
         (["--ratios", "0.2,1.5"], ["between 0 and 1", "1.5"]),
         (["--methods", ","], ["at least one ratio, method, seed"]),
         (["--sequences", "3,0"], ["sequences as a whole number above 0", "got 0"]),
+        (["--calibration", "general", "--sequences", "0"], ["sequences as a whole number above 0", "got 0"]),
         (["--sequences", "3,100000"], ["tokens of calibration text", "100000 x 24"]),
         (["--window-length", "4096"], ["128", "4096"]),
         (["--calibration", "nowhere.txt"], ["nowhere.txt"]),
