@@ -237,7 +237,7 @@ def test_an_entry_of_the_cache_that_may_not_be_read_is_refused(tokenizer, tiny_l
 @pytest.mark.real
 def test_the_included_model_writes_nothing_for_a_preset_or_a_check_up(real_model, monkeypatch):
     model, tokenizer = real_model
-    monkeypatch.setattr(model, "forward", never_called)
+    monkeypatch.setattr(written_module, "sample", never_called)
     check_up_count = inspect.signature(report).parameters["sequences"].default
     for count in {check_up_count} | {preset.sequences for preset in PRESET_TABLE.values()}:
         calibration_tokens("general", tokenizer, model=model, sequences=count)

@@ -41,7 +41,7 @@ def test_the_help_of_prune_has_four_groups_and_names_what_is_in_the_tables():
     assert text.index("--help") < groups[1]
     missing = [name for name in (*METHODS, *PRESETS) if not re.search(rf"[ (]{name}[,;. ]", text)]
     assert not missing
-    assert "(default: tailored; for the baselines: stock)." in text
+    assert "(default: tailored; for baselines stock, or their own widths)." in text
     assert {name: signature(prune).parameters[name].default for name in DEFAULTS} == DEFAULTS
 
 
