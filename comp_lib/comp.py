@@ -19,6 +19,7 @@ it takes layers from a `Decoder` and gives them to a `Sink`.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -113,6 +114,8 @@ def prune(
     before = Shape.of(model)
     plan_given = plan is not None
     name = model_name or hide_folders(model.name_or_path or "")
+    if plan is not None:
+        plan = replace(plan, parent=model_name or plan.parent or name)
     plan = plan or make_plan(model, ids, settings, name, progress)
     small = model if inplace else shallow_copy(model)
     decoder = ModelInMemory(small, give_up_layers=inplace)

@@ -86,12 +86,19 @@ class Plan:
 
         Raises InputError when fields are missing, unknown or disagree in length.
         """
+        return cls._from_json(text, "the text")
+
+    @classmethod
+    def _from_json(cls, text: str, source: str) -> Plan:
+        """`from_json`, for a text from `source`, which a refusal names."""
         names = cls.__dataclass_fields__
         expected = f"a plan as JSON, with {', '.join(names)}"
-        with refusing(expected, "the text", "save it anew"):
+        with refusing(expected, source, "save it anew"):
             value = json.loads(text)
         if not isinstance(value, dict):
-            raise InputError(expected=expected, got=f"a {type(value).__name__}", hint="save it anew")
+            raise InputError(
+                expected=expected, got=f"a {type(value).__name__} in {source}", hint="save it anew"
+            )
         missing = [name for name in names if names[name].default is MISSING and name not in value]
         unknown = [name for name in value if name not in names]
         different = missing + unknown
@@ -173,7 +180,7 @@ class Plan:
         Raises InputError where no file can be written, such as in a folder that is missing.
         """
         with refusing("a file that can be written", str(path), "make its folder first, or choose another"):
-            Path(path).write_text(self.to_json(), encoding="utf-8")
+            Path(path).expanduser().write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     @known_keywords()
@@ -183,8 +190,8 @@ class Plan:
         Raises InputError when the file is missing, cannot be read, or holds something else.
         """
         with refusing("a file with a plan", str(path), "such as build/small/comp_plan.json"):
-            text = Path(path).read_text(encoding="utf-8")
-        return cls.from_json(text)
+            text = Path(path).expanduser().read_text(encoding="utf-8")
+        return cls._from_json(text, str(path))
 
 
 def _as_tuples(value: Any) -> Any:

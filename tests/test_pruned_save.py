@@ -14,6 +14,7 @@ from tools import SETTINGS, hash_of_weights, logits, plan_of_everything
 from transformers import LlamaForCausalLM
 from variants import build, tokens
 
+from comp_lib.calibration.texts import load_text
 from comp_lib.comp import prune
 from comp_lib.errors import InputError
 from comp_lib.models.load import load_model
@@ -51,6 +52,30 @@ def test_the_card_states_no_setting_that_a_plan_has_overruled(pruned, tokenizer,
     assert "token_weights False" in card
     for setting in ("ratio 0.5", "kv_groups 1", "widths uniform", "multiple 4"):
         assert setting not in card
+
+
+def test_the_name_that_is_given_beside_a_plan_is_the_parent_of_the_card(pruned, tokenizer, tmp_path):
+    again = prune(build(), tokens(), SETTINGS, plan=pruned.plan, model_name="another")
+    assert again.plan == replace(pruned.plan, parent="another")
+    card = (again.save(tmp_path / "small", tokenizer) / "README.md").read_text("utf-8")
+    assert "A smaller copy of another" in card
+
+
+def test_no_folder_gets_the_name_of_a_file(pruned, tokenizer, tmp_path):
+    with pytest.raises(InputError, match=r"the name of a folder, got '.*small\.gguf': export_gguf makes"):
+        pruned.save(tmp_path / "small.gguf", tokenizer)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_and_a_text_are_found_at_home(pruned, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    pruned.plan.save("~/plan.json")
+    assert Plan.load("~/plan.json") == pruned.plan
+    (tmp_path / "notes.txt").write_text("some text", "utf-8")
+    assert load_text("~/notes.txt") == "some text"
+    with pytest.raises(InputError, match=r"notes\.txt': JSONDecodeError"):
+        Plan.load("~/notes.txt")
 
 
 def test_a_model_without_a_name_is_called_a_model(tokenizer, tmp_path):

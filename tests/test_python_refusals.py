@@ -56,6 +56,13 @@ def patch(module):
     module.forward = lambda *args, **kwargs: original(*args, **kwargs)
 
 
+class WithAdapters:
+    """A model as peft wraps it."""
+
+    def merge_and_unload(self):
+        raise NotImplementedError
+
+
 def jagged():
     return torch.nested.nested_tensor([torch.arange(5), torch.arange(7)], layout=torch.jagged)
 
@@ -174,6 +181,21 @@ ROWS = [
             (-1, "got -1: the smallest is 1"),
             (5, "at most 4 blocks to keep, got 5:"),
         )
+    ),
+    (lambda model: keep_highest(torch.tensor(3.0), 1), "a real score for each block, got a tensor of"),
+    (lambda model: keep_highest(torch.ones(4) * 1j, 1), "a real score for each block, got a tensor of"),
+    # --- what this model cannot lose
+    *(
+        (
+            lambda model, count=count: prune(model, tokens(), Settings(drop_layers=count)),
+            f"drop_layers to leave some of the 3 layers, got {count}, so {layers} layers to drop: drop 2",
+        )
+        for count, layers in ((3, 3), (9, 9), (0.9, 3))
+    ),
+    (lambda model: comp_lib.load_model(model), "name to be the name or the folder of a model, got LlamaFor"),
+    (
+        lambda model: prune(WithAdapters(), tokens()),
+        "merge what was trained into it: model.merge_and_unload()",
     ),
     (lambda model: keep_highest([1.0, 2.0], 1), "scores as a tensor, got list:"),
     (
@@ -529,7 +551,10 @@ WRONG_ANSWERS = {
     "one score for each of 48 blocks": lambda blocks, keep: Selection(
         torch.arange(keep), torch.zeros(2 * blocks)
     ),
-    "got scores of the shape": lambda blocks, keep: keep_highest(torch.zeros(blocks, 4)[:, 0:2], keep),
+    "got scores of the shape": lambda blocks, keep: Selection(torch.arange(keep), torch.zeros(blocks, 2)),
+    "a real score for each block, got a tensor of": lambda blocks, keep: keep_highest(
+        torch.zeros(blocks, 2), keep
+    ),
     "two tensors from the metric 'mine', got list": lambda blocks, keep: chosen([*range(keep)], blocks),
     "whole numbers": lambda blocks, keep: chosen(torch.arange(keep).float(), blocks),
 }

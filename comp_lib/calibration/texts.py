@@ -63,7 +63,7 @@ def read_text(name_or_path: str | Path, names: Iterable[str], *, joined: bool = 
         return "\n\n\n".join(load_text(kind_text) for kind_text in judging_texts(EVERY_KIND).values())
     if text_name.split(":")[0] == WIKITEXT:
         return _load_wikitext(split=text_name.removeprefix(WIKITEXT).removeprefix(":") or "test")
-    path = _shipped_file(text_name) if text_name in TEXTS else Path(name_or_path)
+    path = _shipped_file(text_name) if text_name in TEXTS else Path(os.path.expanduser(name_or_path))
     shown_name = text_name[:SHOWN_NAME_LETTERS]
     if not can_be_a_path(path):
         raise InputError(

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ MEASURES = tuple(field.name for field in fields(Measures))
 class Evaluation(Measures):
     """Quality of a model on a text."""
 
-    by_sequence: dict[str, tuple[float, ...]]
+    by_sequence: dict[str, tuple[float, ...]] = field(repr=False)
     """Measure -> its value for each sequence."""
     token_count: int
     """How many tokens are predicted."""

@@ -191,6 +191,8 @@ def check_model(model: object) -> None:
         hint = "load_model loads it, prune_model takes a name; take it out of what wraps it"
         if isinstance(model, tuple):
             hint = "unpack it: model, tokenizer = load_model(...)"
+        elif hasattr(model, "merge_and_unload"):
+            hint = "merge what was trained into it: model.merge_and_unload()"
         elif isinstance(getattr(model, "model", None), PreTrainedModel):
             hint = "take its .model"
         raise InputError(expected="a model", got=type(model).__name__, hint=hint)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from ..errors import OutOfReach
+from ..errors import InputError, OutOfReach
 from ..plan import FLOOR_SHARE, Plan, PlanRequest
 from ..shape import Shape
 
@@ -60,11 +60,18 @@ def drop_count(request: PlanRequest, drop_layers: float | str) -> int:
             layers, each with half of its neurons (measured: benchmarks/RESULTS.md). It counts as if the first
             layers were dropped, which says little where the layers of the parent differ.
 
-    Raises OutOfReach where even one layer alone keeps too much.
+    Raises InputError for a number that leaves no layer; OutOfReach where even one layer alone keeps too much.
     """
     shape = request.shape
     if not isinstance(drop_layers, str):
-        return round(drop_layers * shape.layer_count) if 0 < drop_layers < 1 else int(drop_layers)
+        count = round(drop_layers * shape.layer_count) if 0 < drop_layers < 1 else int(drop_layers)
+        if count >= shape.layer_count:
+            raise InputError(
+                expected=f"drop_layers to leave some of the {shape.layer_count} layers",
+                got=f"{drop_layers:g}, so {count} layers to drop",
+                hint=f"drop {shape.layer_count - 1} at most",
+            )
+        return count
     for count in range(shape.layer_count - 1):
         with suppress(OutOfReach):  # more layers are dropped then
             if _keeps_enough(uniform_plan(replace(request, drop=range(count))), shape):

@@ -73,11 +73,18 @@ def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
 def keep_highest(scores: Tensor, keep: int) -> Selection:
     """Keep the `keep` highest scores (blocks,); equal scores keep the earlier block.
 
-    Raises InputError for scores that are no tensor, and unless `keep` is a number of them from 1 to all.
+    Raises InputError for scores that are no vector of real numbers, and for a `keep` that is no number from 1
+    to that of the blocks.
     """
     if not isinstance(scores, Tensor):
         raise InputError(
             expected="scores as a tensor", got=type(scores).__name__, hint="torch.as_tensor(scores) makes one"
+        )
+    if scores.dim() != 1 or scores.is_complex():
+        raise InputError(
+            expected="a real score for each block",
+            got=f"a tensor of {scores.dtype} with shape {tuple(scores.shape)}",
+            hint="problem.per_block adds up the inputs of each block",
         )
     check_whole_number("keep", keep, 1)
     if keep > len(scores):

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from ..arguments import known_keywords, suggestion
+from ..arguments import check_type, known_keywords, suggestion
 from ..errors import InputError, refusing, warn_once
 from ..families.find import check_layers
 from ..families.table import TYPE_PREFIX
@@ -89,6 +89,7 @@ def load_with_room(
     Raises InputError where fewer bytes are free, since the system would later kill the process without a
     word, and as `load_model` does.
     """
+    check_type("name", name, "the name or the folder of a model", example="smollm2-135m")
     target = available_device(device)
     check_dtype(dtype)
     meta_model, files, tokenizer = open_model(name, dtype)

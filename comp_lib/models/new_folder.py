@@ -43,6 +43,10 @@ def check_new_folder(
         raise InputError(
             expected="a folder that can be written to", got=shown_name, hint="choose another place"
         )
+    if target.suffix == ".gguf":
+        raise InputError(
+            expected="the name of a folder", got=shown_name, hint="export_gguf makes a .gguf file of a folder"
+        )
     if needed_bytes:
         check_room(existing, needed_bytes + SMALL_FILES_BYTES, folder)
     if not target.exists():
