@@ -235,7 +235,7 @@ BLOCKS: dict[tuple[str, str], Callable[..., None]] = {
     ("models/load.py", "_build_meta_model"): build_config,
     ("models/locate.py", "snapshot"): fetch,
     ("models/meta_model.py", "with_true_config"): load_shrunk_tensors,
-    ("plan.py", "from_json"): parse_plan,
+    ("plan.py", "_from_json"): parse_plan,
     ("plan.py", "load"): read_plan,
     ("plan.py", "save"): write_plan,
     ("system/files.py", "read_object"): read_object,

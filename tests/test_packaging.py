@@ -61,7 +61,7 @@ def test_environment_yml_asks_for_the_same_as_pyproject():
 
 
 def test_dependencies_are_few_and_ranges():
-    assert len(PROJECT["dependencies"]) == 12
+    assert len(PROJECT["dependencies"]) == 13
     lines = PROJECT["dependencies"] + [
         line for extra in PROJECT["optional-dependencies"].values() for line in extra
     ]
@@ -174,6 +174,28 @@ def test_no_place_of_one_machine_in_project_files():
             matches.append(f"{file.relative_to(ROOT)}: {match[0][:80]}")
     assert len(files) > 100
     assert not matches, "\n".join(matches)
+
+
+# Folders whose modules need an extra.
+OF_EXTRAS = ("plots", "analysis", "compare")
+
+
+def test_what_modules_import_at_once_comes_without_extras():
+    core = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    missing = set()
+    for path in (ROOT / "comp_lib").rglob("*.py"):
+        if path.relative_to(ROOT / "comp_lib").parts[0] in OF_EXTRAS:
+            continue
+        for statement in ast.parse(path.read_text("utf-8")).body:
+            packages = []
+            if isinstance(statement, ast.Import):
+                packages = [alias.name.split(".")[0] for alias in statement.names]
+            elif isinstance(statement, ast.ImportFrom) and statement.level == 0:
+                packages = [str(statement.module).split(".")[0]]
+            for package in set(packages) - sys.stdlib_module_names - {"comp_lib"}:
+                if canonicalize_name(package) not in core:
+                    missing.add(f"{path.relative_to(ROOT / 'comp_lib')}: {package}")
+    assert not missing
 
 
 HEAVY = (

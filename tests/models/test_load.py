@@ -190,7 +190,7 @@ def test_a_name_that_is_nothing():
     assert_refused("smollm2", "got 'smollm2', nothing of that name: did you mean 'smollm2-135m'?")
 
 
-@pytest.mark.parametrize("name", ["missing.gguf", "owner/missing.gguf", 3, None])
+@pytest.mark.parametrize("name", ["missing.gguf", "owner/missing.gguf"])
 def test_what_cannot_be_on_the_hub_is_not_sought_there(name, monkeypatch):
     monkeypatch.setattr(locate, "snapshot_download", lambda *_, **__: pytest.fail("sought"))
     assert_refused(name, repr(str(name)), "nothing of that name")
