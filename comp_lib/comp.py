@@ -98,9 +98,8 @@ def prune(
         pruned.plan.removed  # 0.2 or a little more
         pruned.save("build/small", tokenizer)
     """
-    from .models.meta_model import (
-        give_true_config,  # the method knows no files, but what comes back has a config
-    )
+    # the method knows nothing of files, but the model that comes back has a config
+    from .models.meta_model import give_true_config
 
     started = time.perf_counter()
     if settings is None:
@@ -114,9 +113,10 @@ def prune(
     before = Shape.of(model)
     plan_given = plan is not None
     name = model_name or hide_folders(model.name_or_path or "")
-    if plan is not None:
+    if plan is None:
+        plan = make_plan(model, ids, settings, name, progress)
+    else:
         plan = replace(plan, parent=model_name or plan.parent or name)
-    plan = plan or make_plan(model, ids, settings, name, progress)
     small = model if inplace else shallow_copy(model)
     decoder = ModelInMemory(small, give_up_layers=inplace)
     reports = prune_layers(decoder, ids, settings, plan, MemorySink(small), progress)

@@ -22,6 +22,31 @@ SETTINGS = Settings(ratio=0.25, multiple=4, widths="uniform", recovery="least-sq
 # What a model computes
 
 
+# A decoder of four narrow layers, and SmolLM2-135M's.
+FOUR_LAYERS = Shape(
+    hidden_size=32,
+    head_dim=8,
+    group_heads=2,
+    neurons=(48,) * 4,
+    kv_groups=(2,) * 4,
+    neuron_parameters=96,
+    group_parameters=1536,
+    fixed_parameters=(64,) * 4,
+    other_parameters=16_032,
+)
+SMOLLM2 = Shape(
+    hidden_size=576,
+    head_dim=64,
+    group_heads=3,
+    neurons=(1536,) * 30,
+    kv_groups=(3,) * 30,
+    neuron_parameters=3 * 576,
+    group_parameters=8 * 64 * 576,
+    fixed_parameters=(2 * 576,) * 30,
+    other_parameters=49_152 * 576 + 576,
+)
+
+
 @torch.inference_mode()
 def logits(model, ids) -> torch.Tensor:
     return model(ids).logits

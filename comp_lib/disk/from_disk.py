@@ -131,12 +131,12 @@ def prune_to(
             got=f"the method {settings.method} and no plan",
             hint="it needs the whole model, see planning.make_plan",
         )
-    # a plan that needs gradients follows from the settings
-    plan_given = plan is not None and not method_of(settings.method).needs_gradients
+    # A plan that needed gradients follows from the rest, but on a graphics card not to the last bit.
+    given_plan = None if method_of(settings.method).needs_gradients else plan
     target = resolve(out)
     work = checked_run_folder(out, parent, ids.numel(), options)
     with lock(work):
-        journal = Journal(work, _identity(parent, ids, settings, plan, options))
+        journal = Journal(work, _identity(parent, ids, settings, given_plan, options))
         if journal.state.exported and exported_file(work, target) is None:  # somebody took it away
             journal.record(layers=(), exported=False, checksums={})
         plan = _settle_plan(journal, parent, ids, settings, plan, options.name, progress)
@@ -157,7 +157,7 @@ def prune_to(
         reports = [report for report in sink.reports() if report is not None]
         plan = finished_plan(plan, reports, parent.shape, small.shape)
         seconds = time.perf_counter() - started
-        report = Report(settings, ids.numel(), tuple(reports), seconds, plan_given=plan_given)
+        report = Report(settings, ids.numel(), tuple(reports), seconds, plan_given=given_plan is not None)
         if options.gguf_type is None:
             provenance = _provenance(options, parent.shape, ids, report, dense_losses, small_losses)
             save_metadata(work, target.name, tokenizer, small.shape, plan, provenance)
@@ -201,16 +201,16 @@ def _export(
 
 
 def _identity(
-    parent: ModelOnDisk, ids: Tensor, settings: CompleteSettings, plan: Plan | None, options: SaveOptions
+    parent: ModelOnDisk,
+    ids: Tensor,
+    settings: CompleteSettings,
+    given_plan: Plan | None,
+    options: SaveOptions,
 ) -> dict[str, Any]:
     """The identity of a run: all that decides its bytes, and its name.
 
     A run goes on only with the same identity.
     """
-    given_plan = None
-    # A plan that needed gradients follows from the rest, but on a graphics card not to the last bit.
-    if plan is not None and not method_of(settings.method).needs_gradients:
-        given_plan = json.loads(plan.to_json())
     judged_on = None
     if options.windows is not None:
         judged_on = hash_of_value(options.windows.tolist())
@@ -220,7 +220,7 @@ def _identity(
         "dtype": [str(parent.dtype), str(options.dtype or parent.dtype)],
         "gguf_type": options.gguf_type,
         "name": options.name,
-        "plan": given_plan,
+        "plan": None if given_plan is None else json.loads(given_plan.to_json()),
         "calibration": hash_of_value(ids.tolist()),
         "judged_on": judged_on,
         "comp_lib": __version__,

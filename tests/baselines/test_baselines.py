@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from tools import logits, parameter_count
+from tools import SMOLLM2, logits, parameter_count
 from transformers import AutoModelForCausalLM
 from variants import build, tokens
 
@@ -141,17 +141,7 @@ def test_which_layers_are_protected():
 
 def test_uniform_1120_of_1536_in_30_layers_is_520_of_each_unprotected_one():
     """The widths of SmolLM2-135M, where a quarter of 3 KV groups rounds to none."""
-    shape = Shape(
-        hidden_size=576,
-        head_dim=64,
-        group_heads=3,
-        neurons=(1536,) * 30,
-        kv_groups=(3,) * 30,
-        neuron_parameters=1728,
-        group_parameters=294912,
-        fixed_parameters=(1152,) * 30,
-        other_parameters=28311552 + 576,
-    )
+    shape = SMOLLM2
     assert uniform_plan(PlanRequest(shape, 0.2)).neurons == (1088,) * 30, "so many at multiples of 64"
     neurons, groups = llm_pruner.widths(shape, Settings(method="llm-pruner", multiple=64).completed())
     assert neurons == [1536] * 4 + [1536 - 560] * 24 + [1536] * 2, "560 = 30 * (1536 - 1088) / 24"

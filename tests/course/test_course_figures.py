@@ -15,6 +15,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from studies import study_of
+from tools import FOUR_LAYERS
 
 import course.figures
 from comp_lib.errors import InputError
@@ -23,7 +24,6 @@ from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.plots import figure_with_axes
 from comp_lib.plots.base import GREEN, note
-from comp_lib.shape import Shape
 from course.figures import (
     after_pruning,
     differences,
@@ -47,19 +47,8 @@ N = 60
 ENERGY = np.exp(RNG.normal(-8, 1.5, N))
 CONDITION = 1 + np.exp(RNG.normal(-0.5, 0.6, N))
 REMOVED = np.arange(N) % 5 == 0
-SHAPE = Shape(
-    hidden_size=32,
-    head_dim=8,
-    group_heads=2,
-    neurons=(48,) * 4,
-    kv_groups=(2,) * 4,
-    neuron_parameters=96,
-    group_parameters=1536,
-    fixed_parameters=(64,) * 4,
-    other_parameters=16_032,
-)
-UNIFORM_PLAN = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
-MIXED_PLAN = PlanRequest(SHAPE, 0.2, drop=[1], multiple=8).plan_with((16, 48, 40))
+UNIFORM_PLAN = uniform_plan(PlanRequest(FOUR_LAYERS, 0.2, multiple=8))
+MIXED_PLAN = PlanRequest(FOUR_LAYERS, 0.2, drop=[1], multiple=8).plan_with((16, 48, 40))
 # means, and the ends of their intervals
 SMALL_LOSS = (0.4, 0.3, 0.5)
 LARGE_LOSS = (0.6, 0.55, 0.7)
@@ -124,11 +113,11 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
         ["one 0.300"],
     ),
     "widths": (
-        lambda: plans.plot_widths(MIXED_PLAN, SHAPE.neurons, [0.02, math.nan, 0.0, 0.01]),
+        lambda: plans.plot_widths(MIXED_PLAN, FOUR_LAYERS.neurons, [0.02, math.nan, 0.0, 0.01]),
         ["layer 1 dropped", "16 (layer 0) to 48 of 48", "layer 0 has the largest predicted error, 2.00%"],
     ),
     "plans": (
-        lambda: plans.plot_plans({"even": UNIFORM_PLAN, "odd": MIXED_PLAN}, SHAPE.neurons),
+        lambda: plans.plot_plans({"even": UNIFORM_PLAN, "odd": MIXED_PLAN}, FOUR_LAYERS.neurons),
         ["2 plans", "even: no layer dropped", "odd: layer 1 dropped"],
     ),
     "narrowed alone": (
@@ -164,7 +153,7 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
         ["not: none 0.60 (0.55 to 0.70)", "dense: 0.10"],
     ),
     "reach": (
-        lambda: your_own_model.plot_reach(SHAPE, SHAPE.with_widths((24,) * 4, (2,) * 4)),
+        lambda: your_own_model.plot_reach(FOUR_LAYERS, FOUR_LAYERS.with_widths((24,) * 4, (2,) * 4)),
         ["of which 50% stay"],
     ),
     "sweep": (
@@ -185,7 +174,7 @@ FIGURES = {  # name: the function that draws it, phrases of its alt text
     ),
     "reads": (
         lambda: on_device.plot_reads(
-            {"dense": SHAPE, "half": SHAPE.with_widths((48,) * 2, (2,) * 2)}, 1000, 16
+            {"dense": FOUR_LAYERS, "half": FOUR_LAYERS.with_widths((48,) * 2, (2,) * 2)}, 1000, 16
         ),
         ["of 2 layers"],
     ),
@@ -385,8 +374,8 @@ def test_dots_and_whiskers_are_the_numbers():
 
 def test_drawings_to_scale():
     bars = [bar.get_width() * 1e6 for bar in draw("reads").axes[0].patches]
-    attention = 2 * SHAPE.group_parameters * 2  # bytes
-    mlp = 48 * SHAPE.neuron_parameters * 2
+    attention = 2 * FOUR_LAYERS.group_parameters * 2  # bytes
+    mlp = 48 * FOUR_LAYERS.neuron_parameters * 2
     assert bars[:9] == pytest.approx([attention, mlp] * 4 + [1000 * 32 * 2])
     widths = [bar.get_width() for bar in draw("parts of a token").axes[0].patches]
     assert widths == [1, 2, 3, 1, 1, 1]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ipywidgets import HTML
 from studies import study_of
+from tools import SMOLLM2
 
 from comp_lib.analysis import Sample, curves, neurons
 from comp_lib.errors import InputError
@@ -17,24 +18,12 @@ from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.plots import base
-from comp_lib.shape import Shape
 from course.figures.layer_importance import plot_layer
 from course.hybrid_granularity import layer_errors, stored_harm, water_filling_plan
 from course.widgets import explorers
 
 pytestmark = pytest.mark.slow
 LAYERS = 30
-SHAPE = Shape(  # SmolLM2-135M's
-    hidden_size=576,
-    head_dim=64,
-    group_heads=3,
-    neurons=(1536,) * LAYERS,
-    kv_groups=(3,) * LAYERS,
-    neuron_parameters=3 * 576,
-    group_parameters=8 * 64 * 576,
-    fixed_parameters=(2 * 576,) * LAYERS,
-    other_parameters=49_152 * 576 + 576,
-)
 FINAL_ERRORS = torch.linspace(0.05, 0.5, LAYERS, dtype=torch.float64)
 CURVES = (FINAL_ERRORS[:, None] * (torch.arange(44) / 44.0) ** 3).tolist()
 HARM = [0.01 + ((7 * layer) % LAYERS) / 100 for layer in range(LAYERS)]
@@ -49,7 +38,9 @@ def width_spread(plan):
 
 
 def planner(**options):
-    return explorers.Planner(SHAPE, MEASURED, IMPORTANCE, multiple=32, **{"measure": width_spread} | options)
+    return explorers.Planner(
+        SMOLLM2, MEASURED, IMPORTANCE, multiple=32, **{"measure": width_spread} | options
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -172,11 +163,11 @@ def test_it_says_whether_energy_and_cost_agree_on_the_neuron(frames):
 
 def test_the_planner_opens_with_a_plan_that_can_be_read_and_used():
     box = planner(parent="dense", task="find a plan <better> than that")
-    assert box.plan == uniform_plan(PlanRequest(SHAPE, 0.2, multiple=32, parent="dense"))
-    left = SHAPE.with_widths(box.plan.neurons, box.plan.kv_groups).total_parameters
+    assert box.plan == uniform_plan(PlanRequest(SMOLLM2, 0.2, multiple=32, parent="dense"))
+    left = SMOLLM2.with_widths(box.plan.neurons, box.plan.kv_groups).total_parameters
     assert f"{left:,} of 134,515,008" in box.facts.value
     assert f"{left * 4 / 1e6:,.1f} of 538.1" in box.facts.value
-    assert f"{float(layer_errors(MEASURED, SHAPE, box.plan).nansum()):.2%}" in box.facts.value
+    assert f"{float(layer_errors(MEASURED, SMOLLM2, box.plan).nansum()):.2%}" in box.facts.value
     assert "time" not in box.facts.value
     assert "not measured yet" in box.facts.value
     assert isinstance(box.children[0], HTML)
@@ -186,7 +177,7 @@ def test_the_planner_opens_with_a_plan_that_can_be_read_and_used():
 def test_widths_are_those_of_the_library():
     box = planner()
     box.dropped.value = (5,)
-    request = PlanRequest(SHAPE, 0.2, drop=[5], multiple=32)
+    request = PlanRequest(SMOLLM2, 0.2, drop=[5], multiple=32)
     plans = {
         explorers.WATER: water_filling_plan(request, MEASURED),
         explorers.PER_LAYER: paper_plan(request, IMPORTANCE),

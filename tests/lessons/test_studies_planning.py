@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tools import SMOLLM2
 
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.by_harm import plan_by_harm
@@ -34,17 +35,6 @@ SHAPE = Shape(
     neurons=(8, 8, 8),
     kv_groups=(2, 2, 2),
     **COSTS,
-)
-REAL = Shape(
-    hidden_size=576,
-    head_dim=64,
-    group_heads=3,
-    neurons=(1536,) * 30,
-    kv_groups=(3,) * 30,
-    neuron_parameters=3 * 576,
-    group_parameters=8 * 64 * 576,
-    fixed_parameters=(2 * 576,) * 30,
-    other_parameters=49_152 * 576 + 576,
 )
 STORED = Path(__file__).parents[2] / "benchmarks" / "hybrids.json"
 
@@ -105,7 +95,7 @@ def test_stored_plans_are_those_of_the_planners(stored):
     for row in stored["rows"]:
         if row["budget"] != "parameters" or not row["name"].startswith(("neurons", "few layers")):
             continue
-        request = PlanRequest(REAL, row["ratio"], drop=row["dropped"], multiple=stored["multiple"])
+        request = PlanRequest(SMOLLM2, row["ratio"], drop=row["dropped"], multiple=stored["multiple"])
         planner = row["name"].split(", ")[1]
         plan = planners[planner](request)
         assert list(plan.neurons) == row["neurons"], row["name"]

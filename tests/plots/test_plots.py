@@ -11,27 +11,16 @@ from pathlib import Path
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
+from tools import FOUR_LAYERS
 
 import comp_lib.plots
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.plots import figure_with_axes, mime_bundle, plot_kinds, plot_pruned, png
 from comp_lib.plots.base import plain_ticks
-from comp_lib.shape import Shape
 from course.figures import overlapping_texts
 
-SHAPE = Shape(
-    hidden_size=32,
-    head_dim=8,
-    group_heads=2,
-    neurons=(48,) * 4,
-    kv_groups=(2,) * 4,
-    neuron_parameters=96,
-    group_parameters=1536,
-    fixed_parameters=(64,) * 4,
-    other_parameters=16_032,
-)
-PLAN = uniform_plan(PlanRequest(SHAPE, 0.4, drop=[2], multiple=4))
+PLAN = uniform_plan(PlanRequest(FOUR_LAYERS, 0.4, drop=[2], multiple=4))
 NAMES = ("prose", "code", "mean of 2")
 DENSE = (2.0, 1.0, 1.5)
 PRUNED = (2.5, 1.25, 1.875)
@@ -40,7 +29,7 @@ LOSS_INTERVALS = ((2.2, 2.9), (1.0, 1.5), (1.7, 2.0))
 
 
 def pruned():
-    return plot_pruned(PLAN, SHAPE.neurons, SHAPE.kv_groups, [0.05, 0.08, 0.01])
+    return plot_pruned(PLAN, FOUR_LAYERS.neurons, FOUR_LAYERS.kv_groups, [0.05, 0.08, 0.01])
 
 
 def rows(compared, losses=PRUNED, increase_intervals=INCREASE_INTERVALS):
