@@ -18,7 +18,7 @@ from ..calibration.texts import EVERY_KIND, TEXTS, find_shipped
 from ..calibration.windows import calibration_tokens
 from ..errors import InputError
 from ..evaluation.confidence import MIN_VALUES
-from ..models.load import open_model
+from ..models.load import check_dtype, open_model
 from ..settings import USUAL_PRESET
 from .columns import draw
 from .cost_frame import settings_for
@@ -48,6 +48,7 @@ def check_page_request(parameters: Mapping[str, Any]) -> None:
     """Raises InputError, before weights are read, for parameters with which the notebook would not run."""
     kinds = parameters["kinds"]
     calibration = parameters["calibration"]
+    check_dtype(parameters["dtype"])
     parent, _, tokenizer = open_model(parameters["model"], parameters["dtype"])
     draw(tokenizer, kinds, windows_of_each_kind(kinds), WINDOW_LENGTH, parameters["seed"])
     text_hashes(calibration)  # raises for a text that cannot be read

@@ -36,6 +36,8 @@ def as_source(name: str, value: object, example: str = "shipped") -> str | Path 
     Raises InputError, which calls the argument `name` and gives the `example`, for any other value: an empty
     list, empty texts, names of texts or files in place of texts, or things of another type among them.
     """
+    if isinstance(value, GivenTexts):
+        return value
     if isinstance(value, Mapping) or hasattr(value, "columns"):
         raise InputError(
             expected=f"{name} to be one column of texts",

@@ -36,7 +36,7 @@ from .own_widths import as_written_now, register
 from .per_layer import is_old
 
 DtypeName = Literal["float32", "bfloat16", "float16"]
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(DtypeName)}
+DTYPES: dict[DtypeName, torch.dtype] = {name: getattr(torch, name) for name in get_args(DtypeName)}
 # patterns of the files of a model that are fetched from the Hub
 FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a folder needs one of them
@@ -131,17 +131,15 @@ def _check_memory(needed_bytes: int, free_bytes: int, label: str, hint: str) -> 
 
 
 def open_model(
-    name: str | Path, dtype: str | None = None
+    name: str | Path, dtype: DtypeName | None = None
 ) -> tuple[Model, StoredTensors, PreTrainedTokenizerBase]:
     """A model without its numbers (see `make_meta_model`), the files to read them from, and its tokenizer.
 
     `name` and `dtype` are as for `load_model`; the dtype None is that of the config. The files of a Hub id
     are fetched first.
 
-    Raises InputError as `load_model` does.
+    Raises InputError as `load_model` does, but for the dtype, which callers check (`check_dtype`).
     """
-    if dtype is not None:
-        check_dtype(dtype)
     path, on_hub = locate(str(name))
     if path.is_file():
         meta_model, files, read_tokenizer = _open_gguf(path, dtype)
@@ -155,7 +153,7 @@ def open_model(
     return meta_model, files, tokenizer
 
 
-def _open_gguf(path: Path, dtype: str | None) -> tuple[Model, StoredTensors, Callable[[], Any]]:
+def _open_gguf(path: Path, dtype: DtypeName | None) -> tuple[Model, StoredTensors, Callable[[], Any]]:
     """The model of a GGUF file without its numbers, its tensors, and a function that reads its tokenizer."""
     from ..gguf.read import GgufFile, GgufTensors
 
@@ -168,7 +166,7 @@ def _open_gguf(path: Path, dtype: str | None) -> tuple[Model, StoredTensors, Cal
 
 
 def _open_folder(
-    folder: Path, dtype: str | None, hub_id: str | None
+    folder: Path, dtype: DtypeName | None, hub_id: str | None
 ) -> tuple[Model, StoredTensors, Callable[[], Any]]:
     """The model of a folder without its numbers, its tensors, and a function that reads its tokenizer.
 
@@ -230,7 +228,7 @@ def _stock_type(fields: Mapping[str, Any]) -> str:
 
 
 def _build_meta_model(
-    fields: Mapping[str, Any], stock_type: str, path: Path, dtype: str | None, limits: tuple[int, int]
+    fields: Mapping[str, Any], stock_type: str, path: Path, dtype: DtypeName | None, limits: tuple[int, int]
 ) -> Model:
     """The model that the `fields` of a config.json describe, without its numbers.
 
