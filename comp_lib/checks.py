@@ -15,7 +15,7 @@ from torch import Tensor
 from .decoder import Decoder, as_decoder
 from .errors import InputError, warn_once
 from .families.find import check_layers, check_linears, check_model, has_inseparable_groups
-from .families.run import check_length, checked_tokens
+from .families.tokens import check_length, checked_tokens
 from .families.types import Model
 from .importance.narrowing import check_two_sequences
 from .methods import method_of

@@ -36,7 +36,8 @@ from .arguments import (
 from .divergence import divergence_terms
 from .errors import InputError, NoNumber
 from .families.find import check_model
-from .families.run import check_length, check_same_vocabulary, checked_tokens, evaluation_mode
+from .families.run import evaluation_mode
+from .families.tokens import check_length, check_same_vocabulary, checked_tokens
 from .families.types import CausalLM, Model
 from .progress import Progress, check_progress, no_progress
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from ..arguments import check_seed, check_whole_number, known_keywords, plain_number
 from ..errors import InputError
 from ..families.find import check_model
-from ..families.run import check_length
+from ..families.tokens import check_length
 from ..families.types import Model
 from ..progress import Progress, check_progress, no_progress
 from .defaults import USUAL_LENGTH, USUAL_SEQUENCES

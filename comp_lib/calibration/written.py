@@ -29,7 +29,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, refusing
-from ..families.run import check_below_vocabulary, evaluation_mode
+from ..families.run import evaluation_mode
+from ..families.tokens import check_below_vocabulary
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..system.cache import load_or_make

@@ -81,7 +81,7 @@ def evaluate(
     from ..evaluation import by_kind
     from ..evaluation.generation import EXAMPLE_PROMPT
     from ..evaluation.words import describe_chance
-    from ..families.run import check_length
+    from ..families.tokens import check_length
     from ..models.load import load_model
 
     if tasks is not None:

@@ -27,7 +27,7 @@ from ..calibration.windows import calibration_tokens
 from ..checks import check_settings_for
 from ..errors import InputError, refusing
 from ..evaluation.windows import windows_of
-from ..families.run import check_length
+from ..families.tokens import check_length
 from ..methods import METHODS
 from ..models.load import load_model
 from ..planning import complete_settings

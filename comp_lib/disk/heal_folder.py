@@ -11,7 +11,7 @@ from ..calibration.given import Source
 from ..calibration.shares import text_hashes
 from ..calibration.windows import Calibration
 from ..errors import InputError
-from ..families.run import check_length
+from ..families.tokens import check_length
 from ..families.types import Model
 from ..healing import HealingSettings, check_amount, check_healing, heal
 from ..models.card import Provenance, calibration_hashes

@@ -18,7 +18,8 @@ from transformers import PreTrainedConfig
 
 from ..decoder import Decoder
 from ..families.find import backbone_of, layers_of
-from ..families.run import check_below_vocabulary, embed, head
+from ..families.run import embed, head
+from ..families.tokens import check_below_vocabulary
 from ..families.types import Device, Layer, Model
 from ..shape import Shape
 from ..system.tensors import EMBEDDING, HEAD, StoredTensors

@@ -30,7 +30,7 @@ from ..checks import check_settings_for
 from ..errors import InputError, warn_once
 from ..evaluation.windows import windows_of
 from ..evaluation.words import describe_chance
-from ..families.run import check_length
+from ..families.tokens import check_length
 from ..gguf.write import GgufType, size_of_tensors
 from ..models.load import DtypeName, check_dtype, load_with_room, open_model
 from ..plan import Plan

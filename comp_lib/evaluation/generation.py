@@ -10,7 +10,8 @@ from transformers import GenerationConfig
 
 from ..calibration.texts import check_encodable
 from ..errors import InputError
-from ..families.run import check_below_vocabulary, evaluation_mode
+from ..families.run import evaluation_mode
+from ..families.tokens import check_below_vocabulary
 from ..families.types import CausalLM, Model
 
 EXAMPLE_PROMPT = "The water cycle begins when the sun"  # for a first look at what a model writes

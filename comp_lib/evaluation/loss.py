@@ -38,7 +38,8 @@ from typing_extensions import Self
 from ..divergence import divergence_terms
 from ..errors import refusing
 from ..families.find import check_model
-from ..families.run import check_length, check_same_vocabulary, checked_tokens, evaluation_mode, head
+from ..families.run import evaluation_mode, head
+from ..families.tokens import check_length, check_same_vocabulary, checked_tokens
 from ..families.types import Model
 from ..progress import Progress, no_progress
 from ..system.tensors import check_numbers
