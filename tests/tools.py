@@ -19,9 +19,6 @@ SETTINGS = Settings(ratio=0.25, multiple=4, widths="uniform", recovery="least-sq
 """Settings with which a tiny model can be pruned, the quickest ones."""
 
 
-# What a model computes
-
-
 # A decoder of four narrow layers, and SmolLM2-135M's.
 FOUR_LAYERS = Shape(
     hidden_size=32,
@@ -45,6 +42,9 @@ SMOLLM2 = Shape(
     fixed_parameters=(2 * 576,) * 30,
     other_parameters=49_152 * 576 + 576,
 )
+
+
+# What a model computes
 
 
 @torch.inference_mode()

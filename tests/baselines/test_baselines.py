@@ -141,17 +141,16 @@ def test_which_layers_are_protected():
 
 def test_uniform_1120_of_1536_in_30_layers_is_520_of_each_unprotected_one():
     """The widths of SmolLM2-135M, where a quarter of 3 KV groups rounds to none."""
-    shape = SMOLLM2
-    assert uniform_plan(PlanRequest(shape, 0.2)).neurons == (1088,) * 30, "so many at multiples of 64"
-    neurons, groups = llm_pruner.widths(shape, Settings(method="llm-pruner", multiple=64).completed())
+    assert uniform_plan(PlanRequest(SMOLLM2, 0.2)).neurons == (1088,) * 30, "so many at multiples of 64"
+    neurons, groups = llm_pruner.widths(SMOLLM2, Settings(method="llm-pruner", multiple=64).completed())
     assert neurons == [1536] * 4 + [1536 - 560] * 24 + [1536] * 2, "560 = 30 * (1536 - 1088) / 24"
     assert groups == [3] * 30
-    neurons, groups = llm_pruner.widths(shape, Settings(method="llm-pruner", multiple=32).completed())
-    assert uniform_plan(PlanRequest(shape, 0.2, multiple=32)).neurons == (1120,) * 30
+    neurons, groups = llm_pruner.widths(SMOLLM2, Settings(method="llm-pruner", multiple=32).completed())
+    assert uniform_plan(PlanRequest(SMOLLM2, 0.2, multiple=32)).neurons == (1120,) * 30
     assert neurons == [1536] * 4 + [1536 - 520] * 24 + [1536] * 2
     assert groups == [3] * 30
     neurons, groups = llm_pruner.widths(
-        shape, Settings(method="llm-pruner", multiple=32, ratio=0.3).completed()
+        SMOLLM2, Settings(method="llm-pruner", multiple=32, ratio=0.3).completed()
     )
     assert groups == [3] * 4 + [2] * 24 + [3] * 2, "three eighths of 3 is one group"
 
