@@ -31,15 +31,13 @@ def check_settings_for(model: Model | Decoder, settings: CompleteSettings) -> No
     """Raises InputError for settings that no plan for `model` can meet, before any text is read."""
     decoder = as_decoder(model)
     shape = Shape.of(decoder)
-    fewer_groups = settings.kv_groups is not None and settings.kv_groups < min(shape.kv_groups)
-    if fewer_groups or method_of(settings.method).removes_groups:
-        if has_inseparable_groups(decoder.structure):
-            count = settings.kv_groups or "fewer"
-            raise InputError(
-                expected=f"all KV groups of {decoder.config.model_type} to stay, which cannot go one by one",
-                got=f"{settings.method} with {count} KV groups",
-                hint="leave kv_groups out, or choose another method",
-            )
+    if has_inseparable_groups(decoder.structure):
+        expected = f"all KV groups of {decoder.config.model_type} to stay, which cannot go one by one"
+        if method_of(settings.method).removes_groups:
+            got = f"the method {settings.method}, which removes some"
+            raise InputError(expected=expected, got=got, hint="choose another method")
+        if settings.kv_groups is not None and settings.kv_groups < min(shape.kv_groups):
+            raise InputError(expected=expected, got=settings.kv_groups, hint="leave kv_groups out")
     if settings.adds_biases:
         check_biases(decoder.structure)
     planner_of(settings).check_settings(shape, settings)

@@ -23,7 +23,11 @@ from ..errors import OUT_OF_MEMORY, InputError, NoNumber, as_printable, in_debug
 
 PROGRAM = "comp-lib"
 SECONDS_BETWEEN_LOG_LINES = 2  # seconds between two lines of progress in a log
-AS_FLAGS = {"set overwrite": "add --overwrite"}  # words of a hint of the library -> what to type
+AS_FLAGS = {  # words of a hint of the library -> what to type
+    "set overwrite": "add --overwrite",
+    "leave kv_groups out": "leave --kv-groups out",
+    "leave multiple out": "leave --multiple out",
+}
 DEBUG_FLAG = "--debug"  # flag of `app.set_up`
 # The error of typer for a call that makes no sense; which package defines it depends on the version.
 UsageError: Any = BadParameter.__base__

@@ -123,6 +123,11 @@ def test_the_best_preset_takes_twice_the_text_unless_a_number_is_given(parent, t
         assert f"{size} tokens" in (tmp_path / name / "README.md").read_text("utf-8")
 
 
+def test_a_hint_names_the_flag_of_a_setting(parent, tmp_path):
+    wrong = ["--multiple", "49", "--sequences", "2", "--length", "8"]
+    refused(run("prune", parent, "--out", tmp_path / "m", *wrong), ["got 49: leave --multiple out"])
+
+
 def test_a_full_folder_is_kept_unless_overwrite(parent, tmp_path):
     out = tmp_path / "out"
     ran("prune", parent, "--out", out, *QUICK_FLAGS)
