@@ -129,7 +129,7 @@ class Shape:
         return len(set(self.neurons)) <= 1 and len(set(self.kv_groups)) <= 1
 
     @property
-    def stock(self) -> bool:
+    def fits_stock_config(self) -> bool:
         """Whether transformers' LlamaConfig accepts it: uniform, and its heads divide `hidden_size`."""
         return self.uniform and self.hidden_size % (self.kv_groups[0] * self.group_heads) == 0
 

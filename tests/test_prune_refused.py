@@ -62,7 +62,10 @@ def test_settings_are_checked_by_name(change, message):
         ({"settings": {"ratio": 0.99}}, "at most 0.*got 0.99"),
         ({"settings": {"drop_layers": 3}}, "to leave some of the 3 layers, got 3, so 3 layers"),
         ({"settings": {"kv_groups": 3}}, "1 to 2 KV groups.*got 3"),
-        ({"settings": {"multiple": 49}}, "at most 48, the neurons of the widest layer, got 49: leave multiple"),
+        (
+            {"settings": {"multiple": 49}},
+            "at most 48, the neurons of the widest layer, got 49: leave multiple",
+        ),
         ({"settings": {"ratio": 0.97, "drop_layers": 1}}, "at most 0.*got 0.97"),
         ({"plan": {"parent_layers": 4}}, "plan for 3 layers, got one for 4"),
         ({"plan": {"neurons": (480, 48, 48)}}, "got 480"),

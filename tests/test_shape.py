@@ -73,7 +73,7 @@ def test_tied_embedding_counts_once():
 )
 def test_uniform_and_stock(neurons, kv_groups, uniform, stock):
     shape = Shape.of(build()).with_widths(neurons, kv_groups)
-    assert (shape.uniform, shape.stock) == (uniform, stock)
+    assert (shape.uniform, shape.fits_stock_config) == (uniform, stock)
 
 
 def test_with_widths_keeps_everything_else():

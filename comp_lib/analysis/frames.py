@@ -236,13 +236,13 @@ def _removal(problem: Problem, inverse: Inverse) -> tuple[Tensor, dict[str, Tens
     count = problem.block_count
     weight = problem.scaled_weight
     per_round = max(1, count // ROUNDS)
-    removed = 0
+    remove = 0
     if count > 1:
-        removed = per_round * max(1, int(SWEPT_SHARE * count / per_round))
+        remove = per_round * max(1, int(SWEPT_SHARE * count / per_round))
     input_penalties = penalty(problem.statistics.diagonal(), problem.ridge).to(weight)
-    swept = sweep(inverse, weight, removed, per_round=per_round, input_penalties=input_penalties)
+    swept = sweep(inverse, weight, remove, per_round=per_round, input_penalties=input_penalties)
     removed_at = torch.full((count,), torch.nan, dtype=torch.float64)
-    removed_at[swept.order] = torch.arange(1, removed + 1, dtype=torch.float64) / count
+    removed_at[swept.order] = torch.arange(1, remove + 1, dtype=torch.float64) / count
     layer_energy = max(problem.statistics.energy(weight), torch.finfo(torch.float64).tiny)
     errors = (swept.errors / layer_energy).clamp_min(0.0)
     zero = errors.new_zeros(1)  # before anything is removed

@@ -124,8 +124,8 @@ def describe_history(name: str, plan: Plan, against: str) -> list[str]:
 
     against: name of the model with which the page compares it; "": none.
     """
-    removed = f"{plan.removed:.0%} of the decoder of {plan.parent}"
-    history = f"It was pruned: {removed} is gone. The page starts from there."
+    removed_part = f"{plan.removed:.0%} of the decoder of {plan.parent}"
+    history = f"It was pruned: {removed_part} is gone. The page starts from there."
     if against:
         return [f"{history} The last section compares them."]
     parent = shlex.quote(plan.parent)

@@ -76,9 +76,11 @@ def make_plan(
         neuron_scores.append(standardise(mlp))
         channel_scores = standardise(attention.square())
         group_scores.append(channel_scores.reshape(group_count, -1).mean(1))
-    removed = units_to_remove(request, neuron_scores, group_scores, budget)
-    kept_neurons = remaining_indices(shape.neurons, [unit for unit in removed if unit.step == "mlp"])
-    kept_groups = remaining_indices(shape.kv_groups, [unit for unit in removed if unit.step == "attention"])
+    removed_units = units_to_remove(request, neuron_scores, group_scores, budget)
+    kept_neurons = remaining_indices(shape.neurons, [unit for unit in removed_units if unit.step == "mlp"])
+    kept_groups = remaining_indices(
+        shape.kv_groups, [unit for unit in removed_units if unit.step == "attention"]
+    )
     return request.exact_plan(kept_neurons, kept_groups)
 
 
@@ -148,13 +150,13 @@ def units_to_remove(
         *_removable_units("attention", group_scores, shape.group_parameters),
     ]
     ranking.sort(key=lambda unit: unit.score)  # neurons and early layers go first among equal scores
-    removed = []
+    removed_units = []
     excess = shape.decoder_parameters - budget
     for unit in ranking:
         if excess <= 0:
             break
         if unit.cost < excess + shape.neuron_parameters:
-            removed.append(unit)
+            removed_units.append(unit)
             excess -= unit.cost
     if excess > 0:
         raise OutOfReach(
@@ -162,7 +164,7 @@ def units_to_remove(
             got=f"{request.ratio:g}",
             hint="ask for less",
         )
-    return removed
+    return removed_units
 
 
 def _removable_units(step: Step, scores: Sequence[Tensor], cost: int) -> list[Unit]:
@@ -176,10 +178,10 @@ def _removable_units(step: Step, scores: Sequence[Tensor], cost: int) -> list[Un
     return units
 
 
-def remaining_indices(counts: Sequence[int], removed: Sequence[Unit]) -> list[list[int]]:
+def remaining_indices(counts: Sequence[int], removed_units: Sequence[Unit]) -> list[list[int]]:
     """Ascending indices of the units of one step that stay in each layer l, which had `counts[l]`."""
     removed_indices: list[set[int]] = [set() for _ in counts]
-    for unit in removed:
+    for unit in removed_units:
         removed_indices[unit.layer].add(unit.index)
     return [
         [index for index in range(count) if index not in layer_removed]

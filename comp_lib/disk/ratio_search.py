@@ -78,12 +78,12 @@ def ratio_within(
             return Outcome(None, words, "choose other settings")
         small = prune(model, ids, tried, plan=plan, progress=progress)
         round_weights(small.model, saved_dtype, gguf_type)
-        removed = f"{small.plan.removed:.1%} of the decoder"
+        removed_part = f"{small.plan.removed:.1%} of the decoder"
         try:
             cost = judge(small.model, windows_by_text).mean.loss - dense_loss
         except NoNumber:
-            return Outcome(None, f"the loss without {removed} is no number", "choose other settings")
-        return Outcome(cost, f"{removed} costs {cost:.3f} already", "allow more")
+            return Outcome(None, f"the loss without {removed_part} is no number", "choose other settings")
+        return Outcome(cost, f"{removed_part} costs {cost:.3f} already", "allow more")
 
     outcomes = list[Outcome]()
 

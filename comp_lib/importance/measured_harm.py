@@ -147,9 +147,9 @@ def gather_and_pass(
 
 
 def sweep_and_refit(
-    layer: Layer, statistics: MatrixStatistics, removed: int, ridge: float
+    layer: Layer, statistics: MatrixStatistics, remove: int, ridge: float
 ) -> tuple[Sweep, Tensor]:
-    """The sweep of down_proj, and its refitted weights V (n, m) without the `removed` cheapest neurons.
+    """The sweep of down_proj, and its refitted weights V (n, m) without the `remove` cheapest neurons.
 
     The layer itself stays as it is. The sweep ends where no plan leaves fewer neurons.
 
@@ -164,5 +164,5 @@ def sweep_and_refit(
     )
     device = problem.weight.device
     stays = torch.ones(problem.block_count, dtype=torch.bool, device=device)
-    stays[swept.order[:removed].to(device)] = False
+    stays[swept.order[:remove].to(device)] = False
     return swept, statistics.refit(problem.weight, stays.nonzero().flatten(), ridge)

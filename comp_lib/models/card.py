@@ -59,7 +59,7 @@ def model_card(name: str, shape: Shape, plan: Plan, provenance: Provenance, mode
     note = STOCK_NOTE
     trust = ""
     with_comp_lib = ""
-    if not shape.stock:
+    if not shape.fits_stock_config:
         note = OWN_WIDTHS_NOTE.format(file=file_name(model_type))
         trust = TRUST
         with_comp_lib = WITH_COMP_LIB_NOTE

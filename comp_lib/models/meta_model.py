@@ -96,7 +96,7 @@ def fill(meta_model: Model, read: Callable[[str], Tensor]) -> Model:
 def config_with_widths(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
     """A config with the widths of `shape`, and all else as in `config`.
 
-    It is of the family's stock class if `shape.stock`, else of the class with own widths.
+    It is of the family's stock class if `shape.fits_stock_config`, else of the class with own widths.
     """
     stock_type = config.model_type.removeprefix(TYPE_PREFIX)
     fields = {}
@@ -105,7 +105,7 @@ def config_with_widths(config: PreTrainedConfig, shape: Shape) -> PreTrainedConf
             fields[name] = value
     fields["num_hidden_layers"] = shape.layer_count
     fields |= widest(shape)
-    if shape.stock:
+    if shape.fits_stock_config:
         stock_config: PreTrainedConfig = CONFIG_MAPPING[stock_type](**fields)
         return stock_config
     fields[FIELD] = per_layer_fields(shape)
@@ -146,7 +146,7 @@ def give_true_config(model: Model) -> None:
     """
     shape = Shape.of(model)
     stock_type = model.config.model_type.removeprefix(TYPE_PREFIX)
-    if shape.stock and not model.config.model_type.startswith(TYPE_PREFIX):
+    if shape.fits_stock_config and not model.config.model_type.startswith(TYPE_PREFIX):
         return
     stock_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(stock_type, ""), None)
     if stock_class not in type(model).__mro__:
@@ -157,7 +157,7 @@ def give_true_config(model: Model) -> None:
     attention = model.config._attn_implementation
     config: Any = config_with_widths(model.config, shape)
     config.name_or_path = model.config.name_or_path
-    layer_configs = [config] * shape.layer_count if shape.stock else list(config.per_layer_config)
+    layer_configs = [config] * shape.layer_count if shape.fits_stock_config else list(config.per_layer_config)
     for module in model.modules():
         if hasattr(module, "config"):  # as the rotary embedding, which asks for one number of heads
             vars(module)["config"] = layer_configs[0]
@@ -169,4 +169,4 @@ def give_true_config(model: Model) -> None:
     config._attn_implementation = attention
     for module in (model, model.base_model):
         vars(module)["config"] = config
-    model.__class__ = stock_class if shape.stock else own_class
+    model.__class__ = stock_class if shape.fits_stock_config else own_class

@@ -10,7 +10,7 @@ its config.json (see `per_layer`), and a file of Python with two classes (see `m
 transformers alone runs that file, if its user says so. Here it is never run: `register("qwen2")` makes the
 same classes of the text that comp-lib itself writes. From then on `AutoModelForCausalLM.from_pretrained` of
 this process takes such a folder without a flag. `load_model` does so in any process. Folders with one width
-(`Shape.stock`) are plain folders of their family and need none of this.
+(`Shape.fits_stock_config`) are plain folders of their family and need none of this.
 """
 
 from __future__ import annotations

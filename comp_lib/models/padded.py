@@ -46,7 +46,7 @@ def export_padded(name: str | Path, out: str | Path, *, overwrite: bool = False)
     check_switch("overwrite", overwrite)
     narrow, files, tokenizer = open_model(name)
     shape = Shape.of(narrow)
-    if shape.stock:
+    if shape.fits_stock_config:
         raise InputError(
             expected="a folder whose layers differ in width",
             got=f"{narrow.config.model_type} with one for all",
@@ -93,7 +93,7 @@ def padded_shape(shape: Shape) -> Shape:
     widest_groups = max(shape.kv_groups)
     for groups in range(widest_groups, shape.hidden_size // shape.group_heads + 1):
         uniform_shape = shape.with_widths(neurons, (groups,) * shape.layer_count)
-        if uniform_shape.stock:
+        if uniform_shape.fits_stock_config:
             return uniform_shape
     raise InputError(
         expected=f"KV groups that can be filled up to heads that divide {shape.hidden_size}",

@@ -171,9 +171,9 @@ class TokenStatistics(Statistics):
         weight = weight[:, outputs]
         if self.given_target is not None:
             return (self.given_target[:, outputs] - self._outputs_of(kept_inputs, weight)).double()
-        removed = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
-        removed[kept_inputs] = False
-        return self._outputs_of(removed.nonzero().flatten(), weight).double()
+        is_removed = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
+        is_removed[kept_inputs] = False
+        return self._outputs_of(is_removed.nonzero().flatten(), weight).double()
 
     def _outputs_of(self, inputs: Tensor, weight: Tensor) -> Tensor:
         """X_I W_I (T, m), float32, for some inputs I. X_I and W_I are copied in pieces only."""

@@ -63,7 +63,7 @@ def check(plan: Plan, model: Model) -> None:
             got=f"{removed:.1%}",
             hint="change the widths",
         )
-    if not pruned_shape.stock:
+    if not pruned_shape.fits_stock_config:
         heads = f"heads that divide {shape.hidden_size}"
         raise InputError(
             expected=f"one width for all layers, and {heads}, so that stock transformers load it",

@@ -115,7 +115,7 @@ def test_widths_that_no_stock_config_can_express(tmp_path, tokenizer, name, sett
     dense = build(name)
     pruned = prune(dense, tokens(8, 24, seed=1), Settings(**settings))
     shape = Shape.of(pruned.model)
-    assert not shape.stock
+    assert not shape.fits_stock_config
     card = Provenance("p", Shape.of(dense), "a test")
     folder = save_checkpoint(tmp_path / "small", pruned.model, tokenizer, pruned.plan, card)
     file = export_gguf(folder, tmp_path / "m.gguf", "f32")

@@ -147,7 +147,7 @@ def test_a_padded_folder_computes_the_same(name, tokenizer, tmp_path):
     assert type(padded) is type(model)
     assert not any(issues.values())
     shape = Shape.of(padded)
-    assert shape.stock
+    assert shape.fits_stock_config
     assert shape.neurons == (28, 28, 28)
     assert (logits(padded, IDS) - logits(model, IDS)).abs().max() < 1e-5
     assert torch.equal(logits(load_model(out)[0], IDS), logits(padded, IDS))
