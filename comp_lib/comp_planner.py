@@ -10,7 +10,6 @@ from dataclasses import replace
 from torch import Tensor
 
 from .decoder import Decoder
-from .errors import InputError
 from .hybrid_granularity.by_harm import plan_by_harm
 from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import drop_count, uniform_plan
@@ -71,13 +70,6 @@ def _plan_by_measurement(
 
 def check_settings(shape: Shape, settings: CompleteSettings) -> None:
     """Raises InputError for settings that no plan for a model of that shape can meet."""
-    widest = max(shape.neurons)
-    if settings.multiple is not None and settings.multiple > widest:
-        raise InputError(
-            expected=f"a multiple of at most {widest}, the neurons of the widest layer",
-            got=settings.multiple,
-            hint="leave multiple out: it follows the model then",
-        )
     request = settings.plan_request(shape)
     # If the ratio is in reach at all, it is with the largest layers dropped.
     largest_first = sorted(range(shape.layer_count), key=shape.parameters_of_layer, reverse=True)

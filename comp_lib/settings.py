@@ -392,7 +392,10 @@ class CompleteSettings(Settings):
         return "full-condition" if self.fits_all_weights else "mask-condition"
 
     def plan_request(self, shape: Shape, name: str = "") -> PlanRequest:
-        """The request to a planner for a model of that shape and name; no layers are dropped yet."""
+        """The request to a planner for a model of that shape and name; no layers are dropped yet.
+
+        Raises InputError for a multiple that no layer can have.
+        """
         from .hybrid_granularity.uniform import coarsest_multiple
         from .plan import PlanRequest
 
@@ -404,8 +407,15 @@ class CompleteSettings(Settings):
             biased=self.adds_biases,
         )
         multiple = self.multiple
+        widest = max(shape.neurons)
         if multiple is None:
             multiple = coarsest_multiple(request, self.drop_layers)
+        elif multiple > widest:
+            raise InputError(
+                expected=f"a multiple of at most {widest}, the neurons of the widest layer",
+                got=multiple,
+                hint="leave multiple out: it follows the model then",
+            )
         return replace(request, multiple=multiple)
 
     def aims_at_dense(self, plan: Plan, shape: Shape) -> bool:

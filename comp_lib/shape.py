@@ -125,7 +125,7 @@ class Shape:
 
     @property
     def uniform(self) -> bool:
-        """Whether all layers have one width, so that a stock config can describe them."""
+        """Whether all layers have the same number of neurons and of KV groups."""
         return len(set(self.neurons)) <= 1 and len(set(self.kv_groups)) <= 1
 
     @property

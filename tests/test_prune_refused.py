@@ -66,6 +66,7 @@ def test_settings_are_checked_by_name(change, message):
             {"settings": {"multiple": 49}},
             "at most 48, the neurons of the widest layer, got 49: leave multiple",
         ),
+        ({"settings": {"multiple": 49, "method": "slimgpt"}}, "at most 48, the neurons of the widest"),
         ({"settings": {"ratio": 0.97, "drop_layers": 1}}, "at most 0.*got 0.97"),
         ({"plan": {"parent_layers": 4}}, "plan for 3 layers, got one for 4"),
         ({"plan": {"neurons": (480, 48, 48)}}, "got 480"),
