@@ -1,7 +1,9 @@
 """One layer of the decoder, in five phases: gather, choose, recover, shrink, pass on.
 
 A layer is two residual *steps*, "attention" and "mlp". Each step ends in its *output linear*, o_proj or
-down_proj, which writes to the residual stream. `prune_step` takes one of them through five *phases*:
+down_proj, which writes to the residual *stream*: the hidden states (S, L, d) of all sequences between two
+steps. A *block* is the inputs of an output linear that go together: one neuron of the MLP, or the heads of
+one KV group. `prune_step` takes one step through five *phases*:
 
 1. gather     `gather` sums up statistics of the text, and chooses the ridge of the recovery by held-out text
 2. choose     `choose` says by the metric which blocks of inputs stay
@@ -10,8 +12,8 @@ down_proj, which writes to the residual stream. `prune_step` takes one of them t
 5. pass on    `pass_on` sends the text through the step as it is now
 
 `comp.prune_layers` calls `prune_layer` for each layer. `CarriedState` is what passes from one to the next:
-the hidden states (S, L, d) of the calibration text in the pruned model. Where the least squares aim at the
-dense model, its hidden states are there too. They are in a tensor, or in anything that is sliced like one
+the stream of the calibration text in the pruned model. Where the least squares aim at the dense model, its
+stream is there too. Both are *states*: a tensor, or anything that is sliced like one
 (`disk.work_folder.StatesFile`).
 """
 

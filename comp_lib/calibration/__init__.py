@@ -1,1 +1,1 @@
-"""The text that shows a method what the model does: files, shares of a mixture, windows of tokens."""
+"""Texts by name or file, and what calibrates: shares of a mixture, windows of tokens, text a model wrote."""
