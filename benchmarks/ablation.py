@@ -26,19 +26,19 @@ import torch
 from common import HERE, evaluation_windows, parser_of
 
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.comp import prune, prune_layers
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.surgery import shallow_copy, update_config
+from comp_lib.decoder.types import Layer, Model
+from comp_lib.decoder.walk import walk
 from comp_lib.evaluation.loss import Evaluation, measure_loss
-from comp_lib.families.types import Layer, Model
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.planning import complete_settings, make_plan
-from comp_lib.prune_layer import CarriedState
-from comp_lib.pruned import Pruned
-from comp_lib.report import LayerReport, Report, finished_plan
-from comp_lib.settings import Settings
-from comp_lib.shape import Shape
-from comp_lib.sink import MemorySink
-from comp_lib.surgery import shallow_copy, update_config
-from comp_lib.walk import walk
+from comp_lib.pruning.comp import prune, prune_layers
+from comp_lib.pruning.planning import complete_settings, make_plan
+from comp_lib.pruning.prune_layer import CarriedState
+from comp_lib.pruning.pruned import Pruned
+from comp_lib.pruning.report import LayerReport, Report, finished_plan
+from comp_lib.pruning.settings import Settings
+from comp_lib.pruning.sink import MemorySink
 
 SEQUENCES = 16
 LENGTH = 256

@@ -30,15 +30,15 @@ import psutil
 import torch
 from common import HERE, decoder_parameters, markdown, parser_of, read_json, write_json
 
+from comp_lib.checkpoints.gguf import llama_cpp
+from comp_lib.checkpoints.load import load_model
+from comp_lib.decoder.types import Model
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import NO_INTERVAL
 from comp_lib.evaluation.windows import windows_of
-from comp_lib.families.types import Model
-from comp_lib.gguf import llama_cpp
-from comp_lib.models.load import load_model
 
 FILE = HERE / "after.json"
-IMPORTS = "import peft, comp_lib.cli.app, comp_lib.comp, comp_lib.healing"
+IMPORTS = "import peft, comp_lib.cli.app, comp_lib.pruning.comp, comp_lib.recovery.healing"
 PRUNE = ("--ratio", "0.2", "--multiple", "256", "--judged-on", "none", "--overwrite")
 HEAL = ("--parent", "MODEL", "--out")
 STEPS = {  # what is made -> of what, by which command; MODEL is the parent

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from comp_lib.calibration.texts import load_text
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.decoder.walk import batches
 from comp_lib.evaluation.windows import evaluation_tokens
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.settings import LARGE_RATIO, PRESETS, Settings
-from comp_lib.system.files import write_atomically
-from comp_lib.walk import batches
+from comp_lib.pruning.settings import LARGE_RATIO, PRESETS, Settings
+from comp_lib.utils.files import write_atomically
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

@@ -28,8 +28,8 @@ import models
 from common import dense_pass, markdown, parser_of, read_json, write_json
 
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.system.machine import cores
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.utils.machine import cores
 
 FILE = Path(__file__).with_suffix(".json")
 SEQUENCES = 32  # of the dense pass

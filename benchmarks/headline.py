@@ -22,10 +22,10 @@ import psutil
 from common import decoder_parameters, dense_pass, keep_row, options, settings_of, texts
 
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.comp import prune
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.evaluation.windows import evaluation_tokens
-from comp_lib.system.machine import peak_bytes
+from comp_lib.pruning.comp import prune
+from comp_lib.utils.machine import peak_bytes
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = ("removed", "increases", "passes", "peak_megabytes")  # the other fields say what was asked for

@@ -36,21 +36,21 @@ from torch import Tensor
 
 from comp_lib.calibration.texts import KINDS
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.comp import prune
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.surgery import keep_layers, shallow_copy
+from comp_lib.decoder.types import Model
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.evaluation.windows import windows_of
-from comp_lib.families.types import Model
 from comp_lib.hybrid_granularity.by_harm import plan_by_harm
+from comp_lib.hybrid_granularity.measured import JUDGING_SEQUENCES, MeasuredHarm, measure_harm
 from comp_lib.hybrid_granularity.paper import paper_plan
+from comp_lib.hybrid_granularity.plan import Plan, PlanRequest
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import sequence_loss_increase
-from comp_lib.importance.measured_harm import JUDGING_SEQUENCES, MeasuredHarm, measure_harm
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.plan import Plan, PlanRequest
-from comp_lib.settings import Settings
-from comp_lib.shape import Shape
-from comp_lib.surgery import keep_layers, shallow_copy
-from comp_lib.system.files import write_atomically
+from comp_lib.pruning.comp import prune
+from comp_lib.pruning.settings import Settings
+from comp_lib.utils.files import write_atomically
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 from course.hybrid_granularity import named_plan, stored_harm, water_filling_plan  # noqa: E402

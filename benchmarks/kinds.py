@@ -26,22 +26,22 @@ from readme import MODELS, NAMES, RowsByMethod, by_method, half_width, mean_of, 
 from torch import Tensor
 from zero_shot import TYPES, answers
 
-from comp_lib.baselines.llm_pruner import widths
 from comp_lib.calibration.texts import KINDS, load_text
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.checks import check_settings_for
-from comp_lib.comp import prune
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.types import Model
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.windows import evaluation_tokens, windows_of
-from comp_lib.families.types import Model
-from comp_lib.methods import method_of
-from comp_lib.plan import Plan
-from comp_lib.planning import complete_settings, make_plan
-from comp_lib.plots.base import BLUE, GREY, ORANGE, figure_with_axes, png
-from comp_lib.settings import Settings
-from comp_lib.shape import Shape
-from comp_lib.system.files import write_atomically
+from comp_lib.hybrid_granularity.plan import Plan
+from comp_lib.pruning.checks import check_settings_for
+from comp_lib.pruning.comp import prune
+from comp_lib.pruning.methods import method_of
+from comp_lib.pruning.planners.llm_pruner import widths
+from comp_lib.pruning.planning import complete_settings, make_plan
+from comp_lib.pruning.settings import Settings
+from comp_lib.reports.plots.base import BLUE, GREY, ORANGE, figure_with_axes, png
+from comp_lib.utils.files import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
 SPARED = "spared"  # widths that spare what LLM-Pruner spares, the first layers and the last ones

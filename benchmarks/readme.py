@@ -22,12 +22,12 @@ from after import healing
 from common import HERE, ROOT, between, markdown, preset, read_json
 from serving import serving
 
-from comp_lib.calibration.shares import MIXTURES
+from comp_lib.calibration.mixtures import MIXTURES
+from comp_lib.checkpoints.load import open_model
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
 from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
 from comp_lib.evaluation.zero_shot import SETS
-from comp_lib.models.load import open_model
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.settings import USUAL_PRESET
+from comp_lib.pruning.settings import USUAL_PRESET
 
 SECOND = "gemma3-270m"
 MODELS = (INCLUDED_MODEL, SECOND, "qwen-coder-0.5b", "qwen-coder-1.5b")

@@ -34,15 +34,15 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.comp import prune
-from comp_lib.families.types import Model
-from comp_lib.models.load import load_model, open_model
-from comp_lib.models.meta_model import make_meta_model
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.settings import Settings
-from comp_lib.shape import Shape
-from comp_lib.system.machine import peak_bytes
-from comp_lib.system.tensors import StoredTensors, TensorFiles
+from comp_lib.checkpoints.load import load_model, open_model
+from comp_lib.checkpoints.tensors import StoredTensors, TensorFiles
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.decoder.own_widths.meta_model import make_meta_model
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.types import Model
+from comp_lib.pruning.comp import prune
+from comp_lib.pruning.settings import Settings
+from comp_lib.utils.machine import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ def full_model(job: dict[str, Any], files: StoredTensors) -> Model:
 
 def measured(job: dict[str, Any]) -> dict[str, Any]:
     """In a process of its own: one run, its time and its memory."""
-    from comp_lib.disk.from_disk import prune_to
-    from comp_lib.disk.model_on_disk import ModelOnDisk
+    from comp_lib.checkpoints.from_disk.from_disk import prune_to
+    from comp_lib.checkpoints.from_disk.model_on_disk import ModelOnDisk
 
     settings = settings_for(job)
     dtype = getattr(torch, job["dtype"])

@@ -28,21 +28,21 @@ from torch.nn import functional as F
 
 from comp_lib.calibration.texts import KINDS
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.comp import prune
+from comp_lib.decoder.run import embed, head, layer_arguments
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.structure import parts
+from comp_lib.decoder.surgery import shallow_copy, shrink
+from comp_lib.decoder.types import Model
+from comp_lib.decoder.walk import batches
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.windows import windows_of
-from comp_lib.families.find import parts
-from comp_lib.families.run import embed, head, layer_arguments
-from comp_lib.families.types import Model
-from comp_lib.importance.measured_harm import gather_and_pass, sweep_and_refit
-from comp_lib.importance.narrowing import smallest_width
+from comp_lib.hybrid_granularity.measured import gather_and_pass, sweep_and_refit
+from comp_lib.hybrid_granularity.narrowing import smallest_width
+from comp_lib.hybrid_granularity.plan import Plan
 from comp_lib.importance.problem import RIDGE
-from comp_lib.plan import Plan
-from comp_lib.planning import make_plan
-from comp_lib.shape import Shape
-from comp_lib.surgery import shallow_copy, shrink
-from comp_lib.walk import batches
+from comp_lib.pruning.comp import prune
+from comp_lib.pruning.planning import make_plan
 
 FILE = HERE / "search.json"
 STEP = 64  # neurons between two levels

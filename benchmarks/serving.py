@@ -35,18 +35,18 @@ from common import HERE, ROOT, markdown, read_json, write_json
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from comp_lib.checkpoints.export import export_gguf
+from comp_lib.checkpoints.gguf import llama_cpp
+from comp_lib.checkpoints.load import load_model, open_model
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.decoder.own_widths.meta_model import with_true_config
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.structure import layers_of
+from comp_lib.decoder.surgery import shrink
+from comp_lib.decoder.types import Model
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.evaluation.windows import windows_of
-from comp_lib.families.find import layers_of
-from comp_lib.families.types import Model
-from comp_lib.gguf import llama_cpp
-from comp_lib.gguf.speed import gain, measure
-from comp_lib.models.export import export_gguf
-from comp_lib.models.load import load_model, open_model
-from comp_lib.models.meta_model import with_true_config
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.shape import Shape
-from comp_lib.surgery import shrink
+from comp_lib.reports.speed import gain, measure
 
 FILE = HERE / "serving.json"
 PARENT = "qwen-coder-0.5b"

@@ -24,18 +24,18 @@ from common import HERE, keep_row, options, read_json
 from torch import Tensor
 
 from comp_lib.calibration.windows import calibration_tokens
+from comp_lib.decoder.probe import OutputPath
+from comp_lib.decoder.run import attention_step, embed, layer_arguments, mlp_step
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.structure import parts
+from comp_lib.decoder.types import Layer
+from comp_lib.decoder.walk import batches, send_through
 from comp_lib.evaluation.windows import windows_of
-from comp_lib.families.find import parts
-from comp_lib.families.probe import OutputPath
-from comp_lib.families.run import attention_step, embed, layer_arguments, mlp_step
-from comp_lib.families.types import Layer
-from comp_lib.importance.neurons import energy, full_condition
+from comp_lib.importance.neuron_metrics import energy, full_condition
 from comp_lib.importance.problem import Problem
+from comp_lib.importance.statistics.solve import keep_rows
+from comp_lib.importance.statistics.sums import MatrixStatistics, token_weight
 from comp_lib.recovery.least_squares import RIDGES, choose_ridge
-from comp_lib.shape import Shape
-from comp_lib.statistics.solve import keep_rows
-from comp_lib.statistics.sums import MatrixStatistics, token_weight
-from comp_lib.walk import batches, send_through
 
 RATIO = 0.2  # of the decoder
 WINDOWS = 4  # of each kind of text, which judge

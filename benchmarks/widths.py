@@ -26,13 +26,13 @@ from common import dense_pass, keep_row, parser_of
 from kinds import spared_plan
 
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.comp import prune
+from comp_lib.decoder.types import Model
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.evaluation.windows import windows_of
-from comp_lib.families.types import Model
-from comp_lib.plan import Plan
-from comp_lib.planning import make_plan
-from comp_lib.settings import Settings
+from comp_lib.hybrid_granularity.plan import Plan
+from comp_lib.pruning.comp import prune
+from comp_lib.pruning.planning import make_plan
+from comp_lib.pruning.settings import Settings
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = ("removed", "neurons", "increases", "planning_passes")  # the other fields say what was asked for

@@ -14,12 +14,10 @@ output that the layer had.
 `prune_model("smollm2-135m", "build/small")` does that from disk to disk: it saves the pruned model and
 returns a verdict on it.
 
-Where to read on: `comp` is the method on one page, `prune_layer` its five phases for one layer, `planning`
-decides how much each layer loses. The paper's ideas are folders: `importance` (what is removed),
-`hybrid_granularity` (how much), `recovery` (the refit), and `statistics` (the sums over tokens that all of
-them use). `decoder` is a model as the method reads it, `walk` a text on its way through it, `families` finds
-the parts of a decoder layer; `disk` prunes layer by layer from files to files. The rest is calibration,
-baselines, models, evaluation, gguf, compare, healing, analysis, plots, system and cli.
+Where to read on: the rooms, from the lowest to the highest, are `utils`, `decoder`, `calibration`,
+`evaluation`, `importance`, `recovery`, `hybrid_granularity`, `pruning`, `checkpoints`, `reports` and `cli`;
+each `__init__` says what is in it. `pruning.comp` is the method on one page, `pruning.prune_layer` its five
+phases for one layer.
 
 Importing this package is cheap: the names below are looked up on first use, so torch is loaded only when
 needed.
@@ -34,28 +32,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
     from .calibration.texts import load_text
     from .calibration.windows import Calibration
-    from .comp import prune
-    from .disk.from_disk import SavedModel
-    from .disk.heal_folder import HealedFolder, heal_folder
-    from .disk.prune_model import prune_model
-    from .disk.verdict import Verdict
-    from .errors import InputError, NoNumber, OutOfReach
+    from .checkpoints.export import export_gguf
+    from .checkpoints.from_disk.from_disk import SavedModel
+    from .checkpoints.from_disk.heal_folder import HealedFolder, heal_folder
+    from .checkpoints.from_disk.prune_model import prune_model
+    from .checkpoints.from_disk.verdict import Verdict
+    from .checkpoints.load import load_model
+    from .checkpoints.padded import export_padded
+    from .checkpoints.save import save_model
+    from .decoder.shape import Shape
     from .evaluation.by_kind import ComparisonByText, EvaluationByText, evaluate
     from .evaluation.confidence import Intervals
     from .evaluation.loss import ComparedEvaluation, Comparison, Evaluation, Measures
-    from .healing import HealingResult, HealingSettings, heal
-    from .importance.neurons import keep_highest, metric
+    from .hybrid_granularity.plan import Plan
+    from .importance.neuron_metrics import keep_highest, metric
     from .importance.problem import Problem, Selection
-    from .models.export import export_gguf
-    from .models.load import load_model
-    from .models.padded import export_padded
-    from .plan import Plan
-    from .progress import Progress, log_lines
-    from .pruned import Pruned
-    from .report import LayerReport, Report
-    from .settings import PRESETS, CompleteSettings, Settings
-    from .shape import Shape
-    from .statistics.sums import Statistics
+    from .importance.statistics.sums import Statistics
+    from .pruning.comp import prune
+    from .pruning.pruned import Pruned
+    from .pruning.report import LayerReport, Report
+    from .pruning.settings import PRESETS, CompleteSettings, Settings
+    from .recovery.healing import HealingResult, HealingSettings, heal
+    from .utils.errors import InputError, NoNumber, OutOfReach
+    from .utils.progress import Progress, log_lines
 
 try:
     __version__ = version("comp-lib")
@@ -104,49 +103,51 @@ __all__ = [
     "metric",
     "prune",
     "prune_model",
+    "save_model",
 ]
 
 _MODULES = {  # public name -> the module that defines it
-    "PRESETS": "comp_lib.settings",
+    "PRESETS": "comp_lib.pruning.settings",
     "Calibration": "comp_lib.calibration.windows",
     "ComparedEvaluation": "comp_lib.evaluation.loss",
     "Comparison": "comp_lib.evaluation.loss",
     "ComparisonByText": "comp_lib.evaluation.by_kind",
-    "CompleteSettings": "comp_lib.settings",
+    "CompleteSettings": "comp_lib.pruning.settings",
     "Evaluation": "comp_lib.evaluation.loss",
     "EvaluationByText": "comp_lib.evaluation.by_kind",
-    "HealedFolder": "comp_lib.disk.heal_folder",
-    "HealingResult": "comp_lib.healing",
-    "HealingSettings": "comp_lib.healing",
-    "InputError": "comp_lib.errors",
+    "HealedFolder": "comp_lib.checkpoints.from_disk.heal_folder",
+    "HealingResult": "comp_lib.recovery.healing",
+    "HealingSettings": "comp_lib.recovery.healing",
+    "InputError": "comp_lib.utils.errors",
     "Intervals": "comp_lib.evaluation.confidence",
-    "LayerReport": "comp_lib.report",
+    "LayerReport": "comp_lib.pruning.report",
     "Measures": "comp_lib.evaluation.loss",
-    "NoNumber": "comp_lib.errors",
-    "OutOfReach": "comp_lib.errors",
-    "Plan": "comp_lib.plan",
+    "NoNumber": "comp_lib.utils.errors",
+    "OutOfReach": "comp_lib.utils.errors",
+    "Plan": "comp_lib.hybrid_granularity.plan",
     "Problem": "comp_lib.importance.problem",
-    "Progress": "comp_lib.progress",
-    "Pruned": "comp_lib.pruned",
-    "Report": "comp_lib.report",
-    "SavedModel": "comp_lib.disk.from_disk",
+    "Progress": "comp_lib.utils.progress",
+    "Pruned": "comp_lib.pruning.pruned",
+    "Report": "comp_lib.pruning.report",
+    "SavedModel": "comp_lib.checkpoints.from_disk.from_disk",
     "Selection": "comp_lib.importance.problem",
-    "Settings": "comp_lib.settings",
-    "Shape": "comp_lib.shape",
-    "Statistics": "comp_lib.statistics.sums",
-    "Verdict": "comp_lib.disk.verdict",
+    "Settings": "comp_lib.pruning.settings",
+    "Shape": "comp_lib.decoder.shape",
+    "Statistics": "comp_lib.importance.statistics.sums",
+    "Verdict": "comp_lib.checkpoints.from_disk.verdict",
     "evaluate": "comp_lib.evaluation.by_kind",
-    "export_gguf": "comp_lib.models.export",
-    "export_padded": "comp_lib.models.padded",
-    "heal": "comp_lib.healing",
-    "heal_folder": "comp_lib.disk.heal_folder",
-    "keep_highest": "comp_lib.importance.neurons",
-    "load_model": "comp_lib.models.load",
+    "export_gguf": "comp_lib.checkpoints.export",
+    "export_padded": "comp_lib.checkpoints.padded",
+    "heal": "comp_lib.recovery.healing",
+    "heal_folder": "comp_lib.checkpoints.from_disk.heal_folder",
+    "keep_highest": "comp_lib.importance.neuron_metrics",
+    "load_model": "comp_lib.checkpoints.load",
     "load_text": "comp_lib.calibration.texts",
-    "log_lines": "comp_lib.progress",
-    "metric": "comp_lib.importance.neurons",
-    "prune": "comp_lib.comp",
-    "prune_model": "comp_lib.disk.prune_model",
+    "log_lines": "comp_lib.utils.progress",
+    "metric": "comp_lib.importance.neuron_metrics",
+    "prune": "comp_lib.pruning.comp",
+    "save_model": "comp_lib.checkpoints.save",
+    "prune_model": "comp_lib.checkpoints.from_disk.prune_model",
 }
 
 

@@ -38,22 +38,19 @@ TINY_CONFIG = {
 # Files with long tests, the longest first: two processes that share the files end at about the same time.
 LONG_FILES = (
     "test_real.py",
-    "test_kit.py",
-    "test_contributing.py",
-    "test_browser.py",
-    "compare/",
+    "project/test_kit.py",
+    "project/test_contributing.py",
+    "project/test_browser.py",
+    "reports/comparison/",
     "lessons/",
     "course/",
-    "gguf/",
-    "models/",
+    "checkpoints/",
     "evaluation/",
     "cli/",
-    "disk/",
-    "test_prune_",
-    "test_book.py",
+    "pruning/",
+    "project/",
     "hostile/",
-    "baselines/",
-    "analysis/",
+    "reports/",
 )
 TEST_FILES = [
     path.relative_to(Path(__file__).parent).as_posix() for path in Path(__file__).parent.rglob("*.py")
@@ -196,8 +193,8 @@ def real_model():
     """SmolLM2-135M and its tokenizer, shared by all tests: none may change the model in place."""
     from tools import config_and_hash
 
-    from comp_lib.models.load import load_model
-    from comp_lib.models.wheels import INCLUDED_MODEL
+    from comp_lib.checkpoints.load import load_model
+    from comp_lib.checkpoints.wheels import INCLUDED_MODEL
 
     model, tokenizer = load_model(INCLUDED_MODEL)
     before = config_and_hash(model)

@@ -16,12 +16,12 @@ from tools import hash_of_weights
 from variants import build, tokens
 
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.comp import prune
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.hybrid_granularity.plan import Plan
 from comp_lib.importance.problem import RIDGE
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.plan import Plan
-from comp_lib.pruned import Pruned
-from comp_lib.settings import PRESETS, Settings
+from comp_lib.pruning.comp import prune
+from comp_lib.pruning.pruned import Pruned
+from comp_lib.pruning.settings import PRESETS, Settings
 
 STORED_FILE = Path(__file__).with_name("fingerprints.json")
 A_QUARTER = {"ratio": 0.25, "multiple": 4}

@@ -17,8 +17,8 @@ import nbformat
 import numpy as np
 import torch
 
+from comp_lib.hybrid_granularity.plan import Plan, PlanRequest
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.plan import Plan, PlanRequest
 
 EXERCISES = Path(__file__).parents[1] / "notebooks" / "exercises"
 sys.path.insert(0, str(EXERCISES))

@@ -28,8 +28,8 @@ from fingerprints import (
     real,
 )
 
-from comp_lib.models.load import load_model
-from comp_lib.models.wheels import INCLUDED_MODEL
+from comp_lib.checkpoints.load import load_model
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
 
 
 @pytest.mark.parametrize("name", CASES)

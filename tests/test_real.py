@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.comp import prune
+from comp_lib.checkpoints.card import Provenance
+from comp_lib.checkpoints.save import save_checkpoint
+from comp_lib.decoder.shape import Shape
 from comp_lib.evaluation.loss import measure_loss
 from comp_lib.evaluation.windows import evaluation_tokens
-from comp_lib.models.card import Provenance
-from comp_lib.models.save import save_checkpoint
-from comp_lib.settings import Settings
-from comp_lib.shape import Shape
+from comp_lib.pruning.comp import prune
+from comp_lib.pruning.settings import Settings
 
 STOCK = """
 import sys, torch

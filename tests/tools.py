@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import torch
 
-from comp_lib.families.run import embed, layer_arguments
+from comp_lib.decoder.run import embed, layer_arguments
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.walk import send_through
+from comp_lib.hybrid_granularity.plan import Plan
 from comp_lib.importance.matrix_condition import Sweep
-from comp_lib.plan import Plan
-from comp_lib.settings import Settings
-from comp_lib.shape import Shape
-from comp_lib.walk import send_through
+from comp_lib.pruning.settings import Settings
 
 SETTINGS = Settings(ratio=0.25, multiple=4, widths="uniform", recovery="least-squares", aim="self")
 """Settings with which a tiny model can be pruned, the quickest ones."""

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..arguments import check_package, check_type, known_keywords, suggestion
-from ..errors import InputError, refusing
+from ..utils.arguments import check_package, check_type, known_keywords, suggestion
+from ..utils.errors import InputError, refusing
 
 TEXT_SETS = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")

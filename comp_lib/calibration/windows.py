@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..arguments import check_seed, check_whole_number, known_keywords, plain_number
-from ..errors import InputError
-from ..families.find import check_model
-from ..families.tokens import check_length
-from ..families.types import Model
-from ..progress import Progress, check_progress, no_progress
+from ..decoder.structure import check_model
+from ..decoder.tokens import check_length
+from ..decoder.types import Model
+from ..utils.arguments import check_seed, check_whole_number, known_keywords, plain_number
+from ..utils.errors import InputError
+from ..utils.progress import Progress, check_progress, no_progress
 from .defaults import USUAL_LENGTH, USUAL_SEQUENCES
-from .given import Source, as_source
-from .shares import WRITTEN, allot, load_apart_from, sequence_limits, shares_of
+from .in_memory import Source, as_source
+from .mixtures import WRITTEN, allot, load_apart_from, sequence_limits, shares_of
+from .self_generated import write_texts
 from .texts import TEXTS, encode, opening_tokens, start_token
-from .written import write_texts
 
 
 @known_keywords()
@@ -56,7 +56,7 @@ class Calibration:
     (0.5, 0.05)
     >>> Calibration(length=1)
     Traceback (most recent call last):
-    comp_lib.errors.InputError: expected length as a whole number above 1, got 1: the smallest is 2
+    comp_lib.utils.errors.InputError: expected length as a whole number above 1, got 1: the smallest is 2
     """
 
     source: Source = "general"

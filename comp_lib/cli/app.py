@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import DEBUG_VARIABLE
+from ..utils.errors import DEBUG_VARIABLE
 from .console import Commands
 from .doctor import doctor
 from .measure import compare, evaluate, inspect

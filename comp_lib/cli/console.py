@@ -18,8 +18,8 @@ from rich.table import Column, Table
 from typer import BadParameter, Exit, echo, secho
 from typer.core import TyperGroup
 
-from ..arguments import suggestion
-from ..errors import OUT_OF_MEMORY, InputError, NoNumber, as_printable, in_debug_mode
+from ..utils.arguments import suggestion
+from ..utils.errors import OUT_OF_MEMORY, InputError, NoNumber, as_printable, in_debug_mode
 
 PROGRAM = "comp-lib"
 SECONDS_BETWEEN_LOG_LINES = 2  # seconds between two lines of progress in a log

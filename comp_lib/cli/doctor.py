@@ -10,7 +10,7 @@ from pathlib import Path
 from typer import Exit, echo
 
 from .. import __version__
-from ..arguments import pip_command
+from ..utils.arguments import pip_command
 from .console import make_table, output
 
 MIN_MEMORY = 2 * 2**30  # bytes, for a run of the included model
@@ -61,8 +61,8 @@ def doctor() -> None:
 
 def _findings() -> list[Finding]:
     """Everything that the included model needs."""
-    from ..models.wheels import INCLUDED_MODEL, WHEELS
-    from ..system.machine import available_device, cache_folder, cores, free_memory
+    from ..checkpoints.wheels import INCLUDED_MODEL, WHEELS
+    from ..utils.machine import available_device, cache_folder, cores, free_memory
 
     python = sys.version.split()[0]
     libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers"))

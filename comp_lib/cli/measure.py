@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 from rich.table import Table
 from typer import Exit, Option, echo
 
-from ..arguments import check_package
 from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_WINDOW
-from ..errors import InputError
+from ..utils.arguments import check_package
+from ..utils.errors import InputError
 from .console import as_typed_here, complain, make_table, output, progress_bars, split_values
 from .options import LENGTH_HELP, QUALITY, CalibrationText, Device, Dtype, Length, ModelName, Multiple
 
@@ -47,9 +47,9 @@ SCHEDULER_HELP = "Address of a Dask cluster that makes the runs: tcp://host:8786
 def inspect(model: ModelName, dtype: Dtype = "float32", device: Device = "cpu") -> None:
     """Layers, widths, parameters and layer importance of MODEL."""
     from ..calibration.windows import calibration_tokens
+    from ..checkpoints.load import load_model
+    from ..decoder.shape import Shape
     from ..importance.layers import block_influence
-    from ..models.load import load_model
-    from ..shape import Shape
 
     loaded, tokenizer = load_model(model, dtype, device)
     length = min(USUAL_LENGTH, loaded.config.max_position_embeddings)
@@ -78,11 +78,11 @@ def evaluate(
 ) -> None:
     """Loss of MODEL on every kind of text, or on one text, with 95% intervals, or its accuracy in tasks."""
     from ..calibration.texts import load_text
+    from ..checkpoints.load import load_model
+    from ..decoder.tokens import check_length
     from ..evaluation import by_kind
+    from ..evaluation.format import describe_chance
     from ..evaluation.generation import EXAMPLE_PROMPT
-    from ..evaluation.words import describe_chance
-    from ..families.tokens import check_length
-    from ..models.load import load_model
 
     if tasks is not None:
         parameters = signature(evaluate).parameters
@@ -128,8 +128,8 @@ def evaluate(
 
 def _perplexity_in_words(judged: "EvaluationByText") -> str:
     """The perplexity of a model, with its 95% interval."""
+    from ..evaluation.format import perplexity_range
     from ..evaluation.loss import perplexity_of
-    from ..evaluation.words import perplexity_range
 
     interval = judged.intervals.loss
     perplexity = perplexity_of(judged.mean.loss)
@@ -138,8 +138,8 @@ def _perplexity_in_words(judged: "EvaluationByText") -> str:
 
 def cost_in_words(judged: "EvaluationByText") -> str:
     """What multiplied the perplexity of the parent, and on which kinds of text least and most."""
+    from ..evaluation.format import perplexity_factor
     from ..evaluation.loss import perplexity_of
-    from ..evaluation.words import perplexity_factor
 
     factor = perplexity_factor(judged.mean.values["increase"], judged.intervals.increase)
     sentence = f"perplexity times {factor} on {judged.mean_name}"
@@ -157,10 +157,10 @@ def _evaluate_tasks(model: str, parent_name: str | None, tasks: str, dtype: Dtyp
     check_package("lm_eval", "evaluate")
     from lm_eval import utils
 
+    from ..checkpoints.load import load_model
     from ..evaluation.generation import EXAMPLE_PROMPT
     from ..evaluation.task_differences import task_differences
     from ..evaluation.zero_shot import load_tasks, zero_shot
-    from ..models.load import load_model
 
     suite = load_tasks(tasks)  # raises for a wrong name before the model is loaded
     results = zero_shot(*load_model(model, dtype, device), suite)
@@ -203,9 +203,9 @@ def _differences_in_words(differences: "list[TaskDifference]") -> str:
 
 def _warn_of_calibration_text(model: str, judged_on: str) -> None:
     """Warn on stderr of texts that have calibrated the model and now judge it."""
-    from ..calibration.shares import text_hashes
+    from ..calibration.mixtures import text_hashes
     from ..calibration.texts import judging_texts
-    from ..models.card import calibration_hashes
+    from ..checkpoints.card import calibration_hashes
 
     calibrating = set(calibration_hashes(model))
     texts = judging_texts(judged_on).values()
@@ -220,8 +220,8 @@ def kinds_table(judged: "EvaluationByText") -> Table:
 
     Numbers from too few windows for an interval have two decimals.
     """
+    from ..evaluation.format import number_format, with_interval
     from ..evaluation.loss import perplexity_of
-    from ..evaluation.words import number_format, with_interval
 
     cells: list[dict[str, str]] = []
     for text, (measures, intervals) in judged.make_rows_and_mean().items():
@@ -260,9 +260,9 @@ def compare(
 ) -> None:
     """Run a grid of methods, ratios and seeds on MODEL. After a kill the same command goes on."""
     check_package("matplotlib", "plots")
-    from ..compare.grid import Grid, run
-    from ..compare.summary import markdown, write_summary
-    from ..methods import METHODS
+    from ..pruning.methods import METHODS
+    from ..reports.comparison.grid import Grid, run
+    from ..reports.comparison.summary import markdown, write_summary
 
     grid = Grid(
         model,

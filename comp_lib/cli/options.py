@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from ..arguments import LARGEST_INTEGER
-from ..methods import METHODS
-from ..settings import PRESET_TABLE
+from ..pruning.methods import METHODS
+from ..pruning.settings import PRESET_TABLE
+from ..utils.arguments import LARGEST_INTEGER
 
 if TYPE_CHECKING:
-    from ..models.load import DtypeName
-    from ..settings import PresetName
+    from ..checkpoints.load import DtypeName
+    from ..pruning.settings import PresetName
 else:  # any word: the library refuses others, and says which it takes
     DtypeName = PresetName = str
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 from typer import Option, echo
 
-from ..arguments import check_package
 from ..calibration.defaults import USUAL_LENGTH, USUAL_SEQUENCES
-from ..methods import METHODS
-from ..settings import PRESET_TABLE, MethodChanges
+from ..pruning.methods import METHODS
+from ..pruning.settings import PRESET_TABLE, MethodChanges
+from ..utils.arguments import check_package
 from .console import as_typed_here, complain, make_table, output, progress_bars
 from .options import (
     QUALITY,
@@ -76,7 +76,7 @@ def prune(
 ) -> None:
     """Prune MODEL and save a smaller one, from disk to disk. After a stop the same command goes on."""
     from ..calibration.windows import Calibration
-    from ..disk.prune_model import prune_model
+    from ..checkpoints.from_disk.prune_model import prune_model
 
     changes: MethodChanges = {"method": method, "kv_groups": kv_groups, "multiple": multiple}
     if drop_layers is not None:
@@ -112,14 +112,14 @@ def demo(
     check_package("matplotlib", "plots")
     echo("loading torch and transformers")
     from ..calibration.windows import Calibration
-    from ..disk.prune_model import prune_model
+    from ..checkpoints.from_disk.prune_model import prune_model
+    from ..checkpoints.load import load_model
+    from ..checkpoints.wheels import INCLUDED_MODEL
     from ..evaluation.by_kind import judge
     from ..evaluation.generation import EXAMPLE_PROMPT, continuation
     from ..evaluation.windows import windows_of
-    from ..models.load import load_model
-    from ..models.wheels import INCLUDED_MODEL
-    from ..plots import plot_kinds, plot_pruned, png
-    from ..system.files import checked_new_file, write_atomically
+    from ..reports.plots import plot_kinds, plot_pruned, png
+    from ..utils.files import checked_new_file, write_atomically
     from .measure import cost_in_words, kinds_table
 
     pruned_folder = folder / "model"

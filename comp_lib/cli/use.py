@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option, echo
 
-from ..arguments import check_package
 from ..calibration.defaults import COMPARED_SEQUENCES, USUAL_LENGTH, USUAL_SEQUENCES
-from ..errors import InputError
-from ..settings import USUAL_PRESET
+from ..pruning.settings import USUAL_PRESET
+from ..utils.arguments import check_package
+from ..utils.errors import InputError
 from .console import complain, progress_bars, split_values
 from .options import CalibrationText, Device, Dtype, Length, ModelName, Overwrite, Seed, SolvingDevice
 
 if TYPE_CHECKING:
-    from ..gguf.write import GgufType
+    from ..checkpoints.gguf.write import GgufType
 else:  # any word: the library refuses others, and says which it takes
     GgufType = str
 
@@ -37,8 +37,8 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Let MODEL continue a prompt (greedy)."""
+    from ..checkpoints.load import load_model
     from ..evaluation.generation import continuation
-    from ..models.load import load_model
 
     loaded, tokenizer = load_model(model, dtype, device)
     echo(prompt + continuation(loaded, tokenizer, prompt, tokens))
@@ -58,8 +58,8 @@ def export(
         raise InputError(expected="--gguf or --padded", got="both", hint="name one of them")
     if padded is not None and gguf_type != "f16":
         raise InputError(expected="--type with --gguf", got=f"{gguf_type} with --padded", hint="leave it out")
-    from ..models.export import export_gguf
-    from ..models.padded import export_padded
+    from ..checkpoints.export import export_gguf
+    from ..checkpoints.padded import export_padded
 
     with progress_bars() as bars:
         if file is not None:
@@ -87,8 +87,8 @@ def heal(
 ) -> None:
     """Train MODEL, a pruned folder, to answer as its parent does. Needs the extra heal."""
     from ..calibration.windows import Calibration
-    from ..disk.heal_folder import heal_folder
-    from ..healing import HealingSettings
+    from ..checkpoints.from_disk.heal_folder import heal_folder
+    from ..recovery.healing import HealingSettings
 
     with progress_bars() as bars:
         healed = heal_folder(
@@ -128,11 +128,11 @@ def report(
 ) -> None:
     """Check-up of MODEL as a page: what may go, at what price. Needs the extra report."""
     check_package("papermill", "report")
-    from ..analysis.page import check_page_request, execute, render
     from ..calibration.texts import KINDS
-    from ..disk.ratio_search import parse_nats
-    from ..system.files import checked_new_file, write_atomically
-    from ..system.machine import available_device
+    from ..checkpoints.from_disk.ratio_search import parse_nats
+    from ..reports.checkup.page import check_page_request, execute, render
+    from ..utils.files import checked_new_file, write_atomically
+    from ..utils.machine import available_device
 
     if page_file.suffix.lower() not in (".html", ".htm"):
         expected = "--out to be an .html file"

@@ -15,18 +15,18 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..arguments import known_keywords
 from ..calibration.defaults import USUAL_WINDOW
-from ..calibration.given import Source
+from ..calibration.in_memory import Source
 from ..calibration.texts import EVERY_KIND, check_tokenizer
-from ..errors import InputError
-from ..families.find import check_model
-from ..families.types import Model
-from ..progress import Progress, check_progress, no_progress
+from ..decoder.structure import check_model
+from ..decoder.types import Model
+from ..utils.arguments import known_keywords
+from ..utils.errors import InputError
+from ..utils.progress import Progress, check_progress, no_progress
 from .confidence import Interval, Intervals
+from .format import with_interval
 from .loss import ComparedEvaluation, Comparison, Evaluation, Measures, compare_losses, measure_loss
 from .windows import windows_of
-from .words import with_interval
 
 Row = tuple[dict[str, float], dict[str, Interval | None]]
 """The value of each measure, and its 95% interval where it has one."""

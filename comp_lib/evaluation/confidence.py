@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 MIN_VALUES = 8  # fewest values that give an interval
 UPPER_PROBABILITY = 0.975  # of Student's t below the upper bound: 2.5% lie above it, and 2.5% below the lower

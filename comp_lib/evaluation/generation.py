@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ..calibration.texts import check_encodable
-from ..errors import InputError
-from ..families.run import evaluation_mode
-from ..families.tokens import check_below_vocabulary
-from ..families.types import CausalLM, Model
+from ..decoder.run import evaluation_mode
+from ..decoder.tokens import check_below_vocabulary
+from ..decoder.types import CausalLM, Model
+from ..utils.errors import InputError
 
 EXAMPLE_PROMPT = "The water cycle begins when the sun"  # for a first look at what a model writes
 

@@ -35,15 +35,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from ..divergence import divergence_terms
-from ..errors import refusing
-from ..families.find import check_model
-from ..families.run import evaluation_mode, head
-from ..families.tokens import check_length, check_same_vocabulary, checked_tokens
-from ..families.types import Model
-from ..progress import Progress, no_progress
-from ..system.tensors import check_numbers
+from ..decoder.run import evaluation_mode, head
+from ..decoder.structure import check_model
+from ..decoder.tokens import check_length, check_same_vocabulary, checked_tokens
+from ..decoder.types import Model
+from ..utils.errors import refusing
+from ..utils.numbers import check_numbers
+from ..utils.progress import Progress, no_progress
 from .confidence import Intervals
+from .divergence import divergence_terms
 
 BATCH = 4  # sequences that pass at once
 HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a vocabulary of 49,152

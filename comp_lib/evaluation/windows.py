@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..arguments import check_whole_number, plain_number
 from ..calibration.defaults import USUAL_WINDOW
-from ..calibration.given import Source, read_judging_texts
+from ..calibration.in_memory import Source, read_judging_texts
 from ..calibration.texts import encode, opening_tokens
 from ..calibration.windows import cut_windows
+from ..utils.arguments import check_whole_number, plain_number
 
 
 def windows_of(

@@ -23,10 +23,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..arguments import suggestion
 from ..calibration.texts import DATA_FOLDERS, find_shipped
-from ..errors import InputError, refusing
-from ..families.types import Model
+from ..decoder.types import Model
+from ..utils.arguments import suggestion
+from ..utils.errors import InputError, refusing
 
 SETS = {
     "offline": ("comp_grammar", "comp_cloze", "comp_sense", "comp_science"),

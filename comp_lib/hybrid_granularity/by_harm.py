@@ -1,7 +1,7 @@
 """Widths by harm: a layer whose narrowing harms the model less loses more.
 
-The harm of narrowing each layer alone is measured (`importance.measured_harm`) or, for less time, estimated
-(`importance.estimated_harm`). The error curve e_l of the layer extends it to all other widths:
+The harm of narrowing each layer alone is measured (`measured`) or, for less time, estimated
+(`estimated`). The error curve e_l of the layer extends it to all other widths:
 
     predicted harm of removing g neurons from layer l = harm_l^HARM_EXPONENT * e_l(g) / e_l(reference),
 
@@ -18,8 +18,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..plan import Plan, PlanRequest
-from ..shape import Shape
+from ..decoder.shape import Shape
+from .plan import Plan, PlanRequest
 from .uniform import uniform_plan
 
 HARM_EXPONENT = 0.75

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..plan import Plan, PlanRequest
+from .plan import Plan, PlanRequest
 from .uniform import widths_for_ratio
 
 IMPORTANCE_FLOOR = 1e-3  # share of the largest importance, the least importance that counts

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from ..errors import InputError, OutOfReach
-from ..plan import FLOOR_SHARE, Plan, PlanRequest
-from ..shape import Shape
+from ..decoder.shape import Shape
+from ..utils.errors import InputError, OutOfReach
+from .plan import FLOOR_SHARE, Plan, PlanRequest
 
 # Smallest share of its neurons that a layer keeps where `drop_count` chooses how many layers are dropped
 # ("auto"). No planner of COMP goes below `plan.FLOOR_SHARE`, which is smaller, but to round to a multiple.
@@ -31,7 +31,7 @@ def uniform_plan(request: PlanRequest) -> Plan:
 
     Raises OutOfReach when the ratio cannot be reached with these layers and KV groups.
 
-    >>> from comp_lib.shape import Shape
+    >>> from comp_lib.decoder.shape import Shape
     >>> shape = Shape(
     ...     hidden_size=64,
     ...     head_dim=16,

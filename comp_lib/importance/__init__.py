@@ -1,7 +1,5 @@
-"""The worth of whole layers, neurons and KV groups, and the harm of narrowing a layer."""
+"""What is worth least: layers, neurons and KV groups.
 
-from typing import Literal, get_args
-
-LayerMetricName = Literal["block-influence", "loss"]
-# The keys of `layers.LAYER_METRICS`, for the help of the command line, which must not import torch.
-LAYER_METRIC_NAMES: tuple[LayerMetricName, ...] = get_args(LayerMetricName)
+`layers` has the importance of whole layers, `neuron_metrics` what chooses neurons, `matrix_condition` the
+metric of COMP, and `statistics` the sums over tokens that they read. It imports the rooms up to `evaluation`.
+"""

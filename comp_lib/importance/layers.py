@@ -19,11 +19,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..decoder import Decoder
-from ..families.types import Device, Model
-from ..progress import Progress, no_progress
-from ..shape import Shape
-from ..walk import batches, sequence_losses, walk
+from ..decoder.decoder import Decoder
+from ..decoder.shape import Shape
+from ..decoder.types import Device, Model
+from ..decoder.walk import batches, sequence_losses, walk
+from ..utils.progress import Progress, no_progress
 
 
 def cosine_distance(states: Tensor, other_states: Tensor) -> Tensor:

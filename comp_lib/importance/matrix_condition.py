@@ -34,8 +34,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..statistics.blocks import inputs_of_blocks
-from ..statistics.solve import Inverse, MatrixInverse, spd_inverse
+from ..decoder.blocks import inputs_of_blocks
+from .statistics.solve import Inverse, MatrixInverse, spd_inverse
 
 BLOCKS_PER_ROUND = 32  # blocks that a round removes by default, if the layer does not have many blocks
 # With many blocks a round removes blocks // ROUNDS_FOR_ALL of them, so a sweep that removes all blocks has at

@@ -13,12 +13,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..families.find import parts
-from ..families.probe import OutputPath
-from ..families.types import Layer, Step
-from ..statistics.blocks import inputs_of_blocks
-from ..statistics.sums import Statistics
+from ..decoder.blocks import inputs_of_blocks
+from ..decoder.probe import OutputPath
+from ..decoder.structure import parts
+from ..decoder.types import Layer, Step
 from .matrix_condition import Sweep
+from .statistics.sums import Statistics
 
 RIDGE = 0.1  # lambda of the library, unless something else is asked for
 ROWS_IN_FLOAT64 = 1024  # rows of a matrix in float64 at once, since all of them may be a gigabyte

@@ -1,24 +1,5 @@
-"""Recoveries: the rest of an output linear takes over the work of what went.
+"""What the neurons that stay can make good.
 
-Three recoveries do this: a tuned mask (the paper's), least squares (COMP's) and a bias (FLAP's). The fourth
-does nothing.
+`least_squares` is COMP's refit, `mask_tuning` the paper's, `bias` FLAP's, and `recoveries` lists them by
+name; `healing` trains for a short while afterwards. It imports the rooms up to `importance`.
 """
-
-from collections.abc import Callable
-
-from ..importance.problem import Problem, Selection
-from ..methods import RecoveryName
-from .bias import keep_weights, refit_by_bias
-from .least_squares import refit_by_least_squares
-from .mask_tuning import refit_by_mask
-from .refit import Refit
-
-Recovery = Callable[[Problem, Selection], Refit]
-"""A function that computes the weights of the blocks that stay."""
-
-RECOVERIES: dict[RecoveryName, Recovery] = {
-    "least-squares": refit_by_least_squares,
-    "mask": refit_by_mask,
-    "bias": refit_by_bias,
-    "none": keep_weights,
-}

@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..importance.problem import Problem, Selection
-from ..statistics.solve import keep_rows
-from ..statistics.sums import relative_error
+from ..importance.statistics.solve import keep_rows
+from ..importance.statistics.sums import relative_error
 from .refit import Refit
 
 

@@ -5,7 +5,7 @@
 with the same pull towards the old weights as a tuned mask has, in proportion to each neuron's own energy.
 With B = C W the target is the layer's own output (the aim "self"). A given B has another target: what the
 residual stream lacks at this depth, compared with the dense model's (the aim "dense"). The solve itself is
-`statistics.solve.least_squares`; each form of the statistics has a `refit` of its own.
+`importance.statistics.solve.least_squares`; each form of the statistics has a `refit` of its own.
 
 The ridge lambda is chosen by text that the fit has not seen. It says how strongly the survivors are held to
 their old weights: the fewer tokens there are, the more strongly. A fit to 1,000 tokens says little about
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..importance.problem import Problem, Selection
-from ..statistics.sums import Statistics, relative_error
+from ..importance.statistics.sums import Statistics, relative_error
 from .refit import Refit
 
 RIDGES = tuple(0.01 * 3.0**k for k in range(8))  # lambdas: 0.01 to 21.9, relative to each input's own energy

@@ -18,10 +18,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from ..importance.problem import Problem, Selection
-from ..statistics.solve import keep_rows, least_squares
-from ..statistics.sums import contributions, relative_error
+from ..importance.statistics.solve import keep_rows, least_squares
+from ..importance.statistics.sums import contributions, relative_error
+from ..utils.errors import InputError
 from .refit import Refit
 
 # Rounds of the guard, after which lambda has grown by 38 digits, and the mask of any finite sums is flat.

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python data/written/make_written.py
 
 For each number of sequences that a preset or `comp-lib report` asks for, the file has the token ids that
-`comp_lib.calibration.written` would otherwise sample: some minutes of work, which nobody has to repeat.
+`comp_lib.calibration.self_generated` would otherwise sample: minutes of work, which nobody has to repeat.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from comp_lib.calibration.defaults import COMPARED_SEQUENCES
-from comp_lib.calibration.shares import WRITTEN, allot, load_apart_from, sequence_limits, shares_of
+from comp_lib.calibration.mixtures import WRITTEN, allot, load_apart_from, sequence_limits, shares_of
+from comp_lib.calibration.self_generated import draw_prefixes, key_of_text, sample
 from comp_lib.calibration.texts import encode, opening_tokens
-from comp_lib.calibration.written import draw_prefixes, key_of_text, sample
-from comp_lib.families.types import Model
-from comp_lib.models.load import load_model
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.settings import DEFAULTS, PRESET_TABLE
-from comp_lib.system.hashes import hash_of_model
+from comp_lib.checkpoints.load import load_model
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.decoder.types import Model
+from comp_lib.pruning.settings import DEFAULTS, PRESET_TABLE
+from comp_lib.utils.hashes import hash_of_model
 
 FOLDER = Path(__file__).parent
 

@@ -29,29 +29,29 @@ from torch import Tensor
 from comp_lib import __version__
 from comp_lib.calibration.texts import EVERY_KIND, KINDS
 from comp_lib.calibration.windows import Calibration
-from comp_lib.comp import prune
+from comp_lib.checkpoints.load import load_model
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.structure import layers_of, parts
+from comp_lib.decoder.types import Model
+from comp_lib.decoder.walk import walk
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.generation import continuation
 from comp_lib.evaluation.windows import windows_of
-from comp_lib.families.find import layers_of, parts
-from comp_lib.families.types import Model
 from comp_lib.hybrid_granularity.by_harm import HARM_EXPONENT, plan_by_harm
+from comp_lib.hybrid_granularity.measured import gather_and_pass
+from comp_lib.hybrid_granularity.narrowing import smallest_width
+from comp_lib.hybrid_granularity.plan import Plan, PlanRequest
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep, sweep
-from comp_lib.importance.measured_harm import gather_and_pass
-from comp_lib.importance.narrowing import smallest_width
-from comp_lib.importance.neurons import METRICS
+from comp_lib.importance.neuron_metrics import METRICS
 from comp_lib.importance.problem import RIDGE, Problem
-from comp_lib.models.load import load_model
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.plan import Plan, PlanRequest
-from comp_lib.settings import Settings
-from comp_lib.shape import Shape
-from comp_lib.statistics.solve import least_squares, penalty, spd_inverse, with_ridge
-from comp_lib.statistics.sums import MatrixStatistics
-from comp_lib.system.files import write_atomically
-from comp_lib.walk import walk
+from comp_lib.importance.statistics.solve import least_squares, penalty, spd_inverse, with_ridge
+from comp_lib.importance.statistics.sums import MatrixStatistics
+from comp_lib.pruning.comp import prune
+from comp_lib.pruning.settings import Settings
+from comp_lib.utils.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -19,9 +19,9 @@ from typing import ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
-from comp_lib.system.cache import load_or_make
-from comp_lib.system.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
-from comp_lib.system.machine import cache_folder
+from comp_lib.utils.cache import load_or_make
+from comp_lib.utils.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
+from comp_lib.utils.machine import cache_folder
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

@@ -101,8 +101,8 @@ def real_model() -> tuple[Any, Any]:
 
     Loaded once, and only here: an exercise without a model starts in two seconds.
     """
-    from comp_lib.models.load import load_model
-    from comp_lib.models.wheels import INCLUDED_MODEL
+    from comp_lib.checkpoints.load import load_model
+    from comp_lib.checkpoints.wheels import INCLUDED_MODEL
 
     return load_model(INCLUDED_MODEL)
 
@@ -110,8 +110,8 @@ def real_model() -> tuple[Any, Any]:
 @cache
 def real_outline() -> Any:
     """SmolLM2-135M without its numbers: all its shapes, in a second."""
-    from comp_lib.models.load import open_model
-    from comp_lib.models.wheels import INCLUDED_MODEL
+    from comp_lib.checkpoints.load import open_model
+    from comp_lib.checkpoints.wheels import INCLUDED_MODEL
 
     return open_model(INCLUDED_MODEL)[0]
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from comp_lib.errors import InputError
-from comp_lib.families.find import layers_of, parts
-from comp_lib.families.run import LayerArguments, embed, layer_arguments, run_step
-from comp_lib.families.types import STEPS, Layer, Model, Step
+from comp_lib.decoder.run import LayerArguments, embed, layer_arguments, run_step
+from comp_lib.decoder.structure import layers_of, parts
+from comp_lib.decoder.types import STEPS, Layer, Model, Step
+from comp_lib.decoder.walk import batches, send_through
 from comp_lib.importance.problem import RIDGE, Problem, upstream_norms
-from comp_lib.statistics.sums import MatrixStatistics, Statistics, token_weight
-from comp_lib.walk import batches, send_through
+from comp_lib.importance.statistics.sums import MatrixStatistics, Statistics, token_weight
+from comp_lib.utils.errors import InputError
 
 from .cache import Tensors, cached
 

@@ -15,19 +15,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from comp_lib.decoder import as_decoder
-from comp_lib.families.find import layers_of
-from comp_lib.families.run import layer_arguments
-from comp_lib.families.types import Model
+from comp_lib.decoder.decoder import as_decoder
+from comp_lib.decoder.run import layer_arguments
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.structure import layers_of
+from comp_lib.decoder.types import Model
+from comp_lib.decoder.walk import walk
 from comp_lib.hybrid_granularity.by_harm import allocate_widths
+from comp_lib.hybrid_granularity.measured import MeasuredHarm, gather_and_pass
+from comp_lib.hybrid_granularity.narrowing import states_with_and_without
+from comp_lib.hybrid_granularity.plan import FLOOR_SHARE, Plan, PlanRequest
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
-from comp_lib.importance.measured_harm import MeasuredHarm, gather_and_pass
-from comp_lib.importance.narrowing import states_with_and_without
 from comp_lib.importance.problem import RIDGE
-from comp_lib.plan import FLOOR_SHARE, Plan, PlanRequest
-from comp_lib.shape import Shape
-from comp_lib.walk import walk
 
 from .dense_stream import weight_of
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from comp_lib.analysis.columns import ALL_KINDS, Sample
-from comp_lib.analysis.frames import layer_loss_increase
+from comp_lib.decoder.types import Model
+from comp_lib.decoder.walk import walk
 from comp_lib.evaluation.confidence import confidence_intervals
-from comp_lib.families.types import Model
-from comp_lib.walk import walk
+from comp_lib.reports.checkup.columns import ALL_KINDS, Sample
+from comp_lib.reports.checkup.frames import layer_loss_increase
 
 from .cache import Tensors, cached
 

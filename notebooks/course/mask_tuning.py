@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from comp_lib.families.find import layers_of
-from comp_lib.families.types import Model
+from comp_lib.decoder.structure import layers_of
+from comp_lib.decoder.surgery import shallow_copy, shrink, update_config
+from comp_lib.decoder.types import Model
+from comp_lib.decoder.walk import walk
 from comp_lib.importance.problem import Problem
+from comp_lib.importance.statistics.sums import contributions
 from comp_lib.recovery.mask_tuning import fold_mask
-from comp_lib.statistics.sums import contributions
-from comp_lib.surgery import shallow_copy, shrink, update_config
-from comp_lib.walk import walk
 
 from .dense_stream import behind_attention, layer_of, problem_from_statistics, step_statistics, weight_of
 

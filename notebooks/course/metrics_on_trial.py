@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from comp_lib.families.find import parts
-from comp_lib.families.types import Model
+from comp_lib.decoder.structure import parts
+from comp_lib.decoder.surgery import shallow_copy, shrink
+from comp_lib.decoder.types import Model
+from comp_lib.decoder.walk import sequence_losses, walk
 from comp_lib.importance.problem import RIDGE
-from comp_lib.statistics.sums import MatrixStatistics
-from comp_lib.surgery import shallow_copy, shrink
-from comp_lib.walk import sequence_losses, walk
+from comp_lib.importance.statistics.sums import MatrixStatistics
 
 from .cache import Tensors, cached
 from .dense_stream import layer_of, step_tokens, through_layers, walk_to, weight_of

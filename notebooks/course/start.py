@@ -19,13 +19,13 @@ from IPython.display import Markdown, display
 from IPython.utils.capture import capture_output
 from transformers.utils import logging
 
-from comp_lib.arguments import check_package
-from comp_lib.families.types import Model
-from comp_lib.models.load import DtypeName, load_with_room
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.plots.base import Picture, mime_bundle
-from comp_lib.progress import Progress, no_progress
-from comp_lib.shape import Shape
+from comp_lib.checkpoints.load import DtypeName, load_with_room
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.types import Model
+from comp_lib.reports.plots.base import Picture, mime_bundle
+from comp_lib.utils.arguments import check_package
+from comp_lib.utils.progress import Progress, no_progress
 
 from .figures import overlapping_texts
 

@@ -152,7 +152,7 @@ def _model_and_text() -> tuple:
 
 def _states(model, ids: Tensor) -> list[Tensor]:
     """The states before the first layer and after each: n + 1 of (S, L, d)."""
-    from comp_lib.families.run import embed
+    from comp_lib.decoder.run import embed
 
     return _continued(model, [embed(model, ids)], [])
 
@@ -172,7 +172,7 @@ def _continued(model, states: list[Tensor], removed: list[int]) -> list[Tensor]:
 
 def _harm(model, ids: Tensor) -> Harm:
     """What skipping layers costs; the layers before the first of them are not run again."""
-    from comp_lib.walk import sequence_losses
+    from comp_lib.decoder.walk import sequence_losses
 
     dense_states = _states(model, ids)
 

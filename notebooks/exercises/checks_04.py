@@ -32,7 +32,7 @@ Loss = Callable[[float], tuple[float, float]]  # ridge -> shares lost: on the to
 def real_layer() -> Sums:
     """G (n, n) of layer 11 of the real model on 1,024 tokens: "plain", and "weighted" by 1 / ||h||."""
     from comp_lib.calibration.windows import calibration_tokens
-    from comp_lib.statistics.sums import contributions
+    from comp_lib.importance.statistics.sums import contributions
     from course.dense_stream import dense_problem
 
     model, tokenizer = real_model()

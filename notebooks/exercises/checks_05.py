@@ -11,10 +11,10 @@ import torch
 from teaching.rank import SHARE, check, in_words
 from torch import Tensor
 
-from comp_lib.errors import InputError
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.plan import Plan, PlanRequest
-from comp_lib.shape import Shape
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.decoder.shape import Shape
+from comp_lib.hybrid_granularity.plan import Plan, PlanRequest
+from comp_lib.utils.errors import InputError
 from course.checking import Wrong, accept, call, error_without, real_outline
 
 # --- 1: KV groups in rounds ---------------------------------------------------------------------------------

@@ -76,9 +76,9 @@ def real_plans(
     ratio_for: Callable[[int, int, float, float], float],
 ) -> dict[float, tuple[float, float, float]]:
     """Megabytes -> ratio, bytes of the plan that has it, bytes of one with 16 neurons more in each layer."""
+    from comp_lib.decoder.shape import Shape
+    from comp_lib.hybrid_granularity.plan import PlanRequest
     from comp_lib.hybrid_granularity.uniform import uniform_plan
-    from comp_lib.plan import PlanRequest
-    from comp_lib.shape import Shape
 
     shape = Shape.of(real_outline())
     plans = {}

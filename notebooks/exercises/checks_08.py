@@ -188,8 +188,8 @@ def loaded() -> tuple[Any, Tensor]:
 @torch.no_grad()
 def losses_when_rounded(model: Any, tokens: Tensor) -> list[float]:
     """The loss when the matrices of each layer in turn are rounded; the layers before it run once."""
-    from comp_lib.families.run import embed, layer_arguments
-    from comp_lib.walk import sequence_losses
+    from comp_lib.decoder.run import embed, layer_arguments
+    from comp_lib.decoder.walk import sequence_losses
     from course.dense_stream import through_layers
 
     losses = []

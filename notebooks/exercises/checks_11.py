@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comp_lib.errors import InputError
-from comp_lib.models.load import load_model
-from comp_lib.shape import Shape
+from comp_lib.checkpoints.load import load_model
+from comp_lib.decoder.shape import Shape
+from comp_lib.utils.errors import InputError
 from course.checking import Wrong, accept, call, check_number
 
 GEMMA = "gemma3-270m"

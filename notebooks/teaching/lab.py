@@ -27,7 +27,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from comp_lib.errors import InputError
+from comp_lib.utils.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # a script and a test find the module beside this
 from stubs import with_stubs

@@ -26,20 +26,20 @@ import numpy as np
 from torch import Tensor
 
 from comp_lib.calibration.windows import calibration_tokens
-from comp_lib.checks import check_plan
-from comp_lib.comp import prune
-from comp_lib.errors import InputError
+from comp_lib.checkpoints.load import load_with_room
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.decoder.shape import Shape, widths_in_words
+from comp_lib.decoder.types import Model
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import Evaluation
 from comp_lib.evaluation.windows import windows_of
-from comp_lib.families.types import Model
-from comp_lib.models.load import load_with_room
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.plan import Plan
-from comp_lib.settings import PRESETS, Settings
-from comp_lib.shape import Shape, widths_in_words
-from comp_lib.system.hashes import hash_of_value
+from comp_lib.hybrid_granularity.plan import Plan
+from comp_lib.pruning.checks import check_plan
+from comp_lib.pruning.comp import prune
+from comp_lib.pruning.settings import PRESETS, Settings
+from comp_lib.utils.errors import InputError
+from comp_lib.utils.hashes import hash_of_value
 
 SHARE = 0.2  # of the decoder's parameters that a plan removes
 SHARE_TOLERANCE = 0.005

@@ -25,8 +25,8 @@ from matplotlib.textpath import TextPath
 from nbconvert.filters.markdown import markdown2html
 from nbformat import NotebookNode
 
-from comp_lib.errors import InputError
-from comp_lib.system.files import checked_new_file
+from comp_lib.utils.errors import InputError
+from comp_lib.utils.files import checked_new_file
 
 FOLDER = Path(__file__).resolve().parents[1]
 CORE = ("01_layer_importance", "02_matrix_condition", "03_hybrid_granularity", "04_mask_tuning")

@@ -18,8 +18,8 @@ import numpy as np
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
-from comp_lib.errors import InputError
-from comp_lib.system.files import checked_new_file
+from comp_lib.utils.errors import InputError
+from comp_lib.utils.files import checked_new_file
 
 X = ((2.0, 1.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 2.0))  # (T, n): three tokens, three neurons
 W = ((1.0,), (2.0,), (0.5,))  # (n, d): one output

@@ -9,12 +9,12 @@ import pandas
 import pytest
 import torch
 
-from comp_lib.calibration.shares import text_hashes
+from comp_lib.calibration.mixtures import text_hashes
 from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import Calibration, calibration_tokens
-from comp_lib.disk.prune_model import prune_model
-from comp_lib.errors import InputError
-from comp_lib.models.card import calibration_hashes
+from comp_lib.checkpoints.card import calibration_hashes
+from comp_lib.checkpoints.from_disk.prune_model import prune_model
+from comp_lib.utils.errors import InputError
 
 TEXTS = load_text("calibration").split("\n\n")[:40]
 

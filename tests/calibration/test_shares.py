@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from comp_lib.calibration.shares import (
+from comp_lib.calibration.mixtures import (
     MIXTURES,
     SHIPPED,
     WRITTEN,
@@ -16,7 +16,7 @@ from comp_lib.calibration.shares import (
     text_hashes,
     texts_of,
 )
-from comp_lib.errors import InputError
+from comp_lib.utils.errors import InputError
 
 
 def test_shares_of_a_mixture(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from comp_lib.calibration.shares import allot, shares_of
+from comp_lib.calibration.mixtures import allot, shares_of
 from comp_lib.calibration.texts import load_text
 from comp_lib.calibration.windows import calibration_tokens
 

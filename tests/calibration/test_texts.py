@@ -11,7 +11,7 @@ from conftest import DATA
 
 from comp_lib.calibration import texts as texts_module
 from comp_lib.calibration.texts import KINDS, TEXT_SETS, encode, judging_texts, load_text
-from comp_lib.errors import InputError
+from comp_lib.utils.errors import InputError
 
 
 def pieces(name: str) -> list[str]:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from comp_lib.calibration.defaults import USUAL_SEQUENCES
-from comp_lib.calibration.shares import SHIPPED, allot, shares_of
+from comp_lib.calibration.mixtures import SHIPPED, allot, shares_of
 from comp_lib.calibration.texts import encode, load_text
 from comp_lib.calibration.windows import Calibration, calibration_tokens
-from comp_lib.errors import InputError
+from comp_lib.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

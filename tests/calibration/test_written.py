@@ -12,10 +12,8 @@ from conftest import DATA
 from torch.nn import functional as F
 from variants import build
 
-from comp_lib.calibration import written as written_module
-from comp_lib.calibration.texts import DATA_FOLDERS
-from comp_lib.calibration.windows import Calibration, calibration_tokens
-from comp_lib.calibration.written import (
+from comp_lib.calibration import self_generated as written_module
+from comp_lib.calibration.self_generated import (
     WRITERS,
     draw_prefixes,
     load_beginnings,
@@ -23,10 +21,12 @@ from comp_lib.calibration.written import (
     sample,
     write_texts,
 )
+from comp_lib.calibration.texts import DATA_FOLDERS
+from comp_lib.calibration.windows import Calibration, calibration_tokens
 from comp_lib.cli.use import report
-from comp_lib.errors import InputError
-from comp_lib.settings import PRESET_TABLE
-from comp_lib.system.hashes import hash_of_model
+from comp_lib.pruning.settings import PRESET_TABLE
+from comp_lib.utils.errors import InputError
+from comp_lib.utils.hashes import hash_of_model
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

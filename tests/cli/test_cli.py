@@ -12,20 +12,20 @@ from command import QUICK_FLAGS, content, ran, refused, run
 from transformers import AutoModelForCausalLM
 from typer.models import OptionInfo
 
-from comp_lib import plots
 from comp_lib.calibration import windows
 from comp_lib.calibration.texts import load_text
+from comp_lib.checkpoints import load
+from comp_lib.checkpoints.from_disk import prune_model
+from comp_lib.checkpoints.wheels import INCLUDED_MODEL
 from comp_lib.cli.app import app
 from comp_lib.cli.console import as_typed_here
 from comp_lib.cli.prune import _fate_of_the_fact
-from comp_lib.disk import prune_model
+from comp_lib.decoder.shape import Shape
 from comp_lib.evaluation.loss import compare_losses
 from comp_lib.evaluation.windows import evaluation_tokens
+from comp_lib.hybrid_granularity.plan import Plan
 from comp_lib.importance.layers import block_influence
-from comp_lib.models import load
-from comp_lib.models.wheels import INCLUDED_MODEL
-from comp_lib.plan import Plan
-from comp_lib.shape import Shape
+from comp_lib.reports import plots
 
 pytestmark = pytest.mark.slow
 
@@ -174,8 +174,8 @@ WITH_DEVICE = {
 
 def test_a_device_that_is_not_here_is_refused_before_any_work(parent, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    # models.load comes last: the others import from it what is there
-    for module in ("disk.heal_folder", "disk.prune_model", "analysis.page", "models.load"):
+    # checkpoints.load comes last: the others import from it what is there
+    for module in ("disk.heal_folder", "disk.prune_model", "analysis.page", "checkpoints.load"):
         monkeypatch.setattr(f"comp_lib.{module}.open_model", lambda *_, **__: pytest.fail("this is work"))
     with_device = {name for name, signature in SIGNATURES.items() if "device" in signature.parameters}
     assert with_device == WITH_DEVICE.keys()

@@ -10,12 +10,12 @@ import pytest
 import torch
 from command import QUICK_FLAGS, ran, refused, run
 
-from comp_lib import healing
-from comp_lib.calibration.shares import text_hashes
-from comp_lib.disk import heal_folder
-from comp_lib.healing import JUDGING_SEQUENCES
-from comp_lib.models.card import calibration_hashes
-from comp_lib.models.load import load_model
+from comp_lib.calibration.mixtures import text_hashes
+from comp_lib.checkpoints.card import calibration_hashes
+from comp_lib.checkpoints.from_disk import heal_folder
+from comp_lib.checkpoints.load import load_model
+from comp_lib.recovery import healing
+from comp_lib.recovery.healing import JUDGING_SEQUENCES
 
 pytestmark = pytest.mark.slow
 

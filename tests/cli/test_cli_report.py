@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from command import ran, refused, run
 
-from comp_lib.analysis import page
+from comp_lib.reports.checkup import page
 
 pytestmark = pytest.mark.slow
 

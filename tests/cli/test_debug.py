@@ -6,7 +6,7 @@ import pytest
 from command import QUICK_FLAGS, refused, run
 
 from comp_lib.cli.app import COMMANDS
-from comp_lib.errors import DEBUG_VARIABLE
+from comp_lib.utils.errors import DEBUG_VARIABLE
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def test_debug_of_what_the_system_refuses(parent, monkeypatch):
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("comp_lib.models.load.load_model", fail)
+    monkeypatch.setattr("comp_lib.checkpoints.load.load_model", fail)
     result = run("inspect", parent, "--debug")
     assert result.exit_code == 2
     assert "in fail" in result.stderr

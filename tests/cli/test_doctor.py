@@ -9,10 +9,10 @@ import pytest
 from command import ran, refused, run
 from typer.testing import CliRunner
 
+from comp_lib.checkpoints import wheels
 from comp_lib.cli import doctor
 from comp_lib.cli.app import app
-from comp_lib.models import wheels
-from comp_lib.system import machine
+from comp_lib.utils import machine
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from comp_lib.calibration.texts import KINDS
 from comp_lib.cli import console
 from comp_lib.cli.prune import prune
-from comp_lib.methods import METHODS
-from comp_lib.settings import DEFAULTS, PRESETS
+from comp_lib.pruning.methods import METHODS
+from comp_lib.pruning.settings import DEFAULTS, PRESETS
 
 pytestmark = pytest.mark.slow
 

@@ -11,11 +11,11 @@ from command import QUICK_FLAGS, ran, refused, run
 from transformers import AutoModelForCausalLM
 
 from comp_lib.calibration.texts import KINDS, load_text
+from comp_lib.checkpoints.load import load_model
 from comp_lib.evaluation.by_kind import EvaluationByText
 from comp_lib.evaluation.loss import compare_losses, measure_loss
 from comp_lib.evaluation.windows import evaluation_tokens
 from comp_lib.evaluation.zero_shot import load_tasks, zero_shot
-from comp_lib.models.load import load_model
 
 pytestmark = pytest.mark.slow
 
@@ -162,5 +162,5 @@ def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_
     ],
 )
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(parent, monkeypatch, options, phrases):
-    monkeypatch.setattr("comp_lib.models.load.load_model", lambda *_: pytest.fail("this is work"))
+    monkeypatch.setattr("comp_lib.checkpoints.load.load_model", lambda *_: pytest.fail("this is work"))
     refused(run("evaluate", parent, *options), phrases)

@@ -16,8 +16,8 @@ from PIL import Image
 from studies import study_of
 
 import course.figures
-from comp_lib.plots import figure_with_axes
-from comp_lib.plots.base import RED
+from comp_lib.reports.plots import figure_with_axes
+from comp_lib.reports.plots.base import RED
 from course.figures import animation, layer_importance, matrix_condition, overlapping_texts
 
 pytestmark = pytest.mark.slow

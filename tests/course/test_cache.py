@@ -8,10 +8,10 @@ import pytest
 import torch
 from variants import build
 
-from comp_lib.errors import InputError
-from comp_lib.settings import Settings
-from comp_lib.statistics.sums import MatrixStatistics
-from comp_lib.system.hashes import hash_of_model
+from comp_lib.importance.statistics.sums import MatrixStatistics
+from comp_lib.pruning.settings import Settings
+from comp_lib.utils.errors import InputError
+from comp_lib.utils.hashes import hash_of_model
 from course import cache
 from course.cache import cached
 

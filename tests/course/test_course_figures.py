@@ -18,12 +18,12 @@ from studies import study_of
 from tools import FOUR_LAYERS
 
 import course.figures
-from comp_lib.errors import InputError
-from comp_lib.gguf.speed import Timing
+from comp_lib.hybrid_granularity.plan import PlanRequest
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.plan import PlanRequest
-from comp_lib.plots import figure_with_axes
-from comp_lib.plots.base import GREEN, note
+from comp_lib.reports.plots import figure_with_axes
+from comp_lib.reports.plots.base import GREEN, note
+from comp_lib.reports.speed import Timing
+from comp_lib.utils.errors import InputError
 from course.figures import (
     after_pruning,
     differences,

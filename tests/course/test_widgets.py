@@ -11,13 +11,13 @@ from ipywidgets import HTML
 from studies import study_of
 from tools import SMOLLM2
 
-from comp_lib.analysis import Sample, curves, neurons
-from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.by_harm import plan_by_harm
 from comp_lib.hybrid_granularity.paper import paper_plan
+from comp_lib.hybrid_granularity.plan import PlanRequest
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.plan import PlanRequest
-from comp_lib.plots import base
+from comp_lib.reports.checkup import Sample, curves, neurons
+from comp_lib.reports.plots import base
+from comp_lib.utils.errors import InputError
 from course.figures.layer_importance import plot_layer
 from course.hybrid_granularity import layer_errors, stored_harm, water_filling_plan
 from course.widgets import explorers

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from comp_lib.calibration.texts import KINDS, load_text
-from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import EvaluationByText, evaluate, judge
 from comp_lib.evaluation.confidence import Intervals, confidence_intervals
 from comp_lib.evaluation.loss import Evaluation, compare_losses, measure_loss
 from comp_lib.evaluation.windows import evaluation_tokens, windows_of
+from comp_lib.utils.errors import InputError
 
 
 def ruined(model, amount=0.05):

@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from comp_lib.errors import InputError
-from comp_lib.evaluation.confidence import (
-    MIN_VALUES,
-    Intervals,
-    confidence_interval,
-    confidence_intervals,
-)
+from comp_lib.evaluation.confidence import MIN_VALUES, Intervals, confidence_interval, confidence_intervals
+from comp_lib.utils.errors import InputError
 
 
 @pytest.mark.parametrize("count", [*range(MIN_VALUES, 20), 400])

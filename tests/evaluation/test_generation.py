@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from comp_lib.errors import InputError
 from comp_lib.evaluation.generation import continuation
+from comp_lib.utils.errors import InputError
 
 PROMPT = "The sea is"
 

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from variants import VARIANTS, build, tokens
 
 from comp_lib.calibration.texts import encode, load_text
-from comp_lib.errors import InputError, NoNumber
 from comp_lib.evaluation import loss as loss_module
 from comp_lib.evaluation.confidence import Intervals, confidence_interval
 from comp_lib.evaluation.loss import MEASURES, Evaluation, compare_losses, measure_loss
 from comp_lib.evaluation.windows import evaluation_tokens
+from comp_lib.utils.errors import InputError, NoNumber
 
 
 @pytest.fixture(scope="module")

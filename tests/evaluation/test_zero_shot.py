@@ -17,10 +17,10 @@ from command import refused, run
 from conftest import DATA
 
 from comp_lib.calibration.texts import KINDS, load_text
-from comp_lib.errors import InputError
+from comp_lib.checkpoints.load import load_model
 from comp_lib.evaluation import zero_shot as zero_shot_module
 from comp_lib.evaluation.zero_shot import SETS, load_tasks, zero_shot
-from comp_lib.models.load import load_model
+from comp_lib.utils.errors import InputError
 
 pytestmark = pytest.mark.slow
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from packing import as_base64
 
-from comp_lib.families.find import layers_of
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.structure import layers_of
+from comp_lib.hybrid_granularity.measured import MeasuredHarm
+from comp_lib.hybrid_granularity.plan import PlanRequest
 from comp_lib.importance import matrix_condition
-from comp_lib.importance.measured_harm import MeasuredHarm
 from comp_lib.importance.problem import RIDGE
-from comp_lib.plan import PlanRequest
-from comp_lib.shape import Shape
-from comp_lib.statistics.solve import spd_inverse, with_ridge
+from comp_lib.importance.statistics.solve import spd_inverse, with_ridge
 
 OUTPUTS = 6
 PER_ROUND = 7

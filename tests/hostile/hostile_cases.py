@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from command import run
 
-from comp_lib.errors import RUST_PANIC, InputError
+from comp_lib.utils.errors import RUST_PANIC, InputError
 
 SEED = 58
 COUNT = int(os.environ.get("HOSTILE_CASES", "320"))  # cases of all fields together

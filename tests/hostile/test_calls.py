@@ -15,9 +15,9 @@ import typer
 from command import content, refused, run
 from tools import plan_of_everything
 
+from comp_lib.checkpoints.export import export_gguf
+from comp_lib.checkpoints.load import load_model
 from comp_lib.cli.app import COMMANDS, app
-from comp_lib.models.export import export_gguf
-from comp_lib.models.load import load_model
 
 pytestmark = pytest.mark.slow
 

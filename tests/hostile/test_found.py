@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from variants import build, tokens
 
-from comp_lib.disk import from_disk
-from comp_lib.disk.work_folder import Journal
-from comp_lib.errors import InputError
-from comp_lib.models.load import open_model
-from comp_lib.settings import Settings
+from comp_lib.checkpoints.from_disk import from_disk
+from comp_lib.checkpoints.from_disk.work_folder import Journal
+from comp_lib.checkpoints.load import open_model
+from comp_lib.pruning.settings import Settings
+from comp_lib.utils.errors import InputError
 
 FIELDS = [  # file, field, values
     ("config.json", "sliding_window", [-1, 2**63, 2.5, "wide", {}, True]),

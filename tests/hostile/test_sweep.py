@@ -27,18 +27,18 @@ from variants import build, tokens
 
 import comp_lib
 from comp_lib.calibration.windows import Calibration
+from comp_lib.checkpoints.export import export_gguf
+from comp_lib.checkpoints.from_disk.destination import SaveOptions
+from comp_lib.checkpoints.from_disk.from_disk import prune_to
+from comp_lib.checkpoints.from_disk.model_on_disk import ModelOnDisk
+from comp_lib.checkpoints.load import load_model, open_model
 from comp_lib.cli.app import COMMANDS, app
-from comp_lib.disk.destination import SaveOptions
-from comp_lib.disk.from_disk import prune_to
-from comp_lib.disk.model_on_disk import ModelOnDisk
-from comp_lib.errors import InputError
 from comp_lib.evaluation.generation import continuation
 from comp_lib.evaluation.loss import measure_loss
-from comp_lib.models.export import export_gguf
-from comp_lib.models.load import load_model, open_model
-from comp_lib.plan import Plan
-from comp_lib.settings import MethodChanges
-from comp_lib.system.hashes import hash_of_value
+from comp_lib.hybrid_granularity.plan import Plan
+from comp_lib.pruning.settings import MethodChanges
+from comp_lib.utils.errors import InputError
+from comp_lib.utils.hashes import hash_of_value
 
 __all__ = ["sandbox"]  # a fixture
 
@@ -601,5 +601,5 @@ def test_what_goes_wrong_fails(sandbox):
 
 
 def test_a_traceback_of_a_command_is_seen(sandbox, monkeypatch):
-    monkeypatch.setattr("comp_lib.models.load.load_model", lambda *arguments: {}["x"])
+    monkeypatch.setattr("comp_lib.checkpoints.load.load_model", lambda *arguments: {}["x"])
     assert "KeyError: 'x'" in end_of_command("inspect", "parent")

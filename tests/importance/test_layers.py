@@ -11,9 +11,9 @@ from tools import without
 from torch import nn
 from variants import build, tokens
 
-from comp_lib.decoder import copy_layer
-from comp_lib.importance import LAYER_METRIC_NAMES
+from comp_lib.decoder.decoder import copy_layer
 from comp_lib.importance.layers import LAYER_METRICS, block_influence, layers_to_drop, sequence_loss_increase
+from comp_lib.importance.names import LAYER_METRIC_NAMES
 
 NAMES = ["gqa", "all-at-once", "eager", "mistral-window", "qwen2"]
 LAYERS = 5
@@ -148,7 +148,7 @@ def test_one_layer_at_a_time_is_on_the_device(name, monkeypatch):
         largest_count = max(largest_count, sum(copy() is not None for copy in copies))
         return copied
 
-    monkeypatch.setattr("comp_lib.decoder.copy_layer", counted)
+    monkeypatch.setattr("comp_lib.decoder.decoder.copy_layer", counted)
     layers_to_drop(name, model_of(), tokens(2, 16), 2, device=torch.device("cpu"))
     assert len(copies) >= LAYERS
     assert largest_count == 1

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tools import inputs_and_weights, normal, without
 
 from comp_lib.importance.matrix_condition import Sweep, condition_numbers, scores_of, sweep
-from comp_lib.statistics import solve
-from comp_lib.statistics.solve import diagonal_blocks, penalty, spd_inverse, with_ridge
-from comp_lib.statistics.sums import contributions
+from comp_lib.importance.statistics import solve
+from comp_lib.importance.statistics.solve import diagonal_blocks, penalty, spd_inverse, with_ridge
+from comp_lib.importance.statistics.sums import contributions
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}

@@ -7,7 +7,7 @@ from functools import cache
 from lessons import checks_module
 from variants import LISTS_OF_FOUR, build, tokens
 
-from comp_lib.shape import Shape
+from comp_lib.decoder.shape import Shape
 
 checks_11 = checks_module("11")
 

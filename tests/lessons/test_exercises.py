@@ -17,7 +17,7 @@ import pytest
 import torch
 from lessons import EXERCISES, LESSONS, SOLUTIONS, Wrong, checks_module, functions
 
-from comp_lib.plan import Plan
+from comp_lib.hybrid_granularity.plan import Plan
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ import torch
 from lessons import LESSONS, Wrong, checks_module, functions
 from variants import build, tokens
 
-from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import measure_loss
+from comp_lib.utils.errors import InputError
 
 # --- lesson 3 -----------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from teaching import lab
 from teaching.stubs import with_stubs
 
-from comp_lib.errors import InputError
+from comp_lib.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"

@@ -11,8 +11,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 from transformers import AutoModelForCausalLM
 from variants import build
 
-from comp_lib.plan import Plan
-from comp_lib.shape import Shape
+from comp_lib.decoder.shape import Shape
+from comp_lib.hybrid_granularity.plan import Plan
 
 pytestmark = pytest.mark.slow
 

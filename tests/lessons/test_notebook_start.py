@@ -63,12 +63,12 @@ def run_cells(kernels):
 
 SAVE = """
 import sys, ipywidgets
-from comp_lib.models import load
+from comp_lib.checkpoints import load
 sys.saved = ipywidgets, load.free_memory
 """
 RESTORE = """
 import os, sys
-from comp_lib.models import load
+from comp_lib.checkpoints import load
 sys.modules["ipywidgets"], load.free_memory = sys.saved
 os.environ.pop("COMP_MODEL", None)
 """
@@ -99,7 +99,7 @@ def first_cell(path):
             id="a package is missing",
         ),
         pytest.param(
-            "from comp_lib.models import load; load.free_memory = lambda: 10**8",
+            "from comp_lib.checkpoints import load; load.free_memory = lambda: 10**8",
             "choose a smaller model",
             LESSONS[:1],  # all lessons need the same memory
             id="too little memory",

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from teaching import rank
 
-from comp_lib.models.load import load_model
-from comp_lib.plan import PlanRequest
-from comp_lib.shape import Shape
+from comp_lib.checkpoints.load import load_model
+from comp_lib.decoder.shape import Shape
+from comp_lib.hybrid_granularity.plan import PlanRequest
 
 
 @pytest.fixture(scope="module")

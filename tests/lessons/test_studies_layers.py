@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from variants import build, tokens
 
-from comp_lib.analysis import frames
 from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
+from comp_lib.reports.checkup import frames
 from course import layer_importance as studies
 from course.layer_importance import attention_maps, layer_study, rank_gap, ranks, stream_statistics
 

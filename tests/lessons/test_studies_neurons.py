@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from comp_lib.errors import InputError
+from comp_lib.decoder.structure import parts
+from comp_lib.decoder.surgery import shallow_copy, shrink
 from comp_lib.evaluation.loss import measure_loss
-from comp_lib.families.find import parts
-from comp_lib.statistics.solve import least_squares
-from comp_lib.surgery import shallow_copy, shrink
+from comp_lib.importance.statistics.solve import least_squares
+from comp_lib.utils.errors import InputError
 from course import dense_stream as study
 from course import metrics_on_trial as trial
 

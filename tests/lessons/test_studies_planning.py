@@ -10,15 +10,15 @@ import pytest
 import torch
 from tools import SMOLLM2
 
-from comp_lib.errors import InputError
+from comp_lib.decoder.shape import Shape
 from comp_lib.hybrid_granularity.by_harm import plan_by_harm
+from comp_lib.hybrid_granularity.measured import MeasuredHarm
 from comp_lib.hybrid_granularity.paper import paper_plan
+from comp_lib.hybrid_granularity.plan import Plan, PlanRequest
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
-from comp_lib.importance.measured_harm import MeasuredHarm
 from comp_lib.importance.problem import RIDGE
-from comp_lib.plan import Plan, PlanRequest
-from comp_lib.shape import Shape
+from comp_lib.utils.errors import InputError
 from course import hybrid_granularity as planning
 from course.dense_stream import dense_problem
 

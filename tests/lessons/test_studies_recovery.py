@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from comp_lib.shape import Shape
-from comp_lib.statistics.sums import contributions
+from comp_lib.decoder.shape import Shape
+from comp_lib.importance.statistics.sums import contributions
 from course import mask_tuning as study
 
 WIDTH = 36

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comp_lib.comp import prune
+from comp_lib.importance.statistics.few_tokens import TokenStatistics
+from comp_lib.importance.statistics.solve import ridge_solve, spd_factor
+from comp_lib.importance.statistics.sums import MatrixStatistics
+from comp_lib.pruning.comp import prune
+from comp_lib.pruning.settings import Settings
 from comp_lib.recovery import least_squares
 from comp_lib.recovery.least_squares import RIDGES, choose_ridge
-from comp_lib.settings import Settings
-from comp_lib.statistics.few_tokens import TokenStatistics
-from comp_lib.statistics.solve import ridge_solve, spd_factor
-from comp_lib.statistics.sums import MatrixStatistics
 
 
 def two_halves(*tokens, n=12, m=5, noise=0.0, seed=0):

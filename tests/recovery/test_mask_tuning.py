@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools import inputs_and_weights, normal
 
-from comp_lib.errors import InputError
+from comp_lib.importance.statistics.solve import keep_rows, least_squares
+from comp_lib.importance.statistics.sums import MatrixStatistics, contributions
 from comp_lib.recovery import mask_tuning
 from comp_lib.recovery.mask_tuning import MAX_VARIANCE, fold_mask, solve_mask, tune_mask
-from comp_lib.statistics.solve import keep_rows, least_squares
-from comp_lib.statistics.sums import MatrixStatistics, contributions
+from comp_lib.utils.errors import InputError
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}

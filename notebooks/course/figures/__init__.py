@@ -1,6 +1,7 @@
 """Figures of the lessons, a module for each: pure functions from results to pictures.
 
-See `comp_lib.plots.base` for what holds of all pictures. This module has what several lessons draw with.
+`comp_lib.reports.plots.base` says what holds of all pictures. This module has what several lessons draw
+with.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from comp_lib.plots.base import GREY
+from comp_lib.reports.plots.base import GREY
 
 Interval = tuple[float, float, float]  # a mean, and the ends of its 95% interval; NaN where none is known
 Offset = tuple[float, float]  # of a name from its point: to the right and up, in points of print

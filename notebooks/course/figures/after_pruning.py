@@ -8,7 +8,7 @@ from itertools import cycle
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from comp_lib.plots.base import (
+from comp_lib.reports.plots.base import (
     BLUE,
     DASHED_LINE,
     GREY,

@@ -16,7 +16,7 @@ import numpy as np
 from IPython.display import display
 from PIL import Image
 
-from comp_lib.plots.base import Picture, png
+from comp_lib.reports.plots.base import Picture, png
 
 SHADES = 64  # colours of a GIF
 LAST = 2.0  # seconds that the last frame stays

@@ -6,15 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from comp_lib.plots.base import (
-    BLUE,
-    DASHED_LINE,
-    GREEN,
-    GREY,
-    ORANGE,
-    Picture,
-    figure_with_axes,
-)
+from comp_lib.reports.plots.base import BLUE, DASHED_LINE, GREEN, GREY, ORANGE, Picture, figure_with_axes
 
 from . import Interval, spans
 

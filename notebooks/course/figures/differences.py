@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from comp_lib.plots.base import BLUE, DASHED_LINE, GREY, ORANGE, Numbers, Picture, panels
+from comp_lib.reports.plots.base import BLUE, DASHED_LINE, GREY, ORANGE, Numbers, Picture, panels
 
 from . import Interval, spans
 

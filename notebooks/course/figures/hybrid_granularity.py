@@ -10,8 +10,8 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from comp_lib.evaluation.confidence import confidence_interval
-from comp_lib.plan import Plan
-from comp_lib.plots.base import GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, note, panels
+from comp_lib.hybrid_granularity.plan import Plan
+from comp_lib.reports.plots.base import GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, note, panels
 
 
 def plot_widths(plan: Plan, neurons: Sequence[int], errors: Sequence[float]) -> Picture:

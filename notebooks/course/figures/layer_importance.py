@@ -10,9 +10,7 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from comp_lib.arguments import suggestion
-from comp_lib.errors import InputError
-from comp_lib.plots.base import (
+from comp_lib.reports.plots.base import (
     BLUE,
     GREY,
     ORANGE,
@@ -23,6 +21,8 @@ from comp_lib.plots.base import (
     note,
     panels,
 )
+from comp_lib.utils.arguments import suggestion
+from comp_lib.utils.errors import InputError
 from course.layer_importance import LayerStudy, ranks
 
 from . import TIGHT_OFFSETS, name_points

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from comp_lib.plots.base import (
+from comp_lib.reports.plots.base import (
     COLOURS,
     DASHED_LINE,
     LEGEND_BESIDE,

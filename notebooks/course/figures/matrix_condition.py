@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
-from comp_lib.plots.base import BLUE, GREY, RED, Picture, figure_with_axes, note, panels, plain_ticks
+from comp_lib.reports.plots.base import BLUE, GREY, RED, Picture, figure_with_axes, note, panels, plain_ticks
 
 from .animation import Frame
 

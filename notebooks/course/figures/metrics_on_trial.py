@@ -6,13 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from comp_lib.plots.base import (
-    DASHED_LINE,
-    Picture,
-    panels,
-    plain_ticks,
-    style,
-)
+from comp_lib.reports.plots.base import DASHED_LINE, Picture, panels, plain_ticks, style
 
 from . import Interval, spans
 

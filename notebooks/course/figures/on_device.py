@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from comp_lib.gguf.speed import Timing, median_ratio
-from comp_lib.plots.base import (
+from comp_lib.decoder.shape import Shape
+from comp_lib.reports.plots.base import (
     BLUE,
     DASHED_LINE,
     GREEN,
@@ -16,7 +16,7 @@ from comp_lib.plots.base import (
     figure_with_axes,
     style,
 )
-from comp_lib.shape import Shape
+from comp_lib.reports.speed import Timing, median_ratio
 
 from . import TITLE
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from comp_lib.plots.base import COLOURS, DASHED_LINE, LEGEND_ABOVE, Picture, figure_with_axes
+from comp_lib.reports.plots.base import COLOURS, DASHED_LINE, LEGEND_ABOVE, Picture, figure_with_axes
 
 Points = Sequence[tuple[float, float]]
 MIB = 2**20  # bytes

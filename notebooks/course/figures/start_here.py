@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from comp_lib.plots.base import (
+from comp_lib.reports.plots.base import (
     BLUE,
     DASHED_LINE,
     GREEN,

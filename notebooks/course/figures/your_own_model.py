@@ -7,7 +7,8 @@ from typing import Any
 
 from matplotlib.patches import Rectangle
 
-from comp_lib.plots.base import (
+from comp_lib.decoder.shape import Shape
+from comp_lib.reports.plots.base import (
     BLUE,
     DASHED_LINE,
     GREEN,
@@ -20,7 +21,6 @@ from comp_lib.plots.base import (
     note,
     style,
 )
-from comp_lib.shape import Shape
 
 from . import TITLE, Interval, spans
 

@@ -3,7 +3,7 @@
 import html
 from typing import Any
 
-from comp_lib.errors import InputError
+from comp_lib.utils.errors import InputError
 
 from ..start import check_extras
 

@@ -29,15 +29,15 @@ from ipywidgets import (
 )
 from numpy.typing import NDArray
 
-from comp_lib.analysis.frames import SWEPT_SHARE
-from comp_lib.errors import InputError
+from comp_lib.decoder.shape import Shape
 from comp_lib.hybrid_granularity.by_harm import plan_by_harm
+from comp_lib.hybrid_granularity.measured import MeasuredHarm
 from comp_lib.hybrid_granularity.paper import paper_plan
+from comp_lib.hybrid_granularity.plan import Plan, PlanRequest
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.importance.measured_harm import MeasuredHarm
-from comp_lib.plan import Plan, PlanRequest
-from comp_lib.plots.base import Picture, mime_bundle
-from comp_lib.shape import Shape
+from comp_lib.reports.checkup.frames import SWEPT_SHARE
+from comp_lib.reports.plots.base import Picture, mime_bundle
+from comp_lib.utils.errors import InputError
 from course.layer_importance import LayerStudy, rank_gap, ranks
 
 from ..figures.hybrid_granularity import plot_widths

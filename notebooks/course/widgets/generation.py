@@ -7,10 +7,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from comp_lib.errors import InputError
+from comp_lib.decoder.shape import Shape
+from comp_lib.decoder.types import Model
 from comp_lib.evaluation.generation import continuation
-from comp_lib.families.types import Model
-from comp_lib.shape import Shape
+from comp_lib.utils.errors import InputError
 
 from . import WithStill, alert
 

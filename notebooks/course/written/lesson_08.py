@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from comp_lib.shape import Shape
+from comp_lib.decoder.shape import Shape
 from course.checking import Wrong, accept, call, check_number, checks
 
 # Three layers of a stream 24 wide: heads of 8, two query heads in a group, layers that differ in width.

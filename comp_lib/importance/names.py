@@ -1,0 +1,8 @@
+"""The names of the metrics of layers, for the help of the command line, which must not import torch."""
+
+from typing import Literal, get_args
+
+LayerMetricName = Literal["block-influence", "loss"]
+LAYER_METRIC_NAMES: tuple[LayerMetricName, ...] = get_args(
+    LayerMetricName
+)  # the keys of `layers.LAYER_METRICS`

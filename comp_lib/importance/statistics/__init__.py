@@ -1,0 +1,1 @@
+"""Sums over the calibration tokens, all that the method knows of the text: `sums`, `few_tokens`, `solve`."""
