@@ -96,13 +96,12 @@ def add_biases(layer: Layer) -> None:
 def keep_layers(model: Model, layers: Sequence[int]) -> None:
     """Keep the decoder layers `layers`, in place, and number them anew.
 
-    Lists in the config with an entry for each layer (`layer_types`, `no_rope_layers`, ...) lose the entries
-    of dropped layers.
+    Lists in the config that are named after layers and have an entry for each (`layer_types`,
+    `no_rope_layers`, ...) lose the entries of dropped layers.
     """
     stack = layers_of(model)
     for name, entries in list(vars(model.config).items()):
-        has_entry_per_layer = isinstance(entries, list) and len(entries) == len(stack)
-        if has_entry_per_layer and not name.endswith(("_id", "_ids", "architectures")):
+        if "layer" in name and isinstance(entries, list) and len(entries) == len(stack):
             setattr(model.config, name, [entries[index] for index in layers])
     for index in sorted({*range(len(stack))} - {*layers}, reverse=True):
         del stack[index]

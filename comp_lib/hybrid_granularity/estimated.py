@@ -105,7 +105,7 @@ def estimate_harm(
         energy = _energies(problem)
         energies.append(energy.sort().values.cpu())
         if visit.index % LAYER_STEP == 0 or visit.index == layer_count - 1:
-            kept_inputs = energy.argsort()[removals[visit.index] :].sort().values
+            kept_inputs = energy.argsort(stable=True)[removals[visit.index] :].sort().values
             weight = statistics.refit(problem.weight, kept_inputs, problem.ridge)
             judging = visit.before[fitted_count:]
             streams[visit.index] = states_with_and_without(visit.layer, judging, visit.arguments, weight)[1]

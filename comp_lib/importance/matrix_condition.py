@@ -148,7 +148,8 @@ def sweep(
     round_penalties: list[float] = []
     while len(order) < remove:
         candidates = scores.masked_fill(~alive, torch.inf)
-        chosen = torch.topk(candidates, min(per_round, remove - len(order)), largest=False).indices
+        count = min(per_round, remove - len(order))
+        chosen = candidates.argsort(stable=True)[:count]  # of equal scores the earlier block, on any machine
         inputs = inputs_of_blocks(chosen, block_size)  # R (r,)
         inverse_rows = inverse.rows(inputs)  # P_R (r, n)
         removed_weights = refitted[inputs]  # V_R (r, m)

@@ -142,6 +142,14 @@ def test_lists_over_the_layers_follow_them(name, field, before):
     assert getattr(model.config, field) == before[:2]
 
 
+def test_a_list_of_something_else_stays_though_it_is_as_long_as_the_layers():
+    model = build()
+    model.config.favourite_tokens = [7, 8, 9]
+    assert len(model.model.layers) == 3
+    keep_layers(model, [0, 1])
+    assert model.config.favourite_tokens == [7, 8, 9]
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_generation_with_a_cache_equals_generation_without(name):
     model = build(name)

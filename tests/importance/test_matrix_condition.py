@@ -323,6 +323,14 @@ def test_one_round_takes_the_lowest_scores():
     assert swept.counts.tolist() == [3]
 
 
+@pytest.mark.parametrize("blocks", [3, 64, 1000])
+def test_of_equal_scores_the_earlier_block_goes_first(blocks):
+    swept = sweep(
+        torch.eye(blocks, dtype=torch.float64), torch.ones(blocks, 1, dtype=torch.float64), blocks // 2
+    )
+    assert swept.order.tolist() == list(range(blocks // 2))
+
+
 def test_sweep_that_removes_nothing_returns_the_weights_to_the_bit():
     x, w = inputs_and_weights(3, 8)
     swept = sweep(spd_inverse(x.T @ x)[0], w, 0)

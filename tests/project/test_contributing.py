@@ -88,7 +88,7 @@ def terminal(clone):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {
         "PYTHONPATH": str(clone),
-        "PYTEST_ARGS": "tests/importance/test_neurons.py",
+        "PYTEST_ARGS": "tests/importance/test_neuron_metrics.py",
         "WORKERS": "0",
     }
     for person in ("AUTHOR", "COMMITTER"):

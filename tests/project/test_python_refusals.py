@@ -370,6 +370,11 @@ GOOD_ARGUMENTS = {
         "out": "out",
         "calibration": Calibration("shipped", length=64),
     },
+    "save_model": lambda parent, model, tokenizer: {
+        "pruned": prune(model, tokens(), SETTINGS),
+        "out": "out",
+        "tokenizer": tokenizer,
+    },
 }
 # Of these, nobody makes one: they come back.
 RESULTS = {

@@ -130,7 +130,7 @@ def test_a_keyword_of_something_else_says_where_it_belongs():
         *(Settings, Settings.preset, Calibration, prune, prune_model, load_model, comp_lib.evaluate),
         *(comp_lib.heal, comp_lib.heal_folder, comp_lib.HealingSettings, comp_lib.export_gguf),
         *(comp_lib.export_padded, comp_lib.load_text, comp_lib.log_lines, comp_lib.metric),
-        *(comp_lib.keep_highest, comp_lib.Plan, comp_lib.Plan.load, comp_lib.Plan.save, comp_lib.Pruned.save),
+        *(comp_lib.keep_highest, comp_lib.Plan, comp_lib.Plan.load, comp_lib.Plan.save, comp_lib.save_model),
     ],
 )
 def test_an_unknown_keyword_is_refused_by_all_that_the_package_exports(function):

@@ -162,13 +162,22 @@ def lock(work: Path) -> Iterator[None]:
             hint="wait until it ends, or choose another name",
         ) from error
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in DISK_ERRORS or _is_of_another_folder(error, work):
             raise
         raise InputError(
             expected=f"to work in {work}",
             got=error,
             hint="make room there, or let it be written to; then the same command goes on",
         ) from error
+
+
+def _is_of_another_folder(error: OSError, work: Path) -> bool:
+    """Whether the system refused a file that is not of this run, such as one of the parent's."""
+    if not isinstance(error.filename, str | Path):
+        return False
+    path = Path(error.filename).absolute()
+    target = work.with_name(work.name.removesuffix(".partial"))
+    return not (path.is_relative_to(work) or path.is_relative_to(target) or work.is_relative_to(path))
 
 
 def exported_file(work: Path, target: Path) -> Path | None:

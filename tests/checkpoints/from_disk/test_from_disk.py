@@ -329,6 +329,18 @@ def test_a_full_disk_is_reported_and_the_same_call_goes_on(
     assert content(tmp_path / "small") == content(undisturbed)
 
 
+def test_a_parent_that_cannot_be_read_is_no_fault_of_the_folder(parent, tmp_path, tokenizer, monkeypatch):
+    unreadable = str(Path(parent) / "model.safetensors")
+
+    def forbidden(*arguments):
+        raise PermissionError(errno.EACCES, "Permission denied", unreadable)
+
+    model = opened(parent)
+    monkeypatch.setattr(model, "layer", forbidden)
+    with pytest.raises(PermissionError, match="model.safetensors"):
+        prune_to(tmp_path / "small", model, tokenizer, tokens(), SETTINGS)
+
+
 def test_an_error_of_whoever_shows_the_progress_is_no_fault_of_the_folder(parent, tmp_path, tokenizer):
     def closed(*arguments):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
