@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..utils.arguments import check_package, check_type, known_keywords, suggestion
+from ..utils.arguments import check_package, check_type, suggestion
 from ..utils.errors import InputError, refusing
 
 TEXT_SETS = ("calibration", "evaluation")
@@ -35,7 +35,6 @@ EVERY_KIND = "kinds"  # the evaluation texts of all kinds
 TEXTS = (*TEXT_SETS, EVERY_KIND, *(f"{name}:{kind}" for name in TEXT_SETS for kind in KINDS), WIKITEXT)
 
 
-@known_keywords()
 def load_text(name_or_path: str | Path) -> str:
     """The text of that name, or of that file (UTF-8).
 

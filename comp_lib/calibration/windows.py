@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from ..decoder.structure import check_model
 from ..decoder.tokens import check_length
 from ..decoder.types import Model
-from ..utils.arguments import check_seed, check_whole_number, known_keywords, plain_number
+from ..utils.arguments import check_seed, check_whole_number, plain_number
 from ..utils.errors import InputError
 from ..utils.progress import Progress, check_progress, no_progress
 from .defaults import USUAL_LENGTH, USUAL_SEQUENCES
@@ -30,7 +30,6 @@ from .self_generated import write_texts
 from .texts import TEXTS, encode, opening_tokens, start_token
 
 
-@known_keywords()
 @dataclass(frozen=True)
 class Calibration:
     """Which text calibrates, and how much of it.
@@ -73,7 +72,6 @@ class Calibration:
         check_whole_number("length", self.length, 2)
         check_seed(self.seed)
 
-    @known_keywords()
     def tokens(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -98,7 +96,6 @@ class Calibration:
         )
 
 
-@known_keywords()
 def calibration_tokens(
     source: Source,
     tokenizer: PreTrainedTokenizerBase,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..utils.arguments import check_switch, check_type, known_keywords
+from ..utils.arguments import check_switch, check_type
 from ..utils.errors import InputError
 from ..utils.files import resolve
 from ..utils.progress import Progress, check_progress, no_progress
@@ -12,7 +12,6 @@ from .gguf.write import GgufType, checked_new_gguf_file, write_gguf
 from .load import open_model
 
 
-@known_keywords()
 def export_gguf(
     name: str | Path,
     out: str | Path,

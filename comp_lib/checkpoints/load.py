@@ -22,12 +22,11 @@ from transformers.utils import logging
 from ..decoder.families import TYPE_PREFIX
 from ..decoder.own_widths.meta_model import fill, make_meta_model
 from ..decoder.own_widths.modelling_file import say_foreign_files
-from ..decoder.own_widths.per_layer import is_old
-from ..decoder.own_widths.register import as_written_now, register
+from ..decoder.own_widths.register import checked_fields, register
 from ..decoder.structure import check_layers
 from ..decoder.types import CausalLM, Model
-from ..utils.arguments import check_type, known_keywords, suggestion
-from ..utils.errors import InputError, refusing, warn_once
+from ..utils.arguments import check_type, suggestion
+from ..utils.errors import InputError, refusing
 from ..utils.files import SAVE_AGAIN_HINT, check_link, read_object
 from ..utils.machine import available_device, free_card_memory, free_memory
 from .file_checks import check_fields, check_special_tokens, check_weights, limits_of
@@ -42,10 +41,6 @@ FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a folder needs one of them
 # model type -> the type that transformers reads instead, where config.json lists the types of the layers
 TYPES_OF_LISTED_LAYERS = {"mistral": "ministral"}
-OLD_FORM = (
-    "{folder!r} has own widths in an older form, which comp-lib alone reads; "
-    "comp_lib.checkpoints.load.open_model({folder!r})[0].config.save_pretrained({folder!r}) writes it anew"
-)
 # fields of a config.json that say how much a caller gets back, which the library chooses for itself
 FIELDS_NOT_READ = {"return_dict", "use_return_dict"}
 # the most layers, and the largest other size, of a model on the Hub whose weights are not fetched yet
@@ -55,7 +50,6 @@ MEMORY_HINT = "choose a smaller model, or bfloat16"
 TOKENIZER_PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"
 
 
-@known_keywords()
 def load_model(
     name: str | Path, dtype: DtypeName = "float32", device: str = "cpu"
 ) -> tuple[CausalLM, PreTrainedTokenizerBase]:
@@ -183,8 +177,6 @@ def _open_folder(
     meta_model = _build_meta_model(fields, stock_type, folder, dtype, limits)
     if meta_model.config.model_type.startswith(TYPE_PREFIX):
         say_foreign_files(folder, meta_model.config.model_type.removeprefix(TYPE_PREFIX))
-        if is_old(fields):
-            warn_once(OLD_FORM.format(folder=str(folder)))
     if hub_id is not None:
         folder = snapshot(hub_id, *FILES)
     files = TensorFiles(folder)
@@ -250,7 +242,7 @@ def _build_meta_model(
     config_fields["model_type"] = _type_as_read(fields)
     has_own_widths = fields["model_type"] != stock_type
     if has_own_widths:
-        config_fields = as_written_now(config_fields, stock_type)
+        config_fields = checked_fields(config_fields, stock_type)
     check_fields(config_fields, limits)
     with refusing("a config.json that can be built", str(path), SAVE_AGAIN_HINT), silence_transformers():
         if has_own_widths:

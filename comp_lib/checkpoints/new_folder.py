@@ -71,7 +71,7 @@ def _check_replaceable(folder: str | Path, target: Path, overwrite: bool) -> Non
         raise InputError(
             expected="a new or an empty folder",
             got=f"{str(folder)!r} with files in it",
-            hint="choose another name, or set overwrite",
+            hint="choose another name, or set overwrite (--overwrite)",
         )
     foreign_names = _foreign_names(target)
     hint = "choose another name"

@@ -12,7 +12,7 @@ from ..decoder.shape import Shape
 from ..decoder.structure import layers_of, parts
 from ..decoder.types import Layer
 from ..decoder.weight_names import weight_shapes
-from ..utils.arguments import check_switch, check_type, known_keywords
+from ..utils.arguments import check_switch, check_type
 from ..utils.errors import InputError, warn_once
 from ..utils.files import check_link, resolve, stage
 from .card import OWN_WIDTHS_NOTE, TRUST, WITH_COMP_LIB_NOTE
@@ -28,7 +28,6 @@ PADDED_NOTE = (
 )
 
 
-@known_keywords()
 def export_padded(name: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
     """Write `name`, a folder whose layers differ in width, in its family's stock form to the folder `out`.
 

@@ -22,7 +22,7 @@ from ..decoder.shape import Shape
 from ..decoder.types import Model
 from ..hybrid_granularity.plan import Plan
 from ..pruning.pruned import Pruned
-from ..utils.arguments import check_switch, check_type, known_keywords
+from ..utils.arguments import check_switch, check_type
 from ..utils.files import hide_folders, read_object, resolve, stage
 from .card import Provenance, model_card
 from .load import silence_transformers
@@ -31,7 +31,6 @@ from .own_texts import write_card
 from .tensors import LARGEST_FILE_BYTES
 
 
-@known_keywords()
 def save_model(
     pruned: Pruned, out: str | Path, tokenizer: PreTrainedTokenizerBase, *, overwrite: bool = False
 ) -> Path:

@@ -23,11 +23,6 @@ from ..utils.errors import OUT_OF_MEMORY, InputError, NoNumber, as_printable, in
 
 PROGRAM = "comp-lib"
 SECONDS_BETWEEN_LOG_LINES = 2  # seconds between two lines of progress in a log
-AS_FLAGS = {  # words of a hint of the library -> what to type
-    "set overwrite": "add --overwrite",
-    "leave kv_groups out": "leave --kv-groups out",
-    "leave multiple out": "leave --multiple out",
-}
 DEBUG_FLAG = "--debug"  # flag of `app.set_up`
 # The error of typer for a call that makes no sense; which package defines it depends on the version.
 UsageError: Any = BadParameter.__base__
@@ -119,8 +114,6 @@ def _refusal(error: Exception, sentence: str) -> Exit:
     """
     if in_debug_mode():
         traceback.print_exception(error)
-    for words, flag in AS_FLAGS.items():
-        sentence = sentence.replace(words, flag)
     complain(sentence)
     return Exit(1 if isinstance(error, NoNumber) else 2)
 

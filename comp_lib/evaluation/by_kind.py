@@ -20,7 +20,6 @@ from ..calibration.in_memory import Source
 from ..calibration.texts import EVERY_KIND, check_tokenizer
 from ..decoder.structure import check_model
 from ..decoder.types import Model
-from ..utils.arguments import known_keywords
 from ..utils.errors import InputError
 from ..utils.progress import Progress, check_progress, no_progress
 from .confidence import Interval, Intervals
@@ -137,7 +136,6 @@ def evaluate(
 ) -> EvaluationByText: ...
 
 
-@known_keywords()
 def evaluate(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..decoder.shape import Shape
-from ..utils.arguments import check_ratio, is_number, known_keywords
+from ..utils.arguments import check_ratio, is_number
 from ..utils.errors import InputError, refusing
 
 # Smallest share of its neurons that COMP's planners leave a layer, which is better dropped than starved. The
@@ -29,7 +29,6 @@ REMOVED_TOLERANCE = 0.02  # of the decoder, between what a plan removes and what
 CORRECT_PLAN_HINT = "correct this field of the plan, as in comp_plan.json"
 
 
-@known_keywords()
 @dataclass(frozen=True)
 class Plan:
     """The layers of a decoder that stay, and their widths.
@@ -173,7 +172,6 @@ class Plan:
                     hint=CORRECT_PLAN_HINT,
                 )
 
-    @known_keywords()
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file, which is replaced if it is there.
 
@@ -183,7 +181,6 @@ class Plan:
             Path(path).expanduser().write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
-    @known_keywords()
     def load(cls, path: str | Path) -> Plan:
         """The plan in a file.
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..utils.arguments import check_whole_number, known_keywords, takes
+from ..utils.arguments import check_whole_number, takes
 from ..utils.errors import InputError
 from .matrix_condition import sweep
 from .problem import Problem, Selection
@@ -34,7 +34,6 @@ METRICS: dict[str, NeuronMetric] = {}
 """All metrics by name. `metric` adds one."""
 
 
-@known_keywords()
 def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
     """Add the decorated function to METRICS under `name`, for `Settings.method` and `--method`.
 
@@ -70,7 +69,6 @@ def metric(name: str) -> Callable[[NeuronMetric], NeuronMetric]:
     return add
 
 
-@known_keywords()
 def keep_highest(scores: Tensor, keep: int) -> Selection:
     """Keep the `keep` highest scores (blocks,); equal scores keep the earlier block.
 

@@ -37,7 +37,9 @@ def check_settings_for(model: Model | Decoder, settings: CompleteSettings) -> No
             got = f"the method {settings.method}, which removes some"
             raise InputError(expected=expected, got=got, hint="choose another method")
         if settings.kv_groups is not None and settings.kv_groups < min(shape.kv_groups):
-            raise InputError(expected=expected, got=settings.kv_groups, hint="leave kv_groups out")
+            raise InputError(
+                expected=expected, got=settings.kv_groups, hint="leave kv_groups (--kv-groups) out"
+            )
     if settings.adds_biases:
         check_biases(decoder.structure)
     planner_of(settings).check_settings(shape, settings)

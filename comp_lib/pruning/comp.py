@@ -33,7 +33,7 @@ from ..decoder.surgery import keep_layers, shallow_copy, update_config
 from ..decoder.types import CausalLM, Model
 from ..decoder.walk import batches
 from ..hybrid_granularity.plan import Plan
-from ..utils.arguments import check_switch, check_type, known_keywords
+from ..utils.arguments import check_switch, check_type
 from ..utils.files import hide_folders
 from ..utils.numbers import check_finite
 from ..utils.progress import Progress, check_progress, no_progress
@@ -42,17 +42,10 @@ from .planning import make_plan
 from .prune_layer import CarriedState, RunContext, States, prune_layer
 from .pruned import Pruned
 from .report import LayerReport, Report, finished_plan
-from .settings import CompleteSettings, Settings, SettingsChanges
+from .settings import CompleteSettings, Settings
 from .sink import MemorySink, Sink
 
 
-@known_keywords(
-    elsewhere={
-        **dict.fromkeys(SettingsChanges.__annotations__, "pass it in Settings(...)"),
-        "preset": "pass Settings.preset('stock', ratio=0.2)",
-        "calibration": "draw ids with Calibration('shipped').tokens(tokenizer)",
-    }
-)
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
 def prune(
     model: Model,

@@ -21,7 +21,6 @@ from ..utils.arguments import (
     check_switch,
     check_type,
     check_whole_number,
-    known_keywords,
     plain_number,
     suggestion,
 )
@@ -151,7 +150,6 @@ class SettingsChanges(MethodChanges, total=False):
     device: str
 
 
-@known_keywords(elsewhere={"preset": "call Settings.preset('stock', ratio=0.2)"})
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens.
@@ -215,7 +213,6 @@ class Settings:
     device: str = "cpu"
 
     @staticmethod
-    @known_keywords(*SettingsChanges.__annotations__)
     def preset(name: PresetName | None = None, **changes: Unpack[SettingsChanges]) -> Settings:
         """The settings of a preset with these changes, which win over it.
 
@@ -415,7 +412,7 @@ class CompleteSettings(Settings):
             raise InputError(
                 expected=f"a multiple of at most {widest}, the neurons of the widest layer",
                 got=multiple,
-                hint="leave multiple out: it follows the model then",
+                hint="leave multiple (--multiple) out: it follows the model then",
             )
         return replace(request, multiple=multiple)
 

@@ -35,7 +35,6 @@ from ..utils.arguments import (
     check_type,
     check_whole_number,
     is_number,
-    known_keywords,
     plain_number,
 )
 from ..utils.errors import InputError, NoNumber
@@ -46,7 +45,6 @@ WARM_UP_SHARE = 0.1  # part of the steps in which the learning rate rises; then 
 GRADIENT_NORM_LIMIT = 1.0  # largest norm of the gradient of a step; a larger gradient is scaled down
 
 
-@known_keywords()
 @dataclass(frozen=True)
 class HealingSettings:
     """The settings of a training.
@@ -97,7 +95,6 @@ class HealingResult:
     """The same after the training."""
 
 
-@known_keywords()
 def heal(
     model: Model,
     ids: Tensor,

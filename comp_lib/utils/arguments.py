@@ -1,4 +1,4 @@
-"""Checks of what a caller gave: keywords that are known, and values of the right type and size.
+"""Checks of what a caller gave: values of the right type and size, and the nearest word for an unknown one.
 
 Each refusal is an `errors.InputError`, which names the argument.
 """
@@ -6,14 +6,13 @@ Each refusal is an `errors.InputError`, which names the argument.
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib.util
 import inspect
 import numbers
 import reprlib
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,37 +45,6 @@ def suggestion(word: str, options: Iterable[str], otherwise: str = "") -> str:
         nearest = [option for option in likeness if likeness[option] == highest]
         return f"did you mean {' or '.join(map(repr, nearest))}?"
     return otherwise or f"choose one of {', '.join(options)}"
-
-
-def known_keywords(*names: str, elsewhere: Mapping[str, str] | None = None) -> Callable[[Called], Called]:
-    """A decorator for a function or a class: an unknown keyword is refused, and the nearest is offered.
-
-    Args:
-        names: keywords that it takes beside its parameters.
-        elsewhere: keywords that belong to something else -> the hint that says to what.
-    """
-    hints = elsewhere or {}
-
-    def decorate(called: Called) -> Called:
-        if isinstance(called, type):
-            called.__init__ = decorate(called.__init__)  # type: ignore[misc]
-            return called
-        parameters = inspect.signature(called).parameters.values()
-        own_names = [one.name for one in parameters if one.kind in NAMED and one.name not in ("self", "cls")]
-        options = (*own_names, *names)
-
-        @functools.wraps(called)
-        def checked(*arguments: Any, **keywords: Any) -> Any:
-            for keyword in keywords:
-                if keyword not in options:
-                    name = called.__qualname__.removesuffix(".__init__")
-                    hint = hints.get(keyword) or suggestion(keyword, options)
-                    raise InputError(expected=f"keywords that {name} has", got=repr(keyword), hint=hint)
-            return called(*arguments, **keywords)
-
-        return checked  # type: ignore[return-value]  # which is called as `called` is
-
-    return decorate
 
 
 def is_number(value: object) -> bool:

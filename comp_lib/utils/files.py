@@ -146,7 +146,7 @@ def checked_new_file(path: str | Path, overwrite: bool = False) -> Path:
         raise InputError(
             expected="a new file",
             got=f"{path}, which is there",
-            hint="choose another name, or set overwrite if it is a file",
+            hint="choose another name, or set overwrite (--overwrite) if it is a file",
         )
     return target
 

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Protocol
 
-from .arguments import is_number, known_keywords, plain_number, takes
+from .arguments import is_number, plain_number, takes
 from .errors import InputError
 
 SECONDS_BETWEEN_LINES = 8.0  # seconds in which `log_lines` writes one line at most
@@ -32,7 +32,6 @@ def no_progress(label: str, finished: int, total: int, report: object = None, /)
     """The silent `Progress`."""
 
 
-@known_keywords()
 def log_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Progress:
     """A `Progress` that writes a line to stderr, at the earliest `seconds` after its last one.
 

@@ -17,15 +17,13 @@ import pytest
 import torch
 from tools import logits
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-from uneven import IDS, NAMES, edit, save, uneven
+from uneven import IDS, NAMES, save, uneven
 
-from comp_lib.checkpoints.load import load_model, open_model
+from comp_lib.checkpoints.load import load_model
 from comp_lib.decoder.own_widths import register as own_widths
 from comp_lib.decoder.own_widths.modelling_file import file_name, file_text
 from comp_lib.decoder.own_widths.register import TESTED_TYPES, register
-from comp_lib.decoder.shape import Shape
 from comp_lib.utils import errors
-from comp_lib.utils.errors import InputError
 
 try:
     import tomllib
@@ -154,51 +152,6 @@ def test_nothing_in_a_folder_is_run_with_comp_lib(tokenizer, tmp_path, caplog):
         "which is not the modelling file that it writes"
     )
     assert "more.py" in linked
-
-
-def test_the_older_form_loads_and_is_written_anew(tokenizer, tmp_path, caplog):
-    """Lists of our own, and no file. The line that says so says what to do, too."""
-    model = uneven()
-    folder = save(model, tokenizer, tmp_path / "own")
-    new_bytes = (folder / "config.json").read_bytes()
-    groups = list(Shape.of(model).kv_groups)
-    old_fields = {"layer_neurons": [20, 24, 28], "layer_kv_groups": groups}
-    edit(folder, per_layer_config=None, auto_map=None, **old_fields)
-    (folder / file_name("llama")).unlink()
-    with caplog.at_level(logging.WARNING):
-        assert torch.equal(logits(load_model(folder)[0], IDS), logits(model, IDS))
-        load_model(folder)
-    (line,) = [record.getMessage() for record in caplog.records if record.name == errors.__name__]
-    assert "own widths in an older form" in line
-    command = line.partition("; ")[2].removesuffix(" writes it anew")
-    assert (
-        command
-        == f"comp_lib.checkpoints.load.open_model({str(folder)!r})[0].config.save_pretrained({str(folder)!r})"
-    )
-    open_model(folder)[0].config.save_pretrained(folder)
-    assert (folder / "config.json").read_bytes() == new_bytes
-    assert (folder / file_name("llama")).read_text() == file_text("llama")
-
-
-@pytest.mark.parametrize(
-    ("fields", "match"),
-    [
-        ({"layer_neurons": [20, 24]}, "layer_neurons as 3 numbers, got .20, 24."),
-        ({"layer_neurons": "wide"}, "layer_neurons as 3 numbers"),
-        ({"layer_neurons": [20, 0, 28]}, "numbers above 0"),
-        ({"layer_neurons": [20, 24.0, 28]}, "numbers above 0"),
-        ({"layer_kv_groups": [1, True, 2]}, "numbers above 0"),
-        ({"layer_kv_groups": [1, -1, 1]}, "numbers above 0"),
-        ({"layer_neurons": [20, 24, 32]}, "weights that config.json describes"),
-    ],
-)
-def test_a_damaged_older_form_is_refused(fields, match, tokenizer, tmp_path):
-    model = uneven()
-    folder = save(model, tokenizer, tmp_path / "own")
-    old_fields = {"layer_neurons": [20, 24, 28], "layer_kv_groups": list(Shape.of(model).kv_groups)}
-    edit(folder, per_layer_config=None, auto_map=None, **(old_fields | fields))
-    with pytest.raises(InputError, match=match):
-        load_model(folder)
 
 
 def test_all_types_are_registered_and_one_that_is_missing_is_left_out(monkeypatch, tokenizer, tmp_path):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import typer
 from command import refused, run
 from typer.testing import CliRunner
-from variants import build, tokens
+from variants import build
 
 import comp_lib
 from comp_lib.calibration.mixtures import SOURCES
@@ -23,10 +24,10 @@ from comp_lib.importance.names import LAYER_METRIC_NAMES
 from comp_lib.importance.neuron_metrics import METRICS
 from comp_lib.pruning.comp import prune
 from comp_lib.pruning.methods import METHODS, RECOVERY_NAMES
-from comp_lib.pruning.settings import AIMS, PRESETS, WIDTHS, MethodChanges, Settings, SettingsChanges
+from comp_lib.pruning.settings import AIMS, PRESETS, WIDTHS, Settings
 from comp_lib.reports.checkup.columns import draw
 from comp_lib.reports.checkup.cost_frame import settings_for
-from comp_lib.utils.arguments import known_keywords, suggestion
+from comp_lib.utils.arguments import suggestion
 from comp_lib.utils.errors import InputError
 from comp_lib.utils.machine import available_device
 from course.figures import layer_importance
@@ -53,15 +54,6 @@ LISTS = {  # what a word names -> all words, and a call that takes one
     ),
     "kind of text": (KINDS, lambda word: draw(None, ["prose", word])),
     "way to prune": ((*PRESETS, *METHODS), lambda word: settings_for(build(), word, 0.2)),
-    "keyword of Settings": (SettingsChanges.__annotations__, lambda word: Settings(**{word: 1})),
-    "keyword of preset": (
-        SettingsChanges.__annotations__,
-        lambda word: Settings.preset("stock", **{word: 1}),
-    ),
-    "change in prune_model": (
-        MethodChanges.__annotations__,
-        lambda word: prune_model("m", "out", **{word: 1}),
-    ),
 }
 for function in (prune, prune_model, comp_lib.evaluate, load_model, Calibration, Calibration.tokens):
     names = inspect.signature(function).parameters.keys() - {"self", "changes"}
@@ -113,45 +105,16 @@ def test_only_the_nearest_is_offered_and_equally_near_ones_in_the_order_of_the_l
     assert suggestion("a" * 10**6, ["stock"]) == "choose one of stock"
 
 
-def test_a_keyword_of_something_else_says_where_it_belongs():
-    with pytest.raises(
-        InputError, match=r"keywords that prune has, got 'widths': pass it in Settings\(\.\.\.\)"
+def test_an_unknown_keyword_is_left_to_python_and_comes_before_any_work(tmp_path):
+    for call in (
+        lambda: Settings(widht="uniform"),
+        lambda: replace(Settings(), widht="uniform"),
+        lambda: replace(Settings().completed(), widht="uniform"),
+        lambda: prune_model("smollm2-135m", tmp_path / "out", widht="uniform"),
     ):
-        prune(build(), tokens(), widths="measured")
-    with pytest.raises(
-        InputError, match=r"prune_model has, got 'sequences': pass it in calibration=Calibration\(\.\.\.\)"
-    ):
-        prune_model("m", "out", sequences=3)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        *(Settings, Settings.preset, Calibration, prune, prune_model, load_model, comp_lib.evaluate),
-        *(comp_lib.heal, comp_lib.heal_folder, comp_lib.HealingSettings, comp_lib.export_gguf),
-        *(comp_lib.export_padded, comp_lib.load_text, comp_lib.log_lines, comp_lib.metric),
-        *(comp_lib.keep_highest, comp_lib.Plan, comp_lib.Plan.load, comp_lib.Plan.save, comp_lib.save_model),
-    ],
-)
-def test_an_unknown_keyword_is_refused_by_all_that_the_package_exports(function):
-    with pytest.raises(InputError, match="keywords that .* has, got 'nonsense'"):
-        function(nonsense=1)
-
-
-def test_a_function_with_known_keywords_stays_what_it_was():
-    @known_keywords("more")
-    def add(left: int, /, right: int = 1, **others: int) -> int:
-        """The sum."""
-        return left + right + sum(others.values())
-
-    assert add(1, right=2, more=3) == 6
-    assert (add.__name__, add.__doc__) == ("add", "The sum.")
-    assert str(inspect.signature(add)) == "(left: 'int', /, right: 'int' = 1, **others: 'int') -> 'int'"
-    for keyword in ("left", "others", "mor"):
-        with pytest.raises(InputError, match=f"keywords that .*add has, got '{keyword}'"):
-            add(1, **{keyword: 1})
-    with pytest.raises(TypeError):  # a missing argument is as clear in Python's own words
-        add()
+        with pytest.raises(TypeError, match="unexpected keyword argument 'widht'"):
+            call()
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- commands -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ...decoder.tokens import check_length
 from ...decoder.types import Model
 from ...hybrid_granularity.plan import Plan
 from ...recovery.healing import HealingSettings, check_amount, check_healing, heal
-from ...utils.arguments import check_package, check_switch, check_type, known_keywords
+from ...utils.arguments import check_package, check_switch, check_type
 from ...utils.errors import InputError
 from ...utils.files import hide_folders
 from ...utils.machine import available_device
@@ -39,7 +39,6 @@ class HealedFolder:
     """The same after the training."""
 
 
-@known_keywords()
 def heal_folder(
     name: str | Path,
     out: str | Path,

@@ -32,7 +32,7 @@ from ...hybrid_granularity.plan import Plan
 from ...pruning.checks import check_settings_for
 from ...pruning.planning import complete_settings, make_plan
 from ...pruning.settings import CompleteSettings, MethodChanges, PresetName, Settings
-from ...utils.arguments import check_switch, check_type, known_keywords
+from ...utils.arguments import check_switch, check_type
 from ...utils.errors import InputError, warn_once
 from ...utils.files import resolve
 from ...utils.progress import Progress, check_progress, no_progress
@@ -113,14 +113,6 @@ class _Decisions:
     """The plan of a method that needs gradients; None: it is made from the files."""
 
 
-@known_keywords(
-    *MethodChanges.__annotations__,
-    elsewhere={
-        **dict.fromkeys(("sequences", "length", "seed"), "pass it in calibration=Calibration(...)"),
-        "evaluate": "judged_on names the text that judges",
-        "plan": "prune takes one, for a model in memory",
-    },
-)
 def prune_model(
     name: str | Path,
     out: str | Path,

@@ -18,8 +18,6 @@ FIELD = "per_layer_config"
 NEURONS = "intermediate_size"
 HEADS = "num_attention_heads"
 GROUPS = "num_key_value_heads"
-# fields of an older form of config.json: the number of neurons, and of KV groups, of each layer
-OLD_FIELDS = {"layer_neurons": NEURONS, "layer_kv_groups": GROUPS}
 
 
 def widest(shape: Shape) -> dict[str, int]:
@@ -47,20 +45,13 @@ def per_layer_fields(shape: Shape) -> dict[str, dict[str, int]]:
     return result
 
 
-def is_old(fields: Mapping[str, Any]) -> bool:
-    """Whether the fields of a config.json are of the older form."""
-    return FIELD not in fields and any(name in fields for name in OLD_FIELDS)
-
-
 def checked_per_layer(fields: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """The `per_layer_config` in the fields of a config.json, of this or of the older form.
+    """The `per_layer_config` in the fields of a config.json.
 
     Raises InputError unless it names layers and widths that a model can have. Whether the weights have those
     widths is not checked here.
     """
     entries = fields.get(FIELD)
-    if is_old(fields):
-        entries = _from_lists(fields)
     layers = fields.get("num_hidden_layers")
     if not isinstance(entries, dict):
         _refuse(entries, layers)
@@ -89,35 +80,6 @@ def _fit(widths: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
     if not all(type(number) is int and number > 0 for number in numbers):  # True is an int, too
         return False
     return not is_attention or merged[HEADS] * fields[GROUPS] == merged[GROUPS] * fields[HEADS]
-
-
-def _from_lists(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The `per_layer_config` that the lists of the older form mean.
-
-    Groups are alike in all layers where attention is more than groups; the config itself says all of it then.
-
-    Raises InputError for a list without one entry for each layer.
-    """
-    entries: dict[str, dict[str, Any]] = {}
-    layers = fields.get("num_hidden_layers")
-    for old_name, name in OLD_FIELDS.items():
-        widths = fields.get(old_name)
-        if not isinstance(widths, list) or len(widths) != layers:
-            raise InputError(
-                expected=f"a config.json that can be built, with {old_name} as {layers} numbers",
-                got=str(widths)[:60],
-                hint=SAVE_AGAIN_HINT,
-            )
-        for index, width in enumerate(widths):
-            if any(other != width for other in widths) or name == NEURONS:
-                entries.setdefault(str(index), {})[name] = width
-    heads: Any = fields.get(HEADS)
-    groups: Any = fields.get(GROUPS)
-    for widths in entries.values():
-        own_groups = widths.get(GROUPS)
-        if all(type(number) is int and number > 0 for number in (heads, groups, own_groups)):
-            widths[HEADS] = own_groups * heads // groups
-    return entries
 
 
 def _refuse(got: object, layers: object) -> NoReturn:

@@ -24,7 +24,7 @@ import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from .modelling_file import auto_map, file_name, file_text, stock_names, write_modelling_file
-from .per_layer import FIELD, OLD_FIELDS, checked_per_layer
+from .per_layer import FIELD, checked_per_layer
 
 # the model types of docs/families.md, which vLLM is told about
 TESTED_TYPES = (
@@ -85,15 +85,14 @@ def register(model_type: str) -> tuple[type[Any], type[Any]]:
     return config_class, model_class
 
 
-def as_written_now(fields: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    """The fields of a config.json of own widths, of this or the older form, as comp-lib writes them now.
+def checked_fields(fields: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    """The fields of a config.json of own widths, with `auto_map` as comp-lib writes it.
 
     model_type: the stock type of the family.
 
     Raises InputError for widths that no model can have.
     """
-    kept = {name: value for name, value in fields.items() if name not in OLD_FIELDS}
-    return kept | {FIELD: checked_per_layer(fields), "auto_map": auto_map(model_type)}
+    return {**fields, FIELD: checked_per_layer(fields), "auto_map": auto_map(model_type)}
 
 
 def register_all() -> None:
