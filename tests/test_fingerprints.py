@@ -30,11 +30,16 @@ from fingerprints import (
 
 from comp_lib.checkpoints.load import load_model
 from comp_lib.checkpoints.wheels import INCLUDED_MODEL
+from comp_lib.pruning.method_version import METHOD_VERSION
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_tiny_models_keep_what_the_file_says_and_get_its_weights(name):
     check(name, prune_tiny(name))
+
+
+def test_the_numbers_are_those_of_this_version_of_the_method():
+    assert read_stored()["method_version"] == METHOD_VERSION
 
 
 def main() -> None:
@@ -44,6 +49,7 @@ def main() -> None:
         dense = load_model(INCLUDED_MODEL)
         prunings |= {f"smollm2 {name}": real(name, *dense) for name in REAL_CASES}
     stored = read_stored()
+    differences = []
     for name, pruned in prunings.items():
         computed = {"cases": fingerprint(pruned.model), "kept": hash_of_kept(pruned.plan)}
         for table, value in computed.items():
@@ -52,8 +58,13 @@ def main() -> None:
                 print(f"{name}, {table}: same")
             else:
                 print(f"{name}, {table}: was {before}, is {value}")
+                differences.append((name, table))
             stored[table][name] = value
+    changed = [name for name, table in differences if table == "kept" or stored["machine"] == machine()]
+    if "--store" in sys.argv and changed and stored["method_version"] == METHOD_VERSION:
+        sys.exit(f"{changed[0]} has other numbers: raise METHOD_VERSION, then store them")
     if "--store" in sys.argv:
+        stored["method_version"] = METHOD_VERSION
         stored["machine"] = machine()
         STORED_FILE.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
 

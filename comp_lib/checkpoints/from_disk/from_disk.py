@@ -40,7 +40,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ... import __version__
 from ...decoder.own_widths.meta_model import make_meta_model, with_true_config
 from ...decoder.shape import Shape
 from ...decoder.structure import layers_of
@@ -50,6 +49,7 @@ from ...decoder.walk import sequence_losses, walk
 from ...hybrid_granularity.plan import Plan
 from ...pruning.checks import checked_call
 from ...pruning.comp import prune_layers
+from ...pruning.method_version import METHOD_VERSION
 from ...pruning.methods import method_of
 from ...pruning.planning import make_plan
 from ...pruning.report import Report, finished_plan
@@ -207,7 +207,7 @@ def _identity(
     given_plan: Plan | None,
     options: SaveOptions,
 ) -> dict[str, Any]:
-    """The identity of a run: all that decides its bytes, and its name.
+    """The identity of a run: all that decides its numbers. How the model was called and where it runs do not.
 
     A run goes on only with the same identity.
     """
@@ -216,14 +216,13 @@ def _identity(
         judged_on = hash_of_value(options.windows.tolist())
     return {
         "model": parent.files.fingerprint(),
-        "settings": asdict(settings),
+        "settings": {name: value for name, value in asdict(settings).items() if name != "device"},
         "dtype": [str(parent.dtype), str(options.dtype or parent.dtype)],
         "gguf_type": options.gguf_type,
-        "name": options.name,
         "plan": None if given_plan is None else json.loads(given_plan.to_json()),
         "calibration": hash_of_value(ids.tolist()),
         "judged_on": judged_on,
-        "comp_lib": __version__,
+        "method": METHOD_VERSION,
     }
 
 

@@ -27,13 +27,14 @@ from ...checkpoints.load import load_model
 from ...decoder.tokens import check_length
 from ...evaluation.windows import windows_of
 from ...pruning.checks import check_settings_for
+from ...pruning.method_version import METHOD_VERSION
 from ...pruning.methods import METHODS
 from ...pruning.planning import complete_settings
 from ...pruning.settings import Settings, SettingsChanges
 from ...utils.arguments import check_whole_number
 from ...utils.errors import InputError, refusing
 from ...utils.files import hide_folders, write_atomically
-from ...utils.hashes import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
+from ...utils.hashes import hash_of_model, hash_of_tensor, hash_of_value
 from ...utils.machine import cores
 from ...utils.progress import Progress, no_progress
 from .cluster import Outcome, executor, measure_in_process
@@ -91,7 +92,7 @@ def runs_of(grid: Grid) -> dict[str, dict[str, Any]]:
     windows_by_text = windows_of(grid.judged_on, tokenizer, grid.window_length, grid.window_count)
     texts = _calibration_texts(grid, tokenizer)
     contents = [
-        hash_of_code(),
+        METHOD_VERSION,
         hash_of_model(model),
         *map(hash_of_tensor, windows_by_text.values()),
         texts,

@@ -531,6 +531,31 @@ def test_another_request_is_refused_by_what_differs(parent, tmp_path, tokenizer)
         prune_to(out, opened(another_parent), tokenizer, tokens(), SETTINGS)
 
 
+def test_another_version_of_the_method_does_not_go_on_and_another_name_of_the_model_does(
+    parent, undisturbed, tmp_path, tokenizer, monkeypatch
+):
+    out = tmp_path / "small"
+    with pytest.raises(Killed):
+        prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, progress=killed_after_a_layer)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="different: method"):
+        patch.setattr(from_disk, "METHOD_VERSION", 0)
+        prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
+    layers = []
+    prune_to(
+        out,
+        opened(parent),
+        tokenizer,
+        tokens(),
+        SETTINGS,
+        options=SaveOptions(name="another/path"),
+        progress=lambda label, finished, total, report=None: report and layers.append(report.layer),
+    )
+    assert layers == [2]  # layer 1 is dropped, and layer 0 was there
+    before, after = (load_file(folder / "model.safetensors") for folder in (undisturbed, out))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 @pytest.mark.parametrize(
     "journal",
     [

@@ -246,7 +246,7 @@ def table_of_increases(folder):
 # --- the grid, with an engine that answers at once ----------------------------------------------------------
 
 
-def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, tokenizer):
+def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, tokenizer, monkeypatch):
     runs = runs_of(grid)
     keys = set(runs)
     assert [request["settings"]["method"] for request in runs.values()] == ["comp", "random"]
@@ -264,6 +264,9 @@ def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, to
         {"judged_on": "calibration:code"},
     ):
         assert not keys_of(grid, **change) & keys, change
+    monkeypatch.setattr(module, "METHOD_VERSION", 0)
+    assert not keys_of(grid) & keys  # other numbers
+    monkeypatch.undo()
     keys_with_file = keys_of(grid, calibration=str(text_file))
     text_file.write_text(load_text(grid.calibration) + "More.")
     assert not keys_with_file & keys_of(grid, calibration=str(text_file))  # another text of the same name
