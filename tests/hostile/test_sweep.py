@@ -478,11 +478,11 @@ def calls(tokenizer):
         "prune": (
             comp_lib.prune,
             {"model": model, "ids": tokens(2, 12), "settings": SETTINGS},
-            ["plan", "name", "progress", "inplace"],
+            ["plan", "model_name", "progress", "inplace"],
         ),
         "prune_model": (
             comp_lib.prune_model,
-            {"model": "parent", "out": "new"} | quick,
+            {"name": "parent", "out": "new"} | quick,
             [*changes, "ratio", "at_most", "device", "dtype", "overwrite", "progress"],
         ),
     }

@@ -177,7 +177,7 @@ def test_no_place_of_one_machine_in_project_files():
 
 
 # Folders whose modules need an extra.
-OF_EXTRAS = ("plots", "analysis", "compare")
+OF_EXTRAS = ("reports",)
 
 
 def test_what_modules_import_at_once_comes_without_extras():

@@ -145,8 +145,6 @@ ROWS = [
         "a model, got SimpleNamespace: take its",
     ),
     (lambda model: prune(model, tokens(), plan_of_everything(model)), "write plan= before a plan"),
-    (lambda model: prune(model, tokens(), preset="stock"), r"pass Settings.preset('stock', ratio=0.2)"),
-    (lambda model: prune_model("m", "out", plan=None), "'plan': prune takes one, for a model in memory"),
     (
         lambda model: prune(model, tokens(), progress=log_lines),
         "got log_lines, which makes one: write log_lines()",

@@ -103,7 +103,7 @@ def test_what_does_not_fit_the_model_is_refused_before_any_work(wrong, message):
 @pytest.mark.parametrize(
     ("changes", "end"),
     [
-        ({"kv_groups": 1}, "got 1: leave kv_groups"),
+        ({"kv_groups": 1}, r"got 1: leave kv_groups \(--kv-groups\) out"),
         ({"method": "flap", "recovery": "bias"}, "got the method flap, .*: choose another method"),
     ],
 )

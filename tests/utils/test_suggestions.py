@@ -55,12 +55,6 @@ LISTS = {  # what a word names -> all words, and a call that takes one
     "kind of text": (KINDS, lambda word: draw(None, ["prose", word])),
     "way to prune": ((*PRESETS, *METHODS), lambda word: settings_for(build(), word, 0.2)),
 }
-for function in (prune, prune_model, comp_lib.evaluate, load_model, Calibration, Calibration.tokens):
-    names = inspect.signature(function).parameters.keys() - {"self", "changes"}
-    LISTS[f"keyword of {function.__qualname__}"] = (
-        sorted(names),
-        lambda word, function=function: function(**{word: 1}),
-    )
 
 
 def typos(word):
