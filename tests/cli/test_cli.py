@@ -125,9 +125,7 @@ def test_the_best_preset_takes_twice_the_text_unless_a_number_is_given(parent, t
 
 def test_a_hint_names_the_flag_of_a_setting(parent, tmp_path):
     wrong = ["--multiple", "49", "--sequences", "2", "--length", "8"]
-    refused(
-        run("prune", parent, "--out", tmp_path / "m", *wrong), ["leave multiple (--multiple) out"]
-    )
+    refused(run("prune", parent, "--out", tmp_path / "m", *wrong), ["leave multiple (--multiple) out"])
 
 
 def test_a_full_folder_is_kept_unless_overwrite(parent, tmp_path):
@@ -177,7 +175,12 @@ WITH_DEVICE = {
 def test_a_device_that_is_not_here_is_refused_before_any_work(parent, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     # checkpoints.load comes last: the others import from it what is there
-    for module in ("disk.heal_folder", "disk.prune_model", "analysis.page", "checkpoints.load"):
+    for module in (
+        "checkpoints.from_disk.heal_folder",
+        "checkpoints.from_disk.prune_model",
+        "reports.checkup.page",
+        "checkpoints.load",
+    ):
         monkeypatch.setattr(f"comp_lib.{module}.open_model", lambda *_, **__: pytest.fail("this is work"))
     with_device = {name for name, signature in SIGNATURES.items() if "device" in signature.parameters}
     assert with_device == WITH_DEVICE.keys()
