@@ -30,81 +30,52 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `__getattr__` looks up, for type checkers and editors
-    from .calibration.texts import load_text
-    from .calibration.windows import Calibration
-    from .checkpoints.export import export_gguf
-    from .checkpoints.from_disk.from_disk import SavedModel
-    from .checkpoints.from_disk.heal_folder import HealedFolder, heal_folder
-    from .checkpoints.from_disk.prune_model import prune_model
-    from .checkpoints.from_disk.verdict import Verdict
-    from .checkpoints.load import load_model
-    from .checkpoints.padded import export_padded
-    from .checkpoints.save import save_model
-    from .decoder.shape import Shape
-    from .evaluation.by_kind import ComparisonByText, EvaluationByText, evaluate
-    from .evaluation.confidence import Intervals
-    from .evaluation.loss import ComparedEvaluation, Comparison, Evaluation, Measures
-    from .hybrid_granularity.plan import Plan
-    from .importance.neuron_metrics import keep_highest, metric
-    from .importance.problem import Problem, Selection
-    from .importance.statistics.sums import Statistics
-    from .pruning.comp import prune
-    from .pruning.pruned import Pruned
-    from .pruning.report import LayerReport, Report
-    from .pruning.settings import PRESETS, CompleteSettings, Settings
-    from .recovery.healing import HealingResult, HealingSettings, heal
-    from .utils.errors import InputError, NoNumber, OutOfReach
-    from .utils.progress import Progress, log_lines
+    from .calibration.texts import load_text as load_text
+    from .calibration.windows import Calibration as Calibration
+    from .checkpoints.export import export_gguf as export_gguf
+    from .checkpoints.from_disk.from_disk import SavedModel as SavedModel
+    from .checkpoints.from_disk.heal_folder import HealedFolder as HealedFolder
+    from .checkpoints.from_disk.heal_folder import heal_folder as heal_folder
+    from .checkpoints.from_disk.prune_model import prune_model as prune_model
+    from .checkpoints.from_disk.verdict import Verdict as Verdict
+    from .checkpoints.load import load_model as load_model
+    from .checkpoints.padded import export_padded as export_padded
+    from .checkpoints.save import save_model as save_model
+    from .decoder.shape import Shape as Shape
+    from .evaluation.by_kind import ComparisonByText as ComparisonByText
+    from .evaluation.by_kind import EvaluationByText as EvaluationByText
+    from .evaluation.by_kind import evaluate as evaluate
+    from .evaluation.confidence import Intervals as Intervals
+    from .evaluation.loss import ComparedEvaluation as ComparedEvaluation
+    from .evaluation.loss import Comparison as Comparison
+    from .evaluation.loss import Evaluation as Evaluation
+    from .evaluation.loss import Measures as Measures
+    from .hybrid_granularity.plan import Plan as Plan
+    from .importance.neuron_metrics import keep_highest as keep_highest
+    from .importance.neuron_metrics import metric as metric
+    from .importance.problem import Problem as Problem
+    from .importance.problem import Selection as Selection
+    from .importance.statistics.sums import Statistics as Statistics
+    from .pruning.comp import prune as prune
+    from .pruning.pruned import Pruned as Pruned
+    from .pruning.report import LayerReport as LayerReport
+    from .pruning.report import Report as Report
+    from .pruning.settings import PRESETS as PRESETS
+    from .pruning.settings import CompleteSettings as CompleteSettings
+    from .pruning.settings import Settings as Settings
+    from .recovery.healing import HealingResult as HealingResult
+    from .recovery.healing import HealingSettings as HealingSettings
+    from .recovery.healing import heal as heal
+    from .utils.errors import InputError as InputError
+    from .utils.errors import NoNumber as NoNumber
+    from .utils.errors import OutOfReach as OutOfReach
+    from .utils.progress import Progress as Progress
+    from .utils.progress import log_lines as log_lines
 
 try:
     __version__ = version("comp-lib")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
-
-__all__ = [
-    "PRESETS",
-    "Calibration",
-    "ComparedEvaluation",
-    "Comparison",
-    "ComparisonByText",
-    "CompleteSettings",
-    "Evaluation",
-    "EvaluationByText",
-    "HealedFolder",
-    "HealingResult",
-    "HealingSettings",
-    "InputError",
-    "Intervals",
-    "LayerReport",
-    "Measures",
-    "NoNumber",
-    "OutOfReach",
-    "Plan",
-    "Problem",
-    "Progress",
-    "Pruned",
-    "Report",
-    "SavedModel",
-    "Selection",
-    "Settings",
-    "Shape",
-    "Statistics",
-    "Verdict",
-    "__version__",
-    "evaluate",
-    "export_gguf",
-    "export_padded",
-    "heal",
-    "heal_folder",
-    "keep_highest",
-    "load_model",
-    "load_text",
-    "log_lines",
-    "metric",
-    "prune",
-    "prune_model",
-    "save_model",
-]
 
 _MODULES = {  # public name -> the module that defines it
     "PRESETS": "comp_lib.pruning.settings",
@@ -149,6 +120,8 @@ _MODULES = {  # public name -> the module that defines it
     "save_model": "comp_lib.checkpoints.save",
     "prune_model": "comp_lib.checkpoints.from_disk.prune_model",
 }
+
+__all__ = [*_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> object:
