@@ -40,6 +40,25 @@ TYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
+class Size:
+    """A Llama with one query head to a KV head."""
+
+    layers: int
+    hidden: int
+    neurons: int
+    heads: int
+    vocabulary: int = 32000
+
+    @property
+    def parameters(self) -> int:
+        layer = 4 * self.hidden**2 + 3 * self.hidden * self.neurons + 2 * self.hidden
+        return self.layers * layer + 2 * self.vocabulary * self.hidden + self.hidden
+
+
+SIZES = {"7b": Size(32, 4096, 11008, 32), "3b": Size(26, 3200, 8640, 32), "1b": Size(16, 2048, 5632, 32)}
+
+
+@dataclass(frozen=True)
 class Work:
     """What there is to do at least."""
 
@@ -226,8 +245,6 @@ def table(rows: list[dict]) -> list[str]:
 
 
 def main() -> None:
-    from scale import SIZES
-
     parser = parser_of(__doc__)
     parser.add_argument("--work", type=Path, default=Path("build"), help="where a file is written and read")
     arguments = parser.parse_args()

@@ -21,14 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from common import HERE, read_json, write_json
-from limit import Machine, Run
+from limit import SIZES, Machine, Run, Size
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
@@ -44,24 +44,6 @@ from comp_lib.pruning.comp import prune
 from comp_lib.pruning.settings import Settings
 from comp_lib.utils.machine import peak_bytes
 
-
-@dataclass(frozen=True)
-class Size:
-    """A Llama with one query head to a KV head."""
-
-    layers: int
-    hidden: int
-    neurons: int
-    heads: int
-    vocabulary: int = 32000
-
-    @property
-    def parameters(self) -> int:
-        layer = 4 * self.hidden**2 + 3 * self.hidden * self.neurons + 2 * self.hidden
-        return self.layers * layer + 2 * self.vocabulary * self.hidden + self.hidden
-
-
-SIZES = {"7b": Size(32, 4096, 11008, 32), "3b": Size(26, 3200, 8640, 32), "1b": Size(16, 2048, 5632, 32)}
 REAL = "135m"  # the shape of the real model
 SHAPES_IN_MEMORY = (REAL, "1b")
 KEY = ("shape", "how", "aim", "layers", "tokens")  # fields by which a row takes the place of an older one

@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import comp_lib
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "comp_lib"
@@ -147,3 +150,43 @@ def test_a_benchmark_imports_what_the_package_has(script):
             for alias in node.names:
                 is_attribute = hasattr(module, alias.name)
                 assert is_attribute or importlib.util.find_spec(f"{node.module}.{alias.name}"), alias.name
+
+
+CORE = (
+    "utils",
+    "decoder",
+    "calibration",
+    "evaluation",
+    "importance",
+    "recovery",
+    "hybrid_granularity",
+    "pruning",
+)
+LOADING_AND_DRAWING = {"comp_lib.checkpoints.load", "comp_lib.reports.plots"}
+# What a lesson takes from above the core besides, until it is taught without.
+ALSO_IN_LESSONS = {"00_start_here": {"comp_lib.reports.speed"}, "02_matrix_condition": {"comp_lib.reports"}}
+
+
+def modules_of_a_lesson(path: Path) -> set[str]:
+    """The modules of comp_lib that the cells of a notebook import, also by a name of comp_lib itself."""
+    modules = set()
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code" or source.startswith("%"):
+            continue
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.module == "comp_lib":
+                modules |= {comp_lib._MODULES[alias.name] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("comp_lib."):
+                modules.add(node.module)
+    return modules
+
+
+@pytest.mark.parametrize(
+    "lesson", sorted((ROOT / "notebooks").glob("0[0-5]_*.ipynb")), ids=lambda path: path.stem
+)
+def test_a_core_lesson_stands_on_the_thin_core(lesson):
+    modules = modules_of_a_lesson(lesson)
+    assert modules, "it imports the library that it teaches"
+    above = {name for name in modules if name.split(".")[1] not in CORE}
+    assert above - LOADING_AND_DRAWING == ALSO_IN_LESSONS.get(lesson.stem, set())
