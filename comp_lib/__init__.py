@@ -117,8 +117,8 @@ _MODULES = {  # public name -> the module that defines it
     "log_lines": "comp_lib.utils.progress",
     "metric": "comp_lib.importance.neuron_metrics",
     "prune": "comp_lib.pruning.comp",
-    "save_model": "comp_lib.checkpoints.save",
     "prune_model": "comp_lib.checkpoints.from_disk.prune_model",
+    "save_model": "comp_lib.checkpoints.save",
 }
 
 __all__ = [*_MODULES, "__version__"]

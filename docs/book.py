@@ -133,7 +133,7 @@ def reference(folder: Path) -> None:
         rooms.setdefault(parents[0] if parents else "method", []).append(path)
     paragraphs = ["# Functions and classes", "What the docstrings say: shapes, units, errors and sources."]
     for room, paths in rooms.items():
-        title = "The method" if room == "method" else f"`comp_lib.{room}`"
+        title = "`comp_lib`" if room == "method" else f"`comp_lib.{room}`"
         pages = "\n".join(map(module_page, paths))
         (folder / f"{room}.md").write_text(f"# {title}\n\n{pages}", "utf-8")
         docstring = ast.get_docstring(ast.parse(paths[0].read_text("utf-8"))) or ""

@@ -1,7 +1,7 @@
 """A decoder as the method reads it: its embedding, each layer by itself, and its head.
 
-`ModelInMemory` is a model of transformers; `disk.model_on_disk.ModelOnDisk` reads a layer from its file each
-time it is asked for. Whatever walks from layer to layer (`walk`, `comp.prune_layers`) takes both.
+`ModelInMemory` is a model of transformers; `from_disk.model_on_disk.ModelOnDisk` reads a layer from its file
+each time it is asked for. Whatever walks from layer to layer (`walk`, `comp.prune_layers`) takes both.
 """
 
 from __future__ import annotations

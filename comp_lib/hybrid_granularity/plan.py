@@ -1,8 +1,8 @@
 """A plan: which layers stay, and how many neurons and KV groups in each of them.
 
 A plan is a value: it is made before any weight is touched; it can be read, edited and saved as JSON, and
-`prune` carries it out. `PlanRequest` says what a planner is asked for; `planning` makes plans, COMP's
-in `comp_planner` by the rules for widths of `hybrid_granularity`, others in `baselines`.
+`prune` carries it out. `PlanRequest` says what a planner is asked for; `pruning.planners`
+make plans, COMP's by the rules for widths of this room.
 
 The ratio is a lower bound on what is removed: widths are rounded *down* to a multiple that the hardware
 likes. Biases that a recovery adds are parameters too: a plan for a request that is `biased` pays for them.

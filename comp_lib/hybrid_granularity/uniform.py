@@ -1,6 +1,6 @@
 """Uniform widths: layers first, then one width for all layers that stay. Any stock runtime loads the result.
 
-Planners that choose neurons one by one (`baselines`) keep as many parameters as the uniform plan
+Planners that choose neurons one by one (`pruning.planners`) keep as many parameters as the uniform plan
 (`parameter_budget`), so that all methods can be compared at the same size.
 """
 

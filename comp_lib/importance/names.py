@@ -3,6 +3,5 @@
 from typing import Literal, get_args
 
 LayerMetricName = Literal["block-influence", "loss"]
-LAYER_METRIC_NAMES: tuple[LayerMetricName, ...] = get_args(
-    LayerMetricName
-)  # the keys of `layers.LAYER_METRICS`
+# The keys of `layers.LAYER_METRICS`.
+LAYER_METRIC_NAMES: tuple[LayerMetricName, ...] = get_args(LayerMetricName)

@@ -12,8 +12,8 @@ The plan says how many layers, neurons and KV groups stay (`planning.make_plan`)
 
 The attention of a layer goes through the five phases first, then its MLP.
 
-The loop, `prune_layers`, is the same for a model in memory (`prune`) and on disk (`disk.from_disk.prune_to`):
-it takes layers from a `Decoder` and gives them to a `Sink`.
+The loop, `prune_layers`, is the same for a model in memory (`prune`) and on disk (`prune_to` in
+`checkpoints`): it takes layers from a `Decoder` and gives them to a `Sink`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Planning: how much of each layer is removed, before any weight is touched.
 
-Each method has a planner, a module that is named in PLANNERS. `comp_planner` says first which whole layers
-go, as many as the ratio needs, and then the width of each layer that stays. Those of `baselines` plan the
+Each method has a planner, a module that is named in PLANNERS. `planners.comp` says first which whole layers
+go, as many as the ratio needs, and then the width of each layer that stays. Those of baselines plan the
 whole model in their own ways.
 """
 

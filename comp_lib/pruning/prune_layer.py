@@ -14,7 +14,7 @@ one KV group. `prune_step` takes one step through five *phases*:
 `comp.prune_layers` calls `prune_layer` for each layer. `CarriedState` is what passes from one to the next:
 the stream of the calibration text in the pruned model. Where the least squares aim at the dense model, its
 stream is there too. Both are *states*: a tensor, or anything that is sliced like one
-(`disk.work_folder.StatesFile`).
+(`from_disk.work_folder.StatesFile`).
 """
 
 from __future__ import annotations

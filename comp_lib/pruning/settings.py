@@ -54,7 +54,7 @@ class Preset:
     words: str
     """What it does, for the help of the command line."""
     sequences: int = USUAL_SEQUENCES
-    """How many sequences of text calibrate where nobody says it (`disk.prune_model`)."""
+    """How many sequences of text calibrate where nobody says it (`prune_model`)."""
 
 
 PRESET_TABLE = MappingProxyType(
@@ -107,7 +107,7 @@ DEFAULTS: dict[str, Any] = {
     "dtype": "float32",
     "device": "cpu",
 }
-# How much text of a mixture calibrates where nobody says it (`disk.prune_model`): TOKENS_PER_NEURON tokens
+# How much text of a mixture calibrates where nobody says it (`prune_model`): TOKENS_PER_NEURON tokens
 # for each neuron of a layer, where that is more than the preset has, but at most MAX_TOKENS, which every
 # mixture has with any tokenizer.
 TOKENS_PER_NEURON = 8

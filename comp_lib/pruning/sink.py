@@ -1,6 +1,7 @@
 """Where the loop of `comp` puts finished layers: the interface `Sink`, and `MemorySink`.
 
-`disk.sink` has the one that writes to disk. `decoder` has the other end of the loop: where layers come from.
+`from_disk.sink` has the one that writes to disk. `decoder` has the other end of the loop: where layers
+come from.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
             spread over sequences says how far a difference between two layers can be trusted
 
 Lesson 01 defines all three in its cells, in the plain way. The harm is the one of the check-up
-(`analysis.frames`).
+(`checkup.frames`).
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def test_nobodys_files_are_lost(parent, small, tmp_path):
     out = tmp_path / "healed"
     out.mkdir()
     (out / "notes.txt").write_text("mine", "utf-8")
-    refused(run("heal", small, "--parent", parent, "--out", out, *SHORT), ["or set overwrite"])
+    refused(run("heal", small, "--parent", parent, "--out", out, *SHORT), ["or set overwrite (--overwrite)"])
     teacher = tmp_path / "teacher"
     shutil.copytree(small, teacher)
     for folder, message in ((parent, "a pruned model to overwrite"), (teacher, "apart from the models")):

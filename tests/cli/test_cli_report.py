@@ -56,7 +56,7 @@ def test_a_model_or_an_ending_that_cannot_be_is_refused(parent, tmp_path, reques
 @pytest.mark.parametrize("name", ["page.html", "page.ipynb"])
 def test_a_file_that_is_there_is_not_replaced(parent, tmp_path, requests, name):
     (tmp_path / name).write_text("{}", "utf-8")
-    refused(run("report", parent, "--out", tmp_path / "page.html"), ["or set overwrite", name])
+    refused(run("report", parent, "--out", tmp_path / "page.html"), ["or set overwrite (--overwrite)", name])
     assert (tmp_path / name).read_text("utf-8") == "{}"
     assert not requests
 
@@ -69,7 +69,7 @@ def test_page_and_notebook_are_written_also_after_a_failure(parent, tmp_path, re
     assert requests[0]["ratios"] == [0.1, 0.2, 0.3]
     assert requests[0]["allowed"] == 0.2
     assert requests[0]["sequences"] == 32
-    refused(run("report", parent, "--out", out), ["or set overwrite"])
+    refused(run("report", parent, "--out", out), ["or set overwrite (--overwrite)"])
     result = run("report", parent, "--out", out, "--overwrite")
     assert result.exit_code == 1
     assert "MemoryError" in result.stderr

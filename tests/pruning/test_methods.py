@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from comp_lib.importance.neuron_metrics import METRICS
+from comp_lib.importance.neuron_metrics import METHODS_WITHOUT_METRIC, METRICS
 from comp_lib.pruning.methods import METHODS, OWN_METRIC, RECOVERY_NAMES
 from comp_lib.pruning.planning import PLANNERS
 from comp_lib.pruning.settings import Settings, usual_preset
@@ -43,3 +43,7 @@ def test_widths_are_estimated_only_for_least_squares(recovery):
     assert Settings(recovery=recovery).completed().widths == "uniform"
     with pytest.raises(InputError, match="recovery to be least-squares with widths estimated"):
         Settings.preset("tailored", recovery=recovery)
+
+
+def test_a_method_is_a_metric_or_a_name_that_no_metric_may_have():
+    assert {*METHODS_WITHOUT_METRIC} == METHODS.keys() - METRICS.keys() | {"condition"}

@@ -1,6 +1,6 @@
 """A comparison as a table in Markdown, and as a picture.
 
-Rows are those of `compare.grid.run`. A method is called by its name and its recovery. For several seeds the
+Rows are those of `grid.run`. A method is called by its name and its recovery. For several seeds the
 mean is given, with the smallest and the largest value: with three seeds, that says more than a standard
 deviation. In the picture a large mark is that mean, and a small mark is one seed. Whiskers are the 95%
 interval over the evaluation windows. For several seeds, the ends of a whisker are the means of the ends of
